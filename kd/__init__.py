@@ -1,0 +1,1 @@
+"""Knowledge distillation: what is computed. Knows nothing of Optuna, disks or processes."""

@@ -1,0 +1,40 @@
+"""What a training run says after each epoch."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from kd.recipe import check_keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """One epoch of one run. Accuracies and shares lie in 0-1, losses are means over the steps.
+
+    `agreement` (share of validation images on which student and teacher name the same class) and
+    `teacher_kl` (KL of the teacher to the student at temperature 1, nats) are None without a
+    teacher. `temperature`, `alpha` and `lr` are those of the epoch's last step.
+    """
+
+    epoch: int  # from 1
+    accuracy: float  # on the validation split
+    nll: float  # on the validation split, nats
+    ece: float  # on the validation split, 15 equal bins
+    agreement: float | None
+    teacher_kl: float | None
+    loss: float
+    hard_loss: float
+    soft_loss: float
+    feature_loss: float
+    temperature: float
+    alpha: float
+    lr: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: Any) -> Self:
+        """Read what `to_json` wrote; raises ProtocolError for unknown or missing keys."""
+        check_keys("record of an epoch", given, tuple(field.name for field in fields(cls)))
+        return cls(**given)

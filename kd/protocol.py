@@ -1,0 +1,148 @@
+"""The protocol: all that is fixed for a study. Frozen, validated, hashed, JSON both ways."""
+
+import hashlib
+import json
+import re
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from kd.catalogue import DATASETS, STEMS, check_name, parse_model
+from kd.errors import ProtocolError
+from kd.recipe import check_keys, require
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """What every trial of a study has in common.
+
+    Sizes of images are in pixels; shares (`*_fraction`, `warmup`) lie in 0-1; `margin` is in points
+    of accuracy. `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for
+    the horizon; the properties `view_count` and `confirm_horizon` resolve them.
+    """
+
+    dataset: str  # digits, cifar10, cifar100, fashion-mnist, or folder:PATH
+    image_size: int
+    train_size: int = 0  # training images kept, spread evenly over the classes; 0 keeps all
+    validation_fraction: float = 0.1  # of what is not test
+    test_fraction: float = 0.2  # of everything, only where the source has no test split of its own
+    crop_padding: int = 4
+    flip: bool = True
+    cutout: int = 0  # side of the erased square; 0 erases nothing
+    teacher: str
+    teacher_weights: str = "none"  # where fine-tuning starts: none, imagenet or a .safetensors file
+    teacher_epochs: int
+    teacher_lr: float = 0.1
+    teacher_weight_decay: float = 5e-4
+    student: str
+    stem: str = "cifar"
+    taps: tuple[str, ...] = ("last1", "last2", "last3")  # what the teacher cache keeps
+    epochs: int  # the horizon
+    views: int = 0
+    confirm_epochs: int = 0
+    batch_size: int = 128
+    warmup: float = 0.1
+    margin: float = 0.5  # differences within it count as equivalent
+    seed: int = 0
+    threads: int = 1  # of every job; on a CPU the bits of a result depend on it
+
+    def __post_init__(self) -> None:
+        kind, _, path = self.dataset.partition(":")
+        if kind == "folder":
+            require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
+        else:
+            check_name("dataset", self.dataset, (*DATASETS, "folder:PATH"))
+        for rule, low, high, names in _RANGES:
+            for name in names:
+                received = getattr(self, name)
+                require(f"{name} must {rule}", low <= received <= high, received)
+        require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
+        require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
+        require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
+        check_name("stem", self.stem, STEMS)
+        for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
+            rule = f"{field} must be at most the image size of {self.image_size}"
+            require(rule, received <= self.image_size, received)
+        self._check_models()
+
+    def _check_models(self) -> None:
+        weights = self.teacher_weights
+        known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
+        require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
+        require("taps must name at least one", bool(self.taps), self.taps)
+        for name in (self.teacher, self.student):
+            model = parse_model(name)
+            for tap in self.taps:
+                if tap not in model.taps:
+                    raise ProtocolError(
+                        f"{name} has no tap {tap!r}; its taps: {', '.join(model.taps)}"
+                    )
+
+    @property
+    def view_count(self) -> int:
+        """Number of distinct augmentations of the training set; longer runs cycle through them."""
+        return self.views or self.epochs
+
+    @property
+    def confirm_horizon(self) -> int:
+        """Epochs of a confirmation run."""
+        return self.confirm_epochs or self.epochs
+
+    @property
+    def hash(self) -> str:
+        """64 bits of SHA-256 over the canonical JSON, as 16 hexadecimal digits."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "taps": list(self.taps)}
+
+    @classmethod
+    def from_json(cls, given: Any) -> Self:
+        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
+        hints = typing.get_type_hints(cls)
+        check_keys("protocol", given, tuple(field.name for field in fields(cls)))
+        values = dict(given)
+        if isinstance(values["taps"], list):
+            values["taps"] = tuple(values["taps"])
+        for name, received in values.items():
+            _check_type(name, received, hints[name])
+        return cls(**values)
+
+    def differences(self, other: "Protocol") -> list[str]:
+        """Say field by field where `other` differs, as `epochs: 12 -> 30`."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+
+
+def dataset_slug(dataset: str) -> str:
+    """Return a data set's name fit for a file name: `folder:/a/My photos` gives `My-photos`."""
+    last = re.split(r"[:/\\]", dataset.rstrip("/\\"))[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "study"
+
+
+def _check_type(name: str, received: Any, hint: Any) -> None:
+    wanted = typing.get_origin(hint) or hint
+    if isinstance(hint, types.GenericAlias):
+        matches = isinstance(received, tuple) and all(isinstance(item, str) for item in received)
+    elif wanted is float:
+        matches = isinstance(received, int | float) and not isinstance(received, bool)
+    elif wanted is int:
+        matches = isinstance(received, int) and not isinstance(received, bool)
+    else:
+        matches = isinstance(received, wanted)
+    require(f"{name} must be of type {getattr(wanted, '__name__', wanted)}", matches, received)
+
+
+_RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
+    ("lie in 4-1024", 4, 1024, ("image_size",)),
+    ("be at least 0", 0, float("inf"), ("train_size", "cutout", "crop_padding", "seed", "margin")),
+    ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
+    ("lie in 1-100000", 1, 100_000, ("epochs",)),
+    ("lie in 0-100000", 0, 100_000, ("views", "confirm_epochs", "teacher_epochs")),
+    ("lie in 2-65536", 2, 65_536, ("batch_size",)),
+    ("lie in 1-1024", 1, 1024, ("threads",)),
+    ("lie in 0-10", 0, 10, ("teacher_lr",)),
+    ("lie in 0-1", 0, 1, ("teacher_weight_decay",)),
+)

@@ -1,0 +1,145 @@
+"""The recipe: all that a trial may vary. Frozen, validated, JSON both ways."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from kd.errors import ProtocolError
+
+SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
+SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
+SOFT_KINDS = ("none", "kl", "zscore", "dkd", "dist")
+FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
+
+
+def require(rule: str, holds: bool, received: object) -> None:
+    """Raise ProtocolError, naming the rule and the value received, unless the rule holds."""
+    if not holds:
+        raise ProtocolError(f"{rule}, got {received!r}")
+
+
+def check_keys(what: str, given: Any, known: tuple[str, ...]) -> None:
+    """Raise ProtocolError unless `given` is a JSON object with exactly the `known` keys."""
+    require(f"a {what} must be a JSON object", isinstance(given, dict), given)
+    unknown, missing = sorted(set(given) - set(known)), sorted(set(known) - set(given))
+    if unknown or missing:
+        raise ProtocolError(f"a {what} has unknown keys {unknown} and lacks {missing}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a quantity goes from `initial` to `final` over the horizon; see `kd.schedules`."""
+
+    shape: str = "constant"
+    initial: float
+    final: float
+    sharpness: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(f"a shape must be one of {', '.join(SHAPES)}", self.shape in SHAPES, self.shape)
+        require("sharpness must lie in 0-1", 0 <= self.sharpness <= 1, self.sharpness)
+        if self.shape == "constant":
+            require("a constant schedule ends where it starts", self.initial == self.final, self)
+
+    @classmethod
+    def constant(cls, value: float) -> Self:
+        return cls(shape="constant", initial=value, final=value)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.initial, self.final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What one trial trains with.
+
+    loss = (1 - alpha) * hard + alpha * soft + feature_weight * feature
+
+    alpha is the weight of the soft-target term; some papers and libraries give that name to the
+    weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses`).
+    """
+
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    soft_kind: str = "none"
+    temperature: Schedule = Schedule(initial=1.0, final=1.0)
+    alpha: Schedule = Schedule(initial=0.0, final=0.0)
+    feature_kind: str = "none"
+    feature_weight: float = 0.0
+    feature_taps: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require("lr must lie in (0, 10]", 0 < self.lr <= 10, self.lr)
+        require("weight_decay must lie in 0-1", 0 <= self.weight_decay <= 1, self.weight_decay)
+        require(
+            "label_smoothing must lie in 0-1 (1 excluded)",
+            0 <= self.label_smoothing < 1,
+            self.label_smoothing,
+        )
+        require(
+            "temperature must lie in (0, 1000]",
+            all(0 < end <= 1000 for end in self.temperature.ends),
+            self.temperature.ends,
+        )
+        require(
+            "alpha must lie in 0-1", all(0 <= end <= 1 for end in self.alpha.ends), self.alpha.ends
+        )
+        self._check_soft()
+        self._check_feature()
+
+    def _check_soft(self) -> None:
+        rule = f"soft_kind must be one of {', '.join(SOFT_KINDS)}"
+        require(rule, self.soft_kind in SOFT_KINDS, self.soft_kind)
+        if self.soft_kind == "none":
+            require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
+
+    def _check_feature(self) -> None:
+        rule = f"feature_kind must be one of {', '.join(FEATURE_KINDS)}"
+        require(rule, self.feature_kind in FEATURE_KINDS, self.feature_kind)
+        taps = self.feature_taps
+        if self.feature_kind == "none":
+            unused = self.feature_weight == 0 and not taps
+            require("feature_weight and feature_taps need a feature_kind", unused, self)
+            return
+        require(
+            "feature_weight must lie in (0, 1000]",
+            0 < self.feature_weight <= 1000,
+            self.feature_weight,
+        )
+        named = bool(taps) and all(tap[:4] == "last" and tap[4:].isdigit() for tap in taps)
+        require("feature_taps must name taps such as last1", named, taps)
+        require("feature_taps must not repeat a tap", len(set(taps)) == len(taps), taps)
+
+    @property
+    def distils(self) -> bool:
+        """Whether training needs the teacher."""
+        return self.soft_kind != "none" or self.feature_kind != "none"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "feature_taps": list(self.feature_taps)}
+
+    @classmethod
+    def from_json(cls, given: Any) -> Self:
+        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
+        check_keys("recipe", given, tuple(field.name for field in fields(cls)))
+        values = dict(given)
+        for name in ("lr", "weight_decay", "label_smoothing", "feature_weight"):
+            require(f"{name} must be a number", _is_number(values[name]), values[name])
+        for name in ("temperature", "alpha"):
+            values[name] = _schedule_from_json(name, values[name])
+        taps = values["feature_taps"]
+        listed = isinstance(taps, list) and all(isinstance(tap, str) for tap in taps)
+        require("feature_taps must be a list of names", listed, taps)
+        return cls(**{**values, "feature_taps": tuple(taps)})
+
+
+def _schedule_from_json(name: str, given: Any) -> Schedule:
+    check_keys(f"{name} schedule", given, tuple(field.name for field in fields(Schedule)))
+    for key in ("initial", "final", "sharpness"):
+        require(f"{name}.{key} must be a number", _is_number(given[key]), given[key])
+    return Schedule(**given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

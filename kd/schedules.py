@@ -1,0 +1,92 @@
+"""Schedule shapes: pure functions from progress in [0, 1] to the fraction of the way gone.
+
+A schedule is `initial + (final - initial) * fraction`, computed from Python floats, so that a step
+never waits for a device. Every shape starts at 0 and, but for `constant`, ends at 1, and none
+decreases; the direction of a schedule comes from its two ends alone.
+"""
+
+import math
+from collections.abc import Callable
+
+from kd.errors import ProtocolError
+
+EXPONENTIAL_RATE = 5.0  # the gap to the final value shrinks by exp(-5), to 0.7 %, before rescaling
+
+
+def _constant(progress: float, sharpness: float) -> float:
+    return 0.0
+
+
+def _linear(progress: float, sharpness: float) -> float:
+    return progress
+
+
+def _cosine(progress: float, sharpness: float) -> float:
+    return (1 - math.cos(math.pi * progress)) / 2
+
+
+def _exponential(progress: float, sharpness: float) -> float:
+    return math.expm1(-EXPONENTIAL_RATE * progress) / math.expm1(-EXPONENTIAL_RATE)
+
+
+def _polynomial(progress: float, sharpness: float) -> float:
+    """Power 0.5-4 on a logarithmic scale: 0.5 at sharpness 0, 1.41 at 0.5, 4 at 1."""
+    power: float = 0.5 * 8**sharpness
+    return float(progress**power)
+
+
+def _step(progress: float, sharpness: float) -> float:
+    """One jump, at progress 0.3 for sharpness 0 to 0.8 for sharpness 1."""
+    return 1.0 if progress >= 0.3 + 0.5 * sharpness else 0.0
+
+
+def _sigmoid(progress: float, sharpness: float) -> float:
+    """A logistic curve about progress 0.5, of steepness 5-20, rescaled to reach 0 and 1 exactly."""
+    steepness = 5 + 15 * sharpness
+    low, high = _logistic(-steepness / 2), _logistic(steepness / 2)
+    return (_logistic(steepness * (progress - 0.5)) - low) / (high - low)
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+SHAPES: dict[str, Callable[[float, float], float]] = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "exponential": _exponential,
+    "polynomial": _polynomial,
+    "step": _step,
+    "sigmoid": _sigmoid,
+}
+
+
+def fraction(shape: str, progress: float, sharpness: float = 0.5) -> float:
+    """Return the fraction of the way from the initial to the final value, in [0, 1].
+
+    `progress` is step / total steps of the horizon, never of how far a trial was let run.
+    `sharpness` in [0, 1] is mapped by polynomial, step and sigmoid to their own scale; the other
+    shapes have none. Raises ProtocolError outside these ranges.
+    """
+    if shape not in SHAPES:
+        raise ProtocolError(f"unknown schedule shape {shape!r}; known: {', '.join(SHAPES)}")
+    if not 0 <= progress <= 1:
+        raise ProtocolError(f"progress must lie in 0-1, got {progress}")
+    if not 0 <= sharpness <= 1:
+        raise ProtocolError(f"sharpness must lie in 0-1, got {sharpness}")
+    return SHAPES[shape](progress, sharpness)
+
+
+def value(
+    shape: str, initial: float, final: float, progress: float, sharpness: float = 0.5
+) -> float:
+    """Return the schedule's value at `progress`: `initial + (final - initial) * fraction`."""
+    return initial + (final - initial) * fraction(shape, progress, sharpness)
+
+
+def warmup_cosine(progress: float, warmup: float) -> float:
+    """Learning-rate factor: linear from 0 over the share `warmup`, then a half cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2

@@ -1,0 +1,1 @@
+"""What is kept: paths, artifacts, teacher cache, checkpoints, Optuna studies."""

@@ -1,0 +1,148 @@
+"""The primitives of keeping: write then rename, manifests with checksums, locks.
+
+A folder artifact is a set of files and a `manifest.json`, written last, that says what the files
+are (`kind`, `identity`: what they were made from), what is worth knowing of them (`info`), and
+their SHA-256. A folder without a manifest is unfinished work and is made again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it over `path` if the block succeeds.
+
+    The temporary name is new each time, so that what a crash left behind blocks nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, all or nothing. NaN and infinity are refused (ValueError)."""
+    with replacing(path) as temporary:
+        text = json.dumps(value, indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ArtifactError when the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); delete it to have it made again"
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hexadecimal. Raises ArtifactError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Name an artifact by what it was made from: 64 bits of SHA-256 over the canonical JSON."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished folder artifact says of itself."""
+
+    folder: Path
+    kind: str
+    identity: dict[str, Any]
+    info: dict[str, Any]
+    files: dict[str, str]  # name: SHA-256
+
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises ArtifactError for the first that differs."""
+        for name, expected in self.files.items():
+            if sha256(self.folder / name) != expected:
+                raise ArtifactError(
+                    f"{self.folder / name} differs from its manifest; "
+                    f"delete {self.folder} to have it made again"
+                )
+
+
+def finish(folder: Path, kind: str, identity: dict[str, Any], info: dict[str, Any]) -> Manifest:
+    """Write the manifest over all files now in `folder`: from then on the artifact exists."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    files = {name: sha256(folder / name) for name in names if name != MANIFEST}
+    manifest = Manifest(folder, kind, identity, info, files)
+    content = {"kind": kind, "identity": identity, "info": info, "files": files}
+    write_json(folder / MANIFEST, content)
+    return manifest
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path, kind: str, identity: Mapping[str, Any] | None = None) -> Manifest:
+    """Read a finished artifact's manifest, and check it against what the caller expects.
+
+    Raises ArtifactError when it is missing, damaged, of another kind, or (where `identity` is
+    given) made from something else; the message names the fields that differ.
+    """
+    path = folder / MANIFEST
+    content = read_json(path)
+    keys = {"kind": str, "identity": dict, "info": dict, "files": dict}
+    if not isinstance(content, dict) or set(content) != set(keys):
+        raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
+    if not all(isinstance(content[key], wanted) for key, wanted in keys.items()):
+        raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
+    if any(Path(name).name != name for name in content["files"]):
+        raise ArtifactError(f"{path} names files outside its folder")
+    if content["kind"] != kind:
+        raise ArtifactError(f"{folder} holds a {content['kind']}, not a {kind}")
+    if identity is not None and content["identity"] != dict(identity):
+        made, wanted = content["identity"], dict(identity)
+        fields = sorted(key for key in {*made, *wanted} if made.get(key) != wanted.get(key))
+        raise ArtifactError(
+            f"{folder} was made for another {', '.join(fields)}: delete it, or name another --root"
+        )
+    return Manifest(folder, **content)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold an exclusive lock on `path` for the block; the kernel drops it when the process dies.
+
+    Yields whether the lock was taken; with `wait` it always is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,152 @@
+"""Every path of a run, from one object."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd.errors import StudyError
+
+RESERVED = ("cache", "artifacts")  # what else lives beside the studies
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folder that `--root` names."""
+
+    root: Path
+
+    @property
+    def studies_url(self) -> str:
+        """The default storage of the Optuna studies."""
+        return f"sqlite:///{self.root.absolute() / 'studies.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Optuna's artifact store: what the dashboard shows and downloads."""
+        return self.root / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def downloads(self) -> Path:
+        """Where data sets are downloaded to, and looked for, unless `--data-dir` says otherwise."""
+        return self.cache / "downloads"
+
+    def listing(self, digest: str) -> Path:
+        """Says which data set a source with this listing was found to hold."""
+        return self.cache / "data" / "listings" / f"{digest}.json"
+
+    def dataset(self, fingerprint: str) -> Path:
+        return self.cache / "data" / fingerprint
+
+    def teacher(self, fingerprint: str) -> Path:
+        return self.cache / "teachers" / fingerprint
+
+    def shards(self, fingerprint: str) -> Path:
+        return self.cache / "shards" / fingerprint
+
+    def study(self, name: str) -> "StudyLayout":
+        """Raises StudyError for a name that is not plain, or that something else has."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in RESERVED:
+            raise StudyError(
+                f"a study's name is 1-64 letters, digits, '.', '_' or '-', begins with a letter or "
+                f"digit and is not {' or '.join(RESERVED)}, got {name!r}"
+            )
+        return StudyLayout(self.root / name, name)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLayout:
+    """The folder of one study."""
+
+    folder: Path
+    name: str
+
+    @property
+    def protocol(self) -> Path:
+        return self.folder / "protocol.json"
+
+    @property
+    def settings(self) -> Path:
+        """Arms, sampler, pruner, lag and provenance of the study."""
+        return self.folder / "study.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "owner.lock"
+
+    @property
+    def seal(self) -> Path:
+        """Every opening of the test split."""
+        return self.folder / "seal.json"
+
+    @property
+    def costs(self) -> Path:
+        """Parameters, MACs, bytes and latency of teacher and students."""
+        return self.folder / "costs.json"
+
+    @property
+    def teacher_test(self) -> Path:
+        """The folder of what the teacher said of the test split."""
+        return self.folder / "confirm" / "teacher"
+
+    @property
+    def finalists(self) -> Path:
+        return self.folder / "confirm" / "finalists.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        return self.folder / "report.json"
+
+    @property
+    def trials_csv(self) -> Path:
+        return self.folder / "trials.csv"
+
+    def trial(self, arm: str, number: int) -> "RunLayout":
+        """One trial of the search."""
+        return RunLayout(self.folder / "trials" / arm / f"{number:05d}")
+
+    def selection(self, arm: str, number: int, replicate: int) -> "RunLayout":
+        """One run, on a fresh seed, of a trial that may become a finalist."""
+        return RunLayout(self.folder / "confirm" / "selection" / arm / f"{number:05d}-{replicate}")
+
+    def confirmation(self, finalist: str, replicate: int) -> "RunLayout":
+        """One confirmation run of a finalist."""
+        return RunLayout(self.folder / "confirm" / finalist / f"{replicate:02d}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunLayout:
+    """The folder of one training run: a trial, a selection run or a confirmation run."""
+
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        """Written last: recipe, outcome and every epoch."""
+        return self.folder / "result.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The whole state after the last full epoch; removed when the run has ended."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """The trained student, kept for confirmation runs."""
+        return self.folder / "student.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """Logits of the test split, kept for confirmation runs."""
+        return self.folder / "test.safetensors"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "worker.lock"
