@@ -68,7 +68,7 @@ def parse_model(name: str) -> ModelName:
 
     Raises ProtocolError for an unknown model, or a width that the model does not take.
     """
-    match = re.fullmatch(r"(.+?)(?:-w(\d+(?:\.\d+)?))?", name)
+    match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
     base, width = (match[1], match[2]) if match else (name, None)
     check_name("model", base, MODELS)
     if width is None:

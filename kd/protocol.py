@@ -2,15 +2,15 @@
 
 import hashlib
 import json
+import math
 import re
-import types
 import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from kd.catalogue import DATASETS, STEMS, check_name, parse_model
 from kd.errors import ProtocolError
-from kd.recipe import check_keys, require
+from kd.recipe import check_keys, require, require_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,9 @@ class Protocol:
     threads: int = 1  # of every job; on a CPU the bits of a result depend on it
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name, hint in hints.items():
+            _check_type(name, getattr(self, name), hint)
         kind, _, path = self.dataset.partition(":")
         if kind == "folder":
             require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
@@ -60,6 +63,9 @@ class Protocol:
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
+        for name in (name for name, hint in hints.items() if hint is float):
+            # 1 and 1.0, 0.0 and -0.0 are equal: written alike, equal protocols have equal hashes.
+            object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
         for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             rule = f"{field} must be at most the image size of {self.image_size}"
@@ -71,6 +77,7 @@ class Protocol:
         known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
         require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
         require("taps must name at least one", bool(self.taps), self.taps)
+        require("taps must not repeat a tap", len(set(self.taps)) == len(self.taps), self.taps)
         for name in (self.teacher, self.student):
             model = parse_model(name)
             for tap in self.taps:
@@ -101,13 +108,10 @@ class Protocol:
     @classmethod
     def from_json(cls, given: Any) -> Self:
         """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
-        hints = typing.get_type_hints(cls)
         check_keys("protocol", given, tuple(field.name for field in fields(cls)))
         values = dict(given)
         if isinstance(values["taps"], list):
             values["taps"] = tuple(values["taps"])
-        for name, received in values.items():
-            _check_type(name, received, hints[name])
         return cls(**values)
 
     def differences(self, other: "Protocol") -> list[str]:
@@ -117,27 +121,37 @@ class Protocol:
 
 
 def dataset_slug(dataset: str) -> str:
-    """Return a data set's name fit for a file name: `folder:/a/My photos` gives `My-photos`."""
+    """Return a data set's name fit for a file name: `folder:/a/My photos` gives `My-photos`.
+
+    At most 40 characters, of which the first and last are letters or digits.
+    """
     last = re.split(r"[:/\\]", dataset.rstrip("/\\"))[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "study"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
+    return plain[:40].rstrip("-._") or "study"
 
 
 def _check_type(name: str, received: Any, hint: Any) -> None:
-    wanted = typing.get_origin(hint) or hint
-    if isinstance(hint, types.GenericAlias):
-        matches = isinstance(received, tuple) and all(isinstance(item, str) for item in received)
-    elif wanted is float:
-        matches = isinstance(received, int | float) and not isinstance(received, bool)
-    elif wanted is int:
-        matches = isinstance(received, int) and not isinstance(received, bool)
+    """Raise ProtocolError unless the value has the field's type: str, bool, int, float or names."""
+    if hint is float:
+        require_number(name, received)
+    elif hint is int:
+        whole = isinstance(received, int) and not isinstance(received, bool)
+        require(f"{name} must be a whole number", whole, received)
+    elif hint is bool:
+        require(f"{name} must be true or false", isinstance(received, bool), received)
+    elif hint is str:
+        require(f"{name} must be a text", isinstance(received, str), received)
     else:
-        matches = isinstance(received, wanted)
-    require(f"{name} must be of type {getattr(wanted, '__name__', wanted)}", matches, received)
+        names = isinstance(received, tuple) and all(isinstance(item, str) for item in received)
+        require(f"{name} must be a list of names", names, received)
 
 
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
-    ("be at least 0", 0, float("inf"), ("train_size", "cutout", "crop_padding", "seed", "margin")),
+    ("lie in 0-1000000000", 0, 10**9, ("train_size",)),
+    ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
+    ("lie in 0-100 points", 0, 100, ("margin",)),
+    ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
     ("lie in 1-100000", 1, 100_000, ("epochs",)),
     ("lie in 0-100000", 0, 100_000, ("views", "confirm_epochs", "teacher_epochs")),

@@ -1,5 +1,7 @@
 """The recipe: all that a trial may vary. Frozen, validated, JSON both ways."""
 
+import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -15,6 +17,12 @@ def require(rule: str, holds: bool, received: object) -> None:
     """Raise ProtocolError, naming the rule and the value received, unless the rule holds."""
     if not holds:
         raise ProtocolError(f"{rule}, got {received!r}")
+
+
+def require_number(name: str, received: Any) -> None:
+    """Raise ProtocolError unless this is a finite number; true and false are none."""
+    number = isinstance(received, int | float) and not isinstance(received, bool)
+    require(f"{name} must be a finite number", number and abs(received) < math.inf, received)
 
 
 def check_keys(what: str, given: Any, known: tuple[str, ...]) -> None:
@@ -35,6 +43,8 @@ class Schedule:
     sharpness: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("initial", "final", "sharpness"):
+            require_number(name, getattr(self, name))
         require(f"a shape must be one of {', '.join(SHAPES)}", self.shape in SHAPES, self.shape)
         require("sharpness must lie in 0-1", 0 <= self.sharpness <= 1, self.sharpness)
         if self.shape == "constant":
@@ -70,6 +80,11 @@ class Recipe:
     feature_taps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "label_smoothing", "feature_weight"):
+            require_number(name, getattr(self, name))
+        for name in ("temperature", "alpha"):
+            received = getattr(self, name)
+            require(f"{name} must be a Schedule", isinstance(received, Schedule), received)
         require("lr must lie in (0, 10]", 0 < self.lr <= 10, self.lr)
         require("weight_decay must lie in 0-1", 0 <= self.weight_decay <= 1, self.weight_decay)
         require(
@@ -98,6 +113,8 @@ class Recipe:
         rule = f"feature_kind must be one of {', '.join(FEATURE_KINDS)}"
         require(rule, self.feature_kind in FEATURE_KINDS, self.feature_kind)
         taps = self.feature_taps
+        listed = isinstance(taps, tuple) and all(isinstance(tap, str) for tap in taps)
+        require("feature_taps must be a list of names", listed, taps)
         if self.feature_kind == "none":
             unused = self.feature_weight == 0 and not taps
             require("feature_weight and feature_taps need a feature_kind", unused, self)
@@ -107,7 +124,7 @@ class Recipe:
             0 < self.feature_weight <= 1000,
             self.feature_weight,
         )
-        named = bool(taps) and all(tap[:4] == "last" and tap[4:].isdigit() for tap in taps)
+        named = bool(taps) and all(re.fullmatch("last[1-9][0-9]*", tap) for tap in taps)
         require("feature_taps must name taps such as last1", named, taps)
         require("feature_taps must not repeat a tap", len(set(taps)) == len(taps), taps)
 
@@ -124,22 +141,16 @@ class Recipe:
         """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
         check_keys("recipe", given, tuple(field.name for field in fields(cls)))
         values = dict(given)
-        for name in ("lr", "weight_decay", "label_smoothing", "feature_weight"):
-            require(f"{name} must be a number", _is_number(values[name]), values[name])
         for name in ("temperature", "alpha"):
             values[name] = _schedule_from_json(name, values[name])
-        taps = values["feature_taps"]
-        listed = isinstance(taps, list) and all(isinstance(tap, str) for tap in taps)
-        require("feature_taps must be a list of names", listed, taps)
-        return cls(**{**values, "feature_taps": tuple(taps)})
+        if isinstance(values["feature_taps"], list):
+            values["feature_taps"] = tuple(values["feature_taps"])
+        return cls(**values)
 
 
 def _schedule_from_json(name: str, given: Any) -> Schedule:
-    check_keys(f"{name} schedule", given, tuple(field.name for field in fields(Schedule)))
-    for key in ("initial", "final", "sharpness"):
-        require(f"{name}.{key} must be a number", _is_number(given[key]), given[key])
-    return Schedule(**given)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    check_keys(f"schedule of {name}", given, tuple(field.name for field in fields(Schedule)))
+    try:
+        return Schedule(**given)
+    except ProtocolError as error:
+        raise ProtocolError(f"{name}: {error}") from None

@@ -71,22 +71,40 @@ def fraction(shape: str, progress: float, sharpness: float = 0.5) -> float:
     """
     if shape not in SHAPES:
         raise ProtocolError(f"unknown schedule shape {shape!r}; known: {', '.join(SHAPES)}")
-    if not 0 <= progress <= 1:
-        raise ProtocolError(f"progress must lie in 0-1, got {progress}")
+    _check_progress(progress)
     if not 0 <= sharpness <= 1:
         raise ProtocolError(f"sharpness must lie in 0-1, got {sharpness}")
     return SHAPES[shape](progress, sharpness)
 
 
+def _check_progress(progress: float) -> None:
+    if not 0 <= progress <= 1:
+        raise ProtocolError(f"progress must lie in 0-1, got {progress}")
+
+
 def value(
     shape: str, initial: float, final: float, progress: float, sharpness: float = 0.5
 ) -> float:
-    """Return the schedule's value at `progress`: `initial + (final - initial) * fraction`."""
-    return initial + (final - initial) * fraction(shape, progress, sharpness)
+    """Return the schedule's value at `progress`: `initial + (final - initial) * fraction`.
+
+    Both ends are met exactly: the second half is computed back from `final`, since in floats
+    `initial + (final - initial)` need not be `final`.
+    """
+    gone = fraction(shape, progress, sharpness)
+    if gone < 0.5:
+        return initial + (final - initial) * gone
+    return final - (final - initial) * (1 - gone)
 
 
 def warmup_cosine(progress: float, warmup: float) -> float:
-    """Learning-rate factor: linear from 0 over the share `warmup`, then a half cosine to 0."""
+    """Learning-rate factor: linear from 0 over the share `warmup`, then a half cosine to 0.
+
+    Both arguments are shares of the horizon; without warm-up it starts at 1. Raises ProtocolError
+    unless `progress` lies in [0, 1] and `warmup` in [0, 1).
+    """
+    _check_progress(progress)
+    if not 0 <= warmup < 1:
+        raise ProtocolError(f"warmup must lie in 0-1 (1 excluded), got {warmup}")
     if progress < warmup:
         return progress / warmup
     return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2

@@ -94,8 +94,9 @@ class Manifest:
 
 def finish(folder: Path, kind: str, identity: dict[str, Any], info: dict[str, Any]) -> Manifest:
     """Write the manifest over all files now in `folder`: from then on the artifact exists."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    files = {name: sha256(folder / name) for name in names if name != MANIFEST}
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    kept = [name for name in names if name != MANIFEST and not name.startswith(".")]
+    files = {name: sha256(folder / name) for name in kept}
     manifest = Manifest(folder, kind, identity, info, files)
     content = {"kind": kind, "identity": identity, "info": info, "files": files}
     write_json(folder / MANIFEST, content)

@@ -1,0 +1,1 @@
+"""The conductor decides: the only Optuna client, and the only place that sees every room."""

@@ -1,0 +1,186 @@
+"""An arm: one search space run as one Optuna study, decided in memory and written through."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from conductor.lagged import LaggedStorage
+from conductor.tactics import make_pruner, make_sampler
+from kd.errors import StudyError
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from search_spaces.space import Space
+
+AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tactics:
+    """How an arm is searched: names of sampler and pruner, lag, and the study's seed."""
+
+    sampler: str
+    pruner: str
+    lag: int
+    seed: int
+    horizon: int
+
+
+class StoredTrial(optuna.Trial):
+    """A trial in a study's storage, for what takes an `optuna.Trial` to write notes and artifacts.
+
+    `optuna.Trial` itself begins to sample when it is made.
+    """
+
+    def __init__(self, study: optuna.Study, trial_id: int) -> None:
+        self.study = study
+        self.storage = study._storage
+        self._trial_id = trial_id
+
+    @property
+    def system_attrs(self) -> dict[str, Any]:
+        return self.storage.get_trial(self._trial_id).system_attrs
+
+
+class Arm:
+    """The trials of one arm. Every decision about trial n depends on n, never on N or on timing.
+
+    A decision is taken on a copy of the study in memory, which shows it what the lag allows (see
+    `conductor.lagged`), by a sampler made anew from (seed, arm, n); then it is written to the
+    study in one transaction, so that a kill leaves no half-asked trial.
+    """
+
+    def __init__(self, name: str, space: Space, study: optuna.Study, tactics: Tactics) -> None:
+        self.name = name
+        self.space = space
+        self.study = study
+        self.tactics = tactics
+        self._storage = study._storage
+        self._memory = LaggedStorage(tactics.lag)
+        self._mirror = optuna.create_study(
+            storage=self._memory,
+            study_name=study.study_name,
+            direction="maximize",
+            pruner=make_pruner(tactics.pruner, tactics.horizon),
+        )
+        self._ids: list[int] = []
+        self._recipes: dict[int, Recipe] = {}
+        for trial in study.get_trials(deepcopy=False):
+            self._adopt(trial)
+
+    def _adopt(self, trial: FrozenTrial) -> None:
+        """Copy a trial of an earlier session. One that was running is asked about again: its
+        reports are replayed from its checkpoint, and so are the decisions to prune.
+        """
+        if trial.number != len(self._ids):
+            raise StudyError(f"{self.study.study_name} lacks trial {len(self._ids)}")
+        self._ids.append(trial._trial_id)
+        copied = optuna.trial.create_trial(
+            state=trial.state,
+            values=trial.values if trial.state.is_finished() else None,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=trial.intermediate_values if trial.state.is_finished() else {},
+            user_attrs=trial.user_attrs,
+            system_attrs=trial.system_attrs if trial.state.is_finished() else {},
+        )
+        self._memory.create_new_trial(self._mirror._study_id, copied)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as they are now."""
+        self._memory.deciding = 2**62  # everything has settled for a reader
+        return self._memory.get_all_trials(self._mirror._study_id, deepcopy=False)
+
+    @property
+    def running(self) -> list[int]:
+        return [trial.number for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    @property
+    def counted(self) -> int:
+        """Trials that count towards `--trials`."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return sum(trial.state in states for trial in self.trials)
+
+    @property
+    def failed(self) -> int:
+        return sum(trial.state == TrialState.FAIL for trial in self.trials)
+
+    def may_ask(self, total: int) -> bool:
+        """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
+        trials = self.trials
+        settled = trials[: max(0, len(trials) - self.tactics.lag + 1)]
+        waiting = any(not trial.state.is_finished() for trial in settled)
+        return self.counted + len(self.running) < total and not waiting
+
+    def ask(self) -> int:
+        """Decide the parameters of the next trial, write it down, and return its number."""
+        number = len(self._ids)
+        self._memory.deciding = number
+        enqueued = list(self.space.enqueued.values())
+        if number < len(enqueued):
+            self._mirror.enqueue_trial(dict(enqueued[number]))
+        seed = derive_seed(self.tactics.seed, "sampler", self.name, number)
+        self._mirror.sampler = make_sampler(self.tactics.sampler, seed)
+        trial = self._mirror.ask()
+        self._recipes[number] = self.space.suggest(trial)
+        trial.set_user_attr("auditor", self.is_auditor(number))
+        template = self._memory.get_trial(trial._trial_id)
+        self._ids.append(self._storage.create_new_trial(self.study._study_id, template))
+        return number
+
+    def recipe(self, number: int) -> Recipe:
+        """Return a trial's recipe: what its space makes of its parameters."""
+        if number not in self._recipes:
+            fixed = optuna.trial.FixedTrial(self.trials[number].params)
+            self._recipes[number] = self.space.suggest(fixed)
+        return self._recipes[number]
+
+    @staticmethod
+    def is_auditor(number: int) -> bool:
+        return number % AUDIT_EVERY == 0
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Write down an epoch's validation accuracy; return whether to prune the trial there.
+
+        Reporting an epoch again changes nothing, so that replaying a checkpoint is safe.
+        """
+        trial_id = self._mirror_id(number)
+        if epoch not in self._memory.get_trial(trial_id).intermediate_values:
+            self._memory.set_trial_intermediate_value(trial_id, epoch, value)
+            self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
+        if self.is_auditor(number) or epoch >= self.tactics.horizon:
+            return False
+        self._memory.deciding = number
+        return self._mirror.pruner.prune(self._mirror, self._memory.get_trial(trial_id))
+
+    def tell(
+        self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
+    ) -> None:
+        """End a trial. Its attributes are written first: a trial that has ended has them all."""
+        trial_id, values = self._mirror_id(number), None if value is None else [value]
+        for key, attribute in attributes.items():
+            self._memory.set_trial_user_attr(trial_id, key, attribute)
+            self._storage.set_trial_user_attr(self._ids[number], key, attribute)
+        for key, attribute in self._memory.get_trial(trial_id).system_attrs.items():
+            self._storage.set_trial_system_attr(self._ids[number], key, attribute)
+        self._memory.set_trial_state_values(trial_id, state, values)
+        self._storage.set_trial_state_values(self._ids[number], state, values)
+
+    def _mirror_id(self, number: int) -> int:
+        study_id = self._mirror._study_id
+        return self._memory.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def stored_trial(self, number: int) -> StoredTrial:
+        """Return a handle on the trial in the study's own storage."""
+        return StoredTrial(self.study, self._ids[number])
+
+    def best(self, count: int) -> list[FrozenTrial]:
+        """Return the best trials that ran to the horizon, the first to come first among equals."""
+        complete = [
+            trial
+            for trial in self.trials
+            if trial.state == TrialState.COMPLETE and not trial.user_attrs.get("diverged")
+        ]
+        return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:count]

@@ -1,0 +1,171 @@
+"""The command line: `python study.py --trials N` runs a study, other commands look after it.
+
+Torch, Optuna and plotly are imported by the commands that need them, so `--help` is instant.
+"""
+
+import argparse
+import difflib
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from conductor.flags import (
+    add_machine_flags,
+    add_protocol_flags,
+    add_run_flags,
+    add_seeds_flag,
+    add_study_flags,
+)
+from kd.errors import RetortError
+
+DESCRIPTION = """\
+Runs hyperparameter studies for knowledge distillation, and compares at the end honestly.
+
+  python study.py --trials 20                    a whole study, in minutes on two cores
+  python study.py --trials 100 --preset cifar10  ResNet50 to ResNet18 on CIFAR-10
+  python study.py run --help                     every flag of a study
+"""
+INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that fails in one line, naming the nearest flag that it knows."""
+
+    def error(self, message: str) -> NoReturn:
+        raise argparse.ArgumentError(None, message)
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        known, unknown = self.parse_known_args(arguments)
+        if unknown:
+            options = [*self._flags(known)]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else "; see: python study.py run --help"
+            self.error(f"unknown argument {unknown[0]}{hint}")
+        return known
+
+    @staticmethod
+    def _flags(known: argparse.Namespace) -> list[str]:
+        return [f"--{name.replace('_', '-')}" for name in vars(known) if name != "command"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for an error of the user, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options = _parser().parse(_with_command(arguments))
+        return int(options.run(options, arguments))
+    except (RetortError, argparse.ArgumentError) as error:
+        print(f"study.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        line = " ".join(["python study.py", *arguments])
+        print(
+            f"study.py: interrupted; what is finished is kept, go on with: {line}", file=sys.stderr
+        )
+        return INTERRUPTED
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """Put `run` in front unless a command is named: flags alone run a study."""
+    if arguments and (arguments[0] in COMMANDS or arguments[0] in ("-h", "--help")):
+        return arguments
+    if arguments and not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise argparse.ArgumentError(None, f"unknown command {arguments[0]}; {hint}")
+    return ["run", *arguments]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="study.py",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (text, add_flags, command) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        add_flags(sub)
+        sub.set_defaults(run=command)
+    return parser
+
+
+def _run_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    add_run_flags(parser)
+    add_protocol_flags(parser)
+
+
+def _confirm_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    add_seeds_flag(parser)
+    add_machine_flags(parser)
+
+
+def _dashboard_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="port to serve (default: 8080)")
+
+
+def _verify_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    parser.add_argument(
+        "--rows", type=int, default=64, help="random images to ask about in each view (default: 64)"
+    )
+    parser.add_argument("--workers", default="auto", help="as for run")
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import run
+
+    return run(options, arguments)
+
+
+def _confirm(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import confirm
+
+    return confirm(options, arguments)
+
+
+def _report(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import report
+
+    return report(options)
+
+
+def _dashboard(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import dashboard
+
+    return dashboard(options)
+
+
+def _verify(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import verify
+
+    return verify(options)
+
+
+def _presets(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import presets
+
+    return presets()
+
+
+AddFlags = Callable[[Any], None]
+Command = Callable[[argparse.Namespace, list[str]], int]
+COMMANDS: dict[str, tuple[str, AddFlags, Command]] = {
+    "run": ("Run a study: teacher, cache, search, confirmation, report.", _run_flags, _run),
+    "confirm": ("Confirm the winners of a study that is there.", _confirm_flags, _confirm),
+    "report": ("Write a study's report anew.", add_study_flags, _report),
+    "dashboard": ("Browse all studies with optuna-dashboard.", _dashboard_flags, _dashboard),
+    "verify": ("Check the teacher cache against the teacher.", _verify_flags, _verify),
+    "presets": ("List the presets.", lambda parser: None, _presets),
+}

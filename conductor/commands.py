@@ -1,0 +1,205 @@
+"""The commands, each from its options to its exit code."""
+
+import argparse
+import socket
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from conductor.presets import PRESETS, preset
+from conductor.progress import Display
+from conductor.settings import Request, choose_spaces, parse_size
+from kd.errors import StudyError
+from kd.protocol import Protocol, dataset_slug
+from storage.artifacts import read_json
+from storage.layout import Layout, StudyLayout
+from storage.records import StudySettings
+
+DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run a study, and say what it found."""
+    request = _request(options, arguments)
+    from conductor.study import Study
+
+    display = Display()
+    Study(request, display).run()
+    return _conclude(request, display)
+
+
+def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Confirm the winners of a study, and say what was found."""
+    paths = _existing(options)
+    options.name = paths.name
+    for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
+        setattr(options, name, 1 if name == "trials" else None)
+    options.cache_budget = "20GB"
+    request = _request(options, arguments)
+    from conductor.study import Study
+
+    display = Display()
+    Study(request, display).confirm()
+    return _conclude(request, display)
+
+
+def _conclude(request: Request, display: Display) -> int:
+    """Write the report, and say the result and where to look."""
+    from reports.report import write_report
+
+    layout = Layout(request.root)
+    paths = write_report(layout, request.name, request.storage or layout.studies_url)
+    where = "" if str(request.root) == "runs" else f" --root {request.root}"
+    display.say("")
+    display.say(paths.headline)
+    display.say(f"report:    {paths.html}")
+    display.say(f"dashboard: python study.py dashboard{where}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report anew."""
+    paths = _existing(options)
+    from reports.report import write_report
+
+    written = write_report(Layout(Path(options.root)), paths.name, _storage_url(options, paths))
+    display = Display()
+    display.say(written.headline)
+    display.say(f"report: {written.html}")
+    return 0
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    """Serve optuna-dashboard until Ctrl-C."""
+    layout = Layout(Path(options.root))
+    url = options.storage or layout.studies_url
+    if url == layout.studies_url and not (layout.root / "studies.db").exists():
+        raise StudyError(f"there are no studies under {layout.root}; run: python study.py")
+    _check_port(options.host, options.port)
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import run_server
+
+    from storage.studies import open_storage
+
+    layout.artifacts.mkdir(parents=True, exist_ok=True)
+    storage, store = open_storage(url), FileSystemArtifactStore(layout.artifacts)
+    Display().say(f"dashboard: http://{options.host}:{options.port}/ (Ctrl-C ends it)")
+    run_server(storage, host=options.host, port=options.port, artifact_store=store)
+    return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            return
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"cannot serve {host}:{port}: {error}; name another --port") from None
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare every shard with its checksums, and random rows of it with the teacher."""
+    paths = _existing(options)
+    from conductor.crew import Crew, make_pool
+    from conductor.verifying import verify_cache
+
+    pool = make_pool(options.workers)
+    try:
+        pool.start()
+        verify_cache(Layout(Path(options.root)), paths, Crew(pool), options.rows, Display())
+    finally:
+        pool.close()
+    return 0
+
+
+def presets() -> int:
+    """List the presets with their first lines."""
+    display = Display()
+    for name in PRESETS:
+        protocol = {"dataset": "folder:PATH", **preset(name)}
+        display.say(
+            f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "
+            f"{protocol['teacher']} to {protocol['student']}, {protocol['epochs']} epochs"
+        )
+    return 0
+
+
+def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
+    """Put the request together: flags before the study's own record, before the preset."""
+    given = {
+        field.name: getattr(options, field.name)
+        for field in fields(Protocol)
+        if getattr(options, field.name, None) is not None
+    }
+    base = options.preset or _preset_of(given.get("dataset", "digits"))
+    name = options.name or (options.preset or dataset_slug(given.get("dataset", base)))
+    paths = Layout(Path(options.root)).study(name)
+    kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
+    if paths.protocol.exists() and not options.preset:
+        protocol_fields = Protocol.from_json(read_json(paths.protocol)).to_json()
+        protocol_fields["taps"] = tuple(protocol_fields["taps"])
+    else:
+        protocol_fields = preset(base)
+    spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
+    if kept and not options.arms and not options.space:
+        spaces = [kept.spaces[arm].source for arm in kept.arms]
+    tactics = {
+        key: _first(getattr(options, key), getattr(kept, key, None), default)
+        for key, default in DEFAULTS.items()
+    }
+    return Request(
+        name=name,
+        root=Path(options.root),
+        protocol=Protocol(**{**protocol_fields, **_resolved(given)}),
+        trials=options.trials,
+        seeds=options.seeds,
+        spaces=spaces,
+        workers=options.workers,
+        data_dir=options.data_dir or "",
+        cache_budget=parse_size(options.cache_budget),
+        command=["python", "study.py", *arguments],
+        **tactics,
+    )
+
+
+def _resolved(given: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute: a study may be resumed from another folder."""
+    resolved = dict(given)
+    dataset = str(given.get("dataset", ""))
+    if dataset.startswith("folder:") and dataset != "folder:":
+        resolved["dataset"] = f"folder:{Path(dataset.removeprefix('folder:')).resolve()}"
+    weights = str(given.get("teacher_weights", ""))
+    if weights.endswith(".safetensors"):
+        resolved["teacher_weights"] = str(Path(weights).resolve())
+    return resolved
+
+
+def _preset_of(dataset: str) -> str:
+    """Return the preset that a data set begins with when none is named."""
+    return (
+        "folder" if dataset.startswith("folder:") else dataset if dataset in PRESETS else "digits"
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _existing(options: argparse.Namespace) -> StudyLayout:
+    """Return the study that is named, or the only one. Raises StudyError otherwise."""
+    layout = Layout(Path(options.root))
+    names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
+    if options.name:
+        paths = layout.study(options.name)
+        if options.name not in names:
+            known = f"; there are {', '.join(names)}" if names else ""
+            raise StudyError(f"there is no study {options.name} under {layout.root}{known}")
+        return paths
+    if len(names) != 1:
+        what = f"name one of {', '.join(names)} with --name" if names else "run: python study.py"
+        raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
+    return layout.study(names[0])
+
+
+def _storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
+    kept = StudySettings.read(paths.settings).storage
+    return options.storage or kept or Layout(Path(options.root)).studies_url

@@ -1,0 +1,215 @@
+"""Confirmation: from the search's winners to runs on fresh seeds, tested once.
+
+The best few recipes of each arm run again on fresh seeds, and the one with the best mean validation
+accuracy is the arm's winner: the search's own best score is biased upward. Winners and defaults
+then run on further seeds, the same for all, and only these runs see the test split.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial
+
+from conductor.arm import Arm
+from conductor.crew import Crew
+from conductor.progress import Display, percent
+from kd.errors import ArtifactError, StudyError
+from kd.metrics import EpochMetrics
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from storage.layout import RunLayout, StudyLayout
+from storage.records import Finalist, Finalists, RunRecord
+from workers.events import Event
+from workers.jobs import TrainJob
+
+CANDIDATES = 3  # of each arm that run again before one is chosen
+SELECTION_SEEDS = 3
+
+MakeJob = Callable[[Recipe, int, int, list[int], RunLayout, str], TrainJob]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run that confirmation asks for; `purpose` is what the seal is broken for, if it is."""
+
+    title: str
+    recipe: Recipe
+    seed: int
+    horizon: int
+    layout: RunLayout
+    purpose: str = ""
+
+
+class Confirmation:
+    """Selection and confirmation of one study. Runs that are there already are not run again."""
+
+    def __init__(
+        self, arms: list[Arm], crew: Crew, layout: StudyLayout, display: Display, make_job: MakeJob
+    ) -> None:
+        self._arms = arms
+        self._crew = crew
+        self._layout = layout
+        self._display = display
+        self._make_job = make_job
+
+    def run(self, study_seed: int, seeds: int, horizon: int, views: int) -> Finalists:
+        """Choose the finalists, write them down, and only then confirm them on `seeds` seeds."""
+        scores = self._select(study_seed, horizon, views)
+        finalists = [
+            finalist for arm in self._arms for finalist in _finalists(arm, scores[arm.name])
+        ]
+        chosen = Finalists(seeds=seeds, finalists=finalists)
+        chosen.write(self._layout.finalists)
+        recipes = {finalist.name: finalist for finalist in finalists}
+        runs = [
+            _Run(
+                title=f"{finalist.arm} {finalist.title}, seed {replicate + 1} of {seeds}",
+                recipe=finalist.recipe,
+                seed=derive_seed(study_seed, "confirmation", replicate),
+                horizon=horizon,
+                layout=self._layout.confirmation(finalist.name, replicate),
+                purpose=f"{finalist.arm} {finalist.title}, seed {replicate + 1}",
+            )
+            for replicate in range(seeds)
+            for finalist in recipes.values()
+        ]
+        self._run_all("confirmation", runs, views)
+        return chosen
+
+    def _select(
+        self, study_seed: int, horizon: int, views: int
+    ) -> dict[str, dict[int, list[float]]]:
+        """Run the candidates of every arm; return their validation accuracies by trial."""
+        runs: dict[tuple[str, int, int], _Run] = {}
+        for arm in self._arms:
+            candidates = arm.best(CANDIDATES)
+            if not candidates:
+                raise StudyError(f"arm {arm.name} has no complete trial to confirm; add --trials")
+            for trial in candidates:
+                for replicate in range(SELECTION_SEEDS):
+                    runs[arm.name, trial.number, replicate] = _Run(
+                        title=f"{arm.name} {trial.number}, selection {replicate + 1}",
+                        recipe=arm.recipe(trial.number),
+                        seed=derive_seed(study_seed, "selection", replicate),
+                        horizon=horizon,
+                        layout=self._layout.selection(arm.name, trial.number, replicate),
+                    )
+        records = self._run_all("selection", list(runs.values()), views)
+        scores: dict[str, dict[int, list[float]]] = {arm.name: {} for arm in self._arms}
+        for (arm_name, number, _), record in zip(runs, records, strict=True):
+            scores[arm_name].setdefault(number, []).append(record.accuracy)
+        return scores
+
+    def _run_all(self, stage: str, runs: list[_Run], views: int) -> list[RunRecord]:
+        """Run what is missing, and return the records of all, in order."""
+        records = [_finished(run) for run in runs]
+        missing = {index: run for index, run in enumerate(runs) if records[index] is None}
+        self._display.begin(f"{stage} runs", len(runs), len(runs) - len(missing))
+        jobs = {
+            index: self._make_job(
+                run.recipe,
+                run.seed,
+                run.horizon,
+                _view_order(run.seed, views),
+                run.layout,
+                run.purpose,
+            )
+            for index, run in missing.items()
+        }
+        histories: dict[int, list[EpochMetrics]] = {}
+
+        def listen(index: int, event: Event) -> None:
+            if event["event"] == "note":
+                self._display.say(f"{runs[index].title}: {event['text']}")
+            elif event["event"] == "epoch":
+                metrics = EpochMetrics.from_json(event["metrics"])
+                self._hear_epoch(index, runs[index], histories.setdefault(index, []), metrics)
+
+        for index, event in self._crew.run_all(jobs, listen):
+            record = self._record(runs[index], event, histories.get(index, []))
+            records[index] = record
+            self._display.run_ended(index, _ending(runs[index], record))
+        return [record for record in records if record is not None]
+
+    def _hear_epoch(
+        self, index: int, run: _Run, history: list[EpochMetrics], metrics: EpochMetrics
+    ) -> None:
+        """Keep an epoch; one that is said again after a retry is kept once."""
+        if not history:
+            self._display.run_started(index, run.title, run.horizon)
+        if metrics.epoch > len(history):
+            history.append(metrics)
+        self._display.epoch(index, metrics.epoch, metrics.accuracy)
+
+    @staticmethod
+    def _record(run: _Run, event: Event, history: list[EpochMetrics]) -> RunRecord:
+        diverged = event["event"] == "diverged"
+        record = RunRecord(
+            recipe=run.recipe,
+            seed=run.seed,
+            horizon=run.horizon,
+            outcome="diverged" if diverged else "complete",
+            reason=event.get("reason", ""),
+            history=history,
+            seconds=sum(metrics.seconds for metrics in history),
+            test=event.get("test"),
+        )
+        record.write(run.layout.result)
+        run.layout.checkpoint.unlink(missing_ok=True)
+        return record
+
+
+def _ending(run: _Run, record: RunRecord) -> str:
+    if record.outcome == "diverged":
+        return f"{run.title}: diverged: {record.reason}"
+    if record.test is None:
+        return f"{run.title}: {percent(record.accuracy)} validation accuracy"
+    return f"{run.title}: {percent(record.test['accuracy'])} test accuracy"
+
+
+def _finished(run: _Run) -> RunRecord | None:
+    """Return the record of a run that has been done, with this recipe, seed and horizon."""
+    if not run.layout.result.exists():
+        return None
+    record = RunRecord.read(run.layout.result)
+    wanted = (run.recipe, run.seed, run.horizon)
+    if (record.recipe, record.seed, record.horizon) != wanted:
+        raise ArtifactError(f"{run.layout.folder} holds another run; delete it")
+    return record
+
+
+def _finalists(arm: Arm, scores: dict[int, list[float]]) -> list[Finalist]:
+    """Return the arm's defaults and, last, its winner by mean validation accuracy."""
+    trials = {trial.number: trial for trial in arm.trials}
+    winner = max(scores, key=lambda number: (sum(scores[number]), -number))
+    titles = list(arm.space.enqueued)
+    defaults = [
+        _finalist(arm, trials[number], title, "default", scores.get(number, []))
+        for number, title in enumerate(titles)
+        if number in trials
+    ]
+    return [*defaults, _finalist(arm, trials[winner], "tuned", "tuned", scores[winner])]
+
+
+def _finalist(
+    arm: Arm, trial: FrozenTrial, title: str, role: str, selection: list[float]
+) -> Finalist:
+    """Make a finalist. Its folder is named by its trial: one recipe is confirmed once."""
+    return Finalist(
+        name=f"{arm.name}-{trial.number:05d}",
+        title=title,
+        arm=arm.name,
+        role=role,
+        recipe=arm.recipe(trial.number),
+        trial=trial.number,
+        search_accuracy=trial.value or 0.0,
+        selection=selection,
+    )
+
+
+def _view_order(seed: int, views: int) -> list[int]:
+    """Return the views in the order that a replicate takes them."""
+    order = list(range(views))
+    random.Random(derive_seed(seed, "view order")).shuffle(order)
+    return order

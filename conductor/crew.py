@@ -1,0 +1,119 @@
+"""The crew: jobs given to workers under the conductor's keys, and tried again if one dies."""
+
+import typing
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kd import errors
+from kd.errors import RetortError, WorkerError
+from workers.events import LAST_EVENTS, Event, note_event
+from workers.inline import InlinePool
+from workers.jobs import Job
+from workers.local import LocalPool
+
+RETRIES = 2  # of a job whose worker died, before it has failed
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Pool(typing.Protocol):
+    """What `workers` offers: jobs go in, (ticket, event) pairs come out."""
+
+    def start(self) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def busy(self) -> int: ...
+    def submit(self, job: Job) -> int: ...
+    def stop(self, ticket: int) -> None: ...
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]: ...
+    def close(self) -> None: ...
+
+
+def make_pool(workers: str) -> Pool:
+    """Make the pool that `--workers` names: auto, inline, or a number of processes."""
+    if workers == "inline":
+        return InlinePool()
+    return LocalPool(None if workers == "auto" else int(workers))
+
+
+@dataclass(slots=True)
+class _Task:
+    key: Hashable
+    job: Job
+    deaths: int = 0
+
+
+class Crew:
+    """Jobs under keys. A job whose worker died is tried again, from its checkpoint."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._tasks: dict[int, _Task] = {}
+
+    @property
+    def free(self) -> int:
+        return self._pool.size - self._pool.busy
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    def start(self, key: Hashable, job: Job) -> None:
+        self._tasks[self._pool.submit(job)] = _Task(key, job)
+
+    def stop(self, key: Hashable) -> None:
+        """Ask the job to stop at its next step; its last event follows."""
+        for ticket, task in self._tasks.items():
+            if task.key == key:
+                self._pool.stop(ticket)
+
+    def events(self, timeout: float | None = None) -> list[tuple[Any, Event]]:
+        """Wait until a job says something; return (key, event) pairs in order."""
+        found: list[tuple[Any, Event]] = []
+        for ticket, event in self._pool.events(timeout):
+            task = self._tasks[ticket]
+            if event["event"] not in LAST_EVENTS:
+                found.append((task.key, event))
+                continue
+            del self._tasks[ticket]
+            if event.get("kind") == "WorkerError" and task.deaths < RETRIES:
+                task.deaths += 1
+                self._tasks[self._pool.submit(task.job)] = task
+                event = note_event(f"{event['reason']}; trying again")
+            found.append((task.key, event))
+        return found
+
+    def run(self, job: Job, listen: Callable[[Event], None]) -> Event:
+        """Run one job to its end, alone, and return its result. Raises what made it fail."""
+        for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
+            return event
+        raise WorkerError("the job ended without a result")
+
+    def run_all(
+        self, jobs: Mapping[Key, Job], listen: Callable[[Key, Event], None]
+    ) -> Iterator[tuple[Key, Event]]:
+        """Run jobs, as many at once as there are workers; yield (key, result) as they end.
+
+        Other events go to `listen`; a job that fails raises its error here.
+        """
+        waiting = list(jobs.items())
+        while waiting or self.busy:
+            while waiting and self.free > 0:
+                self.start(*waiting.pop(0))
+            for key, event in self.events():
+                if event["event"] not in LAST_EVENTS:
+                    listen(key, event)
+                elif event["event"] == "result" or event["event"] == "diverged":
+                    yield key, event
+                else:
+                    raise error_of(event)
+
+
+def error_of(event: Event) -> RetortError:
+    """Return the error that a failed job's last event describes."""
+    kind = getattr(errors, event.get("kind", ""), None)
+    reason = event.get("reason", "the job was stopped")
+    if isinstance(kind, type) and issubclass(kind, RetortError):
+        return kind(reason)
+    return WorkerError(f"a job failed: {event.get('kind', '')} {reason}".strip())

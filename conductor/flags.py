@@ -1,0 +1,142 @@
+"""The flags of the command line, in groups, each explained by what it is for."""
+
+from argparse import ArgumentParser, BooleanOptionalAction
+from typing import Any
+
+from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
+
+# field of the protocol: what its flag says. The order is that of the help.
+PROTOCOL_HELP = {
+    "dataset": "digits, cifar10, cifar100, fashion-mnist, or folder:PATH with one folder a class",
+    "image_size": "side in pixels that images are brought to",
+    "train_size": "keep so many training images, evenly over the classes (0: all)",
+    "validation_fraction": "share of what is not test that validates, for search and pruning",
+    "test_fraction": "share that is sealed for the test, where the data has no test split",
+    "crop_padding": "pixels of padding before a random crop",
+    "flip": "flip images left to right at random",
+    "cutout": "side of a square erased at random (0: none)",
+    "teacher": "model that teaches; a width factor as in resnet8-w0.5",
+    "teacher_weights": "where the teacher starts: none, imagenet, or a .safetensors file",
+    "teacher_epochs": "epochs of its fine-tuning (0: use it as it is)",
+    "teacher_lr": "its learning rate",
+    "teacher_weight_decay": "its weight decay",
+    "student": "model that learns",
+    "stem": "first layers of torchvision models: cifar for small images, or imagenet",
+    "taps": "where features are read, deepest first, as in last1,last2",
+    "epochs": "the horizon: epochs that every trial is planned for",
+    "views": "augmentations of the training set that are cached; epochs cycle through them "
+    "(0: one an epoch)",
+    "confirm_epochs": "epochs of a confirmation run (0: the horizon)",
+    "batch_size": "images a training step",
+    "warmup": "share of the training in which the learning rate warms up",
+    "margin": "points of accuracy within which two recipes count as equivalent",
+    "seed": "the study's seed: the same gives the same study",
+    "threads": "CPU threads of a worker; a result's bits depend on it",
+}
+PROTOCOL_TYPES: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "image_size",
+            "train_size",
+            "crop_padding",
+            "cutout",
+            "teacher_epochs",
+            "epochs",
+            "views",
+            "confirm_epochs",
+            "batch_size",
+            "seed",
+            "threads",
+        ),
+        int,
+    ),
+    **dict.fromkeys(
+        (
+            "validation_fraction",
+            "test_fraction",
+            "teacher_lr",
+            "teacher_weight_decay",
+            "warmup",
+            "margin",
+        ),
+        float,
+    ),
+}
+
+
+def add_study_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say which study is meant, and where."""
+    group = parser.add_argument_group("which study")
+    group.add_argument("--name", help="the study's name (default: that of its preset or data)")
+    group.add_argument("--root", default="runs", help="folder of all studies (default: runs)")
+    group.add_argument("--storage", help="URL of the Optuna studies (default: SQLite in the root)")
+
+
+def add_run_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say how a study is run."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        help="total number of trials an arm; the same line again finishes, or does nothing "
+        "(default: 20)",
+    )
+    group.add_argument(
+        "--arms",
+        type=_comma_separated,
+        help=f"arms, separated by commas: {', '.join(BUILT_IN_ARMS)} (default: scheduled,plain)",
+    )
+    group.add_argument("--space", help="a Python file with a search space of your own, as an arm")
+    group.add_argument("--sampler", help=f"{', '.join(SAMPLERS)} (default: {SAMPLERS[0]})")
+    group.add_argument("--pruner", help=f"{', '.join(PRUNERS)} (default: {PRUNERS[0]})")
+    group.add_argument(
+        "--lag",
+        type=int,
+        help="how many trials behind decisions look, and how many of an arm run at once "
+        "(default: 4)",
+    )
+    group = parser.add_argument_group("comparison")
+    add_seeds_flag(group)
+    group = parser.add_argument_group("machine")
+    add_machine_flags(group)
+    group.add_argument(
+        "--cache-budget",
+        default="20GB",
+        help="most that the teacher cache may hold; over it the live teacher is asked "
+        "(default: 20GB)",
+    )
+
+
+def add_seeds_flag(group: Any) -> None:
+    group.add_argument(
+        "--seeds", type=int, default=6, help="fresh seeds of each finalist (default: 6)"
+    )
+
+
+def add_machine_flags(group: Any) -> None:
+    group.add_argument(
+        "--workers",
+        default="auto",
+        help="processes that train: a number, auto (one an accelerator, else one a core), or "
+        "inline (this process, for debugging)",
+    )
+    group.add_argument("--data-dir", help="where data sets are found, or downloaded to")
+
+
+def add_protocol_flags(parser: ArgumentParser) -> None:
+    """Add a flag for every field of the protocol; without it the preset's value holds."""
+    group = parser.add_argument_group("protocol, fixed for the whole study")
+    group.add_argument("--preset", help="protocol to begin with; see: python study.py presets")
+    for field, text in PROTOCOL_HELP.items():
+        flag = f"--{field.replace('_', '-')}"
+        if field == "flip":
+            group.add_argument(flag, action=BooleanOptionalAction, default=None, help=text)
+        elif field == "taps":
+            group.add_argument(flag, type=_comma_separated, help=text)
+        else:
+            group.add_argument(flag, type=PROTOCOL_TYPES.get(field, str), help=text)
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,157 @@
+"""From the protocol to a filled teacher cache: the stages before the search."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from conductor.crew import Crew
+from conductor.progress import Display, duration, percent
+from conductor.settings import Request, show_size
+from kd.metrics import EpochMetrics
+from kd.protocol import Protocol
+from storage.artifacts import is_finished, read_manifest
+from storage.layout import Layout
+from workers.events import Event
+from workers.jobs import PrepareJob, ProjectionJob, ShardJob, TeacherJob
+
+DISK_SHARE = 0.9  # of the free disk that the cache may fill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What the search starts from: fingerprints, and how much of the teacher is cached."""
+
+    dataset: str
+    teacher: str
+    shards: str
+    cache: str
+
+
+class Preparation:
+    """Runs the stages before the search; each finds what an earlier session has finished."""
+
+    def __init__(self, request: Request, layout: Layout, crew: Crew, display: Display) -> None:
+        self._request = request
+        self._protocol: Protocol = request.protocol
+        self._layout = layout
+        self._crew = crew
+        self._display = display
+        self._root = str(layout.root)
+
+    def run(self, distils: bool, cache: str | None) -> Prepared:
+        """Prepare data, teacher and shards; `cache` is what the study was begun with, if it was."""
+        dataset = self._prepare_data()
+        teacher = self._prepare_teacher(dataset)
+        shards, sizes = self._begin_cache(dataset, teacher)
+        mode = cache or self._cache_mode(sizes, shards, distils)
+        self._fill_cache(dataset, teacher, shards, mode, sizes)
+        return Prepared(dataset=dataset, teacher=teacher, shards=shards, cache=mode)
+
+    def _prepare_data(self) -> str:
+        folder = Path(self._request.data_dir) if self._request.data_dir else self._layout.downloads
+        job = PrepareJob(protocol=self._protocol, root=self._root, data_dir=str(folder))
+        with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
+            result = self._crew.run(job, lambda event: _move(bar, event))
+        counts = {part: sum(classes) for part, classes in result["counts"].items()}
+        self._display.say(
+            f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
+            f"{counts['train']:,} training, {counts['validation']:,} validation and "
+            f"{counts['test']:,} sealed test images"
+        )
+        return str(result["dataset"])
+
+    def _prepare_teacher(self, dataset: str) -> str:
+        job = TeacherJob(protocol=self._protocol, root=self._root, dataset=dataset)
+        with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
+            result = self._crew.run(job, lambda event: self._hear_teacher(bar, event))
+        how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
+        self._display.say(
+            f"teacher: {self._protocol.teacher}, {how}, "
+            f"{percent(result['accuracy'])} validation accuracy"
+        )
+        return str(result["teacher"])
+
+    def _hear_teacher(self, bar: object, event: Event) -> None:
+        _move(bar, event)
+        if event["event"] == "note":
+            self._display.say(f"teacher: {event['text']}")
+        if event["event"] == "epoch" and not self._display.is_live:
+            metrics = EpochMetrics.from_json(event["metrics"])
+            accuracy = percent(metrics.accuracy)
+            self._display.say(f"teacher: epoch {metrics.epoch}/{event['total']}, {accuracy}")
+
+    def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:
+        job = ProjectionJob(
+            protocol=self._protocol, root=self._root, dataset=dataset, teacher=teacher
+        )
+        result = self._crew.run(job, lambda event: None)
+        return str(result["shards"]), dict(result["sizes"])
+
+    def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
+        """Choose how much to cache: what the budget and the disk hold. Plain arms need nothing."""
+        if not distils:
+            return "none"
+        budget, views = self._request.cache_budget, self._protocol.view_count
+        free = int(DISK_SHARE * shutil.disk_usage(self._layout.root).free)
+        kept = sum(
+            path.stat().st_size for path in self._layout.shards(shards).glob("view-*/*.safetensors")
+        )
+        room = min(budget, free + kept)
+        everything = views * (sizes["logits"] + sizes["features"])
+        if everything <= room:
+            return "all"
+        mode = "logits" if views * sizes["logits"] <= room else "none"
+        live = "features come" if mode == "logits" else "everything comes"
+        self._display.say(
+            f"teacher cache: {show_size(everything)} for {views} views is more than the "
+            f"{show_size(room)} of --cache-budget and disk; {live} from the live teacher"
+        )
+        return mode
+
+    def _fill_cache(
+        self, dataset: str, teacher: str, shards: str, mode: str, sizes: dict[str, int]
+    ) -> None:
+        """Make the shards that are missing, and say what the cache holds."""
+        if mode == "none":
+            return
+        views, features = self._protocol.view_count, mode == "all"
+        folder = self._layout.shards(shards)
+        missing = [k for k in range(views) if not _has_view(folder, k, features)]
+        size = views * (sizes["logits"] + (sizes["features"] if features else 0))
+        if missing:
+            self._make_shards(dataset, teacher, shards, missing, features)
+        found = f", {views - len(missing)} found" if len(missing) < views else ""
+        self._display.say(f"teacher cache: {views} views, {show_size(size)}{found}")
+
+    def _make_shards(
+        self, dataset: str, teacher: str, shards: str, missing: list[int], features: bool
+    ) -> None:
+        jobs = {
+            k: ShardJob(
+                protocol=self._protocol,
+                root=self._root,
+                dataset=dataset,
+                teacher=teacher,
+                shards=shards,
+                view=k,
+                features=features,
+            )
+            for k in missing
+        }
+        with self._display.bar("teacher cache", len(missing)) as bar:
+            for done, _ in enumerate(self._crew.run_all(jobs, lambda key, event: None), 1):
+                bar(done, len(missing))
+
+
+def _has_view(folder: Path, k: int, features: bool) -> bool:
+    """Whether shard `k` is finished, and holds features if they are wanted."""
+    place = folder / f"view-{k:05d}"
+    return is_finished(place) and (not features or bool(read_manifest(place, "shard").info["taps"]))
+
+
+def _move(bar: object, event: Event) -> None:
+    """Move a bar by a progress or an epoch event."""
+    if event["event"] == "progress":
+        bar(event["done"], event["total"])  # type: ignore[operator]
+    elif event["event"] == "epoch":
+        bar(event["metrics"]["epoch"], event["total"])  # type: ignore[operator]

@@ -1,0 +1,14 @@
+"""python study.py --trials 100 --preset cifar100
+
+The literature's pair with headroom: resnet32x4 teaches resnet8x4 on CIFAR-100. For a GPU.
+"""
+
+PROTOCOL = {
+    "dataset": "cifar100",
+    "image_size": 32,
+    "teacher": "resnet32x4",
+    "teacher_epochs": 100,
+    "student": "resnet8x4",
+    "epochs": 40,
+    "confirm_epochs": 120,
+}

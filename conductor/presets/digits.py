@@ -1,0 +1,19 @@
+"""python study.py --trials 20
+
+8x8 digits that come with scikit-learn, at 16x16: minutes on two cores, without a network. The
+student is small enough to leave headroom under its teacher.
+"""
+
+PROTOCOL = {
+    "dataset": "digits",
+    "image_size": 16,
+    "validation_fraction": 0.25,
+    "test_fraction": 0.25,
+    "crop_padding": 1,
+    "flip": False,
+    "teacher": "resnet20",
+    "teacher_epochs": 12,
+    "student": "resnet8-w0.125",
+    "epochs": 12,
+    "batch_size": 64,
+}

@@ -1,0 +1,165 @@
+"""What the user sees while a study runs: a live view on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+REFRESH = 4  # times a second
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as 48 s, 3 min 05 s or 2 h 07 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run in progress: `epoch` of `horizon`, with the validation accuracy after it."""
+
+    title: str
+    horizon: int
+    epoch: int = 0
+    accuracy: float | None = None
+
+
+@dataclass(slots=True)
+class _Stage:
+    """A part of the study with `total` runs, `done` of them when it began."""
+
+    title: str
+    total: int
+    done: int
+    ended: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def time_left(self) -> str:
+        """Estimate from the runs that have ended since the stage began; empty before the first."""
+        left = self.total - self.done - self.ended
+        if not self.ended or left <= 0:
+            return ""
+        return duration((time.monotonic() - self.begun) / self.ended * left)
+
+
+class Display:
+    """Says what happens. Everything goes to standard output but errors, which are not said here."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._bars = _bars(self.console)
+        self._stage: _Stage | None = None
+        self._runs: dict[object, _Run] = {}
+        self._summary: dict[str, str] = {}
+
+    @property
+    def is_live(self) -> bool:
+        return self.console.is_terminal
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.console.print(escape(text))
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Keep the live view on screen for the block; nothing but lines where there is none."""
+        if not self.is_live:
+            yield
+            return
+        with Live(
+            get_renderable=self._view, console=self.console, refresh_per_second=REFRESH
+        ) as self._live:
+            yield
+        self._live = None
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator["Bar"]:
+        """Show how far a job with `total` parts is."""
+        if self.is_live:
+            task = self._bars.add_task(title, total=total)
+            yield Bar(lambda done, end: self._bars.update(task, completed=done, total=end))
+            self._bars.remove_task(task)
+            return
+        self.say(f"{title} …")
+        yield Bar(lambda done, end: None)
+
+    def begin(self, title: str, total: int, done: int) -> None:
+        """Begin a stage of `total` runs, of which `done` are finished already."""
+        self._stage = _Stage(title, total, done)
+
+    def run_started(self, key: object, title: str, horizon: int) -> None:
+        self._runs[key] = _Run(title, horizon)
+
+    def epoch(self, key: object, epoch: int, accuracy: float) -> None:
+        run = self._runs[key]
+        run.epoch, run.accuracy = epoch, accuracy
+
+    def run_ended(self, key: object, text: str) -> None:
+        """Say how a run ended, with the time left where lines are plain."""
+        self._runs.pop(key, None)
+        left = ""
+        if self._stage:
+            self._stage.ended += 1
+            left = self._stage.time_left()
+        self.say(f"{text}{f' · {left} left' if left and not self.is_live else ''}")
+
+    def summarise(self, arm: str, text: str) -> None:
+        """Set the line about an arm in the live view."""
+        self._summary[arm] = text
+
+    def _view(self) -> RenderableType:
+        parts: list[RenderableType] = [self._bars]
+        if self._stage:
+            done = self._stage.done + self._stage.ended
+            left = self._stage.time_left()
+            title = f"{self._stage.title}: {done} of {self._stage.total}"
+            parts.append(escape(f"{title}{f' · {left} left' if left else ''}"))
+        parts += [escape(text) for text in self._summary.values()]
+        if self._runs:
+            parts.append(_table(list(self._runs.values())))
+        return Group(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How far a job is; call it with parts done and parts in all."""
+
+    _update: object
+
+    def __call__(self, done: int, total: int) -> None:
+        self._update(done, total)  # type: ignore[operator]
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _table(runs: list[_Run]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("running", "epoch", "validation accuracy"):
+        table.add_column(heading)
+    for run in runs:
+        accuracy = "" if run.accuracy is None else percent(run.accuracy)
+        table.add_row(escape(run.title), f"{run.epoch}/{run.horizon}", accuracy)
+    return table

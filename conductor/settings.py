@@ -1,0 +1,77 @@
+"""What the command line asks for, and the rules that one flag alone cannot break."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
+from kd.catalogue import check_name
+from kd.errors import ProtocolError
+from kd.protocol import Protocol
+from kd.recipe import require
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of `python study.py run`. `spaces` are names of built-in arms or paths."""
+
+    name: str
+    root: Path
+    protocol: Protocol
+    trials: int
+    seeds: int
+    spaces: list[str]
+    sampler: str
+    pruner: str
+    lag: int
+    workers: str
+    storage: str  # empty for the default under the root
+    data_dir: str  # empty for the default under the root
+    cache_budget: int  # bytes
+    command: list[str]
+
+    def __post_init__(self) -> None:
+        require("--trials must be at least 1", self.trials >= 1, self.trials)
+        require("--seeds must be at least 1", self.seeds >= 1, self.seeds)
+        require("--lag must be at least 1", self.lag >= 1, self.lag)
+        workers = self.workers in ("auto", "inline") or re.fullmatch(r"[1-9]\d*", self.workers)
+        require("--workers must be auto, inline or a number", bool(workers), self.workers)
+        check_name("sampler", self.sampler, SAMPLERS)
+        check_name("pruner", self.pruner, PRUNERS)
+        if self.sampler == "gp" and self.pruner != "none":
+            raise ProtocolError(
+                f"the gp sampler ignores pruned trials: use --pruner none, not {self.pruner}"
+            )
+        for space in self.spaces:
+            if not space.endswith(".py"):
+                check_name("arm", space, BUILT_IN_ARMS)
+        names = [Path(space).stem for space in self.spaces]
+        require("an arm is named once", len(set(names)) == len(names), names)
+
+
+def choose_spaces(arms: list[str] | None, space: str | None) -> list[str]:
+    """Return the arms to run: a space of the user's own takes the place of `scheduled`."""
+    if space is None:
+        return arms or ["scheduled", "plain"]
+    if not space.endswith(".py"):
+        raise ProtocolError(f"--space takes a Python file (.py), got {space}")
+    return [space, *(arms or ["plain"])]
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as 20GB or 512 MB (decimal). Raises ProtocolError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    unit = match and (match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
+    if match is None or unit not in UNITS:
+        raise ProtocolError(f"a size is a number and a unit, such as 20GB or 512MB, got {text!r}")
+    return int(float(match[1]) * UNITS[unit])
+
+
+def show_size(count: int) -> str:
+    """Write bytes as 9.3 GB."""
+    for unit in ("TB", "GB", "MB", "KB"):
+        if count >= UNITS[unit]:
+            return f"{count / UNITS[unit]:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,159 @@
+"""The whole way of a study: prepare, search, confirm, report."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from optuna.storages import BaseStorage
+
+from conductor.arm import Arm, Tactics
+from conductor.confirm import Confirmation
+from conductor.crew import Crew, make_pool
+from conductor.jobs import JobMaker
+from conductor.preparing import Preparation
+from conductor.progress import Display
+from conductor.provenance import begin_settings, check_resumable
+from conductor.publish import Publisher
+from conductor.search import Search
+from conductor.settings import Request
+from kd.errors import StudyError
+from search_spaces.space import Space, load_space
+from storage.artifacts import locked, write_json
+from storage.layout import Layout, StudyLayout
+from storage.records import Costs, StudySettings
+from storage.studies import open_storage, open_study, study_name
+
+
+class Study:
+    """One study under one root. Every stage finds what an earlier session has finished."""
+
+    def __init__(self, request: Request, display: Display) -> None:
+        self._request = request
+        self._display = display
+        self._layout = Layout(request.root)
+        self._paths = self._layout.study(request.name)
+        self._spaces = [load_space(space) for space in request.spaces]
+        self._url = request.storage or self._layout.studies_url
+
+    def run(self) -> None:
+        """Run what is missing of search and confirmation."""
+        self._work(search=True)
+
+    def confirm(self) -> None:
+        """Run what is missing of the confirmation of trials that are there.
+
+        Raises StudyError when the study has not been searched yet.
+        """
+        if not self._paths.settings.exists():
+            raise StudyError(
+                f"there is no study {self._request.name} to confirm under {self._layout.root}; "
+                "run: python study.py --trials N"
+            )
+        self._work(search=False)
+
+    def _work(self, *, search: bool) -> None:
+        check_resumable(self._paths, self._request)
+        self._layout.root.mkdir(parents=True, exist_ok=True)
+        storage = open_storage(self._url)
+        pool = make_pool(self._request.workers)
+        with owned(self._paths):
+            try:
+                pool.start()
+                with self._display.showing():
+                    self._run_stages(Crew(pool), storage, search=search)
+            finally:
+                pool.close()
+
+    def _run_stages(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
+        clock = _Clock(self._paths)
+        preparation = Preparation(self._request, self._layout, crew, self._display)
+        kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
+        prepared = preparation.run(_distils(self._spaces), kept.cache if kept else None)
+        settings = begin_settings(self._paths, self._request, self._spaces, prepared, kept)
+        arms = [self._open_arm(space, storage, settings) for space in self._spaces]
+        jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)
+        clock.lap("preparation")
+        if search:
+            publisher = Publisher(self._request.protocol, self._layout.artifacts)
+            for arm in arms:
+                publisher.study(arm)
+            Search(arms, crew, self._paths, self._display, jobs.trial, publisher.trial).run(
+                self._request.trials
+            )
+            clock.lap("search")
+        self._confirm(arms, crew, jobs)
+        clock.lap("confirmation")
+        self._compare(crew, jobs)
+        clock.lap("comparison")
+
+    def _open_arm(self, space: Space, storage: BaseStorage, settings: StudySettings) -> Arm:
+        protocol = self._request.protocol
+        tactics = Tactics(
+            sampler=settings.sampler,
+            pruner=settings.pruner,
+            lag=settings.lag,
+            seed=protocol.seed,
+            horizon=protocol.epochs,
+        )
+        attributes = {
+            "protocol": protocol.hash,
+            "space": space.digest,
+            "sampler": settings.sampler,
+            "pruner": settings.pruner,
+            "lag": settings.lag,
+            "dataset": settings.dataset,
+            "shards": settings.shards,
+        }
+        study = open_study(storage, study_name(self._request.name, space.name), attributes)
+        return Arm(space.name, space, study, tactics)
+
+    def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> None:
+        protocol = self._request.protocol
+        Confirmation(arms, crew, self._paths, self._display, jobs.confirmation).run(
+            protocol.seed, self._request.seeds, protocol.confirm_horizon, protocol.view_count
+        )
+
+    def _compare(self, crew: Crew, jobs: JobMaker) -> None:
+        """Test the teacher, and measure what the models cost, with nothing else running."""
+        if not (self._paths.teacher_test / "result.json").exists():
+            crew.run(jobs.teacher_test(), lambda event: None)
+        if not self._paths.costs.exists():
+            self._display.say("measuring latency …")
+            event = crew.run(jobs.cost(), lambda event: None)
+            Costs.from_json(event["costs"]).write(self._paths.costs)
+
+
+class _Clock:
+    """Adds the wall-clock seconds of each stage to the study's settings, over all sessions."""
+
+    def __init__(self, paths: StudyLayout) -> None:
+        self._paths = paths
+        self._last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        settings = StudySettings.read(self._paths.settings)
+        settings.seconds[stage] = round(settings.seconds.get(stage, 0.0) + now - self._last, 3)
+        settings.write(self._paths.settings)
+        self._last = now
+
+
+def _distils(spaces: list[Space]) -> bool:
+    return any(space.name != "plain" for space in spaces)
+
+
+@contextmanager
+def owned(paths: StudyLayout) -> Iterator[None]:
+    """Own the study for the block. Raises StudyError, naming the owner, if it is owned."""
+    owner = paths.lock.with_suffix(".json")
+    with locked(paths.lock, wait=False) as taken:
+        if not taken:
+            who = owner.read_text() if owner.exists() else "unknown"
+            raise StudyError(f"study {paths.name} is being run by another process: {who.strip()}")
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(owner, {"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        yield
+        owner.unlink(missing_ok=True)

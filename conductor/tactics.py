@@ -1,0 +1,70 @@
+"""Samplers and pruners by name. They need Optuna, so they are made only where a study runs."""
+
+import warnings
+from collections.abc import Callable
+
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+
+from conductor.names import PRUNERS, SAMPLERS
+from kd.catalogue import check_name
+from kd.errors import ProtocolError
+
+STARTUP_TRIALS = 10  # random trials before TPE
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """Make a sampler for one decision. Raises ProtocolError for an unknown name."""
+    check_name("sampler", name, SAMPLERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _SAMPLERS[name](seed % 2**32)
+
+
+def make_pruner(name: str, horizon: int) -> BasePruner:
+    """Make a pruner for runs of `horizon` epochs. Raises ProtocolError for an unknown name.
+
+    Resources are set, never left to `auto`, which resolves anew in every process.
+    """
+    check_name("pruner", name, PRUNERS)
+    return _PRUNERS[name](horizon)
+
+
+def check_tactics(sampler: str, pruner: str) -> None:
+    """Raise ProtocolError for an unknown name, or a pair that does not work."""
+    check_name("sampler", sampler, SAMPLERS)
+    check_name("pruner", pruner, PRUNERS)
+    if sampler == "gp" and pruner != "none":
+        raise ProtocolError(
+            f"the gp sampler ignores pruned trials: use --pruner none, not {pruner}"
+        )
+
+
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(
+        n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, seed=seed
+    ),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "gp": lambda seed: GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed),
+}
+_PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    "median": lambda horizon: MedianPruner(n_startup_trials=5, n_warmup_steps=horizon // 4),
+    "quartile": lambda horizon: PercentilePruner(
+        25.0, n_startup_trials=5, n_warmup_steps=horizon // 4
+    ),
+    "halving": lambda horizon: SuccessiveHalvingPruner(
+        min_resource=max(1, horizon // 9), reduction_factor=3
+    ),
+    "hyperband": lambda horizon: HyperbandPruner(
+        min_resource=max(1, horizon // 9), max_resource=horizon, reduction_factor=3
+    ),
+    "none": lambda horizon: NopPruner(),
+}

@@ -1,0 +1,121 @@
+"""A classifier whose stages can be read, whatever library its layers come from."""
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kd.errors import ProtocolError
+
+Modules = tuple[nn.Module, ...]
+
+
+class Route(NamedTuple):
+    """The order in which images pass through a body's own modules.
+
+    Modules without state, such as `nn.Flatten`, may be on the route alone; whatever has parameters,
+    buffers or a train mode belongs to the body too.
+    """
+
+    stem: Modules
+    stages: tuple[Modules, ...]  # shallowest first
+    head: Modules
+
+
+Built = tuple[nn.Module, Route]  # a body, and the route through it
+
+
+class Network(nn.Module):
+    """A body of layers and the route through it.
+
+    The body is the one registered submodule, so that the state dict has the names of the library
+    that the body comes from, under `body.`. The route is a plain tuple, which `nn.Module` does not
+    register: nothing is named twice, and reading a stage needs no hook.
+    """
+
+    def __init__(self, name: str, body: nn.Module, route: Route) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+        self.route = route
+        # last1 is the deepest stage
+        self.taps = tuple(f"last{depth}" for depth in range(1, len(route.stages) + 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, classes] of images [B, C, H, W], both float."""
+        return self.forward_taps(images, ())[0]
+
+    def forward_taps(self, images: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits [B, classes] and, for each of `taps`, the output [B, C, h, w] of its stage.
+
+        Raises ProtocolError for a tap that the network has not.
+        """
+        for tap in taps:
+            if tap not in self.taps:
+                raise ProtocolError(
+                    f"{self.name} has no tap {tap!r}; its taps: {', '.join(self.taps)}"
+                )
+        outputs = []
+        flow = _walk(self.route.stem, images)
+        for stage in self.route.stages:
+            flow = _walk(stage, flow)
+            outputs.append(flow)
+        by_tap = dict(zip(self.taps, reversed(outputs), strict=True))
+        return _walk(self.route.head, flow), {tap: by_tap[tap] for tap in taps}
+
+
+def _walk(modules: Modules, flow: Tensor) -> Tensor:
+    for module in modules:
+        flow = module(flow)
+    return flow
+
+
+def export_state(network: Network) -> dict[str, Tensor]:
+    """Return the state dict under the names of the body's own library, ready for safetensors.
+
+    Tensors are contiguous and on the CPU; they share storage with the network where they were both
+    before.
+    """
+    return {name: value.cpu().contiguous() for name, value in network.body.state_dict().items()}
+
+
+def rehearse(network: Network, channels: int, image_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pass one image [1, channels, image_size, image_size] through the network without arithmetic.
+
+    Returns logits and every tap on the meta device: shapes alone. The network itself is not
+    touched. Raises ProtocolError when the network cannot take such an image: too small for its
+    pooling layers, or of another number of channels.
+    """
+    twin = _meta_twin(network).eval()
+    images = torch.empty(1, channels, image_size, image_size, device="meta")
+    try:
+        with torch.no_grad():
+            return twin.forward_taps(images, twin.taps)
+    except RuntimeError as error:
+        size = f"{channels}x{image_size}x{image_size}"
+        raise ProtocolError(
+            f"images of {size} do not fit {network.name}; take larger images or another model "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+
+
+def tap_shapes(network: Network, channels: int, image_size: int) -> dict[str, tuple[int, int, int]]:
+    """Return (channels, height, width) of every tap's output, for square images.
+
+    Raises ProtocolError when the images do not fit the network; see `rehearse`.
+    """
+    _, outputs = rehearse(network, channels, image_size)
+    shapes = {}
+    for tap, output in outputs.items():
+        _, depth, height, width = output.shape
+        shapes[tap] = (depth, height, width)
+    return shapes
+
+
+def _meta_twin(network: Network) -> Network:
+    """Copy the network's structure; its tensors become shapes, so that no weight is copied."""
+    tensors = [*network.parameters(), *network.buffers()]
+    memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    return copy.deepcopy(network, memo)

@@ -1,0 +1,150 @@
+"""What the teacher says of a batch: logits, and features reduced as the cache keeps them.
+
+A tap's feature map is average-pooled to at most 4x4 and projected onto the leading right singular
+vectors of its *uncentred* features, fitted once on un-augmented training images: centring would
+change the Gram matrices of ReLU features, which the `similarity` loss compares. It is then divided
+by one scale a tap, so that float16 holds it. The attention map is normalised before float16, whose
+range raw maps exceed.
+"""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kd.evaluation import BATCH_SIZE, LabelledImages
+from kd.features import TapReading, attention_map
+from kd.models import Network
+from kd.views import normalise
+
+MAX_SIDE = 4  # of a pooled feature map
+MAX_RANK = 64  # of a projection
+FIT_IMAGES = 5000  # images that a projection is fitted on, spread over the training split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How one tap is reduced: `vectors` [C, k] float32, orthonormal columns.
+
+    `scale` divides the projected features; `variance` is the total variance that they then have
+    (summed over the k channels); `energy` is the share, 0-1, of the uncentred second moment that
+    the k directions hold.
+    """
+
+    vectors: Tensor
+    scale: float
+    variance: float
+    energy: float
+
+    def reduce(self, features: Tensor) -> Tensor:
+        """Turn a feature map [B, C, H, W] into [B, k, h, w] with h, w of at most 4."""
+        projected = torch.einsum("bchw,ck->bkhw", _pool(features.float()), self.vectors)
+        return projected / self.scale
+
+    def to(self, device: torch.device) -> "Projection":
+        return Projection(
+            vectors=self.vectors.to(device),
+            scale=self.scale,
+            variance=self.variance,
+            energy=self.energy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the teacher says of a batch: `logits` [B, classes] float32, a reading of each tap."""
+
+    logits: Tensor
+    taps: dict[str, TapReading]
+
+
+class TeacherSource(typing.Protocol):
+    """Where a training run gets its readings: from shards or from the live teacher."""
+
+    validation_logits: Tensor
+
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        """Return what the teacher says of `images` [B, C, H, W] float32, normalised.
+
+        They are the rows `index` [B], on the CPU, of the training split, rendered as view `view`.
+        """
+
+
+class LiveTeacher:
+    """A frozen teacher, in eval mode, that is asked anew for every batch."""
+
+    def __init__(
+        self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.projections = dict(projections)
+        self.validation_logits = validation_logits
+
+    @torch.no_grad()
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        logits, maps = self.network.forward_taps(images, taps)
+        return Reading(
+            logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
+        )
+
+    @staticmethod
+    def _read_tap(projection: Projection, features: Tensor) -> TapReading:
+        """Reduce one map; through float16, so that a live reading is what a shard would hold."""
+        return TapReading(
+            features=projection.reduce(features).half().float(),
+            attention=attention_map(features).half().float(),
+            variance=projection.variance,
+        )
+
+
+@torch.no_grad()
+def fit_projections(
+    network: Network, data: LabelledImages, taps: Sequence[str]
+) -> dict[str, Projection]:
+    """Fit each tap's projection on the un-augmented training images `data`."""
+    network.eval()
+    precise = torch.float32 if data.images.device.type == "mps" else torch.float64
+    moments: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
+    rows: dict[str, int] = dict.fromkeys(taps, 0)
+    images = data.images[:: -(-len(data) // FIT_IMAGES)]
+    for chunk in images.split(BATCH_SIZE):
+        _, maps = network.forward_taps(normalise(chunk, data.mean, data.deviation), taps)
+        for tap in taps:
+            flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)
+            moments[tap] = moments.get(tap, 0) + flat.T @ flat
+            means[tap] = means.get(tap, 0) + flat.sum(0)
+            rows[tap] += len(flat)
+    return {tap: _projection(moments[tap] / rows[tap], means[tap] / rows[tap]) for tap in taps}
+
+
+def _projection(moment: Tensor, mean: Tensor) -> Projection:
+    """Take the leading eigenvectors of the second moment [C, C].
+
+    They are the right singular vectors of the features. Each is given the sign that makes its
+    largest entry positive, since a solver leaves the sign open.
+    """
+    device = moment.device
+    moment, mean = moment.cpu().double(), mean.cpu().double()
+    values, vectors = torch.linalg.eigh(moment)
+    rank = min(MAX_RANK, len(values))
+    values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
+    total = float(moment.trace())
+    scale = (total / rank) ** 0.5 or 1.0
+    variance = float(values.sum() - (mean @ vectors).square().sum()) / scale**2
+    return Projection(
+        vectors=vectors.float().to(device),
+        scale=scale,
+        variance=max(variance, 1e-12),
+        energy=float(values.sum()) / total if total else 1.0,
+    )
+
+
+def _pool(features: Tensor) -> Tensor:
+    height, width = features.shape[-2:]
+    return functional.adaptive_avg_pool2d(features, (min(height, MAX_SIDE), min(width, MAX_SIDE)))

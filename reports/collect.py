@@ -1,0 +1,268 @@
+"""Collecting: read a study's files and its Optuna studies into one `StudyData`."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.importance import get_param_importances
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from scipy.special import log_softmax
+
+from kd.errors import ArtifactError, StudyError
+from kd.protocol import Protocol
+from reports.data import (
+    ArmData,
+    CachedViews,
+    Confirmation,
+    FinalistData,
+    StudyData,
+    TrialData,
+)
+from storage.artifacts import is_finished, read_json, read_manifest
+from storage.layout import Layout, RunLayout, StudyLayout
+from storage.records import Costs, Finalists, RunRecord, StudySettings
+from storage.seal import openings
+from storage.studies import open_storage, study_name
+
+# PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
+# five trials in that tenth. Below ten completed trials there is no tenth to speak of.
+FEWEST_FOR_IMPORTANCES = 10
+ENOUGH_FOR_IMPORTANCES = 50
+
+
+def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
+    """Read the study `name`, as far as it has come.
+
+    Raises ArtifactError when its protocol or settings are missing or anything is damaged, and
+    StudyError when the storage cannot be read.
+    """
+    study = layout.study(name)
+    protocol = Protocol.from_json(read_json(study.protocol))
+    settings = StudySettings.read(study.settings)
+    missing: list[str] = []
+    arms = _read_arms(study, settings, storage_url, missing)
+    seeds, finalists = _read_finalists(study, missing)
+    dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
+    teacher_test = study.teacher_test / "result.json"
+    return StudyData(
+        name=name,
+        protocol=protocol,
+        settings=settings,
+        arms=arms,
+        selection=_read_selection(study, settings),
+        seeds=seeds,
+        finalists=finalists,
+        teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
+        costs=_read_costs(study, missing),
+        seal=tuple(openings(study.seal)),
+        classes=tuple(map(str, dataset.get("classes", ()))),
+        images=_image_counts(dataset),
+        teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
+        cached=_read_cache(layout, settings, protocol, missing),
+        missing=tuple(missing),
+    )
+
+
+def _optional(path: Path, what: str, missing: list[str]) -> Any:
+    if path.is_file():
+        return read_json(path)
+    missing.append(what)
+    return None
+
+
+def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str, Any]:
+    if is_finished(folder):
+        return read_manifest(folder, kind).info
+    missing.append(f"{what} in the cache")
+    return {}
+
+
+def _image_counts(dataset: Mapping[str, Any]) -> dict[str, int]:
+    """Add up the images of each part, which the manifest counts class by class."""
+    counts: Mapping[str, Any] = dataset.get("counts", {})
+    return {part: int(np.sum(count)) for part, count in counts.items()}
+
+
+def _read_cache(
+    layout: Layout, settings: StudySettings, protocol: Protocol, missing: list[str]
+) -> CachedViews | None:
+    """Count the study's own views: other studies of the same teacher may have added more."""
+    if settings.cache == "none":
+        return None
+    folder = layout.shards(settings.shards)
+    if not is_finished(folder):
+        missing.append("the teacher cache")
+        return None
+    views = [folder / f"view-{k:05d}" for k in range(protocol.view_count)]
+    there = [view for view in views if is_finished(view)]
+    files = [path for view in there for path in view.iterdir()]
+    return CachedViews(views=len(there), bytes=sum(path.stat().st_size for path in files))
+
+
+def _read_costs(study: StudyLayout, missing: list[str]) -> Costs | None:
+    if study.costs.is_file():
+        return Costs.read(study.costs)
+    missing.append("costs (parameters, MACs, size, latency)")
+    return None
+
+
+def _read_arms(
+    study: StudyLayout, settings: StudySettings, storage_url: str, missing: list[str]
+) -> tuple[ArmData, ...]:
+    path = storage_url.removeprefix("sqlite:///").partition("?")[0]
+    if path != storage_url and not Path(path).is_file():  # opening it would make an empty one
+        raise StudyError(f"{path} is missing; name another --root or --storage")
+    storage = open_storage(storage_url)
+    try:
+        return tuple(_read_arm(study, arm, storage, missing) for arm in settings.arms)
+    finally:
+        storage.remove_session()
+        if isinstance(storage, RDBStorage):
+            storage.engine.dispose()
+
+
+def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[str]) -> ArmData:
+    try:
+        opened = optuna.load_study(study_name=study_name(study.name, arm), storage=storage)
+    except KeyError:
+        missing.append(f"every trial of the arm {arm}")
+        return ArmData(name=arm, trials=(), importances={}, importances_note="No trial has run.")
+    trials = tuple(
+        _read_trial(study, arm, trial)
+        for trial in sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    )
+    importances, note = _importances(opened)
+    return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
+
+
+def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
+    path = study.trial(arm, trial.number).result
+    attributes = trial.user_attrs
+    return TrialData(
+        arm=arm,
+        number=trial.number,
+        state=trial.state.name,
+        value=trial.value,
+        parameters=dict(trial.params),
+        distributions=dict(trial.distributions),
+        values=dict(sorted(trial.intermediate_values.items())),
+        diverged=bool(attributes.get("diverged", False)),
+        auditor=bool(attributes.get("auditor", False)),
+        reason=str(attributes.get("reason", "")),
+        started=trial.datetime_start,
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        record=RunRecord.read(path) if path.is_file() else None,
+    )
+
+
+def _importances(study: optuna.Study) -> tuple[dict[str, float], str]:
+    """PED-ANOVA importances, largest first, and what Optuna has to say about them."""
+    whole = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if whole < FEWEST_FOR_IMPORTANCES:
+        rule = f"Importances need at least {FEWEST_FOR_IMPORTANCES} completed trials"
+        return {}, f"{rule}; there are {whole}."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = get_param_importances(study)
+    note = ""
+    if whole < ENOUGH_FOR_IMPORTANCES:
+        note = (
+            f"From {whole} completed trials: a hint only. "
+            f"PED-ANOVA asks for {ENOUGH_FOR_IMPORTANCES}."
+        )
+    rare = sum("less than" in str(warning.message) for warning in caught)
+    if rare:
+        note += f" {rare} parameters took part in too few trials to be judged well."
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ordered), note.strip()
+
+
+def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
+    folders = [study.selection(arm, 0, 0).folder.parent for arm in settings.arms]
+    found = [path for folder in folders for path in sorted(folder.glob("*/result.json"))]
+    return tuple(RunRecord.read(path) for path in found)
+
+
+def _read_finalists(study: StudyLayout, missing: list[str]) -> tuple[int, tuple[FinalistData, ...]]:
+    if not study.finalists.is_file():
+        missing.append("confirmation: no finalist has been chosen")
+        return 0, ()
+    chosen = Finalists.read(study.finalists)
+    teacher = study.teacher_test / "test.safetensors"
+    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None)
+    finalists = []
+    for finalist in chosen.finalists:
+        layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
+        runs = [
+            _read_confirmation(run, replicate, test)
+            for replicate, run in enumerate(layouts)
+            if run.result.is_file()
+        ]
+        finalists.append(FinalistData(finalist=finalist, runs=tuple(runs)))
+        if len(runs) < chosen.seeds:
+            label = finalists[-1].label
+            missing.append(f"{chosen.seeds - len(runs)} of {chosen.seeds} runs of {label}")
+    return chosen.seeds, tuple(finalists)
+
+
+Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class _TestSplit:
+    """What the teacher said of the test split, and the labels that all runs must share."""
+
+    def __init__(self, teacher: Predictions | None) -> None:
+        self.labels = None if teacher is None else teacher[1]
+        self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
+
+    def check(self, path: Path, labels: NDArray[np.int64]) -> None:
+        """Raises ArtifactError for the labels of another test split."""
+        self.labels = labels if self.labels is None else self.labels
+        if not np.array_equal(self.labels, labels):
+            raise ArtifactError(
+                f"{path} is of other test images than the runs before it; "
+                "delete its folder and run: python study.py confirm"
+            )
+
+    def fidelity(self, logits: NDArray[np.float32]) -> tuple[float | None, float | None]:
+        """Agreement with the teacher, and KL(teacher || student) at temperature 1, in nats."""
+        if self.teacher is None:
+            return None, None
+        student = log_softmax(logits.astype(float), axis=1)
+        agreement = float(np.mean(student.argmax(1) == self.teacher.argmax(1)))
+        kl = (np.exp(self.teacher) * (self.teacher - student)).sum(1).mean()
+        return agreement, float(kl)
+
+
+def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Confirmation:
+    record = RunRecord.read(run.result)
+    if record.test is None or not run.predictions.is_file():
+        return Confirmation(
+            replicate=replicate, record=record, correct=None, agreement=None, teacher_kl=None
+        )
+    logits, labels = _read_predictions(run.predictions)
+    test.check(run.predictions, labels)
+    agreement, teacher_kl = test.fidelity(logits)
+    return Confirmation(
+        replicate=replicate,
+        record=record,
+        correct=logits.argmax(1) == labels,
+        agreement=agreement,
+        teacher_kl=teacher_kl,
+    )
+
+
+def _read_predictions(path: Path) -> Predictions:
+    """Return logits [N, C] and labels [N]. Raises ArtifactError when they cannot be read."""
+    try:
+        tensors = load_file(path)
+        return tensors["logits"], tensors["labels"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; delete its folder") from None

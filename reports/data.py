@@ -1,0 +1,171 @@
+"""What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+
+from kd.metrics import EpochMetrics
+from kd.protocol import Protocol
+from storage.records import Costs, Finalist, RunRecord, StudySettings
+
+PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
+ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number of trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialData:
+    """One trial: what Optuna's study says, and its run record if it has ended.
+
+    `values` are validation accuracies by epoch, from 1; `value` that of the last epoch trained.
+    """
+
+    arm: str
+    number: int
+    state: str  # COMPLETE, PRUNED, FAIL, RUNNING or WAITING
+    value: float | None
+    parameters: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    values: Mapping[int, float]
+    diverged: bool
+    auditor: bool
+    reason: str
+    started: datetime | None
+    seconds: float | None
+    record: RunRecord | None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained to their end."""
+        return len(self.record.history) if self.record else max(self.values, default=0)
+
+    @property
+    def history(self) -> list[EpochMetrics]:
+        return self.record.history if self.record else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmData:
+    """One arm's trials by number, and which parameters mattered (sums to 1, largest first)."""
+
+    name: str
+    trials: tuple[TrialData, ...]
+    importances: Mapping[str, float]
+    importances_note: str  # why there are none, or how far to trust them
+
+    @property
+    def counted(self) -> tuple[TrialData, ...]:
+        return tuple(trial for trial in self.trials if trial.state in ENDED)
+
+    def count(self, state: str) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def best(self) -> TrialData | None:
+        """The completed trial with the best validation accuracy; of equals the earliest."""
+        whole = [trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged]
+        return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """One confirmation run; `correct` [N] says which test images it got right, None if untested.
+
+    `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
+    mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
+    """
+
+    replicate: int
+    record: RunRecord
+    correct: NDArray[np.bool_] | None
+    agreement: float | None
+    teacher_kl: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalistData:
+    finalist: Finalist
+    runs: tuple[Confirmation, ...]  # by replicate; those still missing are left out
+
+    @property
+    def key(self) -> str:
+        """Its folder; a default that the search did not beat shares one with the tuned recipe."""
+        return self.finalist.name
+
+    @property
+    def label(self) -> str:
+        """What a reader calls it: titles alone repeat from arm to arm."""
+        return f"{self.finalist.arm}: {self.finalist.title}"
+
+    @property
+    def distils(self) -> bool:
+        return self.finalist.arm != PLAIN
+
+    @property
+    def tested(self) -> tuple[Confirmation, ...]:
+        return tuple(run for run in self.runs if run.correct is not None and run.record.test)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of every tested run, by replicate."""
+        return [run.record.test["accuracy"] for run in self.tested if run.record.test]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedViews:
+    """How many of the study's views the teacher cache holds, and in how many bytes."""
+
+    views: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    """A study as far as it has come; `missing` says in words what is not there yet.
+
+    `images` counts the images of each part of the data set; `teacher` is the `info` of the
+    teacher's manifest (its accuracy is that on the validation split); both are empty when missing.
+    `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
+    runs that chose the finalists.
+    """
+
+    name: str
+    protocol: Protocol
+    settings: StudySettings
+    arms: tuple[ArmData, ...]
+    selection: tuple[RunRecord, ...]
+    seeds: int  # planned for every finalist; 0 before confirmation
+    finalists: tuple[FinalistData, ...]
+    teacher_test: Mapping[str, float]
+    costs: Costs | None
+    seal: tuple[Mapping[str, str], ...]
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    teacher: Mapping[str, Any]
+    cached: CachedViews | None
+    missing: tuple[str, ...]
+
+    def arm(self, name: str) -> ArmData | None:
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    @property
+    def primary_arm(self) -> str | None:
+        """The first arm that distils: the one that the verdict is about."""
+        return next((arm.name for arm in self.arms if arm.name != PLAIN), None)
+
+    def tuned(self, arm: str | None) -> FinalistData | None:
+        return next((one for one in self.of_role("tuned") if one.finalist.arm == arm), None)
+
+    def of_role(self, role: str) -> tuple[FinalistData, ...]:
+        return tuple(one for one in self.finalists if one.finalist.role == role)
+
+    @property
+    def test_images(self) -> int:
+        """Images of the test split; 0 when unknown."""
+        tested = [run.correct for one in self.finalists for run in one.runs]
+        sizes = [len(correct) for correct in tested if correct is not None]
+        return sizes[0] if sizes else self.images.get("test", 0)

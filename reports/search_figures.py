@@ -1,0 +1,325 @@
+"""Figures of the search: history, importances, and how optimistic its scores are."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from reports.data import ArmData, StudyData, TrialData
+from reports.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, plot, text_label
+from reports.figures import UNCONFIRMED, looks
+from reports.findings import Findings, Optimism
+from reports.palette import Look, light
+from reports.rows import HEAD, ROW
+from reports.wording import duration, listed, percent, points
+
+
+def history_figure(findings: Findings) -> Figure:
+    """Draw every trial's value by its number, arm by arm, with the best so far."""
+    data = findings.data
+    arms = [arm for arm in data.arms if arm.counted]
+    name = "Search history"
+    if not arms:
+        note = "No trial has ended yet."
+        return Figure(key="history", name=name, title="No search yet", note=note)
+    span = _history_span(arms)
+    return Figure(
+        key="history",
+        name=name,
+        title=_history_title(arms),
+        caption="Validation accuracy after the last epoch trained; what lies below the axis is "
+        "drawn at its foot.",
+        panels=[_history_panel(data, arm, span) for arm in arms],
+        legend=[
+            Legend(text="completed", colour="ink", mark="circle"),
+            Legend(text="pruned", colour="faint", mark="cross"),
+            Legend(text="diverged", colour="ink", mark="triangle-down"),
+            Legend(text="best so far", colour="ink", mark="line"),
+        ],
+        tables=[_trials_table(arm) for arm in arms],
+    )
+
+
+def _history_title(arms: list[ArmData]) -> str:
+    parts = []
+    for arm in arms:
+        best = arm.best
+        if best is None:
+            parts.append(f"{arm.name} has completed no trial")
+        else:
+            place = f"{best.number + 1} of {len(arm.trials)}"
+            parts.append(f"{arm.name} reached {percent(best.value, 1)} at trial {place}")
+    text = listed(parts)
+    return text[:1].upper() + text[1:]
+
+
+def _history_span(arms: list[ArmData]) -> tuple[float, float]:
+    """From the worst completed trial (all trials if none is) to the best, in per cent."""
+    ended = [
+        trial
+        for arm in arms
+        for trial in arm.counted
+        if trial.value is not None and not trial.diverged
+    ]
+    whole = [trial for trial in ended if trial.state == "COMPLETE"] or ended
+    values = [100 * trial.value for trial in whole if trial.value is not None] or [0.0, 100.0]
+    room = 0.1 * (max(values) - min(values)) or 1.0
+    return min(values) - 2 * room, max(values) + room
+
+
+def _history_panel(data: StudyData, arm: ArmData, span: tuple[float, float]) -> Panel:
+    look = looks(data)[arm.name]
+    pruned = [trial for trial in arm.counted if trial.state == "PRUNED"]
+    diverged = [trial for trial in arm.counted if trial.diverged]
+    whole = [one for one in arm.counted if one.state == "COMPLETE" and not one.diverged]
+    cross = {"symbol": "x-thin", "line": {"color": light("faint"), "width": 2}}
+    down = {"symbol": "triangle-down", "color": light("grey")}
+    traces = [
+        _trial_dots(look, pruned, span, "pruned", marker=cross),
+        _trial_dots(look, diverged, span, "diverged", marker=down),
+        _trial_dots(look, whole, span, "completed"),
+        _best_line(look, whole, len(arm.trials)),
+    ]
+    best = arm.best
+    alt = (
+        f"{arm.name}: {len(whole)} completed, {len(pruned)} pruned and {len(diverged)} diverged "
+        f"trials by number; best {percent(best.value if best else None)}."
+    )
+    made = plot(
+        traces,
+        xaxis=axis("trial", range=[-0.7, len(arm.trials) - 0.3]),
+        yaxis=axis("validation accuracy, %", range=list(span)),
+    )
+    return Panel(key=f"history-{arm.name}", plot=made, height=TALL, alt=alt, heading=arm.name)
+
+
+def _trial_dots(
+    look: Look, trials: list[TrialData], span: tuple[float, float], what: str, **more: Any
+) -> Any:
+    foot = span[0] + 0.02 * (span[1] - span[0])
+    return dots(
+        look,
+        [trial.number for trial in trials],
+        [max(100 * (trial.value or 0.0), foot) for trial in trials],
+        what,
+        customdata=[100 * (trial.value or 0.0) for trial in trials],
+        hovertemplate=f"trial %{{x}}, {what}: %{{customdata:.2f}} %<extra></extra>",
+        **more,
+    )
+
+
+def _best_line(look: Look, whole: list[TrialData], count: int) -> Any:
+    best = np.maximum.accumulate([100 * (trial.value or 0.0) for trial in whole] or [np.nan])
+    x = [trial.number for trial in whole] or [0]
+    style = {"color": look.light, "width": 1.5, "shape": "hv"}
+    return go.Scatter(
+        x=[*x, count - 1], y=[*best, best[-1]], mode="lines", line=style, hoverinfo="skip"
+    )
+
+
+def _trials_table(arm: ArmData) -> Table:
+    rows = [
+        [
+            arm.name,
+            str(trial.number),
+            _state(trial),
+            percent(trial.value),
+            str(trial.epochs),
+            duration(trial.record.seconds if trial.record else trial.seconds),
+        ]
+        for trial in arm.trials
+    ]
+    columns = ["arm", "trial", "state", "validation accuracy", "epochs", "time"]
+    return Table(columns=columns, rows=rows)
+
+
+def _state(trial: TrialData) -> str:
+    words = {
+        "COMPLETE": "completed",
+        "PRUNED": "pruned",
+        "FAIL": "failed",
+        "RUNNING": "running",
+        "WAITING": "waiting",
+    }
+    text = "diverged" if trial.diverged else words[trial.state]
+    text += ", auditor" if trial.auditor else ""
+    return f"{text} ({trial.reason})" if trial.reason else text
+
+
+def importances_figure(findings: Findings) -> Figure:
+    """Draw how much of what told the best tenth of trials apart each parameter explains."""
+    data = findings.data
+    arms = [arm for arm in data.arms if arm.importances]
+    notes = [f"{arm.name}: {arm.importances_note}" for arm in data.arms if arm.importances_note]
+    name = "Parameter importances"
+    if not arms:
+        title = "Too few completed trials to say what mattered"
+        return Figure(key="importances", name=name, title=title, note=" ".join(notes))
+    parts = [
+        f"{next(iter(arm.importances))} in {arm.name} "
+        f"({percent(next(iter(arm.importances.values())), 0)})"
+        for arm in arms
+    ]
+    return Figure(
+        key="importances",
+        name=name,
+        title=f"What mattered most: {listed(parts)}",
+        caption="Share of what sets the best tenth of an arm's completed trials apart from the "
+        "rest (PED-ANOVA).",
+        panels=[_importances_panel(data, arm) for arm in arms],
+        tables=[
+            Table(
+                columns=["arm", "parameter", "importance"],
+                words=2,
+                rows=[
+                    [arm.name, name, percent(share, 1)]
+                    for arm in arms
+                    for name, share in arm.importances.items()
+                ],
+            )
+        ],
+        note=" ".join(notes),
+    )
+
+
+def _importances_panel(data: StudyData, arm: ArmData) -> Panel:
+    names, shares = list(arm.importances), [100 * share for share in arm.importances.values()]
+    bars = go.Bar(
+        x=shares,
+        y=[escape(name) for name in names],
+        orientation="h",
+        marker={"color": looks(data)[arm.name].light},
+        width=0.6,
+        text=[f"{share:.0f} %" for share in shares],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
+    )
+    made = plot(
+        [bars],
+        xaxis={"visible": False, "range": [0, 1.18 * (max(shares) or 1.0)]},
+        yaxis={"autorange": "reversed", "type": "category", "ticksuffix": " "},
+    )
+    alt = f"Importances in {arm.name}: " + ", ".join(
+        f"{name} {share:.0f} %" for name, share in zip(names, shares, strict=True)
+    )
+    return Panel(
+        key=f"importances-{arm.name}",
+        plot=made,
+        height=30 + 26 * len(names),
+        alt=alt,
+        heading=arm.name,
+    )
+
+
+def optimism_figure(findings: Findings) -> Figure:
+    """Draw what each tuned recipe scored on validation images in search and on fresh seeds."""
+    found = [one for one in findings.optimism if one.fresh is not None]
+    name = "Optimism of the search"
+    if not found:
+        note = UNCONFIRMED
+        if findings.optimism:
+            note = "Recipes were confirmed at another horizon than they were searched at."
+        title = "How optimistic the search was cannot be told"
+        return Figure(key="optimism", name=name, title=title, note=note)
+    title = _optimism_title(found)
+    alt = f"{title}. " + " ".join(
+        f"{one.one.label}: search {percent(one.searched)}, selection "
+        f"{percent(one.selected)}, confirmation {percent(one.confirmed)}."
+        for one in found
+    )
+    panel = Panel(
+        key="optimism",
+        plot=_optimism_plot(findings.data, found),
+        height=HEAD + ROW * len(found) + 56,
+        alt=alt,
+    )
+    return Figure(
+        key="optimism",
+        name=name,
+        title=title,
+        caption="Validation accuracy of the chosen recipes: the best of many scores is too high, "
+        "fresh seeds are not.",
+        panels=[panel],
+        legend=[
+            Legend(text="search", colour="faint", mark="circle"),
+            Legend(text="mean of the selection's seeds", colour="grey", mark="square"),
+            Legend(text="mean of the confirmation's seeds", colour="ink", mark="diamond"),
+        ],
+        tables=[
+            Table(
+                columns=["recipe", "search", "selection", "confirmation", "optimism, points"],
+                rows=[
+                    [
+                        one.one.label,
+                        percent(one.searched),
+                        percent(one.selected),
+                        percent(one.confirmed),
+                        points(one.excess, sign=True),
+                    ]
+                    for one in found
+                ],
+            )
+        ],
+    )
+
+
+def _optimism_title(found: list[Optimism]) -> str:
+    parts = []
+    for one in found:
+        excess = one.excess or 0.0
+        way = "above" if excess >= 0 else "below"
+        parts.append(
+            f"{points(abs(excess))} points {way} its fresh seeds for {one.one.finalist.arm}"
+        )
+    return f"The search's score lay {listed(parts)}"
+
+
+def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:
+    traces: list[Any] = []
+    labels = []
+    for place, one in enumerate(found):
+        marks = [
+            ("search", one.searched, "circle", "faint"),
+            ("selection", one.selected, "square", "grey"),
+            ("confirmation", one.confirmed, "diamond", "ink"),
+        ]
+        known = [
+            (what, 100 * value, symbol, colour)
+            for what, value, symbol, colour in marks
+            if value is not None
+        ]
+        colour = looks(data)[one.one.finalist.arm].light
+        traces.append(
+            go.Scatter(
+                x=[value for _, value, _, _ in known],
+                y=[place] * len(known),
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={
+                    "symbol": [symbol for *_, symbol, _ in known],
+                    "size": 12,
+                    "color": [light(name) for *_, name in known],
+                },
+                customdata=[what for what, *_ in known],
+                name=escape(one.one.label),
+                hovertemplate="%{customdata}: %{x:.2f} %<extra></extra>",
+            )
+        )
+        labels.append(
+            text_label(
+                one.one.label,
+                0,
+                place - 0.36,
+                xref="paper",
+                xanchor="left",
+                font={"size": 13, "color": light("ink")},
+            )
+        )
+    return plot(
+        traces,
+        xaxis=axis("validation accuracy, %"),
+        yaxis={"visible": False, "range": [len(found) - 0.4, -0.6], "fixedrange": True},
+        annotations=labels,
+    )

@@ -1,0 +1,184 @@
+"""Statistics of a comparison: paired differences with crossed random effects, verdicts, ranks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+Booleans = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MINIMUM_PAIRS = 6
+MINIMUM_AUDITORS = 8
+KINDS = ("better", "worse", "equivalent", "inconclusive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossedErrors:
+    """Mean of a table of differences and its two standard errors; arrays over leading axes."""
+
+    mean: Floats
+    seed: Floats
+    image: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Accuracy of a less accuracy of b, in shares of 1, with its 95 % interval.
+
+    `detectable` is the smallest true difference that as many seeds and images would have shown
+    with a probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    se_seed: float
+    se_image: float
+    detectable: float
+    seeds: int
+    images: int
+    per_seed: tuple[float, ...]
+
+
+def crossed_errors(correct_a: Booleans, correct_b: Booleans) -> CrossedErrors:
+    """Split the error of a paired difference into its seeds' part and its test images' part.
+
+    `correct_a`, `correct_b`: [..., S, N] bool, S paired seeds by N test images. With d the
+    differences of -1, 0 or 1, a table of two crossed random effects without replication,
+
+        se_seed²  = variance of the seeds' means / S
+        se_image² = max(0, variance of the images' means / N - MS_residual / (S N))
+
+    where MS_residual, of (S - 1)(N - 1) degrees of freedom, takes out of the images' part the
+    noise that the seeds' part already holds (the method-of-moments estimator; Searle, Casella,
+    McCulloch, "Variance components", 1992, chapter 4). Sums of squares are of whole numbers.
+    """
+    table = correct_a.astype(np.int8) - correct_b.astype(np.int8)
+    seeds, images = table.shape[-2:]
+    by_seed = table.sum(-1, dtype=np.int64) / images
+    by_image = table.sum(-2, dtype=np.int64) / seeds
+    mean = by_seed.mean(-1)
+    squares = np.count_nonzero(table, axis=(-2, -1)) - seeds * images * mean**2
+    seed_squares = ((by_seed - mean[..., None]) ** 2).sum(-1)
+    image_squares = ((by_image - mean[..., None]) ** 2).sum(-1)
+    residual = np.maximum(0.0, squares - images * seed_squares - seeds * image_squares)
+    residual_mean_square = residual / ((seeds - 1) * (images - 1))
+    image_variance = image_squares / (images - 1) / images
+    image = np.maximum(0.0, image_variance - residual_mean_square / (seeds * images))
+    return CrossedErrors(
+        mean=mean, seed=np.sqrt(seed_squares / (seeds - 1) / seeds), image=np.sqrt(image)
+    )
+
+
+def half_width(errors: CrossedErrors, seeds: int, confidence: float = CONFIDENCE) -> Floats:
+    """Half an interval's width: seeds by Student's t, images by the normal, in quadrature.
+
+    half-width² = (t(S - 1) se_seed)² + (z se_image)²
+    """
+    tail = (1 + confidence) / 2
+    by_seed = stats.t.ppf(tail, seeds - 1) * errors.seed
+    by_image = stats.norm.ppf(tail) * errors.image
+    return np.asarray(np.hypot(by_seed, by_image))
+
+
+def detectable_difference(errors: CrossedErrors, seeds: int) -> Floats:
+    """Return the difference that would be shown at 80 % power, by the same two quantiles' sums."""
+    tail = (1 + CONFIDENCE) / 2
+    by_seed = (stats.t.ppf(tail, seeds - 1) + stats.t.ppf(POWER, seeds - 1)) * errors.seed
+    by_image = (stats.norm.ppf(tail) + stats.norm.ppf(POWER)) * errors.image
+    return np.asarray(np.hypot(by_seed, by_image))
+
+
+def paired_difference(correct_a: Booleans, correct_b: Booleans) -> Difference:
+    """Compare two finalists on the same seeds and test images: [S, N] bool each, S and N above 1.
+
+    Raises ValueError for tables of other or different shapes.
+    """
+    if correct_a.shape != correct_b.shape or correct_a.ndim != 2 or min(correct_a.shape) < 2:
+        raise ValueError(
+            "a paired difference takes two tables [S, N] of one shape with S, N > 1, "
+            f"got {correct_a.shape} and {correct_b.shape}"
+        )
+    seeds, images = correct_a.shape
+    errors = crossed_errors(correct_a, correct_b)
+    mean, half = float(errors.mean), float(half_width(errors, seeds))
+    return Difference(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        p=_p_value(errors, seeds),
+        se_seed=float(errors.seed),
+        se_image=float(errors.image),
+        detectable=float(detectable_difference(errors, seeds)),
+        seeds=seeds,
+        images=images,
+        per_seed=tuple((correct_a.mean(1) - correct_b.mean(1)).tolist()),
+    )
+
+
+def _p_value(errors: CrossedErrors, seeds: int) -> float:
+    """1 less the confidence of the interval that just reaches 0, so that p and interval agree."""
+    distance = abs(float(errors.mean))
+    if distance == 0:
+        return 1.0
+    if errors.seed == 0 and errors.image == 0:
+        return 0.0
+
+    def excess(confidence: float) -> float:
+        return float(half_width(errors, seeds, confidence)) - distance
+
+    most = 1 - 1e-12
+    return 1e-12 if excess(most) < 0 else 1 - float(optimize.brentq(excess, 0.0, most))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for the number of comparisons, in the order given.
+
+    Holm, "A simple sequentially rejective multiple test procedure", 1979: the k-th smallest of m is
+    multiplied by m - k + 1, and none is smaller than one before it.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def verdict_kind(difference: Difference, margin: float) -> str:
+    """Name what an interval says; `margin` in shares of 1.
+
+    equivalent    the whole interval lies within the margin, even when it leaves out 0
+    better/worse  the interval lies above or below 0
+    inconclusive  anything else
+    """
+    if -margin <= difference.low and difference.high <= margin and margin > 0:
+        return "equivalent"
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "inconclusive"
+
+
+def kendall_by_epoch(curves: Floats) -> list[float | None]:
+    """Kendall's tau-b between each epoch and the last, over auditors: curves [A, E] -> E values.
+
+    None where an epoch (or the last) has the same value for every auditor.
+    """
+    last = curves[:, -1]
+    taus: list[float | None] = []
+    for epoch in curves.T:
+        constant = np.ptp(epoch) == 0 or np.ptp(last) == 0
+        taus.append(None if constant else float(stats.kendalltau(epoch, last).statistic))
+    return taus
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation over n - 1; None for a single value."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), deviation

@@ -1,0 +1,179 @@
+"""What other programs read: report.json and trials.csv; `docs/report-schema.md` describes both."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from reports.data import ArmData, StudyData
+from reports.findings import Findings, Optimism, Standing
+from reports.statistics import Difference
+from reports.verdict import Comparison, Verdict
+
+SCHEMA = 1
+
+
+def summarise(findings: Findings) -> dict[str, Any]:
+    """Return the content of report.json: plain JSON, without NaN."""
+    data = findings.data
+    return {
+        "schema": SCHEMA,
+        "study": {
+            "name": data.name,
+            "arms": [arm.name for arm in data.arms],
+            "created": data.settings.created,
+            "seeds": data.seeds,
+            "test_images": data.test_images,
+            "missing": list(data.missing),
+        },
+        "protocol": {"hash": data.protocol.hash, **data.protocol.to_json()},
+        "verdict": _verdict(findings.verdict),
+        "comparisons": [_comparison(one) for one in findings.comparisons],
+        "teacher": {
+            "model": data.protocol.teacher,
+            "validation_accuracy": data.teacher.get("accuracy"),
+            "epochs": data.teacher.get("epochs"),
+            "seconds": data.teacher.get("seconds"),
+            "test": dict(data.teacher_test) or None,
+        },
+        "arms": {arm.name: _arm(arm) for arm in data.arms},
+        "finalists": [_finalist(standing) for standing in findings.standings],
+        "optimism": [_optimism(one) for one in findings.optimism],
+        "audit": [asdict(audit) for audit in findings.audits],
+        "ledger": asdict(findings.ledger),
+        "caveats": list(findings.caveats),
+        "seal": [dict(opening) for opening in data.seal],
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "kind": verdict.kind,
+        "text": verdict.text,
+        "reasons": list(verdict.reasons),
+        "margin": verdict.margin,
+        "a": verdict.a.key if verdict.a else None,
+        "b": verdict.b.key if verdict.b else None,
+        "difference": _difference(verdict.difference) if verdict.difference else None,
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    """Accuracies in points, unlike everything else in the file: a difference is quoted in them."""
+    return {
+        "mean": 100 * found.mean,
+        "low": 100 * found.low,
+        "high": 100 * found.high,
+        "p": found.p,
+        "error_of_seeds": 100 * found.se_seed,
+        "error_of_images": 100 * found.se_image,
+        "detectable": 100 * found.detectable,
+        "seeds": found.seeds,
+        "images": found.images,
+        "per_seed": [100 * one for one in found.per_seed],
+    }
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    return {
+        "question": one.question,
+        "a": one.a.key,
+        "b": one.b.key,
+        "p_holm": one.p_holm,
+        "difference": _difference(one.difference),
+    }
+
+
+def _arm(arm: ArmData) -> dict[str, Any]:
+    best = arm.best
+    return {
+        "trials": len(arm.counted),
+        "complete": arm.count("COMPLETE"),
+        "pruned": arm.count("PRUNED"),
+        "failed": arm.count("FAIL"),
+        "diverged": sum(trial.diverged for trial in arm.trials),
+        "best": None
+        if best is None
+        else {
+            "trial": best.number,
+            "validation_accuracy": best.value,
+            "parameters": dict(sorted(best.parameters.items())),
+            "recipe": best.record.recipe.to_json() if best.record else None,
+        },
+        "importances": dict(arm.importances),
+    }
+
+
+def _finalist(standing: Standing) -> dict[str, Any]:
+    finalist, cost = standing.one.finalist, standing.cost
+    latency = {
+        str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
+        for one in (cost.latency if cost else ())
+    }
+    return {
+        "name": finalist.name,
+        "arm": finalist.arm,
+        "role": finalist.role,
+        "title": finalist.title,
+        "trial": finalist.trial,
+        "recipe": finalist.recipe.to_json(),
+        "test_accuracy": standing.one.accuracies,
+        "mean": standing.accuracy,
+        "deviation": standing.deviation,
+        "nll": standing.nll,
+        "ece": standing.ece,
+        "agreement": standing.agreement,
+        "teacher_kl": standing.teacher_kl,
+        "parameters": cost.parameters if cost else None,
+        "macs": cost.macs if cost else None,
+        "bytes": cost.bytes if cost else None,
+        "latency": latency or None,
+    }
+
+
+def _optimism(one: Optimism) -> dict[str, Any]:
+    return {
+        "finalist": one.one.key,
+        "searched": one.searched,
+        "selected": one.selected,
+        "confirmed": one.confirmed,
+        "excess": one.excess,
+    }
+
+
+def trials_frame(data: StudyData) -> pd.DataFrame:
+    """Return one row a trial, by arm and number; only `started` and `seconds` vary between runs."""
+    trials = [trial for arm in data.arms for trial in arm.trials]
+    parameters = sorted({name for trial in trials for name in trial.parameters})
+    rows = [
+        {
+            "arm": trial.arm,
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.value,
+            **{name: trial.parameters.get(name) for name in parameters},
+            "epochs": trial.epochs,
+            "diverged": trial.diverged,
+            "auditor": trial.auditor,
+            "started": trial.started.isoformat() if trial.started else None,
+            "seconds": trial.record.seconds if trial.record else trial.seconds,
+        }
+        for trial in trials
+    ]
+    return pd.DataFrame(rows, columns=trial_columns(parameters))
+
+
+def trial_columns(parameters: Sequence[str]) -> list[str]:
+    return [
+        "arm",
+        "number",
+        "state",
+        "value",
+        *parameters,
+        "epochs",
+        "diverged",
+        "auditor",
+        "started",
+        "seconds",
+    ]

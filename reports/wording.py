@@ -1,0 +1,114 @@
+"""How numbers are put into words, in the report and in its headline."""
+
+from collections.abc import Sequence
+
+MINUS = "−"
+NONE = "–"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """0.9721 -> 97.21 %"""
+    return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def points(share: float | None, *, sign: bool = False, digits: int = 2) -> str:
+    """0.0102 -> 1.02, in points of accuracy; with `sign` +1.02."""
+    if share is None:
+        return NONE
+    rounded = round(100 * share, digits) + 0.0
+    text = f"{abs(rounded):.{digits}f}"
+    if rounded < 0:
+        return MINUS + text
+    return f"+{text}" if sign and rounded > 0 else text
+
+
+def interval(low: float, high: float) -> str:
+    """Shares to points: (-0.001, 0.012) -> −0.10 to +1.20"""
+    return f"{points(low, sign=True)} to {points(high, sign=True)}"
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    """Accuracy with its deviation: 97.21 ± 0.32 %"""
+    if mean is None:
+        return NONE
+    if deviation is None:
+        return percent(mean)
+    return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, without exponent where it can be read."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    small = abs(value) < 1e-4 or abs(value) >= 1e6
+    text = f"{value:.{digits}g}" if small else _plain(value, digits)
+    return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def _plain(value: float, digits: int) -> str:
+    exponent = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    text = f"{value:.{max(0, digits - exponent)}f}" if abs(value) >= 1 else f"{value:.{digits}g}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def scaled(value: float | None, unit: str = "") -> str:
+    """11173962 -> 11.2 M; counts, MACs and the like, in powers of 1000."""
+    if value is None:
+        return NONE
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def binary_size(count: float | None) -> str:
+    """Bytes in KiB, MiB or GiB."""
+    if count is None:
+        return NONE
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def duration(seconds: float | None) -> str:
+    """3725 -> 1 h 2 min"""
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def whole(count: int) -> str:
+    """12345678 -> 12 345 678, with spaces that do not break."""
+    return f"{count:,}".replace(",", "\u202f").replace("-", MINUS)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """1 seed, 6 seeds"""
+    return f"{whole(count)} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """a, b and c"""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital and end with a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."

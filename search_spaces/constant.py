@@ -1,0 +1,30 @@
+"""Distillation with a fixed temperature and alpha, and a feature loss."""
+
+from dataclasses import replace
+
+from optuna.trial import BaseTrial
+
+from kd.recipe import Recipe, Schedule
+from search_spaces import plain
+from search_spaces.scheduled import suggest_feature
+
+
+def suggest(trial: BaseTrial) -> Recipe:
+    """Suggest a recipe."""
+    temperature = trial.suggest_float("temperature", 1, 10, log=True)
+    alpha = trial.suggest_float("alpha", 0, 1)
+    feature_kind, feature_weight, feature_taps = suggest_feature(trial)
+    return replace(
+        plain.suggest(trial),
+        soft_kind="kl",
+        temperature=Schedule.constant(temperature),
+        alpha=Schedule.constant(alpha),
+        feature_kind=feature_kind,
+        feature_weight=feature_weight,
+        feature_taps=feature_taps,
+    )
+
+
+ENQUEUED = {
+    "vanilla KD": {"temperature": 4.0, "alpha": 0.9, "feature_kind": "none", **plain.DEFAULTS},
+}

@@ -1,0 +1,74 @@
+"""The default space: temperature and alpha schedules, and a feature loss."""
+
+from dataclasses import replace
+
+from optuna.trial import BaseTrial
+
+from kd.recipe import FEATURE_KINDS, SHAPES, SHARP_SHAPES, Recipe, Schedule
+from search_spaces import plain
+
+TAPS = ("last1", "last1+last2", "last1+last2+last3")
+
+
+def suggest(trial: BaseTrial) -> Recipe:
+    """Suggest a recipe. A parameter that would have no effect is not sampled."""
+    temperature = suggest_schedule(trial, "temperature", 1, 10, log=True)
+    alpha = suggest_schedule(trial, "alpha", 0, 1)
+    feature_kind, feature_weight, feature_taps = suggest_feature(trial)
+    return replace(
+        plain.suggest(trial),
+        soft_kind="kl",
+        temperature=temperature,
+        alpha=alpha,
+        feature_kind=feature_kind,
+        feature_weight=feature_weight,
+        feature_taps=feature_taps,
+    )
+
+
+def suggest_schedule(
+    trial: BaseTrial, name: str, low: float, high: float, *, log: bool = False
+) -> Schedule:
+    """Suggest `name`_shape, `name`_initial and, where they have an effect, final and sharpness."""
+    shape = trial.suggest_categorical(f"{name}_shape", SHAPES)
+    initial = trial.suggest_float(f"{name}_initial", low, high, log=log)
+    if shape == "constant":
+        return Schedule.constant(initial)
+    final = trial.suggest_float(f"{name}_final", low, high, log=log)
+    if shape not in SHARP_SHAPES:
+        return Schedule(shape=shape, initial=initial, final=final)
+    sharpness = trial.suggest_float(f"{name}_sharpness", 0, 1)
+    return Schedule(shape=shape, initial=initial, final=final, sharpness=sharpness)
+
+
+def suggest_feature(trial: BaseTrial) -> tuple[str, float, tuple[str, ...]]:
+    """Suggest kind, weight and taps of the feature loss."""
+    kind = trial.suggest_categorical("feature_kind", FEATURE_KINDS)
+    if kind == "none":
+        return kind, 0.0, ()
+    weight = trial.suggest_float("feature_weight", 1e-3, 10, log=True)
+    return kind, weight, tuple(trial.suggest_categorical("feature_taps", TAPS).split("+"))
+
+
+ENQUEUED = {
+    "seed recipe": {
+        "temperature_shape": "linear",
+        "temperature_initial": 5.0,
+        "temperature_final": 1.0,
+        "alpha_shape": "linear",
+        "alpha_initial": 0.9,
+        "alpha_final": 0.3,
+        "feature_kind": "hint",
+        "feature_weight": 1.0,
+        "feature_taps": "last1+last2",
+        **plain.DEFAULTS,
+    },
+    "vanilla KD": {
+        "temperature_shape": "constant",
+        "temperature_initial": 4.0,
+        "alpha_shape": "constant",
+        "alpha_initial": 0.9,
+        "feature_kind": "none",
+        **plain.DEFAULTS,
+    },
+}

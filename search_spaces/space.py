@@ -1,0 +1,102 @@
+"""A search space suggests recipes, and says which recipes to try first.
+
+A space is a Python file with `suggest(trial) -> Recipe`, and `ENQUEUED`, a dict from a title to the
+parameters of a recipe that is tried first. `--space path/to/mine.py` runs a file of your own.
+"""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from kd.errors import ProtocolError
+from kd.recipe import Recipe
+from search_spaces import constant, plain, scheduled
+
+BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A search space: `enqueued` maps the title of each recipe to try first to its parameters.
+
+    `digest` is the SHA-256 of its source: a study is not resumed with another.
+    """
+
+    name: str
+    suggest: Callable[[optuna.trial.BaseTrial], Recipe]
+    enqueued: Mapping[str, Mapping[str, Any]]
+    digest: str
+
+
+def load_space(name_or_path: str) -> Space:
+    """Load a built-in space by name, or a file that ends in .py.
+
+    Raises ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests
+    what is not a Recipe for one of the recipes that it wants tried first.
+    """
+    path = Path(name_or_path)
+    if name_or_path in BUILT_IN:
+        module: Any = BUILT_IN[name_or_path]
+        path = Path(module.__file__)
+    else:
+        module = _import_file(path)
+    space = Space(
+        name=path.stem,
+        suggest=module.suggest,
+        enqueued=getattr(module, "ENQUEUED", {}),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    _check(space, path)
+    return space
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ProtocolError(f"--space takes a Python file, got {path}, which is not a file")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", path.stem):
+        raise ProtocolError(
+            f"a search space's file name becomes its arm's name: letters, digits and _, "
+            f"got {path.stem!r}"
+        )
+    if path.stem in BUILT_IN:
+        raise ProtocolError(f"{path.stem} is the name of a built-in arm; rename {path}")
+    spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ProtocolError(f"--space takes a Python file (.py), got {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ProtocolError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "suggest", None)):
+        raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
+    if not isinstance(getattr(module, "ENQUEUED", {}), dict):
+        raise ProtocolError(f"{path}: ENQUEUED must be a dict from titles to parameters")
+    return module
+
+
+def _check(space: Space, path: Path) -> None:
+    """Try the space: what it enqueues, and one random recipe, must come out as recipes."""
+    trials: list[tuple[str, optuna.trial.BaseTrial]] = [
+        (f"of ENQUEUED[{title!r}]", optuna.trial.FixedTrial(dict(parameters)))
+        for title, parameters in space.enqueued.items()
+    ]
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    trials.append(("of a random trial", optuna.create_study(sampler=sampler).ask()))
+    optuna.logging.set_verbosity(verbosity)
+    for what, trial in trials:
+        try:
+            recipe = space.suggest(trial)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ProtocolError(f"{path}: suggest {what} raises {reason}") from error
+        if not isinstance(recipe, Recipe):
+            raise ProtocolError(f"{path}: suggest {what} returns {recipe!r}, not a Recipe")

@@ -1,0 +1,193 @@
+"""What a study writes down about itself, as frozen records with JSON both ways.
+
+Written by the conductor, read by the conductor and the reports; none of it needs torch.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from kd.errors import ArtifactError, ProtocolError
+from kd.metrics import EpochMetrics
+from kd.recipe import Recipe
+from storage.artifacts import read_json, write_json
+
+OUTCOMES = ("complete", "pruned", "diverged", "failed")
+ROLES = ("default", "tuned")
+CACHE_MODES = ("all", "logits", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A record that is one JSON file."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, given: Any) -> Self:
+        """Raises ArtifactError for unknown or missing keys."""
+        names = {item.name for item in dataclasses.fields(cls)}
+        if not isinstance(given, dict) or set(given) != names:
+            wrong = sorted(names ^ set(given)) if isinstance(given, dict) else given
+            raise ArtifactError(f"not a {cls.__name__}: unknown or missing {wrong}")
+        hints = typing.get_type_hints(cls)
+        return cls(**{name: _restored(hints[name], value) for name, value in given.items()})
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises ArtifactError, naming the file, when it is missing, damaged or another record."""
+        try:
+            return cls.from_json(read_json(path))
+        except (ProtocolError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{path} is damaged: {error}") from None
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(Record):
+    """How one training run ended: a trial, a selection run or a confirmation run.
+
+    `seconds` is training and validation time over all attempts; `test` holds accuracy, nll, ece
+    and (with a teacher) agreement on the test split, for confirmation runs alone.
+    """
+
+    recipe: Recipe
+    seed: int
+    horizon: int
+    outcome: str
+    reason: str = ""
+    history: list[EpochMetrics]
+    seconds: float
+    test: dict[str, float] | None = None
+    digest: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy after the last epoch trained, 0-1; 0 for a diverged run."""
+        return self.history[-1].accuracy if self.history and self.outcome != "diverged" else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceSource(Record):
+    """Where an arm's search space comes from: a built-in name or a file, and its SHA-256."""
+
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySettings(Record):
+    """How a study is run, beside its protocol; none of it may change but arms that are added.
+
+    `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
+    in the cache; `cache` says how much of the teacher is cached: all, logits or none.
+    """
+
+    arms: list[str]
+    spaces: dict[str, SpaceSource]
+    sampler: str
+    pruner: str
+    lag: int
+    storage: str
+    dataset: str
+    teacher: str
+    shards: str
+    cache: str
+    created: str  # ISO 8601, UTC
+    command: list[str]
+    versions: dict[str, str]
+    machine: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist(Record):
+    """A recipe that is confirmed on fresh seeds.
+
+    `name` is its folder under `confirm/`; `title` what a reader calls it; `trial` the number of
+    the trial it comes from; `search_accuracy` what the search saw; `selection` the validation
+    accuracies on the seeds of the selection (empty for a default).
+    """
+
+    name: str
+    title: str
+    arm: str
+    role: str
+    recipe: Recipe
+    trial: int
+    search_accuracy: float
+    selection: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalists(Record):
+    """What is confirmed, fixed before the seal is broken."""
+
+    seeds: int
+    finalists: list[Finalist]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency(Record):
+    batch_size: int
+    median_ms: float
+    p95_ms: float
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Record):
+    """What one model costs to run: `bytes` on disk as safetensors, `macs` for one image."""
+
+    model: str
+    parameters: int
+    macs: int
+    bytes: int
+    latency: list[Latency]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs(Record):
+    """Costs of `teacher`, `distilled` and `plain`, measured interleaved, with nothing else running.
+
+    `distilled` and `plain` have one architecture: what they differ by is the noise of the clock.
+    """
+
+    device: str
+    threads: int
+    models: dict[str, Cost]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    """Build what `hint` asks for out of plain JSON; TypeError when the value is of another type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "from_json"):
+        return hint.from_json(value)
+    if origin is list and isinstance(value, list):
+        return [_restored(inner[0], item) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _restored(inner[1], item) for key, item in value.items()}
+    if type(None) in inner:
+        return None if value is None else _restored(inner[0], value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise TypeError(f"expected {hint}, got {value!r}")

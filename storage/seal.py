@@ -1,0 +1,46 @@
+"""The seal: the record of every opening of a study's test split.
+
+The test split is read through `storage.datasets.open_test` alone, which writes here first. Free of
+torch, since the report shows the record.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kd.errors import ArtifactError
+from storage.artifacts import locked, read_json, write_json
+
+
+def record_opening(seal_path: Path, purpose: str) -> None:
+    """Add an opening, now, to the record. A resumed confirmation opens again, and says so again.
+
+    Raises ArtifactError when the record is damaged: it is never begun anew.
+    """
+    with locked(seal_path.with_suffix(".lock"), wait=True):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(seal_path, [*openings(seal_path), {"time": time, "purpose": purpose}])
+
+
+def openings(seal_path: Path) -> list[dict[str, str]]:
+    """Return every opening, the first one first: `time` (ISO 8601, UTC) and `purpose`.
+
+    Raises ArtifactError when the record is damaged.
+    """
+    if not seal_path.exists():
+        return []
+    try:
+        record = read_json(seal_path)
+    except ArtifactError:
+        record = None
+    if not isinstance(record, list) or not all(_is_opening(entry) for entry in record):
+        raise ArtifactError(
+            f"{seal_path} is damaged, and with it the record of who opened the test split: "
+            "restore it, or begin a new study"
+        )
+    return record
+
+
+def _is_opening(entry: object) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"time", "purpose"}:
+        return False
+    return all(isinstance(value, str) for value in entry.values())

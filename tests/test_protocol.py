@@ -1,0 +1,299 @@
+import contextlib
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd.errors import ProtocolError
+from kd.protocol import Protocol, dataset_slug
+
+PROTOCOL = Protocol(
+    dataset="cifar10",
+    image_size=32,
+    teacher="resnet56",
+    teacher_epochs=30,
+    student="resnet20",
+    epochs=30,
+)
+FIELDS = [field.name for field in dataclasses.fields(Protocol)]
+# Another valid value for each field.
+OTHERS: dict[str, Any] = {
+    "dataset": "cifar100",
+    "image_size": 64,
+    "train_size": 1000,
+    "validation_fraction": 0.2,
+    "test_fraction": 0.3,
+    "crop_padding": 2,
+    "flip": False,
+    "cutout": 8,
+    "teacher": "resnet50",
+    "teacher_weights": "teacher.safetensors",
+    "teacher_epochs": 31,
+    "teacher_lr": 0.2,
+    "teacher_weight_decay": 1e-4,
+    "student": "resnet8-w0.5",
+    "stem": "imagenet",
+    "taps": ("last1",),
+    "epochs": 31,
+    "views": 10,
+    "confirm_epochs": 60,
+    "batch_size": 64,
+    "warmup": 0.2,
+    "margin": 1.0,
+    "seed": 1,
+    "threads": 2,
+}
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["cifar10", "folder:", "folder:x", "resnet8-w0", "last1", "none", 10**400])
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def altered(**changes: Any) -> dict[str, Any]:
+    return {**PROTOCOL.to_json(), **changes}
+
+
+def test_every_field_has_another_value_in_these_tests() -> None:
+    assert set(OTHERS) == set(FIELDS)
+    for name, value in OTHERS.items():
+        assert getattr(PROTOCOL, name) != value
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_protocol_survives_json(name: str) -> None:
+    protocol = dataclasses.replace(PROTOCOL, **{name: OTHERS[name]})
+    read = Protocol.from_json(json.loads(json.dumps(protocol.to_json(), allow_nan=False)))
+    assert read == protocol
+    assert read.hash == protocol.hash
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_changes_the_hash(name: str) -> None:
+    assert dataclasses.replace(PROTOCOL, **{name: OTHERS[name]}).hash != PROTOCOL.hash
+
+
+def test_the_order_of_the_taps_changes_the_hash() -> None:
+    """They are written into shards in this order."""
+    turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.taps[::-1])
+    assert turned.hash != PROTOCOL.hash
+
+
+def test_the_hash_does_not_depend_on_the_process() -> None:
+    code = (
+        "import json, sys; from kd.protocol import Protocol; "
+        "print(Protocol.from_json(json.load(sys.stdin)).hash)"
+    )
+    reversed_keys = dict(reversed(PROTOCOL.to_json().items()))
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(reversed_keys),
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    }
+    assert printed == {f"{PROTOCOL.hash}\n"}
+    assert len(PROTOCOL.hash) == 16
+    assert int(PROTOCOL.hash, 16) >= 0
+
+
+def test_equal_protocols_have_equal_hashes() -> None:
+    """1 and 1.0 are equal, and so are 0.0 and -0.0, though JSON writes them apart."""
+    for name, left, right in (("margin", 1, 1.0), ("warmup", -0.0, 0.0), ("teacher_lr", 1, 1.0)):
+        one = dataclasses.replace(PROTOCOL, **{name: left})
+        other = dataclasses.replace(PROTOCOL, **{name: right})
+        assert one == other
+        assert one.hash == other.hash
+
+
+def test_a_protocol_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PROTOCOL.seed = 1  # type: ignore[misc]
+
+
+def test_an_unknown_key_is_named() -> None:
+    with pytest.raises(ProtocolError, match=r"a protocol has unknown keys \['horizon'\]"):
+        Protocol.from_json(altered(horizon=3))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_missing_key_is_named(name: str) -> None:
+    given = PROTOCOL.to_json()
+    del given[name]
+    with pytest.raises(ProtocolError, match=rf"lacks \['{name}'\]"):
+        Protocol.from_json(given)
+
+
+NUMBERS = [name for name in FIELDS if type(getattr(PROTOCOL, name)) in (int, float)]
+ABSURD = [math.nan, math.inf, -math.inf, -1, 10**400, True, None, "1", "", [1], {}, [[]]]
+
+
+@pytest.mark.parametrize("absurd", ABSURD, ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_absurd_number_is_refused(name: str, absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match=rf"^{name} must .*, got ") as raised:
+        Protocol.from_json(altered(**{name: absurd}))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ProtocolError, match=rf"^{name} must .*, got "):
+        dataclasses.replace(PROTOCOL, **{name: absurd})
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if type(getattr(PROTOCOL, name)) is int])
+def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError, match=rf"{name} must be a whole number, got 8.0"):
+        Protocol.from_json(altered(**{name: 8.0}))
+
+
+@pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
+@pytest.mark.parametrize("name", ["dataset", "teacher", "teacher_weights", "student", "stem"])
+def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
+        Protocol.from_json(altered(**{name: absurd}))
+
+
+@pytest.mark.parametrize("absurd", [None, 0, 1, "true", "", [], {}])
+def test_an_absurd_flag_is_refused(absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match="flip must be true or false, got "):
+        Protocol.from_json(altered(flip=absurd))
+
+
+@pytest.mark.parametrize("absurd", [None, "last1", 1, {}, [1], [None], [["last1"]]])
+def test_absurd_taps_are_refused(absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match="taps must be a list of names, got "):
+        Protocol.from_json(altered(taps=absurd))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"epochs": 0}, "epochs must lie in 1-100000, got 0"),
+        ({"image_size": 3}, "image_size must lie in 4-1024, got 3"),
+        ({"batch_size": 1}, "batch_size must lie in 2-65536, got 1"),
+        ({"threads": 0}, "threads must lie in 1-1024, got 0"),
+        ({"validation_fraction": 0}, "validation_fraction must be above 0, got 0"),
+        ({"test_fraction": 0}, "test_fraction must be above 0, got 0"),
+        ({"validation_fraction": 0.91}, "validation_fraction must lie in 0-0.9, got 0.91"),
+        ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
+        ({"margin": 101}, "margin must lie in 0-100 points, got 101"),
+        ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),
+        ({"crop_padding": 33}, "crop_padding must be at most the image size of 32, got 33"),
+        ({"cutout": 33}, "cutout must be at most the image size of 32, got 33"),
+        ({"dataset": "cifar-10"}, "unknown dataset 'cifar-10'; did you mean cifar10?"),
+        ({"dataset": "folder:"}, "folder: takes a path, as in folder:photos, got 'folder:'"),
+        ({"dataset": "folder"}, "folder: takes a path, as in folder:photos, got 'folder'"),
+        ({"dataset": ""}, "unknown dataset ''; known: digits, cifar10"),
+        ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
+        ({"student": "resnt20"}, "unknown model 'resnt20'; did you mean resnet20?"),
+        ({"student": "transformer!"}, "unknown model 'transformer!'; known: resnet8"),
+        ({"student": "resnet18-w0.5"}, "resnet18 has no width factor, got resnet18-w0.5"),
+        ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
+        ({"teacher_weights": "best.pt"}, "teacher_weights must be none, imagenet or a"),
+        ({"taps": ()}, "taps must name at least one, got ()"),
+        ({"taps": ("last1", "last1")}, "taps must not repeat a tap, got ('last1', 'last1')"),
+        ({"taps": ("last4",)}, "resnet56 has no tap 'last4'; its taps: last1, last2, last3"),
+        (
+            {"teacher": "resnet50", "taps": ("last1", "last4")},
+            "resnet20 has no tap 'last4'; its taps: last1, last2, last3",
+        ),
+    ],
+    ids=repr,
+)
+def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ProtocolError) as raised:
+        dataclasses.replace(PROTOCOL, **changes)
+    assert rule in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_tap_that_both_models_have_is_accepted() -> None:
+    protocol = dataclasses.replace(
+        PROTOCOL, teacher="resnet50", student="resnet18", taps=("last4", "last1")
+    )
+    assert protocol.taps == ("last4", "last1")
+
+
+@pytest.mark.parametrize("given", [None, 1, "protocol", [], [["epochs", 1]], math.nan, {}])
+def test_what_is_no_protocol_is_refused(given: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"a protocol (must be a JSON object|has unknown keys)"):
+        Protocol.from_json(given)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> None:
+    given = PROTOCOL.to_json()
+    for key in data.draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3)):
+        given[key] = data.draw(JSON)
+    with contextlib.suppress(ProtocolError):
+        protocol = Protocol.from_json(given)
+        assert Protocol.from_json(protocol.to_json()).hash == protocol.hash
+        json.dumps(protocol.to_json(), allow_nan=False)
+
+
+@given(JSON)
+def test_from_json_of_anything_raises_a_protocol_error(given: Any) -> None:
+    with pytest.raises(ProtocolError):
+        Protocol.from_json(given)
+
+
+def test_views_and_confirmation_are_the_horizon_unless_given() -> None:
+    assert (PROTOCOL.view_count, PROTOCOL.confirm_horizon) == (30, 30)
+    other = dataclasses.replace(PROTOCOL, views=7, confirm_epochs=90)
+    assert (other.view_count, other.confirm_horizon) == (7, 90)
+
+
+def test_differences_are_listed_field_by_field() -> None:
+    other = dataclasses.replace(PROTOCOL, epochs=12, taps=("last1",))
+    assert PROTOCOL.differences(PROTOCOL) == []
+    assert PROTOCOL.differences(other) == [
+        "taps: ['last1', 'last2', 'last3'] -> ['last1']",
+        "epochs: 30 -> 12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "slug"),
+    [
+        ("cifar10", "cifar10"),
+        ("fashion-mnist", "fashion-mnist"),
+        ("folder:/a/My photos", "My-photos"),
+        ("folder:/a/My photos/", "My-photos"),
+        ("folder:C:\\data\\cats", "cats"),
+        ("folder:..", "study"),
+        ("folder:_raw_", "raw"),
+        ("folder:/фото", "study"),
+        ("folder:" + "x" * 300, "x" * 40),
+    ],
+)
+def test_slug_of_a_dataset_is_fit_for_a_file_name(dataset: str, slug: str) -> None:
+    assert dataset_slug(dataset) == slug
+
+
+@given(st.text())
+def test_slug_of_anything_is_a_plain_name(path: str) -> None:
+    slug = dataset_slug(f"folder:{path}")
+    assert 1 <= len(slug) <= 40
+    assert slug[0].isascii()
+    assert slug[0].isalnum()
+    assert not set(slug) & set("/\\: \n\0")

@@ -1,0 +1,240 @@
+import contextlib
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd import schedules
+from kd.errors import ProtocolError
+from kd.recipe import FEATURE_KINDS, SHAPES, SOFT_KINDS, Recipe, Schedule
+
+SEED_RECIPE = Recipe(
+    soft_kind="kl",
+    temperature=Schedule(shape="linear", initial=5, final=1),
+    alpha=Schedule(shape="linear", initial=0.9, final=0.3),
+    feature_kind="hint",
+    feature_weight=1,
+    feature_taps=("last1", "last2"),
+)
+
+
+def scheduled(low: float, high: float) -> st.SearchStrategy[Schedule]:
+    ends = st.floats(low, high)
+    moving = st.builds(
+        Schedule, shape=st.sampled_from(SHAPES[1:]), initial=ends, final=ends,
+        sharpness=st.floats(0, 1),
+    )  # fmt: skip
+    return moving | st.builds(Schedule.constant, ends)
+
+
+PLAIN = st.fixed_dictionaries(
+    {
+        "lr": st.floats(1e-6, 10),
+        "weight_decay": st.floats(0, 1),
+        "label_smoothing": st.floats(0, 0.99),
+    }
+)
+SOFT = st.just({}) | st.fixed_dictionaries(
+    {
+        "soft_kind": st.sampled_from(SOFT_KINDS[1:]),
+        "temperature": scheduled(0.01, 1000),
+        "alpha": scheduled(0, 1),
+    }
+)
+TAPS = st.lists(st.sampled_from(["last1", "last2", "last3", "last12"]), min_size=1, unique=True)
+FEATURE = st.just({}) | st.fixed_dictionaries(
+    {
+        "feature_kind": st.sampled_from(FEATURE_KINDS[1:]),
+        "feature_weight": st.floats(1e-6, 1000),
+        "feature_taps": TAPS.map(tuple),
+    }
+)
+RECIPES = st.tuples(PLAIN, SOFT, FEATURE).map(
+    lambda parts: Recipe(**parts[0], **parts[1], **parts[2])
+)
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["last1", "kl", "hint", "linear", 10**400, -(10**400)])
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def altered(**changes: Any) -> dict[str, Any]:
+    return {**SEED_RECIPE.to_json(), **changes}
+
+
+def test_shapes_of_a_recipe_are_those_of_schedules() -> None:
+    assert tuple(schedules.SHAPES) == SHAPES
+
+
+@given(RECIPES)
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json(), allow_nan=False))) == recipe
+
+
+def test_json_of_a_recipe_has_every_field() -> None:
+    assert set(SEED_RECIPE.to_json()) == {field.name for field in dataclasses.fields(Recipe)}
+    assert SEED_RECIPE.to_json()["feature_taps"] == ["last1", "last2"]
+    assert SEED_RECIPE.to_json()["alpha"] == {
+        "shape": "linear", "initial": 0.9, "final": 0.3, "sharpness": 0.5
+    }  # fmt: skip
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SEED_RECIPE.lr = 1.0  # type: ignore[misc]
+
+
+def test_an_unknown_key_is_named() -> None:
+    with pytest.raises(ProtocolError, match=r"a recipe has unknown keys \['learning_rate'\]"):
+        Recipe.from_json(altered(learning_rate=0.1))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
+def test_a_missing_key_is_named(name: str) -> None:
+    given = SEED_RECIPE.to_json()
+    del given[name]
+    with pytest.raises(ProtocolError, match=rf"lacks \['{name}'\]"):
+        Recipe.from_json(given)
+
+
+@pytest.mark.parametrize("name", ["shape", "initial", "final", "sharpness"])
+def test_a_missing_key_of_a_schedule_is_named(name: str) -> None:
+    schedule = SEED_RECIPE.to_json()["alpha"]
+    del schedule[name]
+    with pytest.raises(ProtocolError, match=rf"a schedule of alpha .* lacks \['{name}'\]"):
+        Recipe.from_json(altered(alpha=schedule))
+
+
+ABSURD = [math.nan, math.inf, -math.inf, -1, 10**400, True, False, None, "0.1", [0.1], {}, [[]]]
+
+
+@pytest.mark.parametrize("absurd", ABSURD, ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "label_smoothing", "feature_weight"])
+def test_an_absurd_number_is_refused(name: str, absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match=rf"{name} must .*, got "):
+        Recipe.from_json(altered(**{name: absurd}))
+
+
+@pytest.mark.parametrize("absurd", ABSURD, ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("key", ["initial", "final", "sharpness"])
+@pytest.mark.parametrize("name", ["temperature", "alpha"])
+def test_an_absurd_number_in_a_schedule_is_refused(name: str, key: str, absurd: Any) -> None:
+    schedule = {**SEED_RECIPE.to_json()[name], key: absurd}
+    with pytest.raises(ProtocolError, match=rf"({name}|{key}) ?.*must .*, got "):
+        Recipe.from_json(altered(**{name: schedule}))
+
+
+@pytest.mark.parametrize("absurd", [None, 1, True, "kl ", "KL", [], ["kl"], {"kl": 1}, math.nan])
+@pytest.mark.parametrize("name", ["soft_kind", "feature_kind"])
+def test_an_absurd_kind_is_refused(name: str, absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match=f"{name} must be one of none, "):
+        Recipe.from_json(altered(**{name: absurd}))
+
+
+@pytest.mark.parametrize("absurd", [None, 1, "quadratic", [], ["linear"], {}])
+def test_an_absurd_shape_is_refused(absurd: Any) -> None:
+    schedule = {**SEED_RECIPE.to_json()["alpha"], "shape": absurd}
+    with pytest.raises(ProtocolError, match="alpha: a shape must be one of constant, linear"):
+        Recipe.from_json(altered(alpha=schedule))
+
+
+@pytest.mark.parametrize(
+    "taps",
+    [
+        None, "last1", 1, {}, [], [1], [None], [["last1"]], ["last"], ["last0"], ["last01"],
+        ["first1"], ["last1 "], ["last1\n"], ["last-1"], ["last²"], ["last٣"],
+        ["last1", "last2", "last1"],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_absurd_taps_are_refused(taps: Any) -> None:
+    with pytest.raises(ProtocolError, match="feature_taps must "):
+        Recipe.from_json(altered(feature_taps=taps))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"lr": 0}, r"lr must lie in \(0, 10\], got 0"),
+        ({"lr": 10.1}, r"lr must lie in \(0, 10\], got 10.1"),
+        ({"weight_decay": 1.1}, "weight_decay must lie in 0-1, got 1.1"),
+        ({"label_smoothing": 1}, "label_smoothing must lie in 0-1 .*, got 1"),
+        (
+            {"temperature": Schedule.constant(0)},
+            r"temperature must lie in \(0, 1000\], got \(0, 0\)",
+        ),
+        ({"temperature": Schedule.constant(1001)}, r"temperature must lie in \(0, 1000\], got"),
+        (
+            {"alpha": Schedule(shape="step", initial=0, final=1.1)},
+            r"alpha must lie in 0-1, got \(0",
+        ),
+        ({"alpha": 0.5}, "alpha must be a Schedule, got 0.5"),
+        ({"soft_kind": "none"}, "without a soft loss alpha must be 0"),
+        ({"feature_kind": "none"}, "feature_weight and feature_taps need a feature_kind"),
+        ({"feature_weight": 0}, r"feature_weight must lie in \(0, 1000\], got 0"),
+        ({"feature_taps": ()}, r"feature_taps must name taps such as last1, got \(\)"),
+        ({"feature_taps": ["last1"]}, r"feature_taps must be a list of names, got \['last1'\]"),
+        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+    ],
+)
+def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ProtocolError, match=rule) as raised:
+        dataclasses.replace(SEED_RECIPE, **changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_constant_schedule_with_two_ends_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="a constant schedule ends where it starts"):
+        Schedule(shape="constant", initial=1, final=2)
+
+
+@pytest.mark.parametrize("given", [None, 1, "recipe", [], [["lr", 0.1]], math.nan, {}])
+def test_what_is_no_recipe_is_refused(given: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"a recipe (must be a JSON object|has unknown keys)"):
+        Recipe.from_json(given)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> None:
+    given = SEED_RECIPE.to_json()
+    keys = data.draw(st.lists(st.sampled_from(sorted(given)), min_size=1, max_size=3))
+    for key in keys:
+        inside = key in ("temperature", "alpha") and data.draw(st.booleans())
+        if inside and isinstance(given[key], dict):
+            inner = data.draw(st.sampled_from(["shape", "initial", "final", "sharpness"]))
+            given[key][inner] = data.draw(JSON)
+        else:
+            given[key] = data.draw(JSON)
+    with contextlib.suppress(ProtocolError):
+        recipe = Recipe.from_json(given)
+        assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@given(JSON)
+def test_from_json_of_anything_raises_a_protocol_error(given: Any) -> None:
+    with pytest.raises(ProtocolError):
+        Recipe.from_json(given)
+
+
+def test_a_recipe_distils_when_any_loss_needs_the_teacher() -> None:
+    assert not Recipe().distils
+    assert SEED_RECIPE.distils
+    assert Recipe(soft_kind="kl", alpha=Schedule.constant(0.9)).distils
+    assert Recipe(feature_kind="attention", feature_weight=1, feature_taps=("last1",)).distils

@@ -1,0 +1,57 @@
+"""Run one job, whatever it is, and say how it ended."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from kd.errors import DivergenceError, RetortError
+from workers.caching import run_projections, run_shard, run_verify
+from workers.comparing import run_cost, run_teacher_test
+from workers.events import LAST_EVENTS, Event, Stopped, failed_event
+from workers.jobs import (
+    CostJob,
+    Job,
+    PrepareJob,
+    ProjectionJob,
+    ShardJob,
+    TeacherJob,
+    TeacherTestJob,
+    TrainJob,
+    VerifyJob,
+)
+from workers.runs import run_train
+from workers.stages import run_prepare, run_teacher
+
+
+def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Yield the job's events; the last one says how it ended.
+
+    Errors meant for the user, divergence and what a machine may lack (memory, disk) become events;
+    anything else is a bug, and is raised.
+    """
+    torch.set_num_threads(job.protocol.threads)
+    last = {"event": "stopped"}  # unless the job says how it ended
+    try:
+        for event in RUNNERS[type(job)](job, device, stopped):
+            if event["event"] in LAST_EVENTS:
+                last = event
+            else:
+                yield event
+    except DivergenceError as error:
+        last = {"event": "diverged", "reason": str(error)}
+    except (RetortError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        last = failed_event(error)
+    yield last
+
+
+RUNNERS: dict[type[Job], Callable[[Any, torch.device, Stopped], Iterator[Event]]] = {
+    PrepareJob: run_prepare,
+    TeacherJob: run_teacher,
+    ProjectionJob: run_projections,
+    ShardJob: run_shard,
+    TrainJob: run_train,
+    TeacherTestJob: run_teacher_test,
+    CostJob: run_cost,
+    VerifyJob: run_verify,
+}

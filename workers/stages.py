@@ -1,0 +1,106 @@
+"""Jobs that come before the search: data and teacher."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from kd.evaluation import predict, scores
+from kd.features import Adapters
+from kd.protocol import Protocol
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from kd.training import Plan, TrainingState
+from kd.views import Augmentation
+from storage.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
+from storage.datasets import prepare
+from storage.layout import RunLayout
+from storage.tensors import write_tensors
+from workers.events import Event, Stopped, progress_event, result_event
+from workers.jobs import PrepareJob, TeacherJob
+from workers.loading import open_parts, untrained_teacher
+from workers.runs import checkpointed
+
+
+def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Prepare the data set; see `storage.datasets`."""
+    events: SimpleQueue[Event | None] = SimpleQueue()
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(
+            prepare,
+            job.layout,
+            job.protocol,
+            Path(job.data_dir),
+            progress=lambda done, total: events.put(progress_event(done, total)),
+        )
+        future.add_done_callback(lambda _: events.put(None))
+        yield from iter(events.get, None)
+    manifest = future.result()
+    yield result_event(dataset=manifest.folder.name, **manifest.info)
+
+
+def run_teacher(job: TeacherJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Fine-tune the teacher on the training split alone, unless it is found in the cache."""
+    identity = teacher_identity(job.protocol, job.dataset)
+    folder = job.layout.teacher(fingerprint(identity))
+    with locked(folder.with_suffix(".lock"), wait=True):
+        found = is_finished(folder)
+        if not found:
+            yield from _fine_tune(job, folder, identity, device, stopped)
+        if stopped():
+            return
+        manifest = read_manifest(folder, "teacher", identity)
+        manifest.verify()
+    yield result_event(teacher=folder.name, found=found, **manifest.info)
+
+
+def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
+    """Say what a teacher's weights depend on."""
+    weights = protocol.teacher_weights
+    return {
+        "dataset": dataset,
+        "model": protocol.teacher,
+        "stem": protocol.stem,
+        "weights": sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
+        "epochs": protocol.teacher_epochs,
+        "lr": protocol.teacher_lr,
+        "weight_decay": protocol.teacher_weight_decay,
+        "batch_size": protocol.batch_size,
+        "warmup": protocol.warmup,
+        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
+        "seed": protocol.seed,
+        "threads": protocol.threads,
+    }
+
+
+def _fine_tune(
+    job: TeacherJob, folder: Path, identity: dict[str, Any], device: torch.device, stopped: Stopped
+) -> Iterator[Event]:
+    protocol = job.protocol
+    data, validation = open_parts(job.layout, job.dataset, device)
+    network = untrained_teacher(protocol, job.layout, job.dataset).to(device)
+    recipe = Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay)
+    plan = Plan(
+        epochs=protocol.teacher_epochs,
+        batch_size=protocol.batch_size,
+        warmup=protocol.warmup,
+        augmentation=Augmentation.of(protocol),
+        view_seed=derive_seed(protocol.seed, "teacher views"),
+        views=range(protocol.teacher_epochs),
+        seed=derive_seed(protocol.seed, "teacher"),
+    )
+    state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
+    run = RunLayout(folder.with_suffix(".training"))
+    epochs = checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
+    yield from epochs
+    if stopped():
+        return
+    write_tensors(folder / "weights.safetensors", network.state_dict())
+    found = scores(predict(network, validation), validation.labels.cpu())
+    info = {key: found[key] for key in ("accuracy", "nll", "ece")}
+    info["seconds"] = sum(metrics.seconds for metrics in state.history)
+    finish(folder, "teacher", identity, {**info, "epochs": plan.epochs, "model": protocol.teacher})
+    run.checkpoint.unlink(missing_ok=True)
