@@ -155,5 +155,7 @@ def owned(paths: StudyLayout) -> Iterator[None]:
             raise StudyError(f"study {paths.name} is being run by another process: {who.strip()}")
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(owner, {"host": socket.gethostname(), "pid": os.getpid(), "since": since})
-        yield
-        owner.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)

@@ -64,9 +64,9 @@ def fit_kernel(kernel: Tensor, *, channels: int, size: int) -> Tensor:
     Size: each weight of the small kernel is the large one's integral over the area that it stands
     for (a 3x3 kernel divides 7x7 into nine cells of 7/3 x 7/3). That is what the large kernel says
     of the image enlarged by k / size, which is what a small image lacks to look like those that the
-    kernel was trained on; an edge detector stays one, and the response to a flat area is exactly
-    what it was, so the batch norm behind it still fits. A central crop would keep neither: of a
-    smooth 7x7 edge it leaves the slope in the middle, and of a zero-mean filter a mean.
+    kernel was trained on: an edge detector stays one, and the response to a flat area is exactly
+    what it was. A central crop, rescaled or not, keeps neither: what it leaves of a filter whose
+    weights sum to zero has a sum, and of a wide edge only the slope in its middle.
 
     Channels: the sum over the old channels, divided evenly among the new, so that an image with the
     same value in all channels is answered as before; for grayscale that is the sum itself.
@@ -89,8 +89,8 @@ def _imagenet_state(base: str) -> dict[str, Tensor]:
     """The state dict of torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
 
     V1, not DEFAULT: every model has it, and the ResNets' and VGGs' comes from training on hard
-    labels, while V2 used label smoothing and mixup, which make a teacher worse (Müller et al.
-    2019, "When does label smoothing help?"). The hash in the file's name is checked on download.
+    labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
+    does label smoothing help?"). The hash in the file's name is checked on download alone.
     """
     weights = torchvision.models.get_model_weights(base).IMAGENET1K_V1
     file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])

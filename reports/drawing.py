@@ -16,11 +16,15 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table of finished text; `words` is how many of its first columns hold words."""
+    """A table of finished text; `words` is how many of its first columns hold words.
+
+    `strong` are the places of rows that stand out.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: int = 1
+    strong: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

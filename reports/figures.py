@@ -60,7 +60,7 @@ def _row_panel(key: str, chart: RowChart, title: str) -> Panel:
 def _seed_row(data: StudyData, standing: Standing) -> Row:
     mean, deviation = standing.accuracy or 0.0, standing.deviation or 0.0
     return Row(
-        label=f"{standing.one.label}  {spread(standing.accuracy, standing.deviation)}",
+        label=f"{standing.one.label}  {spread(standing.accuracy, standing.deviation)} %",
         look=looks(data)[standing.one.finalist.arm],
         points=[100 * value for value in standing.one.accuracies],
         centre=100 * mean,

@@ -80,7 +80,7 @@ def find(data: StudyData) -> Findings:
         data=data,
         verdict=verdict,
         comparisons=secondary(data),
-        standings=tuple(_standing(data, one) for one in data.finalists),
+        standings=tuple(_standing(data, one) for one in _ordered(data)),
         optimism=tuple(_optimism(data, one) for one in data.of_role("tuned")),
         audits=tuple(_audit(arm, data.protocol.epochs) for arm in data.arms),
         ledger=keep_ledger(data),
@@ -93,6 +93,15 @@ def best_trial(data: StudyData, arm: ArmData) -> TrialData | None:
     tuned = data.tuned(arm.name)
     number = tuned.finalist.trial if tuned else None
     return next((trial for trial in arm.trials if trial.number == number), arm.best)
+
+
+def _ordered(data: StudyData) -> list[FinalistData]:
+    """Finalists arm by arm, the tuned one first."""
+    arms = [arm.name for arm in data.arms]
+    return sorted(
+        data.finalists,
+        key=lambda one: (arms.index(one.finalist.arm), one.finalist.role != "tuned"),
+    )
 
 
 def _standing(data: StudyData, one: FinalistData) -> Standing:

@@ -23,8 +23,8 @@ from reports.pruning_figures import audit_figure, curves_figure
 from reports.search_figures import history_figure, importances_figure, optimism_figure
 from reports.statistics import Difference, mean_and_deviation
 from reports.tables import (
+    comparison_note,
     comparison_table,
-    cost_note,
     epochs_table,
     ledger_title,
     provenance_table,
@@ -93,7 +93,7 @@ def render_page(findings: Findings) -> str:
         mark_at=_mark(findings.verdict.difference, findings.verdict.margin),
         setting=_setting(data),
         comparison=comparison_table(findings),
-        cost_note=cost_note(data),
+        comparison_note=comparison_note(data),
         ledger_title=ledger_title(findings),
         epochs=epochs_table(findings),
         seconds=seconds_table(findings),
@@ -160,7 +160,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
     if tuned and tuned.accuracies:
         mean, deviation = mean_and_deviation(tuned.accuracies)
         note = f"tuned {arm}, test, {counted(len(tuned.accuracies), 'seed')}"
-        return KeyFigure(name=name, value=spread(mean, deviation), note=note, colour=colour)
+        return KeyFigure(name=name, value=f"{spread(mean, deviation)} %", note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
     note = f"best of {arm} so far, validation, optimistic"

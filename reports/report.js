@@ -8,10 +8,7 @@
   const state = document.documentElement.dataset;
   const config = {
     responsive: true,
-    displaylogo: false,
-    modeBarButtons: [["toImage", "resetScale2d"]],
-    displayModeBar: coarse ? false : "hover",
-    scrollZoom: false,
+    displayModeBar: false, // a drag zooms, a double click goes back
   };
 
   function coloured(plot, isDark) {

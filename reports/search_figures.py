@@ -14,6 +14,8 @@ from reports.palette import Look, light
 from reports.rows import HEAD, ROW
 from reports.wording import duration, listed, percent, points
 
+MOST_BARS = 10  # importances drawn; the table has all
+
 
 def history_figure(findings: Findings) -> Figure:
     """Draw every trial's value by its number, arm by arm, with the best so far."""
@@ -48,8 +50,7 @@ def _history_title(arms: list[ArmData]) -> str:
         if best is None:
             parts.append(f"{arm.name} has completed no trial")
         else:
-            place = f"{best.number + 1} of {len(arm.trials)}"
-            parts.append(f"{arm.name} reached {percent(best.value, 1)} at trial {place}")
+            parts.append(f"{arm.name} reached {percent(best.value, 1)} with trial {best.number}")
     text = listed(parts)
     return text[:1].upper() + text[1:]
 
@@ -184,7 +185,8 @@ def importances_figure(findings: Findings) -> Figure:
 
 
 def _importances_panel(data: StudyData, arm: ArmData) -> Panel:
-    names, shares = list(arm.importances), [100 * share for share in arm.importances.values()]
+    largest = list(arm.importances.items())[:MOST_BARS]
+    names, shares = [name for name, _ in largest], [100 * share for _, share in largest]
     bars = go.Bar(
         x=shares,
         y=[escape(name) for name in names],
@@ -266,14 +268,12 @@ def optimism_figure(findings: Findings) -> Figure:
 
 
 def _optimism_title(found: list[Optimism]) -> str:
-    parts = []
-    for one in found:
-        excess = one.excess or 0.0
-        way = "above" if excess >= 0 else "below"
-        parts.append(
-            f"{points(abs(excess))} points {way} its fresh seeds for {one.one.finalist.arm}"
-        )
-    return f"The search's score lay {listed(parts)}"
+    excesses = [(one.one.finalist.arm, one.excess or 0.0) for one in found]
+    if all(excess >= 0 for _, excess in excesses):
+        parts = [f"{points(excess)} for {arm}" for arm, excess in excesses]
+        return f"On fresh seeds the winners score fewer points than in the search: {listed(parts)}"
+    parts = [f"{points(-excess, sign=True)} for {arm}" for arm, excess in excesses]
+    return f"From search to fresh seeds the winners' scores moved by {listed(parts)} points"
 
 
 def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:

@@ -11,15 +11,18 @@ from reports.wording import (
     NONE,
     binary_size,
     counted,
+    decimals,
     duration,
     figure,
     listed,
+    milliseconds,
     percent,
+    points,
     scaled,
     spread,
     whole,
 )
-from storage.records import Cost
+from storage.records import Cost, Latency
 
 
 def comparison_table(findings: Findings) -> Table:
@@ -28,10 +31,10 @@ def comparison_table(findings: Findings) -> Table:
     columns = [
         "model",
         "role",
-        "test accuracy",
+        "test accuracy, %",
         "NLL",
-        "ECE",
-        "agreement",
+        "ECE, %",
+        "agrees with teacher, %",
         "KL to teacher",
         "parameters",
         "MACs",
@@ -39,8 +42,11 @@ def comparison_table(findings: Findings) -> Table:
         *(f"ms, batch {size}" for size in batches),
     ]
     rows = [_teacher_row(findings.data, batches)]
-    rows += [_standing_row(standing, batches) for standing in findings.standings]
-    return Table(columns=columns, rows=rows, words=2)
+    seeds = findings.data.seeds
+    rows += [_standing_row(standing, batches, seeds) for standing in findings.standings]
+    tuned = [one.one.finalist.role == "tuned" for one in findings.standings]
+    strong = frozenset(place + 1 for place, is_tuned in enumerate(tuned) if is_tuned)
+    return Table(columns=columns, rows=rows, words=2, strong=strong)
 
 
 def _batch_sizes(data: StudyData) -> list[int]:
@@ -52,28 +58,28 @@ def _teacher_row(data: StudyData, batches: Sequence[int]) -> list[str]:
     test = data.teacher_test
     cost = data.costs.models.get("teacher") if data.costs else None
     return [
-        f"Teacher {data.protocol.teacher}",
+        data.protocol.teacher,
         "teacher",
-        percent(test.get("accuracy")),
-        figure(test.get("nll")),
-        percent(test.get("ece")),
+        points(test.get("accuracy")),
+        decimals(test.get("nll")),
+        points(test.get("ece")),
         NONE,
         NONE,
         *_cost_cells(cost, batches),
     ]
 
 
-def _standing_row(standing: Standing, batches: Sequence[int]) -> list[str]:
-    finalist = standing.one.finalist
-    seeds = f" (n = {len(standing.one.accuracies)})" if standing.one.accuracies else ""
+def _standing_row(standing: Standing, batches: Sequence[int], seeds: int) -> list[str]:
+    tested = len(standing.one.accuracies)
+    accuracy = spread(standing.accuracy, standing.deviation)
     return [
-        finalist.title,
-        f"{finalist.arm}, {finalist.role}",
-        spread(standing.accuracy, standing.deviation) + seeds,
-        figure(standing.nll),
-        percent(standing.ece),
-        percent(standing.agreement),
-        figure(standing.teacher_kl),
+        standing.one.label,
+        standing.one.finalist.role,
+        accuracy if tested == seeds else f"{accuracy} ({tested} of {seeds} seeds)",
+        decimals(standing.nll),
+        points(standing.ece),
+        points(standing.agreement),
+        decimals(standing.teacher_kl),
         *_cost_cells(standing.cost, batches),
     ]
 
@@ -85,17 +91,23 @@ def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> list[str]:
     cells = [scaled(cost.parameters), scaled(cost.macs), binary_size(cost.bytes)]
     for size in batches:
         found = latencies.get(size)
-        cells.append(f"{figure(found.median_ms)} / {figure(found.p95_ms)}" if found else NONE)
+        cells.append(_latency(found) if found else NONE)
     return cells
 
 
-def cost_note(data: StudyData) -> str:
-    """Say how latency was measured, and how far apart two equal students came out."""
+def _latency(found: Latency) -> str:
+    return f"{milliseconds(found.median_ms)} / {milliseconds(found.p95_ms)}"
+
+
+def comparison_note(data: StudyData) -> str:
+    """Say how the table is to be read, and how far apart two equal students came out."""
+    text = f"Accuracy: mean ± standard deviation over {counted(data.seeds, 'seed')}."
+    text = text if data.seeds else ""
     if data.costs is None:
-        return ""
+        return text
     models = data.costs.models
     where = f"{data.costs.device}, {counted(data.costs.threads, 'thread')}"
-    text = f"Latency: median / 95th percentile on {where}, models interleaved."
+    text += f" Latency: median / 95th percentile on {where}, models interleaved."
     if "distilled" not in models or "plain" not in models:
         return text
     gaps = [

@@ -28,12 +28,8 @@ def interval(low: float, high: float) -> str:
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
-    """Accuracy with its deviation: 97.21 ± 0.32 %"""
-    if mean is None:
-        return NONE
-    if deviation is None:
-        return percent(mean)
-    return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+    """Accuracy in per cent with its deviation in points: 97.21 ± 0.32"""
+    return points(mean) if deviation is None else f"{points(mean)} ± {points(deviation)}"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -45,6 +41,17 @@ def figure(value: float | None, digits: int = 3) -> str:
     small = abs(value) < 1e-4 or abs(value) >= 1e6
     text = f"{value:.{digits}g}" if small else _plain(value, digits)
     return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def decimals(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, for columns of numbers of one size."""
+    return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits, zeros at the end included: 0.607, 8.10, 46.4, 1204"""
+    size = len(str(int(value))) if value >= 1 else 0
+    return f"{value:.{max(0, 3 - size)}f}"
 
 
 def _plain(value: float, digits: int) -> str:

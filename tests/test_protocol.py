@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import subprocess
@@ -88,6 +89,12 @@ def test_a_protocol_survives_json(name: str) -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_changes_the_hash(name: str) -> None:
     assert dataclasses.replace(PROTOCOL, **{name: OTHERS[name]}).hash != PROTOCOL.hash
+
+
+def test_the_hash_is_that_of_the_canonical_json() -> None:
+    """Keys in the order of the alphabet: the order of the fields is free to change."""
+    text = json.dumps(PROTOCOL.to_json(), sort_keys=True, separators=(",", ":"))
+    assert PROTOCOL.hash == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_the_order_of_the_taps_changes_the_hash() -> None:

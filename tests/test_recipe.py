@@ -199,6 +199,12 @@ def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any],
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan, "1", True])
+def test_a_schedule_without_finite_ends_is_refused(end: Any) -> None:
+    with pytest.raises(ProtocolError, match="final must be a finite number, got "):
+        Schedule(shape="linear", initial=1, final=end)
+
+
 def test_a_constant_schedule_with_two_ends_is_refused() -> None:
     with pytest.raises(ProtocolError, match="a constant schedule ends where it starts"):
         Schedule(shape="constant", initial=1, final=2)
