@@ -161,7 +161,7 @@ def _read_images(paths: list[Path], image_size: int, progress: Progress) -> NDAr
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)  # of metadata; the pixels are whole
+        warnings.simplefilter("ignore", UserWarning)  # of metadata, and of alpha
         try:
             for done in pool.map(read_block, range(0, len(paths), BLOCK)):
                 progress(done, len(paths))
@@ -188,8 +188,6 @@ def _square(image: Image.Image, image_size: int) -> Image.Image:
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
     image = ImageOps.exif_transpose(image)
-    if image.mode == "P":
-        image = image.convert("RGBA")  # or Pillow warns of palettes with transparency
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     # cropped before resizing, so that a long thin image does not grow without bounds

@@ -8,7 +8,7 @@ import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kd.catalogue import DATASETS, STEMS, check_name, parse_model
+from kd.catalogue import DATASETS, STEMS, TORCHVISION_MODELS, check_name, parse_model
 from kd.errors import ProtocolError
 from kd.recipe import check_keys, require, require_number
 
@@ -76,6 +76,10 @@ class Protocol:
         weights = self.teacher_weights
         known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
         require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
+        if weights == "imagenet" and parse_model(self.teacher).base not in TORCHVISION_MODELS:
+            raise ProtocolError(
+                f"torchvision has no ImageNet weights for {self.teacher}; use --teacher-weights none"
+            )
         require("taps must name at least one", bool(self.taps), self.taps)
         require("taps must not repeat a tap", len(set(self.taps)) == len(self.taps), self.taps)
         for name in (self.teacher, self.student):

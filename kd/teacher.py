@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kd.errors import ArtifactError
 from kd.evaluation import BATCH_SIZE, LabelledImages
 from kd.features import TapReading, attention_map
 from kd.models import Network
@@ -104,7 +105,10 @@ class LiveTeacher:
 def fit_projections(
     network: Network, data: LabelledImages, taps: Sequence[str]
 ) -> dict[str, Projection]:
-    """Fit each tap's projection on the un-augmented training images `data`."""
+    """Fit each tap's projection on the un-augmented training images `data`.
+
+    Raises ArtifactError for a tap at which the teacher does not tell images apart.
+    """
     network.eval()
     precise = torch.float32 if data.images.device.type == "mps" else torch.float64
     moments: dict[str, Tensor] = {}
@@ -118,10 +122,10 @@ def fit_projections(
             moments[tap] = moments.get(tap, 0) + flat.T @ flat
             means[tap] = means.get(tap, 0) + flat.sum(0)
             rows[tap] += len(flat)
-    return {tap: _projection(moments[tap] / rows[tap], means[tap] / rows[tap]) for tap in taps}
+    return {tap: _projection(tap, moments[tap] / rows[tap], means[tap] / rows[tap]) for tap in taps}
 
 
-def _projection(moment: Tensor, mean: Tensor) -> Projection:
+def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
     """Take the leading eigenvectors of the second moment [C, C].
 
     They are the right singular vectors of the features. Each is given the sign that makes its
@@ -135,13 +139,17 @@ def _projection(moment: Tensor, mean: Tensor) -> Projection:
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
     total = float(moment.trace())
-    scale = (total / rank) ** 0.5 or 1.0
-    variance = float(values.sum() - (mean @ vectors).square().sum()) / scale**2
+    variance = float(values.sum() - (mean @ vectors).square().sum())
+    if not variance > 1e-9 * total:
+        raise ArtifactError(
+            f"the teacher says the same of every image at {tap}; name other --taps, or train it well"
+        )
+    scale = (total / rank) ** 0.5
     return Projection(
         vectors=vectors.float().to(device),
         scale=scale,
-        variance=max(variance, 1e-12),
-        energy=float(values.sum()) / total if total else 1.0,
+        variance=variance / scale**2,
+        energy=float(values.sum()) / total,
     )
 
 

@@ -76,6 +76,7 @@ def render_page(findings: Findings) -> str:
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -111,6 +112,12 @@ def render_page(findings: Findings) -> str:
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def _unbroken(value: Any) -> Any:
+    """Keep a number and its % on one line; finished markup is left alone."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return value.replace(" %", "\u00a0%") if plain else value
 
 
 def draw_figures(findings: Findings) -> list[Figure]:

@@ -1,7 +1,7 @@
 """Figures of pruning: learning curves with their cuts, and the audit of the pruner."""
 
 from html import escape
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def _curves_title(arms: list[ArmData], horizon: int) -> str:
         return f"None of {counted(len(counted_trials), 'trial')} was pruned"
     return (
         f"Pruning cut {len(cut)} of {counted(len(counted_trials), 'trial')}, "
-        f"half of them by epoch {figure(median(cut))} of {horizon}"
+        f"half of them by epoch {median_low(cut)} of {horizon}"
     )
 
 

@@ -1,6 +1,7 @@
 // Draws every plot of the page, again when the colour scheme changes, and in light for printing.
 (() => {
   "use strict";
+  const PAPER = 680; // px, what A4 and Letter leave between margins
   const { plots, dark } = JSON.parse(document.getElementById("plots").textContent);
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   const coarse = matchMedia("(pointer: coarse)").matches;
@@ -18,11 +19,12 @@
       typeof value === "string" ? recolour(value) : value);
   }
 
-  function draw(place, isDark) {
+  function draw(place, isDark, width) {
     const plot = coloured(plots[place.dataset.plot], isDark);
     const layout = {
       ...plot.layout,
-      autosize: true,
+      autosize: !width,
+      width,
       height: parseInt(place.style.minHeight, 10),
       dragmode: coarse ? false : "zoom",
     };
@@ -46,9 +48,6 @@
 
   drawAll(scheme.matches);
   scheme.addEventListener("change", () => drawAll(scheme.matches));
-  addEventListener("beforeprint", () => places.forEach((place) => {
-    draw(place, false);
-    Plotly.Plots.resize(place);
-  }));
+  addEventListener("beforeprint", () => places.forEach((place) => draw(place, false, PAPER)));
   addEventListener("afterprint", () => drawAll(scheme.matches));
 })();

@@ -1,6 +1,5 @@
 """What other programs read: report.json and trials.csv; `docs/report-schema.md` describes both."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,8 @@ from reports.statistics import Difference
 from reports.verdict import Comparison, Verdict
 
 SCHEMA = 1
+FIRST = ("arm", "number", "state", "value")  # columns of trials.csv before the parameters
+LAST = ("epochs", "diverged", "auditor", "started", "seconds")
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
             "number": trial.number,
             "state": trial.state,
             "value": trial.value,
-            **{name: trial.parameters.get(name) for name in parameters},
+            **{_column(name): trial.parameters.get(name) for name in parameters},
             "epochs": trial.epochs,
             "diverged": trial.diverged,
             "auditor": trial.auditor,
@@ -161,19 +162,10 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
         }
         for trial in trials
     ]
-    return pd.DataFrame(rows, columns=trial_columns(parameters))
+    columns = [*FIRST, *map(_column, parameters), *LAST]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def trial_columns(parameters: Sequence[str]) -> list[str]:
-    return [
-        "arm",
-        "number",
-        "state",
-        "value",
-        *parameters,
-        "epochs",
-        "diverged",
-        "auditor",
-        "started",
-        "seconds",
-    ]
+def _column(parameter: str) -> str:
+    """A search space of one's own may name a parameter like one of the other columns."""
+    return f"parameter {parameter}" if parameter in (*FIRST, *LAST) else parameter

@@ -1,9 +1,8 @@
 """Tables of the page: comparison, costs, budget, recipes, provenance."""
 
-import shlex
 from collections.abc import Sequence
 
-from kd.recipe import Recipe, Schedule
+from kd.recipe import SHARP_SHAPES, Recipe, Schedule
 from reports.data import StudyData
 from reports.drawing import Table
 from reports.findings import Findings, Standing
@@ -247,10 +246,10 @@ def recipe_rows(recipe: Recipe) -> list[list[str]]:
 def _schedule(schedule: Schedule) -> str:
     if schedule.shape == "constant":
         return figure(schedule.initial, 6)
-    return (
-        f"{figure(schedule.initial, 6)} to {figure(schedule.final, 6)}, {schedule.shape}, "
-        f"sharpness {figure(schedule.sharpness)}"
-    )
+    way = f"{figure(schedule.initial, 6)} to {figure(schedule.final, 6)}, {schedule.shape}"
+    if schedule.shape not in SHARP_SHAPES:
+        return way
+    return f"{way}, sharpness {figure(schedule.sharpness)}"
 
 
 def provenance_table(data: StudyData) -> Table:
@@ -274,7 +273,6 @@ def provenance_table(data: StudyData) -> Table:
         ],
         ["sampler, pruner, lag", f"{settings.sampler}, {settings.pruner}, {settings.lag}"],
         ["created", settings.created],
-        ["command", shlex.join(settings.command)],
         *([name, text] for name, text in settings.machine.items()),
         *([name, text] for name, text in settings.versions.items()),
     ]

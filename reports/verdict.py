@@ -175,8 +175,8 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
 def secondary(data: StudyData) -> tuple[Comparison, ...]:
     """Compare the other finalists, with Holm's correction over those of at least six pairs.
 
-    Other tuned arms with tuned plain, defaults that distil with the plain default, and every tuned
-    recipe with the defaults of its own arm.
+    Other tuned arms with tuned plain (on equal budgets), defaults that distil with the plain
+    default, and every tuned recipe with the defaults of its own arm.
     """
     found = []
     for a, b, question in _secondary_pairs(data):
@@ -198,6 +198,7 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
             (one, plain, "another arm, tuned, against tuned plain")
             for one in tuned
             if plain and one.distils and one is not primary
+            if not _budget_reasons(data, one.finalist.arm)
         ),
         *(
             (one, other, "distillation without tuning")

@@ -13,17 +13,24 @@ from torch import Tensor
 from kd.errors import ArtifactError
 from storage.artifacts import replacing
 
+HEADER = "retort"  # the key of what the header keeps
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
     """Write tensors, and a JSON `note` in the header, as one file: all or nothing.
 
-    The header also keeps the digest of tensors and note that `map_tensors` can check.
+    The header also keeps the digest that `read_checked` checks. The same tensors and note give the
+    same bytes: they share one key, since safetensors writes several in any order. Raises
+    ArtifactError when the disk does not take the file.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note, sort_keys=True, allow_nan=False)
-    metadata = {"note": text, "digest": _digest(plain, text)}
-    with replacing(path) as temporary:
-        save_file(plain, temporary, metadata=metadata)
+    header = json.dumps({"note": text, "digest": _digest(plain, text)}, sort_keys=True)
+    try:
+        with replacing(path) as temporary:
+            save_file(plain, temporary, metadata={HEADER: header})
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} cannot be written: {error}") from None
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
@@ -37,10 +44,16 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
 def read_checked(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return tensors and note after comparing them with the digest. Raises ArtifactError."""
     tensors, metadata = _read(path)
-    text = metadata.get("note", "")
-    if metadata.get("digest") != _digest(tensors, text):
+    try:
+        header = json.loads(metadata[HEADER])
+        text, digest = header["note"], header["digest"]
+        intact = digest == _digest(tensors, text)
+        note = json.loads(text)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        intact, note = False, None
+    if not intact:
         raise ArtifactError(f"{path} is damaged: its digest differs; delete it")
-    return tensors, json.loads(text)
+    return tensors, note
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -420,3 +420,7 @@ def test_images_that_do_not_fit_in_memory_are_refused(layout, photos, monkeypatc
 
     monkeypatch.setattr(np, "empty", refuse)
     fails_on_one_line(layout, protocol_of(photos), "20 images of 3x8x8 bytes do not fit in memory")
+
+
+def test_what_the_file_system_refuses_is_one_line(layout):
+    fails_on_one_line(layout, protocol_of(Path("a" * 5000)), "File name too long")

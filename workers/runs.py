@@ -8,7 +8,7 @@ import torch
 
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages, predict, scores
-from kd.features import Adapters
+from kd.features import ADAPTED_KINDS, Adapters
 from kd.models import Network, tap_shapes
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -67,7 +67,7 @@ def _plan(job: TrainJob) -> Plan:
 def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
     """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
     recipe = job.recipe
-    if recipe.feature_kind not in ("hint", "cosine"):
+    if recipe.feature_kind not in ADAPTED_KINDS:
         return Adapters({}, {}, seed=0)
     channels, size = data.images.shape[1], data.images.shape[-1]
     shapes = tap_shapes(network, channels, size)
