@@ -1,5 +1,6 @@
 """The crew: jobs given to workers under the conductor's keys, and tried again if one dies."""
 
+import time
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,18 @@ class Crew:
                 event = note_event(f"{event['reason']}; trying again")
             found.append((task.key, event))
         return found
+
+    def drain(self, seconds: float) -> None:
+        """Wait until every job has kept its epoch at hand or has ended, for at most `seconds`.
+
+        What is said meanwhile is dropped: the checkpoints say it again.
+        """
+        waiting = set(self._tasks)
+        deadline = time.monotonic() + seconds
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for ticket, event in self._pool.events(left):
+                if event["event"] == "epoch" or event["event"] in LAST_EVENTS:
+                    waiting.discard(ticket)
 
     def run(self, job: Job, listen: Callable[[Event], None]) -> Event:
         """Run one job to its end, alone, and return its result. Raises what made it fail."""

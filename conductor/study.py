@@ -26,6 +26,8 @@ from storage.layout import Layout, StudyLayout
 from storage.records import Costs, StudySettings
 from storage.studies import open_storage, open_study, study_name
 
+GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
+
 
 class Study:
     """One study under one root. Every stage finds what an earlier session has finished."""
@@ -59,11 +61,16 @@ class Study:
         self._layout.root.mkdir(parents=True, exist_ok=True)
         storage = open_storage(self._url)
         pool = make_pool(self._request.workers)
+        crew = Crew(pool)
         with owned(self._paths):
             try:
                 pool.start()
                 with self._display.showing():
-                    self._run_stages(Crew(pool), storage, search=search)
+                    self._run_stages(crew, storage, search=search)
+            except KeyboardInterrupt:
+                self._display.say("stopping after the epochs at hand; interrupt again to stop now")
+                crew.drain(GRACE_SECONDS)
+                raise
             finally:
                 pool.close()
 

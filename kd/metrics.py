@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kd.recipe import check_keys
+from kd.recipe import check_keys, require, require_number
+
+NEEDS_TEACHER = ("agreement", "teacher_kl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,11 @@ class EpochMetrics:
 
     @classmethod
     def from_json(cls, given: Any) -> Self:
-        """Read what `to_json` wrote; raises ProtocolError for unknown or missing keys."""
+        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
         check_keys("record of an epoch", given, tuple(field.name for field in fields(cls)))
+        for name, received in given.items():
+            if received is not None or name not in NEEDS_TEACHER:
+                require_number(name, received)
+        whole = isinstance(given["epoch"], int) and given["epoch"] >= 1
+        require("epoch must be a whole number from 1", whole, given["epoch"])
         return cls(**given)

@@ -78,7 +78,7 @@ class Protocol:
         require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
         if weights == "imagenet" and parse_model(self.teacher).base not in TORCHVISION_MODELS:
             raise ProtocolError(
-                f"torchvision has no ImageNet weights for {self.teacher}; use --teacher-weights none"
+                f"no ImageNet weights exist for {self.teacher}; use --teacher-weights none"
             )
         require("taps must name at least one", bool(self.taps), self.taps)
         require("taps must not repeat a tap", len(set(self.taps)) == len(self.taps), self.taps)

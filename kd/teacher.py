@@ -80,12 +80,13 @@ class LiveTeacher:
     def __init__(
         self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.requires_grad_(False)
         self.projections = dict(projections)
         self.validation_logits = validation_logits
 
     @torch.no_grad()
     def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        self.network.eval()  # each time: whoever holds the network may have called train()
         logits, maps = self.network.forward_taps(images, taps)
         return Reading(
             logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
@@ -142,14 +143,14 @@ def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
     variance = float(values.sum() - (mean @ vectors).square().sum())
     if not variance > 1e-9 * total:
         raise ArtifactError(
-            f"the teacher says the same of every image at {tap}; name other --taps, or train it well"
+            f"the teacher says the same of every image at {tap}; train it, or name other --taps"
         )
     scale = (total / rank) ** 0.5
     return Projection(
         vectors=vectors.float().to(device),
         scale=scale,
         variance=variance / scale**2,
-        energy=float(values.sum()) / total,
+        energy=min(1.0, float(values.sum()) / total),
     )
 
 

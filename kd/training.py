@@ -1,7 +1,7 @@
 """Training: one run of one recipe, as a generator of epochs; its state can be kept in between."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,31 +80,38 @@ class TrainingState:
     def restore(self, named: dict[str, Tensor], history: list[EpochMetrics]) -> None:
         """Put back what `tensors` returned after the last epoch of `history`.
 
-        Raises ArtifactError when the tensors are those of another model or recipe.
+        Raises ArtifactError, and changes nothing, when they are those of another model or recipe.
         """
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "adapters": {}, "optimizer": {}}
-        try:
-            for name, value in named.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = value
-            self.network.load_state_dict(parts["network"])
-            self.adapters.load_state_dict(parts["adapters"])
-            self._restore_momentum(parts["optimizer"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ArtifactError(f"the checkpoint is of another run: {reason}") from None
+        modules = {"network": self.network, "adapters": self.adapters}
+        targets = {
+            f"{part}.{name}": value
+            for part, module in modules.items()
+            for name, value in module.state_dict().items()
+        }
+        parameters = self.optimizer.param_groups[0]["params"]
+        momentum = {f"optimizer.{index}": each for index, each in enumerate(parameters)}
+        _check_alike(named, targets | momentum)
+        for name, target in targets.items():
+            target.copy_(named[name])
+        for name, parameter in momentum.items():
+            kept = named[name].to(parameter.device, copy=True)
+            self.optimizer.state[parameter]["momentum_buffer"] = kept
         self.history = list(history)
         self.epoch = len(history)
 
-    def _restore_momentum(self, buffers: dict[str, Tensor]) -> None:
-        parameters = self.optimizer.param_groups[0]["params"]
-        if len(buffers) != len(parameters):
-            raise ValueError(f"{len(buffers)} momentum buffers for {len(parameters)} parameters")
-        for index, parameter in enumerate(parameters):
-            buffer = buffers[str(index)]
-            if buffer.shape != parameter.shape:
-                raise ValueError(f"momentum {index} has shape {list(buffer.shape)}")
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
+
+def _check_alike(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Raise ArtifactError unless both have the same names, shapes and dtypes."""
+    for name in sorted({*named, *targets}):
+        found, wanted = _described(named.get(name)), _described(targets.get(name))
+        if found != wanted:
+            raise ArtifactError(
+                f"the checkpoint is of another run: {name} is {found}, not {wanted}"
+            )
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def train(

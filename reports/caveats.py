@@ -164,7 +164,7 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
 
 
 def _of_seal(data: StudyData) -> Iterator[str]:
-    confirmed = sum(len(one.runs) for one in data.finalists)
+    confirmed = len(data.confirmations)
     openings = len(data.seal)
     if openings > confirmed + 1 and confirmed:
         yield (

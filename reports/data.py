@@ -164,6 +164,12 @@ class StudyData:
         return tuple(one for one in self.finalists if one.finalist.role == role)
 
     @property
+    def confirmations(self) -> list[RunRecord]:
+        """Every confirmation run once, also where two finalists share their runs."""
+        folders = {one.key: one for one in self.finalists}
+        return [run.record for one in folders.values() for run in one.runs]
+
+    @property
     def test_images(self) -> int:
         """Images of the test split; 0 when unknown."""
         tested = [run.correct for one in self.finalists for run in one.runs]

@@ -48,7 +48,7 @@ class Ledger:
 
 
 def keep_ledger(data: StudyData) -> Ledger:
-    confirmation = [run.record for one in data.finalists for run in one.runs]
+    confirmation = data.confirmations
     search = [trial.record for arm in data.arms for trial in arm.trials if trial.record]
     served = _epochs(
         record for record in (*search, *data.selection, *confirmation) if _is_served(data, record)

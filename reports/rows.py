@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from reports.drawing import axis, dots, plot, text_label
 from reports.palette import Look, light
-from reports.wording import figure
+from reports.wording import figure, shortened
 
 ROW = 58  # px
 FOOT = 56
@@ -78,7 +78,7 @@ def rows_plot(chart: RowChart) -> dict[str, Any]:
         traces += _row_traces(place, row)
         labels.append(
             text_label(
-                row.label,
+                shortened(row.label),
                 0,
                 place - 0.36,
                 xref="paper",
@@ -228,7 +228,7 @@ def _svg_row(row: Row, top: int, x: Any) -> str:
     )
     at = x(row.centre)
     return (
-        f'<text class="label" x="0" y="{top + 20}">{escape(row.label)}</text>'
+        f'<text class="label" x="0" y="{top + 20}">{escape(shortened(row.label))}</text>'
         f'<g style="--series: var(--{row.look.colour})">'
         f'<line class="bar" x1="{x(row.low)}" x2="{x(row.high)}" y1="{middle}" y2="{middle}"/>'
         f'<line class="bar" x1="{at}" x2="{at}" y1="{middle - 9}" y2="{middle + 9}"/>{circles}</g>'

@@ -99,8 +99,9 @@ def duration(seconds: float | None) -> str:
 
 
 def whole(count: int) -> str:
-    """12345678 -> 12 345 678, with spaces that do not break."""
-    return f"{count:,}".replace(",", "\u202f").replace("-", MINUS)
+    """12345678 -> 12 345 678, with spaces that do not break; below 10000 without."""
+    text = f"{count:,}" if abs(count) >= 10_000 else str(count)
+    return text.replace(",", "\u202f").replace("-", MINUS)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -115,7 +116,6 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def sentence(text: str) -> str:
-    """Begin with a capital and end with a full stop."""
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else text + "."
+def shortened(text: str, most: int = 60) -> str:
+    """Cut a label that would not fit above a row; tables have it whole."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged ({error}); delete it to have it made again"
         ) from None
@@ -120,17 +120,22 @@ def read_manifest(folder: Path, kind: str, identity: Mapping[str, Any] | None = 
         raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
     if not all(isinstance(content[key], wanted) for key, wanted in keys.items()):
         raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
-    if any(Path(name).name != name for name in content["files"]):
+    if not all(_is_plain(name) for name in content["files"]):
         raise ArtifactError(f"{path} names files outside its folder")
     if content["kind"] != kind:
         raise ArtifactError(f"{folder} holds a {content['kind']}, not a {kind}")
     if identity is not None and content["identity"] != dict(identity):
         made, wanted = content["identity"], dict(identity)
-        fields = sorted(key for key in {*made, *wanted} if made.get(key) != wanted.get(key))
+        every = {*made, *wanted}
+        fields = sorted(key for key in every if made.get(key, ...) != wanted.get(key, ...))
         raise ArtifactError(
             f"{folder} was made for another {', '.join(fields)}: delete it, or name another --root"
         )
     return Manifest(folder, **content)
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 @contextmanager

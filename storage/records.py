@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from kd.errors import ArtifactError, ProtocolError
 from kd.metrics import EpochMetrics
-from kd.recipe import Recipe
+from kd.recipe import Recipe, require_number
 from storage.artifacts import read_json, write_json
 
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
@@ -28,13 +28,19 @@ class Record:
 
     @classmethod
     def from_json(cls, given: Any) -> Self:
-        """Raises ArtifactError for unknown or missing keys."""
+        """Raises ArtifactError for unknown or missing keys, and values of another type."""
         names = {item.name for item in dataclasses.fields(cls)}
         if not isinstance(given, dict) or set(given) != names:
             wrong = sorted(names ^ set(given)) if isinstance(given, dict) else given
             raise ArtifactError(f"not a {cls.__name__}: unknown or missing {wrong}")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _restored(hints[name], value) for name, value in given.items()})
+        values = {}
+        for name, value in given.items():
+            try:
+                values[name] = _restored(hints[name], value)
+            except (ProtocolError, ArtifactError, TypeError, OverflowError) as error:
+                raise ArtifactError(f"not a {cls.__name__}: {name}: {error}") from None
+        return cls(**values)
 
     def write(self, path: Path) -> None:
         write_json(path, self.to_json())
@@ -42,12 +48,11 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ArtifactError, naming the file, when it is missing, damaged or another record."""
+        given = read_json(path)
         try:
-            return cls.from_json(read_json(path))
-        except (ProtocolError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path} is damaged: {error}") from None
+            return cls.from_json(given)
         except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from None
+            raise ArtifactError(f"{path} is damaged: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +191,9 @@ def _restored(hint: Any, value: Any) -> Any:
         return {key: _restored(inner[1], item) for key, item in value.items()}
     if type(None) in inner:
         return None if value is None else _restored(inner[0], value)
-    if hint is float and isinstance(value, int):
+    if hint is float:
+        require_number("a number", value)
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint):
+    if type(value) is hint:  # exactly: to Python, true is an int
         return value
-    raise TypeError(f"expected {hint}, got {value!r}")
+    raise TypeError(f"expected {getattr(hint, '__name__', hint)}, got {value!r}")

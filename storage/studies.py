@@ -1,13 +1,15 @@
 """Optuna studies on any storage URL: opened, checked, resumed."""
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import event
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from kd.errors import StudyError
@@ -26,23 +28,39 @@ def open_storage(url: str) -> BaseStorage:
 
     SQLite is put into write-ahead mode, so that the dashboard reads while the study writes.
     """
-    sqlite = url.startswith("sqlite:")
-    arguments: dict[str, Any] = {"timeout": SQLITE_TIMEOUT} if sqlite else {}
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    shown = _shown(url)
     try:
-        storage = RDBStorage(
-            url,
-            engine_kwargs={"connect_args": arguments, "pool_pre_ping": not sqlite},
-            skip_table_creation=False,
-        )
+        return _connected(make_url(url))
     except (ArgumentError, NoSuchModuleError) as error:
         raise StudyError(
-            f"--storage takes an SQLAlchemy URL, got {url!r}: {_line(error)}"
+            f"--storage takes an SQLAlchemy URL, got {shown!r}: {_line(error)}"
+        ) from None
+    except ValueError:  # of the port; the message might hold a piece of the password
+        raise StudyError(
+            f"--storage takes an SQLAlchemy URL, got {shown}: the port must be a number, and "
+            "'/', ':' and '@' in a password are written %2F, %3A and %40"
         ) from None
     except ImportError as error:
-        raise StudyError(f"the driver of {_shown(url)} is not installed: {_line(error)}") from None
+        raise StudyError(f"the driver of {shown} is not installed: {_line(error)}") from None
+    except RuntimeError as error:  # the tables are of another version of Optuna
+        raise StudyError(f"the storage {shown} cannot be used: {_line(error)}") from None
     except (SQLAlchemyError, OSError) as error:
-        raise StudyError(f"the storage {_shown(url)} does not answer: {_line(error)}") from None
+        raise StudyError(f"the storage {shown} does not answer: {_line(error)}") from None
+
+
+def _connected(url: URL) -> RDBStorage:
+    sqlite = url.get_backend_name() == "sqlite"
+    if sqlite and url.database in (None, "", ":memory:"):
+        raise ArgumentError(
+            "a study must outlive its process, so name a file: sqlite:///studies.db"
+        )
+    arguments: dict[str, Any] = {"timeout": SQLITE_TIMEOUT} if sqlite else {}
+    storage = RDBStorage(
+        url.render_as_string(hide_password=False),
+        engine_kwargs={"connect_args": arguments, "pool_pre_ping": not sqlite},
+        skip_table_creation=False,
+    )
     if sqlite:
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -57,12 +75,19 @@ def _relax_sqlite(connection: Any, _: Any) -> None:
 
 
 def _shown(url: str) -> str:
-    """Return the URL without its password."""
+    """Return the URL without its password, also where it is no URL; SQLite has none."""
+    if url.startswith("sqlite:"):
+        return url
     head, separator, tail = url.rpartition("@")
-    return f"{head.split('//')[0]}//…@{tail}" if separator else url
+    if separator:
+        scheme, slashes, _ = head.partition("//")
+        tail = f"{scheme}//…@{tail}" if slashes else f"…@{tail}"
+    return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1…", tail)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    if isinstance(error, StorageInternalError) and error.__cause__:
+        return _line(error.__cause__)
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
@@ -90,7 +115,7 @@ def open_study(storage: BaseStorage, name: str, attributes: Mapping[str, Any]) -
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if study.metric_names != [METRIC]:
                 study.set_metric_names([METRIC])
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(f"the storage fails: {_line(error)}") from None
     return study
 

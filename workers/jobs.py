@@ -115,7 +115,7 @@ def from_wire(given: dict[str, Any]) -> Job:
     """Raises ArtifactError for what is not a job."""
     values = dict(given)
     kind = values.pop("kind", None)
-    if kind not in JOBS:
+    if not isinstance(kind, str) or kind not in JOBS:
         raise ArtifactError(f"not a job: {kind!r}")
     return JOBS[kind].from_json(values)
 

@@ -13,6 +13,7 @@ import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -23,6 +24,9 @@ from workers.jobs import Job, from_wire, to_wire
 
 PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
 CLOSING_SECONDS = 5  # that a worker has to leave by itself
+# Ctrl-C and batch systems signal every process of a group. What happens then is the supervisor's
+# decision: workers, and the server that they are forked from, are started with these blocked.
+SUPERVISED = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class LocalPool:
 
     def start(self) -> None:
         """Start the first worker; what it says of the machine decides how many more there are."""
+        _start_server()
         self._launch(0)
 
     @property
@@ -150,10 +155,16 @@ class LocalPool:
             self._size = greeting["accelerators"] or len(os.sched_getaffinity(0))
 
 
+def _start_server() -> None:
+    """Start the fork server with signals blocked; it and all workers inherit that."""
+    resource_tracker.ensure_running()  # first, since starting it unblocks signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED)
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def serve(connection: Connection, lifeline: Connection, slot: int) -> None:
     """The life of a worker process: greet, then run the jobs that come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group;
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what happens is the supervisor's decision
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute

@@ -1,0 +1,52 @@
+# Everything runs in .venv, which the first target makes; see `make help`.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEVELOPED := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install study test check format clean
+.NOTPARALLEL:
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Another Python, of 3.11 to 3.13: make install PYTHON=python3.12"
+
+install: $(INSTALLED) ## Make .venv and install Retort and what it needs into it.
+
+study: $(INSTALLED) ## Run the default study, 20 trials an arm; again: finish it, or do nothing.
+	$(BIN)/python study.py --trials 20
+
+test: $(DEVELOPED) ## Run all tests.
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+check: $(DEVELOPED) ## Check format, lint, types and the repository's own rules, as CI does.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_repository.py tests/test_architecture.py
+
+format: $(DEVELOPED) ## Format the code, and mend what ruff can mend.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv, builds and tools' caches; studies in runs/ stay.
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Retort needs Python 3.11 to 3.13, and $(PYTHON) is not; name another, as in: \
+		make install PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --editable .
+	@touch $@
+
+$(DEVELOPED): pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --editable '.[dev]'
+	@touch $(INSTALLED) $@

@@ -1,0 +1,785 @@
+"""The report of a fabricated study: what it says, that it is complete, and that it is safe."""
+
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from safetensors.numpy import load_file, save_file
+from study_fixture import CLASSES, TRAIN, Fabricated, Plan, fabricate, read_report
+
+from kd import schedules
+from kd.errors import ArtifactError, StudyError
+from kd.metrics import EpochMetrics
+from kd.recipe import Recipe, Schedule
+from reports import report as report_module
+from reports.caveats import edge_parameters
+from reports.collect import collect
+from reports.data import ArmData, StudyData, TrialData
+from reports.drawing import Figure
+from reports.findings import Findings, find
+from reports.page import draw_figures, render_page
+from reports.palette import recolouring
+from reports.report import write_report
+from reports.rows import ticks
+from reports.summary import summarise, trials_frame
+from reports.training_figures import loss_shares
+from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
+from storage.artifacts import read_json, write_json
+from storage.records import Finalists, RunRecord, StudySettings
+
+ROOT = Path(__file__).parents[1]
+SMALL = Plan(name="small", trials=12, epochs=4, images=80)
+HOSTILE = "</script><script>document.documentElement.dataset.hacked=1</script><img src=x onerror=a>"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
+    """The study as a user would have it, with its report written."""
+    study = fabricate(tmp_path_factory.mktemp("study"))
+    write_report(study.layout, study.name, study.url)
+    return study
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
+    return fabricate(tmp_path_factory.mktemp("small"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
+    """Few trials, and fewer of plain; five seeds."""
+    plan = replace(SMALL, name="tiny", trials=4, fewer={"plain": 1}, seeds=5)
+    return fabricate(tmp_path_factory.mktemp("tiny"), plan)
+
+
+@pytest.fixture
+def copied(small: Fabricated, tmp_path: Path) -> Fabricated:
+    """A copy of the small study, to be spoilt."""
+    shutil.copytree(small.layout.root, tmp_path / "runs")
+    return replace(small, layout=replace(small.layout, root=tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def findings(made: Fabricated) -> Findings:
+    return find(collect(made.layout, made.name, made.url))
+
+
+def read(study: Fabricated) -> StudyData:
+    return collect(study.layout, study.name, study.url)
+
+
+@pytest.fixture(scope="module")
+def data(small: Fabricated) -> StudyData:
+    return read(small)
+
+
+def test_reports_never_import_torch() -> None:
+    code = (
+        "import sys, pkgutil, importlib, reports\n"
+        "for one in pkgutil.iter_modules(reports.__path__):\n"
+        "    importlib.import_module(f'reports.{one.name}')\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_headline_is_the_verdict_and_the_title_of_the_page(made: Fabricated) -> None:
+    paths = write_report(made.layout, made.name, made.url)
+    report = read_report(made)
+    assert paths.headline == report["verdict"]["text"]
+    page = paths.html.read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert f"<h1>{paths.headline}</h1>" in page
+    assert (paths.html, paths.json, paths.csv) == (
+        made.study.report_html,
+        made.study.report_json,
+        made.study.trials_csv,
+    )
+
+
+def test_headline_gives_difference_interval_and_smallest_detectable(made: Fabricated) -> None:
+    verdict = read_report(made)["verdict"]
+    found = verdict["difference"]
+    assert verdict["kind"] == "better"
+    assert "tuned scheduled beats tuned plain" in verdict["text"]
+    for key in ("mean", "low", "high", "detectable"):
+        assert f"{abs(found[key]):.2f}" in verdict["text"]
+    assert "6 seeds, 449 test images" in verdict["text"]
+
+
+def test_difference_is_that_of_the_finalists_test_accuracies(made: Fabricated) -> None:
+    report = read_report(made)
+    by_name = {one["name"]: one for one in report["finalists"]}
+    a, b = by_name[report["verdict"]["a"]], by_name[report["verdict"]["b"]]
+    assert (a["arm"], a["role"], b["arm"], b["role"]) == ("scheduled", "tuned", "plain", "tuned")
+    expected = 100 * (np.array(a["test_accuracy"]) - np.array(b["test_accuracy"]))
+    assert report["verdict"]["difference"]["per_seed"] == pytest.approx(expected.tolist())
+    assert report["verdict"]["difference"]["mean"] == pytest.approx(100 * (a["mean"] - b["mean"]))
+
+
+def test_secondary_comparisons_are_corrected_and_never_of_a_recipe_with_itself(
+    made: Fabricated,
+) -> None:
+    comparisons = read_report(made)["comparisons"]
+    assert len(comparisons) == 5
+    assert all(one["p_holm"] >= one["difference"]["p"] for one in comparisons)
+    assert max(one["p_holm"] / one["difference"]["p"] for one in comparisons) > 2
+    assert all(one["a"] != one["b"] for one in comparisons)
+
+
+def test_fidelity_is_computed_from_the_logits_of_student_and_teacher(made: Fabricated) -> None:
+    finalist = read_report(made)["finalists"][0]
+    teacher = load_file(made.study.teacher_test / "test.safetensors")["logits"]
+    runs = [made.study.confirmation(finalist["name"], one) for one in range(6)]
+    students = [load_file(run.predictions)["logits"] for run in runs]
+    agreement = np.mean([student.argmax(1) == teacher.argmax(1) for student in students])
+    assert finalist["agreement"] == pytest.approx(float(agreement))
+    p = np.exp(teacher) / np.exp(teacher).sum(1, keepdims=True)
+    q = [np.exp(student) / np.exp(student).sum(1, keepdims=True) for student in students]
+    kl = np.mean([(p * np.log(p / each)).sum(1).mean() for each in q])
+    assert finalist["teacher_kl"] == pytest.approx(float(kl), rel=1e-4)
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from keys_of(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from keys_of(item)
+
+
+def test_every_key_of_report_json_is_documented(made: Fabricated) -> None:
+    report = read_report(made)
+    documented = (ROOT / "docs" / "report-schema.md").read_text(encoding="utf-8")
+    report["protocol"] = {"hash": ""}
+    report["ledger"]["seconds"] = {}
+    for arm in report["arms"].values():
+        arm["best"] = dict.fromkeys(arm["best"])
+        arm["importances"] = {}
+    for finalist in report["finalists"]:
+        finalist["recipe"] = None
+        finalist["latency"] = finalist["latency"]["256"]
+    names = set(keys_of(report)) - {"scheduled", "plain"}
+    assert [name for name in sorted(names) if f"`{name}`" not in documented] == []
+    assert report["schema"] == 1
+
+
+def test_report_json_counts_trials_as_the_study_does(made: Fabricated) -> None:
+    arm = read_report(made)["arms"]["scheduled"]
+    assert arm["trials"] == arm["complete"] + arm["pruned"] == 20
+    assert (arm["failed"], arm["diverged"]) == (1, 1)
+    recipe = Recipe.from_json(arm["best"]["recipe"])
+    record = RunRecord.read(made.study.trial("scheduled", arm["best"]["trial"]).result)
+    assert recipe == record.recipe
+    assert arm["best"]["validation_accuracy"] == record.accuracy
+
+
+def test_ledger_accounts_for_every_epoch(findings: Findings) -> None:
+    for arm in findings.ledger.arms:
+        assert arm.planned == 20 * 12 == arm.trained + arm.saved + arm.cut
+    scheduled, plain = findings.ledger.arms
+    assert (scheduled.cut, scheduled.lost, scheduled.failed) == (11, 3, 1)
+    assert (plain.cut, plain.lost) == (0, 0)
+    assert scheduled.saved > 0
+
+
+def test_cache_saves_one_pass_an_image_of_every_distilled_epoch_less_its_filling(
+    findings: Findings,
+) -> None:
+    ledger, data = findings.ledger, findings.data
+    searched = ledger.arms[0].trained + ledger.arms[0].lost
+    confirmed = sum(len(one.runs) * 12 for one in data.finalists if one.distils)
+    distilled = searched + confirmed + 3 * 12
+    assert ledger.distilled_epochs == distilled
+    assert ledger.teacher_asked == 12 * TRAIN
+    assert ledger.teacher_saved == distilled * TRAIN - 12 * TRAIN
+
+
+def test_a_cache_of_logits_serves_no_feature_loss(data: StudyData) -> None:
+    logits = replace(data, settings=replace(data.settings, cache="logits"))
+    nothing = replace(data, settings=replace(data.settings, cache="none"), cached=None)
+    whole = find(data).ledger.distilled_epochs
+    assert 0 < find(logits).ledger.distilled_epochs < whole
+    assert find(nothing).ledger.distilled_epochs == 0
+    assert find(nothing).ledger.teacher_saved == 0
+
+
+def test_trials_csv_has_a_row_a_trial_and_its_columns_in_order(made: Fabricated) -> None:
+    frame = pd.read_csv(made.study.trials_csv)
+    columns = list(frame.columns)
+    assert columns[:4] == ["arm", "number", "state", "value"]
+    assert columns[-5:] == ["epochs", "diverged", "auditor", "started", "seconds"]
+    assert columns[4:-5] == sorted(columns[4:-5])
+    assert {"lr", "temperature_initial", "feature_kind"} < set(columns[4:-5])
+    assert len(frame) == 41
+    plain = frame[frame["arm"] == "plain"]
+    assert plain["temperature_initial"].isna().all()
+    assert list(plain["number"]) == list(range(20))
+
+
+def test_trials_csv_is_the_same_in_two_runs_but_for_the_clock(
+    small: Fabricated, tmp_path: Path
+) -> None:
+    again = fabricate(tmp_path / "elsewhere", SMALL)
+    texts = []
+    for study in (small, again):
+        frame = trials_frame(read(study)).drop(columns=["started", "seconds"])
+        texts.append(frame.to_csv(index=False))
+        assert str(study.layout.root) not in texts[-1]
+    assert texts[0] == texts[1]
+
+
+def test_a_parameter_named_like_a_column_keeps_its_own(data: StudyData) -> None:
+    trial = replace(data.arms[0].trials[0], parameters={"epochs": 99})
+    frame = trials_frame(replace(data, arms=(replace(data.arms[0], trials=(trial,)),)))
+    assert frame["parameter epochs"][0] == 99
+    assert frame["epochs"][0] == 4
+
+
+class Links(HTMLParser):
+    """Collects every attribute through which a page can ask for something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "action", "data", "poster", "srcset", "background"):
+                self.found.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_no_request_leaves_the_page(made: Fabricated) -> None:
+    page = made.study.report_html.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    assert [link for link in links.found if not link.startswith(("#", "data:,"))] == []
+    assert "default-src 'none'" in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def test_contents_lead_to_sections_that_exist_once(made: Fabricated) -> None:
+    links = Links()
+    links.feed(made.study.report_html.read_text(encoding="utf-8"))
+    assert len(links.ids) == len(set(links.ids))
+    assert {link[1:] for link in links.found if link.startswith("#")} <= set(links.ids)
+
+
+def test_plotly_is_embedded_once_and_the_page_stays_small(made: Fabricated) -> None:
+    page = made.study.report_html.read_text(encoding="utf-8")
+    assert page.count("plotly.js v") == 1
+    assert len(page.encode()) < 5_500_000
+
+
+def test_report_of_a_thousand_trials_stays_below_eight_megabytes(findings: Findings) -> None:
+    data = findings.data
+    arms = tuple(
+        replace(arm, trials=tuple(_longer(arm, number) for number in range(1000)))
+        for arm in data.arms
+    )
+    page = render_page(find(replace(data, arms=arms)))
+    assert len(page.encode()) < 8_000_000
+
+
+def _longer(arm: ArmData, number: int) -> TrialData:
+    """A trial of 60 epochs."""
+    trial = arm.trials[number % len(arm.trials)]
+    accuracy = 0.9 + (number * 7919 % 1000) / 12_345
+    return replace(trial, number=number, values=dict.fromkeys(range(1, 61), accuracy))
+
+
+def test_every_figure_states_its_finding_with_text_and_table_behind_it(findings: Findings) -> None:
+    figures = draw_figures(findings)
+    drawn = [item for item in figures if item.panels]
+    assert len(drawn) == 8
+    for item in drawn:
+        assert item.caption
+        assert item.tables
+        assert all(panel.alt for panel in item.panels)
+        assert re.search(r"\d|overlap", item.title), item.title
+        for table in item.tables:
+            assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def by_key(findings: Findings, key: str) -> Figure:
+    return next(item for item in draw_figures(findings) if item.key == key)
+
+
+def test_titles_follow_the_data(findings: Findings) -> None:
+    scheduled = findings.data.arms[0].best
+    assert scheduled is not None
+    assert scheduled.value is not None
+    history = by_key(findings, "history")
+    assert f"{100 * scheduled.value:.1f} % with trial {scheduled.number}" in history.title
+    cut = sum(trial.state == "PRUNED" for arm in findings.data.arms for trial in arm.trials)
+    assert f"cut {cut} of 40 trials" in by_key(findings, "curves").title
+    assert "on 6 of 6 seeds" in by_key(findings, "differences").title
+    assert "Too few auditors" in by_key(findings, "audit").title
+
+
+def test_seeds_figure_draws_every_seed_of_every_finalist(findings: Findings) -> None:
+    panel = by_key(findings, "seeds").panels[0]
+    drawn = [len(trace["x"]) for trace in panel.plot["data"] if "customdata" in trace]
+    assert drawn == [6] * 5
+    assert panel.fallback.count("<circle") == 30
+
+
+def test_pruned_trials_are_marked_apart(findings: Findings) -> None:
+    traces = by_key(findings, "history").panels[0].plot["data"]
+    pruned, diverged, completed = traces[:3]
+    arm = findings.data.arms[0]
+    assert len(pruned["x"]) == arm.count("PRUNED")
+    assert len(diverged["x"]) == 1
+    assert len(completed["x"]) == arm.count("COMPLETE") - 1
+    symbols = {trace["marker"]["symbol"] for trace in (pruned, diverged, completed)}
+    assert len(symbols) == 3
+
+
+def colours_of(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from colours_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from colours_of(item)
+    elif isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{3,8}", value):
+        yield value
+
+
+def test_every_colour_of_a_figure_has_a_dark_one(findings: Findings) -> None:
+    plots = [panel.plot for item in draw_figures(findings) for panel in item.panels]
+    used = {
+        colour
+        for plot in plots
+        for colour in colours_of(
+            json.loads(
+                json.dumps(
+                    plot,
+                    default=lambda each: (
+                        each.to_plotly_json() if hasattr(each, "to_plotly_json") else each.tolist()
+                    ),
+                )
+            )
+        )
+    }
+    assert len(used) > 5
+    assert used <= set(recolouring())
+    assert len(recolouring()) == len(set(recolouring().values()))
+
+
+def test_loss_shares_weigh_the_terms_as_the_loss_does() -> None:
+    schedule = Schedule(shape="linear", initial=0.8, final=0.2)
+    recipe = Recipe(
+        soft_kind="kl",
+        temperature=Schedule.constant(4.0),
+        alpha=schedule,
+        feature_kind="hint",
+        feature_weight=0.5,
+        feature_taps=("last1",),
+    )
+    epoch = EpochMetrics(
+        epoch=2,
+        accuracy=0.9,
+        nll=0.1,
+        ece=0.1,
+        agreement=None,
+        teacher_kl=None,
+        loss=0.0,
+        hard_loss=1.0,
+        soft_loss=2.0,
+        feature_loss=3.0,
+        temperature=4.0,
+        alpha=0.0,
+        lr=0.1,
+        seconds=1.0,
+    )
+    alpha = schedules.value("linear", 0.8, 0.2, 1.5 / 4)
+    parts = np.array([1 - alpha, 2 * alpha, 0.5 * 3])
+    assert loss_shares(recipe, epoch, horizon=4) == pytest.approx(tuple(parts / parts.sum()))
+
+
+def test_optimism_is_the_search_less_the_confirmation(findings: Findings) -> None:
+    for one in findings.optimism:
+        accuracies = [run.record.history[-1].accuracy for run in one.one.runs]
+        assert one.confirmed == pytest.approx(np.mean(accuracies))
+        assert one.selected == pytest.approx(np.mean(one.one.finalist.selection))
+        assert one.excess == pytest.approx(one.searched - np.mean(accuracies))
+
+
+def test_optimism_is_unknown_when_confirmed_at_another_horizon(data: StudyData) -> None:
+    longer = find(replace(data, protocol=replace(data.protocol, confirm_epochs=9)))
+    assert all(one.excess is None for one in longer.optimism)
+    assert "another horizon" in by_key(longer, "optimism").note
+    assert any("confirmed at 9" in caveat for caveat in longer.caveats)
+
+
+def with_auditors(data: StudyData, count: int) -> StudyData:
+    arm = data.arms[0]
+    generator = np.random.default_rng(0)
+    last = np.linspace(0.8, 0.9, count)
+    trials = []
+    for number in range(count):
+        curve = [*generator.random(3), last[number]]
+        values = {epoch: float(value) for epoch, value in enumerate(curve, start=1)}
+        trials.append(replace(arm.trials[0], number=number, auditor=True, values=values))
+    return replace(data, arms=(replace(arm, trials=tuple(trials)), *data.arms[1:]))
+
+
+def test_pruning_is_audited_from_eight_auditors_on(data: StudyData) -> None:
+    seven, eight = find(with_auditors(data, 7)), find(with_auditors(data, 8))
+    assert seven.audits[0].taus == ()
+    assert eight.audits[0].auditors == 8
+    assert len(eight.audits[0].taus) == 4
+    assert eight.audits[0].taus[-1] == pytest.approx(1.0)
+    assert not by_key(seven, "audit").panels
+    assert by_key(eight, "audit").panels
+
+
+def test_importances_say_when_too_few_trials_are_complete(tiny: Fabricated) -> None:
+    scheduled = read(tiny).arms[0]
+    assert scheduled.importances == {}
+    assert "at least 10 completed trials; there are 4" in scheduled.importances_note
+
+
+def test_importances_sum_to_one_and_come_largest_first(made: Fabricated) -> None:
+    arm = read(made).arms[1]
+    shares = list(arm.importances.values())
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    assert set(arm.importances) == {"lr", "weight_decay", "label_smoothing"}
+
+
+def test_optimum_at_an_edge_is_named_unless_it_is_a_limit_of_the_quantity(
+    data: StudyData,
+) -> None:
+    trial = replace(
+        data.arms[0].trials[0],
+        parameters={"lr": 0.299, "alpha": 1.0, "smoothing": 0.0, "decay": 1e-4, "kind": "a"},
+        distributions={
+            "lr": FloatDistribution(0.01, 0.3, log=True),
+            "alpha": FloatDistribution(0, 1),
+            "smoothing": FloatDistribution(0, 0.1),
+            "decay": FloatDistribution(1e-4, 2e-3, log=True),
+            "kind": CategoricalDistribution(["a", "b"]),
+        },
+    )
+    assert edge_parameters(trial) == {"lr": (0.01, 0.3), "decay": (1e-4, 2e-3)}
+    inside = replace(trial, parameters={**trial.parameters, "lr": 0.05, "decay": 5e-4})
+    assert edge_parameters(inside) == {}
+
+
+def test_caveats_name_what_is_known_to_be_weak(findings: Findings, data: StudyData) -> None:
+    text = " ".join(findings.caveats)
+    assert "The test split has 449 images" in text
+    assert "With 6 seeds" in text
+    assert "135 validation images" in text
+    assert "1 trial of scheduled failed" in text
+    assert "no better on the test split" not in text
+    poor = replace(data, teacher_test={"accuracy": 0.5, "nll": 1.0, "ece": 0.1})
+    assert "no better on the test split" in " ".join(find(poor).caveats)
+
+
+def test_seal_opened_more_often_than_runs_explain_is_a_caveat(data: StudyData) -> None:
+    assert not any("opened" in caveat for caveat in find(data).caveats)
+    twice = replace(data, seal=data.seal * 2)
+    assert any("was opened" in caveat for caveat in find(twice).caveats)
+
+
+def reasons(data: StudyData) -> str:
+    verdict = find(data).verdict
+    assert verdict.kind == "none"
+    assert verdict.text.startswith("No verdict: ")
+    return "; ".join(verdict.reasons)
+
+
+def test_no_verdict_without_a_tuned_plain_arm(data: StudyData) -> None:
+    alone = replace(
+        data,
+        arms=data.arms[:1],
+        finalists=tuple(one for one in data.finalists if one.distils),
+    )
+    assert "no plain arm" in reasons(alone)
+    untuned = replace(
+        data,
+        finalists=tuple(
+            one for one in data.finalists if one.distils or one.finalist.role == "default"
+        ),
+    )
+    assert "no tuned plain recipe was confirmed" in reasons(untuned)
+    plain = replace(
+        data,
+        arms=data.arms[1:],
+        finalists=tuple(one for one in data.finalists if not one.distils),
+    )
+    assert "no arm of this study distils" in reasons(plain)
+
+
+def test_no_verdict_on_unequal_budgets(tiny: Fabricated) -> None:
+    assert "the budgets differ: 4 trials of scheduled, 3 of plain" in reasons(read(tiny))
+
+
+def test_no_verdict_on_fewer_than_six_pairs(tiny: Fabricated) -> None:
+    data = read(tiny)
+    assert "at least 6 pairs of runs on the same seeds, and there are 5" in reasons(data)
+    verdict = find(data).verdict
+    assert verdict.difference is not None
+    assert "What there is" in verdict.text
+    assert find(data).comparisons == ()
+
+
+def test_no_verdict_while_confirmation_is_unfinished_or_a_run_diverged(
+    copied: Fabricated,
+) -> None:
+    finalists = Finalists.read(copied.study.finalists)
+    finalists = replace(finalists, seeds=7)
+    finalists.write(copied.study.finalists)
+    assert "6 of 7 runs of the tuned scheduled recipe have ended" in reasons(read(copied))
+    replace(finalists, seeds=6).write(copied.study.finalists)
+    tuned = next(one for one in finalists.finalists if one.role == "tuned")
+    run = copied.study.confirmation(tuned.name, 2)
+    record = RunRecord.read(run.result)
+    replace(record, outcome="diverged", test=None).write(run.result)
+    assert "did not reach their end" in reasons(read(copied))
+
+
+def test_runs_on_other_test_images_are_refused(copied: Fabricated) -> None:
+    run = next(copied.study.folder.glob("confirm/plain-*/03/test.safetensors"))
+    tensors = load_file(run)
+    save_file({**tensors, "labels": (tensors["labels"] + 1) % CLASSES}, run)
+    with pytest.raises(ArtifactError, match="other test images"):
+        read(copied)
+
+
+def test_an_interrupted_study_is_reported_as_far_as_it_came(tmp_path: Path) -> None:
+    study = fabricate(tmp_path, replace(SMALL, trials=3, confirmed=False))
+    shutil.rmtree(study.layout.cache)
+    shutil.rmtree(study.study.folder / "trials")
+    shutil.rmtree(study.study.folder / "confirm")
+    paths = write_report(study.layout, study.name, study.url)
+    assert "not been confirmed" in paths.headline
+    report = read_report(study)
+    assert report["finalists"] == []
+    assert report["teacher"]["test"] is None
+    assert report["arms"]["scheduled"]["trials"] == 3
+    missing = " ".join(report["study"]["missing"])
+    for what in ("confirmation", "costs", "the data set", "the teacher", "the teacher cache"):
+        assert what in missing
+    page = paths.html.read_text(encoding="utf-8")
+    assert "Not there yet" in page
+    assert "still sealed" in page
+
+
+def test_an_arm_that_never_began_is_missing_and_nothing_else(copied: Fabricated) -> None:
+    settings = StudySettings.read(copied.study.settings)
+    replace(settings, arms=["constant", *settings.arms]).write(copied.study.settings)
+    data = read(copied)
+    assert data.arms[0].trials == ()
+    assert "every trial of the arm constant" in data.missing
+    assert render_page(find(data))
+
+
+def test_a_study_before_its_first_trial_has_a_report(data: StudyData) -> None:
+    empty = replace(
+        data,
+        arms=tuple(replace(arm, trials=(), importances={}) for arm in data.arms),
+        finalists=(),
+        selection=(),
+        seal=(),
+        costs=None,
+        teacher_test={},
+        seeds=0,
+    )
+    page = render_page(find(empty))
+    assert "No trial has ended yet" in page
+    json.dumps(summarise(find(empty)), allow_nan=False)
+
+
+def test_missing_protocol_and_missing_storage_are_named(copied: Fabricated) -> None:
+    elsewhere = copied.layout.root / "other.db"
+    with pytest.raises(StudyError, match=r"other\.db is missing"):
+        collect(copied.layout, copied.name, f"sqlite:///{elsewhere}")
+    assert not elsewhere.exists()
+    copied.study.protocol.unlink()
+    with pytest.raises(ArtifactError, match=r"protocol\.json is missing"):
+        read(copied)
+
+
+def test_a_report_that_fails_leaves_the_old_one(
+    copied: Fabricated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(copied.layout, copied.name, copied.url)
+    files = (copied.study.report_html, copied.study.report_json, copied.study.trials_csv)
+    before = [file.read_bytes() for file in files]
+    copied.study.seal.unlink()
+
+    def fail(findings: Findings) -> str:
+        raise RuntimeError("half-way")
+
+    monkeypatch.setattr(report_module, "render_page", fail)
+    with pytest.raises(RuntimeError, match="half-way"):
+        write_report(copied.layout, copied.name, copied.url)
+    assert [file.read_bytes() for file in files] == before
+    assert not list(copied.study.folder.glob(".*.tmp"))
+
+
+def spoil(study: Fabricated) -> None:
+    """Put hostile text wherever a study's files take text from outside."""
+    settings = StudySettings.read(study.study.settings)
+    replace(
+        settings,
+        command=["python", "study.py", HOSTILE],
+        machine={HOSTILE: HOSTILE},
+        versions={"python": HOSTILE},
+    ).write(study.study.settings)
+    protocol = read_json(study.study.protocol)
+    write_json(study.study.protocol, {**protocol, "dataset": f"folder:/data/{HOSTILE}"})
+    finalists = Finalists.read(study.study.finalists)
+    renamed = [replace(one, title=HOSTILE) for one in finalists.finalists]
+    replace(finalists, finalists=renamed).write(study.study.finalists)
+    openings = [*read_json(study.study.seal), {"time": HOSTILE, "purpose": HOSTILE}]
+    write_json(study.study.seal, openings)
+    manifest = study.layout.dataset(settings.dataset) / "manifest.json"
+    content = read_json(manifest)
+    content["info"]["classes"][0] = HOSTILE
+    write_json(manifest, content)
+
+
+def test_text_from_outside_is_escaped_everywhere(copied: Fabricated) -> None:
+    spoil(copied)
+    paths = write_report(copied.layout, copied.name, copied.url)
+    page = paths.html.read_text(encoding="utf-8")
+    assert "<script>document" not in page
+    assert "<img" not in page.split("<script>", 1)[0]
+    assert page.count("&lt;img src=x") > 10
+    links = Links()
+    links.feed(page)
+    assert links.tags.count("script") == 3
+    assert "img" not in links.tags
+    plots = re.search(r'id="plots">(.*?)</script>', page, re.DOTALL)
+    assert plots is not None
+    assert "<" not in plots[1]
+    assert "&lt;script&gt;" in json.dumps(json.loads(plots[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (points(-0.00123, sign=True), "−0.12"),
+        (points(0.00004, sign=True), "0.00"),
+        (points(-0.00001), "0.00"),
+        (points(0.0123, sign=True), "+1.23"),
+        (interval(-0.001, 0.012), "−0.10 to +1.20"),
+        (figure(0.05), "0.05"),
+        (figure(1234.6), "1235"),
+        (figure(2e-5), "2e-05"),
+        (scaled(11_173_962), "11.2 M"),
+        (binary_size(23_016), "22.5 KiB"),
+        (duration(3725), "1 h 2 min"),
+        (duration(61), "1 min 1 s"),
+        (listed(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_are_put_into_words(text: str, expected: str) -> None:
+    assert text == expected
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (94.1, 98.2), (-1.3, 2.9), (0.0, 0.003)])
+def test_ticks_are_round_and_lie_inside_the_axis(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 8
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(found)}
+    assert len(steps) == 1
+    step = steps.pop()
+    assert round(step / 10 ** math.floor(math.log10(step)), 6) in (1, 2, 5)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+FRAME = """<!doctype html><iframe src="report.html" style="width: 400px; height: 800px"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+setInterval(() => {
+  const root = frame.contentDocument.documentElement;
+  const plots = frame.contentDocument.querySelectorAll(".plot .main-svg").length;
+  if (!root.dataset.drawn) return;
+  const found = { ...root.dataset, width: root.scrollWidth, plots };
+  document.documentElement.dataset.found = encodeURIComponent(JSON.stringify(found));
+}, 50);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def opened(small: Fabricated, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Open the report of a spoilt study in Chromium, 400 px wide; say what came of it."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    folder = tmp_path_factory.mktemp("opened")
+    shutil.copytree(small.layout.root, folder / "runs")
+    study = replace(small, layout=replace(small.layout, root=folder / "runs"))
+    spoil(study)
+    page = write_report(study.layout, study.name, study.url).html
+    frame = page.with_name("frame.html")
+    frame.write_text(FRAME, encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--enable-logging=stderr",
+        "--window-size=1200,900",
+        "--virtual-time-budget=10000",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    answer = re.search(r'data-found="([^"]+)"', ran.stdout)
+    assert answer is not None, ran.stderr
+    found: dict[str, Any] = json.loads(unquote(answer[1]))
+    found["console"] = [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+    found["panels"] = sum(len(item.panels) for item in draw_figures(find(read(study))))
+    return found
+
+
+@pytest.mark.browser
+def test_every_figure_is_drawn_in_a_browser_and_nothing_fails(opened: dict[str, Any]) -> None:
+    assert opened["drawn"] == str(opened["panels"])
+    assert opened["plots"] >= opened["panels"] > 10
+    assert opened["errors"] == ""
+    assert opened["console"] == []
+
+
+@pytest.mark.browser
+def test_hostile_text_does_not_run_in_a_browser(opened: dict[str, Any]) -> None:
+    assert "hacked" not in opened
+
+
+@pytest.mark.browser
+def test_page_does_not_scroll_sideways_on_a_phone(opened: dict[str, Any]) -> None:
+    assert opened["width"] <= 400
