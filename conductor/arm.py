@@ -1,5 +1,9 @@
 """An arm: one search space run as one Optuna study, decided in memory and written through."""
 
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +11,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.lagged import LaggedStorage
+from conductor.membership import Membership
 from conductor.tactics import make_pruner, make_sampler
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
+
+Lock = Callable[[], AbstractContextManager[None]]  # held while a study is decided upon
 
 AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
 
@@ -25,6 +32,13 @@ class Tactics:
     lag: int
     seed: int
     horizon: int
+
+
+def digest(trial: FrozenTrial, state: TrialState, values: list[float] | None) -> str:
+    """Return SHA-256 over number, parameters, reports, state and values of a trial."""
+    reports = sorted(trial.intermediate_values.items())
+    content = [trial.number, trial.params, reports, state.name, values]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class StoredTrial(optuna.Trial):
@@ -51,11 +65,22 @@ class Arm:
     study in one transaction, so that a kill leaves no half-asked trial.
     """
 
-    def __init__(self, name: str, space: Space, study: optuna.Study, tactics: Tactics) -> None:
+    def __init__(
+        self,
+        name: str,
+        space: Space,
+        study: optuna.Study,
+        tactics: Tactics,
+        *,
+        lock: Lock = nullcontext,
+        shared: bool = False,
+    ) -> None:
         self.name = name
         self.space = space
         self.study = study
         self.tactics = tactics
+        self.membership = Membership(study, shared=shared)
+        self._lock = lock
         self._storage = study._storage
         self._memory = LaggedStorage(tactics.lag)
         self._mirror = optuna.create_study(
@@ -66,26 +91,72 @@ class Arm:
         )
         self._ids: list[int] = []
         self._recipes: dict[int, Recipe] = {}
-        for trial in study.get_trials(deepcopy=False):
-            self._adopt(trial)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copy what other sessions, and other supervisors meanwhile, have written."""
+        running = set(self.running)
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number < len(self._ids):
+                if trial.state.is_finished() and trial.number in running:
+                    self._settle(trial)
+            elif trial.number == len(self._ids):
+                self._adopt(trial)
+            else:
+                raise StudyError(f"{self.study.study_name} lacks trial {len(self._ids)}")
 
     def _adopt(self, trial: FrozenTrial) -> None:
-        """Copy a trial of an earlier session. One that was running is asked about again: its
-        reports are replayed from its checkpoint, and so are the decisions to prune.
+        """Copy a trial's parameters, and what it said if it has ended.
+
+        One that was running is asked about again by whoever takes it over: its reports are replayed
+        from its checkpoint, and so are the decisions to prune.
         """
-        if trial.number != len(self._ids):
-            raise StudyError(f"{self.study.study_name} lacks trial {len(self._ids)}")
         self._ids.append(trial._trial_id)
         copied = optuna.trial.create_trial(
-            state=trial.state,
-            values=trial.values if trial.state.is_finished() else None,
+            state=TrialState.RUNNING,
             params=trial.params,
             distributions=trial.distributions,
-            intermediate_values=trial.intermediate_values if trial.state.is_finished() else {},
             user_attrs=trial.user_attrs,
-            system_attrs=trial.system_attrs if trial.state.is_finished() else {},
         )
         self._memory.create_new_trial(self._mirror._study_id, copied)
+        if trial.state.is_finished():
+            self._settle(trial)
+
+    def _settle(self, trial: FrozenTrial) -> None:
+        """Copy how a trial ended. Raises StudyError if its digest says that it has changed."""
+        kept = trial.user_attrs.get("digest")
+        if kept is not None and kept != digest(trial, trial.state, trial.values):
+            raise StudyError(
+                f"trial {trial.number} of {self.study.study_name} differs from its digest: the "
+                "storage is damaged; restore it, or give --name another name"
+            )
+        trial_id = self._mirror_id(trial.number)
+        for step, value in trial.intermediate_values.items():
+            self._memory.set_trial_intermediate_value(trial_id, step, value)
+        for key, attribute in trial.user_attrs.items():
+            self._memory.set_trial_user_attr(trial_id, key, attribute)
+        for key, attribute in trial.system_attrs.items():
+            self._memory.set_trial_system_attr(trial_id, key, attribute)
+        self._memory.set_trial_state_values(trial_id, trial.state, trial.values)
+
+    def claim(self) -> list[int]:
+        """Take over the running trials whose supervisor has died, and return their numbers."""
+        with self._lock():
+            self.refresh()
+            orphans = [
+                trial.number
+                for trial in self.trials
+                if trial.state == TrialState.RUNNING
+                and self.membership.is_dead(trial.user_attrs.get("owner", ""))
+            ]
+            for number in orphans:
+                self._own(number)
+        return orphans
+
+    def _own(self, number: int) -> None:
+        owner = self.membership.id
+        self._memory.set_trial_user_attr(self._mirror_id(number), "owner", owner)
+        self._storage.set_trial_user_attr(self._ids[number], "owner", owner)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -114,8 +185,17 @@ class Arm:
         waiting = any(not trial.state.is_finished() for trial in settled)
         return self.counted + len(self.running) < total and not waiting
 
-    def ask(self) -> int:
-        """Decide the parameters of the next trial, write it down, and return its number."""
+    def ask(self, total: int) -> int | None:
+        """Decide the parameters of the next trial, write it down, and return its number.
+
+        None when no further trial may begin yet, towards `total`.
+        """
+        with self._lock():
+            if self.membership.shared:
+                self.refresh()
+            return self._ask() if self.may_ask(total) else None
+
+    def _ask(self) -> int:
         number = len(self._ids)
         self._memory.deciding = number
         enqueued = list(self.space.enqueued.values())
@@ -126,6 +206,7 @@ class Arm:
         trial = self._mirror.ask()
         self._recipes[number] = self.space.suggest(trial)
         trial.set_user_attr("auditor", self.is_auditor(number))
+        trial.set_user_attr("owner", self.membership.id)
         template = self._memory.get_trial(trial._trial_id)
         self._ids.append(self._storage.create_new_trial(self.study._study_id, template))
         return number
@@ -160,6 +241,7 @@ class Arm:
     ) -> None:
         """End a trial. Its attributes are written first: a trial that has ended has them all."""
         trial_id, values = self._mirror_id(number), None if value is None else [value]
+        attributes["digest"] = self.digest(number, state, value)
         for key, attribute in attributes.items():
             self._memory.set_trial_user_attr(trial_id, key, attribute)
             self._storage.set_trial_user_attr(self._ids[number], key, attribute)
@@ -167,6 +249,11 @@ class Arm:
             self._storage.set_trial_system_attr(self._ids[number], key, attribute)
         self._memory.set_trial_state_values(trial_id, state, values)
         self._storage.set_trial_state_values(self._ids[number], state, values)
+
+    def digest(self, number: int, state: TrialState, value: float | None) -> str:
+        """Return the digest of a trial that is to end so; see `digest`."""
+        values = None if value is None else [value]
+        return digest(self._memory.get_trial(self._mirror_id(number)), state, values)
 
     def _mirror_id(self, number: int) -> int:
         study_id = self._mirror._study_id

@@ -79,7 +79,7 @@ def dashboard(options: argparse.Namespace) -> int:
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import run_server
 
-    from storage.studies import open_storage
+    from storage.databases import open_storage
 
     layout.artifacts.mkdir(parents=True, exist_ok=True)
     storage, store = open_storage(url), FileSystemArtifactStore(layout.artifacts)

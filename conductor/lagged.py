@@ -35,7 +35,7 @@ class LaggedStorage(InMemoryStorage):
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
         settled = trial.number <= self.deciding - self.lag or trial.number == self.deciding
-        if settled or trial.state == TrialState.WAITING:
+        if settled:
             return trial
         return FrozenTrial(
             number=trial.number,

@@ -1,11 +1,11 @@
 """The search: ask, report, prune, tell, for all arms side by side on one crew."""
 
-import hashlib
-import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from conductor.arm import Arm
@@ -18,6 +18,7 @@ from storage.records import RunRecord
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import TrainJob
 
+LOOK_SECONDS = 2.0  # between two looks at what other supervisors do
 MAX_FAILED = 5  # trials of an arm that machines may fail before the study gives up
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
@@ -55,30 +56,72 @@ class Search:
         self._make_job = make_job
         self._publish = publish
         self._running: dict[tuple[str, int], _Trial] = {}
+        self._orphans: list[tuple[Arm, int]] = []
+        self._looked = -LOOK_SECONDS
 
     def run(self, total: int) -> None:
         """Run until every arm has `total` trials that count."""
         done = sum(min(arm.counted, total) for arm in self.arms)
         self._display.begin("trials", total * len(self.arms), done)
-        orphans = [(arm, number) for arm in self.arms for number in arm.running]
-        while True:
-            self._fill(orphans, total)
-            if not self._running:
-                return
-            for key, event in self._crew.events():
-                self._hear(self._running[key], event)
+        try:
+            while True:
+                self._look_around()
+                self._fill(total)
+                if not self._running and all(arm.counted >= total for arm in self.arms):
+                    return
+                self._listen()
+        finally:
+            for arm in self.arms:
+                arm.membership.leave()
 
-    def _fill(self, orphans: list[tuple[Arm, int]], total: int) -> None:
-        """Give every free worker a trial: those left by an earlier session first."""
+    def _look_around(self) -> None:
+        """Take over trials that nobody runs: at the start, and again where others may die."""
+        due = time.monotonic() - self._looked >= LOOK_SECONDS
+        for arm in self.arms:
+            arm.membership.beat()
+            if due and (arm.membership.shared or self._looked < 0):
+                self._orphans += [(arm, number) for number in arm.claim()]
+        if due:
+            self._looked = time.monotonic()
+
+    def _fill(self, total: int) -> None:
+        """Give every free worker a trial: orphans first, then of the arm that has fewest."""
         while self._crew.free > 0:
-            if orphans:
-                self._start(*orphans.pop(0))
+            if self._orphans:
+                self._start(*self._orphans.pop(0))
                 continue
-            ready = [arm for arm in self.arms if arm.may_ask(total)]
-            if not ready:
+            asked = self._ask(total)
+            if asked is None:
                 return
-            arm = min(ready, key=lambda arm: len(arm.trials))
-            self._start(arm, arm.ask())
+            self._start(*asked)
+
+    def _ask(self, total: int) -> tuple[Arm, int] | None:
+        ready = [arm for arm in self.arms if arm.may_ask(total)]
+        for arm in sorted(ready, key=lambda arm: len(arm.trials)):
+            number = arm.ask(total)
+            if number is not None:
+                return arm, number
+        return None
+
+    def _listen(self) -> None:
+        """Hear what the workers say; with others about, only until it is time to look around."""
+        shared = any(arm.membership.shared for arm in self.arms)
+        if not self._running:
+            time.sleep(LOOK_SECONDS)  # the trials that are missing are run by others
+            return
+        for key, event in self._crew.events(LOOK_SECONDS if shared else None):
+            if key not in self._running:
+                continue
+            try:
+                self._hear(self._running[key], event)
+            except UpdateFinishedTrialError:
+                self._give_up(key)
+
+    def _give_up(self, key: tuple[str, int]) -> None:
+        """Leave a trial that another supervisor took over, and ended, while we seemed dead."""
+        self._crew.stop(key)
+        trial = self._running.pop(key)
+        self._display.run_ended(key, f"{trial.arm.name} {trial.number}: ended elsewhere")
 
     def _start(self, arm: Arm, number: int) -> None:
         key, job = (arm.name, number), self._make_job(arm, number)
@@ -121,11 +164,11 @@ class Search:
             reason=event.get("reason", "") if outcome in ("diverged", "failed") else "",
             history=trial.history,
             seconds=sum(metrics.seconds for metrics in trial.history),
-            digest=digest(job, outcome, trial.history),
         )
-        record.write(self._layout.trial(arm.name, number).result)
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
         value = None if outcome == "failed" else record.accuracy
+        record = replace(record, digest=arm.digest(number, state, value))
+        record.write(self._layout.trial(arm.name, number).result)
         self._publish(arm, number, record)
         arm.tell(number, state, value, _attributes(record))
         self._layout.trial(arm.name, number).checkpoint.unlink(missing_ok=True)
@@ -149,19 +192,9 @@ class Search:
         self._display.run_ended((arm.name, number), f"{arm.name} {number}: {how}{top}")
 
 
-def digest(job: TrainJob, outcome: str, history: list[EpochMetrics]) -> str:
-    """Return what identifies a trial's result: SHA-256 of recipe, outcome and accuracies."""
-    content: list[Any] = [
-        job.recipe.to_json(),
-        outcome,
-        [metrics.accuracy for metrics in history],
-    ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _attributes(record: RunRecord) -> dict[str, Any]:
     """What the study keeps of a trial beside its values."""
-    attributes: dict[str, Any] = {"diverged": record.outcome == "diverged", "digest": record.digest}
+    attributes: dict[str, Any] = {"diverged": record.outcome == "diverged"}
     if record.reason:
         attributes["reason"] = record.reason
     if record.history:

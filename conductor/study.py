@@ -21,10 +21,11 @@ from conductor.search import Search
 from conductor.settings import Request
 from kd.errors import StudyError
 from search_spaces.space import Space, load_space
-from storage.artifacts import locked, write_json
+from storage.artifacts import locked, replacing
+from storage.databases import deciding, open_storage, storage_file
 from storage.layout import Layout, StudyLayout
 from storage.records import Costs, StudySettings
-from storage.studies import open_storage, open_study, study_name
+from storage.studies import open_study, study_name
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
 
@@ -59,10 +60,10 @@ class Study:
     def _work(self, *, search: bool) -> None:
         check_resumable(self._paths, self._request)
         self._layout.root.mkdir(parents=True, exist_ok=True)
-        storage = open_storage(self._url)
+        storage = open_storage(self._url, self._display.say)
         pool = make_pool(self._request.workers)
         crew = Crew(pool)
-        with owned(self._paths):
+        with owned(self._paths, self._url):
             try:
                 pool.start()
                 with self._display.showing():
@@ -91,10 +92,11 @@ class Study:
                 self._request.trials
             )
             clock.lap("search")
-        self._confirm(arms, crew, jobs)
-        clock.lap("confirmation")
-        self._compare(crew, jobs)
-        clock.lap("comparison")
+        with locked(self._paths.confirm_lock, wait=True):
+            self._confirm(arms, crew, jobs)
+            clock.lap("confirmation")
+            self._compare(crew, jobs)
+            clock.lap("comparison")
 
     def _open_arm(self, space: Space, storage: BaseStorage, settings: StudySettings) -> Arm:
         protocol = self._request.protocol
@@ -114,8 +116,16 @@ class Study:
             "dataset": settings.dataset,
             "shards": settings.shards,
         }
-        study = open_study(storage, study_name(self._request.name, space.name), attributes)
-        return Arm(space.name, space, study, tactics)
+        name = study_name(self._request.name, space.name)
+        study = open_study(storage, name, attributes)
+        return Arm(
+            space.name,
+            space,
+            study,
+            tactics,
+            lock=lambda: deciding(storage, name),
+            shared=storage_file(self._url) is None,
+        )
 
     def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> None:
         protocol = self._request.protocol
@@ -153,15 +163,25 @@ def _distils(spaces: list[Space]) -> bool:
 
 
 @contextmanager
-def owned(paths: StudyLayout) -> Iterator[None]:
-    """Own the study for the block. Raises StudyError, naming the owner, if it is owned."""
-    owner = paths.lock.with_suffix(".json")
-    with locked(paths.lock, wait=False) as taken:
+def owned(paths: StudyLayout, url: str) -> Iterator[None]:
+    """Own the study for the block, where its storage is a file; a server's studies are shared.
+
+    The lock lies beside that file, since it is what two supervisors must not both write. Raises
+    StudyError, naming the owner, if the study is owned.
+    """
+    file = storage_file(url)
+    if file is None:
+        yield
+        return
+    lock = file.with_name(f"{file.name}.{paths.name}.lock")
+    owner = lock.with_suffix(".owner")
+    with locked(lock, wait=False) as taken:
         if not taken:
-            who = owner.read_text() if owner.exists() else "unknown"
-            raise StudyError(f"study {paths.name} is being run by another process: {who.strip()}")
+            who = owner.read_text().strip() if owner.exists() else "a process that has just begun"
+            raise StudyError(f"study {paths.name} is being run by {who}; end it, or wait for it")
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(owner, {"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+        with replacing(owner) as temporary:
+            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
         try:
             yield
         finally:

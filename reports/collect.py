@@ -26,10 +26,11 @@ from reports.data import (
     TrialData,
 )
 from storage.artifacts import is_finished, read_json, read_manifest
+from storage.databases import open_storage
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
-from storage.studies import open_storage, study_name
+from storage.studies import study_name
 
 # PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
 # five trials in that tenth. Below ten completed trials there is no tenth to speak of.

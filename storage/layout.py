@@ -74,8 +74,9 @@ class StudyLayout:
         return self.folder / "study.json"
 
     @property
-    def lock(self) -> Path:
-        return self.folder / "owner.lock"
+    def confirm_lock(self) -> Path:
+        """Held by the supervisor that confirms; others wait for what it finds."""
+        return self.folder / "confirm.lock"
 
     @property
     def seal(self) -> Path:

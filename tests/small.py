@@ -91,14 +91,14 @@ def plan(**changes: Any) -> Plan:
     return Plan(**{**fields, **changes})
 
 
-def begin(recipe: Recipe, source: LiveTeacher, *, name: str = STUDENT) -> TrainingState:
+def begin(recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT) -> TrainingState:
     """The state before the first epoch: the same for every recipe, but for its adapters."""
     student = network(name)
     taps = recipe.feature_taps if recipe.feature_kind in ADAPTED_KINDS else ()
     shapes = tap_shapes(student, 1, SIZE)
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
-        {tap: source.projections[tap].vectors.shape[1] for tap in taps},
+        {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
         seed=0,
     )
     return TrainingState.start(student, adapters, recipe)

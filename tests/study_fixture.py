@@ -36,7 +36,8 @@ from storage.records import (
     SpaceSource,
     StudySettings,
 )
-from storage.studies import open_storage, study_name
+from storage.databases import open_storage
+from storage.studies import study_name
 
 CLASSES = 10
 VALIDATION = 135

@@ -1,4 +1,4 @@
-"""A view is a pure function of (seed, k), and what it renders is what a loop over pixels renders."""
+"""A view is a pure function of (seed, k); it renders what a loop over pixels renders."""
 
 import dataclasses
 import subprocess

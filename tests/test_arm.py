@@ -1,0 +1,327 @@
+"""An arm depends on its seed, lag and tactics: not on workers, their order, kills or totals."""
+
+import random
+from pathlib import Path
+
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from conductor.arm import AUDIT_EVERY, Arm
+from conductor.names import BUILT_IN_ARMS
+from kd.errors import StudyError
+from kd.recipe import SHARP_SHAPES
+from search_spaces.space import load_space
+from storage.studies import open_storage
+from tests.fakes import (
+    HORIZON,
+    DyingStorage,
+    FakePool,
+    Killed,
+    Row,
+    make_arm,
+    rows,
+    search,
+)
+
+TRIALS = 16
+TACTICS = [
+    ("random", "median"),
+    ("random", "none"),
+    ("tpe", "median"),
+    ("tpe", "quartile"),
+    ("tpe", "halving"),
+    ("tpe", "hyperband"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("storage.artifacts.os.fsync", lambda descriptor: None)
+
+
+def searched(root: Path, pool: FakePool, total: int = TRIALS, **chosen: object) -> list[Row]:
+    """Return the rows of an arm that was searched without an interruption."""
+    arm = make_arm(InMemoryStorage(), **chosen)
+    search(root, [arm], pool, total)
+    return rows(arm.study)
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+@pytest.mark.parametrize(("sampler", "pruner"), TACTICS)
+def test_the_same_seed_gives_the_same_trials_in_any_order_of_completion(
+    tmp_path, sampler, pruner, lag
+):
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": lag}
+    alone = searched(tmp_path, FakePool(1), **chosen)
+    states = [row[1] for row in alone]
+    assert len(states) == TRIALS
+    assert set(states) == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
+    for size, order in ((2, 1), (4, 2), (8, 3)):
+        assert searched(tmp_path, FakePool(size, order), **chosen) == alone
+
+
+def test_another_seed_lag_or_arm_gives_other_trials(tmp_path):
+    def parameters(total: int, **chosen: object) -> list[object]:
+        return [row[3] for row in searched(tmp_path, FakePool(), total, sampler="tpe", **chosen)]
+
+    usual = parameters(TRIALS)
+    assert parameters(5, seed=1)[2:] != usual[2:5]
+    assert parameters(TRIALS, lag=4)[11:] != usual[11:]
+    plain, constant = (parameters(4, space=space) for space in ("plain", "constant"))
+    assert plain[3]["lr"] != constant[3]["lr"]
+
+
+def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
+    for lag, most in ((1, 1), (4, 4)):
+        arm = make_arm(InMemoryStorage(), lag=lag)
+        pool, running = FakePool(8, 1), []
+
+        def count(job: object, arm: Arm = arm, running: list[int] = running) -> None:
+            running.append(len(arm.running))
+
+        pool.on_submit = count
+        search(tmp_path, [arm], pool, TRIALS)
+        assert max(running) == most
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), ("tpe", "hyperband")])
+def test_three_trials_and_then_more_equal_all_at_once(tmp_path, sampler, pruner):
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": 4, "space": "plain"}
+    storage = InMemoryStorage()
+    for total in (3, 5, 5, 4, 24, 25, 26):
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(4, total), total)
+        assert arm.counted == max(5, total) if total != 3 else 3
+    assert rows(arm.study) == searched(tmp_path, FakePool(), 26, **chosen)
+
+
+def test_gp_gives_the_same_trials_again(tmp_path):
+    chosen = {"sampler": "gp", "pruner": "none", "space": "plain", "lag": 2}
+    storage = InMemoryStorage()
+    for total in (12, 13):
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(2, total), total)
+    assert rows(arm.study) == searched(tmp_path, FakePool(1), 13, **chosen)
+
+
+def assert_nothing_is_left(arm: Arm) -> None:
+    assert arm.running == []
+    assert all(trial.state.is_finished() for trial in arm.study.get_trials())
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
+def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, pruner):
+    chosen = {"sampler": "tpe", "pruner": pruner, "lag": 4, "space": "plain"}
+    alone = searched(tmp_path, FakePool(), 13, **chosen)
+    for fuse in range(0, 120, 5):
+        storage = DyingStorage()
+        arm = make_arm(storage, **chosen)
+        storage.fuse = fuse
+        with pytest.raises(Killed):
+            search(tmp_path, [arm], FakePool(4, fuse), 13)
+        storage.fuse = None
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(3, fuse), 13)
+        assert_nothing_is_left(arm)
+        assert rows(arm.study) == alone
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_a_study_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path, order):
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": 4, "space": "plain"}
+    storage, kills, draw = DyingStorage(), 0, random.Random(order)
+    while True:
+        storage.fuse = None
+        arm = make_arm(storage, **chosen)
+        storage.fuse = draw.randrange(100)
+        try:
+            search(tmp_path, [arm], FakePool(4, kills), TRIALS)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 3
+    assert_nothing_is_left(arm)
+    assert rows(arm.study) == searched(tmp_path, FakePool(), **chosen)
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+def test_a_study_killed_at_any_event_ends_as_an_uninterrupted_one(tmp_path, lag):
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag, "space": "scheduled"}
+    alone = searched(tmp_path, FakePool(), 8, **chosen)
+    for fuse in range(0, 24, 3):
+        storage = InMemoryStorage()
+        pool = FakePool(4, fuse)
+        pool.fuse = fuse
+        with pytest.raises(Killed):
+            search(tmp_path, [make_arm(storage, **chosen)], pool, 8)
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(3, fuse), 8)
+        assert_nothing_is_left(arm)
+        assert rows(arm.study) == alone
+
+
+def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path):
+    chosen = {"sampler": "tpe", "pruner": "halving", "lag": 4}
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    for fuse in (9, 30, None):
+        storage = open_storage(url)
+        arm = make_arm(storage, **chosen)
+        pool = FakePool(4, 7)
+        pool.fuse = fuse
+        try:
+            search(tmp_path, [arm], pool, 12)
+        except Killed:
+            continue
+        finally:
+            found = rows(arm.study)
+            storage.remove_session()
+            storage.engine.dispose()
+    assert found == searched(tmp_path, FakePool(), 12, **chosen)
+
+
+@pytest.mark.parametrize("space", BUILT_IN_ARMS)
+def test_enqueued_recipes_are_the_first_trials_and_come_once(tmp_path, space):
+    storage, enqueued = DyingStorage(), list(load_space(space).enqueued.values())
+    for fuse in (0, 1, 2, 4, 30, None):
+        storage.fuse = None
+        arm = make_arm(storage, space, lag=4)
+        storage.fuse = fuse
+        try:
+            search(tmp_path, [arm], FakePool(2), 6)
+        except Killed:
+            continue
+    parameters = [trial.params for trial in arm.study.get_trials()]
+    assert parameters[: len(enqueued)] == enqueued
+    assert not any(later in enqueued for later in parameters[len(enqueued) :])
+
+
+def test_a_trial_has_no_parameter_without_effect(tmp_path):
+    for row in searched(tmp_path, FakePool(), 30, pruner="none"):
+        given = row[3]
+        for name in ("temperature", "alpha"):
+            shape = given[f"{name}_shape"]
+            assert (f"{name}_final" in given) == (shape != "constant")
+            assert (f"{name}_sharpness" in given) == (shape in SHARP_SHAPES)
+        for name in ("feature_weight", "feature_taps"):
+            assert (name in given) == (given["feature_kind"] != "none")
+
+
+def worse_and_worse(arm: Arm, count: int) -> list[bool]:
+    """Tell trials, each worse than all before it, and return which were to be pruned."""
+    pruned = []
+    for _ in range(count):
+        number = arm.ask()
+        answers = [
+            arm.report(number, epoch, 0.9 - 0.01 * number) for epoch in range(1, HORIZON + 1)
+        ]
+        pruned.append(any(answers))
+        state = TrialState.PRUNED if any(answers) else TrialState.COMPLETE
+        arm.tell(number, state, 0.9 - 0.01 * number, {})
+    return pruned
+
+
+def test_auditors_are_never_pruned_and_all_others_may_be():
+    arm = make_arm(InMemoryStorage(), "plain")
+    pruned = worse_and_worse(arm, 25)
+    startup = 5  # trials before the median pruner begins
+    assert pruned == [number >= startup and number % AUDIT_EVERY != 0 for number in range(25)]
+    audited = [trial.user_attrs["auditor"] for trial in arm.study.get_trials()]
+    assert audited == [number % 6 == 0 for number in range(25)]
+
+
+def test_no_trial_is_pruned_after_its_last_epoch():
+    arm = make_arm(InMemoryStorage(), "plain")
+    worse_and_worse(arm, 8)
+    number = arm.ask()
+    assert number % AUDIT_EVERY
+    assert not arm.report(number, HORIZON, 0.0)
+
+
+def test_reporting_an_epoch_again_changes_nothing():
+    storage = DyingStorage()
+    arm = make_arm(storage, "plain")
+    worse_and_worse(arm, 7)
+    number = arm.ask()
+    first = arm.report(number, 3, 0.1)
+    before = rows(arm.study), [trial.intermediate_values for trial in arm.trials]
+    storage.fuse = 0  # a write would raise
+    assert arm.report(number, 3, 0.95) == first
+    assert (rows(arm.study), [trial.intermediate_values for trial in arm.trials]) == before
+
+
+def test_asking_writes_the_whole_trial_at_once():
+    storage = DyingStorage()
+    arm = make_arm(storage, "scheduled")
+    storage.fuse = 1
+    arm.ask()
+    assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["seed recipe"]
+
+
+def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
+    storage = InMemoryStorage()
+    arm = make_arm(storage, lag=4)
+    asked = [arm.recipe(arm.ask()) for _ in range(4)]
+    again = make_arm(storage, lag=4)
+    assert [again.recipe(number) for number in range(4)] == asked
+
+
+def test_the_next_trial_waits_for_the_one_that_the_lag_says():
+    arm = make_arm(InMemoryStorage(), "plain", lag=3)
+    for _ in range(3):
+        assert arm.may_ask(10)
+        arm.ask()
+    assert not arm.may_ask(10)
+    arm.tell(2, TrialState.COMPLETE, 0.5, {})
+    assert not arm.may_ask(10)
+    arm.tell(0, TrialState.COMPLETE, 0.5, {})
+    assert arm.may_ask(10)
+
+
+def test_trials_that_failed_do_not_count_towards_the_total():
+    arm = make_arm(InMemoryStorage(), "plain", lag=4)
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        arm.tell(arm.ask(), state, None if state == TrialState.FAIL else 0.5, {})
+    arm.ask()
+    assert (arm.counted, arm.failed, arm.running) == (2, 1, [3])
+    assert arm.may_ask(4)
+    assert not arm.may_ask(3)
+
+
+def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
+    arm = make_arm(InMemoryStorage(), "plain", lag=9)
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    for state, value, gone in (
+        (complete, 0.5, False),
+        (pruned, 0.9, False),
+        (complete, 0.0, True),
+        (complete, 0.7, False),
+        (complete, 0.5, False),
+        (TrialState.FAIL, None, False),
+    ):
+        arm.tell(arm.ask(), state, value, {"diverged": gone})
+    assert [trial.number for trial in arm.best(9)] == [3, 0, 4]
+    assert [trial.number for trial in arm.best(1)] == [3]
+
+
+def test_a_study_that_lost_a_trial_is_refused():
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain", lag=4)
+    for _ in range(3):
+        arm.ask()
+    del storage._studies[arm.study._study_id].trials[1]
+    with pytest.raises(StudyError, match=r"study\.plain lacks trial 1"):
+        make_arm(storage, "plain", lag=4)
+
+
+def test_attributes_are_written_before_a_trial_ends():
+    """A kill in between leaves a trial that is running, and is ended again."""
+    storage = DyingStorage()
+    arm = make_arm(storage, "plain")
+    number = arm.ask()
+    storage.fuse = 2
+    with pytest.raises(Killed):
+        arm.tell(number, TrialState.COMPLETE, 0.5, {"epochs": 8, "nll": random.random()})
+    stored = arm.study.get_trials()[0]
+    assert stored.state == TrialState.RUNNING
+    assert {"epochs", "nll"} <= set(stored.user_attrs)
