@@ -38,9 +38,10 @@ clean: ## Remove .venv, builds and tools' caches; studies in runs/ stay.
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "Retort needs Python 3.11 to 3.13, and $(PYTHON) is not; name another, as in: \
-		make install PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "Retort needs Python 3.11 to 3.13, and $(PYTHON) is none of them"; \
+		echo "Name another, as in: make install PYTHON=python3.12"; \
+		exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/python

@@ -50,6 +50,7 @@ def _conclude(request: Request, display: Display) -> int:
     layout = Layout(request.root)
     paths = write_report(layout, request.name, request.storage or layout.studies_url)
     where = "" if str(request.root) == "runs" else f" --root {request.root}"
+    where += f" --name {request.name}" if request.storage else ""
     display.say("")
     display.say(paths.headline)
     display.say(f"report:    {paths.html}")
@@ -72,9 +73,7 @@ def report(options: argparse.Namespace) -> int:
 def dashboard(options: argparse.Namespace) -> int:
     """Serve optuna-dashboard until Ctrl-C."""
     layout = Layout(Path(options.root))
-    url = options.storage or layout.studies_url
-    if url == layout.studies_url and not (layout.root / "studies.db").exists():
-        raise StudyError(f"there are no studies under {layout.root}; run: python study.py")
+    url = options.storage or _dashboard_url(options, layout)
     _check_port(options.host, options.port)
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import run_server
@@ -86,6 +85,13 @@ def dashboard(options: argparse.Namespace) -> int:
     Display().say(f"dashboard: http://{options.host}:{options.port}/ (Ctrl-C ends it)")
     run_server(storage, host=options.host, port=options.port, artifact_store=store)
     return 0
+
+
+def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
+    """Return the root's own storage, or that of the study that is named, or of the only one."""
+    if options.name is None and (layout.root / "studies.db").exists():
+        return layout.studies_url
+    return _storage_url(options, _existing(options))
 
 
 def _check_port(host: str, port: int) -> None:

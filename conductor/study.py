@@ -22,7 +22,7 @@ from conductor.settings import Request
 from kd.errors import StudyError
 from search_spaces.space import Space, load_space
 from storage.artifacts import locked, replacing
-from storage.databases import deciding, open_storage, storage_file
+from storage.databases import close_storage, deciding, open_storage, storage_file
 from storage.layout import Layout, StudyLayout
 from storage.records import Costs, StudySettings
 from storage.studies import open_study, study_name
@@ -74,6 +74,7 @@ class Study:
                 raise
             finally:
                 pool.close()
+                close_storage(storage)
 
     def _run_stages(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
         clock = _Clock(self._paths)

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.importance import get_param_importances
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -26,7 +26,7 @@ from reports.data import (
     TrialData,
 )
 from storage.artifacts import is_finished, read_json, read_manifest
-from storage.databases import open_storage
+from storage.databases import close_storage, open_storage, storage_file
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
@@ -117,16 +117,14 @@ def _read_costs(study: StudyLayout, missing: list[str]) -> Costs | None:
 def _read_arms(
     study: StudyLayout, settings: StudySettings, storage_url: str, missing: list[str]
 ) -> tuple[ArmData, ...]:
-    path = storage_url.removeprefix("sqlite:///").partition("?")[0]
-    if path != storage_url and not Path(path).is_file():  # opening it would make an empty one
+    path = storage_file(storage_url)
+    if path and not path.is_file():  # opening it would make an empty one
         raise StudyError(f"{path} is missing; name another --root or --storage")
     storage = open_storage(storage_url)
     try:
         return tuple(_read_arm(study, arm, storage, missing) for arm in settings.arms)
     finally:
-        storage.remove_session()
-        if isinstance(storage, RDBStorage):
-            storage.engine.dispose()
+        close_storage(storage)
 
 
 def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[str]) -> ArmData:

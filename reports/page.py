@@ -18,9 +18,10 @@ from reports.data import PLAIN, StudyData
 from reports.drawing import Figure, Panel
 from reports.figures import differences_figure, looks, seeds_figure
 from reports.findings import Findings
+from reports.optimism_figure import optimism_figure
 from reports.palette import css_variables, recolouring
 from reports.pruning_figures import audit_figure, curves_figure
-from reports.search_figures import history_figure, importances_figure, optimism_figure
+from reports.search_figures import history_figure, importances_figure
 from reports.statistics import Difference, mean_and_deviation
 from reports.tables import (
     comparison_note,

@@ -1,5 +1,6 @@
 """The report: read a finished or interrupted study and write what it found, all or nothing."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from reports.collect import collect
 from reports.findings import find
 from reports.page import render_page
 from reports.summary import summarise, trials_frame
-from storage.artifacts import replacing, write_json
+from storage.artifacts import replacing
 from storage.layout import Layout
 
 
@@ -31,7 +32,9 @@ def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
     page = render_page(findings)
     with replacing(study.trials_csv) as temporary:
         trials_frame(findings.data).to_csv(temporary, index=False, lineterminator="\n")
-    write_json(study.report_json, summarise(findings))
+    with replacing(study.report_json) as temporary:
+        text = json.dumps(summarise(findings), indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
     with replacing(study.report_html) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return ReportPaths(

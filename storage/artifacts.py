@@ -19,6 +19,7 @@ from typing import Any
 from kd.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
 
 
 @contextmanager
@@ -38,23 +39,40 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, all or nothing. NaN and infinity are refused (ValueError)."""
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as JSON with a checksum of its own, `sha256`: all or nothing.
+
+    NaN and infinity are refused (ValueError).
+    """
     with replacing(path) as temporary:
-        text = json.dumps(value, indent=1, allow_nan=False)
+        text = json.dumps({**value, CHECKSUM: checksum(value)}, indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Raises ArtifactError when the file is missing or not JSON."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote.
+
+    Raises ArtifactError when the file is missing, not JSON, or differs from its checksum.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        if value.pop(CHECKSUM, None) != checksum(value):
+            raise ValueError("its content differs from its checksum")
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} is damaged ({error}); delete it to have it made again"
+            f"{path} is damaged ({error}); restore it, or delete it to have it made again"
         ) from None
+    return value
+
+
+def checksum(value: Mapping[str, Any]) -> str:
+    """Return SHA-256 over an object's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -68,8 +86,7 @@ def sha256(path: Path) -> str:
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """Name an artifact by what it was made from: 64 bits of SHA-256 over the canonical JSON."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return checksum(identity)[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ mysql+pymysql://user@host/db         several supervisors may share a study
 
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy import event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from kd.errors import StudyError
@@ -44,20 +45,35 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         storage = PatientStorage(url, notify)
+        if storage.dialect == "sqlite":
+            _relax_sqlite(storage)
     except (ArgumentError, NoSuchModuleError) as error:
         raise StudyError(
-            f"--storage takes an SQLAlchemy URL or journal:FILE, got {url!r}: {one_line(error)}"
+            f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}: "
+            f"{one_line(error)}"
+        ) from None
+    except ValueError:  # its message may hold a piece of the password
+        raise StudyError(
+            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose host or port is none; "
+            "'/', ':' and '@' in a password are written %2F, %3A and %40"
         ) from None
     except ImportError as error:
         raise StudyError(
             f"the driver of {shown(url)} is not installed: {one_line(error)}; "
             "pip install '.[postgresql]' or '.[mysql]'"
         ) from None
+    except RuntimeError as error:  # tables of another version of Optuna
+        raise StudyError(f"the storage {shown(url)} cannot be used: {one_line(error)}") from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         raise StudyError(f"the storage {shown(url)} does not answer: {one_line(error)}") from None
-    if storage.dialect == "sqlite":
-        _relax_sqlite(storage)
     return storage
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections that a storage holds open."""
+    if isinstance(storage, PatientStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def storage_file(url: str) -> Path | None:
@@ -66,7 +82,7 @@ def storage_file(url: str) -> Path | None:
         return Path(url.removeprefix(JOURNAL)).absolute()
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
@@ -101,7 +117,10 @@ class PatientStorage(RDBStorage):
 
     def __init__(self, url: str, notify: Notify) -> None:
         self.notify = notify
-        self.dialect = make_url(url).get_backend_name()
+        parsed = _parsed(url)
+        self.dialect = parsed.get_backend_name()
+        if self.dialect == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ArgumentError("a study outlives its process; name a file: sqlite:///studies.db")
         seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
         name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
         arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
@@ -168,14 +187,21 @@ def deciding(storage: BaseStorage, study: str) -> Iterator[None]:
     if not isinstance(storage, PatientStorage) or dialect not in SERVERS:
         yield
         return
-    with storage.patiently(storage.engine.connect) as connection:
-        lock = {"name": f"retort.{study}"}
-        take, drop = _LOCKS["postgresql" if dialect == "postgresql" else "mysql"]
+    take, drop = _LOCKS["postgresql" if dialect == "postgresql" else "mysql"]
+    lock = {"name": f"retort.{study}"}
+
+    def taken() -> Connection:
+        connection = storage.engine.connect()
         connection.execute(text(take), lock)
-        try:
-            yield
-        finally:
+        return connection
+
+    connection: Connection = storage.patiently(taken)
+    try:
+        yield
+    finally:
+        with suppress(SQLAlchemyError):  # a connection that was lost has lost its lock too
             connection.execute(text(drop), lock)
+        connection.close()
 
 
 # statement that takes a lock by name, and that drops it
@@ -189,11 +215,21 @@ _LOCKS = {
 
 
 def shown(url: str) -> str:
-    """Return the URL without its password."""
+    """Return the URL without its password, also when it is no URL."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
+        plain = _parsed(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        _, separator, tail = url.rpartition("@")
+        plain = f"***@{tail}" if separator else url
+    return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1***", plain)
+
+
+def _parsed(url: str) -> URL:
+    """Raises ArgumentError for what is no URL, ValueError where host or port is none."""
+    parsed = make_url(url)
+    if "@" in (parsed.host or ""):  # the end of a password that holds an @
+        raise ValueError
+    return parsed
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,8 @@ def record_opening(seal_path: Path, purpose: str) -> None:
     """
     with locked(seal_path.with_suffix(".lock"), wait=True):
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(seal_path, [*openings(seal_path), {"time": time, "purpose": purpose}])
+        record = [*openings(seal_path), {"time": time, "purpose": purpose}]
+        write_json(seal_path, {"openings": record})
 
 
 def openings(seal_path: Path) -> list[dict[str, str]]:
@@ -29,7 +30,7 @@ def openings(seal_path: Path) -> list[dict[str, str]]:
     if not seal_path.exists():
         return []
     try:
-        record = read_json(seal_path)
+        record = read_json(seal_path).get("openings")
     except ArtifactError:
         record = None
     if not isinstance(record, list) or not all(_is_opening(entry) for entry in record):

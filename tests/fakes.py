@@ -5,6 +5,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 from rich.console import Console
 
-from conductor.arm import Arm, Tactics
+from conductor.arm import Arm, Lock, Tactics
 from conductor.crew import Crew
 from conductor.jobs import JobMaker
 from conductor.progress import Display
@@ -207,12 +208,14 @@ def make_arm(
     lag: int = 1,
     seed: int = 0,
     name: str = "study",
+    lock: Lock = nullcontext,
+    shared: bool = False,
 ) -> Arm:
     """Open an arm anew, as a session does."""
     loaded = load_space(space) if isinstance(space, str) else space
     tactics = Tactics(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
     study = open_study(storage, study_name(name, loaded.name), {})
-    return Arm(loaded.name, loaded, study, tactics)
+    return Arm(loaded.name, loaded, study, tactics, lock=lock, shared=shared)
 
 
 def quiet() -> Display:
@@ -265,7 +268,7 @@ Row = tuple[Any, ...]
 
 
 def rows(study: optuna.Study) -> list[Row]:
-    """Return all of each trial that a study must repeat: everything but times."""
+    """Return all of each trial that a study must repeat: everything but times and owners."""
     return [
         (
             trial.number,
@@ -274,7 +277,7 @@ def rows(study: optuna.Study) -> list[Row]:
             trial.params,
             trial.distributions,
             trial.intermediate_values,
-            trial.user_attrs,
+            {key: kept for key, kept in trial.user_attrs.items() if key != "owner"},
             trial.system_attrs,
         )
         for trial in study.get_trials(deepcopy=False)

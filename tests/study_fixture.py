@@ -25,6 +25,7 @@ from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from search_spaces.space import Space, load_space
 from storage.artifacts import finish, write_json
+from storage.databases import open_storage
 from storage.layout import Layout, StudyLayout
 from storage.records import (
     Cost,
@@ -36,7 +37,6 @@ from storage.records import (
     SpaceSource,
     StudySettings,
 )
-from storage.databases import open_storage
 from storage.studies import study_name
 
 CLASSES = 10

@@ -1,6 +1,9 @@
 """An arm depends on its seed, lag and tactics: not on workers, their order, kills or totals."""
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from conductor.names import BUILT_IN_ARMS
 from kd.errors import StudyError
 from kd.recipe import SHARP_SHAPES
 from search_spaces.space import load_space
-from storage.studies import open_storage
+from storage.databases import close_storage, open_storage
 from tests.fakes import (
     HORIZON,
     DyingStorage,
@@ -61,15 +64,18 @@ def test_the_same_seed_gives_the_same_trials_in_any_order_of_completion(
         assert searched(tmp_path, FakePool(size, order), **chosen) == alone
 
 
-def test_another_seed_lag_or_arm_gives_other_trials(tmp_path):
+def test_another_seed_lag_number_or_arm_gives_other_parameters(tmp_path):
     def parameters(total: int, **chosen: object) -> list[object]:
-        return [row[3] for row in searched(tmp_path, FakePool(), total, sampler="tpe", **chosen)]
+        found = searched(tmp_path, FakePool(), total, sampler="tpe", space=space, **chosen)
+        return [row[3] for row in found]
 
+    space = load_space("plain")
     usual = parameters(TRIALS)
-    assert parameters(5, seed=1)[2:] != usual[2:5]
+    assert len({given["lr"] for given in usual}) == TRIALS
+    assert parameters(5, seed=1)[1:] != usual[1:5]
     assert parameters(TRIALS, lag=4)[11:] != usual[11:]
-    plain, constant = (parameters(4, space=space) for space in ("plain", "constant"))
-    assert plain[3]["lr"] != constant[3]["lr"]
+    space = replace(space, name="other")
+    assert parameters(5)[1:] != usual[1:5]
 
 
 def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
@@ -175,8 +181,7 @@ def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path):
             continue
         finally:
             found = rows(arm.study)
-            storage.remove_session()
-            storage.engine.dispose()
+            close_storage(storage)
     assert found == searched(tmp_path, FakePool(), 12, **chosen)
 
 
@@ -211,7 +216,7 @@ def worse_and_worse(arm: Arm, count: int) -> list[bool]:
     """Tell trials, each worse than all before it, and return which were to be pruned."""
     pruned = []
     for _ in range(count):
-        number = arm.ask()
+        number = arm.ask(99)
         answers = [
             arm.report(number, epoch, 0.9 - 0.01 * number) for epoch in range(1, HORIZON + 1)
         ]
@@ -233,7 +238,7 @@ def test_auditors_are_never_pruned_and_all_others_may_be():
 def test_no_trial_is_pruned_after_its_last_epoch():
     arm = make_arm(InMemoryStorage(), "plain")
     worse_and_worse(arm, 8)
-    number = arm.ask()
+    number = arm.ask(99)
     assert number % AUDIT_EVERY
     assert not arm.report(number, HORIZON, 0.0)
 
@@ -242,7 +247,7 @@ def test_reporting_an_epoch_again_changes_nothing():
     storage = DyingStorage()
     arm = make_arm(storage, "plain")
     worse_and_worse(arm, 7)
-    number = arm.ask()
+    number = arm.ask(99)
     first = arm.report(number, 3, 0.1)
     before = rows(arm.study), [trial.intermediate_values for trial in arm.trials]
     storage.fuse = 0  # a write would raise
@@ -254,14 +259,14 @@ def test_asking_writes_the_whole_trial_at_once():
     storage = DyingStorage()
     arm = make_arm(storage, "scheduled")
     storage.fuse = 1
-    arm.ask()
+    arm.ask(99)
     assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["seed recipe"]
 
 
 def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
     storage = InMemoryStorage()
     arm = make_arm(storage, lag=4)
-    asked = [arm.recipe(arm.ask()) for _ in range(4)]
+    asked = [arm.recipe(arm.ask(99)) for _ in range(4)]
     again = make_arm(storage, lag=4)
     assert [again.recipe(number) for number in range(4)] == asked
 
@@ -270,7 +275,7 @@ def test_the_next_trial_waits_for_the_one_that_the_lag_says():
     arm = make_arm(InMemoryStorage(), "plain", lag=3)
     for _ in range(3):
         assert arm.may_ask(10)
-        arm.ask()
+        arm.ask(99)
     assert not arm.may_ask(10)
     arm.tell(2, TrialState.COMPLETE, 0.5, {})
     assert not arm.may_ask(10)
@@ -281,8 +286,8 @@ def test_the_next_trial_waits_for_the_one_that_the_lag_says():
 def test_trials_that_failed_do_not_count_towards_the_total():
     arm = make_arm(InMemoryStorage(), "plain", lag=4)
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-        arm.tell(arm.ask(), state, None if state == TrialState.FAIL else 0.5, {})
-    arm.ask()
+        arm.tell(arm.ask(99), state, None if state == TrialState.FAIL else 0.5, {})
+    arm.ask(99)
     assert (arm.counted, arm.failed, arm.running) == (2, 1, [3])
     assert arm.may_ask(4)
     assert not arm.may_ask(3)
@@ -299,7 +304,7 @@ def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
         (complete, 0.5, False),
         (TrialState.FAIL, None, False),
     ):
-        arm.tell(arm.ask(), state, value, {"diverged": gone})
+        arm.tell(arm.ask(99), state, value, {"diverged": gone})
     assert [trial.number for trial in arm.best(9)] == [3, 0, 4]
     assert [trial.number for trial in arm.best(1)] == [3]
 
@@ -308,7 +313,7 @@ def test_a_study_that_lost_a_trial_is_refused():
     storage = InMemoryStorage()
     arm = make_arm(storage, "plain", lag=4)
     for _ in range(3):
-        arm.ask()
+        arm.ask(99)
     del storage._studies[arm.study._study_id].trials[1]
     with pytest.raises(StudyError, match=r"study\.plain lacks trial 1"):
         make_arm(storage, "plain", lag=4)
@@ -318,10 +323,113 @@ def test_attributes_are_written_before_a_trial_ends():
     """A kill in between leaves a trial that is running, and is ended again."""
     storage = DyingStorage()
     arm = make_arm(storage, "plain")
-    number = arm.ask()
+    number = arm.ask(99)
     storage.fuse = 2
     with pytest.raises(Killed):
         arm.tell(number, TrialState.COMPLETE, 0.5, {"epochs": 8, "nll": random.random()})
     stored = arm.study.get_trials()[0]
     assert stored.state == TrialState.RUNNING
     assert {"epochs", "nll"} <= set(stored.user_attrs)
+
+
+def test_a_trial_that_was_changed_afterwards_is_refused():
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain")
+    number = arm.ask(99)
+    arm.report(number, 1, 0.5)
+    arm.tell(number, TrialState.COMPLETE, 0.5, {})
+    make_arm(storage, "plain")
+    storage._studies[arm.study._study_id].trials[0].intermediate_values[1] = 0.6
+    with pytest.raises(StudyError, match=r"trial 0 of study\.plain differs from its digest"):
+        make_arm(storage, "plain")
+
+
+def test_a_new_session_takes_over_what_was_running():
+    storage = InMemoryStorage()
+    first = make_arm(storage, "plain", lag=4)
+    numbers = [first.ask(99) for _ in range(3)]
+    first.tell(1, TrialState.COMPLETE, 0.5, {})
+    assert first.claim() == []
+    second = make_arm(storage, "plain", lag=4)
+    assert second.claim() == [number for number in numbers if number != 1]
+    assert second.claim() == []
+
+
+class Clock:
+    """Stands in for the module `time` in `conductor.membership`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("conductor.membership.time", clock)
+    return clock
+
+
+def test_trials_of_a_supervisor_that_fell_silent_are_taken_over_and_no_others(clock):
+    storage = InMemoryStorage()
+    silent, alive, heir = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(3))
+    for arm in (silent, alive, silent):
+        arm.membership.beat()
+        arm.ask(99)
+    assert heir.claim() == []
+    for clock.now in range(5, 30, 5):
+        alive.membership.beat()
+        assert heir.claim() == []
+    clock.now = 30
+    alive.membership.beat()
+    assert heir.claim() == [0, 2]
+    assert make_arm(storage, "plain", lag=9, shared=True).claim() == []
+
+
+def test_trials_of_a_supervisor_that_left_are_taken_over_at_once(clock):
+    storage = InMemoryStorage()
+    first, second = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(2))
+    first.membership.beat()
+    first.ask(99)
+    assert second.claim() == []
+    first.membership.leave()
+    assert second.claim() == [0]
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+def test_supervisors_that_share_a_study_end_it_as_one_alone(tmp_path, monkeypatch, lag):
+    monkeypatch.setattr("conductor.search.LOOK_SECONDS", 0.0)
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag}
+    storage, lock = InMemoryStorage(), threading.Lock()
+    arms = [make_arm(storage, shared=True, lock=lambda: lock, **chosen) for _ in range(3)]
+    pools = [FakePool(2, order) for order in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        done = [
+            threads.submit(search, tmp_path, [arm], pool, TRIALS)
+            for arm, pool in zip(arms, pools, strict=True)
+        ]
+    for future in done:
+        future.result()
+    assert rows(arms[0].study) == searched(tmp_path, FakePool(), **chosen)
+    folders = [job.folder for pool in pools for job in pool.jobs]
+    assert len(folders) == len(set(folders)) == TRIALS
+
+
+def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock):
+    """One that seemed dead finds that its trial was taken over, and goes on with others."""
+    storage = InMemoryStorage()
+    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
+    pool = FakePool(1)
+
+    def take_over(job: object) -> None:
+        pool.on_submit = lambda job: None
+        heir.membership.is_dead = lambda owner: True
+        assert heir.claim() == [0]
+        heir.tell(0, TrialState.COMPLETE, 0.25, {})
+
+    pool.on_submit = take_over
+    search(tmp_path, [slow], pool, 3)
+    states = [(trial.state.name, trial.value) for trial in slow.study.get_trials()]
+    assert states[0] == ("COMPLETE", 0.25)
+    assert len(states) == 3

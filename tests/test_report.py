@@ -444,6 +444,7 @@ def with_auditors(data: StudyData, count: int) -> StudyData:
         curve = [*generator.random(3), last[number]]
         values = {epoch: float(value) for epoch, value in enumerate(curve, start=1)}
         trials.append(replace(arm.trials[0], number=number, auditor=True, values=values))
+    trials.append(replace(trials[0], number=count, values={1: 0.5}, diverged=True))
     return replace(data, arms=(replace(arm, trials=tuple(trials)), *data.arms[1:]))
 
 
@@ -471,6 +472,11 @@ def test_importances_sum_to_one_and_come_largest_first(made: Fabricated) -> None
     assert set(arm.importances) == {"lr", "weight_decay", "label_smoothing"}
 
 
+def test_importances_are_drawn_in_per_cent(findings: Findings) -> None:
+    bars = by_key(findings, "importances").panels[-1].plot["data"][0]
+    assert sum(bars["x"]) == pytest.approx(100)
+
+
 def test_optimum_at_an_edge_is_named_unless_it_is_a_limit_of_the_quantity(
     data: StudyData,
 ) -> None:
@@ -486,7 +492,7 @@ def test_optimum_at_an_edge_is_named_unless_it_is_a_limit_of_the_quantity(
         },
     )
     assert edge_parameters(trial) == {"lr": (0.01, 0.3), "decay": (1e-4, 2e-3)}
-    inside = replace(trial, parameters={**trial.parameters, "lr": 0.05, "decay": 5e-4})
+    inside = replace(trial, parameters={**trial.parameters, "lr": 0.02, "decay": 5e-4})
     assert edge_parameters(inside) == {}
 
 
@@ -680,7 +686,13 @@ def test_text_from_outside_is_escaped_everywhere(copied: Fabricated) -> None:
     plots = re.search(r'id="plots">(.*?)</script>', page, re.DOTALL)
     assert plots is not None
     assert "<" not in plots[1]
-    assert "&lt;script&gt;" in json.dumps(json.loads(plots[1]))
+    labels = [
+        note["text"]
+        for plot in json.loads(plots[1])["plots"].values()
+        for note in plot["layout"].get("annotations", ())
+    ]
+    assert any("&lt;script&gt;" in label for label in labels)
+    assert not any("<" in label for label in labels)
 
 
 @pytest.mark.parametrize(
