@@ -174,10 +174,6 @@ class Arm:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         return sum(trial.state in states for trial in self.trials)
 
-    @property
-    def failed(self) -> int:
-        return sum(trial.state == TrialState.FAIL for trial in self.trials)
-
     def may_ask(self, total: int) -> bool:
         """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
         trials = self.trials

@@ -1,6 +1,7 @@
 """The search: ask, report, prune, tell, for all arms side by side on one crew."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from workers.events import LAST_EVENTS, Event
 from workers.jobs import TrainJob
 
 LOOK_SECONDS = 2.0  # between two looks at what other supervisors do
-MAX_FAILED = 5  # trials of an arm that machines may fail before the study gives up
+MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
 MakeJob = Callable[[Arm, int], TrainJob]
@@ -56,6 +57,7 @@ class Search:
         self._make_job = make_job
         self._publish = publish
         self._running: dict[tuple[str, int], _Trial] = {}
+        self._failed: Counter[str] = Counter()
         self._orphans: list[tuple[Arm, int]] = []
         self._looked = -LOOK_SECONDS
 
@@ -67,7 +69,7 @@ class Search:
             while True:
                 self._look_around()
                 self._fill(total)
-                if not self._running and all(arm.counted >= total for arm in self.arms):
+                if not self._crew.busy and all(arm.counted >= total for arm in self.arms):
                     return
                 self._listen()
         finally:
@@ -106,7 +108,7 @@ class Search:
     def _listen(self) -> None:
         """Hear what the workers say; with others about, only until it is time to look around."""
         shared = any(arm.membership.shared for arm in self.arms)
-        if not self._running:
+        if not self._crew.busy:
             time.sleep(LOOK_SECONDS)  # the trials that are missing are run by others
             return
         for key, event in self._crew.events(LOOK_SECONDS if shared else None):
@@ -174,9 +176,15 @@ class Search:
         self._layout.trial(arm.name, number).checkpoint.unlink(missing_ok=True)
         del self._running[arm.name, number]
         self._say_ended(arm, number, record)
-        if arm.failed >= MAX_FAILED:
+        if outcome == "failed":
+            self._count_failure(arm, record.reason)
+
+    def _count_failure(self, arm: Arm, reason: str) -> None:
+        """Give up after `MAX_FAILED` failures; those of earlier sessions do not count."""
+        self._failed[arm.name] += 1
+        if self._failed[arm.name] >= MAX_FAILED:
             raise StudyError(
-                f"{arm.failed} trials of {arm.name} have failed; the last: {record.reason}"
+                f"{self._failed[arm.name]} trials of {arm.name} have failed; the last: {reason}"
             )
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:

@@ -55,7 +55,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     except ValueError:  # its message may hold a piece of the password
         raise StudyError(
             f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose host or port is none; "
-            "'/', ':' and '@' in a password are written %2F, %3A and %40"
+            "an @ in a password is written %40"
         ) from None
     except ImportError as error:
         raise StudyError(
@@ -217,7 +217,8 @@ _LOCKS = {
 def shown(url: str) -> str:
     """Return the URL without its password, also when it is no URL."""
     try:
-        plain = _parsed(url).render_as_string(hide_password=True)
+        parsed = _parsed(url)
+        plain = parsed.render_as_string(hide_password=True) if parsed.password else url
     except (ArgumentError, ValueError):
         _, separator, tail = url.rpartition("@")
         plain = f"***@{tail}" if separator else url

@@ -394,7 +394,7 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
             ).write(run.result)
             purpose = f"{finalist.arm} {finalist.title}, seed {replicate + 1}"
             openings.append({"time": "2026-03-01T09:56:00+00:00", "purpose": purpose})
-    write_json(made.study.seal, openings)
+    write_json(made.study.seal, {"openings": openings})
 
 
 def _logits(

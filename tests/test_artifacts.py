@@ -1,6 +1,5 @@
 """Files are written whole or not at all, and an artifact that is not as it was made is refused."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -74,15 +73,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure: 
 
 def test_a_full_disk_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     path = tmp_path / "file.json"
-    write_json(path, "old")
+    write_json(path, {"state": "old"})
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(artifacts.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_json(path, "new")
-    assert read_json(path) == "old"
+        write_json(path, {"state": "new"})
+    assert read_json(path) == {"state": "old"}
     assert names(tmp_path) == ["file.json"]
 
 
@@ -111,7 +110,7 @@ def test_what_a_crash_left_behind_blocks_nobody(tmp_path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, {"a": -float("inf")}]])
 def test_json_refuses_what_is_no_number(tmp_path, value: Any) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "file.json", value)
+        write_json(tmp_path / "file.json", {"value": value})
     assert names(tmp_path) == []
 
 
@@ -128,8 +127,16 @@ def test_json_refuses_what_is_no_number(tmp_path, value: Any) -> None:
 )
 def test_json_survives_the_disk(tmp_path_factory, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "survives.json"
-    write_json(path, value)
-    assert read_json(path) == value
+    write_json(path, {"value": value})
+    assert read_json(path) == {"value": value}
+
+
+def test_a_changed_digit_is_found(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"accuracy": 0.91, "seeds": [1, 2]})
+    path.write_text(path.read_text().replace("0.91", "0.97"))
+    with pytest.raises(ArtifactError, match="its content differs from its checksum"):
+        read_json(path)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +148,14 @@ def test_json_survives_the_disk(tmp_path_factory, value: Any) -> None:
         pytest.param(b"[1,]", id="not JSON"),
         pytest.param(b"[" * 100_000, id="deep"),
         pytest.param(b'{"a": 1} x', id="more than JSON"),
+        pytest.param(b'{"a": 1}', id="no checksum"),
+        pytest.param(b"[1]", id="not an object"),
     ],
 )
 def test_damaged_json_says_what_to_do(tmp_path, content: bytes) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"file.json is damaged \(.+\); delete it") as raised:
+    with pytest.raises(ArtifactError, match=r"file.json is damaged \(.+\); restore it") as raised:
         read_json(path)
     assert "\n" not in str(raised.value)
 
@@ -249,7 +258,7 @@ def test_an_artifact_made_from_something_else_is_refused_with_the_fields_named(
     "name", ["../weights.bin", "/etc/passwd", "inner/file", "..", ".", "", "a\0b"]
 )
 def test_names_outside_the_folder_are_refused(folder: Path, name: str) -> None:
-    content = json.loads((folder / MANIFEST).read_text())
+    content = read_json(folder / MANIFEST)
     content["files"][name] = "0" * 64
     write_json(folder / MANIFEST, content)
     with pytest.raises(ArtifactError, match="names files outside its folder"):
@@ -259,8 +268,6 @@ def test_names_outside_the_folder_are_refused(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        [],
-        None,
         {},
         {"kind": "teacher", "identity": {}, "info": {}},
         {"kind": 1, "identity": {}, "info": {}, "files": {}},

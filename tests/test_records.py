@@ -227,15 +227,17 @@ def test_what_is_not_even_an_object_is_an_artifact_error(given: Any) -> None:
     [
         (None, r"result.json is missing$"),
         ("{", r"result.json is damaged \("),
-        ("[]", r"result.json is damaged: not a RunRecord: "),
-        ('{"recipe": 1}', r"result.json is damaged: not a RunRecord: unknown or missing "),
+        ("[]", r"result.json is damaged \("),
+        ({"recipe": 1}, r"result.json is damaged: not a RunRecord: unknown or missing "),
     ],
 )
 def test_a_file_that_holds_no_record_is_named(
-    tmp_path: Path, content: str | None, message: str
+    tmp_path: Path, content: str | dict[str, int] | None, message: str
 ) -> None:
     path = tmp_path / "result.json"
-    if content is not None:
+    if isinstance(content, dict):
+        write_json(path, content)
+    elif content is not None:
         path.write_text(content)
     with pytest.raises(ArtifactError, match=message) as raised:
         RunRecord.read(path)

@@ -664,8 +664,8 @@ def spoil(study: Fabricated) -> None:
     finalists = Finalists.read(study.study.finalists)
     renamed = [replace(one, title=HOSTILE) for one in finalists.finalists]
     replace(finalists, finalists=renamed).write(study.study.finalists)
-    openings = [*read_json(study.study.seal), {"time": HOSTILE, "purpose": HOSTILE}]
-    write_json(study.study.seal, openings)
+    openings = [*read_json(study.study.seal)["openings"], {"time": HOSTILE, "purpose": HOSTILE}]
+    write_json(study.study.seal, {"openings": openings})
     manifest = study.layout.dataset(settings.dataset) / "manifest.json"
     content = read_json(manifest)
     content["info"]["classes"][0] = HOSTILE
