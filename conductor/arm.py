@@ -227,10 +227,20 @@ class Arm:
         if epoch not in self._memory.get_trial(trial_id).intermediate_values:
             self._memory.set_trial_intermediate_value(trial_id, epoch, value)
             self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
-        if self.is_auditor(number) or epoch >= self.tactics.horizon:
+        if epoch >= self.tactics.horizon:
             return False
         self._memory.deciding = number
-        return self._mirror.pruner.prune(self._mirror, self._memory.get_trial(trial_id))
+        cut = self._mirror.pruner.prune(self._mirror, self._memory.get_trial(trial_id))
+        if cut and self.is_auditor(number):
+            self._remember_cut(number, epoch)
+        return cut and not self.is_auditor(number)
+
+    def _remember_cut(self, number: int, epoch: int) -> None:
+        """Write down where the pruner would have cut an auditor, the first time that it would."""
+        trial_id = self._mirror_id(number)
+        if "cut_epoch" not in self._memory.get_trial(trial_id).user_attrs:
+            self._memory.set_trial_user_attr(trial_id, "cut_epoch", epoch)
+            self._storage.set_trial_user_attr(self._ids[number], "cut_epoch", epoch)
 
     def tell(
         self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
