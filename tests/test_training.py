@@ -335,6 +335,24 @@ def test_a_run_resumed_after_any_epoch_is_the_uninterrupted_one_bit_by_bit(
         assert timeless(second.history) == timeless(whole.history)
 
 
+def test_dropout_is_drawn_from_seed_and_epoch_so_that_a_run_can_go_on(source: LiveTeacher) -> None:
+    def dropping() -> TrainingState:
+        state = begin(PLAIN, source)
+        state.network.body.fc.register_forward_pre_hook(
+            lambda layer, given: functional.dropout(given[0], training=layer.training)
+        )
+        return state
+
+    whole, first, second = dropping(), dropping(), dropping()
+    history = timeless(list(run(whole, PLAIN, plan(), None)))
+    next(run(first, PLAIN, plan(), None))
+    torch.manual_seed(123)
+    second.restore(copied(first.tensors()), first.history)
+    list(run(second, PLAIN, plan(), None))
+    assert same_bits(second.tensors(), whole.tensors())
+    assert history != timeless(trained(PLAIN, plan(), None, live=source).history)
+
+
 def test_the_state_holds_student_adapters_and_momentum(source: LiveTeacher) -> None:
     state = trained(HINT, plan(epochs=1), source, live=source)
     parts = [name.partition(".")[0] for name in state.tensors()]
