@@ -16,6 +16,7 @@ from conductor.flags import (
     add_run_flags,
     add_seeds_flag,
     add_study_flags,
+    add_worker_flags,
 )
 from kd.errors import RetortError
 
@@ -120,7 +121,7 @@ def _verify_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=int, default=64, help="random images to ask about in each view (default: 64)"
     )
-    parser.add_argument("--workers", default="auto", help="as for run")
+    add_worker_flags(parser)
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:

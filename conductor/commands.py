@@ -8,12 +8,13 @@ from typing import Any
 
 from conductor.presets import PRESETS, preset
 from conductor.progress import Display
-from conductor.settings import Request, choose_spaces, parse_size
+from conductor.settings import Request, check_workers, choose_spaces, parse_size
 from kd.errors import StudyError
 from kd.protocol import Protocol, dataset_slug
 from storage.artifacts import read_json
 from storage.layout import Layout, StudyLayout
 from storage.records import StudySettings
+from workers.on_ray import Cluster
 
 DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
 
@@ -108,7 +109,14 @@ def verify(options: argparse.Namespace) -> int:
     from conductor.crew import Crew, make_pool
     from conductor.verifying import verify_cache
 
-    pool = make_pool(options.workers)
+    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
+    cluster = Cluster(
+        root=Path(options.root),
+        threads=Protocol.from_json(read_json(paths.protocol)).threads,
+        address=options.ray_address,
+        gpus_per_trial=options.gpus_per_trial,
+    )
+    pool = make_pool(options.workers, cluster)
     try:
         pool.start()
         verify_cache(Layout(Path(options.root)), paths, Crew(pool), options.rows, Display())
@@ -160,6 +168,8 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         seeds=options.seeds,
         spaces=spaces,
         workers=options.workers,
+        ray_address=options.ray_address,
+        gpus_per_trial=options.gpus_per_trial,
         data_dir=options.data_dir or "",
         cache_budget=parse_size(options.cache_budget),
         command=["python", "study.py", *arguments],

@@ -12,6 +12,7 @@ from workers.events import LAST_EVENTS, Event, note_event
 from workers.inline import InlinePool
 from workers.jobs import Job
 from workers.local import LocalPool
+from workers.on_ray import Cluster, RayPool
 
 RETRIES = 2  # of a job whose worker died, before it has failed
 Key = TypeVar("Key", bound=Hashable)
@@ -31,10 +32,12 @@ class Pool(typing.Protocol):
     def close(self) -> None: ...
 
 
-def make_pool(workers: str) -> Pool:
-    """Make the pool that `--workers` names: auto, inline, or a number of processes."""
+def make_pool(workers: str, cluster: Cluster | None = None) -> Pool:
+    """Make the pool that `--workers` names: auto, inline, ray, or a number of processes."""
     if workers == "inline":
         return InlinePool()
+    if workers == "ray" and cluster:
+        return RayPool(cluster)
     return LocalPool(None if workers == "auto" else int(workers))
 
 

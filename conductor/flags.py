@@ -115,13 +115,29 @@ def add_seeds_flag(group: Any) -> None:
 
 
 def add_machine_flags(group: Any) -> None:
+    add_worker_flags(group)
+    group.add_argument("--data-dir", help="where data sets are found, or downloaded to")
+
+
+def add_worker_flags(group: Any) -> None:
     group.add_argument(
         "--workers",
         default="auto",
-        help="processes that train: a number, auto (one an accelerator, else one a core), or "
-        "inline (this process, for debugging)",
+        help="processes that train: a number, auto (one an accelerator, else one a core), ray "
+        "(see docs/machines.md), or inline (this process, for debugging)",
     )
-    group.add_argument("--data-dir", help="where data sets are found, or downloaded to")
+    group.add_argument(
+        "--ray-address",
+        default="",
+        help="a Ray cluster, as in auto or HOST:6379; all nodes must see --root "
+        "(default: Ray is started on this machine)",
+    )
+    group.add_argument(
+        "--gpus-per-trial",
+        type=float,
+        help="share of a GPU, and of its memory, for each worker on Ray (default: 1 where there "
+        "are GPUs)",
+    )
 
 
 def add_protocol_flags(parser: ArgumentParser) -> None:

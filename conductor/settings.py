@@ -9,6 +9,7 @@ from kd.catalogue import check_name
 from kd.errors import ProtocolError
 from kd.protocol import Protocol
 from kd.recipe import require
+from workers.on_ray import Cluster
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -31,13 +32,14 @@ class Request:
     data_dir: str  # empty for the default under the root
     cache_budget: int  # bytes
     command: list[str]
+    ray_address: str = ""  # empty for a Ray of our own on this machine
+    gpus_per_trial: float | None = None  # None for a whole GPU where there are any
 
     def __post_init__(self) -> None:
         require("--trials must be at least 1", self.trials >= 1, self.trials)
         require("--seeds must be at least 1", self.seeds >= 1, self.seeds)
         require("--lag must be at least 1", self.lag >= 1, self.lag)
-        workers = self.workers in ("auto", "inline") or re.fullmatch(r"[1-9]\d*", self.workers)
-        require("--workers must be auto, inline or a number", bool(workers), self.workers)
+        check_workers(self.workers, self.ray_address, self.gpus_per_trial)
         check_name("sampler", self.sampler, SAMPLERS)
         check_name("pruner", self.pruner, PRUNERS)
         if self.sampler == "gp" and self.pruner != "none":
@@ -49,6 +51,26 @@ class Request:
                 check_name("arm", space, BUILT_IN_ARMS)
         names = [Path(space).stem for space in self.spaces]
         require("an arm is named once", len(set(names)) == len(names), names)
+
+    @property
+    def cluster(self) -> Cluster:
+        """What the workers take of Ray, where they run on it."""
+        return Cluster(
+            root=self.root,
+            threads=self.protocol.threads,
+            address=self.ray_address,
+            gpus_per_trial=self.gpus_per_trial,
+        )
+
+
+def check_workers(workers: str, ray_address: str, gpus_per_trial: float | None) -> None:
+    """Raise ProtocolError unless the flags that say what trains fit together."""
+    known = workers in ("auto", "inline", "ray") or bool(re.fullmatch(r"[1-9]\d*", workers))
+    require("--workers must be auto, inline, ray or a number", known, workers)
+    if gpus_per_trial is not None:
+        require("--gpus-per-trial must lie in (0, 1]", 0 < gpus_per_trial <= 1, gpus_per_trial)
+    if workers != "ray" and (ray_address or gpus_per_trial):
+        raise ProtocolError(f"--ray-address and --gpus-per-trial need --workers ray, not {workers}")
 
 
 def choose_spaces(arms: list[str] | None, space: str | None) -> list[str]:

@@ -61,7 +61,7 @@ class Study:
         check_resumable(self._paths, self._request)
         self._layout.root.mkdir(parents=True, exist_ok=True)
         storage = open_storage(self._url, self._display.say)
-        pool = make_pool(self._request.workers)
+        pool = make_pool(self._request.workers, self._request.cluster)
         crew = Crew(pool)
         with owned(self._paths, self._url):
             try:

@@ -133,6 +133,7 @@ class FakePool:
 
     def submit(self, job: Job) -> int:
         assert self.busy < self.size, "more jobs than workers"
+        assert len(self.jobs) < 500, "the search does not end"
         self.on_submit(job)
         self.jobs.append(job)
         ticket = len(self.jobs)

@@ -356,18 +356,23 @@ def test_a_new_session_takes_over_what_was_running():
 
 
 class Clock:
-    """Stands in for the module `time` in `conductor.membership`."""
+    """Stands in for the module `time`: nobody sleeps, and who would sleep for ever is told."""
 
     now = 0.0
 
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 1000, "the search does not end"
+
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("conductor.membership.time", clock)
+    for module in ("membership", "search"):
+        monkeypatch.setattr(f"conductor.{module}.time", clock)
     return clock
 
 
@@ -417,7 +422,8 @@ def test_supervisors_that_share_a_study_end_it_as_one_alone(tmp_path, monkeypatc
     assert len(folders) == len(set(folders)) == TRIALS
 
 
-def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock):
+@pytest.mark.parametrize("total", [1, 3])
+def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock, total):
     """One that seemed dead finds that its trial was taken over, and goes on with others."""
     storage = InMemoryStorage()
     slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
@@ -430,7 +436,8 @@ def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock):
         heir.tell(0, TrialState.COMPLETE, 0.25, {})
 
     pool.on_submit = take_over
-    search(tmp_path, [slow], pool, 3)
+    search(tmp_path, [slow], pool, total)
     states = [(trial.state.name, trial.value) for trial in slow.study.get_trials()]
     assert states[0] == ("COMPLETE", 0.25)
-    assert len(states) == 3
+    assert len(states) == total
+    assert pool.busy == 0

@@ -157,11 +157,13 @@ def test_five_failed_trials_end_the_study_in_one_line(tmp_path):
 
 
 def test_a_study_that_gave_up_goes_on_once_the_fault_is_mended(tmp_path):
+    """Failures of an earlier session do not count, not even beside one of this session."""
     storage = InMemoryStorage()
     with pytest.raises(StudyError):
         search(tmp_path, [make_arm(storage, "plain")], FakePool(objective=lambda job: failed()), 4)
     arm = make_arm(storage, "plain")
-    search(tmp_path, [arm], FakePool(), 4)
+    pool = FakePool(objective=lambda job: failed() if number_of(job) == 6 else landscape(job))
+    search(tmp_path, [arm], pool, 4)
     assert arm.counted == 4
 
 

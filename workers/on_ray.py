@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -44,14 +43,14 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 class Cluster:
     """Where Ray is, and what a worker takes of it.
 
-    Without an `address` Ray is started on this machine. `gpus_per_trial` lies in 0-1; 0 stands for
-    a whole GPU where there are any, else none. A worker without a GPU takes `threads` CPUs.
+    Without an `address` Ray is started on this machine. `gpus_per_trial` lies in (0, 1]; None is a
+    whole GPU where there are any, else none. A worker without a GPU takes `threads` CPUs.
     """
 
     root: Path
     threads: int
     address: str = ""
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
 
 
 @dataclass(slots=True)
@@ -214,9 +213,7 @@ class RayPool:
             self._ray.shutdown()
 
 
-def share_out(
-    nodes: list[dict[str, Any]], cluster: Cluster
-) -> tuple[int, dict[str, float]]:
+def share_out(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, float]]:
     """Return how many workers the nodes of a cluster have room for, and what each is to ask for.
 
     Raises WorkerError when there is room for none.
