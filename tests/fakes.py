@@ -4,7 +4,7 @@
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from workers.events import LAST_EVENTS, Event, epoch_event, result_event
 from workers.jobs import Job, TrainJob
 
 HORIZON = 8
-Objective = Callable[[TrainJob], list[Event]]
+Objective = Callable[[TrainJob], Iterable[Event]]
 
 
 class Killed(BaseException):

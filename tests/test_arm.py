@@ -1,7 +1,9 @@
 """An arm depends on its seed, lag and tactics: not on workers, their order, kills or totals."""
 
+import itertools
 import random
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,13 @@ from tests.fakes import (
     FakePool,
     Killed,
     Row,
+    epochs,
     make_arm,
     rows,
     search,
 )
+from workers.events import Event
+from workers.jobs import TrainJob
 
 TRIALS = 16
 TACTICS = [
@@ -405,7 +410,13 @@ def test_trials_of_a_supervisor_that_left_are_taken_over_at_once(clock):
 
 @pytest.mark.parametrize("lag", [1, 4])
 def test_supervisors_that_share_a_study_end_it_as_one_alone(tmp_path, monkeypatch, lag):
+    naps = itertools.count()
+
+    def sleep(seconds: float) -> None:
+        assert next(naps) < 100_000, "the search does not end"
+
     monkeypatch.setattr("conductor.search.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("conductor.search.time.sleep", sleep)
     chosen = {"sampler": "tpe", "pruner": "median", "lag": lag}
     storage, lock = InMemoryStorage(), threading.Lock()
     arms = [make_arm(storage, shared=True, lock=lambda: lock, **chosen) for _ in range(3)]
@@ -441,3 +452,23 @@ def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock, tota
     assert states[0] == ("COMPLETE", 0.25)
     assert len(states) == total
     assert pool.busy == 0
+
+
+def test_a_search_ends_only_when_its_workers_are_idle(tmp_path, clock):
+    """A worker that is slow to leave a trial that was given up must not disturb what follows."""
+    storage = InMemoryStorage()
+    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
+
+    def take_over(job: TrainJob) -> Iterator[Event]:
+        heir.membership.is_dead = lambda owner: True
+        assert heir.claim() == [0]
+        heir.tell(0, TrialState.COMPLETE, 0.25, {})
+        yield from epochs([0.5])
+        for clock.now in range(20):
+            yield {"event": "progress", "done": 1, "total": 2}
+        yield {"event": "stopped"}
+
+    pool = FakePool(objective=take_over)
+    pool.stop = lambda ticket: None
+    search(tmp_path, [slow], pool, 1)
+    assert (slow.counted, pool.busy) == (1, 0)
