@@ -1,44 +1,30 @@
 """An arm: one search space run as one Optuna study, decided in memory and written through."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.lagged import LaggedStorage
 from conductor.membership import Membership
-from conductor.tactics import make_pruner, make_sampler
+from conductor.tactics import Tactics, make_pruner, make_sampler
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
+from storage.patience import OvertakenError
+from storage.trials import ASKED, ENDED, asked_digest, check_trial, ended_digest
 
 Lock = Callable[[], AbstractContextManager[None]]  # held while a study is decided upon
 
 AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tactics:
-    """How an arm is searched: names of sampler and pruner, lag, and the study's seed."""
-
-    sampler: str
-    pruner: str
-    lag: int
-    seed: int
-    horizon: int
-
-
-def digest(trial: FrozenTrial, state: TrialState, values: list[float] | None) -> str:
-    """Return SHA-256 over number, parameters, reports, state and values of a trial."""
-    reports = sorted(trial.intermediate_values.items())
-    content = [trial.number, trial.params, reports, state.name, values]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count towards `--trials`
+CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
+RUNGS = "rungs"  # user attribute: what successive halving noted of a trial, for later decisions
+RUNG = "completed_rung_"  # how the system attributes begin in which it does
 
 
 class StoredTrial(optuna.Trial):
@@ -82,28 +68,35 @@ class Arm:
         self.membership = Membership(study, shared=shared)
         self._lock = lock
         self._storage = study._storage
-        self._memory = LaggedStorage(tactics.lag)
+        self._recipes: dict[int, Recipe] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Copy the study into memory."""
+        self._memory = LaggedStorage(self.tactics.lag)
         self._mirror = optuna.create_study(
             storage=self._memory,
-            study_name=study.study_name,
+            study_name=self.study.study_name,
             direction="maximize",
-            pruner=make_pruner(tactics.pruner, tactics.horizon),
+            pruner=make_pruner(self.tactics.pruner, self.tactics.horizon),
         )
         self._ids: list[int] = []
-        self._recipes: dict[int, Recipe] = {}
+        self._running: set[int] = set()
+        self._counted = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Copy what other sessions, and other supervisors meanwhile, have written."""
-        running = set(self.running)
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.number < len(self._ids):
-                if trial.state.is_finished() and trial.number in running:
-                    self._settle(trial)
-            elif trial.number == len(self._ids):
+            if trial.number == len(self._ids):
                 self._adopt(trial)
-            else:
-                raise StudyError(f"{self.study.study_name} lacks trial {len(self._ids)}")
+            elif trial.number > len(self._ids) or trial._trial_id != self._ids[trial.number]:
+                name, lacking = self.study.study_name, min(trial.number, len(self._ids))
+                raise StudyError(
+                    f"{name} lacks trial {lacking}: the storage is damaged; restore it"
+                )
+            elif trial.number in self._running:
+                self._follow(trial)
 
     def _adopt(self, trial: FrozenTrial) -> None:
         """Copy a trial's parameters, and what it said if it has ended.
@@ -111,33 +104,43 @@ class Arm:
         One that was running is asked about again by whoever takes it over: its reports are replayed
         from its checkpoint, and so are the decisions to prune.
         """
-        self._ids.append(trial._trial_id)
+        check_trial(self.study.study_name, trial)
         copied = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs=trial.user_attrs,
+            user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
         )
         self._memory.create_new_trial(self._mirror._study_id, copied)
+        self._ids.append(trial._trial_id)
+        self._running.add(trial.number)
         if trial.state.is_finished():
             self._settle(trial)
 
+    def _follow(self, trial: FrozenTrial) -> None:
+        """Copy what became of a trial that was running: it has ended, or has another owner."""
+        if trial.state.is_finished():
+            check_trial(self.study.study_name, trial)
+            self._settle(trial)
+            return
+        owner = trial.user_attrs.get("owner", "")
+        self._memory.set_trial_user_attr(self._mirror_id(trial.number), "owner", owner)
+
     def _settle(self, trial: FrozenTrial) -> None:
-        """Copy how a trial ended. Raises StudyError if its digest says that it has changed."""
-        kept = trial.user_attrs.get("digest")
-        if kept is not None and kept != digest(trial, trial.state, trial.values):
-            raise StudyError(
-                f"trial {trial.number} of {self.study.study_name} differs from its digest: the "
-                "storage is damaged; restore it, or give --name another name"
-            )
+        """Copy how a trial ended."""
         trial_id = self._mirror_id(trial.number)
         for step, value in trial.intermediate_values.items():
             self._memory.set_trial_intermediate_value(trial_id, step, value)
         for key, attribute in trial.user_attrs.items():
             self._memory.set_trial_user_attr(trial_id, key, attribute)
-        for key, attribute in trial.system_attrs.items():
+        for key, attribute in trial.user_attrs.get(RUNGS, {}).items():
             self._memory.set_trial_system_attr(trial_id, key, attribute)
         self._memory.set_trial_state_values(trial_id, trial.state, trial.values)
+        self._count(trial.number, trial.state)
+
+    def _count(self, number: int, state: TrialState) -> None:
+        self._running.discard(number)
+        self._counted += state in COUNTED
 
     def claim(self) -> list[int]:
         """Take over the running trials whose supervisor has died, and return their numbers."""
@@ -149,14 +152,23 @@ class Arm:
                 if trial.state == TrialState.RUNNING
                 and self.membership.is_dead(trial.user_attrs.get("owner", ""))
             ]
-            for number in orphans:
-                self._own(number)
-        return orphans
+            return [number for number in orphans if self._own(number)]
 
-    def _own(self, number: int) -> None:
+    def _own(self, number: int) -> bool:
+        """Take a trial over, unless its supervisor was alive after all and has just ended it."""
         owner = self.membership.id
+        try:
+            self._storage.set_trial_user_attr(self._ids[number], "owner", owner)
+        except UpdateFinishedTrialError:
+            return False
         self._memory.set_trial_user_attr(self._mirror_id(number), "owner", owner)
-        self._storage.set_trial_user_attr(self._ids[number], "owner", owner)
+        return True
+
+    def owns(self, number: int) -> bool:
+        """Whether a trial is ours to run: while we seemed dead, another may have taken it over."""
+        trial = self._memory.get_trial(self._mirror_id(number))
+        ours = trial.user_attrs.get("owner") == self.membership.id
+        return ours and number in self._running
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -166,30 +178,38 @@ class Arm:
 
     @property
     def running(self) -> list[int]:
-        return [trial.number for trial in self.trials if trial.state == TrialState.RUNNING]
+        return sorted(self._running)
+
+    @property
+    def asked(self) -> int:
+        """Trials that were ever asked."""
+        return len(self._ids)
 
     @property
     def counted(self) -> int:
         """Trials that count towards `--trials`."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        return sum(trial.state in states for trial in self.trials)
+        return self._counted
 
     def may_ask(self, total: int) -> bool:
         """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
-        trials = self.trials
-        settled = trials[: max(0, len(trials) - self.tactics.lag + 1)]
-        waiting = any(not trial.state.is_finished() for trial in settled)
-        return self.counted + len(self.running) < total and not waiting
+        settled = len(self._ids) - self.tactics.lag
+        waiting = any(number <= settled for number in self._running)
+        return self._counted + len(self._running) < total and not waiting
 
     def ask(self, total: int) -> int | None:
         """Decide the parameters of the next trial, write it down, and return its number.
 
-        None when no further trial may begin yet, towards `total`.
+        None when no further trial may begin yet, towards `total`, or when another supervisor took
+        the number while ours was asleep.
         """
         with self._lock():
             if self.membership.shared:
                 self.refresh()
-            return self._ask() if self.may_ask(total) else None
+            try:
+                return self._ask() if self.may_ask(total) else None
+            except OvertakenError:
+                self._begin()
+                return None
 
     def _ask(self) -> int:
         number = len(self._ids)
@@ -203,8 +223,11 @@ class Arm:
         self._recipes[number] = self.space.suggest(trial)
         trial.set_user_attr("auditor", self.is_auditor(number))
         trial.set_user_attr("owner", self.membership.id)
+        asked = asked_digest(self.study.study_name, self._memory.get_trial(trial._trial_id))
+        trial.set_user_attr(ASKED, asked)
         template = self._memory.get_trial(trial._trial_id)
         self._ids.append(self._storage.create_new_trial(self.study._study_id, template))
+        self._running.add(number)
         return number
 
     def recipe(self, number: int) -> Recipe:
@@ -238,28 +261,41 @@ class Arm:
     def _remember_cut(self, number: int, epoch: int) -> None:
         """Write down where the pruner would have cut an auditor, the first time that it would."""
         trial_id = self._mirror_id(number)
-        if "cut_epoch" not in self._memory.get_trial(trial_id).user_attrs:
-            self._memory.set_trial_user_attr(trial_id, "cut_epoch", epoch)
-            self._storage.set_trial_user_attr(self._ids[number], "cut_epoch", epoch)
+        if CUT not in self._memory.get_trial(trial_id).user_attrs:
+            self._memory.set_trial_user_attr(trial_id, CUT, epoch)
+            self._storage.set_trial_user_attr(self._ids[number], CUT, epoch)
 
     def tell(
         self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
     ) -> None:
-        """End a trial. Its attributes are written first: a trial that has ended has them all."""
-        trial_id, values = self._mirror_id(number), None if value is None else [value]
-        attributes["digest"] = self.digest(number, state, value)
-        for key, attribute in attributes.items():
-            self._memory.set_trial_user_attr(trial_id, key, attribute)
-            self._storage.set_trial_user_attr(self._ids[number], key, attribute)
-        for key, attribute in self._memory.get_trial(trial_id).system_attrs.items():
-            self._storage.set_trial_system_attr(self._ids[number], key, attribute)
-        self._memory.set_trial_state_values(trial_id, state, values)
-        self._storage.set_trial_state_values(self._ids[number], state, values)
+        """End a trial. Its attributes are written first: a trial that has ended has them all.
 
-    def digest(self, number: int, state: TrialState, value: float | None) -> str:
-        """Return the digest of a trial that is to end so; see `digest`."""
+        Raises UpdateFinishedTrialError, and changes nothing, if another supervisor has ended it.
+        """
+        trial_id, values = self._mirror_id(number), None if value is None else [value]
+        told = {**attributes, **self._rungs(number)}
+        told[ENDED] = self.digest(number, state, value, attributes)
+        for key, attribute in told.items():
+            self._storage.set_trial_user_attr(self._ids[number], key, attribute)
+            self._memory.set_trial_user_attr(trial_id, key, attribute)
+        self._storage.set_trial_state_values(self._ids[number], state, values)
+        self._memory.set_trial_state_values(trial_id, state, values)
+        self._count(number, state)
+
+    def _rungs(self, number: int) -> dict[str, Any]:
+        """Return what halving noted of a trial, as the attribute that its digest covers."""
+        trial = self._memory.get_trial(self._mirror_id(number))
+        rungs = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(RUNG)}
+        return {RUNGS: rungs} if rungs or RUNGS in trial.user_attrs else {}
+
+    def digest(
+        self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
+    ) -> str:
+        """Return the digest of a trial that is to end so; see `storage.trials`."""
         values = None if value is None else [value]
-        return digest(self._memory.get_trial(self._mirror_id(number)), state, values)
+        trial = self._memory.get_trial(self._mirror_id(number))
+        told = {**attributes, **self._rungs(number)}
+        return ended_digest(self.study.study_name, trial, state, values, told)
 
     def _mirror_id(self, number: int) -> int:
         study_id = self._mirror._study_id

@@ -46,6 +46,7 @@ class _Task:
     key: Hashable
     job: Job
     deaths: int = 0
+    stopped: bool = False
 
 
 class Crew:
@@ -70,6 +71,7 @@ class Crew:
         """Ask the job to stop at its next step; its last event follows."""
         for ticket, task in self._tasks.items():
             if task.key == key:
+                task.stopped = True
                 self._pool.stop(ticket)
 
     def events(self, timeout: float | None = None) -> list[tuple[Any, Event]]:
@@ -81,12 +83,19 @@ class Crew:
                 found.append((task.key, event))
                 continue
             del self._tasks[ticket]
-            if event.get("kind") == "WorkerError" and task.deaths < RETRIES:
-                task.deaths += 1
-                self._tasks[self._pool.submit(task.job)] = task
-                event = note_event(f"{event['reason']}; trying again")
-            found.append((task.key, event))
+            died = event.get("kind") == "WorkerError"
+            found.append((task.key, self._after_death(task, event) if died else event))
         return found
+
+    def _after_death(self, task: _Task, event: Event) -> Event:
+        """Try the job again, and say so; one that was told to stop has stopped."""
+        if task.stopped:
+            return {"event": "stopped"}
+        if task.deaths >= RETRIES:
+            return event
+        task.deaths += 1
+        self._tasks[self._pool.submit(task.job)] = task
+        return note_event(f"{event['reason']}; trying again")
 
     def drain(self, seconds: float) -> None:
         """Wait until every job has kept its epoch at hand or has ended, for at most `seconds`.

@@ -1,8 +1,10 @@
 """From the protocol to a filled teacher cache: the stages before the search."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conductor.crew import Crew
 from conductor.progress import Display, duration, percent
@@ -14,6 +16,7 @@ from storage.layout import Layout
 from workers.events import Event
 from workers.jobs import PrepareJob, ProjectionJob, ShardJob, TeacherJob
 
+CHECKS = 4  # shards that are compared with their checksums at once
 DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 
@@ -120,6 +123,7 @@ class Preparation:
         size = views * (sizes["logits"] + (sizes["features"] if features else 0))
         if missing:
             self._make_shards(dataset, teacher, shards, missing, features)
+        self._verify_shards(folder, sorted(set(range(views)) - set(missing)))
         found = f", {views - len(missing)} found" if len(missing) < views else ""
         self._display.say(f"teacher cache: {views} views, {show_size(size)}{found}")
 
@@ -141,6 +145,24 @@ class Preparation:
         with self._display.bar("teacher cache", len(missing)) as bar:
             for done, _ in enumerate(self._crew.run_all(jobs, lambda key, event: None), 1):
                 bar(done, len(missing))
+
+    def _verify_shards(self, folder: Path, found: list[int]) -> None:
+        """Compare shards of earlier sessions with their checksums: trials map them unread.
+
+        Raises ArtifactError for the first that differs.
+        """
+        if not found:
+            return
+        identity = read_manifest(folder, "shards").identity
+        showing = self._display.bar("checking the teacher cache", len(found))
+        with showing as bar, ThreadPoolExecutor(CHECKS) as threads:  # hashing lets others run
+            checks = threads.map(lambda k: _verify_view(folder, k, identity), found)
+            for done, _ in enumerate(checks, 1):
+                bar(done, len(found))
+
+
+def _verify_view(folder: Path, k: int, identity: dict[str, Any]) -> None:
+    read_manifest(folder / f"view-{k:05d}", "shard", {**identity, "view": k}).verify()
 
 
 def _has_view(folder: Path, k: int, features: bool) -> bool:

@@ -10,9 +10,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from conductor.arm import Arm
-from conductor.crew import Crew
+from conductor.crew import Crew, error_of
 from conductor.progress import Display, percent
-from kd.errors import StudyError
+from kd.errors import StudyError, WorkerError
 from kd.metrics import EpochMetrics
 from storage.layout import StudyLayout
 from storage.records import RunRecord
@@ -59,12 +59,15 @@ class Search:
         self._running: dict[tuple[str, int], _Trial] = {}
         self._failed: Counter[str] = Counter()
         self._orphans: list[tuple[Arm, int]] = []
+        self._leaving: set[tuple[str, int]] = set()  # given up, and not stopped yet
         self._looked = -LOOK_SECONDS
 
     def run(self, total: int) -> None:
         """Run until every arm has `total` trials that count."""
         done = sum(min(arm.counted, total) for arm in self.arms)
         self._display.begin("trials", total * len(self.arms), done)
+        if done == total * len(self.arms):
+            self._display.say(f"trials: all {total} of each arm are there")
         try:
             while True:
                 self._look_around()
@@ -85,21 +88,29 @@ class Search:
                 self._orphans += [(arm, number) for number in arm.claim()]
         if due:
             self._looked = time.monotonic()
+            for key, trial in list(self._running.items()):
+                if not trial.arm.owns(trial.number):
+                    self._give_up(key, "taken over by another supervisor")
+                    self._leaving.add(key)
 
     def _fill(self, total: int) -> None:
         """Give every free worker a trial: orphans first, then of the arm that has fewest."""
         while self._crew.free > 0:
-            if self._orphans:
-                self._start(*self._orphans.pop(0))
-                continue
-            asked = self._ask(total)
-            if asked is None:
+            found = self._next_orphan() or self._ask(total)
+            if found is None:
                 return
-            self._start(*asked)
+            self._start(*found)
+
+    def _next_orphan(self) -> tuple[Arm, int] | None:
+        """Return a trial to take over; one that we gave up is not taken again while we leave it."""
+        orphans = [(arm, number) for arm, number in self._orphans if arm.owns(number)]
+        ready = [orphan for orphan in orphans if (orphan[0].name, orphan[1]) not in self._leaving]
+        self._orphans = [orphan for orphan in orphans if orphan not in ready[:1]]
+        return ready[0] if ready else None
 
     def _ask(self, total: int) -> tuple[Arm, int] | None:
         ready = [arm for arm in self.arms if arm.may_ask(total)]
-        for arm in sorted(ready, key=lambda arm: len(arm.trials)):
+        for arm in sorted(ready, key=lambda arm: arm.asked):
             number = arm.ask(total)
             if number is not None:
                 return arm, number
@@ -112,18 +123,23 @@ class Search:
             time.sleep(LOOK_SECONDS)  # the trials that are missing are run by others
             return
         for key, event in self._crew.events(LOOK_SECONDS if shared else None):
-            if key not in self._running:
+            last = event["event"] in LAST_EVENTS
+            if key in self._leaving:
+                self._leaving -= {key} if last else set()
                 continue
             try:
                 self._hear(self._running[key], event)
             except UpdateFinishedTrialError:
-                self._give_up(key)
+                arm = self._running[key].arm
+                self._give_up(key, "ended by another supervisor")
+                self._leaving |= set() if last else {key}
+                arm.refresh()
 
-    def _give_up(self, key: tuple[str, int]) -> None:
-        """Leave a trial that another supervisor took over, and ended, while we seemed dead."""
+    def _give_up(self, key: tuple[str, int], reason: str) -> None:
+        """Leave a trial that another supervisor took over while we seemed dead."""
         self._crew.stop(key)
         trial = self._running.pop(key)
-        self._display.run_ended(key, f"{trial.arm.name} {trial.number}: ended elsewhere")
+        self._display.run_ended(key, f"{trial.arm.name} {trial.number}: {reason}")
 
     def _start(self, arm: Arm, number: int) -> None:
         key, job = (arm.name, number), self._make_job(arm, number)
@@ -154,7 +170,13 @@ class Search:
             self._crew.stop(key)
 
     def _end(self, trial: _Trial, event: Event) -> None:
-        """Tell a trial. Divergence is the worst value; only faults of a machine are failures."""
+        """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
+
+        What is wrong with the study's own files (a full disk, a damaged shard) would fail every
+        trial: it ends the session, raised here, and the trial goes on with the next one.
+        """
+        if event["event"] == "failed" and not isinstance(error := error_of(event), WorkerError):
+            raise error
         ending = {"result": "complete", "diverged": "diverged"}.get(event["event"], "failed")
         outcome = "pruned" if trial.pruned else ending
         arm, number, job = trial.arm, trial.number, trial.job
@@ -169,10 +191,11 @@ class Search:
         )
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
         value = None if outcome == "failed" else record.accuracy
-        record = replace(record, digest=arm.digest(number, state, value))
+        attributes = _attributes(record)
+        record = replace(record, digest=arm.digest(number, state, value, attributes))
         record.write(self._layout.trial(arm.name, number).result)
         self._publish(arm, number, record)
-        arm.tell(number, state, value, _attributes(record))
+        arm.tell(number, state, value, attributes)
         self._layout.trial(arm.name, number).checkpoint.unlink(missing_ok=True)
         del self._running[arm.name, number]
         self._say_ended(arm, number, record)

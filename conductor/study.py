@@ -4,12 +4,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from conductor.arm import Arm, Tactics
+from conductor.arm import Arm
 from conductor.confirm import Confirmation
 from conductor.crew import Crew, make_pool
 from conductor.jobs import JobMaker
@@ -19,7 +20,8 @@ from conductor.provenance import begin_settings, check_resumable
 from conductor.publish import Publisher
 from conductor.search import Search
 from conductor.settings import Request
-from kd.errors import StudyError
+from conductor.tactics import Tactics
+from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space
 from storage.artifacts import locked, replacing
 from storage.databases import close_storage, deciding, open_storage, storage_file
@@ -59,24 +61,39 @@ class Study:
 
     def _work(self, *, search: bool) -> None:
         check_resumable(self._paths, self._request)
-        self._layout.root.mkdir(parents=True, exist_ok=True)
-        storage = open_storage(self._url, self._display.say)
+        is_new = not self._layout.root.exists()
+        try:
+            self._layout.root.mkdir(parents=True, exist_ok=True)
+            with owned(self._paths, self._url):
+                self._supervise(search=search)
+        except RetortError:
+            if is_new and not self._paths.settings.exists():
+                remove_traces(self._layout.root)
+            raise
+
+    def _supervise(self, *, search: bool) -> None:
         pool = make_pool(self._request.workers, self._request.cluster)
         crew = Crew(pool)
-        with owned(self._paths, self._url):
-            try:
-                pool.start()
-                with self._display.showing():
-                    self._run_stages(crew, storage, search=search)
-            except KeyboardInterrupt:
-                self._display.say("stopping after the epochs at hand; interrupt again to stop now")
-                crew.drain(GRACE_SECONDS)
-                raise
-            finally:
-                pool.close()
-                close_storage(storage)
+        try:
+            pool.start()
+            with self._display.showing():
+                self._run_stages(crew, search=search)
+        except KeyboardInterrupt:
+            self._display.say("stopping after the epochs at hand; interrupt again to stop now")
+            crew.drain(GRACE_SECONDS)
+            raise
+        finally:
+            pool.close()
 
-    def _run_stages(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
+    def _run_stages(self, crew: Crew, *, search: bool) -> None:
+        """Open the storage first: one that does not answer is no reason to train a teacher."""
+        storage = open_storage(self._url, self._display.say)
+        try:
+            self._run_study(crew, storage, search=search)
+        finally:
+            close_storage(storage)
+
+    def _run_study(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, crew, self._display)
         kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
@@ -161,6 +178,21 @@ class _Clock:
 
 def _distils(spaces: list[Space]) -> bool:
     return any(space.name != "plain" for space in spaces)
+
+
+def remove_traces(root: Path) -> None:
+    """Remove what a study that could not begin has left under a new root.
+
+    Locks, a database without studies, empty folders; what took work (data, teacher) stays.
+    """
+    for path in sorted(root.rglob("*"), reverse=True):
+        if path.suffix == ".lock" or path.name.startswith("studies.db"):
+            path.unlink()
+        elif path.is_dir():
+            with suppress(OSError):  # it holds something that is worth keeping
+                path.rmdir()
+    with suppress(OSError):
+        root.rmdir()
 
 
 @contextmanager

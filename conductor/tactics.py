@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import optuna
 from optuna.pruners import (
@@ -19,6 +20,17 @@ from kd.catalogue import check_name
 from kd.errors import ProtocolError
 
 STARTUP_TRIALS = 10  # random trials before TPE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tactics:
+    """How an arm is searched: names of sampler and pruner, lag, and the study's seed."""
+
+    sampler: str
+    pruner: str
+    lag: int
+    seed: int
+    horizon: int
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from optuna.importance import get_param_importances
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from scipy.special import log_softmax
 
 from kd.errors import ArtifactError, StudyError
@@ -25,12 +23,14 @@ from reports.data import (
     StudyData,
     TrialData,
 )
+from storage.arrays import read_arrays
 from storage.artifacts import is_finished, read_json, read_manifest
 from storage.databases import close_storage, open_storage, storage_file
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
-from storage.studies import study_name
+from storage.studies import load_study, study_name
+from storage.trials import ENDED, check_trial
 
 # PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
 # five trials in that tenth. Below ten completed trials there is no tenth to speak of.
@@ -129,20 +129,32 @@ def _read_arms(
 
 def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[str]) -> ArmData:
     try:
-        opened = optuna.load_study(study_name=study_name(study.name, arm), storage=storage)
+        opened = load_study(storage, study_name(study.name, arm))
     except KeyError:
         missing.append(f"every trial of the arm {arm}")
         return ArmData(name=arm, trials=(), importances={}, importances_note="No trial has run.")
-    trials = tuple(
-        _read_trial(study, arm, trial)
-        for trial in sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
-    )
+    found = sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    _check_complete(study, arm, found)
+    for trial in found:
+        check_trial(opened.study_name, trial, strict=False)
+    trials = tuple(_read_trial(study, arm, trial) for trial in found)
     importances, note = _importances(opened)
     return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
 
 
+def _check_complete(study: StudyLayout, arm: str, trials: list[FrozenTrial]) -> None:
+    """Raises StudyError when a trial has gone from the storage."""
+    results = study.trial(arm, 0).folder.parent.glob("*/result.json")
+    kept = [int(path.parent.name) for path in results if path.parent.name.isdecimal()]
+    numbers = [trial.number for trial in trials]
+    if numbers != list(range(len(trials))) or max(kept, default=-1) >= len(trials):
+        raise StudyError(
+            f"the storage lacks trials of {study_name(study.name, arm)} that have ended: it is "
+            "damaged, or not this study's; restore it, or name another --storage"
+        )
+
+
 def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
-    path = study.trial(arm, trial.number).result
     attributes = trial.user_attrs
     return TrialData(
         arm=arm,
@@ -157,8 +169,19 @@ def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
         reason=str(attributes.get("reason", "")),
         started=trial.datetime_start,
         seconds=trial.duration.total_seconds() if trial.duration else None,
-        record=RunRecord.read(path) if path.is_file() else None,
+        record=_read_record(study.trial(arm, trial.number).result, trial),
     )
+
+
+def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
+    """Return a trial's record, if it is here. Raises ArtifactError for that of another trial."""
+    if not path.is_file():
+        return None
+    record = RunRecord.read(path)
+    ended = trial.user_attrs.get(ENDED, "") if trial.state.is_finished() else ""
+    if ended and record.digest != ended:
+        raise ArtifactError(f"{path} is of another trial than the storage's; restore it")
+    return record
 
 
 def _importances(study: optuna.Study) -> tuple[dict[str, float], str]:
@@ -259,9 +282,9 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
 
 
 def _read_predictions(path: Path) -> Predictions:
-    """Return logits [N, C] and labels [N]. Raises ArtifactError when they cannot be read."""
-    try:
-        tensors = load_file(path)
-        return tensors["logits"], tensors["labels"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}; delete its folder") from None
+    """Return logits [N, C] and labels [N]. Raises ArtifactError when they are damaged."""
+    arrays, _ = read_arrays(path)
+    logits, labels = arrays.get("logits"), arrays.get("labels")
+    if logits is None or labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ArtifactError(f"{path} does not hold logits and labels; delete its folder")
+    return logits, labels

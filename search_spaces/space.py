@@ -7,6 +7,7 @@ parameters of a recipe that is tried first. `--space path/to/mine.py` runs a fil
 import hashlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,31 +73,44 @@ def _import_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ProtocolError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        raise ProtocolError(f"{path} does not import: {reason}") from error
     if not callable(getattr(module, "suggest", None)):
         raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
-    if not isinstance(getattr(module, "ENQUEUED", {}), dict):
-        raise ProtocolError(f"{path}: ENQUEUED must be a dict from titles to parameters")
+    enqueued = getattr(module, "ENQUEUED", {})
+    if not isinstance(enqueued, dict) or not all(isinstance(v, dict) for v in enqueued.values()):
+        raise ProtocolError(f"{path}: ENQUEUED must be a dict from titles to dicts of parameters")
     return module
 
 
 def _check(space: Space, path: Path) -> None:
     """Try the space: what it enqueues, and one random recipe, must come out as recipes."""
-    trials: list[tuple[str, optuna.trial.BaseTrial]] = [
-        (f"of ENQUEUED[{title!r}]", optuna.trial.FixedTrial(dict(parameters)))
-        for title, parameters in space.enqueued.items()
-    ]
+    for title, parameters in space.enqueued.items():
+        trial = optuna.trial.FixedTrial(dict(parameters))
+        what = f"suggest of ENQUEUED[{title!r}]"
+        _check_recipe(space, trial, f"{path}: {what}")
+        unused = sorted(set(parameters) - set(trial.params))
+        if unused:
+            raise ProtocolError(f"{path}: {what} does not ask for {', '.join(unused)}")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.RandomSampler(seed=0)
-    trials.append(("of a random trial", optuna.create_study(sampler=sampler).ask()))
+    random_trial = optuna.create_study(sampler=sampler).ask()
     optuna.logging.set_verbosity(verbosity)
-    for what, trial in trials:
-        try:
+    _check_recipe(space, random_trial, f"{path}: suggest of a random trial")
+
+
+def _check_recipe(space: Space, trial: optuna.trial.BaseTrial, what: str) -> None:
+    try:
+        with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
+            warnings.filterwarnings("error", ".* out of the range of the distribution")
             recipe = space.suggest(trial)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ProtocolError(f"{path}: suggest {what} raises {reason}") from error
-        if not isinstance(recipe, Recipe):
-            raise ProtocolError(f"{path}: suggest {what} returns {recipe!r}, not a Recipe")
+    except Exception as error:
+        raise ProtocolError(f"{what} raises {_one_line(error)}") from error
+    if not isinstance(recipe, Recipe):
+        raise ProtocolError(f"{what} returns {recipe!r}, not a Recipe")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

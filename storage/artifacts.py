@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,28 @@ CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it over `path` if the block succeeds.
 
-    The temporary name is new each time, so that what a crash left behind blocks nobody.
+    The temporary name is new each time, so that what a crash left behind blocks nobody. A link at
+    `path` is replaced, not followed. Raises ArtifactError when the disk does not take the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be written: {error.strerror or error}; the same command goes on afterwards"
+    )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -159,13 +170,21 @@ def _is_plain(name: str) -> bool:
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold an exclusive lock on `path` for the block; the kernel drops it when the process dies.
 
-    Yields whether the lock was taken; with `wait` it always is.
+    Yields whether the lock was taken; with `wait` it always is. Raises ArtifactError when the file
+    cannot be made, or is a link.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        taken = False
+    else:
+        taken = True
+    try:
+        yield taken
+    finally:
+        os.close(descriptor)

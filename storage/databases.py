@@ -6,33 +6,25 @@ postgresql+psycopg://user@host/db    several supervisors may share a study
 mysql+pymysql://user@host/db         several supervisors may share a study
 """
 
-import functools
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial
+from optuna.storages import BaseStorage, JournalStorage
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine.url import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from kd.errors import StudyError
+from kd.errors import RetortError, StudyError
+from storage.journal import JournalFile
+from storage.patience import SERVERS, Notify, PatientStorage, failure, one_line, parse_url
 
-SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
-CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
-PATIENCE = 600  # s to wait for a server that went away amid a study
-PAUSE = 1.0  # s between two attempts
 JOURNAL = "journal:"
-SERVERS = ("postgresql", "mysql", "mariadb")
-
-Notify = Callable[[str], None]
+HOLDING_SECONDS = 30  # that one supervisor may decide before the server lets the next one
 
 
 def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage:
@@ -92,88 +84,38 @@ def storage_file(url: str) -> Path | None:
 def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ValueError, KeyError) as error:
-        raise StudyError(f"the journal {path} cannot be opened: {one_line(error)}") from None
+        return JournalStorage(JournalFile(path))
+    except RetortError:
+        raise
+    except Exception as error:  # replaying a damaged journal Optuna raises almost anything
+        raise StudyError(
+            f"the journal {path} cannot be opened: {one_line(error)}; restore it, or name another"
+        ) from None
 
 
-def _relax_sqlite(storage: "PatientStorage") -> None:
+def _relax_sqlite(storage: PatientStorage) -> None:
     """Put SQLite into write-ahead mode, so that the dashboard reads while the study writes.
 
     There a sync less a write is safe against crashes of the process.
     """
     with storage.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+    if found != "ok":
+        raise StudyError(
+            f"the storage {shown(str(storage.url))} is damaged ({found}); restore it, or delete it "
+            "and name a new study with --name"
+        )
     event.listen(storage.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=NORMAL"))
+    event.listen(storage.engine, "handle_error", _fail_at_once)
     storage.engine.dispose()
 
 
-class PatientStorage(RDBStorage):
-    """A database that is waited for when it goes away: every call is tried again.
-
-    A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
-    does not come back by itself. Raises StudyError in the end.
-    """
-
-    def __init__(self, url: str, notify: Notify) -> None:
-        self.notify = notify
-        parsed = _parsed(url)
-        self.dialect = parsed.get_backend_name()
-        if self.dialect == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise ArgumentError("a study outlives its process; name a file: sqlite:///studies.db")
-        seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
-        name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
-        arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
-        super().__init__(url, engine_kwargs=arguments)
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create a trial once: when the answer got lost, it is looked for before trying again."""
-        number: int = self.patiently(lambda: self.get_n_trials(study_id))
-
-        def create() -> int:
-            if self.get_n_trials(study_id) > number:
-                return self.get_trial_id_from_study_id_trial_number(study_id, number)
-            return super(PatientStorage, self).create_new_trial(study_id, template_trial)
-
-        trial_id: int = self.patiently(create)
-        return trial_id
-
-    def patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call, again and again while the server does not answer."""
-        deadline = time.monotonic() + PATIENCE
-        waiting = False
-        while True:
-            try:
-                answer = call()
-            except (StorageInternalError, SQLAlchemyError) as error:
-                reason = one_line(error.__cause__ or error)
-                if self.dialect not in SERVERS or time.monotonic() > deadline:
-                    raise StudyError(
-                        f"the storage fails: {reason}; the same command goes on afterwards"
-                    ) from None
-                if not waiting:
-                    self.notify(f"the storage does not answer, waiting: {reason}")
-                waiting = True
-                time.sleep(PAUSE)
-            else:
-                if waiting:
-                    self.notify("the storage answers again")
-                return answer
-
-
-def _patient(name: str) -> Callable[..., Any]:
-    """Make the patient form of one of RDBStorage's methods."""
-    method = getattr(RDBStorage, name)
-
-    @functools.wraps(method)
-    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return self.patiently(lambda: method(self, *arguments, **named))
-
-    return call
-
-
-for _name in BaseStorage.__abstractmethods__ - {"create_new_trial"}:
-    setattr(PatientStorage, _name, _patient(_name))
+def _fail_at_once(context: ExceptionContext) -> None:
+    """Turn SQLite's errors into one that Optuna does not answer by trying again for seconds."""
+    error = context.sqlalchemy_exception or context.original_exception
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, IntegrityError):
+        raise StudyError(failure(error))
 
 
 @contextmanager
@@ -187,12 +129,18 @@ def deciding(storage: BaseStorage, study: str) -> Iterator[None]:
     if not isinstance(storage, PatientStorage) or dialect not in SERVERS:
         yield
         return
-    take, drop = _LOCKS["postgresql" if dialect == "postgresql" else "mysql"]
+    prepare, take, drop = _LOCKS["postgresql" if dialect == "postgresql" else "mysql"]
     lock = {"name": f"retort.{study}"}
 
     def taken() -> Connection:
         connection = storage.engine.connect()
-        connection.execute(text(take), lock)
+        try:
+            connection.execute(text(prepare))
+            if connection.execute(text(take), lock).scalar() in (0, None):
+                raise StudyError(f"another supervisor decides on {study} and does not let go")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     connection: Connection = storage.patiently(taken)
@@ -201,38 +149,32 @@ def deciding(storage: BaseStorage, study: str) -> Iterator[None]:
     finally:
         with suppress(SQLAlchemyError):  # a connection that was lost has lost its lock too
             connection.execute(text(drop), lock)
-        connection.close()
+            connection.close()
 
 
-# statement that takes a lock by name, and that drops it
+# Statements that bound how long a lock is held in silence, take it by name, and drop it. A
+# supervisor that was put to sleep amid a decision loses its lock so; what it then wants to write
+# is refused, since the trial's number is taken (`storage.patience`).
 _LOCKS = {
     "postgresql": (
+        f"SET LOCAL idle_in_transaction_session_timeout = '{HOLDING_SECONDS}s'",
         "SELECT pg_advisory_lock(hashtextextended(:name, 0))",
         "SELECT pg_advisory_unlock(hashtextextended(:name, 0))",
     ),
-    "mysql": ("SELECT GET_LOCK(SHA2(:name, 224), 600)", "SELECT RELEASE_LOCK(SHA2(:name, 224))"),
+    "mysql": (
+        f"SET SESSION wait_timeout = {HOLDING_SECONDS}",
+        "SELECT GET_LOCK(SHA2(:name, 224), 600)",
+        "SELECT RELEASE_LOCK(SHA2(:name, 224))",
+    ),
 }
 
 
 def shown(url: str) -> str:
     """Return the URL without its password, also when it is no URL."""
     try:
-        parsed = _parsed(url)
+        parsed = parse_url(url)
         plain = parsed.render_as_string(hide_password=True) if parsed.password else url
     except (ArgumentError, ValueError):
         _, separator, tail = url.rpartition("@")
         plain = f"***@{tail}" if separator else url
     return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1***", plain)
-
-
-def _parsed(url: str) -> URL:
-    """Raises ArgumentError for what is no URL, ValueError where host or port is none."""
-    parsed = make_url(url)
-    if "@" in (parsed.host or ""):  # the end of a password that holds an @
-        raise ValueError
-    return parsed
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's own words in one line, without SQLAlchemy's statement."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())

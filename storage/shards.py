@@ -55,8 +55,29 @@ def read_projections(folder: Path) -> tuple[dict[str, Projection], Tensor]:
     figures = manifest.info.get("taps")
     if not isinstance(figures, dict) or set(figures) != set(vectors):
         raise ArtifactError(f"{folder} holds projections of other taps than its manifest says")
-    projections = {tap: Projection(vectors=vectors[tap], **figures[tap]) for tap in figures}
-    return projections, map_tensors(folder / VALIDATION)["logits"]
+    _check_dtypes(folder / PROJECTIONS, vectors, dict.fromkeys(vectors, (torch.float32, 2)))
+    try:
+        projections = {tap: Projection(vectors=vectors[tap], **figures[tap]) for tap in figures}
+    except TypeError:
+        raise ArtifactError(f"{folder} lacks figures of its projections; delete it") from None
+    validation = map_tensors(folder / VALIDATION)
+    _check_dtypes(folder / VALIDATION, validation, {"logits": (torch.float32, 2)})
+    return projections, validation["logits"]
+
+
+def _check_dtypes(
+    path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, int]]
+) -> None:
+    """Raise ArtifactError unless the tensors have these names, dtypes and numbers of dimensions."""
+    found = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
+    if found != wanted:
+        names = ", ".join(
+            sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        )
+        raise ArtifactError(
+            f"{path} holds {names} of another dtype or shape than it should; delete {path.parent} "
+            "to have it made again"
+        )
 
 
 def view_folder(folder: Path, k: int) -> Path:
@@ -129,7 +150,13 @@ class CachedTeacher:
         return Reading(self._take("logits", index), readings)
 
     def _take(self, name: str, index: Tensor) -> Tensor:
-        return self._tensors[name][index].to(self.device, non_blocking=True)
+        try:
+            return self._tensors[name][index].to(self.device, non_blocking=True)
+        except IndexError:
+            place = view_folder(self.folder, self._view)
+            raise ArtifactError(
+                f"{place} holds fewer rows than the training split; delete it to have it made again"
+            ) from None
 
     def _open(self, view: int) -> None:
         """Map the shard of `view`, unless it is the one at hand."""
@@ -138,6 +165,23 @@ class CachedTeacher:
         place = view_folder(self.folder, view)
         if not is_finished(place):
             raise ArtifactError(f"the teacher cache lacks view {view}: {place} is missing")
-        read_manifest(place, "shard", {**self.identity, "view": view})
-        self._tensors = map_tensors(place / READING)
-        self._view = view
+        taps = read_manifest(place, "shard", {**self.identity, "view": view}).info.get("taps", [])
+        tensors = map_tensors(place / READING)
+        self._check(place / READING, tensors, taps)
+        self._tensors, self._view = tensors, view
+
+    def _check(self, path: Path, tensors: dict[str, Tensor], taps: Sequence[str]) -> None:
+        """Raise ArtifactError unless a shard has the tensors of `taps`, of the right shapes."""
+        wanted = {"logits": (torch.float32, 2)}
+        for tap in taps:
+            wanted |= {
+                f"{tap}.features": (torch.float16, 4),
+                f"{tap}.attention": (torch.float16, 3),
+            }
+        _check_dtypes(path, tensors, wanted)
+        columns = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
+        fit = [tensors[f"{tap}.features"].shape[1] == columns[tap] for tap in taps]
+        fit.append(tensors["logits"].shape[1] == self.validation_logits.shape[1])
+        fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
+        if not all(fit):
+            raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")

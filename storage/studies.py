@@ -27,6 +27,7 @@ def open_study(storage: BaseStorage, name: str, attributes: Mapping[str, Any]) -
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )
+    _check_direction(study)
     kept = study.user_attrs
     for key, value in attributes.items():
         if key not in kept:
@@ -41,3 +42,18 @@ def open_study(storage: BaseStorage, name: str, attributes: Mapping[str, Any]) -
         if study.metric_names != [METRIC]:
             study.set_metric_names([METRIC])
     return study
+
+
+def load_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """Return a study that is there. Raises KeyError when there is none."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    _check_direction(study)
+    return study
+
+
+def _check_direction(study: optuna.Study) -> None:
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise StudyError(
+            f"{study.study_name} does not maximise one value: the storage is damaged, or the study "
+            "is not of Retort; give --name another name"
+        )

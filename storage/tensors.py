@@ -1,7 +1,5 @@
 """Tensor files: safetensors, written then renamed, read memory-mapped."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kd.errors import ArtifactError
+from storage.arrays import HEADER, make_header, read_header, taking
 from storage.artifacts import replacing
-
-HEADER = "retort"  # the key of what the header keeps
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
@@ -24,13 +21,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -
     ArtifactError when the disk does not take the file.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(note, sort_keys=True, allow_nan=False)
-    header = json.dumps({"note": text, "digest": _digest(plain, text)}, sort_keys=True)
-    try:
-        with replacing(path) as temporary:
-            save_file(plain, temporary, metadata={HEADER: header})
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} cannot be written: {error}") from None
+    header = make_header({name: tensor.numpy() for name, tensor in plain.items()}, note)
+    with taking(path), replacing(path) as temporary:
+        save_file(plain, temporary, metadata={HEADER: header})
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
@@ -44,16 +37,8 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
 def read_checked(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Return tensors and note after comparing them with the digest. Raises ArtifactError."""
     tensors, metadata = _read(path)
-    try:
-        header = json.loads(metadata[HEADER])
-        text, digest = header["note"], header["digest"]
-        intact = digest == _digest(tensors, text)
-        note = json.loads(text)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        intact, note = False, None
-    if not intact:
-        raise ArtifactError(f"{path} is damaged: its digest differs; delete it")
-    return tensors, note
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return tensors, read_header(path, arrays, metadata)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -63,12 +48,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from None
-
-
-def _digest(tensors: Mapping[str, Tensor], note: str) -> str:
-    digest = hashlib.sha256(note.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        digest.update(tensor.numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()

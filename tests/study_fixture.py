@@ -15,7 +15,6 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
-from safetensors.numpy import save_file
 from scipy.special import log_softmax
 
 from kd import schedules
@@ -24,6 +23,7 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from search_spaces.space import Space, load_space
+from storage.arrays import write_arrays
 from storage.artifacts import finish, write_json
 from storage.databases import open_storage
 from storage.layout import Layout, StudyLayout
@@ -368,7 +368,7 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
     folder = made.study.teacher_test
     folder.mkdir(parents=True)
-    save_file({"logits": logits, "labels": labels}, folder / "test.safetensors")
+    write_arrays(folder / "test.safetensors", {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
     write_json(folder / "result.json", scores)
     openings = [{"time": "2026-03-01T09:55:00+00:00", "purpose": "the teacher"}]
@@ -382,7 +382,7 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
             taste = _generator(plan, "taste", finalist.name).normal(0, 0.35, plan.images)
             logits = _logits(accuracy, ease + taste, labels, seeded)
             run.folder.mkdir(parents=True)
-            save_file({"logits": logits, "labels": labels}, run.predictions)
+            write_arrays(run.predictions, {"logits": logits, "labels": labels})
             RunRecord(
                 recipe=finalist.recipe,
                 seed=derive_seed(7, "confirmation", replicate),

@@ -238,6 +238,10 @@ def test_auditors_are_never_pruned_and_all_others_may_be():
     assert pruned == [number >= startup and number % AUDIT_EVERY != 0 for number in range(25)]
     audited = [trial.user_attrs["auditor"] for trial in arm.study.get_trials()]
     assert audited == [number % 6 == 0 for number in range(25)]
+    cuts = {trial.number: trial.user_attrs.get("cut_epoch") for trial in arm.study.get_trials()}
+    warmup = HORIZON // 4  # epochs before the median pruner begins
+    assert {number for number, cut in cuts.items() if cut == warmup} == {6, 12, 18, 24}
+    assert {number for number, cut in cuts.items() if cut} == {6, 12, 18, 24}
 
 
 def test_no_trial_is_pruned_after_its_last_epoch():

@@ -79,7 +79,7 @@ def test_a_full_disk_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(artifacts.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ArtifactError, match="cannot be written: No space left"):
         write_json(path, {"state": "new"})
     assert read_json(path) == {"state": "old"}
     assert names(tmp_path) == ["file.json"]

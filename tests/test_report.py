@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from study_fixture import CLASSES, TRAIN, Fabricated, Plan, fabricate, read_report
 
 from kd import schedules
@@ -38,6 +38,7 @@ from reports.rows import ticks
 from reports.summary import summarise, trials_frame
 from reports.training_figures import loss_shares
 from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
+from storage.arrays import write_arrays
 from storage.artifacts import read_json, write_json
 from storage.records import Finalists, RunRecord, StudySettings
 
@@ -573,7 +574,7 @@ def test_no_verdict_while_confirmation_is_unfinished_or_a_run_diverged(
 def test_runs_on_other_test_images_are_refused(copied: Fabricated) -> None:
     run = next(copied.study.folder.glob("confirm/plain-*/03/test.safetensors"))
     tensors = load_file(run)
-    save_file({**tensors, "labels": (tensors["labels"] + 1) % CLASSES}, run)
+    write_arrays(run, {**tensors, "labels": (tensors["labels"] + 1) % CLASSES})
     with pytest.raises(ArtifactError, match="other test images"):
         read(copied)
 

@@ -293,7 +293,8 @@ def test_every_parameter_that_a_space_suggests_changes_the_recipe(name):
 
 def test_an_event_of_progress_or_a_note_changes_no_trial(tmp_path):
     def objective(job: TrainJob) -> list[Event]:
-        chatter = [{"event": "note", "text": "[bold]"}, {"event": "progress", "done": 1, "total": 2}]
+        progress = {"event": "progress", "done": 1, "total": 2}
+        chatter = [{"event": "note", "text": "[bold]"}, progress]
         return [*chatter, *epochs([0.5]), *chatter, {"event": "result", "test": None}]
 
     arm, _ = searched(tmp_path, objective, 1)

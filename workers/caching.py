@@ -75,19 +75,33 @@ def _sizes(
 
 
 def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
-    """Cache what the teacher says of one view."""
+    """Cache what the teacher says of one view; two supervisors do not read it side by side."""
     started = time.perf_counter()
+    folder = job.layout.shards(job.shards)
+    place = shards.view_folder(folder, job.view)
+    missing = not is_finished(place)
+    with locked(place.with_suffix(".lock"), wait=True):
+        if not (missing and is_finished(place)):  # else another has made it meanwhile
+            chunks: list[Reading] = []
+            yield from _read_view(job, device, stopped, chunks)
+            if stopped():
+                return
+            shards.write_shard(folder, job.view, chunks)
+    yield result_event(seconds=time.perf_counter() - started)
+
+
+def _read_view(
+    job: ShardJob, device: torch.device, stopped: Stopped, chunks: list[Reading]
+) -> Iterator[Event]:
+    """Add what the teacher says of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job.layout, job.dataset, device)
     live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
     taps = job.protocol.taps if job.features else ()
-    chunks: list[Reading] = []
     for index in torch.arange(len(data)).split(CHUNK):
         if stopped():
             return
         chunks.append(_read_rows(live, job.protocol, data, job.view, index, taps))
         yield progress_event(int(index[-1]) + 1, len(data))
-    shards.write_shard(job.layout.shards(job.shards), job.view, chunks)
-    yield result_event(seconds=time.perf_counter() - started)
 
 
 def _read_rows(
