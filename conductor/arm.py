@@ -38,10 +38,6 @@ class StoredTrial(optuna.Trial):
         self.storage = study._storage
         self._trial_id = trial_id
 
-    @property
-    def system_attrs(self) -> dict[str, Any]:
-        return self.storage.get_trial(self._trial_id).system_attrs
-
 
 class Arm:
     """The trials of one arm. Every decision about trial n depends on n, never on N or on timing.

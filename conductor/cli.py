@@ -5,6 +5,7 @@ Torch, Optuna and plotly are imported by the commands that need them, so `--help
 
 import argparse
 import difflib
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -60,8 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (RetortError, argparse.ArgumentError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # what a machine lacks is no bug: a disk, a right, a reader of a pipe
+        where = f": {error.filename}" if error.filename else ""
+        print(f"study.py: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        line = " ".join(["python study.py", *arguments])
+        line = shlex.join(["python", "study.py", *arguments])
         print(
             f"study.py: interrupted; what is finished is kept, go on with: {line}", file=sys.stderr
         )

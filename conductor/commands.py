@@ -11,6 +11,7 @@ from conductor.progress import Display
 from conductor.settings import Request, check_workers, choose_spaces, parse_size
 from kd.errors import StudyError
 from kd.protocol import Protocol, dataset_slug
+from kd.recipe import require
 from storage.artifacts import read_json
 from storage.layout import Layout, StudyLayout
 from storage.records import StudySettings
@@ -96,15 +97,17 @@ def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
 
 
 def _check_port(host: str, port: int) -> None:
+    require("--port must lie in 1-65535", 1 <= port <= 65535, port)
     try:
         with socket.create_server((host, port)):
             return
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise StudyError(f"cannot serve {host}:{port}: {error}; name another --port") from None
 
 
 def verify(options: argparse.Namespace) -> int:
     """Compare every shard with its checksums, and random rows of it with the teacher."""
+    require("--rows must be at least 1", options.rows >= 1, options.rows)
     paths = _existing(options)
     from conductor.crew import Crew, make_pool
     from conductor.verifying import verify_cache

@@ -1,6 +1,6 @@
 """The flags of the command line, in groups, each explained by what it is for."""
 
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
 from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
@@ -155,4 +155,7 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ArgumentTypeError(f"takes names separated by commas, got {text!r}")
+    return names

@@ -22,12 +22,15 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What the search starts from: fingerprints, and how much of the teacher is cached."""
+    """What the search starts from: fingerprints, and how much of the teacher is cached.
+
+    Empty is what has not been prepared yet.
+    """
 
     dataset: str
-    teacher: str
-    shards: str
-    cache: str
+    teacher: str = ""
+    shards: str = ""
+    cache: str = ""
 
 
 class Preparation:
@@ -41,16 +44,16 @@ class Preparation:
         self._display = display
         self._root = str(layout.root)
 
-    def run(self, distils: bool, cache: str | None) -> Prepared:
-        """Prepare data, teacher and shards; `cache` is what the study was begun with, if it was."""
-        dataset = self._prepare_data()
+    def run(self, dataset: str, distils: bool, cache: str) -> Prepared:
+        """Prepare teacher and shards; `cache` is what the study was begun with, empty if new."""
         teacher = self._prepare_teacher(dataset)
         shards, sizes = self._begin_cache(dataset, teacher)
         mode = cache or self._cache_mode(sizes, shards, distils)
         self._fill_cache(dataset, teacher, shards, mode, sizes)
         return Prepared(dataset=dataset, teacher=teacher, shards=shards, cache=mode)
 
-    def _prepare_data(self) -> str:
+    def data(self) -> Prepared:
+        """Prepare the data set."""
         folder = Path(self._request.data_dir) if self._request.data_dir else self._layout.downloads
         job = PrepareJob(protocol=self._protocol, root=self._root, data_dir=str(folder))
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
@@ -61,7 +64,7 @@ class Preparation:
             f"{counts['train']:,} training, {counts['validation']:,} validation and "
             f"{counts['test']:,} sealed test images"
         )
-        return str(result["dataset"])
+        return Prepared(dataset=str(result["dataset"]))
 
     def _prepare_teacher(self, dataset: str) -> str:
         job = TeacherJob(protocol=self._protocol, root=self._root, dataset=dataset)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -45,8 +45,8 @@ class _Stage:
     title: str
     total: int
     done: int
+    begun: float
     ended: int = 0
-    begun: float = field(default_factory=time.monotonic)
 
     def time_left(self) -> str:
         """Estimate from the runs that have ended since the stage began; empty before the first."""
@@ -100,7 +100,7 @@ class Display:
 
     def begin(self, title: str, total: int, done: int) -> None:
         """Begin a stage of `total` runs, of which `done` are finished already."""
-        self._stage = _Stage(title, total, done)
+        self._stage = _Stage(title, total, done, time.monotonic())
 
     def run_started(self, key: object, title: str, horizon: int) -> None:
         self._runs[key] = _Run(title, horizon)
@@ -147,7 +147,7 @@ class Bar:
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -4,6 +4,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 from conductor.preparing import Prepared
 from conductor.settings import Request
@@ -11,6 +12,7 @@ from kd.errors import StudyError
 from kd.protocol import Protocol
 from search_spaces.space import Space
 from storage.artifacts import read_json, write_json
+from storage.databases import shown
 from storage.layout import StudyLayout
 from storage.records import SpaceSource, StudySettings
 
@@ -50,7 +52,7 @@ def begin_settings(
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
     sources = {
-        space.name: SpaceSource(source=source, digest=space.digest)
+        space.name: SpaceSource(source=_absolute(source), digest=space.digest)
         for space, source in zip(spaces, request.spaces, strict=True)
     }
     if kept:
@@ -64,11 +66,11 @@ def begin_settings(
         lag=request.lag,
         storage=request.storage,
         dataset=prepared.dataset,
-        teacher=prepared.teacher,
-        shards=prepared.shards,
-        cache=prepared.cache,
+        teacher=prepared.teacher or (kept.teacher if kept else ""),
+        shards=prepared.shards or (kept.shards if kept else ""),
+        cache=prepared.cache or (kept.cache if kept else ""),
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=kept.command if kept else request.command,
+        command=kept.command if kept else [_masked(word) for word in request.command],
         versions={name: version(name) for name in LIBRARIES},
         machine=_machine(),
         seconds=kept.seconds if kept else {},
@@ -78,13 +80,24 @@ def begin_settings(
     return settings
 
 
+def _absolute(source: str) -> str:
+    """Return the path of a user's own space so that it is found from any folder."""
+    return str(Path(source).resolve()) if source.endswith(".py") else source
+
+
+def _masked(word: str) -> str:
+    """Return a word of the command line without the password of a URL."""
+    flag, separator, url = word.rpartition("=") if word.startswith("--storage=") else ("", "", word)
+    return f"{flag}{separator}{shown(url)}" if "://" in url else word
+
+
 def _check_unchanged(
     paths: StudyLayout, kept: StudySettings, prepared: Prepared, sources: dict[str, SpaceSource]
 ) -> None:
     changed = [
         what
         for what in ("dataset", "teacher", "shards")
-        if getattr(kept, what) != getattr(prepared, what)
+        if getattr(kept, what) != getattr(prepared, what) and _known(kept, prepared, what)
     ]
     changed += [
         f"search space {arm}"
@@ -96,6 +109,11 @@ def _check_unchanged(
             f"since study {paths.name} was begun, its {', '.join(changed)} changed (the files, or "
             "the version of torch); bring that back, or give --name another name"
         )
+
+
+def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
+    """Whether both sides have it: a study is written down before its teacher is there."""
+    return bool(getattr(kept, what) and getattr(prepared, what))
 
 
 def _machine() -> dict[str, str]:

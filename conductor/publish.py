@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from conductor.arm import Arm
 from conductor.curves import curves
@@ -40,13 +40,15 @@ class Publisher:
 
         trial = arm.stored_trial(number)
         save_note(trial, trial_note(arm, number, record))
-        if not record.history or any(key.startswith("artifacts:") for key in trial.system_attrs):
+        if not record.history:
             return
+        published = {artifact.filename for artifact in get_all_artifact_meta(trial)}
         self.artifacts.mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(self.artifacts)
         with tempfile.TemporaryDirectory() as folder:
             for path in _write(Path(folder), record.history):
-                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+                if path.name not in published:
+                    upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
 
 
 def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:

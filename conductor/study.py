@@ -61,15 +61,32 @@ class Study:
 
     def _work(self, *, search: bool) -> None:
         check_resumable(self._paths, self._request)
-        is_new = not self._layout.root.exists()
+        root = self._layout.root
+        is_new = not root.exists()
         try:
-            self._layout.root.mkdir(parents=True, exist_ok=True)
-            with owned(self._paths, self._url):
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
+        check_inside(root, self._paths.folder)
+        with owned(self._paths, self._url):
+            try:
                 self._supervise(search=search)
-        except RetortError:
-            if is_new and not self._paths.settings.exists():
-                remove_traces(self._layout.root)
-            raise
+            except RetortError:
+                if is_new:
+                    self._leave_nothing(root)
+                raise
+
+    def _leave_nothing(self, root: Path) -> None:
+        """Remove what a study that could not begin has left under its new root."""
+        if self._is_alone() and not self._paths.settings.exists():
+            remove_traces(root)
+        with suppress(OSError):  # it holds something
+            root.rmdir()
+
+    def _is_alone(self) -> bool:
+        """Whether no other supervisor can have begun under the root; for a server, nobody knows."""
+        locks = list(self._layout.root.glob("studies.db.*.lock"))
+        return storage_file(self._url) is not None and len(locks) <= 1
 
     def _supervise(self, *, search: bool) -> None:
         pool = make_pool(self._request.workers, self._request.cluster)
@@ -97,8 +114,10 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, crew, self._display)
         kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
-        prepared = preparation.run(_distils(self._spaces), kept.cache if kept else None)
-        settings = begin_settings(self._paths, self._request, self._spaces, prepared, kept)
+        data = preparation.data()
+        begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
+        prepared = preparation.run(data.dataset, _distils(self._spaces), begun.cache)
+        settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
         arms = [self._open_arm(space, storage, settings) for space in self._spaces]
         jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)
         clock.lap("preparation")
@@ -191,8 +210,17 @@ def remove_traces(root: Path) -> None:
         elif path.is_dir():
             with suppress(OSError):  # it holds something that is worth keeping
                 path.rmdir()
-    with suppress(OSError):
-        root.rmdir()
+
+
+def check_inside(root: Path, folder: Path) -> None:
+    """Raise StudyError if a study's folder is a link that leads out of the root.
+
+    The cache may be one, to a larger disk: it holds nothing that is not named by its fingerprint.
+    """
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise StudyError(
+            f"{folder} is a symbolic link that leaves {root}; name another --root or --name"
+        )
 
 
 @contextmanager

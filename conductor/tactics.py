@@ -17,7 +17,6 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from conductor.names import PRUNERS, SAMPLERS
 from kd.catalogue import check_name
-from kd.errors import ProtocolError
 
 STARTUP_TRIALS = 10  # random trials before TPE
 
@@ -48,16 +47,6 @@ def make_pruner(name: str, horizon: int) -> BasePruner:
     """
     check_name("pruner", name, PRUNERS)
     return _PRUNERS[name](horizon)
-
-
-def check_tactics(sampler: str, pruner: str) -> None:
-    """Raise ProtocolError for an unknown name, or a pair that does not work."""
-    check_name("sampler", sampler, SAMPLERS)
-    check_name("pruner", pruner, PRUNERS)
-    if sampler == "gp" and pruner != "none":
-        raise ProtocolError(
-            f"the gp sampler ignores pruned trials: use --pruner none, not {pruner}"
-        )
 
 
 _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

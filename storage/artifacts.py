@@ -173,18 +173,37 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     Yields whether the lock was taken; with `wait` it always is. Raises ArtifactError when the file
     cannot be made, or is a link.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise _not_written(path, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        taken = False
-    else:
-        taken = True
+    descriptor, taken = _lock(path, wait)
     try:
         yield taken
     finally:
         os.close(descriptor)
+
+
+def _lock(path: Path, wait: bool) -> tuple[int, bool]:
+    """Open and lock the file that `path` names by then: another process may have removed it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            raise _not_written(path, error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            taken = True
+        except BlockingIOError:
+            taken = False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if not taken or _is_at(path, descriptor):
+            return descriptor, taken
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

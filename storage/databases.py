@@ -100,11 +100,11 @@ def _relax_sqlite(storage: PatientStorage) -> None:
     """
     with storage.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+        found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
     if found != "ok":
         raise StudyError(
-            f"the storage {shown(str(storage.url))} is damaged ({found}); restore it, or delete it "
-            "and name a new study with --name"
+            f"the storage {shown(str(storage.url))} is damaged ({' '.join(found.split())}); "
+            "restore it, or delete it to have its trials run again"
         )
     event.listen(storage.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=NORMAL"))
     event.listen(storage.engine, "handle_error", _fail_at_once)

@@ -16,7 +16,7 @@ from storage.artifacts import read_json, write_json
 
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
 ROLES = ("default", "tuned")
-CACHE_MODES = ("all", "logits", "none")
+CACHE_MODES = ("all", "logits", "none", "")  # empty until the teacher is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,9 @@ class RunRecord(Record):
     test: dict[str, float] | None = None
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        _check_name("outcome", self.outcome, OUTCOMES)
+
     @property
     def accuracy(self) -> float:
         """Validation accuracy after the last epoch trained, 0-1; 0 for a diverged run."""
@@ -111,6 +114,9 @@ class StudySettings(Record):
     machine: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
 
+    def __post_init__(self) -> None:
+        _check_name("cache", self.cache, CACHE_MODES)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist(Record):
@@ -129,6 +135,11 @@ class Finalist(Record):
     trial: int
     search_accuracy: float
     selection: list[float]
+
+    def __post_init__(self) -> None:
+        _check_name("role", self.role, ROLES)
+        if Path(self.name).name != self.name or self.name in ("", ".."):
+            raise ArtifactError(f"a finalist is named by its folder, got {self.name!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +179,11 @@ class Costs(Record):
     device: str
     threads: int
     models: dict[str, Cost]
+
+
+def _check_name(what: str, received: str, known: tuple[str, ...]) -> None:
+    if received not in known:
+        raise ArtifactError(f"{what} must be one of {', '.join(known)}, got {received!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -56,7 +56,6 @@ def request(**changed: Any) -> Request:
         ({"sampler": "gp"}, "the gp sampler ignores pruned trials: use --pruner none, not median"),
         ({"spaces": ["plane"]}, "unknown arm 'plane'; did you mean plain?"),
         ({"spaces": ["plain", "plain"]}, "an arm is named once, got .*plain"),
-        ({"spaces": []}, "at least one arm"),
         ({"gpus_per_trial": 0.5}, "--ray-address and --gpus-per-trial need --workers ray"),
         ({"workers": "ray", "gpus_per_trial": 2.0}, r"--gpus-per-trial must lie in \(0, 1\]"),
     ],

@@ -152,7 +152,12 @@ class LocalPool:
     def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
         worker.ready = True
         if self._size is None:
-            self._size = greeting["accelerators"] or len(os.sched_getaffinity(0))
+            self._size = greeting["accelerators"] or _core_count()
+
+
+def _core_count() -> int:
+    """Return the cores that this process may use; macOS does not say which, only how many are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_server() -> None:

@@ -30,6 +30,7 @@ from typing import Any
 from kd.errors import WorkerError
 from workers.events import LAST_EVENTS, Event, failed_event
 from workers.jobs import Job, from_wire, to_wire
+from workers.local import SUPERVISED
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
 THREADS = 3  # of an actor: one runs the job, one says what happens, one hears when to stop
@@ -90,7 +91,7 @@ class RayPool:
             self._ray = importlib.import_module("ray")
         except ImportError:
             raise WorkerError("--workers ray needs Ray: pip install '.[ray]'") from None
-        with _own_signals():
+        with _own_signals(block=not self._cluster.address):
             _connect(self._ray, self._cluster.address)
         self._size, self._demand = share_out(self._ray.nodes(), self._cluster)
         self._launch()
@@ -242,8 +243,8 @@ def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"address": "local", "include_dashboard": False}
     options["object_store_memory"] = STORE_BYTES
     if address:  # a cluster, whose nodes need not have the project
-        modules = [importlib.import_module(name) for name in PACKAGES]
-        options = {"address": address, "runtime_env": {"py_modules": modules}}
+        folders = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
+        options = {"address": address, "runtime_env": {"py_modules": folders}}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -253,18 +254,23 @@ def _connect(ray: Any, address: str) -> None:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the supervisor's answer to SIGTERM, which Ray replaces by an exit."""
+def _own_signals(*, block: bool) -> Iterator[None]:
+    """Keep the supervisor's answer to SIGTERM, which Ray replaces by an exit.
+
+    With `block`, the processes that Ray starts meanwhile inherit that interrupts are blocked.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED if block else ())
     try:
         yield
     except SystemExit:  # Ray's answer
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _absolute(wire: dict[str, Any]) -> dict[str, Any]:

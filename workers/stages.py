@@ -1,5 +1,6 @@
 """Jobs that come before the search: data and teacher."""
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,4 +104,4 @@ def _fine_tune(
     info = {key: found[key] for key in ("accuracy", "nll", "ece")}
     info["seconds"] = sum(metrics.seconds for metrics in state.history)
     finish(folder, "teacher", identity, {**info, "epochs": plan.epochs, "model": protocol.teacher})
-    run.checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,0 +1,312 @@
+"""The command line: fast help, a flag for every field, and one line for every mistake."""
+
+import argparse
+import re
+import signal
+import socket
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from conductor.cli import COMMANDS, main
+from conductor.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
+from kd.protocol import Protocol
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
+def test_help_needs_no_heavy_library(command):
+    code = (
+        "import sys\n"
+        "from conductor.cli import main\n"
+        "try:\n"
+        f"    main({[*command, '--help']})\n"
+        "except SystemExit as ending:\n"
+        "    assert ending.code in (0, None), ending.code\n"
+        f"print('loaded', *[name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "loaded"
+    assert "usage: study.py" in done.stdout
+
+
+def test_help_of_the_program_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for name, (text, _, _) in COMMANDS.items():
+        assert re.search(rf"^ +{name}\s+{re.escape(text)}$", said, re.MULTILINE)
+
+
+def protocol_flags() -> dict[str, argparse.Action]:
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    return {action.dest: action for action in parser._actions if action.dest in PROTOCOL_HELP}
+
+
+def test_every_field_of_the_protocol_has_a_flag_with_help():
+    fields = typing.get_type_hints(Protocol)
+    flags = protocol_flags()
+    assert list(PROTOCOL_HELP) == list(fields)
+    assert set(flags) == set(fields)
+    for name, action in flags.items():
+        assert action.option_strings[0] == f"--{name.replace('_', '-')}"
+        assert action.help == PROTOCOL_HELP[name] != ""
+        assert action.default is None
+
+
+def test_flags_read_the_types_of_the_protocol():
+    fields = typing.get_type_hints(Protocol)
+    assert set(PROTOCOL_TYPES) <= set(fields)
+    for name, hint in fields.items():
+        if hint in (int, float):
+            assert PROTOCOL_TYPES[name] is hint
+        else:
+            assert name not in PROTOCOL_TYPES
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    given = parser.parse_args(["--no-flip", "--taps", "last1,last2", "--warmup", "0.2"])
+    assert (given.flip, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "unknown flag": (["--epoch", "3"], "unknown argument --epoch; did you mean --epochs?"),
+    "unknown flag with =": (["--trails=3"], "unknown argument --trails=3; did you mean --trials?"),
+    "hopeless flag": (["--zzz"], "unknown argument --zzz; see: python study.py run --help"),
+    "stray word": (["run", "now"], "unknown argument now"),
+    "unknown command": (["reprot"], "unknown command reprot; did you mean report?"),
+    "hopeless command": (["zzz"], "unknown command zzz; commands: run, "),
+    "no trials": (["--trials", "0"], "--trials must be at least 1, got 0"),
+    "trials of letters": (["--trials", "x"], "argument --trials: invalid int value: 'x'"),
+    "flag without value": (["--trials"], "argument --trials: expected one argument"),
+    "no epochs": (["--epochs", "0"], "epochs must lie in 1-100000, got 0"),
+    "negative margin": (["--margin", "-1"], "margin must lie in 0-100 points, got -1"),
+    "nan": (["--warmup", "nan"], "warmup must be a finite number, got nan"),
+    "dataset": (["--dataset", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar10"),
+    "folder without path": (["--dataset", "folder:"], "folder: takes a path"),
+    "teacher": (["--teacher", "resnet19"], "unknown model 'resnet19'; did you mean resnet"),
+    "student": (["--student", "wrn-16-3"], "unknown model 'wrn-16-3'; did you mean wrn-16-"),
+    "width": (["--student", "resnet18-w2"], "resnet18 has no width factor"),
+    "sampler": (["--sampler", "rando"], "unknown sampler 'rando'; did you mean random?"),
+    "pruner": (["--pruner", "hyperbant"], "unknown pruner 'hyperbant'; did you mean hyperband?"),
+    "gp with pruning": (["--sampler", "gp"], "the gp sampler ignores pruned trials"),
+    "arm": (["--arms", "plain,schedule"], "unknown arm 'schedule'; did you mean scheduled?"),
+    "arm twice": (["--arms", "plain,plain"], "an arm is named once"),
+    "no arm": (["--arms", ","], "argument --arms: takes names separated by commas, got ','"),
+    "preset": (["--preset", "cifar20"], "unknown preset 'cifar20'; did you mean cifar10"),
+    "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
+    "tap": (["--taps", "last9"], "resnet20 has no tap 'last9'; its taps: last1, last2, last3"),
+    "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
+    "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),
+    "negative workers": (["--workers", "-1"], "--workers"),
+    "workers of letters": (["--workers", "x"], "--workers must be auto, inline, ray or a number"),
+    "cache budget": (["--cache-budget", "20XB"], "a size is a number and a unit"),
+    "no space file": (["--space", "nowhere.py"], "got nowhere.py, which is not a file"),
+    "space that is no file of Python": (["--space", "x.txt"], "--space takes a Python file"),
+    "storage of no kind": (["--storage", "nonsense"], "--storage takes an SQLAlchemy URL"),
+    "storage of unknown kind": (["--storage", "abc://x/y"], "--storage takes an SQLAlchemy URL"),
+    "name that climbs": (["--name", "../../x"], "a study's name is 1-64 letters"),
+    "name with markup": (["--name", "<script>"], "a study's name is 1-64 letters"),
+    "name of the cache": (["--name", "cache"], "a study's name is 1-64 letters"),
+    "weights that do not exist": (
+        ["--teacher-weights", "imagenet"],
+        "no ImageNet weights exist for resnet20; use --teacher-weights none",
+    ),
+    "report of nothing": (["report"], "there are 0 studies under"),
+    "report of no such study": (["report", "--name", "x"], "there is no study x under"),
+    "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
+    "verify of nothing": (["verify"], "there are 0 studies under"),
+    "dashboard of nothing": (["dashboard"], "there are"),
+    "dashboard's port": (["dashboard", "--port", "x"], "argument --port: invalid int value: 'x'"),
+}
+
+
+def assert_one_line(capsys, arguments: list[str], message: str) -> None:
+    """Run a command that must fail by a single line on standard error."""
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("study.py: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.err.endswith("\n")
+    assert len(said.err) < 500
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line_and_creates_nothing(tmp_path, capsys, monkeypatch, mistake):
+    arguments, message = MISTAKES[mistake]
+    command = arguments if arguments[0] in COMMANDS else ["run", *arguments]
+    if "command" in mistake:
+        command = arguments
+    if command[0] == "run":
+        command = [*command, "--workers", "inline"] if "workers" not in mistake else command
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(capsys, [*command, "--root", "runs"], message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_costs_one_line(tmp_path, capsys):
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"postgresql+psycopg://ann:secret@127.0.0.1:{port}/studies"
+    root = tmp_path / "runs"
+    assert_one_line(capsys, ["run", "--storage", url, "--root", str(root)], "does not answer")
+    assert not root.exists()
+
+
+def test_a_password_is_not_said(tmp_path, capsys):
+    url = "postgresql://ann:secret@127.0.0.1:1/studies"
+    assert main(["run", "--storage", url, "--root", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr()
+    assert "secret" not in said.err + said.out
+
+
+@pytest.mark.parametrize("command", [[], ["report"], ["confirm"], ["verify"], ["dashboard"]])
+def test_a_root_that_is_a_file_costs_one_line(tmp_path, capsys, command):
+    root = tmp_path / "runs"
+    root.write_text("mine")
+    assert_one_line(capsys, [*(command or ["run"]), "--root", str(root)], str(root))
+    assert root.read_text() == "mine"
+
+
+def test_a_mistake_leaves_what_was_there_before(tmp_path, capsys):
+    root = tmp_path / "runs"
+    (root / "mine").mkdir(parents=True)
+    assert_one_line(capsys, run_on_folder(tmp_path), "folder:PATH must name an existing folder")
+    assert (root / "mine").is_dir()
+
+
+def test_a_root_below_a_file_costs_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    root = tmp_path / "file" / "runs"
+    assert_one_line(capsys, ["run", "--workers", "inline", "--root", str(root)], str(root))
+
+
+def test_a_study_that_cannot_be_written_costs_one_line(tmp_path, capsys):
+    """A folder of the study is a file: what a missing right or a full disk would be."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "digits").write_text("mine")
+    (root / "cache").write_text("mine")
+    assert_one_line(capsys, ["run", "--workers", "inline", "--root", str(root)], str(root))
+
+
+def image(folder: Path, name: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def run_on_folder(tmp_path: Path) -> list[str]:
+    folder, root = tmp_path / "photos", tmp_path / "runs"
+    dataset = ["--dataset", f"folder:{folder}"]
+    return ["run", *dataset, "--workers", "inline", "--root", str(root)]
+
+
+def test_a_missing_folder_costs_one_line(tmp_path, capsys):
+    assert_one_line(capsys, run_on_folder(tmp_path), "folder:PATH must name an existing folder")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_folder_costs_one_line(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    assert_one_line(capsys, run_on_folder(tmp_path), "must hold a folder of images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unreadable_image_costs_one_line_that_names_it(tmp_path, capsys):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        image(tmp_path / "photos", name)
+    broken = tmp_path / "photos" / "b" / "2.png"
+    broken.write_bytes(b"no image")
+    assert_one_line(capsys, run_on_folder(tmp_path), f"{str(broken)!r} cannot be read as an image")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_class_with_too_few_images_costs_one_line(tmp_path, capsys):
+    for name in ("a/1.png", "b/1.png"):
+        image(tmp_path / "photos", name)
+    assert_one_line(capsys, run_on_folder(tmp_path), "images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistake_in_a_process_of_its_own_is_one_line_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "study.py", "--trials", "0", "--root", tmp_path / "runs"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "study.py: --trials must be at least 1, got 0\n"
+
+
+def test_presets_are_listed_with_what_they_run(capsys):
+    assert main(["presets"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == [
+        "digits",
+        "cifar10",
+        "cifar100",
+        "fashion-mnist",
+        "folder",
+    ]
+    assert "cifar10 at 32 pixels: resnet50 to resnet18, 30 epochs" in said[1]
+    assert "folder:PATH" in said[4]
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_cannot_be_served_costs_one_line(tmp_path, capsys, port):
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "studies.db").touch()
+    arguments = ["dashboard", "--port", str(port), "--root", str(root)]
+    assert_one_line(capsys, arguments, f"--port must lie in 1-65535, got {port}")
+
+
+def test_a_port_that_is_taken_costs_one_line(tmp_path, capsys):
+    (tmp_path / "studies.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        arguments = ["dashboard", "--port", str(port), "--root", str(tmp_path)]
+        assert_one_line(capsys, arguments, "name another --port")
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(options: object, arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conductor.commands.run", interrupted)
+    assert main(["--trials", "7", "--name", "a b"]) == 130
+    said = capsys.readouterr().err
+    assert said.endswith("go on with: python study.py --trials 7 --name 'a b'\n")
+    assert said.count("\n") == 1
+
+
+def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
+    def terminated(options: object, arguments: object) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("nobody listens"))
+    monkeypatch.setattr("conductor.commands.run", terminated)
+    assert main(["--trials", "7"]) == 130
+    assert "go on with: python study.py --trials 7" in capsys.readouterr().err
