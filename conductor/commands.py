@@ -15,7 +15,7 @@ from kd.recipe import require
 from storage.artifacts import read_json
 from storage.layout import Layout, StudyLayout
 from storage.records import StudySettings
-from workers.on_ray import Cluster
+from workers.cluster import Cluster
 
 DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
 

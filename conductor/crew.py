@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from kd import errors
 from kd.errors import RetortError, WorkerError
+from workers.cluster import Cluster
 from workers.events import LAST_EVENTS, Event, note_event
 from workers.inline import InlinePool
 from workers.jobs import Job
 from workers.local import LocalPool
-from workers.on_ray import Cluster, RayPool
+from workers.on_ray import RayPool
 
 RETRIES = 2  # of a job whose worker died, before it has failed
 Key = TypeVar("Key", bound=Hashable)

@@ -9,7 +9,7 @@ from kd.catalogue import check_name
 from kd.errors import ProtocolError
 from kd.protocol import Protocol
 from kd.recipe import require
-from workers.on_ray import Cluster
+from workers.cluster import Cluster
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

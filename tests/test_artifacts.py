@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and an artifact that is not as it was made is refused."""
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -339,9 +340,58 @@ def test_who_waits_gets_the_lock_once_it_is_free(tmp_path) -> None:
 def test_a_lock_is_given_back_after_the_block_and_after_an_error(tmp_path) -> None:
     path = tmp_path / "owner.lock"
     assert try_lock(path)
-    with pytest.raises(ValueError, match="within"), locked(path, wait=True):
+    assert try_lock(path)
+    with pytest.raises(ValueError, match="within"), locked(path, wait=False):
         raise ValueError("within")
     assert try_lock(path)
+
+
+def test_a_lock_is_one_of_the_file_that_is_there(tmp_path) -> None:
+    """Who cleans up may remove it while it is held: a lock on the old one keeps nobody out."""
+    path = tmp_path / "owner.lock"
+    with locked(path, wait=True):
+        path.unlink()
+        with locked(path, wait=False) as taken:
+            assert taken
+            assert not try_lock(path)
+
+
+def test_a_lock_taken_on_a_file_that_was_removed_meanwhile_is_taken_anew(
+    tmp_path, monkeypatch
+) -> None:
+    path, lock, calls = tmp_path / "owner.lock", fcntl.flock, []
+
+    def slow(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", slow)
+    with locked(path, wait=True) as taken:
+        assert taken
+        assert len(calls) == 2
+        assert not try_lock(path)
+
+
+def test_a_link_is_neither_locked_nor_written_through(tmp_path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("mine")
+    link.symlink_to(victim)
+    with pytest.raises(ArtifactError, match="link cannot be written: "):
+        try_lock(link)
+    write_json(link, {"a": 1})
+    assert victim.read_text() == "mine"
+    assert read_json(link) == {"a": 1}
+    assert not link.is_symlink()
+
+
+@pytest.mark.parametrize("act", [lambda path: write_json(path, {}), lambda path: try_lock(path)])
+def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path, act) -> None:
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(ArtifactError, match=r"x.json cannot be written: .+; the same") as raised:
+        act(tmp_path / "a file" / "x.json")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_lock_is_kept_from_this_process_too(tmp_path) -> None:

@@ -194,4 +194,3 @@ def test_make_pool_makes_what_workers_names():
     assert isinstance(pool, LocalPool)
     assert pool.size == 3
     assert isinstance(make_pool("auto"), LocalPool)
-

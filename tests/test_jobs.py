@@ -307,14 +307,17 @@ def live_reading(ready: Ready, k: int) -> Reading:
     return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
 
 
-def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(prepared: Ready) -> None:
-    assert result(prepared.projection_job())["shards"] == prepared.shards
+def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
+    prepared: Ready, monkeypatch
+) -> None:
     identity = read_manifest(prepared.layout.shards(prepared.shards), "shards").identity
     weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
     assert identity["teacher"] == weights["weights.safetensors"]
     assert identity["dataset"] == prepared.dataset
     assert identity["augmentation"] == [1, True, 2]
     assert identity["taps"] == ["last1", "last2", "last3"]
+    monkeypatch.setattr("workers.caching.fit_projections", None)
+    assert result(prepared.projection_job())["shards"] == prepared.shards
 
 
 @pytest.mark.parametrize(
@@ -407,11 +410,12 @@ def test_verifying_finds_a_flipped_byte(ready: Ready) -> None:
     assert result(ready.verify_job(1))["difference"] < 1e-3
 
 
-def test_verifying_finds_a_shard_of_other_crops(ready: Ready, monkeypatch) -> None:
+@pytest.mark.parametrize("features", [True, False])
+def test_verifying_finds_a_shard_of_other_crops(ready: Ready, monkeypatch, features: bool) -> None:
     """Of another view seed, under the name of this one: well-formed, and wrong."""
     with monkeypatch.context() as patch:
         patch.setattr("workers.caching.view_seed", lambda given: 12345)
-        result(ready.shard_job(0))
+        result(ready.shard_job(0, features=features))
     assert result(ready.verify_job(0))["difference"] > 0.05
     assert result(ready.verify_job(1))["difference"] < 1e-3
 
@@ -441,7 +445,9 @@ def test_a_finished_run_says_its_epochs_again_without_training(ready: Ready, mon
     assert run(ready.train_job(PLAIN)) == first
 
 
-@pytest.mark.parametrize("change", ["damage", "another seed", "another recipe", "another horizon"])
+@pytest.mark.parametrize(
+    "change", ["damage", "another seed", "another recipe", "another horizon", "other views"]
+)
 def test_a_checkpoint_that_does_not_fit_is_said_to_and_training_begins_anew(
     ready: Ready, change: str
 ) -> None:
@@ -450,6 +456,7 @@ def test_a_checkpoint_that_does_not_fit_is_said_to_and_training_begins_anew(
         "another seed": ready.train_job(HINT, seed=6),
         "another recipe": ready.train_job(PLAIN),
         "another horizon": ready.train_job(HINT, horizon=3),
+        "other views": ready.train_job(HINT, views=[1, 0]),
     }
     run(other[change], StopAfter(4))
     if change == "damage":
@@ -466,6 +473,21 @@ def test_a_run_is_decided_by_its_seed_recipe_and_views(ready: Ready) -> None:
     assert history(run(ready.train_job(HINT, "again"))) == base
     for name, changes in {"seed": {"seed": 6}, "views": {"views": [1, 0]}}.items():
         assert history(run(ready.train_job(HINT, name, **changes))) != base
+
+
+def test_the_seed_of_a_run_orders_its_batches(ready: Ready, monkeypatch) -> None:
+    orders: dict[str, list[int]] = {"5": [], "6": []}
+    read = LiveTeacher.read
+
+    def spy(self: LiveTeacher, k: int, index: Tensor, images: Tensor, taps: Any) -> Reading:
+        seen.extend(index.tolist())
+        return read(self, k, index, images, taps)
+
+    monkeypatch.setattr(LiveTeacher, "read", spy)
+    for seed, seen in orders.items():  # noqa: B007 (the spy fills it)
+        result(ready.train_job(DISTILLED, seed, cache="none", seed=int(seed)))
+    assert len(orders["5"]) == len(orders["6"]) == 2 * 48
+    assert orders["5"] != orders["6"]
 
 
 @pytest.mark.parametrize("cache", ["logits", "none"])

@@ -51,7 +51,7 @@ EPOCH = EpochMetrics(
     lr=0.05,
     seconds=2.5,
 )
-ALONE = dataclasses.replace(EPOCH, epoch=2, agreement=None, teacher_kl=None, accuracy=0.625)
+ALONE = dataclasses.replace(EPOCH, epoch=2, agreement=None, teacher_kl=None, accuracy=0.375)
 RUN = RunRecord(
     recipe=RECIPE,
     seed=2**62,
@@ -197,6 +197,25 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("record", "changes", "message"),
+    [
+        (RUN, {"outcome": "done"}, "outcome must be one of complete, .*, got 'done'"),
+        (SETTINGS, {"cache": "some"}, "cache must be one of all, .*, got 'some'"),
+        (FINALIST, {"role": "best"}, "role must be one of default, tuned, got 'best'"),
+        (FINALIST, {"name": "../other"}, "a finalist is named by its folder, got '../other'"),
+        (FINALIST, {"name": ".."}, "a finalist is named by its folder, got '..'"),
+        (FINALIST, {"name": ""}, "a finalist is named by its folder, got ''"),
+    ],
+    ids=repr,
+)
+def test_a_name_that_is_none_is_refused(
+    record: Record, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        type(record).from_json({**record.to_json(), **changes})
+
+
 def test_the_inner_record_is_named_too() -> None:
     wrong = {**LATENCY.to_json(), "median_ms": "fast"}
     with pytest.raises(ArtifactError, match="not a Cost: latency: not a Latency: median_ms: "):
@@ -246,8 +265,8 @@ def test_a_file_that_holds_no_record_is_named(
 
 
 def test_a_run_scores_its_last_epoch_and_nothing_when_it_diverged() -> None:
-    assert RUN.accuracy == 0.625
-    assert dataclasses.replace(RUN, outcome="pruned").accuracy == 0.625
+    assert RUN.accuracy == 0.375
+    assert dataclasses.replace(RUN, outcome="pruned").accuracy == 0.375
     assert dataclasses.replace(RUN, outcome="diverged").accuracy == 0
     assert dataclasses.replace(RUN, history=[]).accuracy == 0
 

@@ -126,11 +126,11 @@ def test_every_preset_is_a_valid_protocol_of_its_data_set(name):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
-    with pytest.raises(ProtocolError, match="unknown preset 'cifar'; did you mean cifar10?"):
+    with pytest.raises(ProtocolError, match="unknown preset 'cifar'; did you mean cifar10"):
         preset("cifar")
 
 
-class Resolved(StudyError):
+class ResolvedError(StudyError):
     """Raised in place of running a study."""
 
 
@@ -144,7 +144,7 @@ def resolve(monkeypatch, tmp_path, capsys):
             requests.append(asked)
 
         def run(self) -> None:
-            raise Resolved("resolved")
+            raise ResolvedError("resolved")
 
         confirm = run
 
@@ -178,7 +178,8 @@ def test_the_default_root_is_runs(resolve, monkeypatch, tmp_path):
 def test_run_may_be_left_out_and_the_command_is_kept(resolve, tmp_path):
     asked = resolve("--trials", "3")
     assert asked.trials == 3
-    assert asked.command == ["python", "study.py", "--trials", "3", "--root", str(tmp_path / "runs")]
+    root = str(tmp_path / "runs")
+    assert asked.command == ["python", "study.py", "--trials", "3", "--root", root]
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "folder"])
@@ -252,3 +253,10 @@ def test_a_flag_comes_before_what_a_study_was_begun_with(resolve, begun):
 def test_confirm_takes_seeds_and_workers(resolve, begun):
     asked = resolve("confirm", "--seeds", "12", "--workers", "inline")
     assert (asked.seeds, asked.workers) == (12, "inline")
+
+
+def test_confirm_finds_the_only_study_whatever_its_name(resolve, begun, tmp_path):
+    (tmp_path / "runs" / "digits").rename(tmp_path / "runs" / "other")
+    asked = resolve("confirm")
+    assert asked.name == "other"
+    assert asked.protocol == begun

@@ -1,13 +1,14 @@
 """The teacher cache says what the teacher says, for the very study that it was made for."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages
@@ -15,7 +16,7 @@ from kd.features import TapReading
 from kd.teacher import LiveTeacher, Reading
 from kd.views import normalise, render, view
 from storage import shards
-from storage.artifacts import MANIFEST, is_finished, read_json, write_json
+from storage.artifacts import MANIFEST, finish, is_finished, read_json, read_manifest, write_json
 from storage.shards import CachedTeacher, missing_views, verify_shard, view_folder, write_shard
 from storage.tensors import map_tensors, write_tensors
 from tests.small import AUGMENTATION, TAPS, labelled, teacher
@@ -221,6 +222,72 @@ def test_projections_of_other_taps_are_refused(cache: Path) -> None:
 def test_a_missing_file_of_the_cache_is_named(cache: Path, name: str) -> None:
     (cache / name).unlink()
     with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
+        shards.read_projections(cache)
+
+
+def rewrite(folder: Path, k: int, change: Callable[[dict[str, Tensor]], None]) -> None:
+    """Change the tensors of a shard, and make its manifest anew: well-formed, and wrong."""
+    place = view_folder(folder, k)
+    tensors = {name: tensor.clone() for name, tensor in map_tensors(place / shards.READING).items()}
+    change(tensors)
+    write_tensors(place / shards.READING, tensors)
+    manifest = read_manifest(place, "shard")
+    finish(place, "shard", manifest.identity, manifest.info)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("last2.features"), "holds last2.features of another dtype"),
+        (
+            lambda tensors: tensors.update(logits=tensors["logits"].half()),
+            "holds logits of another dtype or shape",
+        ),
+        (
+            lambda tensors: tensors.update({"last1.features": tensors["last1.features"][:, 1:]}),
+            "does not fit its projections",
+        ),
+        (lambda tensors: tensors.update(logits=tensors["logits"][:, 1:]), "does not fit"),
+        (lambda tensors: tensors.update(logits=tensors["logits"][1:]), "does not fit"),
+    ],
+)
+def test_a_shard_of_other_tensors_is_refused(
+    cache: Path, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    rewrite(cache, 1, change)
+    cached = CachedTeacher(cache, CPU)
+    cached.read(0, torch.arange(2), torch.empty(0), TAPS)
+    for _ in range(2):  # the second time too
+        with pytest.raises(ArtifactError, match=message):
+            cached.read(1, torch.arange(2), torch.empty(0), TAPS)
+
+
+def test_a_shard_of_fewer_rows_is_refused(cache: Path) -> None:
+    def shorten(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: tensor[:20] for name, tensor in tensors.items()})
+
+    rewrite(cache, 0, shorten)
+    cached = CachedTeacher(cache, CPU)
+    cached.read(0, torch.arange(20), torch.empty(0), TAPS)
+    with pytest.raises(ArtifactError, match="holds fewer rows than the training split"):
+        cached.read(0, torch.arange(24), torch.empty(0), TAPS)
+
+
+def test_figures_that_a_projection_lacks_are_missed(cache: Path) -> None:
+    content = read_json(cache / MANIFEST)
+    del content["info"]["taps"]["last2"]["scale"]
+    write_json(cache / MANIFEST, content)
+    with pytest.raises(ArtifactError, match="lacks figures of its projections"):
+        shards.read_projections(cache)
+
+
+@pytest.mark.parametrize("name", [shards.PROJECTIONS, shards.VALIDATION])
+def test_projections_and_validation_logits_of_another_dtype_are_refused(
+    cache: Path, name: str
+) -> None:
+    tensors = {key: tensor.double() for key, tensor in map_tensors(cache / name).items()}
+    write_tensors(cache / name, tensors)
+    with pytest.raises(ArtifactError, match=f"{name} holds .* of another dtype"):
         shards.read_projections(cache)
 
 

@@ -115,9 +115,7 @@ def test_the_recipes_tried_first_are_those_of_the_method():
     }
     plain = Recipe(lr=0.1, weight_decay=5e-4)
     assert enqueued_recipe("plain", "defaults") == plain
-    vanilla = Recipe(
-        soft_kind="kl", temperature=Schedule.constant(4), alpha=Schedule.constant(0.9)
-    )
+    vanilla = Recipe(soft_kind="kl", temperature=Schedule.constant(4), alpha=Schedule.constant(0.9))
     assert enqueued_recipe("scheduled", "vanilla KD") == vanilla
     assert enqueued_recipe("constant", "vanilla KD") == vanilla
     assert enqueued_recipe("scheduled", "seed recipe") == Recipe(

@@ -195,6 +195,12 @@ def test_a_study_is_not_resumed_under_another_protocol_lag_or_space(
     assert open_study(storage, "s.plain", ATTRIBUTES).user_attrs == ATTRIBUTES
 
 
+def test_a_study_that_minimises_is_none_of_ours(storage: BaseStorage) -> None:
+    optuna.create_study(storage=storage, study_name="s.plain", direction="minimize")
+    with pytest.raises(StudyError, match=r"s\.plain does not maximise one value"):
+        open_study(storage, "s.plain", ATTRIBUTES)
+
+
 def test_another_arm_is_another_study(storage: BaseStorage) -> None:
     plain = open_study(storage, study_name("s", "plain"), ATTRIBUTES)
     other = open_study(storage, study_name("s", "scheduled"), {**ATTRIBUTES, "space": None})

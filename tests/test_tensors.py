@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kd.errors import ArtifactError
+from storage import tensors
 from storage.tensors import map_tensors, read_checked, write_tensors
 from tests.small import network, same_bits
 
@@ -143,6 +145,28 @@ def test_a_failed_write_leaves_the_old_file(path: Path) -> None:
         write_tensors(path, {"a": torch.ones(1)}, {"loss": float("nan")})
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(path: Path, monkeypatch) -> None:
+    before = path.read_bytes()
+
+    def half(given: dict[str, Tensor], place: Path, metadata: dict[str, str]) -> None:
+        Path(place).write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(tensors, "save_file", half)
+    with pytest.raises(ArtifactError, match="cannot be written: No space left"):
+        write_tensors(path, sample())
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_the_same_bytes_under_another_dtype_are_refused(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b'"U8"') == 1
+    path.write_bytes(content.replace(b'"U8"', b'"I8"'))
+    with pytest.raises(ArtifactError, match="its digest differs"):
+        read_checked(path)
 
 
 def test_a_mapped_file_may_be_replaced_while_it_is_read(path: Path) -> None:

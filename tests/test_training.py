@@ -130,6 +130,26 @@ def test_the_loss_weighs_hard_soft_and_feature_terms(recipe: Recipe, source: Liv
     assert metrics.loss == pytest.approx(expected, rel=1e-4)
 
 
+def test_losses_of_an_epoch_are_means_over_its_steps(source: LiveTeacher) -> None:
+    """At a rate that moves nothing, each batch can be asked again."""
+    spy, recipe = Spy(source), replace(DISTILLED, lr=1e-12)
+    state = begin(recipe, source)
+    (metrics,) = run(state, recipe, plan(epochs=1), spy)
+    losses = [
+        functional.cross_entropy(network()(images), DATA.labels[index]).item()
+        for index, images in zip(spy.index, spy.images, strict=True)
+    ]
+    assert metrics.hard_loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+    assert len(set(losses)) == 3
+
+
+def test_a_student_trains_in_train_mode_whatever_mode_it_came_in(source: LiveTeacher) -> None:
+    state, usual = begin(PLAIN, source), trained(PLAIN, plan(), None, live=source)
+    state.network.eval()
+    list(run(state, PLAIN, plan(), None))
+    assert same_bits(state.tensors(), usual.tensors())
+
+
 def test_a_step_is_one_of_nesterov_momentum_with_weight_decay(source: LiveTeacher) -> None:
     """From rest the momentum is the gradient g, and the step lr (g + 0.9 g)."""
     recipe, given = replace(PLAIN, weight_decay=0.1), plan(epochs=1, batch_size=24)

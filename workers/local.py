@@ -59,8 +59,11 @@ class LocalPool:
         """Number of jobs at once. Waits for the first worker when that has to be asked."""
         if self._size is None:
             worker = self._workers[0]
-            if not worker.ready:
-                self._welcome(worker, _receive(worker.connection))
+            try:
+                if not worker.ready:
+                    self._welcome(worker, _receive(worker.connection))
+            except (EOFError, OSError):
+                raise WorkerError(f"worker {worker.process.pid} died as it was started") from None
         return self._size or 1
 
     @property

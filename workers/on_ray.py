@@ -4,23 +4,16 @@ Ray starts the processes, shares out CPUs and GPUs, and says when a process or a
 happens then is the supervisor's decision, so Ray's own restarts and retries are off. An actor dies
 with the supervisor that started it. Jobs and events travel as JSON, files through the folder that
 `--root` names: every node must see it under the same path.
-
-Ray is an extra; it is imported when a pool is started, and not before.
 """
 
-import importlib
 import json
-import logging
 import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,30 +21,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from kd.errors import WorkerError
+from workers.cluster import Cluster, check_node, connect, reason, share_out
 from workers.events import LAST_EVENTS, Event, failed_event
 from workers.jobs import Job, from_wire, to_wire
-from workers.local import SUPERVISED
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
+SILENCE_SECONDS = 10.0  # of all workers, after which Ray itself is looked at
 THREADS = 3  # of an actor: one runs the job, one says what happens, one hears when to stop
-STORE_BYTES = 100 * 2**20  # of a local Ray's object store, through which only events pass
 PATHS = ("root", "data_dir", "folder", "seal")  # what a job may name relative to the supervisor
-PACKAGES = ("kd", "storage", "workers")  # what a node of a cluster needs of the project
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """Where Ray is, and what a worker takes of it.
-
-    Without an `address` Ray is started on this machine. `gpus_per_trial` lies in (0, 1]; None is a
-    whole GPU where there are any, else none. A worker without a GPU takes `threads` CPUs.
-    """
-
-    root: Path
-    threads: int
-    address: str = ""
-    gpus_per_trial: float | None = None
 
 
 @dataclass(slots=True)
@@ -87,12 +64,7 @@ class RayPool:
 
         Raises WorkerError where there is no Ray, or no room for a worker.
         """
-        try:
-            self._ray = importlib.import_module("ray")
-        except ImportError:
-            raise WorkerError("--workers ray needs Ray: pip install '.[ray]'") from None
-        with _own_signals(block=not self._cluster.address):
-            _connect(self._ray, self._cluster.address)
+        self._ray = connect(self._cluster.address)
         self._size, self._demand = share_out(self._ray.nodes(), self._cluster)
         self._launch()
 
@@ -129,14 +101,19 @@ class RayPool:
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         """Wait until a job says something, and return (ticket, event) pairs in order.
 
-        Raises WorkerError when no worker can be started, or one has not what jobs need.
+        Nothing is returned when a worker has greeted, or all have been silent for a while. Raises
+        WorkerError when Ray has gone, no worker can be started, or one has not what jobs need.
         """
         found, self._said = self._said, []
+        patience = SILENCE_SECONDS if timeout is None else min(timeout, SILENCE_SECONDS)
         replies = {worker.reply: worker for worker in self._workers}
-        if replies and not found:
-            self._ray.wait(list(replies), timeout=timeout)
-        for reply in self._ray.wait(list(replies), num_returns=len(replies), timeout=0)[0]:
-            found += self._read(replies[reply])
+        try:
+            if not (found or self._ray.wait(list(replies), timeout=patience)[0]):
+                check_node(self._ray)
+            for reply in self._ray.wait(list(replies), num_returns=len(replies), timeout=0)[0]:
+                found += self._read(replies[reply])
+        except ConnectionError as error:
+            raise WorkerError(f"Ray does not answer any more: {reason(error)}") from None
         self._assign()
         return found
 
@@ -156,31 +133,20 @@ class RayPool:
         return found
 
     def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
-        """Let a worker in, if it sees the root and has the supervisor's version of torch."""
         worker.mark.unlink(missing_ok=True)
-        node, torch = greeting["node"], version("torch")
-        if not greeting["sees_root"]:
-            raise WorkerError(
-                f"Ray node {node} does not see {worker.mark.parent}: mount the folder of --root "
-                "there, under the same path, and start again"
-            )
-        if greeting["torch"] != torch:
-            raise WorkerError(
-                f"Ray node {node} has torch {greeting['torch']}, the supervisor {torch}: results "
-                "depend on it, so install the same version on both"
-            )
-        worker.name = f"Ray worker {greeting['pid']} on {node}"
+        check_greeting(greeting, self._cluster.root)
+        worker.name = f"Ray worker {greeting['pid']} on {greeting['node']}"
         worker.ready = True
         self._failed_starts = 0
 
     def _bury(self, worker: _Worker, error: Exception) -> list[tuple[int, Event]]:
+        check_node(self._ray)
         self._dismiss(worker)
-        reason = " ".join(str(error).split())
-        died = WorkerError(f"{worker.name} died: {reason}")
+        died = WorkerError(f"{worker.name} died: {reason(error)}")
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
-                raise WorkerError(f"no Ray worker can be started: {reason}")
+                raise WorkerError(f"no Ray worker can be started: {reason(error)}")
         self._launch()
         return [] if worker.ticket is None else [(worker.ticket, failed_event(died))]
 
@@ -214,63 +180,19 @@ class RayPool:
             self._ray.shutdown()
 
 
-def share_out(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, float]]:
-    """Return how many workers the nodes of a cluster have room for, and what each is to ask for.
-
-    Raises WorkerError when there is room for none.
-    """
-    rooms = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = sum(int(room.get("GPU", 0)) for room in rooms)
-    share = cluster.gpus_per_trial or float(gpus > 0)
-    if share:  # whoever has a GPU needs few CPUs, so these are not counted
-        size = gpus * int(1 / share + 1e-6)
-        demand = {"num_gpus": share, "num_cpus": 0}
-    else:
-        size = sum(int(room.get("CPU", 0)) // cluster.threads for room in rooms)
-        demand = {"num_cpus": cluster.threads}
-    if not size:
-        cpus = sum(int(room.get("CPU", 0)) for room in rooms)
+def check_greeting(greeting: dict[str, Any], root: Path) -> None:
+    """Raise WorkerError unless a worker sees the root and has the supervisor's version of torch."""
+    node, torch = greeting["node"], version("torch")
+    if not greeting["sees_root"]:
         raise WorkerError(
-            f"Ray has no room for a worker of {share:g} GPUs or {cluster.threads} threads: its "
-            f"nodes have {gpus} GPUs and {cpus} CPUs; see --gpus-per-trial and --threads"
+            f"Ray node {node} does not see {root.absolute()}: mount the folder of --root there, "
+            "under the same path, and start again"
         )
-    return size, demand
-
-
-def _connect(ray: Any, address: str) -> None:
-    """Connect to Ray, quietly. Raises WorkerError, in one line, when that fails."""
-    os.environ.update(QUIET)
-    options: dict[str, Any] = {"address": "local", "include_dashboard": False}
-    options["object_store_memory"] = STORE_BYTES
-    if address:  # a cluster, whose nodes need not have the project
-        folders = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
-        options = {"address": address, "runtime_env": {"py_modules": folders}}
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"at {address} " if address else ""
-        reason = " ".join(str(error).split())
-        raise WorkerError(f"Ray {where}cannot be reached or started: {reason}") from None
-
-
-@contextmanager
-def _own_signals(*, block: bool) -> Iterator[None]:
-    """Keep the supervisor's answer to SIGTERM, which Ray replaces by an exit.
-
-    With `block`, the processes that Ray starts meanwhile inherit that interrupts are blocked.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED if block else ())
-    try:
-        yield
-    except SystemExit:  # Ray's answer
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if greeting["torch"] != torch:
+        raise WorkerError(
+            f"Ray node {node} has torch {greeting['torch']}, the supervisor {torch}: results "
+            "depend on it, so install the same version on both"
+        )
 
 
 def _absolute(wire: dict[str, Any]) -> dict[str, Any]:

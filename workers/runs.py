@@ -39,6 +39,9 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
             "recipe": job.recipe.to_json(),
             "seed": job.seed,
             "horizon": job.horizon,
+            "views": job.views,
+            "dataset": job.dataset,
+            "shards": job.shards,
         }
         source = teacher_source(job, device)
         plan = _plan(job)

@@ -1,0 +1,81 @@
+"""The tiniest whole study, run by its command in this process, and what must not change in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from conductor.cli import main
+from storage.databases import close_storage, open_storage
+from storage.layout import Layout
+from tests.fakes import rows
+
+FLAGS = (
+    "--train-size 60 --image-size 8 --teacher resnet8-w0.25 --student resnet8-w0.25 "
+    "--teacher-epochs 1 --epochs 2 --batch-size 16 --seeds 1 --trials 2 --workers inline"
+)
+TIMES = ("seconds", "started", "created", "time", "median_ms", "p95_ms", "latency", "written")
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes time and is tested elsewhere: syncs, latency, figures."""
+    monkeypatch.setattr("storage.artifacts.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("workers.comparing.REPEATS", 2)
+    monkeypatch.setattr("reports.report.render_page", lambda findings: "a page")
+
+
+def run(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+    """Run the study under `root`; return the exit code and what it said on standard error."""
+    capsys.readouterr()
+    code = main([*FLAGS.split(), "--root", str(root), *more])
+    return code, capsys.readouterr().err
+
+
+def succeed(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> None:
+    code, said = run(root, capsys, *more)
+    assert (code, said) == (0, "")
+
+
+def refuse(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """Run the study, which must end with one line of error; return that line."""
+    code, said = run(root, capsys, *more)
+    assert_one_line(code, said)
+    return said
+
+
+def assert_one_line(code: int, said: str) -> None:
+    assert code == 2, said
+    assert said.startswith("study.py: "), said
+    assert said.count("\n") == 1, said
+
+
+def results(root: Path) -> dict[str, Any]:
+    """Return the trials and the report of a finished study, without times."""
+    report = json.loads(Layout(root).study("digits").report_json.read_text())
+    return {"trials": trials_of(root), "report": timeless(report)}
+
+
+def trials_of(root: Path) -> Any:
+    """Return the rows of both arms, without times."""
+    storage = open_storage(Layout(root).studies_url)
+    try:
+        names = ("digits.scheduled", "digits.plain")
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+        return timeless([rows(study) for study in studies])
+    finally:
+        close_storage(storage)
+
+
+def timeless(value: Any) -> Any:
+    """Return a value without the entries that differ from run to run."""
+    if isinstance(value, dict):
+        return {
+            key: timeless(kept)
+            for key, kept in value.items()
+            if key not in TIMES and not str(key).startswith("artifacts:") and key != "digest"
+        }
+    if isinstance(value, list | tuple):
+        return [timeless(item) for item in value]
+    return value
