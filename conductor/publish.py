@@ -4,6 +4,7 @@ import csv
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
@@ -65,7 +66,8 @@ def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:
 def study_note(arm: Arm, protocol: Protocol) -> str:
     return (
         f"# {arm.study.study_name}\n\n"
-        f"Arm `{arm.name}`: {protocol.teacher} teaches {protocol.student} on {protocol.dataset}, "
+        f"Arm `{arm.name}`: {protocol.teacher} teaches {protocol.student} on "
+        f"{_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
         "validation accuracy after the last epoch.\n\n"
         "The best score here is **biased upward**, since it was selected: what counts is the "
@@ -75,7 +77,7 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
 
 def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
     titles = dict(enumerate(arm.space.enqueued))
-    head = f"{arm.name} {number}" + (f" ({titles[number]})" if number in titles else "")
+    head = f"{arm.name} {number}" + (f" ({_plain(titles[number])})" if number in titles else "")
     lines = [
         f"# {head}: {record.outcome} at {percent(record.accuracy)}",
         "",
@@ -85,8 +87,13 @@ def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
     if arm.is_auditor(number):
         lines.append("- exempt from pruning, as an auditor of the pruner")
     if record.reason:
-        lines.append(f"- {record.reason}")
+        lines.append(f"- {_plain(record.reason)}")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Escape text from outside: the dashboard takes HTML in a note for what it is."""
+    return escape(text, quote=False)
 
 
 def describe(recipe: Recipe) -> list[str]:

@@ -213,14 +213,17 @@ def remove_traces(root: Path) -> None:
 
 
 def check_inside(root: Path, folder: Path) -> None:
-    """Raise StudyError if a study's folder is a link that leads out of the root.
+    """Raise StudyError if a study's folder is, or holds, a link that leads out of the root.
 
-    The cache may be one, to a larger disk: it holds nothing that is not named by its fingerprint.
+    What studies share (cache, database, artifacts) may lie on another disk: its user has put the
+    link there, and it holds what is named by a digest.
     """
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise StudyError(
-            f"{folder} is a symbolic link that leaves {root}; name another --root or --name"
-        )
+    inside = os.path.realpath(root)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise StudyError(
+                f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
+            )
 
 
 @contextmanager

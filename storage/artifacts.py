@@ -44,6 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _not_written(path, error) from None
 
 
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it. The caller holds the lock on it."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 def _not_written(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"{path} cannot be written: {error.strerror or error}; the same command goes on afterwards"

@@ -8,6 +8,7 @@ mysql+pymysql://user@host/db         several supervisors may share a study
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +18,20 @@ from optuna.storages import BaseStorage, JournalStorage
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.url import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from kd.errors import RetortError, StudyError
 from storage.journal import JournalFile
 from storage.patience import SERVERS, Notify, PatientStorage, failure, one_line, parse_url
 
 JOURNAL = "journal:"
+OPENING_PAUSES = (0.1, 0.2, 0.5, 1.0)  # s between attempts to open a new database
 HOLDING_SECONDS = 30  # that one supervisor may decide before the server lets the next one
 
 
@@ -36,7 +44,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
         return _open_journal(Path(url.removeprefix(JOURNAL)))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        storage = PatientStorage(url, notify)
+        storage = _connect(url, notify)
         if storage.dialect == "sqlite":
             _relax_sqlite(storage)
     except (ArgumentError, NoSuchModuleError) as error:
@@ -54,11 +62,29 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
             f"the driver of {shown(url)} is not installed: {one_line(error)}; "
             "pip install '.[postgresql]' or '.[mysql]'"
         ) from None
+    except (TypeError, AttributeError) as error:  # it does not know how to wait for a connection
+        raise StudyError(
+            f"the driver of {shown(url)} is none of psycopg, pymysql and mysqldb: {one_line(error)}"
+        ) from None
     except RuntimeError as error:  # tables of another version of Optuna
         raise StudyError(f"the storage {shown(url)} cannot be used: {one_line(error)}") from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         raise StudyError(f"the storage {shown(url)} does not answer: {one_line(error)}") from None
     return storage
+
+
+def _connect(url: str, notify: Notify) -> PatientStorage:
+    """Connect, again if another supervisor has just made the tables that we were about to make."""
+    for pause in OPENING_PAUSES:
+        try:
+            return PatientStorage(url, notify)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = error.__cause__ or error
+            made = isinstance(cause, IntegrityError | ProgrammingError)
+            if not made and "already exists" not in one_line(cause):
+                raise
+            time.sleep(pause)
+    return PatientStorage(url, notify)
 
 
 def close_storage(storage: BaseStorage) -> None:

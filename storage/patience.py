@@ -52,7 +52,12 @@ class PatientStorage(RDBStorage):
         seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
         name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
         arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
-        super().__init__(url, engine_kwargs=arguments)
+        try:
+            super().__init__(url, engine_kwargs=arguments)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
 
     def patiently(self, call: Callable[[], Any]) -> Any:
         """Make a call, again and again while the server does not answer."""

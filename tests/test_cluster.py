@@ -110,7 +110,7 @@ def test_without_a_gpu_no_memory_is_limited(monkeypatch):
         ("first\n second", "first"),
         ("ray::RayWorker.greet()\n  File x\nModuleNotFoundError: kd", "ModuleNotFoundError: kd"),
         ("It died.\n\tpid: 3\nThe actor is dead because its node is lost.", "its node is lost."),
-        ("word " * 100, "word " * 39 + "…"),
+        ("word " * 100, "word " * 31 + "…"),
     ],
 )
 def test_of_an_error_of_ray_the_line_is_told_that_says_why(text, told):

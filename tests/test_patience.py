@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,24 @@ def test_once_a_wait_is_interrupted_nothing_waits_any_more(server, open_url, mon
         arm.membership.leave()
     finally:
         server.start()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_supervisors_open_a_new_database_at_once(tmp_path, server, open_url, kind) -> None:
+    """Each finds that tables are missing, and one of them makes them first."""
+    with open_url(server.url).engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("DROP DATABASE IF EXISTS fresh"))
+        connection.execute(text("CREATE DATABASE fresh"))
+    url = {
+        "sqlite": f"sqlite:///{tmp_path / 'studies.db'}",
+        "postgresql": server.url.replace("/postgres?", "/fresh?"),
+    }[kind]
+    with ThreadPoolExecutor(5) as threads:
+        opened = list(threads.map(lambda index: open_storage(url), range(5)))
+    for storage in opened:
+        assert storage.get_all_studies() == []
+        close_storage(storage)
 
 
 # Answers that get lost.

@@ -13,7 +13,7 @@ from kd.seeds import derive_seed
 from kd.teacher import LiveTeacher, Projection, Reading, fit_projections
 from kd.views import Augmentation, normalise, render, view
 from storage import shards
-from storage.artifacts import fingerprint, is_finished, locked, read_manifest
+from storage.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
 from storage.layout import Layout
 from workers.events import Event, Stopped, progress_event, result_event
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
@@ -81,6 +81,7 @@ def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator
     place = shards.view_folder(folder, job.view)
     missing = not is_finished(place)
     with locked(place.with_suffix(".lock"), wait=True):
+        sweep(place / shards.READING)
         if not (missing and is_finished(place)):  # else another has made it meanwhile
             chunks: list[Reading] = []
             yield from _read_view(job, device, stopped, chunks)

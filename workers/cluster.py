@@ -22,7 +22,7 @@ from workers.local import SUPERVISED
 KNOCK_SECONDS = 10.0  # to wait for the address of a cluster
 STORE_BYTES = 100 * 2**20  # of a local Ray's object store, through which only events pass
 PACKAGES = ("kd", "storage", "workers")  # what a node of a cluster needs of the project
-REASON_LENGTH = 200  # of what is told of an error of Ray
+REASON_LENGTH = 160  # of what is told of an error of Ray
 # What Ray reads when it is imported: it reports nothing to its makers, prints nothing of what its
 # processes say (a worker's death is told by the pool), and sends no working directory to the nodes.
 SETTINGS = {

@@ -15,7 +15,7 @@ from kd.seeds import derive_seed
 from kd.teacher import TeacherSource
 from kd.training import Plan, TrainingState, train
 from kd.views import Augmentation
-from storage.artifacts import locked
+from storage.artifacts import locked, sweep
 from storage.checkpoints import read_checkpoint, write_checkpoint
 from storage.datasets import open_test
 from storage.layout import RunLayout
@@ -94,6 +94,7 @@ def checkpointed(
     stopped: Stopped,
 ) -> Iterator[Event]:
     """Train, and keep the state after every epoch; epochs trained before are said again first."""
+    sweep(run.checkpoint)
     if run.checkpoint.exists():
         yield from _resume(state, run, identity)
     for metrics in state.history:
