@@ -2,18 +2,20 @@
 
 The best few recipes of each arm run again on fresh seeds, and the one with the best mean validation
 accuracy is the arm's winner: the search's own best score is biased upward. Winners and defaults
-then run on further seeds, the same for all, and only these runs see the test split.
+then run on further seeds, the same for all, and only these runs see the test split. If asked for,
+so do the ablations of the winner that the verdict is about.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
 from conductor.arm import Arm
 from conductor.crew import Crew
 from conductor.progress import Display, percent
+from kd.ablations import ablations
 from kd.errors import ArtifactError, StudyError
 from kd.metrics import EpochMetrics
 from kd.recipe import Recipe
@@ -53,16 +55,29 @@ class Confirmation:
         self._display = display
         self._make_job = make_job
 
-    def run(self, study_seed: int, seeds: int, horizon: int, views: int) -> Finalists:
+    def run(
+        self, study_seed: int, seeds: int, horizon: int, views: int, *, ablate: bool = False
+    ) -> Finalists:
         """Choose the finalists, write them down, and only then confirm them on `seeds` seeds."""
         scores = self._select(study_seed, horizon, views)
         finalists = [
             finalist for arm in self._arms for finalist in _finalists(arm, scores[arm.name])
         ]
-        chosen = Finalists(seeds=seeds, finalists=finalists)
+        ladder = self._ladder(finalists, ablate=ablate)
+        chosen = Finalists(seeds=seeds, finalists=[*finalists, *ladder])
         chosen.write(self._layout.finalists)
+        for stage, group in (("confirmation", finalists), ("ablation", ladder)):
+            if group:
+                runs = self._confirmations(group, study_seed, seeds, horizon)
+                self._run_all(stage, runs, views)
+        return chosen
+
+    def _confirmations(
+        self, finalists: list[Finalist], study_seed: int, seeds: int, horizon: int
+    ) -> list[_Run]:
+        """Return the runs of all finalists on the first seed, then on the second, and so on."""
         recipes = {finalist.name: finalist for finalist in finalists}
-        runs = [
+        return [
             _Run(
                 title=f"{finalist.arm} {finalist.title}, seed {replicate + 1} of {seeds}",
                 recipe=finalist.recipe,
@@ -74,8 +89,33 @@ class Confirmation:
             for replicate in range(seeds)
             for finalist in recipes.values()
         ]
-        self._run_all("confirmation", runs, views)
-        return chosen
+
+    def _ladder(self, finalists: list[Finalist], *, ablate: bool) -> list[Finalist]:
+        """Return the ablations of the winner that the verdict is about.
+
+        Those of an earlier call stay, while the winner is the same.
+        """
+        arm = next((arm for arm in self._arms if arm.name != "plain"), None)
+        if arm is None:
+            return []
+        (winner,) = (one for one in finalists if (one.arm, one.role) == (arm.name, "tuned"))
+        ladder = [
+            replace(
+                winner,
+                name=f"{winner.name}-{done.replace(' ', '-')}",
+                title=done,
+                role="ablation",
+                recipe=recipe,
+                selection=[],
+            )
+            for done, recipe in ablations(winner.recipe, _defaults(arm)).items()
+        ]
+        return ladder if ablate else [one for one in ladder if one.name in self._earlier()]
+
+    def _earlier(self) -> set[str]:
+        """Return the names of the finalists that an earlier call has written down."""
+        path = self._layout.finalists
+        return {one.name for one in Finalists.read(path).finalists} if path.exists() else set()
 
     def _select(
         self, study_seed: int, horizon: int, views: int
@@ -206,6 +246,11 @@ def _finalist(
         search_accuracy=trial.value or 0.0,
         selection=selection,
     )
+
+
+def _defaults(arm: Arm) -> Recipe:
+    """Return the recipe that an arm began with."""
+    return arm.recipe(0) if arm.space.enqueued else Recipe()
 
 
 def _view_order(seed: int, views: int) -> list[int]:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
-from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
+from conductor.names import BUILT_IN_ARMS, EVIDENCE, PRUNERS, SAMPLERS
 
 # field of the protocol: what its flag says. The order is that of the help.
 PROTOCOL_HELP = {
@@ -97,7 +97,7 @@ def add_run_flags(parser: ArgumentParser) -> None:
         "(default: 4)",
     )
     group = parser.add_argument_group("comparison")
-    add_seeds_flag(group)
+    add_comparison_flags(group)
     group = parser.add_argument_group("machine")
     add_machine_flags(group)
     group.add_argument(
@@ -108,10 +108,31 @@ def add_run_flags(parser: ArgumentParser) -> None:
     )
 
 
-def add_seeds_flag(group: Any) -> None:
-    group.add_argument(
+def add_comparison_flags(group: Any) -> None:
+    """Add the flags that say how much evidence the comparison rests on."""
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--seeds", type=int, default=6, help="fresh seeds of each finalist (default: 6)"
     )
+    levels = ", ".join(f"{level} for {seeds}" for level, seeds in EVIDENCE.items())
+    either.add_argument(
+        "--evidence",
+        dest="seeds",
+        type=_evidence,
+        metavar="LEVEL",
+        help=f"the same by name: {levels}",
+    )
+    group.add_argument(
+        "--ablate",
+        action="store_true",
+        help="also run the winner without each of its parts, on the same seeds",
+    )
+
+
+def _evidence(level: str) -> int:
+    if level not in EVIDENCE:
+        raise ArgumentTypeError(f"takes {', '.join(EVIDENCE)}, got {level!r}")
+    return EVIDENCE[level]
 
 
 def add_machine_flags(group: Any) -> None:

@@ -23,6 +23,7 @@ class Request:
     protocol: Protocol
     trials: int
     seeds: int
+    ablate: bool
     spaces: list[str]
     sampler: str
     pruner: str

@@ -167,7 +167,11 @@ class Study:
     def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> None:
         protocol = self._request.protocol
         Confirmation(arms, crew, self._paths, self._display, jobs.confirmation).run(
-            protocol.seed, self._request.seeds, protocol.confirm_horizon, protocol.view_count
+            protocol.seed,
+            self._request.seeds,
+            protocol.confirm_horizon,
+            protocol.view_count,
+            ablate=self._request.ablate,
         )
 
     def _compare(self, crew: Crew, jobs: JobMaker) -> None:

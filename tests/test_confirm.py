@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from conductor.arm import Arm
 from conductor.confirm import CANDIDATES, SELECTION_SEEDS, Confirmation
 from conductor.crew import Crew
+from kd.ablations import ablations
 from kd.errors import ArtifactError, DataError, StudyError
 from kd.recipe import Recipe
 from storage.records import Finalists, RunRecord
@@ -295,3 +296,54 @@ def test_purposes_name_the_finalist_and_the_seed(tmp_path):
     assert purposes == {
         f"plain {title}, seed {seed}" for title in ("defaults", "tuned") for seed in (1, 2)
     }
+
+
+# Ablations.
+
+
+def ablate(root: Path, arms: list[Arm], pool: FakePool, *, wanted: bool = True) -> list[str]:
+    """Confirm, and return the names of the ablations that were written down."""
+    confirmation = make_confirmation(root, arms, pool)
+    chosen = confirmation.run(0, SEEDS, HORIZON, VIEWS, ablate=wanted)
+    return [one.name for one in chosen.finalists if one.role == "ablation"]
+
+
+def test_the_winner_of_the_first_arm_that_distils_is_ablated_after_all_is_confirmed(tmp_path):
+    arms, pool = make_arms("plain", "scheduled"), FakePool(objective=steady)
+    names = ablate(tmp_path, arms, pool)
+    chosen = Finalists.read(study_paths(tmp_path).finalists)
+    (winner,) = [one for one in chosen.finalists if (one.arm, one.role) == ("scheduled", "tuned")]
+    ladder = ablations(winner.recipe, arms[1].recipe(0))
+    assert names == [f"{winner.name}-{done.replace(' ', '-')}" for done in ladder]
+    assert len(ladder) > 0
+    runs = pool.jobs[-len(ladder) * SEEDS :]
+    assert [job.recipe for job in runs] == [*ladder.values()] * SEEDS
+    assert [Path(job.folder).parent.name for job in runs] == names * SEEDS
+
+
+def test_ablations_run_on_the_seeds_and_views_of_their_winner(tmp_path):
+    pool = FakePool(objective=steady)
+    names = ablate(tmp_path, make_arms("scheduled", "plain"), pool)
+    told = {
+        Path(job.folder): (job.seed, job.views, job.horizon, bool(job.seal))
+        for job in pool.jobs
+        if job.confirm
+    }
+    for name in names:
+        winner = name[: len("scheduled-00000")]
+        for folder, what in told.items():
+            if folder.parent.name == name:
+                assert what == told[folder.parents[1] / winner / folder.name]
+
+
+def test_ablations_stay_when_more_seeds_are_asked_for_and_come_only_when_asked_for(tmp_path):
+    arms = make_arms("scheduled", "plain")
+    assert ablate(tmp_path, arms, FakePool(objective=steady), wanted=False) == []
+    names = ablate(tmp_path, arms, FakePool(objective=steady))
+    pool = FakePool(objective=steady)
+    assert ablate(tmp_path, arms, pool, wanted=False) == names
+    assert pool.jobs == []
+
+
+def test_a_study_that_does_not_distil_has_nothing_to_ablate(tmp_path):
+    assert ablate(tmp_path, make_arms("plain"), FakePool(objective=steady)) == []

@@ -26,6 +26,7 @@ def request(**changed: Any) -> Request:
         "protocol": fakes.protocol(),
         "trials": 20,
         "seeds": 6,
+        "ablate": False,
         "spaces": ["scheduled", "plain"],
         "sampler": "tpe",
         "pruner": "median",

@@ -1,0 +1,55 @@
+"""The ablation ladder: a recipe with one of its parts taken away at a time."""
+
+import math
+from dataclasses import replace
+
+from kd.recipe import Recipe, Schedule
+from kd.schedules import value
+
+POINTS = 1000  # at whose midpoints a schedule's mean over the horizon is taken
+
+
+def mean_value(schedule: Schedule) -> float:
+    """Return a schedule's mean over the horizon, by the midpoint rule."""
+    values = [
+        value(schedule.shape, *schedule.ends, (point + 0.5) / POINTS, schedule.sharpness)
+        for point in range(POINTS)
+    ]
+    return math.fsum(values) / POINTS
+
+
+def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
+    """Return what a recipe becomes without each of its parts, by what was done to it.
+
+    A part that a recipe does not have cannot be taken away, and is left out: a temperature does
+    nothing where alpha is 0. `defaults` has the optimizer's values before they were tuned.
+    """
+    found = {
+        "with constant temperature": _constant_temperature(recipe),
+        "with constant alpha": _constant_alpha(recipe),
+        "without feature loss": replace(
+            recipe, feature_kind="none", feature_weight=0.0, feature_taps=()
+        ),
+        "without soft loss": replace(
+            recipe, soft_kind="none", temperature=Recipe().temperature, alpha=Recipe().alpha
+        ),
+        "with default optimizer": replace(
+            recipe,
+            lr=defaults.lr,
+            weight_decay=defaults.weight_decay,
+            label_smoothing=defaults.label_smoothing,
+        ),
+    }
+    return {done: ablated for done, ablated in found.items() if ablated != recipe}
+
+
+def _constant_temperature(recipe: Recipe) -> Recipe:
+    if recipe.temperature.shape == "constant" or recipe.alpha.ends == (0, 0):
+        return recipe
+    return replace(recipe, temperature=Schedule.constant(mean_value(recipe.temperature)))
+
+
+def _constant_alpha(recipe: Recipe) -> Recipe:
+    if recipe.alpha.shape == "constant":
+        return recipe
+    return replace(recipe, alpha=Schedule.constant(mean_value(recipe.alpha)))
