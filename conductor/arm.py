@@ -8,15 +8,24 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from conductor.budget import Budget
 from conductor.lagged import LaggedStorage
 from conductor.membership import Membership
-from conductor.tactics import Tactics, make_pruner, make_sampler
+from conductor.tactics import STARTUP_TRIALS, Tactics, make_pruner, make_sampler
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
-from storage.patience import OvertakenError
-from storage.trials import ASKED, ENDED, asked_digest, check_trial, ended_digest
+from storage.patience import RESTORE, OvertakenError
+from storage.trials import (
+    ASKED,
+    CONSTRAINTS,
+    ENDED,
+    INFEASIBLE,
+    asked_digest,
+    check_trial,
+    ended_digest,
+)
 
 Lock = Callable[[], AbstractContextManager[None]]  # held while a study is decided upon
 
@@ -54,6 +63,7 @@ class Arm:
         study: optuna.Study,
         tactics: Tactics,
         *,
+        budget: Budget | None = None,
         lock: Lock = nullcontext,
         shared: bool = False,
     ) -> None:
@@ -62,6 +72,7 @@ class Arm:
         self.study = study
         self.tactics = tactics
         self.membership = Membership(study, shared=shared)
+        self._budget = budget
         self._lock = lock
         self._storage = study._storage
         self._recipes: dict[int, Recipe] = {}
@@ -88,9 +99,7 @@ class Arm:
                 self._adopt(trial)
             elif trial.number > len(self._ids) or trial._trial_id != self._ids[trial.number]:
                 name, lacking = self.study.study_name, min(trial.number, len(self._ids))
-                raise StudyError(
-                    f"{name} lacks trial {lacking}: the storage is damaged; restore it"
-                )
+                raise StudyError(f"{name} lacks trial {lacking}: the storage is damaged; {RESTORE}")
             elif trial.number in self._running:
                 self._follow(trial)
 
@@ -106,6 +115,7 @@ class Arm:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
+            constraints=trial.user_attrs.get(CONSTRAINTS),
         )
         self._memory.create_new_trial(self._mirror._study_id, copied)
         self._ids.append(trial._trial_id)
@@ -136,7 +146,7 @@ class Arm:
 
     def _count(self, number: int, state: TrialState) -> None:
         self._running.discard(number)
-        self._counted += state in COUNTED
+        self._counted += state in COUNTED and not self.excess(number)
 
     def claim(self) -> list[int]:
         """Take over the running trials whose supervisor has died, and return their numbers."""
@@ -195,8 +205,9 @@ class Arm:
     def ask(self, total: int) -> int | None:
         """Decide the parameters of the next trial, write it down, and return its number.
 
-        None when no further trial may begin yet, towards `total`, or when another supervisor took
-        the number while ours was asleep.
+        One with an `excess` has ended already, and is not to be trained. None when no further trial
+        may begin yet, towards `total`, or when another supervisor took the number while ours was
+        asleep.
         """
         with self._lock():
             if self.membership.shared:
@@ -214,17 +225,54 @@ class Arm:
         if number < len(enqueued):
             self._mirror.enqueue_trial(dict(enqueued[number]))
         seed = derive_seed(self.tactics.seed, "sampler", self.name, number)
-        self._mirror.sampler = make_sampler(self.tactics.sampler, seed)
+        self._mirror.sampler = make_sampler(self.tactics.sampler, seed, self._startup())
         trial = self._mirror.ask()
         self._recipes[number] = self.space.suggest(trial)
-        trial.set_user_attr("auditor", self.is_auditor(number))
+        excess = self._judge(trial, self._recipes[number].student)
+        trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
         trial.set_user_attr("owner", self.membership.id)
         asked = asked_digest(self.study.study_name, self._memory.get_trial(trial._trial_id))
         trial.set_user_attr(ASKED, asked)
+        if excess:
+            self._reject(trial, excess)
         template = self._memory.get_trial(trial._trial_id)
         self._ids.append(self._storage.create_new_trial(self.study._study_id, template))
-        self._running.add(number)
+        if not excess:
+            self._running.add(number)
         return number
+
+    def _startup(self) -> int:
+        """Return after how many ended trials a sampler learns: those that ran, and no others."""
+        ended = self._mirror.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        return STARTUP_TRIALS + sum(INFEASIBLE in trial.user_attrs for trial in ended)
+
+    def _judge(self, trial: optuna.Trial, student: str) -> str:
+        """Tell a trial's constraints; return by how much its student is over the budget, if it is.
+
+        They are kept as a user attribute too, which digests cover and the dashboard shows.
+        """
+        constraints = self._budget.constraints(student) if self._budget else {}
+        for name, value in constraints.items():
+            trial.set_constraint(name, value)
+        if constraints:
+            trial.set_user_attr(CONSTRAINTS, constraints)
+        return self._budget.excess(student) if self._budget else ""
+
+    def _reject(self, trial: optuna.Trial, excess: str) -> None:
+        """End a trial before it has begun: without a report and without a value.
+
+        PRUNED, for FAIL is what samplers do not learn from.
+        """
+        attributes = {INFEASIBLE: excess}
+        attributes[ENDED] = self.digest(trial.number, TrialState.PRUNED, None, attributes)
+        for key, attribute in attributes.items():
+            trial.set_user_attr(key, attribute)
+        self._memory.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+
+    def excess(self, number: int) -> str:
+        """Return by how much a trial's student is over the budget; empty if it is within."""
+        trial = self._memory.get_trial(self._mirror_id(number))
+        return str(trial.user_attrs.get(INFEASIBLE, ""))
 
     def recipe(self, number: int) -> Recipe:
         """Return a trial's recipe: what its space makes of its parameters."""

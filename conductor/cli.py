@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from conductor.flags import (
+    add_comparison_flags,
+    add_export_flags,
     add_machine_flags,
     add_protocol_flags,
+    add_reproduce_flags,
     add_run_flags,
-    add_seeds_flag,
     add_study_flags,
     add_worker_flags,
 )
@@ -52,7 +54,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error of the user, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 for an error of the user, 130 for Ctrl-C.
+
+    `reproduce` has 1 for a run that came out otherwise.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -66,11 +71,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"study.py: {error.strerror or error}{where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        line = shlex.join(["python", "study.py", *arguments])
+        line = shlex.join(["python", "study.py", *_masked(arguments)])
         print(
             f"study.py: interrupted; what is finished is kept, go on with: {line}", file=sys.stderr
         )
         return INTERRUPTED
+
+
+def _masked(arguments: list[str]) -> list[str]:
+    """Return the arguments without the password of a URL, which belongs into no log."""
+    if not any("://" in word for word in arguments):
+        return arguments
+    from conductor.provenance import masked
+
+    return [masked(word) for word in arguments]
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -111,8 +125,25 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
 
 def _confirm_flags(parser: argparse.ArgumentParser) -> None:
     add_study_flags(parser)
-    add_seeds_flag(parser)
+    add_comparison_flags(parser)
     add_machine_flags(parser)
+
+
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "studies",
+        nargs="*",
+        metavar="STUDY",
+        help="names of studies; of several, a page that shows them side by side",
+    )
+    add_study_flags(parser)
+    parser.add_argument(
+        "--format",
+        choices=("html", "markdown", "json"),
+        default="html",
+        help="html writes the report; markdown (for a pull request) and json print what was found "
+        "(default: html)",
+    )
 
 
 def _dashboard_flags(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +157,18 @@ def _verify_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=int, default=64, help="random images to ask about in each view (default: 64)"
     )
+    add_worker_flags(parser)
+
+
+def _export_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    add_export_flags(parser)
+    add_worker_flags(parser)
+
+
+def _reproduce_flags(parser: argparse.ArgumentParser) -> None:
+    add_study_flags(parser)
+    add_reproduce_flags(parser)
     add_worker_flags(parser)
 
 
@@ -159,6 +202,18 @@ def _verify(options: argparse.Namespace, arguments: list[str]) -> int:
     return verify(options)
 
 
+def _export(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import export
+
+    return export(options)
+
+
+def _reproduce(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import reproduce
+
+    return reproduce(options)
+
+
 def _presets(options: argparse.Namespace, arguments: list[str]) -> int:
     from conductor.commands import presets
 
@@ -170,8 +225,10 @@ Command = Callable[[argparse.Namespace, list[str]], int]
 COMMANDS: dict[str, tuple[str, AddFlags, Command]] = {
     "run": ("Run a study: teacher, cache, search, confirmation, report.", _run_flags, _run),
     "confirm": ("Confirm the winners of a study that is there.", _confirm_flags, _confirm),
-    "report": ("Write a study's report anew.", add_study_flags, _report),
+    "report": ("Write a study's report, or compare studies.", _report_flags, _report),
     "dashboard": ("Browse all studies with optuna-dashboard.", _dashboard_flags, _dashboard),
     "verify": ("Check the teacher cache against the teacher.", _verify_flags, _verify),
+    "export": ("Take a confirmed student away, with its card.", _export_flags, _export),
+    "reproduce": ("Train one run again, and compare.", _reproduce_flags, _reproduce),
     "presets": ("List the presets.", lambda parser: None, _presets),
 }

@@ -1,12 +1,16 @@
 """The commands, each from its options to its exit code."""
 
 import argparse
+import math
 import socket
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from conductor.presets import PRESETS, preset
+from conductor.presets import PRESETS, preset, shortened
 from conductor.progress import Display
 from conductor.settings import Request, check_workers, choose_spaces, parse_size
 from kd.errors import StudyError
@@ -16,6 +20,9 @@ from storage.artifacts import read_json
 from storage.layout import Layout, StudyLayout
 from storage.records import StudySettings
 from workers.cluster import Cluster
+
+if typing.TYPE_CHECKING:
+    from conductor.crew import Crew
 
 DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
 
@@ -61,12 +68,25 @@ def _conclude(request: Request, display: Display) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report anew."""
-    paths = _existing(options)
-    from reports.report import write_report
+    """Write a report anew, put several studies side by side, or print what was found."""
+    layout = Layout(Path(options.root))
+    studies = [_existing(options, name) for name in options.studies or [options.name]]
+    from reports.report import Place, describe, write_comparison, write_report
 
-    written = write_report(Layout(Path(options.root)), paths.name, _storage_url(options, paths))
+    places = [
+        Place(layout=layout, name=paths.name, storage_url=_storage_url(options, paths))
+        for paths in studies
+    ]
+    if options.format != "html":
+        print(describe(places, options.format), end="")
+        return 0
     display = Display()
+    if len(places) > 1:
+        path = layout.root / "comparison.html"
+        display.say(write_comparison(places, path))
+        display.say(f"report: {path}")
+        return 0
+    written = write_report(layout, places[0].name, places[0].storage_url)
     display.say(written.headline)
     display.say(f"report: {written.html}")
     return 0
@@ -109,8 +129,17 @@ def verify(options: argparse.Namespace) -> int:
     """Compare every shard with its checksums, and random rows of it with the teacher."""
     require("--rows must be at least 1", options.rows >= 1, options.rows)
     paths = _existing(options)
-    from conductor.crew import Crew, make_pool
     from conductor.verifying import verify_cache
+
+    with _crew(options, paths) as crew:
+        verify_cache(Layout(Path(options.root)), paths, crew, options.rows, Display())
+    return 0
+
+
+@contextmanager
+def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
+    """Give a crew for what looks at a study that is there; its workers leave with the block."""
+    from conductor.crew import Crew, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
     cluster = Cluster(
@@ -122,10 +151,57 @@ def verify(options: argparse.Namespace) -> int:
     pool = make_pool(options.workers, cluster)
     try:
         pool.start()
-        verify_cache(Layout(Path(options.root)), paths, Crew(pool), options.rows, Display())
+        yield Crew(pool)
     finally:
         pool.close()
+
+
+def export(options: argparse.Namespace) -> int:
+    """Take a confirmed student away."""
+    paths, layout = _existing(options), Layout(Path(options.root))
+    from conductor.exporting import Export, check_format, choose
+    from reports.report import Place
+
+    check_format(options.format)
+    url = _storage_url(options, paths)
+    findings = Place(layout=layout, name=paths.name, storage_url=url).read()
+    confirming = f"python study.py confirm{_where(options, paths)}"
+    choice = choose(findings.data, options.finalist, confirming)
+    default = paths.export(choice.one.key, choice.run.replicate)
+    order = Export(
+        layout=layout,
+        paths=paths,
+        findings=findings,
+        choice=choice,
+        target=Path(options.out) if options.out else default,
+        onnx=options.format == "onnx",
+    )
+    order.check_target()
+    with _crew(options, paths) as crew:
+        order.run(crew, Display())
     return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Train one run again; the exit code is 0 when it came out the same to the last bit, else 1."""
+    paths, layout = _existing(options), Layout(Path(options.root))
+    from conductor.reproducing import finalist_subject, reproduce_run, trial_subject
+
+    subject = (
+        finalist_subject(paths, options.finalist, options.replicate)
+        if options.finalist
+        else trial_subject(paths, options.trial, options.arm)
+    )
+    verifying = f"python study.py verify{_where(options, paths)}"
+    with _crew(options, paths) as crew:
+        same = reproduce_run(layout, paths, subject, crew, Display(), verifying)
+    return 0 if same else 1
+
+
+def _where(options: argparse.Namespace, paths: StudyLayout) -> str:
+    """Return the flags by which another command finds the same study."""
+    root = "" if options.root == "runs" else f" --root {options.root}"
+    return f"{root} --name {paths.name}"
 
 
 def presets() -> int:
@@ -135,7 +211,8 @@ def presets() -> int:
         protocol = {"dataset": "folder:PATH", **preset(name)}
         display.say(
             f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "
-            f"{protocol['teacher']} to {protocol['student']}, {protocol['epochs']} epochs"
+            f"{protocol['teacher']} to {', '.join(protocol['students'])}, "
+            f"{protocol['epochs']} epochs"
         )
     return 0
 
@@ -148,14 +225,18 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         if getattr(options, field.name, None) is not None
     }
     base = options.preset or _preset_of(given.get("dataset", "digits"))
-    name = options.name or (options.preset or dataset_slug(given.get("dataset", base)))
+    name = (
+        options.name
+        if options.name is not None
+        else (options.preset or dataset_slug(given.get("dataset", base)))
+    )
     paths = Layout(Path(options.root)).study(name)
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     if paths.protocol.exists() and not options.preset:
-        protocol_fields = Protocol.from_json(read_json(paths.protocol)).to_json()
-        protocol_fields["taps"] = tuple(protocol_fields["taps"])
+        kept_protocol = Protocol.from_json(read_json(paths.protocol))
+        protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
     else:
-        protocol_fields = preset(base)
+        protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
     if kept and not options.arms and not options.space:
         spaces = [kept.spaces[arm].source for arm in kept.arms]
@@ -169,6 +250,7 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         protocol=Protocol(**{**protocol_fields, **_resolved(given)}),
         trials=options.trials,
         seeds=options.seeds,
+        ablate=options.ablate,
         spaces=spaces,
         workers=options.workers,
         ray_address=options.ray_address,
@@ -183,6 +265,8 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
 def _resolved(given: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute: a study may be resumed from another folder."""
     resolved = dict(given)
+    if "students" in given:
+        resolved["students"] = tuple(given["students"])
     dataset = str(given.get("dataset", ""))
     if dataset.startswith("folder:") and dataset != "folder:":
         resolved["dataset"] = f"folder:{Path(dataset.removeprefix('folder:')).resolve()}"
@@ -203,20 +287,25 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def _existing(options: argparse.Namespace) -> StudyLayout:
+def _existing(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
     """Return the study that is named, or the only one. Raises StudyError otherwise."""
+    name = options.name if name is None else name
     layout = Layout(Path(options.root))
     names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
-    if options.name:
-        paths = layout.study(options.name)
-        if options.name not in names:
+    if name is not None:
+        paths = layout.study(name)
+        if name not in names:
             known = f"; there are {', '.join(names)}" if names else ""
-            raise StudyError(f"there is no study {options.name} under {layout.root}{known}")
-        return paths
-    if len(names) != 1:
+            raise StudyError(f"there is no study {name} under {layout.root}{known}")
+    elif len(names) != 1:
         what = f"name one of {', '.join(names)} with --name" if names else "run: python study.py"
         raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
-    return layout.study(names[0])
+    else:
+        paths = layout.study(names[0])
+    from conductor.study import check_inside
+
+    check_inside(layout.root, paths.folder)
+    return paths
 
 
 def _storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:

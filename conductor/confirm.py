@@ -151,7 +151,7 @@ class Confirmation:
                 run.recipe,
                 run.seed,
                 run.horizon,
-                _view_order(run.seed, views),
+                view_order(run.seed, views),
                 run.layout,
                 run.purpose,
             )
@@ -209,14 +209,18 @@ def _ending(run: _Run, record: RunRecord) -> str:
 
 
 def _finished(run: _Run) -> RunRecord | None:
-    """Return the record of a run that has been done, with this recipe, seed and horizon."""
+    """Return the record of a run that has been done, with this recipe, seed and horizon.
+
+    One that was tested, and has lost what it said, has not been done.
+    """
     if not run.layout.result.exists():
         return None
     record = RunRecord.read(run.layout.result)
     wanted = (run.recipe, run.seed, run.horizon)
     if (record.recipe, record.seed, record.horizon) != wanted:
         raise ArtifactError(f"{run.layout.folder} holds another run; delete it")
-    return record
+    lost = record.test and not run.layout.predictions.exists()
+    return None if lost else record
 
 
 def _finalists(arm: Arm, scores: dict[int, list[float]]) -> list[Finalist]:
@@ -253,7 +257,7 @@ def _defaults(arm: Arm) -> Recipe:
     return arm.recipe(0) if arm.space.enqueued else Recipe()
 
 
-def _view_order(seed: int, views: int) -> list[int]:
+def view_order(seed: int, views: int) -> list[int]:
     """Return the views in the order that a replicate takes them."""
     order = list(range(views))
     random.Random(derive_seed(seed, "view order")).shuffle(order)

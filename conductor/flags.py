@@ -9,7 +9,8 @@ from conductor.names import BUILT_IN_ARMS, EVIDENCE, PRUNERS, SAMPLERS
 PROTOCOL_HELP = {
     "dataset": "digits, cifar10, cifar100, fashion-mnist, or folder:PATH with one folder a class",
     "image_size": "side in pixels that images are brought to",
-    "train_size": "keep so many training images, evenly over the classes (0: all)",
+    "train_size": "keep so many training images, evenly over the classes, and at most as many for "
+    "validation (0: all)",
     "validation_fraction": "share of what is not test that validates, for search and pruning",
     "test_fraction": "share that is sealed for the test, where the data has no test split",
     "crop_padding": "pixels of padding before a random crop",
@@ -20,7 +21,9 @@ PROTOCOL_HELP = {
     "teacher_epochs": "epochs of its fine-tuning (0: use it as it is)",
     "teacher_lr": "its learning rate",
     "teacher_weight_decay": "its weight decay",
-    "student": "model that learns",
+    "students": "model that learns; given again, or several with commas: each trial chooses one",
+    "max_params": "parameters that a student may have (0: any number)",
+    "max_latency_ms": "median time in ms that a student may take for one image (0: any)",
     "stem": "first layers of torchvision models: cifar for small images, or imagenet",
     "taps": "where features are read, deepest first, as in last1,last2",
     "epochs": "the horizon: epochs that every trial is planned for",
@@ -41,6 +44,7 @@ PROTOCOL_TYPES: dict[str, Any] = {
             "crop_padding",
             "cutout",
             "teacher_epochs",
+            "max_params",
             "epochs",
             "views",
             "confirm_epochs",
@@ -56,6 +60,7 @@ PROTOCOL_TYPES: dict[str, Any] = {
             "test_fraction",
             "teacher_lr",
             "teacher_weight_decay",
+            "max_latency_ms",
             "warmup",
             "margin",
         ),
@@ -161,6 +166,37 @@ def add_worker_flags(group: Any) -> None:
     )
 
 
+def add_export_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say which student is exported, where to, and how."""
+    group = parser.add_argument_group("what is exported")
+    group.add_argument(
+        "--finalist",
+        metavar="FINALIST",
+        help="its folder's name, as in scheduled-00017 (default: the tuned recipe of the verdict)",
+    )
+    group.add_argument(
+        "--out", metavar="DIR", help="a new folder (default: one in the study's, under export/)"
+    )
+    group.add_argument(
+        "--format",
+        choices=("safetensors", "onnx"),
+        default="safetensors",
+        help="onnx adds student.onnx; it takes the extra `export` (default: safetensors)",
+    )
+
+
+def add_reproduce_flags(parser: ArgumentParser) -> None:
+    """Add the flags that say which run is trained again."""
+    group = parser.add_argument_group("which run")
+    either = group.add_mutually_exclusive_group(required=True)
+    either.add_argument("--trial", type=int, help="number of a trial of the search")
+    either.add_argument("--finalist", help="a finalist, as in scheduled-00017")
+    group.add_argument("--arm", help="the trial's arm (default: the first that distils)")
+    group.add_argument(
+        "--replicate", type=int, default=0, help="the finalist's run, from 0 (default: 0)"
+    )
+
+
 def add_protocol_flags(parser: ArgumentParser) -> None:
     """Add a flag for every field of the protocol; without it the preset's value holds."""
     group = parser.add_argument_group("protocol, fixed for the whole study")
@@ -171,6 +207,16 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
             group.add_argument(flag, action=BooleanOptionalAction, default=None, help=text)
         elif field == "taps":
             group.add_argument(flag, type=_comma_separated, help=text)
+        elif field == "students":
+            group.add_argument(
+                "--student",
+                flag,
+                dest=field,
+                action="extend",
+                type=_comma_separated,
+                metavar="MODEL",
+                help=text,
+            )
         else:
             group.add_argument(flag, type=PROTOCOL_TYPES.get(field, str), help=text)
 

@@ -12,7 +12,7 @@ from kd.errors import StudyError
 from kd.protocol import Protocol
 from search_spaces.space import Space
 from storage.artifacts import read_json, write_json
-from storage.databases import shown
+from storage.databases import without_password
 from storage.layout import StudyLayout
 from storage.records import SpaceSource, StudySettings
 
@@ -33,6 +33,8 @@ def check_resumable(paths: StudyLayout, request: Request) -> None:
         kept = StudySettings.read(paths.settings)
         for flag in ("sampler", "pruner", "lag", "storage"):
             was, wanted = getattr(kept, flag), getattr(request, flag)
+            if flag == "storage":
+                was, wanted = without_password(was), without_password(wanted)
             if was != wanted:
                 raise StudyError(
                     f"study {paths.name} was begun with --{flag} {was!r}, not {wanted!r}; "
@@ -64,15 +66,15 @@ def begin_settings(
         sampler=request.sampler,
         pruner=request.pruner,
         lag=request.lag,
-        storage=request.storage,
+        storage=without_password(request.storage),
         dataset=prepared.dataset,
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
         cache=prepared.cache or (kept.cache if kept else ""),
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=kept.command if kept else [_masked(word) for word in request.command],
+        command=kept.command if kept else [masked(word) for word in request.command],
         versions={name: version(name) for name in LIBRARIES},
-        machine=_machine(),
+        machine=machine(),
         seconds=kept.seconds if kept else {},
     )
     write_json(paths.protocol, request.protocol.to_json())
@@ -85,10 +87,10 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if source.endswith(".py") else source
 
 
-def _masked(word: str) -> str:
+def masked(word: str) -> str:
     """Return a word of the command line without the password of a URL."""
-    flag, separator, url = word.rpartition("=") if word.startswith("--storage=") else ("", "", word)
-    return f"{flag}{separator}{shown(url)}" if "://" in url else word
+    flag = "--storage=" if word.startswith("--storage=") else ""
+    return flag + without_password(word.removeprefix(flag)) if "://" in word else word
 
 
 def _check_unchanged(
@@ -116,7 +118,7 @@ def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
     return bool(getattr(kept, what) and getattr(prepared, what))
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
     return {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),

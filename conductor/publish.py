@@ -1,6 +1,7 @@
 """What the dashboard shows beside the numbers: notes, learning curves and schedules."""
 
 import csv
+import re
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:
 def study_note(arm: Arm, protocol: Protocol) -> str:
     return (
         f"# {arm.study.study_name}\n\n"
-        f"Arm `{arm.name}`: {protocol.teacher} teaches {protocol.student} on "
+        f"Arm `{arm.name}`: {protocol.teacher} teaches {' or '.join(protocol.students)} on "
         f"{_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
         "validation accuracy after the last epoch.\n\n"
@@ -91,14 +92,16 @@ def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
-    """Escape text from outside: the dashboard takes HTML in a note for what it is."""
-    return escape(text, quote=False)
+def _plain(text: object) -> str:
+    """Escape text from outside: the dashboard takes HTML, links and pictures in a note as such."""
+    line = " ".join(str(text).encode(errors="backslashreplace").decode().split())
+    return re.sub(r"([\\`\[\]])", r"\\\1", escape(line, quote=False))
 
 
 def describe(recipe: Recipe) -> list[str]:
     """Say a recipe in a few lines of words."""
-    lines = [
+    lines = [f"student `{recipe.student}`"] if recipe.student else []
+    lines += [
         f"learning rate {recipe.lr:.3g}, weight decay {recipe.weight_decay:.3g}, "
         f"label smoothing {recipe.label_smoothing:.3g}"
     ]

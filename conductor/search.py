@@ -112,6 +112,9 @@ class Search:
         ready = [arm for arm in self.arms if arm.may_ask(total)]
         for arm in sorted(ready, key=lambda arm: arm.asked):
             number = arm.ask(total)
+            while number is not None and (excess := arm.excess(number)):
+                self._display.say(f"{arm.name} {number}: infeasible: {excess}")
+                number = arm.ask(total)
             if number is not None:
                 return arm, number
         return None

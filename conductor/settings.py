@@ -11,6 +11,7 @@ from kd.protocol import Protocol
 from kd.recipe import require
 from workers.cluster import Cluster
 
+MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -37,15 +38,21 @@ class Request:
     gpus_per_trial: float | None = None  # None for a whole GPU where there are any
 
     def __post_init__(self) -> None:
-        require("--trials must be at least 1", self.trials >= 1, self.trials)
-        require("--seeds must be at least 1", self.seeds >= 1, self.seeds)
-        require("--lag must be at least 1", self.lag >= 1, self.lag)
+        for flag in ("trials", "seeds", "lag"):
+            received = getattr(self, flag)
+            require(f"--{flag} must be at least 1", received >= 1, received)
+            require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
         check_workers(self.workers, self.ray_address, self.gpus_per_trial)
         check_name("sampler", self.sampler, SAMPLERS)
         check_name("pruner", self.pruner, PRUNERS)
         if self.sampler == "gp" and self.pruner != "none":
             raise ProtocolError(
                 f"the gp sampler ignores pruned trials: use --pruner none, not {self.pruner}"
+            )
+        if self.sampler == "gp" and self.protocol.has_budget and len(self.protocol.students) > 1:
+            raise ProtocolError(
+                "the gp sampler learns from completed trials alone, and would ask for a student "
+                "over the budget again and again: use --sampler tpe, or leave that student out"
             )
         for space in self.spaces:
             if not space.endswith(".py"):
@@ -85,7 +92,7 @@ def choose_spaces(arms: list[str] | None, space: str | None) -> list[str]:
 
 def parse_size(text: str) -> int:
     """Read a number of bytes such as 20GB or 512 MB (decimal). Raises ProtocolError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]?B?)\s*", text.upper())
     unit = match and (match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
     if match is None or unit not in UNITS:
         raise ProtocolError(f"a size is a number and a unit, such as 20GB or 512MB, got {text!r}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 
 from conductor.arm import Arm
+from conductor.budget import Budget, measure_budget
 from conductor.confirm import Confirmation
 from conductor.crew import Crew, make_pool
 from conductor.jobs import JobMaker
@@ -22,7 +23,7 @@ from conductor.search import Search
 from conductor.settings import Request
 from conductor.tactics import Tactics
 from kd.errors import RetortError, StudyError
-from search_spaces.space import Space, load_space
+from search_spaces.space import Space, load_space, with_students
 from storage.artifacts import locked, replacing
 from storage.databases import close_storage, deciding, open_storage, storage_file
 from storage.layout import Layout, StudyLayout
@@ -115,10 +116,11 @@ class Study:
         preparation = Preparation(self._request, self._layout, crew, self._display)
         kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
         data = preparation.data()
+        budget = self._measure(data.dataset, crew)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data.dataset, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
-        arms = [self._open_arm(space, storage, settings) for space in self._spaces]
+        arms = [self._open_arm(space, storage, settings, budget) for space in self._spaces]
         jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)
         clock.lap("preparation")
         if search:
@@ -135,7 +137,18 @@ class Study:
             self._compare(crew, jobs)
             clock.lap("comparison")
 
-    def _open_arm(self, space: Space, storage: BaseStorage, settings: StudySettings) -> Arm:
+    def _measure(self, dataset: str, crew: Crew) -> Budget:
+        """Measure the students before anything is trained, and give the spaces those there are."""
+        protocol = self._request.protocol
+        budget = measure_budget(protocol, self._layout, self._paths, dataset, crew, self._display)
+        self._spaces = [
+            with_students(space, protocol.students, budget.feasible) for space in self._spaces
+        ]
+        return budget
+
+    def _open_arm(
+        self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
+    ) -> Arm:
         protocol = self._request.protocol
         tactics = Tactics(
             sampler=settings.sampler,
@@ -152,6 +165,7 @@ class Study:
             "lag": settings.lag,
             "dataset": settings.dataset,
             "shards": settings.shards,
+            **({"students": budget.digest} if budget.digest else {}),
         }
         name = study_name(self._request.name, space.name)
         study = open_study(storage, name, attributes)
@@ -160,6 +174,7 @@ class Study:
             space,
             study,
             tactics,
+            budget=budget if len(protocol.students) > 1 else None,
             lock=lambda: deciding(storage, name),
             shared=storage_file(self._url) is None,
         )
@@ -176,7 +191,8 @@ class Study:
 
     def _compare(self, crew: Crew, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
-        if not (self._paths.teacher_test / "result.json").exists():
+        tested = [self._paths.teacher_test / name for name in ("result.json", "test.safetensors")]
+        if not all(path.exists() for path in tested):
             crew.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from conductor.names import PRUNERS, SAMPLERS
 from kd.catalogue import check_name
 
-STARTUP_TRIALS = 10  # random trials before TPE
+STARTUP_TRIALS = 10  # random trials before a sampler learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,15 @@ class Tactics:
     horizon: int
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Make a sampler for one decision. Raises ProtocolError for an unknown name."""
+def make_sampler(name: str, seed: int, startup: int = STARTUP_TRIALS) -> BaseSampler:
+    """Make a sampler for one decision, which is random before `startup` trials have ended.
+
+    Raises ProtocolError for an unknown name.
+    """
     check_name("sampler", name, SAMPLERS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _SAMPLERS[name](seed % 2**32)
+        return _SAMPLERS[name](seed % 2**32, startup)
 
 
 def make_pruner(name: str, horizon: int) -> BasePruner:
@@ -49,12 +52,12 @@ def make_pruner(name: str, horizon: int) -> BasePruner:
     return _PRUNERS[name](horizon)
 
 
-_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(
-        n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, seed=seed
+_SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, startup: TPESampler(
+        n_startup_trials=startup, multivariate=True, group=True, seed=seed
     ),
-    "random": lambda seed: RandomSampler(seed=seed),
-    "gp": lambda seed: GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed),
+    "random": lambda seed, startup: RandomSampler(seed=seed),
+    "gp": lambda seed, startup: GPSampler(n_startup_trials=startup, seed=seed),
 }
 _PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "median": lambda horizon: MedianPruner(n_startup_trials=5, n_warmup_steps=horizon // 4),

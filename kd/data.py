@@ -68,7 +68,8 @@ def split(source: Source, protocol: Protocol) -> Split:
     """Draw test, validation and training images, stratified by class, with exact totals.
 
     The source's own test split is the test if it has one. A smaller `train_size` keeps a subset of
-    what a larger one keeps. Raises DataError when a class would be missing from a part, or when
+    what a larger one keeps, and as many images for validation at most: who has few labels has few
+    to validate with. Raises DataError when a class would be missing from a part, or when
     `train_size` is more than there is.
     """
     rows = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
@@ -79,6 +80,8 @@ def split(source: Source, protocol: Protocol) -> Split:
         rest = _shuffled([pool[~source.test[pool]] for pool in rows])
     validation, train = _cut(rest, protocol.validation_fraction)
     train = _keep(train, protocol.train_size)
+    if protocol.train_size < sum(map(len, validation)):
+        validation = _keep(validation, protocol.train_size)
     for part, pools in (("test", test), ("validation", validation), ("training", train)):
         _check_part(part, pools, rows, source.classes)
     return Split(train=_merged(train), validation=_merged(validation), test=_merged(test))

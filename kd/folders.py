@@ -26,6 +26,7 @@ from kd.sources import Progress, Source, allocate, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
+DEEPEST = 100  # folders within one another
 BLOCK = 64  # images that a thread reads before progress is reported
 
 
@@ -118,6 +119,8 @@ def _folders(folder: Path, root: Path) -> list[str]:
 
 def _images_under(folder: Path, root: Path) -> list[Path]:
     """Return the image files of a folder and those within it; other files are passed over."""
+    if len(folder.relative_to(root).parts) > DEEPEST:
+        raise DataError(f"{str(root)!r} holds folders in folders, more than {DEEPEST} deep")
     found = []
     for path in _entries(folder, root):
         if path.is_dir():

@@ -6,6 +6,7 @@ from typing import Any, Self
 from kd.recipe import check_keys, require, require_number
 
 NEEDS_TEACHER = ("agreement", "teacher_kl")
+SHARES = ("accuracy", "ece", "agreement")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,9 @@ class EpochMetrics:
         for name, received in given.items():
             if received is not None or name not in NEEDS_TEACHER:
                 require_number(name, received)
+        for name in SHARES:
+            share = given[name]
+            require(f"{name} must lie in 0-1", share is None or 0 <= share <= 1, share)
         whole = isinstance(given["epoch"], int) and given["epoch"] >= 1
         require("epoch must be a whole number from 1", whole, given["epoch"])
         return cls(**given)

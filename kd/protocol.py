@@ -35,7 +35,9 @@ class Protocol:
     teacher_epochs: int
     teacher_lr: float = 0.1
     teacher_weight_decay: float = 5e-4
-    student: str
+    students: tuple[str, ...]  # models that learn; with several, the recipe says which
+    max_params: int = 0  # a student with more is infeasible; 0 sets no budget
+    max_latency_ms: float = 0.0  # so is one that takes longer for a batch of 1; 0 sets no budget
     stem: str = "cifar"
     taps: tuple[str, ...] = ("last1", "last2", "last3")  # what the teacher cache keeps
     epochs: int  # the horizon
@@ -80,15 +82,27 @@ class Protocol:
             raise ProtocolError(
                 f"no ImageNet weights exist for {self.teacher}; use --teacher-weights none"
             )
-        require("taps must name at least one", bool(self.taps), self.taps)
-        require("taps must not repeat a tap", len(set(self.taps)) == len(self.taps), self.taps)
-        for name in (self.teacher, self.student):
+        for field in ("students", "taps"):
+            names = getattr(self, field)
+            require(f"{field} must name at least one", bool(names), names)
+            require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
+        for name in (self.teacher, *self.students):
             model = parse_model(name)
             for tap in self.taps:
                 if tap not in model.taps:
                     raise ProtocolError(
                         f"{name} has no tap {tap!r}; its taps: {', '.join(model.taps)}"
                     )
+
+    @property
+    def student(self) -> str:
+        """The first student: the one that learns unless a recipe names another."""
+        return self.students[0]
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a student may be infeasible."""
+        return self.max_params > 0 or self.max_latency_ms > 0
 
     @property
     def view_count(self) -> int:
@@ -107,15 +121,16 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "taps": list(self.taps)}
+        return {**asdict(self), "students": list(self.students), "taps": list(self.taps)}
 
     @classmethod
     def from_json(cls, given: Any) -> Self:
         """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
         check_keys("protocol", given, tuple(field.name for field in fields(cls)))
         values = dict(given)
-        if isinstance(values["taps"], list):
-            values["taps"] = tuple(values["taps"])
+        for name in ("students", "taps"):
+            if isinstance(values[name], list):
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def differences(self, other: "Protocol") -> list[str]:
@@ -152,7 +167,7 @@ def _check_type(name: str, received: Any, hint: Any) -> None:
 
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
-    ("lie in 0-1000000000", 0, 10**9, ("train_size",)),
+    ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
     ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
     ("lie in 0-100 points", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),

@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from kd.catalogue import parse_model
 from kd.errors import ProtocolError
 
 SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
@@ -67,8 +68,10 @@ class Recipe:
 
     alpha is the weight of the soft-target term; some papers and libraries give that name to the
     weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses`).
+    `student` is the model that learns, one of the protocol's; empty for its first.
     """
 
+    student: str = ""
     lr: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -80,6 +83,9 @@ class Recipe:
     feature_taps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require("student must be a text", isinstance(self.student, str), self.student)
+        if self.student:
+            parse_model(self.student)  # which raises for one that is not in the catalogue
         for name in ("lr", "weight_decay", "label_smoothing", "feature_weight"):
             require_number(name, getattr(self, name))
         for name in ("temperature", "alpha"):

@@ -25,7 +25,7 @@ from kd.network import Built, Modules, Route
 
 # expansion, channels, blocks, stride of each stage: MobileNetV2, Sandler et al. 2018, table 2, with
 # stride 1 where the 24 channels begin
-_MOBILENET_CIFAR_STAGES = [
+MOBILENET_CIFAR_STAGES = [
     [1, 16, 1, 1],
     [6, 24, 2, 1],
     [6, 32, 3, 2],
@@ -53,7 +53,7 @@ def resnet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
 
 def mobilenet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     """Five stages, one for each size of map; the 1x1 convolution to 1280 belongs to the head."""
-    settings = {"inverted_residual_setting": _MOBILENET_CIFAR_STAGES} if stem == "cifar" else {}
+    settings = {"inverted_residual_setting": MOBILENET_CIFAR_STAGES} if stem == "cifar" else {}
     body = _body(model, num_classes=classes, width_mult=model.width, dropout=0.0, **settings)
     layers = tuple(body.features)
     stride = (1, 1) if stem == "cifar" else None

@@ -126,10 +126,18 @@ def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
             raise ArtifactError(
                 f"{source} has {name} of shape {shape}, {network.name} needs {needed}; {hint}"
             )
+        if not _alike(given[name].dtype, value.dtype) or not given[name].isfinite().all():
+            raise ArtifactError(f"{source} has {name} that is not of finite {value.dtype}; {hint}")
     for name in given:
         if name not in own:
             raise ArtifactError(f"{source} has {name}, which {network.name} has not; {hint}")
     network.body.load_state_dict(given)
+
+
+def _alike(given: torch.dtype, needed: torch.dtype) -> bool:
+    """Whether a tensor may be taken for another: floats of any of these widths, else the same."""
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return given == needed or (given in floats and needed in floats)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from reports.audit import Audit
 from reports.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
 from reports.verdict import Verdict
@@ -15,14 +16,16 @@ FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a p
 FEW_VALIDATION_IMAGES = 1000
 FEW_SEEDS = 10
 MANY_DIVERGED = 0.2
+MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
 
 
-def find_caveats(data: StudyData, verdict: Verdict) -> tuple[str, ...]:
+def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -> tuple[str, ...]:
     """Return one or two sentences for each, the gravest first."""
     return (
         *_of_teacher(data),
         *_of_evidence(data, verdict),
         *_of_search(data),
+        *_of_pruning(data.settings.pruner, data.protocol.margin, audits),
         *_of_protocol(data),
         *_of_seal(data),
     )
@@ -147,6 +150,25 @@ def _place(value: float, low: float, high: float, log: bool) -> float:
     return (value - low) / (high - low)
 
 
+def _of_pruning(pruner: str, margin: float, audits: tuple[Audit, ...]) -> Iterator[str]:
+    """Many wrong cuts, or one of the best auditor that costs more than the margin."""
+    for audit in audits:
+        many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
+        if many or (audit.cut and _is_costly(audit.regret, margin)):
+            lost = "all" if audit.regret is None else f"{points(audit.regret)} points of the best"
+            yield (
+                f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
+                f"pruning, the {pruner} pruner would have cut {audit.cut}, "
+                f"{audit.wrong} of them wrongly, and so lost {lost}: it may have cut good recipes "
+                "too. --pruner none cuts nothing."
+            )
+
+
+def _is_costly(regret: float | None, margin: float) -> bool:
+    """`regret` in shares of 1, None where none would have been kept; `margin` in points."""
+    return regret is None or 100 * regret > margin
+
+
 def _of_protocol(data: StudyData) -> Iterator[str]:
     protocol = data.protocol
     if protocol.confirm_horizon != protocol.epochs:
@@ -166,6 +188,13 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
 def _of_seal(data: StudyData) -> Iterator[str]:
     confirmed = len(data.confirmations)
     openings = len(data.seal)
+    tested = sum(run.test is not None for run in data.confirmations) + bool(data.teacher_test)
+    if openings < tested:
+        yield (
+            f"{counted(tested, 'run')} saw the test split, and its seal records "
+            f"{counted(openings, 'opening')}: the record is not whole, and there may have been "
+            "others."
+        )
     if openings > confirmed + 1 and confirmed:
         yield (
             f"The test split was opened {openings} times, and {confirmed} confirmation runs and "

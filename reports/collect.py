@@ -1,16 +1,13 @@
 """Collecting: read a study's files and its Optuna studies into one `StudyData`."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
-from optuna.importance import get_param_importances
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.special import log_softmax
 
 from kd.errors import ArtifactError, StudyError
@@ -23,19 +20,15 @@ from reports.data import (
     StudyData,
     TrialData,
 )
-from storage.arrays import read_arrays
+from reports.importances import find_importances
+from storage.arrays import made_again, read_arrays
 from storage.artifacts import is_finished, read_json, read_manifest
 from storage.databases import close_storage, open_storage, storage_file
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
 from storage.studies import load_study, study_name
-from storage.trials import ENDED, check_trial
-
-# PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
-# five trials in that tenth. Below ten completed trials there is no tenth to speak of.
-FEWEST_FOR_IMPORTANCES = 10
-ENOUGH_FOR_IMPORTANCES = 50
+from storage.trials import ENDED, INFEASIBLE, check_trial
 
 
 def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
@@ -49,7 +42,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
-    seeds, finalists = _read_finalists(study, missing)
+    seeds, finalists, labels = _read_finalists(study, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
     teacher_test = study.teacher_test / "result.json"
     return StudyData(
@@ -60,6 +53,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         selection=_read_selection(study, settings),
         seeds=seeds,
         finalists=finalists,
+        labels=labels,
         teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
@@ -119,7 +113,9 @@ def _read_arms(
 ) -> tuple[ArmData, ...]:
     path = storage_file(storage_url)
     if path and not path.is_file():  # opening it would make an empty one
-        raise StudyError(f"{path} is missing; name another --root or --storage")
+        raise StudyError(
+            f"{path} is missing; run the study again, or name another --root or --storage"
+        )
     storage = open_storage(storage_url)
     try:
         return tuple(_read_arm(study, arm, storage, missing) for arm in settings.arms)
@@ -131,6 +127,7 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
     try:
         opened = load_study(storage, study_name(study.name, arm))
     except KeyError:
+        _check_complete(study, arm, [])
         missing.append(f"every trial of the arm {arm}")
         return ArmData(name=arm, trials=(), importances={}, importances_note="No trial has run.")
     found = sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
@@ -138,7 +135,10 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
     for trial in found:
         check_trial(opened.study_name, trial, strict=False)
     trials = tuple(_read_trial(study, arm, trial) for trial in found)
-    importances, note = _importances(opened)
+    lost = sum(trial.state != "RUNNING" and trial.record is None for trial in trials)
+    if lost:
+        missing.append(f"the records (recipe, every epoch) of {lost} trials of {arm}")
+    importances, note = find_importances(opened.study_name, storage, found)
     return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
 
 
@@ -159,14 +159,15 @@ def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
     return TrialData(
         arm=arm,
         number=trial.number,
-        state=trial.state.name,
+        state="INFEASIBLE" if INFEASIBLE in attributes else trial.state.name,
         value=trial.value,
         parameters=dict(trial.params),
         distributions=dict(trial.distributions),
         values=dict(sorted(trial.intermediate_values.items())),
         diverged=bool(attributes.get("diverged", False)),
         auditor=bool(attributes.get("auditor", False)),
-        reason=str(attributes.get("reason", "")),
+        cut_epoch=attributes.get("cut_epoch"),
+        reason=str(attributes.get(INFEASIBLE, attributes.get("reason", ""))),
         started=trial.datetime_start,
         seconds=trial.duration.total_seconds() if trial.duration else None,
         record=_read_record(study.trial(arm, trial.number).result, trial),
@@ -177,33 +178,15 @@ def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
     """Return a trial's record, if it is here. Raises ArtifactError for that of another trial."""
     if not path.is_file():
         return None
-    record = RunRecord.read(path)
+    try:
+        record = RunRecord.read(path)
+    except ArtifactError as error:
+        reason = str(error).partition("; restore it")[0]
+        raise ArtifactError(f"{reason}; restore it, or delete it to do without it") from None
     ended = trial.user_attrs.get(ENDED, "") if trial.state.is_finished() else ""
     if ended and record.digest != ended:
         raise ArtifactError(f"{path} is of another trial than the storage's; restore it")
     return record
-
-
-def _importances(study: optuna.Study) -> tuple[dict[str, float], str]:
-    """PED-ANOVA importances, largest first, and what Optuna has to say about them."""
-    whole = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    if whole < FEWEST_FOR_IMPORTANCES:
-        rule = f"Importances need at least {FEWEST_FOR_IMPORTANCES} completed trials"
-        return {}, f"{rule}; there are {whole}."
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = get_param_importances(study)
-    note = ""
-    if whole < ENOUGH_FOR_IMPORTANCES:
-        note = (
-            f"From {whole} completed trials: a hint only. "
-            f"PED-ANOVA asks for {ENOUGH_FOR_IMPORTANCES}."
-        )
-    rare = sum("less than" in str(warning.message) for warning in caught)
-    if rare:
-        note += f" {rare} parameters took part in too few trials to be judged well."
-    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return dict(ordered), note.strip()
 
 
 def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
@@ -212,10 +195,12 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
     return tuple(RunRecord.read(path) for path in found)
 
 
-def _read_finalists(study: StudyLayout, missing: list[str]) -> tuple[int, tuple[FinalistData, ...]]:
+def _read_finalists(
+    study: StudyLayout, missing: list[str]
+) -> tuple[int, tuple[FinalistData, ...], NDArray[np.int64] | None]:
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, ()
+        return 0, (), None
     chosen = Finalists.read(study.finalists)
     teacher = study.teacher_test / "test.safetensors"
     test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None)
@@ -227,11 +212,12 @@ def _read_finalists(study: StudyLayout, missing: list[str]) -> tuple[int, tuple[
             for replicate, run in enumerate(layouts)
             if run.result.is_file()
         ]
+        runs = [run for run in runs if run.correct is not None or run.record.test is None]
         finalists.append(FinalistData(finalist=finalist, runs=tuple(runs)))
         if len(runs) < chosen.seeds:
             label = finalists[-1].label
             missing.append(f"{chosen.seeds - len(runs)} of {chosen.seeds} runs of {label}")
-    return chosen.seeds, tuple(finalists)
+    return chosen.seeds, tuple(finalists), test.labels
 
 
 Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -267,18 +253,37 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
     record = RunRecord.read(run.result)
     if record.test is None or not run.predictions.is_file():
         return Confirmation(
-            replicate=replicate, record=record, correct=None, agreement=None, teacher_kl=None
+            replicate=replicate,
+            record=record,
+            predicted=None,
+            correct=None,
+            agreement=None,
+            teacher_kl=None,
         )
     logits, labels = _read_predictions(run.predictions)
     test.check(run.predictions, labels)
+    _check_run(run, record.test["accuracy"], float(np.mean(logits.argmax(1) == labels)))
     agreement, teacher_kl = test.fidelity(logits)
+    predicted = logits.argmax(1)
     return Confirmation(
         replicate=replicate,
         record=record,
-        correct=logits.argmax(1) == labels,
+        predicted=predicted,
+        correct=predicted == labels,
         agreement=agreement,
         teacher_kl=teacher_kl,
     )
+
+
+def _check_run(run: RunLayout, recorded: float, found: float) -> None:
+    """Raises ArtifactError for logits of another run than the record's, or damaged weights."""
+    if abs(recorded - found) > 1e-6:  # of one image in a million
+        raise ArtifactError(
+            f"{run.predictions} is of another run than {run.result.name} beside it; "
+            f"{made_again(run.predictions)}"
+        )
+    if run.weights.is_file():
+        read_arrays(run.weights)
 
 
 def _read_predictions(path: Path) -> Predictions:
@@ -286,5 +291,5 @@ def _read_predictions(path: Path) -> Predictions:
     arrays, _ = read_arrays(path)
     logits, labels = arrays.get("logits"), arrays.get("labels")
     if logits is None or labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ArtifactError(f"{path} does not hold logits and labels; delete its folder")
+        raise ArtifactError(f"{path} does not hold logits and labels; {made_again(path)}")
     return logits, labels

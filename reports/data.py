@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 
 from kd.metrics import EpochMetrics
 from kd.protocol import Protocol
+from reports.importances import Importance
 from storage.records import Costs, Finalist, RunRecord, StudySettings
 
 PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
@@ -26,13 +27,14 @@ class TrialData:
 
     arm: str
     number: int
-    state: str  # COMPLETE, PRUNED, FAIL, RUNNING or WAITING
+    state: str  # COMPLETE, PRUNED, FAIL, RUNNING, WAITING, or INFEASIBLE: over the budget
     value: float | None
     parameters: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
     values: Mapping[int, float]
     diverged: bool
     auditor: bool
+    cut_epoch: int | None  # of an auditor: where the pruner would have cut it
     reason: str
     started: datetime | None
     seconds: float | None
@@ -54,7 +56,7 @@ class ArmData:
 
     name: str
     trials: tuple[TrialData, ...]
-    importances: Mapping[str, float]
+    importances: Mapping[str, Importance]
     importances_note: str  # why there are none, or how far to trust them
 
     @property
@@ -73,14 +75,16 @@ class ArmData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """One confirmation run; `correct` [N] says which test images it got right, None if untested.
+    """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
 
+    `correct` [N] says which test images it got right.
     `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
     mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
     """
 
     replicate: int
     record: RunRecord
+    predicted: NDArray[np.int64] | None
     correct: NDArray[np.bool_] | None
     agreement: float | None
     teacher_kl: float | None
@@ -104,6 +108,11 @@ class FinalistData:
     @property
     def distils(self) -> bool:
         return self.finalist.arm != PLAIN
+
+    @property
+    def student(self) -> str:
+        """The model that its recipe names; empty where the study has one alone."""
+        return self.finalist.recipe.student
 
     @property
     def tested(self) -> tuple[Confirmation, ...]:
@@ -140,6 +149,7 @@ class StudyData:
     selection: tuple[RunRecord, ...]
     seeds: int  # planned for every finalist; 0 before confirmation
     finalists: tuple[FinalistData, ...]
+    labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
     teacher_test: Mapping[str, float]
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
@@ -157,11 +167,25 @@ class StudyData:
         """The first arm that distils: the one that the verdict is about."""
         return next((arm.name for arm in self.arms if arm.name != PLAIN), None)
 
+    def student(self, one: FinalistData) -> str:
+        """The model that a finalist trains."""
+        return one.student or self.protocol.student
+
     def tuned(self, arm: str | None) -> FinalistData | None:
         return next((one for one in self.of_role("tuned") if one.finalist.arm == arm), None)
 
     def of_role(self, role: str) -> tuple[FinalistData, ...]:
         return tuple(one for one in self.finalists if one.finalist.role == role)
+
+    def named(self, one: FinalistData) -> str:
+        """A finalist's label, with its student where the study has several."""
+        several = len(self.protocol.students) > 1
+        return f"{one.label}, {self.student(one)}" if several else one.label
+
+    @property
+    def contenders(self) -> tuple[FinalistData, ...]:
+        """The finalists that are compared: all but the ablations."""
+        return tuple(one for one in self.finalists if one.finalist.role != "ablation")
 
     @property
     def confirmations(self) -> list[RunRecord]:

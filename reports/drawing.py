@@ -1,5 +1,6 @@
 """What a figure is, and what all figures have in common."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -9,8 +10,10 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from reports.palette import Look, light
+from reports.wording import figure, scaled
 
 TALL = 300  # px, of a plot with room
+MOST_TICKS = 7  # of a logarithmic axis
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -49,17 +52,40 @@ class Legend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image inside the page; `text` stands below it."""
+
+    uri: str
+    alt: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Pictures that belong together; there may be none."""
+
+    heading: str
+    text: str
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure whose title states its finding; without panels its `note` says why."""
+    """A figure whose title states its finding; without panels its `note` says why.
+
+    Panels of a `dense` one are small, three beside one another where there is room.
+    """
 
     key: str
     name: str
     title: str
     caption: str = ""
     panels: Sequence[Panel] = ()
+    galleries: Sequence[Gallery] = ()
     legend: Sequence[Legend] = ()
     tables: Sequence[Table] = ()
     note: str = ""
+    dense: bool = False
 
 
 def plot(traces: list[Any], **layout: Any) -> dict[str, Any]:
@@ -77,6 +103,26 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title, "standoff": 6}, **more}
 
 
+def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from low to high > 0, with a few round ticks in place of Plotly's many."""
+    ends = math.log10(low), math.log10(high)
+    room = 0.06 * (ends[1] - ends[0]) or 0.3
+    start, end = ends[0] - room, ends[1] + room
+    powers = range(math.floor(start), math.ceil(end) + 1)
+    for factors in ((1, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [tick for tick in ticks if start <= math.log10(tick) <= end]
+        if len(inside) <= MOST_TICKS:
+            break
+    return axis(
+        title,
+        type="log",
+        range=[start, end],
+        tickvals=inside,
+        ticktext=[scaled(tick) if tick >= 1000 else figure(tick) for tick in inside],
+    )
+
+
 def line(look: Look, x: Any, y: Any, name: str, **more: Any) -> Any:
     """A line in a series' colour and dash."""
     style = {"color": look.light, "dash": look.dash, "width": 2}
@@ -88,7 +134,7 @@ def dots(look: Look, x: Any, y: Any, name: str, *, size: int = 8, **more: Any) -
     return go.Scatter(x=x, y=y, mode="markers", marker=marker, name=escape(name), **more)
 
 
-def text_label(text: str, x: float, y: float, **more: Any) -> dict[str, Any]:
+def text_label(text: str, x: float, y: float | str, **more: Any) -> dict[str, Any]:
     """An annotation beside a point, of text from outside: Plotly reads markup in text."""
     base = {"text": escape(text), "x": x, "y": y, "showarrow": False}
     return {**base, "font": {"size": 12, "color": light("muted")}, **more}

@@ -41,19 +41,24 @@ def seeds_figure(findings: Findings) -> Figure:
         name=name,
         title=title,
         caption="Each dot is one confirmation run; the bar is its mean ± one standard deviation.",
-        panels=[_row_panel("seeds", chart, title)],
+        panels=[row_panel("seeds", chart, title)],
         tables=[_seeds_table(findings, standings)],
     )
 
 
-def _row_panel(key: str, chart: RowChart, title: str) -> Panel:
+def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel:
     values = "; ".join(
         f"{row.label}: {figure(row.centre)} ({figure(row.low)} to {figure(row.high)})"
         for row in chart.rows
     )
     alt = f"{title}. {values}."
     return Panel(
-        key=key, plot=rows_plot(chart), height=chart.height, alt=alt, fallback=rows_svg(chart, alt)
+        key=key,
+        plot=rows_plot(chart),
+        height=chart.height,
+        alt=alt,
+        heading=heading,
+        fallback=rows_svg(chart, alt),
     )
 
 
@@ -122,7 +127,7 @@ def differences_figure(findings: Findings) -> Figure:
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
         f"test images. Shaded: the margin of ±{figure(margin)} points.",
-        panels=[_row_panel("differences", chart, title)],
+        panels=[row_panel("differences", chart, title)],
         tables=[_comparison_table(findings)],
     )
 

@@ -5,21 +5,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.audit import Audit, audit
 from reports.caveats import find_caveats
-from reports.data import ArmData, FinalistData, StudyData, TrialData
+from reports.classes import ClassFindings, compare_classes
+from reports.data import PLAIN, ArmData, FinalistData, StudyData, TrialData
+from reports.ladder import Ablation, compare_ablations
 from reports.ledger import Ledger, keep_ledger
-from reports.statistics import MINIMUM_AUDITORS, kendall_by_epoch, mean_and_deviation
+from reports.statistics import mean_and_deviation, mean_interval
 from reports.verdict import Comparison, Verdict, decide, secondary
 from storage.records import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A finalist's test results over its seeds; shares of 1, nll in nats, None when unknown."""
+    """A finalist's test results over its seeds; shares of 1, nll in nats, None when unknown.
+
+    `interval` is the 95 % interval of its mean accuracy, over seeds and test images. `recovered` is
+    the share of the way from the tuned plain student to the teacher that it has gone; None for what
+    does not distil, and where the teacher is no better than the plain student.
+    """
 
     one: FinalistData
     accuracy: float | None
     deviation: float | None
+    interval: tuple[float, float] | None
+    recovered: float | None
     nll: float | None
     ece: float | None
     agreement: float | None
@@ -51,15 +61,6 @@ class Optimism:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """Auditors of one arm, and Kendall's tau of each epoch with the last from 8 auditors on."""
-
-    arm: str
-    auditors: int
-    taus: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     data: StudyData
     verdict: Verdict
@@ -67,6 +68,9 @@ class Findings:
     standings: tuple[Standing, ...]
     optimism: tuple[Optimism, ...]
     audits: tuple[Audit, ...]
+    ablations: tuple[Ablation, ...]
+    classes: ClassFindings | None
+    teacher_interval: tuple[float, float] | None
     ledger: Ledger
     caveats: tuple[str, ...]
 
@@ -76,15 +80,19 @@ class Findings:
 
 def find(data: StudyData) -> Findings:
     verdict = decide(data)
+    audits = tuple(audit(arm, data.protocol.epochs) for arm in data.arms)
     return Findings(
         data=data,
         verdict=verdict,
         comparisons=secondary(data),
         standings=tuple(_standing(data, one) for one in _ordered(data)),
         optimism=tuple(_optimism(data, one) for one in data.of_role("tuned")),
-        audits=tuple(_audit(arm, data.protocol.epochs) for arm in data.arms),
+        audits=audits,
+        ablations=compare_ablations(data),
+        classes=compare_classes(data, verdict.a, verdict.b),
+        teacher_interval=_teacher_interval(data),
         ledger=keep_ledger(data),
-        caveats=find_caveats(data, verdict),
+        caveats=find_caveats(data, verdict, audits),
     )
 
 
@@ -96,27 +104,58 @@ def best_trial(data: StudyData, arm: ArmData) -> TrialData | None:
 
 
 def _ordered(data: StudyData) -> list[FinalistData]:
-    """Finalists arm by arm, the tuned one first."""
+    """The contenders arm by arm, the tuned one first."""
     arms = [arm.name for arm in data.arms]
     return sorted(
-        data.finalists,
+        data.contenders,
         key=lambda one: (arms.index(one.finalist.arm), one.finalist.role != "tuned"),
     )
 
 
 def _standing(data: StudyData, one: FinalistData) -> Standing:
     accuracy, deviation = mean_and_deviation(one.accuracies) if one.accuracies else (None, None)
-    model = "distilled" if one.distils else "plain"
     return Standing(
         one=one,
         accuracy=accuracy,
         deviation=deviation,
+        interval=_interval(one),
+        recovered=_recovered(data, one, accuracy),
         nll=_mean_test(one, "nll"),
         ece=_mean_test(one, "ece"),
         agreement=_mean([run.agreement for run in one.tested]),
         teacher_kl=_mean([run.teacher_kl for run in one.tested]),
-        cost=data.costs.models.get(model) if data.costs else None,
+        cost=_cost(data, one),
     )
+
+
+def _cost(data: StudyData, one: FinalistData) -> Cost | None:
+    """The cost of a finalist's own student; the first one was measured twice, for either kind."""
+    student = data.student(one)
+    first = "distilled" if one.distils else "plain"
+    name = first if student == data.protocol.student else student
+    return data.costs.models.get(name) if data.costs else None
+
+
+def _interval(one: FinalistData) -> tuple[float, float] | None:
+    tables = [run.correct for run in one.tested if run.correct is not None]
+    return mean_interval(np.stack(tables)) if tables else None
+
+
+def _recovered(data: StudyData, one: FinalistData, accuracy: float | None) -> float | None:
+    plain, teacher = data.tuned(PLAIN), data.teacher_test.get("accuracy")
+    if not one.distils or accuracy is None or teacher is None or not plain or not plain.accuracies:
+        return None
+    below, _ = mean_and_deviation(plain.accuracies)
+    return (accuracy - below) / (teacher - below) if teacher > below else None
+
+
+def _teacher_interval(data: StudyData) -> tuple[float, float] | None:
+    """The teacher's is one run: its interval is over the test images alone."""
+    accuracy, images = data.teacher_test.get("accuracy"), data.test_images
+    if accuracy is None or not images:
+        return None
+    right = np.arange(images) < round(accuracy * images)
+    return mean_interval(right[None])
 
 
 def _mean_test(one: FinalistData, name: str) -> float | None:
@@ -138,15 +177,3 @@ def _optimism(data: StudyData, one: FinalistData) -> Optimism:
         selected=mean_and_deviation(selection)[0] if selection else None,
         confirmed=mean_and_deviation(confirmed)[0] if confirmed else None,
     )
-
-
-def _audit(arm: ArmData, horizon: int) -> Audit:
-    """Take the auditors that were trained to the horizon; a diverged one has no last epoch."""
-    curves = [
-        list(trial.values.values())
-        for trial in arm.trials
-        if trial.auditor and trial.state == "COMPLETE" and len(trial.values) == horizon
-    ]
-    enough = len(curves) >= MINIMUM_AUDITORS
-    taus = kendall_by_epoch(np.asarray(curves)) if enough else []
-    return Audit(arm=arm.name, auditors=len(curves), taus=tuple(taus))

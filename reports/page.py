@@ -8,20 +8,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
+from reports.audit_figure import audit_figure
+from reports.class_figure import class_figure
+from reports.cost_figure import cost_figure
 from reports.data import PLAIN, StudyData
 from reports.drawing import Figure, Panel
+from reports.fidelity_figure import fidelity_figure
 from reports.figures import differences_figure, looks, seeds_figure
 from reports.findings import Findings
+from reports.ladder_figure import ablation_figure
 from reports.optimism_figure import optimism_figure
 from reports.palette import css_variables, recolouring
-from reports.pruning_figures import audit_figure, curves_figure
+from reports.pictures import Images
+from reports.pruning_figures import curves_figure
+from reports.rows import rows_svg
 from reports.search_figures import history_figure, importances_figure
+from reports.side_by_side import SideBySide
+from reports.slice_figure import slice_figure
 from reports.statistics import Difference, mean_and_deviation
 from reports.tables import (
     comparison_note,
@@ -39,7 +48,13 @@ from reports.training_figures import loss_figure, schedules_figure
 from reports.wording import counted, figure, interval, listed, percent, points, spread
 
 HERE = Path(__file__).parent
+NO_IMAGES: Images = {}
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
+CONTENTS = {  # the figures of the page, under the headings of its contents
+    "Evidence": ("seeds", "differences", "ablations", "costs", "classes", "fidelity"),
+    "Recipe": ("schedules", "loss"),
+    "Search": ("history", "importances", "slices", "curves", "audit", "optimism"),
+}
 WORDS = {
     "better": "Distillation helped",
     "worse": "Distillation hurt",
@@ -71,22 +86,15 @@ class IntervalMark:
     band_width: float
 
 
-def render_page(findings: Findings) -> str:
-    """Return the report as one HTML document. Jinja2 escapes everything that is not Markup."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_unbroken,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def render_page(findings: Findings, images: Images = NO_IMAGES) -> str:
+    """Return the report as one HTML document, with the test images that are its examples."""
     data = findings.data
-    figures = draw_figures(findings)
-    return environment.get_template("report.html.j2").render(
+    figures = draw_figures(findings, images)
+    return template("report.html.j2").render(
         data=data,
         findings=findings,
         figures={item.key: item for item in figures},
+        contents=CONTENTS,
         plots=_plots(figures),
         sign=SIGNS[findings.verdict.kind],
         word=WORDS[findings.verdict.kind],
@@ -107,12 +115,33 @@ def render_page(findings: Findings) -> str:
         recipes=recipe_tables(data),
         command=shlex.join(data.settings.command),
         protocol_json=json.dumps(data.protocol.to_json(), indent=1, ensure_ascii=False),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        palette=tuple(Markup(css_variables(mode)) for mode in (0, 1)),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def template(name: str) -> Template:
+    """Return a template with what all pages share. Jinja2 escapes everything that is not Markup."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_unbroken,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        palette=tuple(Markup(css_variables(mode)) for mode in (0, 1)),
+    )
+    return environment.get_template(name)
+
+
+def render_comparison(studies: SideBySide) -> str:
+    """Return several studies side by side as one HTML document, without JavaScript."""
+    drawing = rows_svg(studies.chart, studies.title) if studies.chart else None
+    return template("comparison.html.j2").render(studies=studies, drawing=drawing)
 
 
 def _unbroken(value: Any) -> Any:
@@ -121,18 +150,23 @@ def _unbroken(value: Any) -> Any:
     return value.replace(" %", "\u00a0%") if plain else value
 
 
-def draw_figures(findings: Findings) -> list[Figure]:
+def draw_figures(findings: Findings, images: Images = NO_IMAGES) -> list[Figure]:
     """Every figure of the page, in its order."""
     return [
         seeds_figure(findings),
         differences_figure(findings),
+        ablation_figure(findings),
+        cost_figure(findings),
+        class_figure(findings, images),
+        fidelity_figure(findings),
         schedules_figure(findings),
         loss_figure(findings),
         history_figure(findings),
         importances_figure(findings),
+        slice_figure(findings),
         curves_figure(findings),
-        optimism_figure(findings),
         audit_figure(findings),
+        optimism_figure(findings),
     ]
 
 
@@ -217,7 +251,7 @@ def _setting(data: StudyData) -> str:
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
     return (
-        f"{protocol.teacher} to {protocol.student} on {protocol.dataset}"
+        f"{protocol.teacher} to {' or '.join(protocol.students)} on {protocol.dataset}"
         f"{f' ({images} images)' if images else ''}; {protocol.epochs} epochs a trial; "
         f"trials: {trials}; margin ±{figure(protocol.margin)} points"
     )

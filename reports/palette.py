@@ -40,6 +40,7 @@ class Look:
         return PALETTE[self.colour][0]
 
 
+TEACHER_LOOK = Look("ink", "star", "solid")
 PLAIN_LOOK = Look("vermillion", "diamond", "dash")
 DISTILLED_LOOKS = (
     Look("blue", "circle", "solid"),

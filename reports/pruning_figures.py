@@ -1,6 +1,5 @@
-"""Figures of pruning: learning curves with their cuts, and the audit of the pruner."""
+"""The figure of pruning: learning curves with their cuts."""
 
-from html import escape
 from statistics import median, median_low
 from typing import Any
 
@@ -10,11 +9,10 @@ from numpy.typing import NDArray
 
 from reports.data import ArmData, StudyData, TrialData
 from reports.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot
-from reports.figures import arm_legend, looks
+from reports.figures import looks
 from reports.findings import Findings
 from reports.palette import light
-from reports.statistics import MINIMUM_AUDITORS
-from reports.wording import counted, figure, listed, percent
+from reports.wording import counted, percent
 
 
 def curves_figure(findings: Findings) -> Figure:
@@ -120,50 +118,3 @@ def _curves_table(arms: list[ArmData]) -> Table:
             )
     columns = ["arm", "epoch", "trials", "worst", "median", "best", "cut after it"]
     return Table(columns=columns, rows=rows)
-
-
-def audit_figure(findings: Findings) -> Figure:
-    """Draw how well each epoch's ranking of the auditors agrees with the last epoch's."""
-    judged = [audit for audit in findings.audits if audit.taus]
-    name = "Pruning audit"
-    there = listed([f"{audit.auditors} of {audit.arm}" for audit in findings.audits])
-    note = f"Auditors, trials that were exempt from pruning and reached the horizon: {there}."
-    if not judged:
-        title = f"Too few auditors to judge pruning: it takes {MINIMUM_AUDITORS}"
-        return Figure(key="audit", name=name, title=title, note=note)
-    data = findings.data
-    traces = []
-    rows = []
-    for audit in judged:
-        epochs = list(range(1, len(audit.taus) + 1))
-        hover = f"{escape(audit.arm)}, epoch %{{x}}: τ = %{{y:.2f}}<extra></extra>"
-        traces.append(
-            line(looks(data)[audit.arm], epochs, list(audit.taus), audit.arm, hovertemplate=hover)
-        )
-        rows += [
-            [audit.arm, str(epoch), figure(tau, 2)]
-            for epoch, tau in zip(epochs, audit.taus, strict=True)
-        ]
-    title = _audit_title(findings)
-    made = plot(traces, xaxis=axis("epoch"), yaxis=axis("Kendall's τ with the last epoch"))
-    panel = Panel(key="audit", plot=made, height=TALL, alt=f"{title}.")
-    return Figure(
-        key="audit",
-        name=name,
-        title=title,
-        caption="At 1 an epoch ranks the auditors as the last one does, at 0 by chance.",
-        panels=[panel],
-        legend=arm_legend(data, [audit.arm for audit in judged]),
-        tables=[Table(columns=["arm", "epoch", "τ"], rows=rows)],
-        note=note,
-    )
-
-
-def _audit_title(findings: Findings) -> str:
-    half = findings.data.protocol.epochs // 2 or 1
-    parts = [
-        f"{figure(audit.taus[half - 1], 2)} for {audit.arm}"
-        for audit in findings.audits
-        if audit.taus
-    ]
-    return f"At epoch {half} the ranking agrees with the last one to τ = {listed(parts)}"

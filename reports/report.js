@@ -48,6 +48,10 @@
 
   drawAll(scheme.matches);
   scheme.addEventListener("change", () => drawAll(scheme.matches));
-  addEventListener("beforeprint", () => places.forEach((place) => draw(place, false, PAPER)));
+  const onPaper = (place) => {
+    const beside = place.closest(".dense") ? 3 : place.closest(".single") ? 1 : 2;
+    return PAPER / beside - (beside > 1 ? 10 : 0);
+  };
+  addEventListener("beforeprint", () => places.forEach((place) => draw(place, false, onPaper(place))));
   addEventListener("afterprint", () => drawAll(scheme.matches));
 })();

@@ -1,15 +1,22 @@
-"""The report: read a finished or interrupted study and write what it found, all or nothing."""
+"""The report: read finished or interrupted studies and write what they found, all or nothing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from reports.collect import collect
-from reports.findings import find
-from reports.page import render_page
+from reports.findings import Findings, find
+from reports.markdown import markdown, markdown_of_all
+from reports.page import render_comparison, render_page
+from reports.pictures import read_examples
+from reports.side_by_side import compare_studies
 from reports.summary import summarise, trials_frame
 from storage.artifacts import replacing
 from storage.layout import Layout
+
+UNENCODABLE: Final = "backslashreplace"  # names of files need not be UTF-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +29,42 @@ class ReportPaths:
     csv: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a study is: its root, its name, and the URL of its trials."""
+
+    layout: Layout
+    name: str
+    storage_url: str
+
+    def read(self) -> Findings:
+        return find(collect(self.layout, self.name, self.storage_url))
+
+
+def describe(places: Sequence[Place], form: str) -> str:
+    """Return one study, or several side by side, as `markdown` or `json`."""
+    findings = [place.read() for place in places]
+    if form == "json":
+        summaries = [summarise(one) for one in findings]
+        return _json(summaries if len(summaries) > 1 else summaries[0])
+    if len(findings) == 1:
+        return markdown(findings[0])
+    return markdown_of_all(compare_studies(findings))
+
+
+def write_comparison(places: Sequence[Place], path: Path) -> str:
+    """Write a page about several studies side by side, and return its title."""
+    studies = compare_studies([place.read() for place in places])
+    with replacing(path) as temporary:
+        text = render_comparison(studies)
+        temporary.write_text(text, encoding="utf-8", errors=UNENCODABLE)
+    return studies.title
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
 def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
     """Write report.html, report.json and trials.csv of the study `name`.
 
@@ -29,14 +72,15 @@ def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
     """
     findings = find(collect(layout, name, storage_url))
     study = layout.study(name)
-    page = render_page(findings)
+    page = render_page(findings, read_examples(layout, findings))
     with replacing(study.trials_csv) as temporary:
-        trials_frame(findings.data).to_csv(temporary, index=False, lineterminator="\n")
+        trials_frame(findings.data).to_csv(
+            temporary, index=False, lineterminator="\n", errors=UNENCODABLE
+        )
     with replacing(study.report_json) as temporary:
-        text = json.dumps(summarise(findings), indent=1, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(_json(summarise(findings)), encoding="utf-8")
     with replacing(study.report_html) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors=UNENCODABLE)
     return ReportPaths(
         headline=findings.verdict.text,
         html=study.report_html,

@@ -37,13 +37,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowChart:
-    """All values are on one axis; `reference` is a vertical line, `band` a shaded range."""
+    """All values are on one axis; `reference` is a vertical line, `band` a shaded range.
+
+    `ends` are those of the axis, for charts that share one.
+    """
 
     rows: Sequence[Row]
     axis: str
     reference: float | None = None
     reference_label: str = ""
     band: tuple[float, float] | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def height(self) -> int:
@@ -51,7 +55,9 @@ class RowChart:
 
     @property
     def span(self) -> tuple[float, float]:
-        """The ends of the axis, a twentieth wider than what is shown."""
+        """The ends of the axis, by default a twentieth wider than what is shown."""
+        if self.ends is not None:
+            return self.ends
         values = [value for row in self.rows for value in (*row.points, row.low, row.high)]
         values += [self.reference] if self.reference is not None else []
         values += self.band or ()
@@ -83,6 +89,8 @@ def rows_plot(chart: RowChart) -> dict[str, Any]:
                 place - 0.36,
                 xref="paper",
                 xanchor="left",
+                bgcolor=light("page"),
+                borderpad=0,
                 font={"size": 13, "color": light("ink")},
             )
         )

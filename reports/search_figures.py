@@ -1,5 +1,6 @@
 """Figures of the search: its history, and which parameters mattered."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from reports.data import ArmData, StudyData, TrialData
-from reports.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, plot
+from reports.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, plot, text_label
 from reports.figures import looks
 from reports.findings import Findings
+from reports.importances import Importance
 from reports.palette import Look, light
-from reports.wording import duration, listed, percent
+from reports.wording import capitalised, duration, listed, percent, points
 
 MOST_BARS = 10  # importances drawn; the table has all
 
@@ -24,7 +26,7 @@ def history_figure(findings: Findings) -> Figure:
     if not arms:
         note = "No trial has ended yet."
         return Figure(key="history", name=name, title="No search yet", note=note)
-    span = _history_span(arms)
+    span = accuracy_span(arms)
     return Figure(
         key="history",
         name=name,
@@ -50,11 +52,10 @@ def _history_title(arms: list[ArmData]) -> str:
             parts.append(f"{arm.name} has completed no trial")
         else:
             parts.append(f"{arm.name} reached {percent(best.value, 1)} with trial {best.number}")
-    text = listed(parts)
-    return text[:1].upper() + text[1:]
+    return capitalised(listed(parts))
 
 
-def _history_span(arms: list[ArmData]) -> tuple[float, float]:
+def accuracy_span(arms: Sequence[ArmData]) -> tuple[float, float]:
     """From the worst completed trial (all trials if none is) to the best, in per cent."""
     ended = [
         trial
@@ -141,6 +142,7 @@ def _state(trial: TrialData) -> str:
         "FAIL": "failed",
         "RUNNING": "running",
         "WAITING": "waiting",
+        "INFEASIBLE": "infeasible",
     }
     text = "diverged" if trial.diverged else words[trial.state]
     text += ", auditor" if trial.auditor else ""
@@ -158,7 +160,7 @@ def importances_figure(findings: Findings) -> Figure:
         return Figure(key="importances", name=name, title=title, note=" ".join(notes))
     parts = [
         f"{next(iter(arm.importances))} in {arm.name} "
-        f"({percent(next(iter(arm.importances.values())), 0)})"
+        f"({_weight(next(iter(arm.importances.values())))})"
         for arm in arms
     ]
     return Figure(
@@ -166,16 +168,21 @@ def importances_figure(findings: Findings) -> Figure:
         name=name,
         title=f"What mattered most: {listed(parts)}",
         caption="Share of what sets the best tenth of an arm's completed trials apart from the "
-        "rest (PED-ANOVA).",
+        "rest (PED-ANOVA); whiskers are 90 % bootstrap intervals over trials.",
         panels=[_importances_panel(data, arm) for arm in arms],
         tables=[
             Table(
-                columns=["arm", "parameter", "importance"],
+                columns=["arm", "parameter", "importance", "90 % interval"],
                 words=2,
                 rows=[
-                    [arm.name, name, percent(share, 1)]
+                    [
+                        arm.name,
+                        name,
+                        percent(one.share, 1),
+                        f"{percent(one.low, 1)} to {percent(one.high, 1)}",
+                    ]
                     for arm in arms
-                    for name, share in arm.importances.items()
+                    for name, one in arm.importances.items()
                 ],
             )
         ],
@@ -183,24 +190,44 @@ def importances_figure(findings: Findings) -> Figure:
     )
 
 
+def _weight(one: Importance) -> str:
+    return (
+        f"{percent(one.share, 0)}, interval {points(one.low, digits=0)} to {percent(one.high, 0)}"
+    )
+
+
 def _importances_panel(data: StudyData, arm: ArmData) -> Panel:
     largest = list(arm.importances.items())[:MOST_BARS]
-    names, shares = [name for name, _ in largest], [100 * share for _, share in largest]
+    names, shares = [name for name, _ in largest], [100 * one.share for _, one in largest]
+    lows, highs = [100 * one.low for _, one in largest], [100 * one.high for _, one in largest]
     bars = go.Bar(
         x=shares,
         y=[escape(name) for name in names],
         orientation="h",
         marker={"color": looks(data)[arm.name].light},
         width=0.6,
-        text=[f"{share:.0f} %" for share in shares],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
+        error_x={
+            "type": "data",
+            "array": [max(0.0, high - share) for high, share in zip(highs, shares, strict=True)],
+            "arrayminus": [max(0.0, share - low) for low, share in zip(lows, shares, strict=True)],
+            "color": light("ink"),
+            "thickness": 1.2,
+            "width": 3,
+        },
+        customdata=list(zip(lows, highs, strict=True)),
+        hovertemplate="%{y}: %{x:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f})"
+        "<extra></extra>",
     )
+    ends = [max(share, high) for share, high in zip(shares, highs, strict=True)]
+    values = [
+        text_label(f"{share:.0f} %", end, escape(name), xanchor="left", xshift=6)
+        for name, share, end in zip(names, shares, ends, strict=True)
+    ]
     made = plot(
         [bars],
-        xaxis={"visible": False, "range": [0, 1.18 * (max(shares) or 1.0)]},
+        xaxis={"visible": False, "range": [0, 1.18 * (max(ends) or 1.0)]},
         yaxis={"autorange": "reversed", "type": "category", "ticksuffix": " "},
+        annotations=values,
     )
     alt = f"Importances in {arm.name}: " + ", ".join(
         f"{name} {share:.0f} %" for name, share in zip(names, shares, strict=True)

@@ -109,11 +109,11 @@ def _tuned(findings: Findings, arm: str | None) -> str:
 
 
 def _parameters(findings: Findings) -> list[str]:
-    models = findings.data.costs.models if findings.data.costs else {}
-    return [
-        scaled(models[name].parameters) if name in models else NONE
-        for name in ("teacher", "distilled")
-    ]
+    """Those of the teacher, and of the student of the tuned recipe that distils."""
+    costs = findings.data.costs.models if findings.data.costs else {}
+    tuned = findings.standing(findings.data.tuned(findings.data.primary_arm))
+    student = tuned.cost if tuned else None
+    return [scaled(cost.parameters) if cost else NONE for cost in (costs.get("teacher"), student)]
 
 
 def _protocols(studies: Sequence[StudyData]) -> Table:

@@ -122,6 +122,32 @@ def paired_difference(correct_a: Booleans, correct_b: Booleans) -> Difference:
     )
 
 
+def mean_interval(correct: Booleans) -> tuple[float, float]:
+    """Return the 95 % interval of a mean accuracy: [S, N] bool, S seeds by N test images.
+
+    Of several seeds it is made like that of a difference, from both effects; of one run, such as
+    the teacher's, it is over images alone (Wilson, 1927), and says nothing of other seeds.
+    """
+    seeds, images = correct.shape
+    if seeds == 1:
+        found = stats.binomtest(int(correct.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return float(found.low), float(found.high)
+    errors = crossed_errors(correct, np.zeros_like(correct))
+    mean, half = float(errors.mean), float(half_width(errors, seeds))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+    """Return the places of those that no other beats: none is as cheap and better, or as good and
+    cheaper. The cheapest comes first; of equals the first stays.
+    """
+    front: list[int] = []
+    for place in sorted(range(len(costs)), key=lambda one: (costs[one], -values[one])):
+        if not front or values[place] > values[front[-1]]:
+            front.append(place)
+    return front
+
+
 def _p_value(errors: CrossedErrors, seeds: int) -> float:
     """1 less the confidence of the interval that just reaches 0, so that p and interval agree."""
     distance = abs(float(errors.mean))

@@ -5,8 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from reports.audit import Audit
+from reports.classes import class_name
 from reports.data import ArmData, StudyData
 from reports.findings import Findings, Optimism, Standing
+from reports.ladder import Ablation
 from reports.statistics import Difference
 from reports.verdict import Comparison, Verdict
 
@@ -37,11 +40,16 @@ def summarise(findings: Findings) -> dict[str, Any]:
             "epochs": data.teacher.get("epochs"),
             "seconds": data.teacher.get("seconds"),
             "test": dict(data.teacher_test) or None,
+            "interval": _ends(findings.teacher_interval),
         },
         "arms": {arm.name: _arm(arm) for arm in data.arms},
-        "finalists": [_finalist(standing) for standing in findings.standings],
+        "finalists": [
+            _finalist(standing, data.student(standing.one)) for standing in findings.standings
+        ],
         "optimism": [_optimism(one) for one in findings.optimism],
-        "audit": [asdict(audit) for audit in findings.audits],
+        "audit": [_audit(audit) for audit in findings.audits],
+        "ablations": [_ablation(one) for one in findings.ablations],
+        "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
         "caveats": list(findings.caveats),
         "seal": [dict(opening) for opening in data.seal],
@@ -93,6 +101,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
         "complete": arm.count("COMPLETE"),
         "pruned": arm.count("PRUNED"),
         "failed": arm.count("FAIL"),
+        "infeasible": arm.count("INFEASIBLE"),
         "diverged": sum(trial.diverged for trial in arm.trials),
         "best": None
         if best is None
@@ -102,11 +111,14 @@ def _arm(arm: ArmData) -> dict[str, Any]:
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
-        "importances": dict(arm.importances),
+        "importances": {name: one.share for name, one in arm.importances.items()},
+        "importance_intervals": {
+            name: [one.low, one.high] for name, one in arm.importances.items()
+        },
     }
 
 
-def _finalist(standing: Standing) -> dict[str, Any]:
+def _finalist(standing: Standing, student: str) -> dict[str, Any]:
     finalist, cost = standing.one.finalist, standing.cost
     latency = {
         str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
@@ -118,10 +130,13 @@ def _finalist(standing: Standing) -> dict[str, Any]:
         "role": finalist.role,
         "title": finalist.title,
         "trial": finalist.trial,
+        "student": student,
         "recipe": finalist.recipe.to_json(),
         "test_accuracy": standing.one.accuracies,
         "mean": standing.accuracy,
         "deviation": standing.deviation,
+        "interval": _ends(standing.interval),
+        "gap_recovered": standing.recovered,
         "nll": standing.nll,
         "ece": standing.ece,
         "agreement": standing.agreement,
@@ -130,6 +145,66 @@ def _finalist(standing: Standing) -> dict[str, Any]:
         "macs": cost.macs if cost else None,
         "bytes": cost.bytes if cost else None,
         "latency": latency or None,
+    }
+
+
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _audit(found: Audit) -> dict[str, Any]:
+    return {
+        "arm": found.arm,
+        "auditors": len(found.auditors),
+        "cut": found.cut,
+        "wrong": found.wrong,
+        "wrong_share": found.wrong_share,
+        "regret": found.regret,
+        "taus": list(found.taus),
+    }
+
+
+def _ablation(one: Ablation) -> dict[str, Any]:
+    return {
+        "name": one.one.key,
+        "title": one.one.finalist.title,
+        "winner": one.winner.key,
+        "recipe": one.one.finalist.recipe.to_json(),
+        "p_holm": one.p_holm,
+        "difference": _difference(one.difference),
+    }
+
+
+def _classes(findings: Findings) -> dict[str, Any] | None:
+    """The primary comparison class by class, and the confusions that changed most."""
+    found, data = findings.classes, findings.data
+    if found is None:
+        return None
+    return {
+        "a": found.a.key,
+        "b": found.b.key,
+        "by_class": [
+            {
+                "class": class_name(data, one.label),
+                "images": one.images,
+                "accuracy_a": one.a,
+                "accuracy_b": one.b,
+                "p_holm": one.p_holm,
+                "difference": _difference(one.difference),
+            }
+            for one in found.classes
+        ],
+        "confusions": [
+            {
+                "class": class_name(data, one.label),
+                "taken_for": class_name(data, one.taken),
+                "images": one.images,
+                "images_a": one.a,
+                "images_b": one.b,
+                "difference": _difference(one.difference),
+            }
+            for one in found.confusions
+        ],
     }
 
 

@@ -7,6 +7,7 @@ from reports.data import StudyData
 from reports.drawing import Table
 from reports.findings import Findings, Standing
 from reports.wording import (
+    MINUS,
     NONE,
     binary_size,
     counted,
@@ -18,7 +19,6 @@ from reports.wording import (
     percent,
     points,
     scaled,
-    spread,
     whole,
 )
 from storage.records import Cost, Latency
@@ -31,18 +31,19 @@ def comparison_table(findings: Findings) -> Table:
         "model",
         "role",
         "test accuracy, %",
+        "95 % interval",
+        "seeds",
+        "gap recovered",
         "NLL",
         "ECE, %",
-        "agrees with teacher, %",
-        "KL to teacher",
+        "agrees, %",
         "parameters",
         "MACs",
         "size",
         *(f"ms, batch {size}" for size in batches),
     ]
-    rows = [_teacher_row(findings.data, batches)]
-    seeds = findings.data.seeds
-    rows += [_standing_row(standing, batches, seeds) for standing in findings.standings]
+    rows = [_teacher_row(findings, batches)]
+    rows += [_standing_row(findings.data, one, batches) for one in findings.standings]
     tuned = [one.one.finalist.role == "tuned" for one in findings.standings]
     strong = frozenset(place + 1 for place, is_tuned in enumerate(tuned) if is_tuned)
     return Table(columns=columns, rows=rows, words=2, strong=strong)
@@ -53,34 +54,41 @@ def _batch_sizes(data: StudyData) -> list[int]:
     return sorted({latency.batch_size for cost in models for latency in cost.latency})
 
 
-def _teacher_row(data: StudyData, batches: Sequence[int]) -> list[str]:
-    test = data.teacher_test
+def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
+    data, test = findings.data, findings.data.teacher_test
     cost = data.costs.models.get("teacher") if data.costs else None
     return [
         data.protocol.teacher,
         "teacher",
         points(test.get("accuracy")),
+        _interval(findings.teacher_interval),
+        "1" if test else NONE,
+        NONE,
         decimals(test.get("nll")),
         points(test.get("ece")),
-        NONE,
         NONE,
         *_cost_cells(cost, batches),
     ]
 
 
-def _standing_row(standing: Standing, batches: Sequence[int], seeds: int) -> list[str]:
-    tested = len(standing.one.accuracies)
-    accuracy = spread(standing.accuracy, standing.deviation)
+def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -> list[str]:
+    tested, seeds = len(standing.one.accuracies), data.seeds
     return [
-        standing.one.label,
+        data.named(standing.one),
         standing.one.finalist.role,
-        accuracy if tested == seeds else f"{accuracy} ({tested} of {seeds} seeds)",
+        points(standing.accuracy),
+        _interval(standing.interval),
+        str(tested) if tested == seeds else f"{tested} of {seeds}",
+        percent(standing.recovered, 0).replace("-", MINUS),
         decimals(standing.nll),
         points(standing.ece),
         points(standing.agreement),
-        decimals(standing.teacher_kl),
         *_cost_cells(standing.cost, batches),
     ]
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return NONE if ends is None else f"{points(ends[0])} to {points(ends[1])}"
 
 
 def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> list[str]:
@@ -100,7 +108,11 @@ def _latency(found: Latency) -> str:
 
 def comparison_note(data: StudyData) -> str:
     """Say how the table is to be read, and how far apart two equal students came out."""
-    text = f"Accuracy: mean ± standard deviation over {counted(data.seeds, 'seed')}."
+    text = (
+        "Accuracy: mean over the seeds, interval over seeds and test images (the teacher's over "
+        "images alone). Gap recovered: how far from tuned plain to the teacher. Agrees: names the "
+        "teacher's class."
+    )
     text = text if data.seeds else ""
     if data.costs is None:
         return text
@@ -116,7 +128,7 @@ def comparison_note(data: StudyData) -> str:
         if other.median_ms
     ]
     return (
-        f"{text} The students have one architecture, so their difference is the clock's noise: "
+        f"{text} {data.protocol.student} was measured twice: the difference is the clock's noise, "
         f"{listed(gaps)}."
     )
 
@@ -226,7 +238,8 @@ def recipe_tables(data: StudyData) -> list[tuple[str, Table]]:
 
 
 def recipe_rows(recipe: Recipe) -> list[list[str]]:
-    rows = [
+    rows = [["student", recipe.student]] if recipe.student else []
+    rows += [
         ["learning rate", figure(recipe.lr, 6)],
         ["weight decay", figure(recipe.weight_decay, 6)],
         ["label smoothing", figure(recipe.label_smoothing, 6)],
@@ -263,6 +276,7 @@ def provenance_table(data: StudyData) -> Table:
         ["data set", f"{protocol.dataset}, {settings.dataset}"],
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         ["teacher", f"{protocol.teacher}, {settings.teacher}"],
+        ["students", ", ".join(protocol.students)],
         ["teacher cache", f"{settings.cache}, {settings.shards}"],
         [
             "arms",

@@ -48,7 +48,7 @@ class Verdict:
 def decide(data: StudyData) -> Verdict:
     """Compare the tuned recipe of the first arm that distils with the tuned plain recipe."""
     a, b = data.tuned(data.primary_arm), data.tuned(PLAIN)
-    difference = _difference(a, b) if a and b else None
+    difference = paired(a, b) if a and b else None
     reasons = _reasons(data, a, b)
     if reasons or difference is None:
         kind, text = NO_VERDICT, _text_without(data, reasons, difference)
@@ -66,8 +66,8 @@ def decide(data: StudyData) -> Verdict:
     )
 
 
-def _difference(a: FinalistData, b: FinalistData) -> Difference | None:
-    """Pair by replicate, which is to say by seed; None below two pairs."""
+def paired(a: FinalistData, b: FinalistData) -> Difference | None:
+    """Compare two finalists paired by replicate, which is to say by seed; None below two pairs."""
     left, right = _tables(a), _tables(b)
     common = sorted(set(left) & set(right))
     if len(common) < 2:
@@ -100,6 +100,11 @@ def _reasons(data: StudyData, a: FinalistData | None, b: FinalistData | None) ->
         reasons.append("no tuned plain recipe was confirmed")
     for one in (a, b):
         reasons += _run_reasons(one, data.seeds) if one else []
+    if a and b and data.student(a) != data.student(b):
+        reasons.append(
+            f"the tuned recipes train different students, {data.student(a)} and "
+            f"{data.student(b)}, so their difference is not distillation's alone"
+        )
     pairs = len(set(_tables(a)) & set(_tables(b))) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
         rule = f"a verdict takes at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
@@ -180,7 +185,7 @@ def secondary(data: StudyData) -> tuple[Comparison, ...]:
     """
     found = []
     for a, b, question in _secondary_pairs(data):
-        difference = _difference(a, b)
+        difference = paired(a, b)
         if difference is not None and difference.seeds >= MINIMUM_PAIRS:
             found.append((a, b, question, difference))
     adjusted = holm([difference.p for *_, difference in found])

@@ -109,6 +109,11 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{whole(count)} {noun if count == 1 else plural or noun + 's'}"
 
 
+def capitalised(text: str) -> str:
+    """Begin a sentence with `text`; all but its first letter stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def listed(items: Sequence[str]) -> str:
     """a, b and c"""
     if len(items) < 2:

@@ -8,12 +8,13 @@ import hashlib
 import importlib.util
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
@@ -30,7 +31,7 @@ class Space:
     """
 
     name: str
-    suggest: Callable[[optuna.trial.BaseTrial], Recipe]
+    suggest: Callable[[BaseTrial], Recipe]
     enqueued: Mapping[str, Mapping[str, Any]]
     digest: str
 
@@ -53,8 +54,41 @@ def load_space(name_or_path: str) -> Space:
         enqueued=getattr(module, "ENQUEUED", {}),
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
-    _check(space, path)
+    _check(space, str(path))
     return space
+
+
+def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]) -> Space:
+    """Return the space with the student among its parameters, where there are several.
+
+    What is tried first is tried with the first feasible student. A space of the user's own may
+    choose the student itself: where its recipe names one, it is not asked for. Raises
+    ProtocolError when that is none of `students`, or not feasible for a recipe to try first.
+    """
+
+    def suggest(trial: BaseTrial) -> Recipe:
+        recipe = space.suggest(trial)
+        if not recipe.student and len(students) > 1:
+            chosen = trial.suggest_categorical("student", students)
+            recipe = replace(recipe, student=chosen)
+        _check_student(f"the search space {space.name}", recipe, students)
+        return recipe
+
+    enqueued: dict[str, Mapping[str, Any]] = {}
+    for title, parameters in space.enqueued.items():
+        recipe = space.suggest(FixedTrial(dict(parameters)))
+        _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)
+        asks = not recipe.student and len(students) > 1
+        enqueued[title] = {**parameters, "student": feasible[0]} if asks else parameters
+    found = replace(space, suggest=suggest, enqueued=enqueued)
+    _check(found, f"the search space {space.name}")
+    return found
+
+
+def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
+    """Raise ProtocolError if a recipe names a student that may not learn here."""
+    if recipe.student and recipe.student not in known:
+        raise ProtocolError(f"{what} names the student {recipe.student!r}, not {', '.join(known)}")
 
 
 def _import_file(path: Path) -> Any:
@@ -84,10 +118,10 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def _check(space: Space, path: Path) -> None:
+def _check(space: Space, path: str) -> None:
     """Try the space: what it enqueues, and one random recipe, must come out as recipes."""
     for title, parameters in space.enqueued.items():
-        trial = optuna.trial.FixedTrial(dict(parameters))
+        trial = FixedTrial(dict(parameters))
         what = f"suggest of ENQUEUED[{title!r}]"
         _check_recipe(space, trial, f"{path}: {what}")
         unused = sorted(set(parameters) - set(trial.params))
@@ -101,7 +135,7 @@ def _check(space: Space, path: Path) -> None:
     _check_recipe(space, random_trial, f"{path}: suggest of a random trial")
 
 
-def _check_recipe(space: Space, trial: optuna.trial.BaseTrial, what: str) -> None:
+def _check_recipe(space: Space, trial: BaseTrial, what: str) -> None:
     try:
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")

@@ -5,11 +5,12 @@ The header of a file keeps a JSON note and a digest over note and tensors.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -50,8 +51,33 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None
+        raise unreadable(path, error) from None
     return arrays, read_header(path, arrays, metadata)
+
+
+def read_rows(path: Path, name: str, rows: Sequence[int]) -> NDArray[Any]:
+    """Return some rows of one array, without reading the others; the digest is not compared.
+
+    Raises ArtifactError when there is no such file, array or row.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            part = file.get_slice(name)
+            found = [part[row : row + 1] for row in rows]
+            return np.concatenate([part[:0], *found])
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> ArtifactError:
+    """Say that a file cannot be read, and, unless a right is lacking, how it is made again."""
+    advice = "" if isinstance(error, PermissionError) else f"; {made_again(path)}"
+    return ArtifactError(f"{path} cannot be read: {error}{advice}")
+
+
+def made_again(path: Path) -> str:
+    """Say what to delete when a file is damaged: its folder, which is made as a whole."""
+    return f"delete {path.parent} to have it made again"
 
 
 def make_header(arrays: Arrays, note: Any) -> str:
@@ -70,7 +96,7 @@ def read_header(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Any:
     except (KeyError, TypeError, AttributeError, ValueError):
         intact, note = False, None
     if not intact:
-        raise ArtifactError(f"{path} is damaged: its digest differs; delete it")
+        raise ArtifactError(f"{path} is damaged: its digest differs; {made_again(path)}")
     return note
 
 

@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if value.pop(CHECKSUM, None) != checksum(value):
             raise ValueError("its content differs from its checksum")
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing") from None
+        raise ArtifactError(f"{path} is missing; run the study again to have it made") from None
     except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged ({error}); restore it, or delete it to have it made again"
@@ -119,11 +119,10 @@ class Manifest:
     def verify(self) -> None:
         """Compare every file with its checksum. Raises ArtifactError for the first that differs."""
         for name, expected in self.files.items():
-            if sha256(self.folder / name) != expected:
-                raise ArtifactError(
-                    f"{self.folder / name} differs from its manifest; "
-                    f"delete {self.folder} to have it made again"
-                )
+            path = self.folder / name
+            if not path.exists() or sha256(path) != expected:
+                how = "differs from its manifest" if path.exists() else "is missing"
+                raise ArtifactError(f"{path} {how}; delete {self.folder} to have it made again")
 
 
 def finish(folder: Path, kind: str, identity: dict[str, Any], info: dict[str, Any]) -> Manifest:

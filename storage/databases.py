@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.engine.url import make_url
+from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     IntegrityError,
@@ -28,10 +28,25 @@ from sqlalchemy.exc import (
 
 from kd.errors import RetortError, StudyError
 from storage.journal import JournalFile
-from storage.patience import SERVERS, Notify, PatientStorage, failure, one_line, parse_url
+from storage.patience import (
+    RESTORE,
+    SERVERS,
+    Notify,
+    PatientStorage,
+    cause_of,
+    failure,
+    one_line,
+    parse_url,
+    remedy,
+)
 
 JOURNAL = "journal:"
 OPENING_PAUSES = (0.1, 0.2, 0.5, 1.0)  # s between attempts to open a new database
+SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
+PASSWORDS = (
+    "give it in --storage again, or as PGPASSWORD or in ~/.pgpass for PostgreSQL, "
+    "or with ?read_default_file=~/.my.cnf for MySQL"
+)
 HOLDING_SECONDS = 30  # that one supervisor may decide before the server lets the next one
 
 
@@ -52,6 +67,10 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
             f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}: "
             f"{one_line(error)}"
         ) from None
+    except UnicodeDecodeError as error:  # of a name in a damaged file
+        raise StudyError(
+            f"the storage {shown(url)} is damaged ({one_line(error)}); {RESTORE}"
+        ) from None
     except ValueError:  # its message may hold a piece of the password
         raise StudyError(
             f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose host or port is none; "
@@ -69,7 +88,9 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     except RuntimeError as error:  # tables of another version of Optuna
         raise StudyError(f"the storage {shown(url)} cannot be used: {one_line(error)}") from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
-        raise StudyError(f"the storage {shown(url)} does not answer: {one_line(error)}") from None
+        raise StudyError(
+            f"the storage {shown(url)} does not answer: {one_line(error)}{_advice(url, error)}"
+        ) from None
     return storage
 
 
@@ -79,12 +100,19 @@ def _connect(url: str, notify: Notify) -> PatientStorage:
         try:
             return PatientStorage(url, notify)
         except (SQLAlchemyError, StorageInternalError) as error:
-            cause = error.__cause__ or error
+            cause = cause_of(error)
             made = isinstance(cause, IntegrityError | ProgrammingError)
             if not made and "already exists" not in one_line(cause):
                 raise
             time.sleep(pause)
     return PatientStorage(url, notify)
+
+
+def _advice(url: str, error: Exception) -> str:
+    if storage_file(url):
+        return f"; {remedy(cause_of(error))}"
+    lacking = "password" in str(error) and not make_url(url).password
+    return f"; no study keeps a password: {PASSWORDS}" if lacking else ""
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -115,7 +143,7 @@ def _open_journal(path: Path) -> BaseStorage:
         raise
     except Exception as error:  # replaying a damaged journal Optuna raises almost anything
         raise StudyError(
-            f"the journal {path} cannot be opened: {one_line(error)}; restore it, or name another"
+            f"the journal {path} cannot be opened: {one_line(error)}; {RESTORE}"
         ) from None
 
 
@@ -124,24 +152,27 @@ def _relax_sqlite(storage: PatientStorage) -> None:
 
     There a sync less a write is safe against crashes of the process.
     """
-    with storage.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+    try:
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+    finally:
+        storage.engine.dispose()
     if found != "ok":
         raise StudyError(
             f"the storage {shown(str(storage.url))} is damaged ({' '.join(found.split())}); "
-            "restore it, or delete it to have its trials run again"
+            f"{RESTORE}"
         )
     event.listen(storage.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=NORMAL"))
-    event.listen(storage.engine, "handle_error", _fail_at_once)
-    storage.engine.dispose()
+    url = storage.engine.url
+    event.listen(storage.engine, "handle_error", lambda context: _fail_at_once(context, url))
 
 
-def _fail_at_once(context: ExceptionContext) -> None:
+def _fail_at_once(context: ExceptionContext, url: URL) -> None:
     """Turn SQLite's errors into one that Optuna does not answer by trying again for seconds."""
     error = context.sqlalchemy_exception or context.original_exception
     if isinstance(error, SQLAlchemyError) and not isinstance(error, IntegrityError):
-        raise StudyError(failure(error))
+        raise StudyError(failure(error, url))
 
 
 @contextmanager
@@ -195,6 +226,29 @@ _LOCKS = {
 }
 
 
+def without_password(url: str) -> str:
+    """Return the URL as a study keeps it: with no password, and one server always written alike."""
+    try:
+        parsed = parse_url(url)
+    except (ArgumentError, ValueError):
+        return url
+    query = {
+        name: value
+        for name, value in parsed.query.items()
+        if not re.search(SECRET, name, re.IGNORECASE)
+    }
+    kept = URL.create(
+        parsed.drivername,
+        username=parsed.username or None,
+        host=parsed.host,
+        port=parsed.port,
+        database=parsed.database,
+        query=query,
+    )
+    unchanged = storage_file(url) is not None and kept == parsed
+    return url if unchanged else kept.render_as_string(hide_password=False)
+
+
 def shown(url: str) -> str:
     """Return the URL without its password, also when it is no URL."""
     try:
@@ -203,4 +257,4 @@ def shown(url: str) -> str:
     except (ArgumentError, ValueError):
         _, separator, tail = url.rpartition("@")
         plain = f"***@{tail}" if separator else url
-    return re.sub(r"(?i)(passw(?:or)?d=)[^&]*", r"\1***", plain)
+    return re.sub(rf"({SECRET}=)[^&]*", r"\1***", plain, flags=re.IGNORECASE)

@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from kd.errors import StudyError
 from storage.artifacts import locked
+from storage.patience import RESTORE
 
 
 class JournalFile(JournalFileBackend):
@@ -30,7 +31,7 @@ class JournalFile(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except (OSError, ValueError) as error:
             raise StudyError(
-                f"the journal {self.path} cannot be read ({error}); restore it, or name another"
+                f"the journal {self.path} cannot be read ({error}); {RESTORE}"
             ) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd.errors import StudyError
 
-RESERVED = ("cache", "artifacts")  # what else lives beside the studies
+RESERVED = ("cache", "artifacts", "studies.db…", "comparison.html")  # what lies beside the studies
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,17 @@ class Layout:
     def shards(self, fingerprint: str) -> Path:
         return self.cache / "shards" / fingerprint
 
+    def students_lock(self, study: str) -> Path:
+        """Held by the supervisor that measures a study's students; others wait for its record."""
+        return self.cache / "students" / f"{study}.lock"
+
     def study(self, name: str) -> "StudyLayout":
         """Raises StudyError for a name that is not plain, or that something else has."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in RESERVED:
+        reserved = name in RESERVED or name.startswith("studies.db")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or reserved:
             raise StudyError(
                 f"a study's name is 1-64 letters, digits, '.', '_' or '-', begins with a letter or "
-                f"digit and is not {' or '.join(RESERVED)}, got {name!r}"
+                f"digit and is none of {', '.join(RESERVED)}; got {name!r}"
             )
         return StudyLayout(self.root / name, name)
 
@@ -72,6 +77,11 @@ class StudyLayout:
     def settings(self) -> Path:
         """Arms, sampler, pruner, lag and provenance of the study."""
         return self.folder / "study.json"
+
+    @property
+    def students(self) -> Path:
+        """What the students were measured to be before any training, where there is a budget."""
+        return self.folder / "students.json"
 
     @property
     def confirm_lock(self) -> Path:
@@ -120,6 +130,10 @@ class StudyLayout:
     def confirmation(self, finalist: str, replicate: int) -> "RunLayout":
         """One confirmation run of a finalist."""
         return RunLayout(self.folder / "confirm" / finalist / f"{replicate:02d}")
+
+    def export(self, finalist: str, replicate: int) -> Path:
+        """The folder that takes a confirmed student away."""
+        return self.folder / "export" / f"{finalist}-{replicate:02d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A database that is waited for when it goes away, and that does each thing once."""
 
 import functools
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,10 @@ PAUSE = 1.0  # s between two attempts
 SERVERS = ("postgresql", "mysql", "mariadb")
 # What a server says when it is there and refuses: asking again does not help.
 REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+# How the codes of SQLite begin when the machine lacks something; all its other errors come
+# from a damaged file.
+LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
+RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
 
 Notify = Callable[[str], None]
 
@@ -67,10 +72,10 @@ class PatientStorage(RDBStorage):
             try:
                 answer = call()
             except (StorageInternalError, SQLAlchemyError) as error:
-                cause = error.__cause__ or error
+                cause = cause_of(error)
                 if not self._may_wait(cause, deadline):
                     self._given_up = True
-                    raise StudyError(failure(cause)) from None
+                    raise StudyError(failure(cause, self.engine.url)) from None
                 if not waiting:
                     self.notify(f"the storage does not answer, waiting: {one_line(cause)}")
                 waiting = True
@@ -177,7 +182,7 @@ def _reading(name: str) -> Callable[..., Any]:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StudyError(
                 f"the storage is damaged: it holds what cannot be read ({one_line(error)}); "
-                "restore it, or give --name another name"
+                f"{RESTORE}"
             ) from None
 
     return call
@@ -199,9 +204,24 @@ for _name in _OTHERS - {*_READING, *vars(PatientStorage)}:
     setattr(PatientStorage, _name, _patient(_name))
 
 
-def failure(error: BaseException) -> str:
-    """Say that a storage fails, and that nothing is lost."""
-    return f"the storage fails: {one_line(error)}; the same command goes on afterwards"
+def cause_of(error: BaseException) -> BaseException:
+    """Return SQLAlchemy's error, which Optuna wraps in one of its own."""
+    wrapped = isinstance(error, StorageInternalError)
+    return error.__cause__ or error if wrapped else error
+
+
+def failure(error: BaseException, url: URL) -> str:
+    """Say that a storage fails, which one if it is a file, and what to do."""
+    file = f" {url.database}" if url.get_backend_name() == "sqlite" else ""
+    return f"the storage{file} fails: {one_line(error)}; {remedy(error)}"
+
+
+def remedy(error: BaseException) -> str:
+    """Say what to do after an error: nothing is lost, unless a file is damaged."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
+    damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
+    return RESTORE if damaged else "the same command goes on afterwards"
 
 
 def parse_url(url: str) -> URL:

@@ -4,6 +4,7 @@ Written by the conductor, read by the conductor and the reports; none of it need
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from kd.recipe import Recipe, require_number
 from storage.artifacts import read_json, write_json
 
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
-ROLES = ("default", "tuned")
+ROLES = ("default", "tuned", "ablation")
+MOST_SEEDS = 1_000_000
 CACHE_MODES = ("all", "logits", "none", "")  # empty until the teacher is there
 
 
@@ -75,6 +77,10 @@ class RunRecord(Record):
 
     def __post_init__(self) -> None:
         _check_name("outcome", self.outcome, OUTCOMES)
+        if self.test is not None:
+            if not {"accuracy", "nll", "ece"} <= set(self.test):
+                raise ArtifactError(f"a test has accuracy, nll and ece, got {sorted(self.test)}")
+            _check_share("accuracy", self.test["accuracy"])
 
     @property
     def accuracy(self) -> float:
@@ -116,6 +122,15 @@ class StudySettings(Record):
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)
+        for name in filter(None, (self.dataset, self.teacher, self.shards)):
+            _check_folder(name)
+        if set(self.arms) != set(self.spaces) or len(set(self.arms)) != len(self.arms):
+            raise ArtifactError(
+                f"each arm has one search space, got {self.arms} and {list(self.spaces)}"
+            )
+        for arm in self.arms:
+            _check_folder(arm)
+            _check_source(arm, self.spaces[arm].source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +138,8 @@ class Finalist(Record):
     """A recipe that is confirmed on fresh seeds.
 
     `name` is its folder under `confirm/`; `title` what a reader calls it; `trial` the number of
-    the trial it comes from; `search_accuracy` what the search saw; `selection` the validation
-    accuracies on the seeds of the selection (empty for a default).
+    the trial it comes from; `search_accuracy` what the search saw of that; `selection` the
+    validation accuracies on the seeds of the selection (empty where there are none).
     """
 
     name: str
@@ -138,8 +153,10 @@ class Finalist(Record):
 
     def __post_init__(self) -> None:
         _check_name("role", self.role, ROLES)
-        if Path(self.name).name != self.name or self.name in ("", ".."):
-            raise ArtifactError(f"a finalist is named by its folder, got {self.name!r}")
+        _check_folder(self.name)
+        _check_folder(self.arm)
+        for accuracy in (self.search_accuracy, *self.selection):
+            _check_share("accuracy", accuracy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +165,10 @@ class Finalists(Record):
 
     seeds: int
     finalists: list[Finalist]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seeds <= MOST_SEEDS:
+            raise ArtifactError(f"seeds must lie in 0-{MOST_SEEDS:,}, got {self.seeds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +194,8 @@ class Cost(Record):
 class Costs(Record):
     """Costs of `teacher`, `distilled` and `plain`, measured interleaved, with nothing else running.
 
-    `distilled` and `plain` have one architecture: what they differ by is the noise of the clock.
+    `distilled` and `plain` are both the protocol's first student: what they differ by is the noise
+    of the clock. Where there are more students, each has an entry under its own name.
     """
 
     device: str
@@ -181,9 +203,48 @@ class Costs(Record):
     models: dict[str, Cost]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSize(Record):
+    """What a budget asks of a student: `latency_ms` is a median at batch 1, None if not limited."""
+
+    parameters: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSizes(Record):
+    """The students of the protocol with the hash `protocol`, measured once, before any training."""
+
+    protocol: str
+    device: str
+    threads: int
+    models: dict[str, StudentSize]
+
+
 def _check_name(what: str, received: str, known: tuple[str, ...]) -> None:
     if received not in known:
         raise ArtifactError(f"{what} must be one of {', '.join(known)}, got {received!r}")
+
+
+def _check_share(what: str, received: float) -> None:
+    if not 0 <= received <= 1:
+        raise ArtifactError(f"{what} must lie in 0-1, got {received!r}")
+
+
+def _check_folder(name: str) -> None:
+    """Raise ArtifactError for a name that is not that of a folder within the one that holds it."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise ArtifactError(f"a part of the study is named by its folder, got {name!r}")
+
+
+def _check_source(arm: str, source: str) -> None:
+    """Raise ArtifactError unless a search space is a built-in one, or a file of the user's.
+
+    Its file is run when the study goes on, so one that is named from wherever the study lies is
+    refused: it may have come with the study.
+    """
+    if source != arm and not (Path(source).is_absolute() and Path(source).name == f"{arm}.py"):
+        raise ArtifactError(f"the search space {arm} is a name or a whole path, got {source!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,19 @@
 """The seal: the record of every opening of a study's test split.
 
-The test split is read through `storage.datasets.open_test` alone, which writes here first. Free of
-torch, since the report shows the record.
+The test split is read through `storage.datasets.open_test` alone, which writes here first, but for
+the few images that a report shows once the seal is broken. Free of torch, since the report shows
+the record.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kd.errors import ArtifactError
+from storage.arrays import read_rows
 from storage.artifacts import locked, read_json, write_json
 
 
@@ -39,6 +45,20 @@ def openings(seal_path: Path) -> list[dict[str, str]]:
             "restore it, or begin a new study"
         )
     return record
+
+
+def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray[np.uint8]:
+    """Return some images [R, C, H, W] of the test split in `folder`, for a report to show.
+
+    Raises ArtifactError as long as the split is sealed, and for a file that does not hold them.
+    """
+    if not openings(seal_path):
+        raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; confirm first")
+    path = folder / "test.safetensors"
+    images = read_rows(path, "images", rows)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
+        raise ArtifactError(f"{path} does not hold the images that were tested; delete {folder}")
+    return images
 
 
 def _is_opening(entry: object) -> bool:

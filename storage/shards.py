@@ -164,7 +164,9 @@ class CachedTeacher:
             return
         place = view_folder(self.folder, view)
         if not is_finished(place):
-            raise ArtifactError(f"the teacher cache lacks view {view}: {place} is missing")
+            raise ArtifactError(
+                f"the teacher cache lacks view {view}: {place} is missing; run the study again"
+            )
         taps = read_manifest(place, "shard", {**self.identity, "view": view}).info.get("taps", [])
         tensors = map_tensors(place / READING)
         self._check(place / READING, tensors, taps)

@@ -8,8 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kd.errors import ArtifactError
-from storage.arrays import HEADER, make_header, read_header, taking
+from storage.arrays import HEADER, make_header, read_header, taking, unreadable
 from storage.artifacts import replacing
 
 
@@ -47,4 +46,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None
+        raise unreadable(path, error) from None

@@ -13,14 +13,20 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
+from storage.patience import RESTORE
 
 ASKED = "asked"  # user attribute: digest of what was asked
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
+CONSTRAINTS = "constraints"  # user attribute: how far its student is over each limit, if any
+INFEASIBLE = "infeasible"  # user attribute: why a trial was told to have failed its constraints
 CHANGING = (ENDED, "owner", "seconds")  # user attributes that no digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:
-    """Return SHA-256 over what a trial is asked: its study, number, parameters and their ranges."""
+    """Return SHA-256 over what a trial is asked.
+
+    Its study, number, parameters and their ranges, and its constraints if it has any.
+    """
     return _sha256(_asked(study, trial))
 
 
@@ -59,7 +65,7 @@ def check_trial(study: str, trial: FrozenTrial, *, strict: bool = True) -> None:
     if kept != wanted:
         raise StudyError(
             f"trial {trial.number} of {study} differs from its digest: the storage is damaged; "
-            "restore it, or give --name another name"
+            f"{RESTORE}"
         )
 
 
@@ -68,7 +74,9 @@ def _asked(study: str, trial: FrozenTrial) -> list[Any]:
         name: distribution_to_json(distribution)
         for name, distribution in trial.distributions.items()
     }
-    return [study, trial.number, trial.params, ranges]
+    constraints = trial.user_attrs.get(CONSTRAINTS)
+    told = [] if constraints is None else [constraints]
+    return [study, trial.number, trial.params, ranges, *told]
 
 
 def _sha256(content: list[Any]) -> str:

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from rich.console import Console
 
 from conductor.arm import Arm, Lock, Tactics
+from conductor.budget import Budget
 from conductor.crew import Crew
 from conductor.jobs import JobMaker
 from conductor.progress import Display
@@ -43,7 +44,7 @@ def protocol(**changed: Any) -> Protocol:
         "image_size": 8,
         "teacher": "resnet8",
         "teacher_epochs": 1,
-        "student": "resnet8-w0.25",
+        "students": ("resnet8-w0.25",),
         "epochs": HORIZON,
         "views": 3,
         "crop_padding": 1,
@@ -209,6 +210,7 @@ def make_arm(
     lag: int = 1,
     seed: int = 0,
     name: str = "study",
+    budget: Budget | None = None,
     lock: Lock = nullcontext,
     shared: bool = False,
 ) -> Arm:
@@ -216,7 +218,7 @@ def make_arm(
     loaded = load_space(space) if isinstance(space, str) else space
     tactics = Tactics(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
     study = open_study(storage, study_name(name, loaded.name), {})
-    return Arm(loaded.name, loaded, study, tactics, lock=lock, shared=shared)
+    return Arm(loaded.name, loaded, study, tactics, budget=budget, lock=lock, shared=shared)
 
 
 def quiet() -> Display:

@@ -44,7 +44,7 @@ def protocol(**changes: Any) -> Protocol:
         "cutout": 2,
         "teacher": TEACHER,
         "teacher_epochs": 2,
-        "student": STUDENT,
+        "students": (STUDENT,),
         "epochs": 2,
         "batch_size": 16,
     }

@@ -5,7 +5,7 @@ Its figures are invented, but every file is written as a real study would write 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,7 +60,9 @@ class Plan:
     class_names: tuple[str, ...] = tuple("0123456789")
     margin: float = 0.5
     cache: str = "all"
+    dataset: str = "d0d1d2d3d4d5d6d7"  # its fingerprint
     confirmed: bool = True
+    ablated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
         image_size=8,
         teacher="resnet14",
         teacher_epochs=30,
-        student="resnet8-w0.25",
+        students=("resnet8-w0.25",),
         epochs=plan.epochs,
         confirm_epochs=plan.confirm_epochs,
         test_fraction=0.25,
@@ -114,6 +116,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
     for arm in plan.arms:
         trials = _write_arm(made, arm, storage)
         finalists += _finalists(made, arm, trials)
+    finalists += _ladder(finalists) if plan.ablated else []
     storage.remove_session()
     if isinstance(storage, optuna.storages.RDBStorage):
         storage.engine.dispose()
@@ -133,8 +136,8 @@ def _settings(plan: Plan) -> StudySettings:
         sampler="tpe",
         pruner="median",
         lag=4,
-        storage="sqlite",
-        dataset="d0d1d2d3d4d5d6d7",
+        storage="",
+        dataset=plan.dataset,
         teacher="7e7e7e7e7e7e7e7e",
         shards="5a5a5a5a5a5a5a5a",
         cache=plan.cache,
@@ -162,21 +165,34 @@ def _write_cache(made: Fabricated) -> None:
         for part, count in parts.items()
     }
     info = {"classes": list(plan.class_names), "counts": counts, "channels": 1}
-    _write_artifact(layout.dataset(settings.dataset), "dataset", info)
+    folder = layout.dataset(settings.dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(folder / "test.safetensors", {"images": _images(plan), "labels": _labels(plan)})
+    _write_artifact(folder, "dataset", info)
     teacher = {"accuracy": 0.985, "nll": 0.061, "ece": 0.011, "seconds": 71.3, "epochs": 30}
     _write_artifact(layout.teacher(settings.teacher), "teacher", teacher)
     shards = layout.shards(settings.shards)
     _write_artifact(shards, "shards", {"sizes": {}, "taps": {}})
     for k in range(made.protocol.view_count):
         view = shards / f"view-{k:05d}"
-        view.mkdir()
+        view.mkdir(exist_ok=True)
         (view / "reading.safetensors").write_bytes(bytes(1000))
         finish(view, "shard", {"view": k}, {"taps": []})
 
 
 def _write_artifact(folder: Path, kind: str, info: dict[str, Any]) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     finish(folder, kind, {}, info)
+
+
+def _labels(plan: Plan) -> NDArray[np.int64]:
+    return _generator(plan, "labels").integers(0, CLASSES, plan.images)
+
+
+def _images(plan: Plan) -> NDArray[np.uint8]:
+    """Grey images, each of one brightness that names its place in the split."""
+    brightness = (np.arange(plan.images) % 256).astype(np.uint8)
+    return np.broadcast_to(brightness[:, None, None, None], (plan.images, 1, 8, 8)).copy()
 
 
 def _quality(plan: Plan, recipe: Recipe) -> float:
@@ -271,7 +287,10 @@ def _write_trial(
         attributes["reason"] = "the worker died 3 times: <Signals.SIGKILL: 9> & gone"
     elif arm != "plain" and number == 9:
         diverged, history = True, history[:1]
-    elif not auditor:
+    elif auditor:
+        kept = _until_cut(history, before)
+        attributes |= {"cut_epoch": len(kept)} if len(kept) < len(history) else {}
+    else:
         kept = _until_cut(history, before)
         state = TrialState.PRUNED if len(kept) < len(history) else state
         history = kept
@@ -344,6 +363,28 @@ def _finalists(
     return found
 
 
+def _ladder(finalists: list[Finalist]) -> list[Finalist]:
+    """The first winner without its feature loss, and with a worse optimizer."""
+    winner = next(one for one in finalists if one.role == "tuned")
+    recipes = {
+        "without feature loss": replace(
+            winner.recipe, feature_kind="none", feature_weight=0.0, feature_taps=()
+        ),
+        "with default optimizer": replace(winner.recipe, lr=0.3, weight_decay=2e-3),
+    }
+    return [
+        replace(
+            winner,
+            name=f"{winner.name}-{title.replace(' ', '-')}",
+            title=title,
+            role="ablation",
+            recipe=recipe,
+            selection=[],
+        )
+        for title, recipe in recipes.items()
+    ]
+
+
 def _select(made: Fabricated, winner: Finalist) -> None:
     for replicate in range(3):
         generator = _generator(made.plan, "selected", winner.arm, replicate)
@@ -364,10 +405,10 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     _costs().write(made.study.costs)
     generator = _generator(plan, "images")
     ease = generator.normal(0, 1, plan.images)
-    labels = generator.integers(0, CLASSES, plan.images)
+    labels = _labels(plan)
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
     folder = made.study.teacher_test
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "test.safetensors", {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
     write_json(folder / "result.json", scores)

@@ -227,7 +227,7 @@ def test_every_file_is_verified(folder: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=f"{name} differs"):
         read_manifest(folder, "teacher").verify()
     (folder / name).unlink()
-    with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
+    with pytest.raises(ArtifactError, match=f"{name} is missing; delete {folder} to have"):
         read_manifest(folder, "teacher").verify()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conductor.cli import COMMANDS, main
+from conductor.cli import COMMANDS, _parser, main
 from conductor.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
 from kd.protocol import Protocol
 
@@ -54,6 +54,32 @@ def test_help_of_the_program_names_every_command(capsys):
         assert re.search(rf"^ +{name}\s+{re.escape(text)}$", said, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("flags", "seeds"),
+    [
+        ([], 6),
+        (["--seeds", "3"], 3),
+        (["--evidence", "quick"], 6),
+        (["--evidence", "standard"], 10),
+        (["--evidence", "strong"], 29),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "confirm"])
+def test_evidence_names_a_number_of_seeds(command, flags, seeds):
+    assert _parser().parse([command, *flags]).seeds == seeds
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--evidence", "strong", "--seeds", "3"], "not allowed with"),
+        (["--evidence", "some"], "takes quick, standard, strong, got 'some'"),
+    ],
+)
+def test_a_mistake_in_the_evidence_costs_one_line(capsys, flags, message):
+    assert_one_line(capsys, flags, message)
+
+
 def protocol_flags() -> dict[str, argparse.Action]:
     parser = argparse.ArgumentParser()
     add_protocol_flags(parser)
@@ -66,7 +92,7 @@ def test_every_field_of_the_protocol_has_a_flag_with_help():
     assert list(PROTOCOL_HELP) == list(fields)
     assert set(flags) == set(fields)
     for name, action in flags.items():
-        assert action.option_strings[0] == f"--{name.replace('_', '-')}"
+        assert f"--{name.replace('_', '-')}" in action.option_strings
         assert action.help == PROTOCOL_HELP[name] != ""
         assert action.default is None
 
@@ -83,6 +109,19 @@ def test_flags_read_the_types_of_the_protocol():
     add_protocol_flags(parser)
     given = parser.parse_args(["--no-flip", "--taps", "last1,last2", "--warmup", "0.2"])
     assert (given.flip, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--student", "resnet8", "--student", "resnet14", "--student", "resnet20"],
+        ["--students", "resnet8,resnet14", "--student", "resnet20"],
+    ],
+)
+def test_students_are_named_one_by_one_or_with_commas(flags):
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    assert parser.parse_args(flags).students == ["resnet8", "resnet14", "resnet20"]
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -102,6 +141,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "folder without path": (["--dataset", "folder:"], "folder: takes a path"),
     "teacher": (["--teacher", "resnet19"], "unknown model 'resnet19'; did you mean resnet"),
     "student": (["--student", "wrn-16-3"], "unknown model 'wrn-16-3'; did you mean wrn-16-"),
+    "student twice": (["--student", "resnet8,resnet8"], "students must not repeat a name, got "),
+    "gp with a budget": (
+        ["--sampler", "gp", "--pruner", "none", "--student=resnet8,resnet14", "--max-params=9"],
+        "the gp sampler learns from completed trials alone",
+    ),
     "width": (["--student", "resnet18-w2"], "resnet18 has no width factor"),
     "sampler": (["--sampler", "rando"], "unknown sampler 'rando'; did you mean random?"),
     "pruner": (["--pruner", "hyperbant"], "unknown pruner 'hyperbant'; did you mean hyperband?"),

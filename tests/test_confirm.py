@@ -12,6 +12,7 @@ from conductor.crew import Crew
 from kd.ablations import ablations
 from kd.errors import ArtifactError, DataError, StudyError
 from kd.recipe import Recipe
+from storage.layout import RunLayout
 from storage.records import Finalists, RunRecord
 from tests.fakes import (
     FakePool,
@@ -50,6 +51,10 @@ def make_arms(*spaces: str, scores: list[float] = SEARCHED) -> list[Arm]:
 def ran(job: TrainJob, accuracy: float) -> list[Event]:
     """Return the events of a run that ends at this validation accuracy."""
     test = {"accuracy": accuracy - 0.1, "nll": 1.0, "ece": 0.1} if job.confirm else None
+    if test:
+        predictions = RunLayout(Path(job.folder)).predictions
+        predictions.parent.mkdir(parents=True, exist_ok=True)
+        predictions.touch()
     return [*epochs([0.2, accuracy]), {"event": "result", "test": test}]
 
 

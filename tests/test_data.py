@@ -16,7 +16,7 @@ PROTOCOL = Protocol(
     image_size=8,
     teacher="resnet20",
     teacher_epochs=1,
-    student="resnet8",
+    students=("resnet8",),
     epochs=1,
 )
 
@@ -58,7 +58,7 @@ def test_parts_are_stratified_within_one_image_and_exact_in_total(tmp_path):
 def test_split_depends_on_the_fractions_but_not_on_the_seed():
     source = source_of([40, 40])
     first = split(source, PROTOCOL)
-    again = split(source, replace(PROTOCOL, seed=7, student="resnet14", epochs=9))
+    again = split(source, replace(PROTOCOL, seed=7, students=("resnet14",), epochs=9))
     other = split(source, replace(PROTOCOL, validation_fraction=0.3))
     for part in ("train", "validation", "test"):
         np.testing.assert_array_equal(getattr(first, part), getattr(again, part))
@@ -98,6 +98,17 @@ def test_spread_grows_in_every_class_alike():
     for less, more in pairwise(taken):
         assert sum(more) == sum(less) + 1
         assert all(a <= b for a, b in zip(less, more, strict=True))
+
+
+def test_validation_is_never_larger_than_a_training_split_that_was_cut():
+    source = source_of([50, 50, 50])
+    whole = split(source, replace(PROTOCOL, train_size=0)).validation
+    few = split(source, replace(PROTOCOL, train_size=6)).validation
+    assert len(few) == 6 < len(whole)
+    assert set(few) < set(whole)
+    assert np.bincount(source.labels[few]).tolist() == [2, 2, 2]
+    many = split(source, replace(PROTOCOL, train_size=len(whole) + 3)).validation
+    np.testing.assert_array_equal(many, whole)
 
 
 @pytest.mark.parametrize("train_size", [2, 1000])

@@ -28,7 +28,7 @@ DIGITS = Protocol(
     image_size=8,
     teacher="resnet20",
     teacher_epochs=1,
-    student="resnet8",
+    students=("resnet8",),
     epochs=1,
 )
 

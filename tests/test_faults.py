@@ -2,21 +2,32 @@
 
 import datetime
 import os
+import re
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conductor.cli import main
 from storage.artifacts import MANIFEST
-from tests.tiny import FLAGS, hasten, refuse, results, succeed
-
-ROOM = "3m"  # of the little disk; a tiny study takes less
+from tests.tiny import (
+    FLAGS,
+    assert_one_line,
+    hasten,
+    interrupt,
+    refuse,
+    results,
+    run,
+    settle,
+    succeed,
+    without_openings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +42,7 @@ def finished(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         hasten(patch)
         assert main([*FLAGS.split(), "--root", str(root)]) == 0
-    with closing(sqlite3.connect(root / "studies.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    settle(root)
     return root
 
 
@@ -57,53 +67,88 @@ def remount(place: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
 
 
-class FullDisk:
-    """Fills a disk to its last byte just before the first call of a function."""
+@contextmanager
+def full_from(place: Path, owner: str, name: str) -> Iterator[None]:
+    """Fill a disk to its last byte just before the first call of `owner.name`; empty it after."""
+    ballast = place / "ballast"
+    target = import_module(owner)
+    real = getattr(target, name)
 
-    def __init__(self, place: Path) -> None:
-        self._ballast = place / "ballast"
+    def filled(*arguments: Any, **named: Any) -> Any:
+        if not ballast.exists():
+            fill(ballast)
+        return real(*arguments, **named)
 
-    def fill(self) -> None:
-        with self._ballast.open("wb", buffering=0) as file:
-            for size in (65536, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    continue
-
-    @contextmanager
-    def before(self, owner: str, name: str) -> Iterator[None]:
-        """Fill the disk before the first call of `name` of the module or class `owner`."""
-        with pytest.MonkeyPatch.context() as patch:
-            target = pytest.importorskip(owner)
-            real = getattr(target, name)
-
-            def filled(*arguments: Any, **named: Any) -> Any:
-                if not self._ballast.exists():
-                    self.fill()
-                return real(*arguments, **named)
-
-            patch.setattr(target, name, filled)
-            yield
-        assert self._ballast.exists(), f"{owner}.{name} was not called"
-        self._ballast.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, filled)
+        yield
+    assert ballast.exists(), f"{owner}.{name} was not called"
+    ballast.unlink()
 
 
-# What is written when the disk becomes full, in the order in which a study comes to it.
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file:
+        for size in (65536, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+# What is about to be written when the disk becomes full, in the order in which a study comes to
+# it, and the end of the path that the message names.
 STAGES = (
-    ("the data", "storage.datasets", "write_tensors"),
-    ("the teacher", "workers.stages", "write_tensors"),
-    ("projections", "storage.shards", "begin"),
-    ("a shard", "storage.shards", "write_shard"),
-    ("the settings", "conductor.provenance", "write_json"),
-    ("the database", "conductor.study", "open_study"),
-    ("a checkpoint", "storage.checkpoints", "write_tensors"),
-    ("a record", "storage.records", "write_json"),
-    ("predictions", "workers.runs", "write_tensors"),
-    ("the teacher's test", "workers.comparing", "write_tensors"),
-    ("the report", "reports.report", "summarise"),
+    ("storage.datasets", "write_tensors", "train.safetensors"),
+    ("conductor.provenance", "write_json", "protocol.json"),
+    ("workers.runs", "write_checkpoint", "checkpoint.safetensors"),
+    ("workers.stages", "finish", MANIFEST),
+    ("storage.shards", "write_tensors", "projections.safetensors"),
+    ("storage.shards", "finish", MANIFEST),
+    ("conductor.study", "open_study", "studies.db"),
+    ("workers.runs", "write_checkpoint", "checkpoint.safetensors"),
+    ("storage.records", "write_json", "study.json"),
+    ("conductor.search", "RunRecord", "result.json"),
+    ("workers.runs", "open_test", "seal.json"),
+    ("workers.runs", "predict", "student.safetensors"),
+    ("workers.comparing", "write_tensors", "test.safetensors"),
+    ("workers.comparing", "write_json", "result.json"),
+    ("workers.comparing", "Costs", "costs.json"),
+    ("reports.report", "render_page", "trials.csv"),
 )
+
+
+def assert_full(said: str, name: str) -> None:
+    """The message names the file, what it lacks, and that nothing is lost."""
+    assert re.search(rf"/{re.escape(name)} (cannot be written|fails|does not answer): ", said), said
+    assert re.search("No space left on device|disk is full|disk I/O error", said), said
+    assert said.endswith("; the same command goes on afterwards\n"), said
+
+
+def test_a_full_disk_ends_the_study_in_one_line_at_every_stage(finished, tmp_path, capsys) -> None:
+    """And the same command goes on from there, to what an undisturbed study finds."""
+    place = tmp_path / "disk"
+    with disk(place, "16m"):
+        for owner, name, file in STAGES:
+            with full_from(place, owner, name):
+                said = refuse(place / "root", capsys)
+            assert_full(said, file)
+        succeed(place / "root", capsys)
+        assert without_openings(place / "root") == without_openings(finished)
+
+
+def test_a_study_gets_as_far_as_a_small_disk_lets_it(finished, tmp_path, capsys) -> None:
+    """Each session meets the end of the disk somewhere, until the disk has grown enough."""
+    place, failed = tmp_path / "disk", 0
+    with disk(place, "64k"):
+        for size in range(64, 2048, 72):
+            remount(place, f"size={size}k")
+            code, said = run(place / "root", capsys)
+            if not code:
+                break
+            failed += 1
+            assert_one_line(code, said)
+            assert_full(said, re.findall(r"/([\w.-]+) (?:cannot|fails|does)", said)[0])
+        assert failed > 5
+        assert without_openings(place / "root") == without_openings(finished)
 
 
 def test_a_disk_that_may_only_be_read_ends_the_study_in_one_line(
@@ -213,3 +258,28 @@ class BackwardClock(datetime.datetime):
     def now(cls, tz: datetime.tzinfo | None = None) -> "BackwardClock":
         cls.days += 1
         return super().now(tz) - datetime.timedelta(days=cls.days)  # type: ignore[return-value]
+
+
+CLOCKS = (
+    "storage.seal",
+    "conductor.study",
+    "conductor.provenance",
+    "optuna.storages._rdb.storage",
+    "optuna.storages._in_memory",
+)
+
+
+def test_a_clock_that_runs_backward_changes_no_result(
+    finished, tmp_path, capsys, monkeypatch
+) -> None:
+    """Neither within a session, nor from one to the next."""
+    root = tmp_path / "root"
+    for owner in CLOCKS:
+        monkeypatch.setattr(import_module(owner), "datetime", BackwardClock)
+    frozen = SimpleNamespace(datetime=BackwardClock)
+    monkeypatch.setattr("optuna.trial._frozen.datetime", frozen)
+    interrupt(root, capsys, monkeypatch)
+    looked = BackwardClock.days
+    succeed(root, capsys)
+    assert BackwardClock.days > looked > 5
+    assert results(root) == results(finished)

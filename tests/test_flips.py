@@ -15,17 +15,19 @@ from tests.tiny import (
     FLAGS,
     assert_one_line,
     hasten,
+    interrupt,
     refuse,
     results,
     run,
+    settle,
     succeed,
     trials_of,
+    without_openings,
 )
-from workers.inline import InlinePool
 
 NOT_READ = ("artifacts", "report.html", "report.json", "trials.csv")  # written anew, or for others
-DATABASE_FLIPS = 24
-INTERRUPTED_FLIPS = 6
+DATABASE_FLIPS = 16
+INTERRUPTED_FLIPS = 4
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +44,6 @@ def finished(tmp_path_factory) -> Path:
         assert main([*FLAGS.split(), "--root", str(root)]) == 0
     settle(root)
     return root
-
-
-def settle(root: Path) -> None:
-    """Write SQLite's log into its file, as closing the last connection does."""
-    with closing(sqlite3.connect(root / "studies.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def kept_files(root: Path) -> list[str]:
@@ -99,9 +95,8 @@ def test_a_flip_in_any_kept_file_is_found_or_harmless(finished, root, capsys) ->
         where = flip(restored(finished, root) / name, name)
         if check(root, capsys, wanted, where):
             found.add(name)
-    # What is made from nothing else but the study, or written at every run, heals by itself.
-    healing = {name for name in names if name.endswith(("finalists.json", "student.safetensors"))}
-    assert {"studies.db", *found, *healing} >= set(names)
+    # The finalists are chosen anew by every run.
+    assert {"studies.db", "digits/confirm/finalists.json", *found} >= set(names)
 
 
 def test_a_flip_in_the_database_is_found_or_harmless(finished, root, capsys) -> None:
@@ -137,49 +132,98 @@ def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
                 assert trials_of(root) == wanted, where
 
 
-def interrupt(root: Path, capsys: Any, monkeypatch: Any) -> None:
-    """Leave the study as a kill does after an epoch of its second trial."""
-
-    class KilledError(BaseException):
-        """Nothing in the project catches it."""
-
-    events, epochs = InlinePool.events, iter(range(1000))
-
-    def die(self: InlinePool, timeout: float | None = None) -> Any:
-        heard = events(self, timeout)
-        if heard and heard[0][1]["event"] == "epoch" and next(epochs) == 3:
-            raise KilledError
-        return heard
-
-    with monkeypatch.context() as patch:
-        patch.setattr(InlinePool, "events", die)
-        with pytest.raises(KilledError):
-            run(root, capsys)
-    settle(root)
+MADE_AGAIN = (
+    "listings/*.json",
+    "data/*/train.safetensors",
+    "teachers/*/weights.safetensors",
+    "shards/*/projections.safetensors",
+    "shards/*/view-00001/manifest.json",
+    "shards/*/view-00001/reading.safetensors",
+    "costs.json",
+    "confirm/selection/plain/00001-1/result.json",
+    "confirm/plain-00000/00/result.json",
+    "confirm/plain-00000/00/student.safetensors",
+    "confirm/plain-00000/00/test.safetensors",
+    "confirm/teacher/test.safetensors",
+)
 
 
 def test_what_a_message_says_to_delete_is_made_again(finished, root, capsys) -> None:
-    """For each kind of file of the cache, and for the record of a run."""
-    wanted = results(finished)
-    kinds = ("train.safetensors", "weights.safetensors", "projections.safetensors", "view-00001/r")
-    names = [next(name for name in kept_files(finished) if kind in name) for kind in kinds]
-    for name in names:
-        flip(restored(finished, root) / name)
-        said = refuse(root, capsys)
-        place = Path(said.partition("delete ")[2].split(" to have it made again")[0])
-        assert place.is_relative_to(root)
-        shutil.rmtree(place)
+    wanted = without_openings(finished)
+    for pattern in MADE_AGAIN:
+        path = next(iter(sorted(restored(finished, root).rglob(pattern))))
+        flip(path)
+        said = refuse(root, capsys).strip()
+        assert said.endswith("to have it made again"), said
+        named = said.rpartition("delete ")[2].removesuffix(" to have it made again")
+        place = path if named == "it" else Path(named)
+        assert path.is_relative_to(place), said
+        assert place.is_relative_to(root), said
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
         succeed(root, capsys)
-        assert results(root) == wanted
+        assert without_openings(root) == wanted, pattern
+
+
+def test_a_database_that_cannot_be_read_is_made_again_once_it_is_deleted(
+    finished, root, capsys
+) -> None:
+    change(
+        restored(finished, root), "UPDATE trial_params SET distribution_json = CAST(x'ff' AS TEXT)"
+    )
+    assert "delete it and run the study again: all of its trials run again" in refuse(root, capsys)
+    (root / "studies.db").unlink()
+    succeed(root, capsys)
+    assert results(root) == results(finished)
+
+
+def change(root: Path, statement: str) -> None:
+    with closing(sqlite3.connect(root / "studies.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_predictions_that_are_gone_are_missed_and_made_again(finished, root, capsys) -> None:
+    """A run without them is no run: the report neither averages over the others in silence."""
+    runs = Layout(restored(finished, root)).study("digits")
+    runs.confirmation("plain-00000", 0).predictions.unlink()
+    assert report(root, capsys) == (0, "")
+    missing = results(root)["report"]["study"]["missing"]
+    assert any(line.startswith("1 of 1 runs of") for line in missing)
+    (runs.teacher_test / "test.safetensors").unlink()
+    succeed(root, capsys)
+    assert without_openings(root) == without_openings(finished)
+
+
+def test_predictions_of_another_run_are_refused(finished, root, capsys) -> None:
+    study = Layout(restored(finished, root)).study("digits")
+    shutil.copy(
+        study.confirmation("scheduled-00000", 0).predictions,
+        study.confirmation("plain-00000", 0).predictions,
+    )
+    code, said = report(root, capsys)
+    assert_one_line(code, said)
+    assert "test.safetensors is of another run than result.json beside it; delete " in said
+
+
+def test_the_record_of_a_trial_that_is_gone_is_missed(finished, root, capsys) -> None:
+    Layout(restored(finished, root)).study("digits").trial("plain", 0).result.unlink()
+    assert report(root, capsys) == (0, "")
+    missing = results(root)["report"]["study"]["missing"]
+    assert missing == ["the records (recipe, every epoch) of 1 trials of plain"]
+
+
+def report(root: Path, capsys: Any) -> tuple[int, str]:
+    """Write the report anew; return the exit code and what was said on standard error."""
+    capsys.readouterr()
+    return main(["report", "--root", str(root)]), capsys.readouterr().err
 
 
 def test_the_report_alone_finds_a_flip_in_what_it_reads(finished, root, capsys) -> None:
     study = Layout(finished).study("digits")
-    for pattern in ("confirm/*/00/test.safetensors", "confirm/teacher/*", "trials/plain/*/result*"):
+    for pattern in ("confirm/*/00/*.safetensors", "confirm/teacher/*", "trials/plain/*/result*"):
         for path in sorted(study.folder.glob(pattern)):
             flip(restored(finished, root) / path.relative_to(finished))
-            capsys.readouterr()
-            assert_one_line(main(["report", "--root", str(root)]), capsys.readouterr().err)
+            assert_one_line(*report(root, capsys))
 
 
 def test_the_report_alone_finds_a_value_that_was_changed(finished, root, capsys) -> None:
@@ -188,10 +232,8 @@ def test_the_report_alone_finds_a_value_that_was_changed(finished, root, capsys)
         "UPDATE trials SET study_id = 3 - study_id WHERE number = 1",
         "UPDATE trials SET study_id = 99 WHERE trial_id = (SELECT MAX(trial_id) FROM trials)",
         "UPDATE study_directions SET direction = 'MINIMIZE'",
+        "UPDATE studies SET study_name = 'digits.plaim' WHERE study_name = 'digits.plain'",
     )
-    for change in changes:
-        with closing(sqlite3.connect(restored(finished, root) / "studies.db")) as connection:
-            connection.execute(change)
-            connection.commit()
-        capsys.readouterr()
-        assert_one_line(main(["report", "--root", str(root)]), capsys.readouterr().err)
+    for statement in changes:
+        change(restored(finished, root), statement)
+        assert_one_line(*report(root, capsys))

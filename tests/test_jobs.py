@@ -26,7 +26,7 @@ from storage import shards
 from storage.artifacts import finish, is_finished, read_manifest
 from storage.datasets import open_part
 from storage.layout import Layout, RunLayout
-from storage.records import Costs
+from storage.records import Costs, StudentSizes
 from storage.seal import openings
 from storage.tensors import map_tensors, write_tensors
 from tests.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
@@ -38,10 +38,12 @@ from workers.execute import execute
 from workers.jobs import (
     JOBS,
     CostJob,
+    ExportJob,
     Job,
     PrepareJob,
     ProjectionJob,
     ShardJob,
+    StudentsJob,
     TeacherJob,
     TeacherTestJob,
     TrainJob,
@@ -105,8 +107,15 @@ class Ready:
         seal = str(self.root / "seal.json")
         return self.train_job(recipe, name, confirm="plain, replicate 0", seal=seal)
 
+    def export_job(self) -> ExportJob:
+        folders = {"weights": str(self.root / "run"), "folder": str(self.root / "export")}
+        return ExportJob(**self.common, **folders, accuracy=0.5, onnx=False)
+
     def cost_job(self) -> CostJob:
         return CostJob(**self.common, teacher=self.teacher)
+
+    def students_job(self, **changes: Any) -> StudentsJob:
+        return StudentsJob(**{**self.common, **changes})
 
     def teacher_test_job(self) -> TeacherTestJob:
         return TeacherTestJob(
@@ -260,7 +269,7 @@ def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ready) -> Non
 def test_another_teacher_has_another_place(ready: Ready) -> None:
     other = result(ready.teacher_job(protocol=protocol(teacher_lr=0.05)))
     assert other["teacher"] != ready.teacher
-    same = result(ready.teacher_job(protocol=protocol(student="resnet8", margin=1.0)))
+    same = result(ready.teacher_job(protocol=protocol(students=("resnet8",), margin=1.0)))
     assert same["teacher"] == ready.teacher
 
 
@@ -587,6 +596,44 @@ def test_costs_are_those_of_teacher_and_student(ready: Ready, monkeypatch, tmp_p
     assert teacher.macs > 2 * plain.macs
 
 
+SMALLER = "resnet8-w0.0625"
+SEVERAL = {"students": (STUDENT, SMALLER)}
+
+
+def test_costs_of_further_students_stand_under_their_names(ready: Ready, monkeypatch) -> None:
+    monkeypatch.setattr(comparing, "REPEATS", 2)
+    job = replace(ready.cost_job(), protocol=protocol(**SEVERAL))
+    models = Costs.from_json(result(job)["costs"]).models
+    assert {name: cost.model for name, cost in models.items()} == {
+        "teacher": TEACHER,
+        "distilled": STUDENT,
+        "plain": STUDENT,
+        SMALLER: SMALLER,
+    }
+    assert models[SMALLER].parameters < models["plain"].parameters
+
+
+def test_students_are_timed_only_where_their_time_is_limited(ready: Ready, monkeypatch) -> None:
+    monkeypatch.setattr(comparing, "REPEATS", 2)
+    for limit in (0.0, 5.0):
+        given = protocol(**SEVERAL, max_params=1, max_latency_ms=limit)
+        sizes = StudentSizes.from_json(result(ready.students_job(protocol=given))["sizes"])
+        assert (sizes.protocol, sizes.device, sizes.threads) == (given.hash, "cpu", 1)
+        assert list(sizes.models) == [STUDENT, SMALLER]
+        for name, size in sizes.models.items():
+            network = build(name, classes=10, channels=1, stem="cifar", seed=0)
+            assert size.parameters == sum(each.numel() for each in network.parameters())
+            assert (size.latency_ms is not None) == (limit > 0)
+
+
+def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Ready) -> None:
+    job = replace(ready.train_job(replace(HINT, student=SMALLER)), protocol=protocol(**SEVERAL))
+    job = replace(job, confirm="a student", seal=str(ready.root / "seal.json"))
+    result(job)
+    student = build(SMALLER, classes=10, channels=1, stem="cifar", seed=0)
+    student.load_state_dict(load_file(RunLayout(ready.root / "run").weights))
+
+
 # How jobs end.
 
 
@@ -651,7 +698,9 @@ def every_job() -> list[Job]:
         ready.train_job(PLAIN),
         ready.teacher_test_job(),
         ready.cost_job(),
+        ready.students_job(),
         ready.verify_job(2),
+        ready.export_job(),
     ]
 
 

@@ -303,7 +303,7 @@ def test_sqlite_without_disk_or_rights_fails_at_once(
         "report": lambda: [arm.report(0, epoch, 0.5) for epoch in range(5000)],
         "tell": lambda: arm.tell(0, TrialState.COMPLETE, 0.5, {"note": "x" * 10**6}),
     }
-    with pytest.raises(StudyError, match=f"the storage fails: {reason}; the same command"):
+    with pytest.raises(StudyError, match=f"studies.db fails: {reason}; the same command"):
         calls[call]()
     assert said == []
     with suppress(StudyError):

@@ -19,7 +19,7 @@ PROTOCOL = Protocol(
     image_size=32,
     teacher="resnet56",
     teacher_epochs=30,
-    student="resnet20",
+    students=("resnet20",),
     epochs=30,
 )
 FIELDS = [field.name for field in dataclasses.fields(Protocol)]
@@ -38,7 +38,9 @@ OTHERS: dict[str, Any] = {
     "teacher_epochs": 31,
     "teacher_lr": 0.2,
     "teacher_weight_decay": 1e-4,
-    "student": "resnet8-w0.5",
+    "students": ("resnet8-w0.5", "resnet20"),
+    "max_params": 1000,
+    "max_latency_ms": 0.5,
     "stem": "imagenet",
     "taps": ("last1",),
     "epochs": 31,
@@ -173,7 +175,7 @@ def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
-@pytest.mark.parametrize("name", ["dataset", "teacher", "teacher_weights", "student", "stem"])
+@pytest.mark.parametrize("name", ["dataset", "teacher", "teacher_weights", "stem"])
 def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
         Protocol.from_json(altered(**{name: absurd}))
@@ -186,9 +188,10 @@ def test_an_absurd_flag_is_refused(absurd: Any) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, "last1", 1, {}, [1], [None], [["last1"]]])
-def test_absurd_taps_are_refused(absurd: Any) -> None:
-    with pytest.raises(ProtocolError, match="taps must be a list of names, got "):
-        Protocol.from_json(altered(taps=absurd))
+@pytest.mark.parametrize("name", ["students", "taps"])
+def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
+    with pytest.raises(ProtocolError, match=f"{name} must be a list of names, got "):
+        Protocol.from_json(altered(**{name: absurd}))
 
 
 @pytest.mark.parametrize(
@@ -211,13 +214,16 @@ def test_absurd_taps_are_refused(absurd: Any) -> None:
         ({"dataset": "folder"}, "folder: takes a path, as in folder:photos, got 'folder'"),
         ({"dataset": ""}, "unknown dataset ''; known: digits, cifar10"),
         ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
-        ({"student": "resnt20"}, "unknown model 'resnt20'; did you mean resnet20?"),
-        ({"student": "transformer!"}, "unknown model 'transformer!'; known: resnet8"),
-        ({"student": "resnet18-w0.5"}, "resnet18 has no width factor, got resnet18-w0.5"),
+        ({"students": ("resnt20",)}, "unknown model 'resnt20'; did you mean resnet20?"),
+        ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),
+        ({"students": ("resnet18-w0.5",)}, "resnet18 has no width factor, got resnet18-w0.5"),
         ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
         ({"teacher_weights": "best.pt"}, "teacher_weights must be none, imagenet or a"),
         ({"taps": ()}, "taps must name at least one, got ()"),
-        ({"taps": ("last1", "last1")}, "taps must not repeat a tap, got ('last1', 'last1')"),
+        ({"taps": ("last1", "last1")}, "taps must not repeat a name, got ('last1', 'last1')"),
+        ({"students": ()}, "students must name at least one, got ()"),
+        ({"students": ("resnet8",) * 2}, "students must not repeat a name, got ('resnet8', 'resn"),
+        ({"max_params": -1}, "max_params must lie in 0-1000000000, got -1"),
         ({"taps": ("last4",)}, "resnet56 has no tap 'last4'; its taps: last1, last2, last3"),
         (
             {"teacher": "resnet50", "taps": ("last1", "last4")},
@@ -233,9 +239,20 @@ def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any],
     assert "\n" not in str(raised.value)
 
 
+def test_every_student_has_every_tap() -> None:
+    with pytest.raises(ProtocolError, match=r"^resnet20 has no tap 'last4'; its taps: last1"):
+        dataclasses.replace(
+            PROTOCOL, teacher="resnet50", students=("resnet18", "resnet20"), taps=("last4",)
+        )
+
+
+def test_the_first_student_is_the_one_that_learns_by_default() -> None:
+    assert dataclasses.replace(PROTOCOL, students=("resnet14", "resnet8")).student == "resnet14"
+
+
 def test_a_tap_that_both_models_have_is_accepted() -> None:
     protocol = dataclasses.replace(
-        PROTOCOL, teacher="resnet50", student="resnet18", taps=("last4", "last1")
+        PROTOCOL, teacher="resnet50", students=("resnet18",), taps=("last4", "last1")
     )
     assert protocol.taps == ("last4", "last1")
 

@@ -36,6 +36,7 @@ PLAIN = st.fixed_dictionaries(
         "lr": st.floats(1e-6, 10),
         "weight_decay": st.floats(0, 1),
         "label_smoothing": st.floats(0, 0.99),
+        "student": st.sampled_from(["", "resnet8", "resnet14-w0.5"]),
     }
 )
 SOFT = st.just({}) | st.fixed_dictionaries(

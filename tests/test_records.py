@@ -59,7 +59,7 @@ RUN = RunRecord(
     outcome="complete",
     history=[EPOCH, ALONE],
     seconds=5.0,
-    test={"accuracy": 0.5},
+    test={"accuracy": 0.5, "nll": 1.5, "ece": 0.1},
     digest="abc",
 )
 FINALIST = Finalist(
@@ -75,8 +75,11 @@ FINALIST = Finalist(
 LATENCY = Latency(batch_size=1, median_ms=1.5, p95_ms=2.0, repeats=40)
 COST = Cost(model="resnet8", parameters=100, macs=2000, bytes=500, latency=[LATENCY, LATENCY])
 SETTINGS = StudySettings(
-    arms=["scheduled", "plain"],
-    spaces={"plain": SpaceSource(source="plain", digest="ab")},
+    arms=["mine", "plain"],
+    spaces={
+        "mine": SpaceSource(source="/of/the/user/mine.py", digest="cd"),
+        "plain": SpaceSource(source="plain", digest="ab"),
+    },
     sampler="tpe",
     pruner="none",
     lag=4,
@@ -91,6 +94,9 @@ SETTINGS = StudySettings(
     machine={"cpus": "2"},
     seconds={"search": 1.5},
 )
+SOURCES = SETTINGS.to_json()["spaces"]
+WHOLE = "the search space mine is a name or a whole path, got "
+OUTSIDE = ["", "..", ".", "../other", "/tmp", "a/b", "a\0b", "\ud800", "a\n", "x" * 300, "<i>"]
 RECORDS: list[Record] = [
     RUN,
     dataclasses.replace(RUN, test=None, history=[], outcome="diverged", reason="the loss"),
@@ -184,6 +190,9 @@ def test_a_value_of_another_type_is_refused_with_the_field_named(record: Record,
         ("history", [{**EPOCH.to_json(), "loss": None}]),
         ("history", [{**EPOCH.to_json(), "loss": math.nan}]),
         ("history", [{**EPOCH.to_json(), "epoch": 0}]),
+        ("history", [{**EPOCH.to_json(), "accuracy": 1e308}]),
+        ("history", [{**EPOCH.to_json(), "ece": -0.1}]),
+        ("history", [{**EPOCH.to_json(), "agreement": 1.5}]),
         ("history", [{**EPOCH.to_json(), "epoch": 1.0}]),
         ("history", [{**EPOCH.to_json(), "epoch": True}]),
         ("recipe", {}),
@@ -202,15 +211,28 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
     [
         (RUN, {"outcome": "done"}, "outcome must be one of complete, .*, got 'done'"),
         (SETTINGS, {"cache": "some"}, "cache must be one of all, .*, got 'some'"),
-        (FINALIST, {"role": "best"}, "role must be one of default, tuned, got 'best'"),
-        (FINALIST, {"name": "../other"}, "a finalist is named by its folder, got '../other'"),
-        (FINALIST, {"name": ".."}, "a finalist is named by its folder, got '..'"),
-        (FINALIST, {"name": ""}, "a finalist is named by its folder, got ''"),
+        (RUN, {"test": {}}, "a test has accuracy, nll and ece, got "),
+        (RUN, {"test": {"accuracy": 2.0, "nll": 1.0, "ece": 0.1}}, "accuracy must lie in 0-1, got"),
+        (FINALIST, {"search_accuracy": 1e308}, "accuracy must lie in 0-1, got 1e"),
+        (FINALIST, {"selection": [-0.5]}, "accuracy must lie in 0-1, got -0.5"),
+        (Finalists(seeds=1, finalists=[]), {"seeds": 10**30}, "seeds must lie in 0-1,000,000, got"),
+        (FINALIST, {"role": "best"}, "role must be one of default, .*, got 'best'"),
+        *((FINALIST, {"name": name}, "is named by its folder, got ") for name in OUTSIDE),
+        *((FINALIST, {"arm": name}, "is named by its folder, got ") for name in OUTSIDE),
+        *((SETTINGS, {"dataset": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
+        *((SETTINGS, {"teacher": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
+        *((SETTINGS, {"shards": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
+        (SETTINGS, {"arms": ["plain"]}, "each arm has one search space, got "),
+        (SETTINGS, {"arms": ["mine", "plain", "plain"]}, "each arm has one search space, got "),
+        (SETTINGS, {"arms": ["mine", "plain", "other"]}, "each arm has one search space, got "),
+        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "mine.py", "digest": ""}}}, WHOLE),
+        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "/a/his.py", "digest": ""}}}, WHOLE),
+        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "plain", "digest": ""}}}, WHOLE),
     ],
     ids=repr,
 )
 def test_a_name_that_is_none_is_refused(
-    record: Record, changes: dict[str, str], message: str
+    record: Record, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
         type(record).from_json({**record.to_json(), **changes})
@@ -244,7 +266,7 @@ def test_what_is_not_even_an_object_is_an_artifact_error(given: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"result.json is missing$"),
+        (None, r"result.json is missing; run the study again to have it made$"),
         ("{", r"result.json is damaged \("),
         ("[]", r"result.json is damaged \("),
         ({"recipe": 1}, r"result.json is damaged: not a RunRecord: unknown or missing "),

@@ -1,24 +1,20 @@
-"""The report of a fabricated study: what it says, that it is complete, and that it is safe."""
+"""The report of a fabricated study: what it says, and what it does with one that is unfinished."""
 
-import itertools
 import json
-import math
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from safetensors.numpy import load_file
+from scipy.stats import binomtest
 from study_fixture import CLASSES, TRAIN, Fabricated, Plan, fabricate, read_report
 
 from kd import schedules
@@ -28,29 +24,27 @@ from kd.recipe import Recipe, Schedule
 from reports import report as report_module
 from reports.caveats import edge_parameters
 from reports.collect import collect
-from reports.data import ArmData, StudyData, TrialData
+from reports.data import StudyData
 from reports.drawing import Figure
 from reports.findings import Findings, find
 from reports.page import draw_figures, render_page
-from reports.palette import recolouring
+from reports.pictures import Images
 from reports.report import write_report
-from reports.rows import ticks
 from reports.summary import summarise, trials_frame
+from reports.tables import comparison_table
 from reports.training_figures import loss_shares
 from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
 from storage.arrays import write_arrays
-from storage.artifacts import read_json, write_json
-from storage.records import Finalists, RunRecord, StudySettings
+from storage.records import Finalists, RunRecord, SpaceSource, StudySettings
 
 ROOT = Path(__file__).parents[1]
 SMALL = Plan(name="small", trials=12, epochs=4, images=80)
-HOSTILE = "</script><script>document.documentElement.dataset.hacked=1</script><img src=x onerror=a>"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
-    """The study as a user would have it, with its report written."""
-    study = fabricate(tmp_path_factory.mktemp("study"))
+    """A study with ablations, as a user would have it, with its report written."""
+    study = fabricate(tmp_path_factory.mktemp("study"), Plan(ablated=True))
     write_report(study.layout, study.name, study.url)
     return study
 
@@ -141,6 +135,49 @@ def test_secondary_comparisons_are_corrected_and_never_of_a_recipe_with_itself(
     assert all(one["a"] != one["b"] for one in comparisons)
 
 
+def test_the_comparison_has_no_ablation_and_every_role_once_an_arm(findings: Findings) -> None:
+    standings = findings.standings
+    assert len(standings) == len(findings.data.finalists) - 2 == 5
+    assert {one.one.finalist.role for one in standings} == {"tuned", "default"}
+    assert len(findings.comparisons) == 5
+
+
+def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Findings) -> None:
+    teacher = findings.data.teacher_test["accuracy"]
+    plain = findings.standing(findings.data.tuned("plain"))
+    tuned = findings.standing(findings.data.tuned("scheduled"))
+    assert plain is not None
+    assert tuned is not None
+    assert plain.accuracy is not None
+    assert tuned.accuracy is not None
+    assert tuned.recovered == pytest.approx(
+        (tuned.accuracy - plain.accuracy) / (teacher - plain.accuracy)
+    )
+    assert 0 < tuned.recovered < 1
+    assert plain.recovered is None
+    poor = replace(findings.data, teacher_test={**findings.data.teacher_test, "accuracy": 0.5})
+    assert all(one.recovered is None for one in find(poor).standings)
+
+
+def test_the_comparison_table_has_interval_and_number_of_seeds(findings: Findings) -> None:
+    table = comparison_table(findings)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["seeds"] for row in rows] == ["1", "6", "6", "6", "6", "6"]
+    tuned = findings.standing(findings.data.tuned("scheduled"))
+    assert tuned is not None
+    assert tuned.interval is not None
+    low, high = (f"{100 * end:.2f}" for end in tuned.interval)
+    assert rows[1]["95 % interval"] == f"{low} to {high}"
+    assert rows[1]["gap recovered"].endswith(" %")
+    assert rows[0]["gap recovered"] == rows[4]["gap recovered"] == "–"
+
+
+def test_the_teachers_interval_is_over_images_alone(findings: Findings) -> None:
+    right = round(findings.data.teacher_test["accuracy"] * 449)
+    found = binomtest(right, 449).proportion_ci(0.95, "wilson")
+    assert findings.teacher_interval == pytest.approx((found.low, found.high))
+
+
 def test_fidelity_is_computed_from_the_logits_of_student_and_teacher(made: Fabricated) -> None:
     finalist = read_report(made)["finalists"][0]
     teacher = load_file(made.study.teacher_test / "test.safetensors")["logits"]
@@ -171,10 +208,14 @@ def test_every_key_of_report_json_is_documented(made: Fabricated) -> None:
     report["ledger"]["seconds"] = {}
     for arm in report["arms"].values():
         arm["best"] = dict.fromkeys(arm["best"])
-        arm["importances"] = {}
+        arm["importances"] = arm["importance_intervals"] = {}
+    for one in report["ablations"]:
+        one["recipe"] = None
     for finalist in report["finalists"]:
         finalist["recipe"] = None
         finalist["latency"] = finalist["latency"]["256"]
+    assert report["ablations"]
+    assert report["classes"]["confusions"]
     names = set(keys_of(report)) - {"scheduled", "plain"}
     assert [name for name in sorted(names) if f"`{name}`" not in documented] == []
     assert report["schema"] == 1
@@ -205,6 +246,7 @@ def test_cache_saves_one_pass_an_image_of_every_distilled_epoch_less_its_filling
     ledger, data = findings.ledger, findings.data
     searched = ledger.arms[0].trained + ledger.arms[0].lost
     confirmed = sum(len(one.runs) * 12 for one in data.finalists if one.distils)
+    assert len(data.finalists) == len(data.contenders) + 2
     distilled = searched + confirmed + 3 * 12
     assert ledger.distilled_epochs == distilled
     assert ledger.teacher_asked == 12 * TRAIN
@@ -252,142 +294,8 @@ def test_a_parameter_named_like_a_column_keeps_its_own(data: StudyData) -> None:
     assert frame["epochs"][0] == 4
 
 
-class Links(HTMLParser):
-    """Collects every attribute through which a page can ask for something."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "action", "data", "poster", "srcset", "background"):
-                self.found.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-
-
-def test_no_request_leaves_the_page(made: Fabricated) -> None:
-    page = made.study.report_html.read_text(encoding="utf-8")
-    links = Links()
-    links.feed(page)
-    assert [link for link in links.found if not link.startswith(("#", "data:,"))] == []
-    assert "default-src 'none'" in page
-    style = page[page.index("<style>") : page.index("</style>")]
-    assert "@import" not in style
-    assert "url(" not in style
-
-
-def test_contents_lead_to_sections_that_exist_once(made: Fabricated) -> None:
-    links = Links()
-    links.feed(made.study.report_html.read_text(encoding="utf-8"))
-    assert len(links.ids) == len(set(links.ids))
-    assert {link[1:] for link in links.found if link.startswith("#")} <= set(links.ids)
-
-
-def test_plotly_is_embedded_once_and_the_page_stays_small(made: Fabricated) -> None:
-    page = made.study.report_html.read_text(encoding="utf-8")
-    assert page.count("plotly.js v") == 1
-    assert len(page.encode()) < 5_500_000
-
-
-def test_report_of_a_thousand_trials_stays_below_eight_megabytes(findings: Findings) -> None:
-    data = findings.data
-    arms = tuple(
-        replace(arm, trials=tuple(_longer(arm, number) for number in range(1000)))
-        for arm in data.arms
-    )
-    page = render_page(find(replace(data, arms=arms)))
-    assert len(page.encode()) < 8_000_000
-
-
-def _longer(arm: ArmData, number: int) -> TrialData:
-    """A trial of 60 epochs."""
-    trial = arm.trials[number % len(arm.trials)]
-    accuracy = 0.9 + (number * 7919 % 1000) / 12_345
-    return replace(trial, number=number, values=dict.fromkeys(range(1, 61), accuracy))
-
-
-def test_every_figure_states_its_finding_with_text_and_table_behind_it(findings: Findings) -> None:
-    figures = draw_figures(findings)
-    drawn = [item for item in figures if item.panels]
-    assert len(drawn) == 8
-    for item in drawn:
-        assert item.caption
-        assert item.tables
-        assert all(panel.alt for panel in item.panels)
-        assert re.search(r"\d|overlap", item.title), item.title
-        for table in item.tables:
-            assert all(len(row) == len(table.columns) for row in table.rows)
-
-
 def by_key(findings: Findings, key: str) -> Figure:
     return next(item for item in draw_figures(findings) if item.key == key)
-
-
-def test_titles_follow_the_data(findings: Findings) -> None:
-    scheduled = findings.data.arms[0].best
-    assert scheduled is not None
-    assert scheduled.value is not None
-    history = by_key(findings, "history")
-    assert f"{100 * scheduled.value:.1f} % with trial {scheduled.number}" in history.title
-    cut = sum(trial.state == "PRUNED" for arm in findings.data.arms for trial in arm.trials)
-    assert f"cut {cut} of 40 trials" in by_key(findings, "curves").title
-    assert "on 6 of 6 seeds" in by_key(findings, "differences").title
-    assert "Too few auditors" in by_key(findings, "audit").title
-
-
-def test_seeds_figure_draws_every_seed_of_every_finalist(findings: Findings) -> None:
-    panel = by_key(findings, "seeds").panels[0]
-    drawn = [len(trace["x"]) for trace in panel.plot["data"] if "customdata" in trace]
-    assert drawn == [6] * 5
-    assert panel.fallback.count("<circle") == 30
-
-
-def test_pruned_trials_are_marked_apart(findings: Findings) -> None:
-    traces = by_key(findings, "history").panels[0].plot["data"]
-    pruned, diverged, completed = traces[:3]
-    arm = findings.data.arms[0]
-    assert len(pruned["x"]) == arm.count("PRUNED")
-    assert len(diverged["x"]) == 1
-    assert len(completed["x"]) == arm.count("COMPLETE") - 1
-    symbols = {trace["marker"]["symbol"] for trace in (pruned, diverged, completed)}
-    assert len(symbols) == 3
-
-
-def colours_of(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from colours_of(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from colours_of(item)
-    elif isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{3,8}", value):
-        yield value
-
-
-def test_every_colour_of_a_figure_has_a_dark_one(findings: Findings) -> None:
-    plots = [panel.plot for item in draw_figures(findings) for panel in item.panels]
-    used = {
-        colour
-        for plot in plots
-        for colour in colours_of(
-            json.loads(
-                json.dumps(
-                    plot,
-                    default=lambda each: (
-                        each.to_plotly_json() if hasattr(each, "to_plotly_json") else each.tolist()
-                    ),
-                )
-            )
-        )
-    }
-    assert len(used) > 5
-    assert used <= set(recolouring())
-    assert len(recolouring()) == len(set(recolouring().values()))
 
 
 def test_loss_shares_weigh_the_terms_as_the_loss_does() -> None:
@@ -436,48 +344,6 @@ def test_optimism_is_unknown_when_confirmed_at_another_horizon(data: StudyData) 
     assert any("confirmed at 9" in caveat for caveat in longer.caveats)
 
 
-def with_auditors(data: StudyData, count: int) -> StudyData:
-    arm = data.arms[0]
-    generator = np.random.default_rng(0)
-    last = np.linspace(0.8, 0.9, count)
-    trials = []
-    for number in range(count):
-        curve = [*generator.random(3), last[number]]
-        values = {epoch: float(value) for epoch, value in enumerate(curve, start=1)}
-        trials.append(replace(arm.trials[0], number=number, auditor=True, values=values))
-    trials.append(replace(trials[0], number=count, values={1: 0.5}, diverged=True))
-    return replace(data, arms=(replace(arm, trials=tuple(trials)), *data.arms[1:]))
-
-
-def test_pruning_is_audited_from_eight_auditors_on(data: StudyData) -> None:
-    seven, eight = find(with_auditors(data, 7)), find(with_auditors(data, 8))
-    assert seven.audits[0].taus == ()
-    assert eight.audits[0].auditors == 8
-    assert len(eight.audits[0].taus) == 4
-    assert eight.audits[0].taus[-1] == pytest.approx(1.0)
-    assert not by_key(seven, "audit").panels
-    assert by_key(eight, "audit").panels
-
-
-def test_importances_say_when_too_few_trials_are_complete(tiny: Fabricated) -> None:
-    scheduled = read(tiny).arms[0]
-    assert scheduled.importances == {}
-    assert "at least 10 completed trials; there are 4" in scheduled.importances_note
-
-
-def test_importances_sum_to_one_and_come_largest_first(made: Fabricated) -> None:
-    arm = read(made).arms[1]
-    shares = list(arm.importances.values())
-    assert sum(shares) == pytest.approx(1)
-    assert shares == sorted(shares, reverse=True)
-    assert set(arm.importances) == {"lr", "weight_decay", "label_smoothing"}
-
-
-def test_importances_are_drawn_in_per_cent(findings: Findings) -> None:
-    bars = by_key(findings, "importances").panels[-1].plot["data"][0]
-    assert sum(bars["x"]) == pytest.approx(100)
-
-
 def test_optimum_at_an_edge_is_named_unless_it_is_a_limit_of_the_quantity(
     data: StudyData,
 ) -> None:
@@ -512,6 +378,12 @@ def test_seal_opened_more_often_than_runs_explain_is_a_caveat(data: StudyData) -
     assert not any("opened" in caveat for caveat in find(data).caveats)
     twice = replace(data, seal=data.seal * 2)
     assert any("was opened" in caveat for caveat in find(twice).caveats)
+
+
+def test_seal_that_lacks_openings_is_a_caveat(data: StudyData) -> None:
+    assert not any("not whole" in caveat for caveat in find(data).caveats)
+    lacking = replace(data, seal=data.seal[1:])
+    assert any("not whole" in caveat for caveat in find(lacking).caveats)
 
 
 def reasons(data: StudyData) -> str:
@@ -600,7 +472,9 @@ def test_an_interrupted_study_is_reported_as_far_as_it_came(tmp_path: Path) -> N
 
 def test_an_arm_that_never_began_is_missing_and_nothing_else(copied: Fabricated) -> None:
     settings = StudySettings.read(copied.study.settings)
-    replace(settings, arms=["constant", *settings.arms]).write(copied.study.settings)
+    spaces = {**settings.spaces, "constant": SpaceSource(source="constant", digest="0" * 64)}
+    arms = ["constant", *settings.arms]
+    replace(settings, arms=arms, spaces=spaces).write(copied.study.settings)
     data = read(copied)
     assert data.arms[0].trials == ()
     assert "every trial of the arm constant" in data.missing
@@ -641,7 +515,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     before = [file.read_bytes() for file in files]
     copied.study.seal.unlink()
 
-    def fail(findings: Findings) -> str:
+    def fail(findings: Findings, images: Images) -> str:
         raise RuntimeError("half-way")
 
     monkeypatch.setattr(report_module, "render_page", fail)
@@ -649,51 +523,6 @@ def test_a_report_that_fails_leaves_the_old_one(
         write_report(copied.layout, copied.name, copied.url)
     assert [file.read_bytes() for file in files] == before
     assert not list(copied.study.folder.glob(".*.tmp"))
-
-
-def spoil(study: Fabricated) -> None:
-    """Put hostile text wherever a study's files take text from outside."""
-    settings = StudySettings.read(study.study.settings)
-    replace(
-        settings,
-        command=["python", "study.py", HOSTILE],
-        machine={HOSTILE: HOSTILE},
-        versions={"python": HOSTILE},
-    ).write(study.study.settings)
-    protocol = read_json(study.study.protocol)
-    write_json(study.study.protocol, {**protocol, "dataset": f"folder:/data/{HOSTILE}"})
-    finalists = Finalists.read(study.study.finalists)
-    renamed = [replace(one, title=HOSTILE) for one in finalists.finalists]
-    replace(finalists, finalists=renamed).write(study.study.finalists)
-    openings = [*read_json(study.study.seal)["openings"], {"time": HOSTILE, "purpose": HOSTILE}]
-    write_json(study.study.seal, {"openings": openings})
-    manifest = study.layout.dataset(settings.dataset) / "manifest.json"
-    content = read_json(manifest)
-    content["info"]["classes"][0] = HOSTILE
-    write_json(manifest, content)
-
-
-def test_text_from_outside_is_escaped_everywhere(copied: Fabricated) -> None:
-    spoil(copied)
-    paths = write_report(copied.layout, copied.name, copied.url)
-    page = paths.html.read_text(encoding="utf-8")
-    assert "<script>document" not in page
-    assert "<img" not in page.split("<script>", 1)[0]
-    assert page.count("&lt;img src=x") > 10
-    links = Links()
-    links.feed(page)
-    assert links.tags.count("script") == 3
-    assert "img" not in links.tags
-    plots = re.search(r'id="plots">(.*?)</script>', page, re.DOTALL)
-    assert plots is not None
-    assert "<" not in plots[1]
-    labels = [
-        note["text"]
-        for plot in json.loads(plots[1])["plots"].values()
-        for note in plot["layout"].get("annotations", ())
-    ]
-    assert any("&lt;script&gt;" in label for label in labels)
-    assert not any("<" in label for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -716,83 +545,3 @@ def test_text_from_outside_is_escaped_everywhere(copied: Fabricated) -> None:
 )
 def test_numbers_are_put_into_words(text: str, expected: str) -> None:
     assert text == expected
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (94.1, 98.2), (-1.3, 2.9), (0.0, 0.003)])
-def test_ticks_are_round_and_lie_inside_the_axis(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 3 <= len(found) <= 8
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
-    steps = {round(b - a, 9) for a, b in itertools.pairwise(found)}
-    assert len(steps) == 1
-    step = steps.pop()
-    assert round(step / 10 ** math.floor(math.log10(step)), 6) in (1, 2, 5)
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-FRAME = """<!doctype html><iframe src="report.html" style="width: 400px; height: 800px"></iframe>
-<script>
-const frame = document.querySelector("iframe");
-setInterval(() => {
-  const root = frame.contentDocument.documentElement;
-  const plots = frame.contentDocument.querySelectorAll(".plot .main-svg").length;
-  if (!root.dataset.drawn) return;
-  const found = { ...root.dataset, width: root.scrollWidth, plots };
-  document.documentElement.dataset.found = encodeURIComponent(JSON.stringify(found));
-}, 50);
-</script>"""
-
-
-@pytest.fixture(scope="module")
-def opened(small: Fabricated, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Open the report of a spoilt study in Chromium, 400 px wide; say what came of it."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    folder = tmp_path_factory.mktemp("opened")
-    shutil.copytree(small.layout.root, folder / "runs")
-    study = replace(small, layout=replace(small.layout, root=folder / "runs"))
-    spoil(study)
-    page = write_report(study.layout, study.name, study.url).html
-    frame = page.with_name("frame.html")
-    frame.write_text(FRAME, encoding="utf-8")
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        "--enable-logging=stderr",
-        "--window-size=1200,900",
-        "--virtual-time-budget=10000",
-        f"--user-data-dir={folder / 'profile'}",
-        "--dump-dom",
-        frame.as_uri(),
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    answer = re.search(r'data-found="([^"]+)"', ran.stdout)
-    assert answer is not None, ran.stderr
-    found: dict[str, Any] = json.loads(unquote(answer[1]))
-    found["console"] = [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
-    found["panels"] = sum(len(item.panels) for item in draw_figures(find(read(study))))
-    return found
-
-
-@pytest.mark.browser
-def test_every_figure_is_drawn_in_a_browser_and_nothing_fails(opened: dict[str, Any]) -> None:
-    assert opened["drawn"] == str(opened["panels"])
-    assert opened["plots"] >= opened["panels"] > 10
-    assert opened["errors"] == ""
-    assert opened["console"] == []
-
-
-@pytest.mark.browser
-def test_hostile_text_does_not_run_in_a_browser(opened: dict[str, Any]) -> None:
-    assert "hacked" not in opened
-
-
-@pytest.mark.browser
-def test_page_does_not_scroll_sideways_on_a_phone(opened: dict[str, Any]) -> None:
-    assert opened["width"] <= 400

@@ -185,11 +185,23 @@ def test_run_may_be_left_out_and_the_command_is_kept(resolve, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "folder"])
 def test_a_preset_names_the_study_and_flags_come_before_it(resolve, name):
-    asked = resolve("--preset", name, "--epochs", "2", "--no-flip", "--margin", "1")
+    asked = resolve("--preset", name, "--batch-size", "8", "--no-flip", "--margin", "1")
     assert asked.name == name
-    wanted = {**preset(name), "epochs": 2, "flip": False, "margin": 1.0}
+    wanted = {**preset(name), "batch_size": 8, "flip": False, "margin": 1.0}
     assert asked.protocol == Protocol(**wanted)
     assert resolve("--dataset", name).protocol == Protocol(**preset(name))
+
+
+def test_a_shorter_horizon_shortens_the_preset_s_teacher_and_confirmation(resolve):
+    def epochs(*flags):
+        asked = resolve("--preset", "cifar10", *flags).protocol
+        return asked.epochs, asked.teacher_epochs, asked.confirm_epochs
+
+    assert epochs() == (30, 30, 100)
+    assert epochs("--epochs", "1") == (1, 1, 4)
+    assert epochs("--epochs", "15") == (15, 15, 50)
+    assert epochs("--epochs", "60") == (60, 30, 100)
+    assert epochs("--epochs", "1", "--teacher-epochs", "9", "--confirm-epochs", "2") == (1, 9, 2)
 
 
 def test_taps_and_arms_are_lists_with_commas(resolve):
@@ -205,7 +217,7 @@ def test_a_folders_path_is_made_absolute_and_its_name_names_the_study(
     asked = resolve("--dataset", "folder:My photos/")
     assert asked.name == "My-photos"
     assert asked.protocol.dataset == f"folder:{tmp_path / 'My photos'}"
-    assert asked.protocol.student == preset("folder")["student"]
+    assert asked.protocol.students == preset("folder")["students"]
 
 
 def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ import search_spaces.plain
 from conductor.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError
 from kd.recipe import FEATURE_KINDS, SHAPES, Recipe, Schedule
-from search_spaces.space import BUILT_IN, load_space
+from search_spaces.space import BUILT_IN, load_space, with_students
 
 TEMPERATURE = FloatDistribution(1, 10, log=True)
 SHARE = FloatDistribution(0, 1)
@@ -241,3 +241,84 @@ def test_a_file_with_the_name_of_a_built_in_arm_is_refused(tmp_path, name):
 def test_a_file_whose_name_cannot_name_an_arm_is_refused(tmp_path, name):
     with pytest.raises(ProtocolError, match="file name becomes its arm's name"):
         load_space(write(tmp_path, GOOD, f"{name}.py"))
+
+
+STUDENTS = ("resnet20", "resnet8", "resnet14")
+CHOOSES = """
+from kd.recipe import Recipe
+
+def suggest(trial):
+    student = trial.suggest_categorical("depth", ["resnet8", "resnet14"])
+    return Recipe(student=student, lr=trial.suggest_float("lr", 0.01, 0.2))
+
+ENQUEUED = {"deep": {"depth": "resnet14", "lr": 0.1}}
+"""
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_of_several_students_every_trial_chooses_one(name):
+    space = with_students(load_space(name), STUDENTS, STUDENTS)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    chosen = set()
+    for _ in range(30):
+        trial = study.ask()
+        recipe = space.suggest(trial)
+        assert recipe.student == trial.params["student"]
+        assert trial.distributions["student"] == CategoricalDistribution(STUDENTS)
+        chosen.add(recipe.student)
+    assert chosen == set(STUDENTS)
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_recipes_to_try_first_have_the_first_feasible_student(name):
+    alone = load_space(name)
+    space = with_students(alone, STUDENTS, STUDENTS[1:])
+    assert list(space.enqueued) == list(alone.enqueued)
+    for title, parameters in space.enqueued.items():
+        assert parameters == {**alone.enqueued[title], "student": "resnet8"}
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_one_student_is_no_parameter(name):
+    alone = load_space(name)
+    space = with_students(alone, ("resnet8",), ("resnet8",))
+    assert space.enqueued == alone.enqueued
+    for seed in range(5):
+        found = []
+        for one in (alone, space):
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+            trial = study.ask()
+            found.append((one.suggest(trial), trial.params))
+        assert found[0] == found[1]
+        assert found[0][0].student == ""
+
+
+def test_a_space_of_ones_own_may_choose_the_student(tmp_path):
+    alone = load_space(write(tmp_path, CHOOSES))
+    space = with_students(alone, STUDENTS, STUDENTS)
+    assert space.enqueued == alone.enqueued
+    trial = FixedTrial({"depth": "resnet8", "lr": 0.1})
+    assert space.suggest(trial).student == "resnet8"
+    assert "student" not in trial.params
+
+
+def test_a_student_that_is_none_of_the_protocols_is_refused(tmp_path):
+    alone = load_space(write(tmp_path, CHOOSES.partition("ENQUEUED")[0]))
+    trial = FixedTrial({"depth": "resnet14", "lr": 0.1})
+    assert with_students(alone, STUDENTS, STUDENTS).suggest(trial).student == "resnet14"
+    match = r"the search space mine names the student 'resnet14', not resnet20, resnet8$"
+    with pytest.raises(ProtocolError, match=match):
+        with_students(alone, STUDENTS[:2], STUDENTS[:2]).suggest(trial)
+
+
+def test_a_recipe_to_try_first_over_the_budget_is_refused(tmp_path):
+    alone = load_space(write(tmp_path, CHOOSES))
+    match = r"^mine: ENQUEUED\['deep'\] names the student 'resnet14', not resnet20, resnet8$"
+    with pytest.raises(ProtocolError, match=match):
+        with_students(alone, STUDENTS, STUDENTS[:2])
+
+
+def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_path):
+    text = GOOD.replace("return", 'trial.suggest_int("student", 1, 3)\n    return')
+    with pytest.raises(ProtocolError, match="the search space mine: suggest of a random trial"):
+        with_students(load_space(write(tmp_path, text)), STUDENTS, STUDENTS)

@@ -51,7 +51,7 @@ PROTOCOL = Protocol(
     train_size=60,
     teacher="resnet8-w0.25",
     teacher_epochs=1,
-    student="resnet8-w0.125",
+    students=("resnet8-w0.125",),
     epochs=2,
     batch_size=16,
     crop_padding=1,
@@ -414,6 +414,22 @@ def test_the_inline_worker_takes_one_job_at_a_time(ground):
     pool.stop(ticket)
     assert pool.events() == [(ticket, {"event": "stopped"})]
     assert (pool.busy, pool.events()) == (0, [])
+
+
+def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
+    pool = InlinePool()
+    ticket = pool.submit(ground.train("interrupted"))
+    pool.events()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.runs.write_checkpoint", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.events()
+    assert pool.events() == [(ticket, {"event": "stopped"})]
+    assert pool.busy == 0
+
+
+def _interrupt(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_closing_the_inline_worker_drops_its_job(ground):

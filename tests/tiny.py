@@ -1,6 +1,8 @@
 """The tiniest whole study, run by its command in this process, and what must not change in it."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from conductor.cli import main
 from storage.databases import close_storage, open_storage
 from storage.layout import Layout
 from tests.fakes import rows
+from workers.inline import InlinePool
 
 FLAGS = (
     "--train-size 60 --image-size 8 --teacher resnet8-w0.25 --student resnet8-w0.25 "
@@ -23,7 +26,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures."""
     monkeypatch.setattr("storage.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("workers.comparing.REPEATS", 2)
-    monkeypatch.setattr("reports.report.render_page", lambda findings: "a page")
+    monkeypatch.setattr("reports.report.render_page", lambda *found: "a page")
 
 
 def run(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
@@ -51,10 +54,51 @@ def assert_one_line(code: int, said: str) -> None:
     assert said.count("\n") == 1, said
 
 
+def interrupt(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leave the study as a kill does after an epoch of its second trial."""
+
+    class KilledError(BaseException):
+        """Nothing in the project catches it."""
+
+    events, epochs = InlinePool.events, iter(range(1000))
+
+    def die(self: InlinePool, timeout: float | None = None) -> Any:
+        heard = events(self, timeout)
+        if heard and heard[0][1]["event"] == "epoch" and next(epochs) == 3:
+            raise KilledError
+        return heard
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InlinePool, "events", die)
+        with pytest.raises(KilledError):
+            run(root, capsys)
+    settle(root)
+
+
+def settle(root: Path) -> None:
+    """Write SQLite's log into its file, as closing the last connection does."""
+    with closing(sqlite3.connect(root / "studies.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def results(root: Path) -> dict[str, Any]:
     """Return the trials and the report of a finished study, without times."""
     report = json.loads(Layout(root).study("digits").report_json.read_text())
     return {"trials": trials_of(root), "report": timeless(report)}
+
+
+def without_openings(root: Path) -> dict[str, Any]:
+    """Return the results; a run that is tested again opens the seal again, and the report says so.
+
+    What it says of how much was cached depends on the free disk.
+    """
+    found = results(root)
+    found["openings"] = {opening["purpose"] for opening in found["report"].pop("seal")}
+    for key in ("caveats", "ledger"):
+        found["report"].pop(key)
+    return found
 
 
 def trials_of(root: Path) -> Any:

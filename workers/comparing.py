@@ -1,19 +1,20 @@
-"""Jobs of the comparison: the teacher on the test split, and what the models cost."""
+"""Jobs that compare: the teacher on the test split, what models cost, which students fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from kd import cost
 from kd.evaluation import predict, scores
+from kd.models import Network
 from kd.seeds import derive_seed
 from storage.artifacts import read_manifest, write_json
 from storage.datasets import open_test
-from storage.records import Cost, Costs, Latency
+from storage.records import Cost, Costs, Latency, StudentSize, StudentSizes
 from storage.tensors import write_tensors
 from workers.events import Event, Stopped, result_event
-from workers.jobs import CostJob, TeacherTestJob
+from workers.jobs import CostJob, StudentsJob, TeacherTestJob
 from workers.loading import load_teacher, untrained_student
 
 BATCH_SIZES = (1, 256)
@@ -35,33 +36,77 @@ def run_teacher_test(
 
 
 def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
-    """Measure teacher and student, and the student once more, as a control of the clock."""
+    """Measure teacher and students, the first one once more, as a control of the clock."""
     protocol, layout = job.protocol, job.layout
-    channels = read_manifest(layout.dataset(job.dataset), "dataset").info["channels"]
-    size = protocol.image_size
+    size, channels = protocol.image_size, _channels(job)
     networks = {
         "teacher": load_teacher(protocol, layout, job.dataset, job.teacher).to(device),
         "distilled": untrained_student(protocol, layout, job.dataset, 0).to(device),
         "plain": untrained_student(protocol, layout, job.dataset, 1).to(device),
+        **_students(job, protocol.students[1:]),
     }
-    latency = cost.measure_latency(
-        networks,
-        channels=channels,
-        image_size=size,
-        batch_sizes=BATCH_SIZES,
-        device=device,
-        repeats=REPEATS,
-        seed=derive_seed(protocol.seed, "latency"),
-    )
+    names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}
+    latency = _latency(job, networks, BATCH_SIZES, device)
     costs = {
         name: Cost(
-            model=protocol.teacher if name == "teacher" else protocol.student,
+            model=names.get(name, name),
             parameters=cost.parameter_count(network),
             macs=cost.macs(network, channels, size),
             bytes=cost.state_bytes(network),
-            latency=[Latency.from_json(each.to_json()) for each in latency[name]],
+            latency=latency[name],
         )
         for name, network in networks.items()
     }
     record = Costs(device=str(device), threads=torch.get_num_threads(), models=costs)
     yield result_event(costs=record.to_json())
+
+
+def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Measure every student, each as it is before training; their time only if it is limited."""
+    networks = _students(job, job.protocol.students)
+    timed = networks if job.protocol.max_latency_ms else {}
+    latency = _latency(job, timed, (1,), device)
+    record = StudentSizes(
+        protocol=job.protocol.hash,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        models={
+            name: StudentSize(
+                parameters=cost.parameter_count(network),
+                latency_ms=latency[name][0].median_ms if name in latency else None,
+            )
+            for name, network in networks.items()
+        },
+    )
+    yield result_event(sizes=record.to_json())
+
+
+def _channels(job: CostJob | StudentsJob) -> int:
+    return int(read_manifest(job.layout.dataset(job.dataset), "dataset").info["channels"])
+
+
+def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
+    return {
+        name: untrained_student(job.protocol, job.layout, job.dataset, 0, name) for name in names
+    }
+
+
+def _latency(
+    job: CostJob | StudentsJob,
+    networks: Mapping[str, Network],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+) -> dict[str, list[Latency]]:
+    """Time the networks in turns, on random images of the data set's shape."""
+    found = cost.measure_latency(
+        networks,
+        channels=_channels(job),
+        image_size=job.protocol.image_size,
+        batch_sizes=batch_sizes,
+        device=device,
+        repeats=REPEATS,
+        seed=derive_seed(job.protocol.seed, "latency"),
+    )
+    return {
+        name: [Latency.from_json(each.to_json()) for each in taken] for name, taken in found.items()
+    }

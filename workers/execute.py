@@ -7,14 +7,17 @@ import torch
 
 from kd.errors import DivergenceError, RetortError
 from workers.caching import run_projections, run_shard, run_verify
-from workers.comparing import run_cost, run_teacher_test
+from workers.comparing import run_cost, run_students, run_teacher_test
 from workers.events import LAST_EVENTS, Event, Stopped, failed_event
+from workers.exporting import run_export
 from workers.jobs import (
     CostJob,
+    ExportJob,
     Job,
     PrepareJob,
     ProjectionJob,
     ShardJob,
+    StudentsJob,
     TeacherJob,
     TeacherTestJob,
     TrainJob,
@@ -53,5 +56,7 @@ RUNNERS: dict[type[Job], Callable[[Any, torch.device, Stopped], Iterator[Event]]
     TrainJob: run_train,
     TeacherTestJob: run_teacher_test,
     CostJob: run_cost,
+    StudentsJob: run_students,
     VerifyJob: run_verify,
+    ExportJob: run_export,
 }

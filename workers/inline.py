@@ -44,7 +44,7 @@ class InlinePool:
         """Run the job up to its next event."""
         if self._events is None:
             return []
-        event = next(self._events)
+        event = next(self._events, {"event": "stopped"})  # an interrupt has ended the generator
         if event["event"] in LAST_EVENTS:
             self._events = None
         return [(self._tickets, event)]

@@ -97,6 +97,13 @@ class CostJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StudentsJob(Job):
+    """Measure what the budget of the protocol asks of each student. Result: `sizes`."""
+
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyJob(Job):
     """Ask the teacher anew about random rows of shard `view`. Result: `difference`, the largest."""
 
@@ -105,6 +112,23 @@ class VerifyJob(Job):
     shards: str
     view: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportJob(Job):
+    """Write the student whose file is `weights` to `folder`, also as ONNX if `onnx`, and check it.
+
+    `accuracy` is what the run that trained it scored on the validation split, 0-1; `student` the
+    model that its recipe names, if it does. Result: `images` that were compared, and
+    `onnx_differences`, the largest of logits by batch size.
+    """
+
+    dataset: str
+    weights: str
+    folder: str
+    accuracy: float
+    onnx: bool
+    student: str = ""
 
 
 def to_wire(job: Job) -> dict[str, Any]:
@@ -130,6 +154,8 @@ JOBS: dict[str, type[Job]] = {
         TrainJob,
         TeacherTestJob,
         CostJob,
+        StudentsJob,
         VerifyJob,
+        ExportJob,
     )
 }

@@ -49,12 +49,13 @@ def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Netwo
     )
 
 
-def untrained_student(protocol: Protocol, layout: Layout, dataset: str, seed: int) -> Network:
-    """Build the student that a run with `seed` starts from."""
+def untrained_student(
+    protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
+) -> Network:
+    """Build the student that a run with `seed` starts from; without a name the protocol's first."""
     seed = derive_seed(seed, "initialisation")
-    return build_network(
-        protocol, layout, dataset, name=protocol.student, weights="none", seed=seed
-    )
+    name = student or protocol.student
+    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
 
 
 def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str) -> Network:
@@ -63,8 +64,12 @@ def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str)
         protocol, layout, dataset, name=protocol.teacher, weights="none", seed=0
     )
     path = layout.teacher(teacher) / "weights.safetensors"
+    tensors, own = map_tensors(path), network.state_dict()
+    other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
+    if other:
+        raise ArtifactError(f"{path} does not fit {protocol.teacher}: {other[0]} of another dtype")
     try:
-        network.load_state_dict(map_tensors(path))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path} does not fit {protocol.teacher}: {reason}") from None

@@ -31,7 +31,9 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
     """Train one student; a run that was interrupted goes on after its last full epoch."""
     run = RunLayout(Path(job.folder))
     with locked(run.lock, wait=True):
-        network = untrained_student(job.protocol, job.layout, job.dataset, job.seed).to(device)
+        network = untrained_student(
+            job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
+        ).to(device)
         data, validation = open_parts(job.layout, job.dataset, device)
         state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
         identity = {
@@ -44,6 +46,11 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
             "shards": job.shards,
         }
         source = teacher_source(job, device)
+        if len(source.validation_logits) != len(validation):
+            raise ArtifactError(
+                f"{job.layout.shards(job.shards)} holds {len(source.validation_logits)} rows of "
+                f"the validation split, not {len(validation)}; delete it to have it made again"
+            )
         plan = _plan(job)
         yield from checkpointed(
             state, job.recipe, plan, data, validation, source, run, identity, stopped

@@ -12,7 +12,7 @@ PROTOCOL = {
     "teacher_weights": "imagenet",
     "teacher_epochs": 30,
     "teacher_lr": 0.02,
-    "student": "resnet18",
+    "students": ("resnet18",),
     "epochs": 30,
     "confirm_epochs": 100,
 }

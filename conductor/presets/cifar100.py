@@ -8,7 +8,7 @@ PROTOCOL = {
     "image_size": 32,
     "teacher": "resnet32x4",
     "teacher_epochs": 100,
-    "student": "resnet8x4",
+    "students": ("resnet8x4",),
     "epochs": 40,
     "confirm_epochs": 120,
 }

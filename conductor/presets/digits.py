@@ -13,7 +13,7 @@ PROTOCOL = {
     "flip": False,
     "teacher": "resnet20",
     "teacher_epochs": 12,
-    "student": "resnet8-w0.125",
+    "students": ("resnet8-w0.125",),
     "epochs": 12,
     "batch_size": 64,
 }

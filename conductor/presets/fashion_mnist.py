@@ -10,6 +10,6 @@ PROTOCOL = {
     "crop_padding": 2,
     "teacher": "resnet20",
     "teacher_epochs": 30,
-    "student": "resnet8-w0.5",
+    "students": ("resnet8-w0.5",),
     "epochs": 20,
 }

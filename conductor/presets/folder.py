@@ -9,7 +9,7 @@ PROTOCOL = {
     "validation_fraction": 0.15,
     "teacher": "resnet20",
     "teacher_epochs": 20,
-    "student": "resnet8-w0.25",
+    "students": ("resnet8-w0.25",),
     "epochs": 15,
     "batch_size": 64,
 }

@@ -1,0 +1,100 @@
+"""Which parameters mattered: PED-ANOVA over an arm's trials, and over resamples of them."""
+
+import warnings
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.importance import get_param_importances
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from kd.seeds import derive_seed
+
+# PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
+# five trials in that tenth. Below ten completed trials there is no tenth to speak of.
+FEWEST = 10
+ENOUGH = 50
+RESAMPLES = 40
+# quantiles of the resamples: a 90 % interval; of 40 its ends are about the third from either end
+ENDS = (0.05, 0.95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """A parameter's share of what matters, 0-1, with a 90 % bootstrap interval over trials."""
+
+    share: float
+    low: float
+    high: float
+
+
+class _Resample(optuna.Study):
+    """A study of which `drawn` are all trials, some of them perhaps more than once."""
+
+    drawn: list[FrozenTrial]
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self.drawn
+
+
+def find_importances(
+    name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]
+) -> tuple[Mapping[str, Importance], str]:
+    """Return importances by parameter, largest first, and what is to be said about them.
+
+    `name` is the study's in `storage`, and `trials` are all that it has. Shares sum to 1. None are
+    given below ten completed trials.
+    """
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(whole) < FEWEST:
+        rule = f"Importances need at least {FEWEST} completed trials"
+        return {}, f"{rule}; there are {len(whole)}."
+    study = _Resample(name, storage)
+    study.drawn = whole
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        shares = get_param_importances(study)
+    intervals = _intervals(study, whole, list(shares))
+    ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    found = {
+        name: Importance(share=share, low=intervals[name][0], high=intervals[name][1])
+        for name, share in ordered
+    }
+    return found, _note(len(whole), sum("less than" in str(one.message) for one in caught))
+
+
+def _note(whole: int, rare: int) -> str:
+    note = ""
+    if whole < ENOUGH:
+        note = f"From {whole} completed trials: a hint only. PED-ANOVA asks for {ENOUGH}."
+    if rare:
+        note += f" {rare} parameters took part in too few trials to be judged well."
+    return note.strip()
+
+
+def _intervals(
+    study: _Resample, trials: list[FrozenTrial], parameters: list[str]
+) -> dict[str, tuple[float, float]]:
+    """Return the 90 % interval of each share over resamples of the trials.
+
+    The percentile bootstrap of Efron and Tibshirani, "An introduction to the bootstrap", 1993,
+    chapter 13. A parameter that a resample does not have has a share of 0 there.
+    """
+    generator = np.random.default_rng(derive_seed(0, "importances", study.study_name))
+    table = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say was said of the trials themselves
+        for _ in range(RESAMPLES):
+            rows = generator.integers(0, len(trials), len(trials))
+            study.drawn = [trials[row] for row in rows]
+            found = get_param_importances(study)
+            table.append([found.get(parameter, 0.0) for parameter in parameters])
+    low, high = np.quantile(np.asarray(table), ENDS, axis=0)
+    return {
+        parameter: (float(low[place]), float(high[place]))
+        for place, parameter in enumerate(parameters)
+    }

@@ -1,0 +1,193 @@
+"""The job that writes a student for use elsewhere, and compares what it wrote with the student.
+
+The comparisons run on the CPU and on validation images: the test split stays sealed.
+"""
+
+import importlib
+import math
+import runpy
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd.errors import ArtifactError
+from kd.evaluation import LabelledImages, accuracy, predict
+from kd.models import Network, build, export_state
+from storage.artifacts import read_json, read_manifest, write_json
+from storage.datasets import open_part
+from storage.tensors import read_checked, write_tensors
+from workers.events import Event, Stopped, result_event
+from workers.jobs import ExportJob
+from workers.loading import untrained_student
+from workers.standalone import standalone_source
+
+COMPARED = 64  # validation images on which files and student must say the same
+ONNX_BATCHES = (1, 7, 64)
+ONNX_TOLERANCE = 1e-4  # of the largest logit: another runtime adds up in another order
+FLIPS = 0.005  # share of validation images on which another device may say another class
+
+
+def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
+
+    Raises ArtifactError when the student's file is damaged, or what was written differs from it.
+    """
+    network = _load_student(job)
+    validation = open_part(job.layout.dataset(job.dataset), "validation")
+    _check_accuracy(job, network, validation, device)
+    folder = Path(job.folder)
+    config = _describe(job)
+    write_tensors(folder / "student.safetensors", export_state(network))
+    write_json(folder / "config.json", config)
+    # safetensors lets its owner alone read the file; what is taken away is for others too
+    shutil.copymode(folder / "config.json", folder / "student.safetensors")
+    source = standalone_source(network, config)
+    (folder / "student.py").write_text(source, encoding="utf-8")
+    some = _first(validation, COMPARED)
+    standalone = _check_files(folder, network, some)
+    differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
+    yield result_event(images=len(some), onnx_differences=differences)
+
+
+def _load_student(job: ExportJob) -> Network:
+    """Load a confirmed student, in eval mode, on the CPU."""
+    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student)
+    tensors, _ = read_checked(Path(job.weights))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{job.weights} does not fit {network.name}: {reason}") from None
+    return network.eval().requires_grad_(False)
+
+
+def _check_accuracy(
+    job: ExportJob, network: Network, validation: LabelledImages, device: torch.device
+) -> None:
+    """Raise ArtifactError unless the student scores what the record of its run says."""
+    logits = predict(network.to(device), validation.to(device))
+    network.cpu()
+    found = accuracy(logits, validation.labels)
+    allowed = max(1, math.floor(FLIPS * len(validation)))
+    if abs(found - job.accuracy) * len(validation) > allowed + 0.5:
+        raise ArtifactError(
+            f"{job.weights} has a validation accuracy of {found:.4f}, and its run's record says "
+            f"{job.accuracy:.4f}: one of them is of another run"
+        )
+
+
+def _describe(job: ExportJob) -> dict[str, Any]:
+    """Return what it takes to build the student anew and to feed it."""
+    protocol = job.protocol
+    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
+    return {
+        "model": job.student or protocol.student,
+        "stem": protocol.stem,
+        "classes": len(info["classes"]),
+        "class_names": info["classes"],
+        "channels": info["channels"],
+        "image_size": protocol.image_size,
+        "mean": info["mean"],
+        "deviation": info["deviation"],
+    }
+
+
+def _first(data: LabelledImages, count: int) -> LabelledImages:
+    return LabelledImages(
+        images=data.images[:count],
+        labels=data.labels[:count],
+        mean=data.mean,
+        deviation=data.deviation,
+    )
+
+
+def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Module:
+    """Load the files in both ways that the card names; return the student in plain PyTorch.
+
+    Raises ArtifactError unless both give the very logits of the student, bit for bit.
+    """
+    config = read_json(folder / "config.json")
+    wanted = predict(network, some)
+    rebuilt = build(
+        config["model"],
+        classes=config["classes"],
+        channels=config["channels"],
+        stem=config["stem"],
+        weights=str(folder / "student.safetensors"),
+        seed=0,
+    )
+    standalone: nn.Module = runpy.run_path(str(folder / "student.py"))["load"]()
+    found = {
+        "student.safetensors": predict(rebuilt, some),
+        "student.py": _answer(standalone, some.images / 255),
+    }
+    for name, logits in found.items():
+        if not torch.equal(logits, wanted):
+            raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
+    return standalone
+
+
+@torch.inference_mode()
+def _answer(student: nn.Module, pixels: Tensor) -> Tensor:
+    """Return logits of images [B, C, H, W] float32 in 0-1."""
+    logits: Tensor = student(pixels)
+    return logits
+
+
+def _export_onnx(path: Path, student: nn.Module, some: LabelledImages) -> dict[str, float]:
+    """Write the student as ONNX, normalisation included, for batches of any size.
+
+    Returns the largest difference of logits by batch size, in the ONNX runtime. Raises
+    ArtifactError when one is larger than rounding explains.
+    """
+    pixels = some.images / 255
+    _keep_locks_within_the_process()
+    with torch.no_grad():
+        torch.onnx.export(
+            student,
+            (pixels[:2],),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            external_data=False,
+            verbose=False,
+        )
+    run = _onnx_runner(path)
+    differences = {}
+    for size in ONNX_BATCHES:
+        wanted = _answer(student, pixels[:size])
+        differences[str(size)] = float((run(pixels[:size]) - wanted).abs().max())
+        allowed = ONNX_TOLERANCE * max(1.0, float(wanted.abs().max()))
+        if not differences[str(size)] <= allowed:
+            raise ArtifactError(
+                f"student.onnx differs from the student by {differences[str(size)]:.2g} on a batch "
+                f"of {size}, more than the {allowed:.2g} of rounding; nothing was exported"
+            )
+    return differences
+
+
+def _keep_locks_within_the_process() -> None:
+    """Torch draws its progress with tqdm, whose lock between processes would outlive a worker."""
+    if find_spec("tqdm"):
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
+
+
+def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return a function from images to logits that asks the ONNX runtime, on the CPU."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": pixels.numpy()})[0])
+
+    return run
