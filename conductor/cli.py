@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from conductor.flags import (
+    add_cache_flag,
     add_comparison_flags,
     add_export_flags,
     add_machine_flags,
+    add_place_flags,
     add_protocol_flags,
     add_reproduce_flags,
     add_run_flags,
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error of the user, 130 for Ctrl-C.
 
-    `reproduce` has 1 for a run that came out otherwise.
+    `reproduce` has 1 for a run that came out otherwise, `doctor` for a part that does not work.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -172,6 +174,12 @@ def _reproduce_flags(parser: argparse.ArgumentParser) -> None:
     add_worker_flags(parser)
 
 
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    add_place_flags(parser)
+    add_worker_flags(parser)
+    add_cache_flag(parser)
+
+
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     from conductor.commands import run
 
@@ -214,6 +222,12 @@ def _reproduce(options: argparse.Namespace, arguments: list[str]) -> int:
     return reproduce(options)
 
 
+def _doctor(options: argparse.Namespace, arguments: list[str]) -> int:
+    from conductor.commands import doctor
+
+    return doctor(options)
+
+
 def _presets(options: argparse.Namespace, arguments: list[str]) -> int:
     from conductor.commands import presets
 
@@ -230,5 +244,6 @@ COMMANDS: dict[str, tuple[str, AddFlags, Command]] = {
     "verify": ("Check the teacher cache against the teacher.", _verify_flags, _verify),
     "export": ("Take a confirmed student away, with its card.", _export_flags, _export),
     "reproduce": ("Train one run again, and compare.", _reproduce_flags, _reproduce),
+    "doctor": ("Examine this machine, and try every part.", _doctor_flags, _doctor),
     "presets": ("List the presets.", lambda parser: None, _presets),
 }

@@ -10,6 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from conductor.lookup import existing_study, naming_flags, storage_url
+from conductor.names import CACHE_BUDGET
+from conductor.own_models import pin_models
 from conductor.presets import PRESETS, preset, shortened
 from conductor.progress import Display
 from conductor.settings import Request, check_workers, choose_spaces, parse_size
@@ -39,11 +42,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
     """Confirm the winners of a study, and say what was found."""
-    paths = _existing(options)
+    paths = existing_study(options)
     options.name = paths.name
     for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
         setattr(options, name, 1 if name == "trials" else None)
-    options.cache_budget = "20GB"
+    options.cache_budget = CACHE_BUDGET
     request = _request(options, arguments)
     from conductor.study import Study
 
@@ -70,11 +73,11 @@ def _conclude(request: Request, display: Display) -> int:
 def report(options: argparse.Namespace) -> int:
     """Write a report anew, put several studies side by side, or print what was found."""
     layout = Layout(Path(options.root))
-    studies = [_existing(options, name) for name in options.studies or [options.name]]
+    studies = [existing_study(options, name) for name in options.studies or [options.name]]
     from reports.report import Place, describe, write_comparison, write_report
 
     places = [
-        Place(layout=layout, name=paths.name, storage_url=_storage_url(options, paths))
+        Place(layout=layout, name=paths.name, storage_url=storage_url(options, paths))
         for paths in studies
     ]
     if options.format != "html":
@@ -113,7 +116,7 @@ def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
     """Return the root's own storage, or that of the study that is named, or of the only one."""
     if options.name is None and (layout.root / "studies.db").exists():
         return layout.studies_url
-    return _storage_url(options, _existing(options))
+    return storage_url(options, existing_study(options))
 
 
 def _check_port(host: str, port: int) -> None:
@@ -128,7 +131,7 @@ def _check_port(host: str, port: int) -> None:
 def verify(options: argparse.Namespace) -> int:
     """Compare every shard with its checksums, and random rows of it with the teacher."""
     require("--rows must be at least 1", options.rows >= 1, options.rows)
-    paths = _existing(options)
+    paths = existing_study(options)
     from conductor.verifying import verify_cache
 
     with _crew(options, paths) as crew:
@@ -142,13 +145,8 @@ def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
     from conductor.crew import Crew, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
-    cluster = Cluster(
-        root=Path(options.root),
-        threads=Protocol.from_json(read_json(paths.protocol)).threads,
-        address=options.ray_address,
-        gpus_per_trial=options.gpus_per_trial,
-    )
-    pool = make_pool(options.workers, cluster)
+    threads = Protocol.from_json(read_json(paths.protocol)).threads
+    pool = make_pool(options.workers, _cluster(options, threads))
     try:
         pool.start()
         yield Crew(pool)
@@ -158,14 +156,14 @@ def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
 
 def export(options: argparse.Namespace) -> int:
     """Take a confirmed student away."""
-    paths, layout = _existing(options), Layout(Path(options.root))
+    paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.exporting import Export, check_format, choose
     from reports.report import Place
 
     check_format(options.format)
-    url = _storage_url(options, paths)
+    url = storage_url(options, paths)
     findings = Place(layout=layout, name=paths.name, storage_url=url).read()
-    confirming = f"python study.py confirm{_where(options, paths)}"
+    confirming = f"python study.py confirm{naming_flags(options, paths)}"
     choice = choose(findings.data, options.finalist, confirming)
     default = paths.export(choice.one.key, choice.run.replicate)
     order = Export(
@@ -184,7 +182,7 @@ def export(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train one run again; the exit code is 0 when it came out the same to the last bit, else 1."""
-    paths, layout = _existing(options), Layout(Path(options.root))
+    paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.reproducing import finalist_subject, reproduce_run, trial_subject
 
     subject = (
@@ -192,16 +190,37 @@ def reproduce(options: argparse.Namespace) -> int:
         if options.finalist
         else trial_subject(paths, options.trial, options.arm)
     )
-    verifying = f"python study.py verify{_where(options, paths)}"
+    verifying = f"python study.py verify{naming_flags(options, paths)}"
     with _crew(options, paths) as crew:
         same = reproduce_run(layout, paths, subject, crew, Display(), verifying)
     return 0 if same else 1
 
 
-def _where(options: argparse.Namespace, paths: StudyLayout) -> str:
-    """Return the flags by which another command finds the same study."""
-    root = "" if options.root == "runs" else f" --root {options.root}"
-    return f"{root} --name {paths.name}"
+def doctor(options: argparse.Namespace) -> int:
+    """Examine this machine; the exit code is 0 when every part works, else 1."""
+    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
+    from conductor.doctor import Doctor
+    from conductor.inventory import Wanted
+    from conductor.tiny_study import PROTOCOL
+
+    layout = Layout(Path(options.root))
+    wanted = Wanted(
+        root=layout.root,
+        url=options.storage or layout.studies_url,
+        workers=options.workers,
+        cluster=_cluster(options, PROTOCOL.threads),
+        cache_budget=parse_size(options.cache_budget),
+    )
+    return 0 if Doctor(wanted, Display()).run() else 1
+
+
+def _cluster(options: argparse.Namespace, threads: int) -> Cluster:
+    return Cluster(
+        root=Path(options.root),
+        threads=threads,
+        address=options.ray_address,
+        gpus_per_trial=options.gpus_per_trial,
+    )
 
 
 def presets() -> int:
@@ -224,6 +243,7 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         for field in fields(Protocol)
         if getattr(options, field.name, None) is not None
     }
+    given, models = pin_models(given)
     base = options.preset or _preset_of(given.get("dataset", "digits"))
     name = (
         options.name
@@ -258,6 +278,7 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         data_dir=options.data_dir or "",
         cache_budget=parse_size(options.cache_budget),
         command=["python", "study.py", *arguments],
+        models=models,
         **tactics,
     )
 
@@ -285,29 +306,3 @@ def _preset_of(dataset: str) -> str:
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
-
-
-def _existing(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
-    """Return the study that is named, or the only one. Raises StudyError otherwise."""
-    name = options.name if name is None else name
-    layout = Layout(Path(options.root))
-    names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
-    if name is not None:
-        paths = layout.study(name)
-        if name not in names:
-            known = f"; there are {', '.join(names)}" if names else ""
-            raise StudyError(f"there is no study {name} under {layout.root}{known}")
-    elif len(names) != 1:
-        what = f"name one of {', '.join(names)} with --name" if names else "run: python study.py"
-        raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
-    else:
-        paths = layout.study(names[0])
-    from conductor.study import check_inside
-
-    check_inside(layout.root, paths.folder)
-    return paths
-
-
-def _storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
-    kept = StudySettings.read(paths.settings).storage
-    return options.storage or kept or Layout(Path(options.root)).studies_url

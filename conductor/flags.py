@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
-from conductor.names import BUILT_IN_ARMS, EVIDENCE, PRUNERS, SAMPLERS
+from conductor.names import BUILT_IN_ARMS, CACHE_BUDGET, EVIDENCE, PRUNERS, SAMPLERS
 
 # field of the protocol: what its flag says. The order is that of the help.
 PROTOCOL_HELP = {
@@ -16,7 +16,8 @@ PROTOCOL_HELP = {
     "crop_padding": "pixels of padding before a random crop",
     "flip": "flip images left to right at random",
     "cutout": "side of a square erased at random (0: none)",
-    "teacher": "model that teaches; a width factor as in resnet8-w0.5",
+    "teacher": "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as "
+    "in mine.py:large (see docs/guide.md)",
     "teacher_weights": "where the teacher starts: none, imagenet, or a .safetensors file",
     "teacher_epochs": "epochs of its fine-tuning (0: use it as it is)",
     "teacher_lr": "its learning rate",
@@ -73,6 +74,11 @@ def add_study_flags(parser: ArgumentParser) -> None:
     """Add the flags that say which study is meant, and where."""
     group = parser.add_argument_group("which study")
     group.add_argument("--name", help="the study's name (default: that of its preset or data)")
+    add_place_flags(group)
+
+
+def add_place_flags(group: Any) -> None:
+    """Add the flags that say where studies are."""
     group.add_argument("--root", default="runs", help="folder of all studies (default: runs)")
     group.add_argument("--storage", help="URL of the Optuna studies (default: SQLite in the root)")
 
@@ -105,12 +111,7 @@ def add_run_flags(parser: ArgumentParser) -> None:
     add_comparison_flags(group)
     group = parser.add_argument_group("machine")
     add_machine_flags(group)
-    group.add_argument(
-        "--cache-budget",
-        default="20GB",
-        help="most that the teacher cache may hold; over it the live teacher is asked "
-        "(default: 20GB)",
-    )
+    add_cache_flag(group)
 
 
 def add_comparison_flags(group: Any) -> None:
@@ -138,6 +139,15 @@ def _evidence(level: str) -> int:
     if level not in EVIDENCE:
         raise ArgumentTypeError(f"takes {', '.join(EVIDENCE)}, got {level!r}")
     return EVIDENCE[level]
+
+
+def add_cache_flag(group: Any) -> None:
+    group.add_argument(
+        "--cache-budget",
+        default=CACHE_BUDGET,
+        help="most that the teacher cache may hold; over it the live teacher is asked "
+        f"(default: {CACHE_BUDGET})",
+    )
 
 
 def add_machine_flags(group: Any) -> None:

@@ -2,6 +2,7 @@
 
 SAMPLERS = ("tpe", "random", "gp")
 PRUNERS = ("median", "quartile", "halving", "hyperband", "none")
+CACHE_BUDGET = "20GB"
 BUILT_IN_ARMS = ("scheduled", "constant", "plain")
 
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of

@@ -9,12 +9,13 @@ from typing import Any
 from conductor.crew import Crew
 from conductor.progress import Display, duration, percent
 from conductor.settings import Request, show_size
+from kd.catalogue import parse_model
 from kd.metrics import EpochMetrics
 from kd.protocol import Protocol
 from storage.artifacts import is_finished, read_manifest
 from storage.layout import Layout
 from workers.events import Event
-from workers.jobs import PrepareJob, ProjectionJob, ShardJob, TeacherJob
+from workers.jobs import ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
 
 CHECKS = 4  # shards that are compared with their checksums at once
 DISK_SHARE = 0.9  # of the free disk that the cache may fill
@@ -65,6 +66,16 @@ class Preparation:
             f"{counts['test']:,} sealed test images"
         )
         return Prepared(dataset=str(result["dataset"]))
+
+    def models(self, dataset: str) -> None:
+        """Try out the models of the user's own, if there are any.
+
+        Raises ProtocolError, in one line, for one that cannot be trained here.
+        """
+        names = (self._protocol.teacher, *self._protocol.students)
+        if any(parse_model(name).digest for name in names):
+            job = ModelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
+            self._crew.run(job, lambda event: None)
 
     def _prepare_teacher(self, dataset: str) -> str:
         job = TeacherJob(protocol=self._protocol, root=self._root, dataset=dataset)

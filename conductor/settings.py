@@ -1,7 +1,8 @@
 """What the command line asks for, and the rules that one flag alone cannot break."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
@@ -34,6 +35,7 @@ class Request:
     data_dir: str  # empty for the default under the root
     cache_budget: int  # bytes
     command: list[str]
+    models: Mapping[str, bytes] = field(default_factory=dict)  # see `conductor.own_models`
     ray_address: str = ""  # empty for a Ray of our own on this machine
     gpus_per_trial: float | None = None  # None for a whole GPU where there are any
 

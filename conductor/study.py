@@ -15,6 +15,7 @@ from conductor.budget import Budget, measure_budget
 from conductor.confirm import Confirmation
 from conductor.crew import Crew, make_pool
 from conductor.jobs import JobMaker
+from conductor.own_models import keep_models
 from conductor.preparing import Preparation
 from conductor.progress import Display
 from conductor.provenance import begin_settings, check_resumable
@@ -23,7 +24,7 @@ from conductor.search import Search
 from conductor.settings import Request
 from conductor.tactics import Tactics
 from kd.errors import RetortError, StudyError
-from search_spaces.space import Space, load_space, with_students
+from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.artifacts import locked, replacing
 from storage.databases import close_storage, deciding, open_storage, storage_file
 from storage.layout import Layout, StudyLayout
@@ -41,7 +42,8 @@ class Study:
         self._display = display
         self._layout = Layout(request.root)
         self._paths = self._layout.study(request.name)
-        self._spaces = [load_space(space) for space in request.spaces]
+        taps = request.protocol.taps
+        self._spaces = [with_taps(load_space(space), taps) for space in request.spaces]
         self._url = request.storage or self._layout.studies_url
 
     def run(self) -> None:
@@ -115,7 +117,9 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, crew, self._display)
         kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
+        keep_models(self._layout, self._request.models)
         data = preparation.data()
+        preparation.models(data.dataset)
         budget = self._measure(data.dataset, crew)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data.dataset, _distils(self._spaces), begun.cache)

@@ -46,12 +46,31 @@ MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS)
 SCALABLE_MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, "mobilenet_v2")
 
 
+OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
+DIGEST_LENGTH = 12
+
+
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model of the catalogue and the factor on its numbers of channels."""
+    """A model of the catalogue and the factor on its numbers of channels, or one of the user's own.
+
+    That is a function in a Python file, as in `mine.py:small`; `digest` is then what names the
+    content of the file, and empty for the catalogue's.
+    """
 
     base: str
     width: float = 1.0
+    digest: str = ""
+
+    @property
+    def function(self) -> str:
+        """The function that makes a model of the user's own."""
+        return self.base.partition(".py:")[2]
+
+    @property
+    def file(self) -> str:
+        """Name of the copy that is kept of the user's file: `mine-1a2b3c4d5e6f.py`."""
+        return f"{self.base.partition('.py:')[0]}-{self.digest}.py"
 
     @property
     def stages(self) -> int:
@@ -64,10 +83,19 @@ class ModelName:
 
 
 def parse_model(name: str) -> ModelName:
-    """Read `resnet8` or `resnet8-w0.125` (a width factor on every number of channels).
+    """Read `resnet8`, `resnet8-w0.125` (a width factor on every number of channels), or
+    `mine.py:small@1a2b3c4d5e6f`, a function in a file of the user's, whose digest follows.
 
     Raises ProtocolError for an unknown model, or a width that the model does not take.
     """
+    if ".py" in name:
+        own = OWN_MODEL.fullmatch(name)
+        if own is None:
+            raise ProtocolError(
+                "a model of one's own is named by its file and a function in it, both of letters, "
+                f"digits and _, as in --student mine.py:small, got {name!r}"
+            )
+        return ModelName(own[1], digest=own[2])
     match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
     base, width = (match[1], match[2]) if match else (name, None)
     check_name("model", base, MODELS)

@@ -1,7 +1,8 @@
 """Teachers and students by name: `build("resnet20", …)` gives a `Network` with weights.
 
 Names are those of `kd.catalogue`; the networks themselves are in `kd.cifar_models` and
-`kd.torchvision_models`, and `kd.network` says what a network can do.
+`kd.torchvision_models`, or in a file of the user's (`kd.own_models`), and `kd.network` says what a
+network can do.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import nn
 from kd.catalogue import STEMS, ModelName, check_name, parse_model
 from kd.cifar_models import cifar_resnet, wide_resnet
 from kd.network import Built, Network, export_state, tap_shapes
+from kd.own_models import build_own
 from kd.recipe import require
 from kd.torchvision_models import mobilenet, resnet, shufflenet, vgg
 from kd.weights import load_file, load_imagenet
@@ -21,17 +23,26 @@ __all__ = ["Network", "build", "export_state", "initialise", "tap_shapes"]
 
 
 def build(
-    name: str, *, classes: int, channels: int, stem: str, weights: str = "none", seed: int
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    stem: str,
+    weights: str = "none",
+    seed: int,
+    files: str | Path = ".",
 ) -> Network:
     """Make the model `name` for images [B, channels, H, W], in train mode, on the CPU.
 
     `stem` is `cifar` or `imagenet`; the CIFAR family has one of its own and ignores it. `weights`
     is `none` (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under
-    `with torch.device("meta")` the network has shapes alone; take `weights` none there. The global
-    random state is neither read nor changed.
+    `with torch.device("meta")` the network has shapes alone; take `weights` none there. `files` is
+    the folder that holds the user's model files. The global random state is neither read nor
+    changed.
 
     Raises ProtocolError for an unknown name or stem, or a model without ImageNet weights; DataError
-    when those cannot be downloaded; ArtifactError when the file does not fit the model.
+    when those cannot be downloaded; ArtifactError when the file does not fit the model, or that of
+    a model of the user's own is not in `files`.
     """
     model = parse_model(name)
     check_name("stem", stem, STEMS)
@@ -39,10 +50,13 @@ def build(
     require("channels must be at least 1", channels >= 1, channels)
     known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
     require("weights must be none, imagenet or a .safetensors file", known, weights)
-    device = "meta" if torch.get_default_device().type == "meta" else "cpu"
-    with torch.device("meta"):  # the libraries' own initialisation would cost time for nothing
-        network = Network(name, *ARCHITECTURES[model.base](model, classes, channels, stem))
-    initialise(network.to_empty(device=device), seed)
+    if model.digest:
+        network = build_own(name, classes=classes, channels=channels, seed=seed, files=Path(files))
+    else:
+        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+        with torch.device("meta"):  # the libraries' own initialisation would cost time for nothing
+            network = Network(name, *ARCHITECTURES[model.base](model, classes, channels, stem))
+        initialise(network.to_empty(device=device), seed)
     if weights == "imagenet":
         load_imagenet(network, model)
     elif weights != "none":

@@ -85,6 +85,20 @@ def _overlaps(old: int, new: int) -> Tensor:
     return (ends - torch.maximum(edges[:-1, None], cells)).clamp(min=0)
 
 
+def imagenet_files() -> dict[str, Path]:
+    """Return where torchvision's ImageNet weights of each model are kept, or looked for."""
+    return {base: _imagenet_file(base) for base in TORCHVISION_MODELS}
+
+
+def _imagenet_file(base: str) -> Path:
+    """Return the file that torch.hub downloads to; its folder is that of TORCH_HOME, if set."""
+    return Path(torch.hub.get_dir(), "checkpoints", _imagenet_weights(base).url.rsplit("/", 1)[-1])
+
+
+def _imagenet_weights(base: str) -> torchvision.models.WeightsEnum:
+    return torchvision.models.get_model_weights(base).IMAGENET1K_V1
+
+
 def _imagenet_state(base: str) -> dict[str, Tensor]:
     """The state dict of torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
 
@@ -92,8 +106,7 @@ def _imagenet_state(base: str) -> dict[str, Tensor]:
     labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
     does label smoothing help?"). The hash in the file's name is checked on download alone.
     """
-    weights = torchvision.models.get_model_weights(base).IMAGENET1K_V1
-    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+    weights, file = _imagenet_weights(base), _imagenet_file(base)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
             progress=True, check_hash=True, weights_only=True, map_location="cpu"

@@ -164,13 +164,16 @@ def _use(exported: Exported) -> list[str]:
     config = exported.config
     size = config["image_size"]
     shape = f"[B, {config['channels']}, {size}, {size}]"
-    torchvision = parse_model(config["model"]).base in TORCHVISION_MODELS
+    model = parse_model(config["model"])
+    library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
+    if model.digest:
+        library = f", what `{model.file}` imports"
     parts = [
         f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
         f"Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which has all that it takes to build the model anew.",
         PLAIN_TORCH.format(
-            library=", torchvision" if torchvision else "",
+            library=library,
             images=counted(exported.images, "validation image"),
         ),
         WITH_RETORT,

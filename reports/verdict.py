@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.data import PLAIN, FinalistData, StudyData
+from reports.data import PLAIN, FinalistData, StudyData, TrialData
 from reports.statistics import (
     MINIMUM_PAIRS,
     Booleans,
@@ -180,8 +180,8 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
 def secondary(data: StudyData) -> tuple[Comparison, ...]:
     """Compare the other finalists, with Holm's correction over those of at least six pairs.
 
-    Other tuned arms with tuned plain (on equal budgets), defaults that distil with the plain
-    default, and every tuned recipe with the defaults of its own arm.
+    Other tuned arms with tuned plain and with the arm of the verdict (on equal budgets), defaults
+    that distil with the plain default, and every tuned recipe with the defaults of its own arm.
     """
     found = []
     for a, b, question in _secondary_pairs(data):
@@ -195,6 +195,11 @@ def secondary(data: StudyData) -> tuple[Comparison, ...]:
     )
 
 
+def _counted(data: StudyData, one: FinalistData) -> tuple[TrialData, ...]:
+    arm = data.arm(one.finalist.arm)
+    return arm.counted if arm else ()
+
+
 def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, str]]:
     tuned, defaults = data.of_role("tuned"), data.of_role("default")
     plain, primary = data.tuned(PLAIN), data.tuned(data.primary_arm)
@@ -204,6 +209,12 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
             for one in tuned
             if plain and one.distils and one is not primary
             if not _budget_reasons(data, one.finalist.arm)
+        ),
+        *(
+            (primary, one, "one way to distil against another, both tuned")
+            for one in tuned
+            if primary and one.distils and one is not primary
+            if len(_counted(data, one)) == len(_counted(data, primary))
         ),
         *(
             (one, other, "distillation without tuning")

@@ -58,6 +58,27 @@ def load_space(name_or_path: str) -> Space:
     return space
 
 
+def with_taps(space: Space, taps: Sequence[str]) -> Space:
+    """Return the space, whose recipes may then read no tap but `taps`, the protocol's.
+
+    Raises ProtocolError when a recipe to try first does.
+    """
+
+    def suggest(trial: BaseTrial) -> Recipe:
+        recipe = space.suggest(trial)
+        missing = [tap for tap in recipe.feature_taps if tap not in taps]
+        if missing:
+            raise ProtocolError(
+                f"the search space {space.name} reads {', '.join(missing)}, and the protocol has "
+                f"{', '.join(taps)}: name them all in --taps, or another space with --space"
+            )
+        return recipe
+
+    for parameters in space.enqueued.values():
+        suggest(FixedTrial(dict(parameters)))
+    return replace(space, suggest=suggest)
+
+
 def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]) -> Space:
     """Return the space with the student among its parameters, where there are several.
 

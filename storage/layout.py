@@ -47,6 +47,11 @@ class Layout:
     def shards(self, fingerprint: str) -> Path:
         return self.cache / "shards" / fingerprint
 
+    @property
+    def models(self) -> Path:
+        """Copies of the files of models of the user's own, named by their content."""
+        return self.cache / "models"
+
     def students_lock(self, study: str) -> Path:
         """Held by the supervisor that measures a study's students; others wait for its record."""
         return self.cache / "students" / f"{study}.lock"

@@ -309,12 +309,13 @@ def test_presets_are_listed_with_what_they_run(capsys):
     assert [line.split()[0] for line in said] == [
         "digits",
         "cifar10",
+        "cifar10-small",
         "cifar100",
         "fashion-mnist",
         "folder",
     ]
     assert "cifar10 at 32 pixels: resnet50 to resnet18, 30 epochs" in said[1]
-    assert "folder:PATH" in said[4]
+    assert "folder:PATH" in said[5]
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])

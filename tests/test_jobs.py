@@ -40,6 +40,7 @@ from workers.jobs import (
     CostJob,
     ExportJob,
     Job,
+    ModelsJob,
     PrepareJob,
     ProjectionJob,
     ShardJob,
@@ -701,6 +702,7 @@ def every_job() -> list[Job]:
         ready.students_job(),
         ready.verify_job(2),
         ready.export_job(),
+        ModelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
     ]
 
 

@@ -450,6 +450,7 @@ def test_a_failed_download_says_which_file_goes_where(hub: Path) -> None:
     expected = f"put resnet18-f37072fd.pth into {hub}, or take --teacher-weights none"
     with pytest.raises(DataError, match=re.escape(expected)) as caught:
         make("resnet18", weights="imagenet")
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(caught.value)
     assert "no route to host" in str(caught.value)
     assert "\n" not in str(caught.value)
 

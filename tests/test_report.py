@@ -135,6 +135,22 @@ def test_secondary_comparisons_are_corrected_and_never_of_a_recipe_with_itself(
     assert all(one["a"] != one["b"] for one in comparisons)
 
 
+def test_arms_that_distil_are_compared_with_each_other(tmp_path: Path) -> None:
+    arms = ("scheduled", "constant", "plain")
+    study = fabricate(tmp_path, replace(SMALL, arms=arms))
+    found = [
+        one
+        for one in find(collect(study.layout, study.name, study.url)).comparisons
+        if "one way to distil" in one.question
+    ]
+    assert [(one.a.label, one.b.label) for one in found] == [
+        ("scheduled: tuned", "constant: tuned")
+    ]
+    unequal = fabricate(tmp_path / "b", replace(SMALL, arms=arms, fewer={"constant": 1}))
+    comparisons = find(collect(unequal.layout, unequal.name, unequal.url)).comparisons
+    assert not any("one way to distil" in one.question for one in comparisons)
+
+
 def test_the_comparison_has_no_ablation_and_every_role_once_an_arm(findings: Findings) -> None:
     standings = findings.standings
     assert len(standings) == len(findings.data.finalists) - 2 == 5

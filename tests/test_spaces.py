@@ -1,6 +1,7 @@
 """Search spaces: the built-in ones hold to the method, and a user's own fails in one line."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,7 @@ import search_spaces.plain
 from conductor.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError
 from kd.recipe import FEATURE_KINDS, SHAPES, Recipe, Schedule
-from search_spaces.space import BUILT_IN, load_space, with_students
+from search_spaces.space import BUILT_IN, load_space, with_students, with_taps
 
 TEMPERATURE = FloatDistribution(1, 10, log=True)
 SHARE = FloatDistribution(0, 1)
@@ -322,3 +323,14 @@ def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_pa
     text = GOOD.replace("return", 'trial.suggest_int("student", 1, 3)\n    return')
     with pytest.raises(ProtocolError, match="the search space mine: suggest of a random trial"):
         with_students(load_space(write(tmp_path, text)), STUDENTS, STUDENTS)
+
+
+def test_a_space_that_reads_a_tap_which_the_protocol_lacks_is_refused():
+    space = load_space("scheduled")
+    assert with_taps(space, ("last1", "last2")).enqueued == space.enqueued
+    with pytest.raises(ProtocolError, match=r"^the search space scheduled reads last2, and the pr"):
+        with_taps(space, ("last1",))
+    quiet = replace(space, enqueued={})
+    trial = FixedTrial({**space.enqueued["seed recipe"], "feature_taps": "last1+last2+last3"})
+    with pytest.raises(ProtocolError, match=r"reads last2, last3, and the protocol has last1: "):
+        with_taps(quiet, ("last1",)).suggest(trial)

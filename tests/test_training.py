@@ -236,9 +236,12 @@ def chosen(path: str, choice: str) -> Recipe:
     return at(FULL, path, choice)
 
 
-def test_the_paths_below_are_all_fields_of_a_recipe() -> None:
+def test_the_paths_below_are_all_fields_of_a_recipe_but_its_student() -> None:
+    """Whoever builds the student reads its name: `workers.loading`."""
     paths = set()
     for field in dataclasses.fields(Recipe):
+        if field.name == "student":
+            continue
         inner = dataclasses.fields(Schedule) if field.name in ("temperature", "alpha") else ()
         paths |= {f"{field.name}.{each.name}" for each in inner} or {field.name}
     assert paths == {*NUMBERS, *CHOICES}

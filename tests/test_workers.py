@@ -33,6 +33,7 @@ from workers.jobs import (
     to_wire,
 )
 from workers.local import LocalPool
+from workers.machine import usable_cores
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60  # s that a test waits for what should happen at once, on a machine under load
@@ -393,9 +394,8 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
     pool = LocalPool()
     pool.start()
     try:
-        cores = len(os.sched_getaffinity(0))
         accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-        assert pool.size == (accelerators or cores)
+        assert pool.size == (accelerators or usable_cores())
         assert run(pool, ground.train("sized", 1))[0]["event"] == "result"
     finally:
         pool.close()
@@ -418,7 +418,7 @@ def test_the_inline_worker_takes_one_job_at_a_time(ground):
 
 def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
     pool = InlinePool()
-    ticket = pool.submit(ground.train("interrupted"))
+    ticket = pool.submit(ground.train("interrupted inline"))
     pool.events()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workers.runs.write_checkpoint", _interrupt)

@@ -9,11 +9,15 @@ from kd.errors import DivergenceError, RetortError
 from workers.caching import run_projections, run_shard, run_verify
 from workers.comparing import run_cost, run_students, run_teacher_test
 from workers.events import LAST_EVENTS, Event, Stopped, failed_event
+from workers.examining import run_examine, run_machine
 from workers.exporting import run_export
 from workers.jobs import (
     CostJob,
+    ExamineJob,
     ExportJob,
     Job,
+    MachineJob,
+    ModelsJob,
     PrepareJob,
     ProjectionJob,
     ShardJob,
@@ -24,7 +28,7 @@ from workers.jobs import (
     VerifyJob,
 )
 from workers.runs import run_train
-from workers.stages import run_prepare, run_teacher
+from workers.stages import run_models, run_prepare, run_teacher
 
 
 def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]:
@@ -50,6 +54,7 @@ def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]
 
 RUNNERS: dict[type[Job], Callable[[Any, torch.device, Stopped], Iterator[Event]]] = {
     PrepareJob: run_prepare,
+    ModelsJob: run_models,
     TeacherJob: run_teacher,
     ProjectionJob: run_projections,
     ShardJob: run_shard,
@@ -59,4 +64,6 @@ RUNNERS: dict[type[Job], Callable[[Any, torch.device, Stopped], Iterator[Event]]
     StudentsJob: run_students,
     VerifyJob: run_verify,
     ExportJob: run_export,
+    MachineJob: run_machine,
+    ExamineJob: run_examine,
 }

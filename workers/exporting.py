@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd.catalogue import parse_model
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages, accuracy, predict
 from kd.models import Network, build, export_state
@@ -47,6 +48,9 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     write_json(folder / "config.json", config)
     # safetensors lets its owner alone read the file; what is taken away is for others too
     shutil.copymode(folder / "config.json", folder / "student.safetensors")
+    own = parse_model(network.name)
+    if own.digest:
+        shutil.copyfile(job.layout.models / own.file, folder / own.file)
     source = standalone_source(network, config)
     (folder / "student.py").write_text(source, encoding="utf-8")
     some = _first(validation, COMPARED)
@@ -121,6 +125,7 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
         stem=config["stem"],
         weights=str(folder / "student.safetensors"),
         seed=0,
+        files=folder,
     )
     standalone: nn.Module = runpy.run_path(str(folder / "student.py"))["load"]()
     found = {

@@ -31,6 +31,13 @@ class PrepareJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsJob(Job):
+    """Try out the models of the user's own, before anything is trained with them."""
+
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherJob(Job):
     """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 
@@ -131,6 +138,24 @@ class ExportJob(Job):
     student: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineJob(Job):
+    """Say what a worker computes with. Result: `device`, `accelerators`, and torchvision's weights.
+
+    Each accelerator has its name, memory in bytes, capability and whether it computes in bfloat16;
+    `weights` are the models whose ImageNet weights are in `weights_folder`.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamineJob(Job):
+    """Try `part` of what training takes: views, losses or checkpoint. Result: what was `said`."""
+
+    dataset: str
+    part: str
+    folder: str
+
+
 def to_wire(job: Job) -> dict[str, Any]:
     return {"kind": type(job).__name__, **job.to_json()}
 
@@ -148,6 +173,7 @@ JOBS: dict[str, type[Job]] = {
     kind.__name__: kind
     for kind in (
         PrepareJob,
+        ModelsJob,
         TeacherJob,
         ProjectionJob,
         ShardJob,
@@ -157,5 +183,7 @@ JOBS: dict[str, type[Job]] = {
         StudentsJob,
         VerifyJob,
         ExportJob,
+        MachineJob,
+        ExamineJob,
     )
 }

@@ -21,6 +21,7 @@ from typing import Any
 from kd.errors import WorkerError
 from workers.events import LAST_EVENTS, Event, failed_event
 from workers.jobs import Job, from_wire, to_wire
+from workers.machine import usable_cores
 
 PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
 CLOSING_SECONDS = 5  # that a worker has to leave by itself
@@ -155,12 +156,7 @@ class LocalPool:
     def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
         worker.ready = True
         if self._size is None:
-            self._size = greeting["accelerators"] or _core_count()
-
-
-def _core_count() -> int:
-    """Return the cores that this process may use; macOS does not say which, only how many are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            self._size = greeting["accelerators"] or usable_cores()
 
 
 def _start_server() -> None:

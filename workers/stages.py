@@ -1,4 +1,4 @@
-"""Jobs that come before the search: data and teacher."""
+"""Jobs that come before the search: data, models of the user's own, and teacher."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from kd.catalogue import parse_model
 from kd.evaluation import predict, scores
 from kd.features import Adapters
+from kd.own_models import try_out
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -21,7 +23,7 @@ from storage.datasets import prepare
 from storage.layout import RunLayout
 from storage.tensors import write_tensors
 from workers.events import Event, Stopped, progress_event, result_event
-from workers.jobs import PrepareJob, TeacherJob
+from workers.jobs import ModelsJob, PrepareJob, TeacherJob
 from workers.loading import open_parts, untrained_teacher
 from workers.runs import checkpointed
 
@@ -41,6 +43,23 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iter
         yield from iter(events.get, None)
     manifest = future.result()
     yield result_event(dataset=manifest.folder.name, **manifest.info)
+
+
+def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Try out the models of the user's own; see `kd.own_models`."""
+    protocol = job.protocol
+    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
+    for name in (protocol.teacher, *protocol.students):
+        if parse_model(name).digest:
+            try_out(
+                name,
+                classes=len(info["classes"]),
+                channels=info["channels"],
+                image_size=protocol.image_size,
+                taps=protocol.taps,
+                files=job.layout.models,
+            )
+    yield result_event()
 
 
 def run_teacher(job: TeacherJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:

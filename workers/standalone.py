@@ -2,7 +2,8 @@
 
 A body is written as the calls that build it, since the text of a layer of PyTorch is the call that
 makes it. Blocks of our own come with their source; of torchvision's models only what differs from
-the original is written. The job that exports runs the file and compares it with the student.
+the original is written; a model of the user's own is made by the user's file, which lies beside.
+The job that exports runs the file and compares it with the student.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
-from kd.catalogue import parse_model
+from kd.catalogue import ModelName, parse_model
 from kd.cifar_models import BasicBlock, PreActivationBlock, conv3x3
 from kd.models import Network
 from kd.torchvision_models import MOBILENET_CIFAR_STAGES
@@ -70,15 +71,23 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
 
     `config` is the content of the export's `config.json`.
     """
-    blocks = _blocks(network.body)
-    imports = ["from collections import OrderedDict"] if blocks else []
-    imports += ["from pathlib import Path", "", "import torch"]
-    imports += [] if blocks else ["import torchvision"]
+    own = parse_model(network.name)
+    blocks = [] if own.digest else _blocks(network.body)
+    if own.digest:
+        first, needs = ["import runpy"], f"PyTorch, safetensors and what {own.file} imports"
+        lines = _own_lines(own, config)
+    elif blocks:
+        first, needs = ["from collections import OrderedDict"], "PyTorch and safetensors"
+        lines = _sequential_lines(network)
+    else:
+        first, needs = [], "PyTorch, torchvision and safetensors"
+        lines = _torchvision_lines(network, config)
+    imports = [*first, "from pathlib import Path", "", "import torch"]
+    imports += [] if first else ["import torchvision"]
     imports += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
-    lines = _sequential_lines(network) if blocks else _torchvision_lines(network, config)
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
-        needs="PyTorch and safetensors" if blocks else "PyTorch, torchvision and safetensors",
+        needs=needs,
         channels=config["channels"],
         size=config["image_size"],
         imports="\n".join(imports),
@@ -99,6 +108,15 @@ def _sequential_lines(network: Network) -> list[str]:
     """Build a body of the CIFAR family layer by layer."""
     layers = [f"    {name}={_call(child)}," for name, child in network.body.named_children()]
     return ["layers = OrderedDict(", *layers, ")", "return nn.Sequential(layers)"]
+
+
+def _own_lines(own: ModelName, config: Mapping[str, Any]) -> list[str]:
+    """Call the function in the copy of the user's file."""
+    return [
+        f'made_by = runpy.run_path(str(Path(__file__).with_name("{own.file}")))',
+        f'return made_by["{own.function}"](classes={config["classes"]}, '
+        f"channels={config['channels']})",
+    ]
 
 
 def _torchvision_lines(network: Network, config: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,41 @@
+"""Which study a command means, where its trials are, and how another command finds it."""
+
+import argparse
+from pathlib import Path
+
+from kd.errors import StudyError
+from storage.layout import Layout, StudyLayout
+from storage.records import StudySettings
+
+
+def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
+    """Return the study that is named, or the only one. Raises StudyError otherwise."""
+    name = options.name if name is None else name
+    layout = Layout(Path(options.root))
+    names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
+    if name is not None:
+        paths = layout.study(name)
+        if name not in names:
+            known = f"; there are {', '.join(names)}" if names else ""
+            raise StudyError(f"there is no study {name} under {layout.root}{known}")
+    elif len(names) != 1:
+        what = f"name one of {', '.join(names)} with --name" if names else "run: python study.py"
+        raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
+    else:
+        paths = layout.study(names[0])
+    from conductor.study import check_inside
+
+    check_inside(layout.root, paths.folder)
+    return paths
+
+
+def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
+    """Return the URL of the study's trials: the flag's, what was kept, or the root's own."""
+    kept = StudySettings.read(paths.settings).storage
+    return options.storage or kept or Layout(Path(options.root)).studies_url
+
+
+def naming_flags(options: argparse.Namespace, paths: StudyLayout) -> str:
+    """Return the flags by which another command finds the same study."""
+    root = "" if options.root == "runs" else f" --root {options.root}"
+    return f"{root} --name {paths.name}"
