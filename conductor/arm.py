@@ -9,9 +9,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.budget import Budget
-from conductor.lagged import LaggedStorage
 from conductor.membership import Membership
-from conductor.tactics import STARTUP_TRIALS, Tactics, make_pruner, make_sampler
+from conductor.mirror import CUT, Mirror
+from conductor.tactics import STARTUP_TRIALS, Tactics, make_sampler
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -31,9 +31,6 @@ Lock = Callable[[], AbstractContextManager[None]]  # held while a study is decid
 
 AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count towards `--trials`
-CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
-RUNGS = "rungs"  # user attribute: what successive halving noted of a trial, for later decisions
-RUNG = "completed_rung_"  # how the system attributes begin in which it does
 
 
 class StoredTrial(optuna.Trial):
@@ -80,13 +77,7 @@ class Arm:
 
     def _begin(self) -> None:
         """Copy the study into memory."""
-        self._memory = LaggedStorage(self.tactics.lag)
-        self._mirror = optuna.create_study(
-            storage=self._memory,
-            study_name=self.study.study_name,
-            direction="maximize",
-            pruner=make_pruner(self.tactics.pruner, self.tactics.horizon),
-        )
+        self._mirror = Mirror(self.study.study_name, self.tactics)
         self._ids: list[int] = []
         self._running: set[int] = set()
         self._counted = 0
@@ -104,20 +95,9 @@ class Arm:
                 self._follow(trial)
 
     def _adopt(self, trial: FrozenTrial) -> None:
-        """Copy a trial's parameters, and what it said if it has ended.
-
-        One that was running is asked about again by whoever takes it over: its reports are replayed
-        from its checkpoint, and so are the decisions to prune.
-        """
+        """Copy a trial that is new to us, and what it said if it has ended."""
         check_trial(self.study.study_name, trial)
-        copied = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
-            constraints=trial.user_attrs.get(CONSTRAINTS),
-        )
-        self._memory.create_new_trial(self._mirror._study_id, copied)
+        self._mirror.adopt(trial)
         self._ids.append(trial._trial_id)
         self._running.add(trial.number)
         if trial.state.is_finished():
@@ -129,19 +109,10 @@ class Arm:
             check_trial(self.study.study_name, trial)
             self._settle(trial)
             return
-        owner = trial.user_attrs.get("owner", "")
-        self._memory.set_trial_user_attr(self._mirror_id(trial.number), "owner", owner)
+        self._mirror.note(trial.number, "owner", trial.user_attrs.get("owner", ""))
 
     def _settle(self, trial: FrozenTrial) -> None:
-        """Copy how a trial ended."""
-        trial_id = self._mirror_id(trial.number)
-        for step, value in trial.intermediate_values.items():
-            self._memory.set_trial_intermediate_value(trial_id, step, value)
-        for key, attribute in trial.user_attrs.items():
-            self._memory.set_trial_user_attr(trial_id, key, attribute)
-        for key, attribute in trial.user_attrs.get(RUNGS, {}).items():
-            self._memory.set_trial_system_attr(trial_id, key, attribute)
-        self._memory.set_trial_state_values(trial_id, trial.state, trial.values)
+        self._mirror.settle(trial)
         self._count(trial.number, trial.state)
 
     def _count(self, number: int, state: TrialState) -> None:
@@ -167,20 +138,18 @@ class Arm:
             self._storage.set_trial_user_attr(self._ids[number], "owner", owner)
         except UpdateFinishedTrialError:
             return False
-        self._memory.set_trial_user_attr(self._mirror_id(number), "owner", owner)
+        self._mirror.note(number, "owner", owner)
         return True
 
     def owns(self, number: int) -> bool:
         """Whether a trial is ours to run: while we seemed dead, another may have taken it over."""
-        trial = self._memory.get_trial(self._mirror_id(number))
-        ours = trial.user_attrs.get("owner") == self.membership.id
+        ours = self._mirror.trial(number).user_attrs.get("owner") == self.membership.id
         return ours and number in self._running
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials as they are now."""
-        self._memory.deciding = 2**62  # everything has settled for a reader
-        return self._memory.get_all_trials(self._mirror._study_id, deepcopy=False)
+        return self._mirror.trials
 
     @property
     def running(self) -> list[int]:
@@ -220,30 +189,28 @@ class Arm:
 
     def _ask(self) -> int:
         number = len(self._ids)
-        self._memory.deciding = number
-        enqueued = list(self.space.enqueued.values())
-        if number < len(enqueued):
-            self._mirror.enqueue_trial(dict(enqueued[number]))
+        enqueued = [dict(parameters) for parameters in self.space.enqueued.values()]
         seed = derive_seed(self.tactics.seed, "sampler", self.name, number)
-        self._mirror.sampler = make_sampler(self.tactics.sampler, seed, self._startup())
-        trial = self._mirror.ask()
+        sampler = make_sampler(self.tactics.sampler, seed, self._startup(number))
+        given = enqueued[number] if number < len(enqueued) else None
+        trial = self._mirror.ask(number, sampler, given)
         self._recipes[number] = self.space.suggest(trial)
         excess = self._judge(trial, self._recipes[number].student)
         trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
         trial.set_user_attr("owner", self.membership.id)
-        asked = asked_digest(self.study.study_name, self._memory.get_trial(trial._trial_id))
+        asked = asked_digest(self.study.study_name, self._mirror.trial(number))
         trial.set_user_attr(ASKED, asked)
         if excess:
             self._reject(trial, excess)
-        template = self._memory.get_trial(trial._trial_id)
+        template = self._mirror.trial(number)
         self._ids.append(self._storage.create_new_trial(self.study._study_id, template))
         if not excess:
             self._running.add(number)
         return number
 
-    def _startup(self) -> int:
+    def _startup(self, number: int) -> int:
         """Return after how many ended trials a sampler learns: those that ran, and no others."""
-        ended = self._mirror.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        ended = self._mirror.seen(number, TrialState.PRUNED)
         return STARTUP_TRIALS + sum(INFEASIBLE in trial.user_attrs for trial in ended)
 
     def _judge(self, trial: optuna.Trial, student: str) -> str:
@@ -267,12 +234,11 @@ class Arm:
         attributes[ENDED] = self.digest(trial.number, TrialState.PRUNED, None, attributes)
         for key, attribute in attributes.items():
             trial.set_user_attr(key, attribute)
-        self._memory.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+        self._mirror.end(trial.number, TrialState.PRUNED, None)
 
     def excess(self, number: int) -> str:
         """Return by how much a trial's student is over the budget; empty if it is within."""
-        trial = self._memory.get_trial(self._mirror_id(number))
-        return str(trial.user_attrs.get(INFEASIBLE, ""))
+        return str(self._mirror.trial(number).user_attrs.get(INFEASIBLE, ""))
 
     def recipe(self, number: int) -> Recipe:
         """Return a trial's recipe: what its space makes of its parameters."""
@@ -290,23 +256,20 @@ class Arm:
 
         Reporting an epoch again changes nothing, so that replaying a checkpoint is safe.
         """
-        trial_id = self._mirror_id(number)
-        if epoch not in self._memory.get_trial(trial_id).intermediate_values:
-            self._memory.set_trial_intermediate_value(trial_id, epoch, value)
+        if epoch not in self._mirror.trial(number).intermediate_values:
+            self._mirror.report(number, epoch, value)
             self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
         if epoch >= self.tactics.horizon:
             return False
-        self._memory.deciding = number
-        cut = self._mirror.pruner.prune(self._mirror, self._memory.get_trial(trial_id))
+        cut = self._mirror.prunes(number)
         if cut and self.is_auditor(number):
             self._remember_cut(number, epoch)
         return cut and not self.is_auditor(number)
 
     def _remember_cut(self, number: int, epoch: int) -> None:
         """Write down where the pruner would have cut an auditor, the first time that it would."""
-        trial_id = self._mirror_id(number)
-        if CUT not in self._memory.get_trial(trial_id).user_attrs:
-            self._memory.set_trial_user_attr(trial_id, CUT, epoch)
+        if CUT not in self._mirror.trial(number).user_attrs:
+            self._mirror.note(number, CUT, epoch)
             self._storage.set_trial_user_attr(self._ids[number], CUT, epoch)
 
     def tell(
@@ -316,34 +279,23 @@ class Arm:
 
         Raises UpdateFinishedTrialError, and changes nothing, if another supervisor has ended it.
         """
-        trial_id, values = self._mirror_id(number), None if value is None else [value]
-        told = {**attributes, **self._rungs(number)}
+        values = None if value is None else [value]
+        told = {**attributes, **self._mirror.rungs(number)}
         told[ENDED] = self.digest(number, state, value, attributes)
         for key, attribute in told.items():
             self._storage.set_trial_user_attr(self._ids[number], key, attribute)
-            self._memory.set_trial_user_attr(trial_id, key, attribute)
+            self._mirror.note(number, key, attribute)
         self._storage.set_trial_state_values(self._ids[number], state, values)
-        self._memory.set_trial_state_values(trial_id, state, values)
+        self._mirror.end(number, state, values)
         self._count(number, state)
-
-    def _rungs(self, number: int) -> dict[str, Any]:
-        """Return what halving noted of a trial, as the attribute that its digest covers."""
-        trial = self._memory.get_trial(self._mirror_id(number))
-        rungs = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(RUNG)}
-        return {RUNGS: rungs} if rungs or RUNGS in trial.user_attrs else {}
 
     def digest(
         self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
     ) -> str:
         """Return the digest of a trial that is to end so; see `storage.trials`."""
         values = None if value is None else [value]
-        trial = self._memory.get_trial(self._mirror_id(number))
-        told = {**attributes, **self._rungs(number)}
-        return ended_digest(self.study.study_name, trial, state, values, told)
-
-    def _mirror_id(self, number: int) -> int:
-        study_id = self._mirror._study_id
-        return self._memory.get_trial_id_from_study_id_trial_number(study_id, number)
+        told = {**attributes, **self._mirror.rungs(number)}
+        return ended_digest(self.study.study_name, self._mirror.trial(number), state, values, told)
 
     def stored_trial(self, number: int) -> StoredTrial:
         """Return a handle on the trial in the study's own storage."""

@@ -267,7 +267,6 @@ def test_a_worker_that_is_silent_is_waited_for_once(tmp_path, monkeypatch):
     study = TinyStudy(SilentPool(), tmp_path)
     with pytest.raises(WorkerError, match=r"no answer in 0 s"):
         worker_part(study).check()
-    monkeypatch.setattr("conductor.tiny_study.PATIENCE", 1000)
     with pytest.raises(WorkerError, match=r"did not answer before"):
         study.losses()
 
