@@ -38,8 +38,10 @@ from workers.execute import execute
 from workers.jobs import (
     JOBS,
     CostJob,
+    ExamineJob,
     ExportJob,
     Job,
+    MachineJob,
     ModelsJob,
     PrepareJob,
     ProjectionJob,
@@ -703,6 +705,10 @@ def every_job() -> list[Job]:
         ready.verify_job(2),
         ready.export_job(),
         ModelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
+        MachineJob(protocol=ready.protocol, root="/runs"),
+        ExamineJob(
+            protocol=ready.protocol, root="/runs", dataset="d", part="views", folder="/runs/a"
+        ),
     ]
 
 
