@@ -1,0 +1,89 @@
+"""Trains every recipe of the grid to the horizon, without pruning, and writes its learning curves.
+
+    python -m tests.replay.record ROOT      972 runs of 12 epochs; goes on where it was interrupted
+
+ROOT is the folder of a study on the digits, which is made if it is not there.
+"""
+
+import sys
+from pathlib import Path
+
+from conductor.cli import main
+from conductor.crew import Crew, make_pool
+from conductor.jobs import JobMaker
+from kd.metrics import EpochMetrics
+from kd.protocol import Protocol
+from kd.seeds import derive_seed
+from storage.artifacts import read_json
+from storage.layout import Layout, RunLayout
+from storage.records import RunRecord, StudySettings
+from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
+from workers.events import Event
+from workers.jobs import TrainJob
+
+Key = tuple[Point, int]
+
+
+def record(root: Path, workers: str) -> None:
+    """Make the study, whose teacher and cache serve all runs; then train what is missing."""
+    prepared = main(["--trials", "1", "--seeds", "1", "--name", "replay", "--root", str(root)])
+    if prepared:
+        raise SystemExit(prepared)
+    layout = Layout(root)
+    paths = layout.study("replay")
+    protocol = Protocol.from_json(read_json(paths.protocol))
+    maker = JobMaker(protocol, layout, paths, StudySettings.read(paths.settings))
+    runs: dict[Key, RunLayout] = {
+        (point, seed): RunLayout(root / "grid" / "-".join(map(str, point)) / str(seed))
+        for point in points()
+        for seed in range(SEEDS)
+    }
+    jobs = {
+        (point, seed): maker.confirmation(
+            recipe_at(point),
+            derive_seed(protocol.seed, "replay", seed),
+            protocol.epochs,
+            list(range(protocol.view_count)),
+            run,
+            "",
+        )
+        for (point, seed), run in runs.items()
+        if not run.result.exists()
+    }
+    histories: dict[Key, list[EpochMetrics]] = {}
+
+    def listen(key: Key, event: Event) -> None:
+        if event["event"] == "epoch":
+            histories.setdefault(key, []).append(EpochMetrics.from_json(event["metrics"]))
+
+    pool = make_pool(workers)
+    pool.start()
+    try:
+        for done, (key, event) in enumerate(Crew(pool).run_all(jobs, listen), 1):
+            _keep(runs[key], jobs[key], event, histories.pop(key, []))
+            print(f"{done} of {len(jobs)}", flush=True)
+    finally:
+        pool.close()
+    write_table(TABLE, {key: _curve(RunRecord.read(run.result)) for key, run in runs.items()})
+
+
+def _keep(run: RunLayout, job: TrainJob, event: Event, history: list[EpochMetrics]) -> None:
+    RunRecord(
+        recipe=job.recipe,
+        seed=job.seed,
+        horizon=job.horizon,
+        outcome="diverged" if event["event"] == "diverged" else "complete",
+        history=history,
+        seconds=sum(metrics.seconds for metrics in history),
+    ).write(run.result)
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def _curve(record: RunRecord) -> list[float]:
+    """Validation accuracy by epoch; 0 from where a run diverged."""
+    told = [metrics.accuracy for metrics in record.history]
+    return told + [0.0] * (record.horizon - len(told))
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "auto")
