@@ -215,8 +215,8 @@ def describe() -> str:
     return (
         f"{len(values)} recipes, each trained for {horizon} epochs on {SEEDS} seeds. The best is "
         f"worth {100 * max(values):.2f} % of validation accuracy, the median "
-        f"{100 * float(np.median(values)):.2f} %; the deviation between seeds, of the best tenth of "
-        f"the recipes, is {100 * seed_deviation():.2f} points."
+        f"{100 * float(np.median(values)):.2f} %; the deviation between seeds, of the best tenth "
+        f"of the recipes, is {100 * seed_deviation():.2f} points."
     )
 
 
