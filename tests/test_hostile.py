@@ -64,7 +64,7 @@ def finished(tmp_path_factory) -> Path:
 
 UNPICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 BUILT_IN = ("eval", "exec", "compile", "__import__")
-# A user's file of models runs, as a search space does: these bytes, of which the digest was checked.
+# A user's file of models is run, as a search space is: bytes whose digest has been checked.
 ALLOWED = {
     "kd/own_models.py": (
         "exec(compile(source, path, 'exec'), vars(module))",
