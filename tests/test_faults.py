@@ -14,17 +14,14 @@ from typing import Any
 
 import pytest
 
-from conductor.cli import main
 from storage.artifacts import MANIFEST
 from tests.tiny import (
-    FLAGS,
     assert_one_line,
     hasten,
     interrupt,
     refuse,
     results,
     run,
-    settle,
     succeed,
     without_openings,
 )
@@ -33,17 +30,6 @@ from tests.tiny import (
 @pytest.fixture(autouse=True)
 def _hastened(monkeypatch):
     hasten(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The root of a study that has ended."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        assert main([*FLAGS.split(), "--root", str(root)]) == 0
-    settle(root)
-    return root
 
 
 @contextmanager
@@ -123,7 +109,9 @@ def assert_full(said: str, name: str) -> None:
     assert said.endswith("; the same command goes on afterwards\n"), said
 
 
-def test_a_full_disk_ends_the_study_in_one_line_at_every_stage(finished, tmp_path, capsys) -> None:
+def test_a_full_disk_ends_the_study_in_one_line_at_every_stage(
+    tiny_study, tmp_path, capsys
+) -> None:
     """And the same command goes on from there, to what an undisturbed study finds."""
     place = tmp_path / "disk"
     with disk(place, "16m"):
@@ -132,10 +120,10 @@ def test_a_full_disk_ends_the_study_in_one_line_at_every_stage(finished, tmp_pat
                 said = refuse(place / "root", capsys)
             assert_full(said, file)
         succeed(place / "root", capsys)
-        assert without_openings(place / "root") == without_openings(finished)
+        assert without_openings(place / "root") == without_openings(tiny_study)
 
 
-def test_a_study_gets_as_far_as_a_small_disk_lets_it(finished, tmp_path, capsys) -> None:
+def test_a_study_gets_as_far_as_a_small_disk_lets_it(tiny_study, tmp_path, capsys) -> None:
     """Each session meets the end of the disk somewhere, until the disk has grown enough."""
     place, failed = tmp_path / "disk", 0
     with disk(place, "64k"):
@@ -148,23 +136,23 @@ def test_a_study_gets_as_far_as_a_small_disk_lets_it(finished, tmp_path, capsys)
             assert_one_line(code, said)
             assert_full(said, re.findall(r"/([\w.-]+) (?:cannot|fails|does)", said)[0])
         assert failed > 5
-        assert without_openings(place / "root") == without_openings(finished)
+        assert without_openings(place / "root") == without_openings(tiny_study)
 
 
 def test_a_disk_that_may_only_be_read_ends_the_study_in_one_line(
-    finished, tmp_path, capsys
+    tiny_study, tmp_path, capsys
 ) -> None:
     place = tmp_path / "disk"
     with disk(place, "16m"):
         remount(place, "ro")
         assert "Read-only file system" in refuse(place / "root", capsys)
         remount(place, "rw")
-        root = Path(shutil.copytree(finished, place / "root"))
+        root = Path(shutil.copytree(tiny_study, place / "root"))
         remount(place, "ro")
         assert "Read-only file system" in refuse(root, capsys)
         remount(place, "rw")
         succeed(root, capsys)
-        assert results(root) == results(finished)
+        assert results(root) == results(tiny_study)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +205,8 @@ KINDS = (
 
 
 @pytest.mark.parametrize("pattern", KINDS)
-def test_a_truncated_file_is_named(finished, tmp_path, capsys, pattern: str) -> None:
-    root = Path(shutil.copytree(finished, tmp_path / "root"))
+def test_a_truncated_file_is_named(tiny_study, tmp_path, capsys, pattern: str) -> None:
+    root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     path = next(iter(sorted(root.glob(pattern))))
     whole = path.read_bytes()
     os.truncate(path, len(whole) // 2)
@@ -226,24 +214,24 @@ def test_a_truncated_file_is_named(finished, tmp_path, capsys, pattern: str) -> 
     assert str(path.parent) in said or "database disk image is malformed" in said
     path.write_bytes(whole)
     succeed(root, capsys)
-    assert results(root) == results(finished)
+    assert results(root) == results(tiny_study)
 
 
 @pytest.mark.parametrize("pattern", KINDS)
-def test_an_empty_file_is_named(finished, tmp_path, capsys, pattern: str) -> None:
+def test_an_empty_file_is_named(tiny_study, tmp_path, capsys, pattern: str) -> None:
     if pattern == "studies.db":
         pytest.skip("an empty file is an empty database: all trials run again")
-    root = Path(shutil.copytree(finished, tmp_path / "root"))
+    root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     path = next(iter(sorted(root.glob(pattern))))
     os.truncate(path, 0)
     assert str(path.parent) in refuse(root, capsys)
 
 
-def test_with_an_empty_database_all_trials_run_again(finished, tmp_path, capsys) -> None:
-    root = Path(shutil.copytree(finished, tmp_path / "root"))
+def test_with_an_empty_database_all_trials_run_again(tiny_study, tmp_path, capsys) -> None:
+    root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     os.truncate(root / "studies.db", 0)
     succeed(root, capsys)
-    assert results(root) == results(finished)
+    assert results(root) == results(tiny_study)
 
 
 # Clocks.
@@ -270,7 +258,7 @@ CLOCKS = (
 
 
 def test_a_clock_that_runs_backward_changes_no_result(
-    finished, tmp_path, capsys, monkeypatch
+    tiny_study, tmp_path, capsys, monkeypatch
 ) -> None:
     """Neither within a session, nor from one to the next."""
     root = tmp_path / "root"
@@ -282,4 +270,4 @@ def test_a_clock_that_runs_backward_changes_no_result(
     looked = BackwardClock.days
     succeed(root, capsys)
     assert BackwardClock.days > looked > 5
-    assert results(root) == results(finished)
+    assert results(root) == results(tiny_study)

@@ -12,14 +12,12 @@ from conductor.cli import main
 from kd.seeds import derive_seed
 from storage.layout import Layout
 from tests.tiny import (
-    FLAGS,
     assert_one_line,
     hasten,
     interrupt,
     refuse,
     results,
     run,
-    settle,
     succeed,
     trials_of,
     without_openings,
@@ -33,17 +31,6 @@ INTERRUPTED_FLIPS = 4
 @pytest.fixture(autouse=True)
 def _hastened(monkeypatch):
     hasten(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The root of a study that has ended."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        assert main([*FLAGS.split(), "--root", str(root)]) == 0
-    settle(root)
-    return root
 
 
 def kept_files(root: Path) -> list[str]:
@@ -68,13 +55,13 @@ def flip(path: Path, *draw: int | str) -> str:
 
 
 @pytest.fixture
-def root(finished, tmp_path) -> Path:
+def root(tiny_study, tmp_path) -> Path:
     return tmp_path / "root"
 
 
-def restored(finished: Path, root: Path) -> Path:
+def restored(tiny_study: Path, root: Path) -> Path:
     shutil.rmtree(root, ignore_errors=True)
-    return Path(shutil.copytree(finished, root))
+    return Path(shutil.copytree(tiny_study, root))
 
 
 def check(root: Path, capsys: Any, wanted: dict[str, Any], where: str) -> bool:
@@ -87,32 +74,32 @@ def check(root: Path, capsys: Any, wanted: dict[str, Any], where: str) -> bool:
     return False
 
 
-def test_a_flip_in_any_kept_file_is_found_or_harmless(finished, root, capsys) -> None:
-    wanted = results(finished)
-    names = kept_files(finished)
+def test_a_flip_in_any_kept_file_is_found_or_harmless(tiny_study, root, capsys) -> None:
+    wanted = results(tiny_study)
+    names = kept_files(tiny_study)
     found = set()
     for name in names:
-        where = flip(restored(finished, root) / name, name)
+        where = flip(restored(tiny_study, root) / name, name)
         if check(root, capsys, wanted, where):
             found.add(name)
     # The finalists are chosen anew by every run.
     assert {"studies.db", "digits/confirm/finalists.json", *found} >= set(names)
 
 
-def test_a_flip_in_the_database_is_found_or_harmless(finished, root, capsys) -> None:
-    wanted = results(finished)
+def test_a_flip_in_the_database_is_found_or_harmless(tiny_study, root, capsys) -> None:
+    wanted = results(tiny_study)
     found = 0
     for draw in range(DATABASE_FLIPS):
-        where = flip(restored(finished, root) / "studies.db", draw)
+        where = flip(restored(tiny_study, root) / "studies.db", draw)
         found += check(root, capsys, wanted, where)
     assert found
 
 
 def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
-    finished, root, capsys, monkeypatch
+    tiny_study, root, capsys, monkeypatch
 ) -> None:
     """Among it are a trial that runs, and its checkpoint: it goes on, or begins anew."""
-    wanted = results(finished)["trials"]
+    wanted = results(tiny_study)["trials"]
     interrupted = root.with_name("interrupted")
     monkeypatch.setattr("conductor.study.Study._confirm", lambda *arguments: None)
     monkeypatch.setattr("conductor.study.Study._compare", lambda *arguments: None)
@@ -148,10 +135,10 @@ MADE_AGAIN = (
 )
 
 
-def test_what_a_message_says_to_delete_is_made_again(finished, root, capsys) -> None:
-    wanted = without_openings(finished)
+def test_what_a_message_says_to_delete_is_made_again(tiny_study, root, capsys) -> None:
+    wanted = without_openings(tiny_study)
     for pattern in MADE_AGAIN:
-        path = next(iter(sorted(restored(finished, root).rglob(pattern))))
+        path = next(iter(sorted(restored(tiny_study, root).rglob(pattern))))
         flip(path)
         said = refuse(root, capsys).strip()
         assert said.endswith("to have it made again"), said
@@ -165,15 +152,16 @@ def test_what_a_message_says_to_delete_is_made_again(finished, root, capsys) -> 
 
 
 def test_a_database_that_cannot_be_read_is_made_again_once_it_is_deleted(
-    finished, root, capsys
+    tiny_study, root, capsys
 ) -> None:
     change(
-        restored(finished, root), "UPDATE trial_params SET distribution_json = CAST(x'ff' AS TEXT)"
+        restored(tiny_study, root),
+        "UPDATE trial_params SET distribution_json = CAST(x'ff' AS TEXT)",
     )
     assert "delete it and run the study again: all of its trials run again" in refuse(root, capsys)
     (root / "studies.db").unlink()
     succeed(root, capsys)
-    assert results(root) == results(finished)
+    assert results(root) == results(tiny_study)
 
 
 def change(root: Path, statement: str) -> None:
@@ -182,20 +170,20 @@ def change(root: Path, statement: str) -> None:
         connection.commit()
 
 
-def test_predictions_that_are_gone_are_missed_and_made_again(finished, root, capsys) -> None:
+def test_predictions_that_are_gone_are_missed_and_made_again(tiny_study, root, capsys) -> None:
     """A run without them is no run: the report neither averages over the others in silence."""
-    runs = Layout(restored(finished, root)).study("digits")
+    runs = Layout(restored(tiny_study, root)).study("digits")
     runs.confirmation("plain-00000", 0).predictions.unlink()
     assert report(root, capsys) == (0, "")
     missing = results(root)["report"]["study"]["missing"]
     assert any(line.startswith("1 of 1 runs of") for line in missing)
     (runs.teacher_test / "test.safetensors").unlink()
     succeed(root, capsys)
-    assert without_openings(root) == without_openings(finished)
+    assert without_openings(root) == without_openings(tiny_study)
 
 
-def test_predictions_of_another_run_are_refused(finished, root, capsys) -> None:
-    study = Layout(restored(finished, root)).study("digits")
+def test_predictions_of_another_run_are_refused(tiny_study, root, capsys) -> None:
+    study = Layout(restored(tiny_study, root)).study("digits")
     shutil.copy(
         study.confirmation("scheduled-00000", 0).predictions,
         study.confirmation("plain-00000", 0).predictions,
@@ -205,8 +193,8 @@ def test_predictions_of_another_run_are_refused(finished, root, capsys) -> None:
     assert "test.safetensors is of another run than result.json beside it; delete " in said
 
 
-def test_the_record_of_a_trial_that_is_gone_is_missed(finished, root, capsys) -> None:
-    Layout(restored(finished, root)).study("digits").trial("plain", 0).result.unlink()
+def test_the_record_of_a_trial_that_is_gone_is_missed(tiny_study, root, capsys) -> None:
+    Layout(restored(tiny_study, root)).study("digits").trial("plain", 0).result.unlink()
     assert report(root, capsys) == (0, "")
     missing = results(root)["report"]["study"]["missing"]
     assert missing == ["the records (recipe, every epoch) of 1 trials of plain"]
@@ -218,15 +206,15 @@ def report(root: Path, capsys: Any) -> tuple[int, str]:
     return main(["report", "--root", str(root)]), capsys.readouterr().err
 
 
-def test_the_report_alone_finds_a_flip_in_what_it_reads(finished, root, capsys) -> None:
-    study = Layout(finished).study("digits")
+def test_the_report_alone_finds_a_flip_in_what_it_reads(tiny_study, root, capsys) -> None:
+    study = Layout(tiny_study).study("digits")
     for pattern in ("confirm/*/00/*.safetensors", "confirm/teacher/*", "trials/plain/*/result*"):
         for path in sorted(study.folder.glob(pattern)):
-            flip(restored(finished, root) / path.relative_to(finished))
+            flip(restored(tiny_study, root) / path.relative_to(tiny_study))
             assert_one_line(*report(root, capsys))
 
 
-def test_the_report_alone_finds_a_value_that_was_changed(finished, root, capsys) -> None:
+def test_the_report_alone_finds_a_value_that_was_changed(tiny_study, root, capsys) -> None:
     changes = (
         "UPDATE trial_values SET value = 0.99 WHERE trial_id = 1",
         "UPDATE trials SET study_id = 3 - study_id WHERE number = 1",
@@ -235,5 +223,5 @@ def test_the_report_alone_finds_a_value_that_was_changed(finished, root, capsys)
         "UPDATE studies SET study_name = 'digits.plaim' WHERE study_name = 'digits.plain'",
     )
     for statement in changes:
-        change(restored(finished, root), statement)
+        change(restored(tiny_study, root), statement)
         assert_one_line(*report(root, capsys))

@@ -37,7 +37,7 @@ from storage.shards import CachedTeacher
 from storage.tensors import map_tensors, read_checked, write_tensors
 from tests.fakes import job_maker, make_arm, metrics, protocol
 from tests.postgres import postgresql
-from tests.tiny import FLAGS, assert_one_line, hasten, refuse, succeed
+from tests.tiny import assert_one_line, hasten, refuse, succeed
 from workers.loading import load_teacher
 
 ROOT = Path(__file__).parents[1]
@@ -48,16 +48,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _hastened(monkeypatch):
     hasten(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The root of a study that has ended; no test may change it."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        assert main([*FLAGS.split(), "--root", str(root)]) == 0
-    return root
 
 
 # Code.
@@ -210,12 +200,12 @@ def test_predictions_of_another_shape_are_refused(tmp_path, arrays: dict[str, An
 
 
 @pytest.fixture
-def forged(finished, tmp_path) -> Callable[[str, Callable[[dict[str, Any]], object]], Path]:
+def forged(tiny_study, tmp_path) -> Callable[[str, Callable[[dict[str, Any]], object]], Path]:
     """Change the tensors of a folder of the cache, and its manifest so that it fits."""
 
     def forge(place: str, change: Callable[[dict[str, Any]], object]) -> Path:
-        path = next(iter(sorted((finished / "cache").glob(place))))
-        copied = tmp_path / path.parent.relative_to(finished)
+        path = next(iter(sorted((tiny_study / "cache").glob(place))))
+        copied = tmp_path / path.parent.relative_to(tiny_study)
         for other in path.parent.iterdir():
             if other.is_file():
                 copied.mkdir(parents=True, exist_ok=True)
@@ -259,7 +249,7 @@ WEIGHTS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", WEIGHTS)
-def test_forged_weights_are_refused(forged, finished, change: str) -> None:
+def test_forged_weights_are_refused(forged, tiny_study, change: str) -> None:
     folder = forged("teachers/*/weights.safetensors", WEIGHTS[change])
     forged("data/*/train.safetensors", lambda tensors: None)
     layout = Layout(folder.parents[2])
@@ -302,7 +292,7 @@ SHARDS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", SHARDS)
-def test_a_forged_shard_is_refused(forged, finished, change: str) -> None:
+def test_a_forged_shard_is_refused(forged, tiny_study, change: str) -> None:
     folder = forged("shards/*/view-00000/reading.safetensors", SHARDS[change])
     forged("shards/*/projections.safetensors", lambda tensors: None)
     teacher = CachedTeacher(folder.parent, CPU)
@@ -330,9 +320,9 @@ def test_weights_from_outside_that_are_no_finite_floats_are_refused(tmp_path, va
 
 
 def test_a_teacher_that_says_less_of_the_validation_split_is_refused(
-    finished, tmp_path, capsys
+    tiny_study, tmp_path, capsys
 ) -> None:
-    root = Path(shutil.copytree(finished, tmp_path / "root"))
+    root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     path = next(root.glob("cache/shards/*/validation.safetensors"))
     write_tensors(path, {"logits": map_tensors(path)["logits"][:3].clone()})
     manifest = read_json(path.parent / MANIFEST)
@@ -353,9 +343,9 @@ def again(root: Path, capsys: Any) -> str:
 
 
 @pytest.fixture
-def begun(finished, tmp_path) -> Path:
+def begun(tiny_study, tmp_path) -> Path:
     """A root with the protocol and the settings of a study, and nothing else."""
-    study, copied = Layout(finished).study("digits"), Layout(tmp_path).study("digits")
+    study, copied = Layout(tiny_study).study("digits"), Layout(tmp_path).study("digits")
     write_json(copied.protocol, read_json(study.protocol))
     write_json(copied.settings, read_json(study.settings))
     return tmp_path
@@ -485,8 +475,8 @@ def test_a_root_that_is_a_file_is_refused_and_kept(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("command", ["report", "confirm", "verify"])
-def test_no_command_follows_a_study_out_of_the_root(finished, tmp_path, capsys, command) -> None:
-    outside = Path(shutil.copytree(finished / "digits", tmp_path / "outside"))
+def test_no_command_follows_a_study_out_of_the_root(tiny_study, tmp_path, capsys, command) -> None:
+    outside = Path(shutil.copytree(tiny_study / "digits", tmp_path / "outside"))
     (outside / "report.html").unlink()
     before = sorted(outside.rglob("*"))
     root = tmp_path / "root"
@@ -651,10 +641,10 @@ def test_notes_for_the_dashboard_hold_no_html_from_outside(tmp_path) -> None:
         assert "!\\[p\\](" in text  # no picture is fetched
 
 
-def test_a_report_shows_names_that_are_not_utf_8(finished, tmp_path, capsys, monkeypatch) -> None:
+def test_a_report_shows_names_that_are_not_utf_8(tiny_study, tmp_path, capsys, monkeypatch) -> None:
     """The name of a file, or of a class's folder, is bytes; Python keeps odd ones as surrogates."""
     monkeypatch.setattr("reports.report.render_page", lambda *found: "class \udcff")
-    root = Path(shutil.copytree(finished, tmp_path / "root"))
+    root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     assert main(["report", "--root", str(root)]) == 0
     assert Layout(root).study("digits").report_html.read_text() == r"class \udcff"
 

@@ -10,7 +10,7 @@ from conductor.cli import main
 from conductor.reproducing import first_difference
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Finalists, RunRecord, StudySettings
-from tests.tiny import FLAGS, assert_one_line, hasten
+from tests.tiny import assert_one_line, hasten
 
 
 @pytest.fixture(autouse=True)
@@ -18,20 +18,10 @@ def _hastened(monkeypatch):
     hasten(monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """The root of a study that has ended."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        assert main([*FLAGS.split(), "--root", str(root)]) == 0
-    return root
-
-
 @pytest.fixture
-def copied(finished, tmp_path) -> StudyLayout:
+def copied(tiny_study, tmp_path) -> StudyLayout:
     """A copy of that study, whose record a test may change."""
-    shutil.copytree(finished, tmp_path / "runs")
+    shutil.copytree(tiny_study, tmp_path / "runs")
     return Layout(tmp_path / "runs").study("digits")
 
 
@@ -58,26 +48,26 @@ def trial(paths: StudyLayout, number: int = 1) -> tuple[RunLayout, RunRecord]:
 
 @pytest.mark.parametrize("arm", ["scheduled", "plain"])
 def test_a_trial_is_repeated_to_the_last_bit_and_nothing_of_the_study_changes(
-    finished, capsys, arm
+    tiny_study, capsys, arm
 ):
-    before = contents(finished)
-    code, said, _ = reproduce(finished, capsys, "--trial", "1", "--arm", arm)
+    before = contents(tiny_study)
+    code, said, _ = reproduce(tiny_study, capsys, "--trial", "1", "--arm", arm)
     assert code == 0
     assert said.endswith(f"trial 1 of {arm}: 2 epochs, equal to the last bit\n")
-    assert contents(finished) == before
-    assert not list(finished.glob("digits/.reproduce-*"))
+    assert contents(tiny_study) == before
+    assert not list(tiny_study.glob("digits/.reproduce-*"))
 
 
-def test_a_confirmation_run_is_repeated_without_opening_the_test_split(finished, capsys):
-    before = contents(finished)
-    chosen = Finalists.read(Layout(finished).study("digits").finalists)
+def test_a_confirmation_run_is_repeated_without_opening_the_test_split(tiny_study, capsys):
+    before = contents(tiny_study)
+    chosen = Finalists.read(Layout(tiny_study).study("digits").finalists)
     name = chosen.finalists[0].name
-    code, said, _ = reproduce(finished, capsys, "--finalist", name)
+    code, said, _ = reproduce(tiny_study, capsys, "--finalist", name)
     assert (code, said.splitlines()[-1]) == (
         0,
         f"replicate 0 of {name}: 2 epochs, equal to the last bit",
     )
-    assert contents(finished) == before
+    assert contents(tiny_study) == before
 
 
 def test_a_pruned_trial_is_trained_to_the_epoch_where_it_was_cut(copied, capsys, monkeypatch):
@@ -119,8 +109,8 @@ def test_without_a_known_reason_the_cache_is_to_be_checked(copied, capsys):
     assert said.splitlines()[-1].endswith(advice)
 
 
-def test_a_run_diverges_again_in_the_same_step_or_it_differs(finished):
-    _, record = trial(Layout(finished).study("digits"))
+def test_a_run_diverges_again_in_the_same_step_or_it_differs(tiny_study):
+    _, record = trial(Layout(tiny_study).study("digits"))
     reason = "the loss is not finite at step 2 of epoch 2"
     diverged = replace(record, outcome="diverged", reason=reason, history=record.history[:1])
     assert first_difference(diverged, record.history[:1], reason) is None
@@ -145,9 +135,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_repeated_costs_one_line(finished, capsys, what):
+def test_what_cannot_be_repeated_costs_one_line(tiny_study, capsys, what):
     arguments, message = REFUSED[what]
-    code, _, said = reproduce(finished, capsys, *arguments)
+    code, _, said = reproduce(tiny_study, capsys, *arguments)
     assert_one_line(code, said)
     assert message in said
 
