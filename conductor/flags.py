@@ -36,6 +36,8 @@ PROTOCOL_HELP = {
     "margin": "points of accuracy within which two recipes count as equivalent",
     "seed": "the study's seed: the same gives the same study",
     "threads": "CPU threads of a worker; a result's bits depend on it",
+    "precision": "of the forward pass in training: float32, or bfloat16 where the device has it",
+    "compile": "compile training steps; worth its minutes on a GPU, or with many epochs",
 }
 PROTOCOL_TYPES: dict[str, Any] = {
     **dict.fromkeys(
@@ -213,7 +215,7 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
     group.add_argument("--preset", help="protocol to begin with; see: python study.py presets")
     for field, text in PROTOCOL_HELP.items():
         flag = f"--{field.replace('_', '-')}"
-        if field == "flip":
+        if field in ("flip", "compile"):
             group.add_argument(flag, action=BooleanOptionalAction, default=None, help=text)
         elif field == "taps":
             group.add_argument(flag, type=_comma_separated, help=text)

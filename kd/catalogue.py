@@ -9,6 +9,7 @@ from kd.errors import ProtocolError
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
 STEMS = ("cifar", "imagenet")
+PRECISIONS = ("float32", "bfloat16")
 
 # name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
 CIFAR_RESNETS = {

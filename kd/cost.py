@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd.network import Network, export_state, rehearse
+from kd.numerics import place
 from kd.recipe import require
 from kd.seeds import derive_seed
 
@@ -74,7 +75,7 @@ def measure_latency(
     sizes = list(batch_sizes)
     require("batch_sizes must be at least 1", all(size >= 1 for size in sizes), sizes)
     subjects = {
-        name: copy.deepcopy(network).to(device).eval() for name, network in networks.items()
+        name: place(copy.deepcopy(network), device).eval() for name, network in networks.items()
     }
     results: dict[str, list[Latency]] = {name: [] for name in subjects}
     for size in sizes:

@@ -8,7 +8,14 @@ import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kd.catalogue import DATASETS, STEMS, TORCHVISION_MODELS, check_name, parse_model
+from kd.catalogue import (
+    DATASETS,
+    PRECISIONS,
+    STEMS,
+    TORCHVISION_MODELS,
+    check_name,
+    parse_model,
+)
 from kd.errors import ProtocolError
 from kd.recipe import check_keys, require, require_number
 
@@ -48,6 +55,8 @@ class Protocol:
     margin: float = 0.5  # differences within it count as equivalent
     seed: int = 0
     threads: int = 1  # of every job; on a CPU the bits of a result depend on it
+    precision: str = "float32"  # of the forward pass in training; bfloat16 is for accelerators
+    compile: bool = False  # training steps with torch.compile
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -69,6 +78,7 @@ class Protocol:
             # 1 and 1.0, 0.0 and -0.0 are equal: written alike, equal protocols have equal hashes.
             object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
+        check_name("precision", self.precision, PRECISIONS)
         for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             rule = f"{field} must be at most the image size of {self.image_size}"
             require(rule, received <= self.image_size, received)

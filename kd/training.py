@@ -15,9 +15,10 @@ from kd.features import Adapters, feature_loss
 from kd.losses import SOFT_LOSSES, hard
 from kd.metrics import EpochMetrics
 from kd.models import Network
+from kd.numerics import Forward, training_forward
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
-from kd.teacher import TeacherSource
+from kd.teacher import Reading, TeacherSource
 from kd.views import Augmentation, normalise, render, view
 
 MOMENTUM = 0.9
@@ -38,6 +39,8 @@ class Plan:
     view_seed: int
     views: Sequence[int]
     seed: int
+    precision: str = "float32"  # of the forward pass; see `kd.numerics`
+    compile: bool = False
 
 
 @dataclass(slots=True)
@@ -94,8 +97,8 @@ class TrainingState:
         for name, target in targets.items():
             target.copy_(named[name])
         for name, parameter in momentum.items():
-            kept = named[name].to(parameter.device, copy=True)
-            self.optimizer.state[parameter]["momentum_buffer"] = kept
+            buffer = torch.empty_like(parameter)  # in the parameter's own layout
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(named[name])
         self.history = list(history)
         self.epoch = len(history)
 
@@ -130,9 +133,11 @@ def train(
     generator ends at once, and the state, being amid an epoch, is not to be kept.
     Raises DivergenceError when a loss stops being finite.
     """
+    device = data.labels.device
+    forward = training_forward(state.network, device, plan.precision, plan.compile)
     while state.epoch < plan.epochs:
         started = time.perf_counter()
-        trained = _train_epoch(state, recipe, plan, data, source, stopped)
+        trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:
             return
         scores = _validate(state, validation, source)
@@ -155,6 +160,7 @@ def _validate(
 
 def _train_epoch(
     state: TrainingState,
+    forward: Forward,
     recipe: Recipe,
     plan: Plan,
     data: LabelledImages,
@@ -168,22 +174,24 @@ def _train_epoch(
     device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
     rows = view(plan.view_seed, k, len(data), data.images.shape[-1], plan.augmentation).to(device)
-    batches = _batches(plan, state.epoch, len(data))
+    batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
-    for index in batches:
+    for index, here in batches:
         if stopped():
             return None
         progress = (state.epoch + len(steps) / len(batches)) / plan.epochs
         temperature = scheduled(recipe.temperature, progress)
         alpha = scheduled(recipe.alpha, progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
-        here = index.to(device, non_blocking=True)
         images = render(data.images[here], rows.at(here), plan.augmentation)
         images = normalise(images, data.mean, data.deviation)
-        parts = _losses(state, recipe, images, data.labels[here], source, k, index, temperature)
+        logits, maps = forward(images, recipe.feature_taps)
+        reading = _read(source, recipe, k, index, images)
+        labels = data.labels[here]
+        parts = _losses(recipe, temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         state.optimizer.param_groups[0]["lr"] = lr
         state.optimizer.zero_grad(set_to_none=True)
@@ -201,36 +209,47 @@ def scheduled(schedule: Schedule, progress: float) -> float:
     )
 
 
-def _batches(plan: Plan, epoch: int, count: int) -> Sequence[Tensor]:
-    """Shuffle the rows of the training split, on the CPU; a last incomplete batch is left out."""
+def _batches(
+    plan: Plan, epoch: int, count: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Shuffle the rows of the training split; a last incomplete batch is left out.
+
+    Each batch is given twice: on the CPU, where shards are read, and on the device.
+    """
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, "order", epoch))
-    order = torch.randperm(count, generator=generator)
     size = min(plan.batch_size, count)
-    return list(order[: count // size * size].split(size))
+    order = torch.randperm(count, generator=generator)[: count // size * size]
+    return list(zip(order.split(size), order.to(device).split(size), strict=True))
+
+
+def _read(
+    source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
+) -> Reading | None:
+    """Ask the teacher about a batch of view `k`, if the recipe distils."""
+    if not recipe.distils:
+        return None
+    if source is None:
+        raise ValueError("a recipe that distils needs a teacher")
+    return source.read(k, index, images, recipe.feature_taps)
 
 
 def _losses(
-    state: TrainingState,
     recipe: Recipe,
-    images: Tensor,
-    labels: Tensor,
-    source: TeacherSource | None,
-    k: int,
-    index: Tensor,
     temperature: float,
+    logits: Tensor,
+    maps: Mapping[str, Tensor],
+    labels: Tensor,
+    reading: Reading | None,
+    adapters: Adapters,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hard, soft and feature losses of a batch; a term that a recipe lacks is 0."""
-    logits, maps = state.network.forward_taps(images, recipe.feature_taps)
     hard_loss = hard(logits, labels, recipe.label_smoothing)
     soft_loss = feature = torch.zeros_like(hard_loss)
-    if recipe.distils:
-        if source is None:
-            raise ValueError("a recipe that distils needs a teacher")
-        reading = source.read(k, index, images, recipe.feature_taps)
+    if reading is not None:
         if recipe.soft_kind != "none":
             soft_loss = SOFT_LOSSES[recipe.soft_kind](logits, reading.logits, labels, temperature)
         if recipe.feature_kind != "none":
-            feature = feature_loss(recipe.feature_kind, maps, reading.taps, state.adapters)
+            feature = feature_loss(recipe.feature_kind, maps, reading.taps, adapters)
     return hard_loss, soft_loss, feature
 
 

@@ -51,6 +51,8 @@ OTHERS: dict[str, Any] = {
     "margin": 1.0,
     "seed": 1,
     "threads": 2,
+    "precision": "bfloat16",
+    "compile": True,
 }
 
 SCALARS = (

@@ -8,6 +8,7 @@ import torch
 
 from kd.evaluation import LabelledImages, predict
 from kd.models import Network
+from kd.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.teacher import LiveTeacher, Projection, Reading, fit_projections
@@ -30,7 +31,7 @@ def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) 
     with locked(folder.with_suffix(".lock"), wait=True):
         if not is_finished(folder):
             data, validation = open_parts(layout, job.dataset, device)
-            teacher = load_teacher(protocol, layout, job.dataset, job.teacher).to(device)
+            teacher = place(load_teacher(protocol, layout, job.dataset, job.teacher), device)
             projections = fit_projections(teacher, data, protocol.taps)
             logits = predict(teacher, validation)
             sizes = _sizes(teacher, data, projections)

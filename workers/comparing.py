@@ -8,6 +8,7 @@ import torch
 from kd import cost
 from kd.evaluation import predict, scores
 from kd.models import Network
+from kd.numerics import place
 from kd.seeds import derive_seed
 from storage.artifacts import read_manifest, write_json
 from storage.datasets import open_test
@@ -25,7 +26,7 @@ def run_teacher_test(
     job: TeacherTestJob, device: torch.device, stopped: Stopped
 ) -> Iterator[Event]:
     """Test the teacher; `result.json` is written last."""
-    teacher = load_teacher(job.protocol, job.layout, job.dataset, job.teacher).to(device)
+    teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
     logits = predict(teacher, test.to(device))
     folder = Path(job.folder)
@@ -40,9 +41,9 @@ def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[E
     protocol, layout = job.protocol, job.layout
     size, channels = protocol.image_size, _channels(job)
     networks = {
-        "teacher": load_teacher(protocol, layout, job.dataset, job.teacher).to(device),
-        "distilled": untrained_student(protocol, layout, job.dataset, 0).to(device),
-        "plain": untrained_student(protocol, layout, job.dataset, 1).to(device),
+        "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
+        "distilled": untrained_student(protocol, layout, job.dataset, 0),
+        "plain": untrained_student(protocol, layout, job.dataset, 1),
         **_students(job, protocol.students[1:]),
     }
     names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}

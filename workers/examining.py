@@ -10,12 +10,13 @@ from torch import Tensor
 from kd.errors import WorkerError
 from kd.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
 from kd.losses import SOFT_LOSSES, hard
+from kd.numerics import place
 from kd.recipe import Recipe
 from kd.training import Plan, TrainingState, train
 from kd.views import Augmentation, normalise, render, view
 from kd.weights import imagenet_files
 from storage.checkpoints import read_checkpoint, write_checkpoint
-from workers.device import accelerator_count
+from workers.device import accelerator_count, memory_share
 from workers.events import Event, Stopped, result_event
 from workers.jobs import ExamineJob, MachineJob
 from workers.loading import open_parts, untrained_student
@@ -30,6 +31,7 @@ def run_machine(job: MachineJob, device: torch.device, stopped: Stopped) -> Iter
     yield result_event(
         device=str(device),
         accelerators=[_accelerator(index) for index in range(accelerator_count())],
+        memory_share=memory_share(device),
         weights_folder=str(next(iter(files.values())).parent),
         weights=[name for name, path in files.items() if path.exists()],
     )
@@ -130,7 +132,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
 
 
 def _begun(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
-    network = untrained_student(job.protocol, job.layout, job.dataset, seed).to(device)
+    network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
     return TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=0.05))
 
 

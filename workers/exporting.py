@@ -20,6 +20,7 @@ from kd.catalogue import parse_model
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages, accuracy, predict
 from kd.models import Network, build, export_state
+from kd.numerics import place
 from storage.artifacts import read_json, read_manifest, write_json
 from storage.datasets import open_part
 from storage.tensors import read_checked, write_tensors
@@ -75,7 +76,7 @@ def _check_accuracy(
     job: ExportJob, network: Network, validation: LabelledImages, device: torch.device
 ) -> None:
     """Raise ArtifactError unless the student scores what the record of its run says."""
-    logits = predict(network.to(device), validation.to(device))
+    logits = predict(place(network, device), validation.to(device))
     network.cpu()
     found = accuracy(logits, validation.labels)
     allowed = max(1, math.floor(FLIPS * len(validation)))

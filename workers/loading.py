@@ -5,6 +5,7 @@ import torch
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages
 from kd.models import Network, build
+from kd.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.teacher import LiveTeacher, TeacherSource
@@ -82,7 +83,7 @@ def load_live_teacher(
 ) -> LiveTeacher:
     """Load the teacher, and the projections that its cache `cache` began with, onto `device`."""
     projections, logits = shards.read_projections(layout.shards(cache))
-    network = load_teacher(protocol, layout, dataset, teacher).to(device)
+    network = place(load_teacher(protocol, layout, dataset, teacher), device)
     moved = {tap: projection.to(device) for tap, projection in projections.items()}
     return LiveTeacher(network, moved, logits)
 

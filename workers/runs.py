@@ -10,6 +10,7 @@ from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages, predict, scores
 from kd.features import ADAPTED_KINDS, Adapters
 from kd.models import Network, tap_shapes
+from kd.numerics import place
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.teacher import TeacherSource
@@ -33,7 +34,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
     with locked(run.lock, wait=True):
         network = untrained_student(
             job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
-        ).to(device)
+        )
+        place(network, device)
         data, validation = open_parts(job.layout, job.dataset, device)
         state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
         identity = {
@@ -71,6 +73,8 @@ def _plan(job: TrainJob) -> Plan:
         view_seed=view_seed(protocol),
         views=job.views,
         seed=job.seed,
+        precision=protocol.precision,
+        compile=protocol.compile,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from kd.catalogue import parse_model
 from kd.evaluation import predict, scores
 from kd.features import Adapters
+from kd.numerics import check_device, place
 from kd.own_models import try_out
 from kd.protocol import Protocol
 from kd.recipe import Recipe
@@ -29,7 +30,8 @@ from workers.runs import checkpointed
 
 
 def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
-    """Prepare the data set; see `storage.datasets`."""
+    """Prepare the data set; see `storage.datasets`. It is the first job: the device is checked."""
+    check_device(device, job.protocol.precision, job.protocol.compile)
     events: SimpleQueue[Event | None] = SimpleQueue()
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(
@@ -93,6 +95,8 @@ def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
         "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
         "seed": protocol.seed,
         "threads": protocol.threads,
+        "precision": protocol.precision,
+        "compile": protocol.compile,
     }
 
 
@@ -101,7 +105,7 @@ def _fine_tune(
 ) -> Iterator[Event]:
     protocol = job.protocol
     data, validation = open_parts(job.layout, job.dataset, device)
-    network = untrained_teacher(protocol, job.layout, job.dataset).to(device)
+    network = place(untrained_teacher(protocol, job.layout, job.dataset), device)
     recipe = Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay)
     plan = Plan(
         epochs=protocol.teacher_epochs,
@@ -111,6 +115,8 @@ def _fine_tune(
         view_seed=derive_seed(protocol.seed, "teacher views"),
         views=range(protocol.teacher_epochs),
         seed=derive_seed(protocol.seed, "teacher"),
+        precision=protocol.precision,
+        compile=protocol.compile,
     )
     state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
     run = RunLayout(folder.with_suffix(".training"))

@@ -1,0 +1,90 @@
+"""How a network computes: its layout in memory, the precision of its passes, compilation.
+
+None of them changes what is computed but for rounding, which results depend on bit by bit: so the
+layout is fixed for a model, and the others are the protocol's.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kd.catalogue import parse_model
+from kd.errors import ProtocolError
+from kd.network import Network
+
+Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
+
+# Models that are faster on a CPU in channels last, by `python -m tests.benchmarks --only formats`
+# (docs/benchmarks.md has the figures).
+CHANNELS_LAST: frozenset[str] = frozenset()
+
+
+def memory_format(name: str, device: torch.device) -> torch.memory_format:
+    """Return the layout of the weights of model `name`, which its feature maps follow.
+
+    On an accelerator it is channels last for all: what tensor cores and their like take without
+    turning it round (PyTorch's documentation of channels last). Models of the user's own keep the
+    usual one on a CPU, where it has not been measured for them.
+    """
+    last = device.type != "cpu" or parse_model(name).base in CHANNELS_LAST
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def place(network: Network, device: torch.device) -> Network:
+    """Move the network to `device`, in its layout; return it."""
+    layout = memory_format(network.name, device)
+    return network.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def training_forward(
+    network: Network, device: torch.device, precision: str, compiled: bool
+) -> Forward:
+    """Return `network.forward_taps` as training steps call it.
+
+    Logits and maps are float32, whatever the precision inside: losses need its range. One model is
+    compiled once a process: further networks of the same shapes take the code that is there.
+    """
+    forward: Forward = network.forward_taps
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
+    if precision == "float32":
+        return forward
+
+    def mixed(images: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(device.type, dtype=getattr(torch, precision)):
+            logits, maps = forward(images, taps)
+        return logits.float(), {tap: each.float() for tap, each in maps.items()}
+
+    return mixed
+
+
+def check_device(device: torch.device, precision: str, compiled: bool) -> None:
+    """Raise ProtocolError, in one line, if the device cannot do what the protocol asks.
+
+    Compiling is tried on one small layer, which takes some seconds.
+    """
+    if precision == "bfloat16" and not _has_bfloat16(device):
+        raise ProtocolError(f"{device} does not compute in bfloat16; use --precision float32")
+    if compiled:
+        try:
+            _compile_a_layer(device)
+        except Exception as error:  # whatever the compiler lacks: it raises what it likes
+            reason = " ".join(str(error).split())[:200]
+            raise ProtocolError(
+                f"torch.compile does not work on {device}: {reason}; use --no-compile"
+            ) from error
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":  # Ampere and later; before that it would be emulated, and slower
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.amp.is_autocast_available(device.type)
+
+
+def _compile_a_layer(device: torch.device) -> None:
+    layer = nn.Conv2d(1, 1, 3, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.compile(layer, dynamic=False)(torch.ones(1, 1, 4, 4, device=device)).sum().backward()
