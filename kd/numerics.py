@@ -4,21 +4,27 @@ None of them changes what is computed but for rounding, which results depend on 
 layout is fixed for a model, and the others are the protocol's.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kd.catalogue import parse_model
+from kd.catalogue import CIFAR_RESNETS, TORCHVISION_MODELS, WIDE_RESNETS, parse_model
 from kd.errors import ProtocolError
 from kd.network import Network
 
 Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
-# Models that are faster on a CPU in channels last, by `python -m tests.benchmarks --only formats`
-# (docs/benchmarks.md has the figures).
-CHANNELS_LAST: frozenset[str] = frozenset()
+# Models that train faster on a CPU in channels last, and the least factor on their channels from
+# which they do: by `python -m tests.benchmarks --only formats`, see docs/benchmarks.md. Narrower
+# ones, and torchvision's ResNets and VGGs, gain nothing or lose.
+CHANNELS_LAST = {
+    **dict.fromkeys((*CIFAR_RESNETS, *WIDE_RESNETS), 0.5),
+    "mobilenet_v2": 0.5,
+    **dict.fromkeys((name for name in TORCHVISION_MODELS if name.startswith("shufflenet")), 1.0),
+}
 
 
 def memory_format(name: str, device: torch.device) -> torch.memory_format:
@@ -28,7 +34,8 @@ def memory_format(name: str, device: torch.device) -> torch.memory_format:
     turning it round (PyTorch's documentation of channels last). Models of the user's own keep the
     usual one on a CPU, where it has not been measured for them.
     """
-    last = device.type != "cpu" or parse_model(name).base in CHANNELS_LAST
+    model = parse_model(name)
+    last = device.type != "cpu" or model.width >= CHANNELS_LAST.get(model.base, math.inf)
     return torch.channels_last if last else torch.contiguous_format
 
 

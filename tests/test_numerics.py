@@ -22,7 +22,7 @@ IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small models of the tests be among those in channels last."""
-    monkeypatch.setattr(numerics, "CHANNELS_LAST", frozenset({"resnet8"}))
+    monkeypatch.setattr(numerics, "CHANNELS_LAST", {"resnet8": 0.2})
 
 
 def is_last(module: nn.Module) -> bool:
@@ -38,6 +38,7 @@ def test_a_model_has_the_layout_of_the_table_on_a_cpu_and_channels_last_elsewher
     channels_last: None,
 ) -> None:
     assert memory_format("resnet8-w0.25", CPU) == torch.channels_last
+    assert memory_format("resnet8-w0.125", CPU) == torch.contiguous_format
     assert memory_format("resnet110", CPU) == torch.contiguous_format
     assert memory_format("mine.py:small@0123456789ab", CPU) == torch.contiguous_format
     assert memory_format("resnet110", torch.device("meta")) == torch.channels_last
