@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test check replay format clean
+.PHONY: help install study test check bench replay format clean
 .NOTPARALLEL:
 
 help: ## List the targets.
@@ -28,6 +28,9 @@ check: $(DEVELOPED) ## Check format, lint, types and the repository's own rules,
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_repository.py tests/test_architecture.py
+
+bench: $(DEVELOPED) ## Measure speed, which wants an idle machine, and write docs/benchmarks.md.
+	$(BIN)/python -m tests.benchmarks
 
 replay: $(DEVELOPED) ## Replay recorded learning curves through samplers and pruners, without training.
 	$(BIN)/python -m tests.replay.replay

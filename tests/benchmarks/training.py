@@ -1,0 +1,196 @@
+"""Epochs that ask the teacher cache against plain ones, and against those that ask the teacher.
+
+A student and its images are made up: time depends on shapes alone. Validation is the same, and next
+to nothing, on both sides. One thread, as workers have it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from conductor.presets import preset
+from kd.evaluation import LabelledImages, predict
+from kd.features import Adapters
+from kd.models import Network, build, tap_shapes
+from kd.numerics import place
+from kd.protocol import Protocol
+from kd.recipe import Recipe, Schedule
+from kd.teacher import LiveTeacher, Reading, TeacherSource, fit_projections
+from kd.training import Plan, TrainingState, train
+from kd.views import Augmentation, normalise, render, view
+from storage import shards
+from tests.benchmarks.harness import Figure, ratio
+
+CPU = torch.device("cpu")
+CLASSES = 10
+TAPS = ("last1",)
+VIEWS = (0, 1)  # so that each epoch opens another shard than the one before
+CHUNK = 256  # images that the teacher reads at once when a shard is made
+
+PLAIN = Recipe()
+LOGITS = Recipe(
+    soft_kind="kl",
+    temperature=Schedule(shape="linear", initial=5.0, final=1.0),
+    alpha=Schedule(shape="linear", initial=0.9, final=0.3),
+)
+HINT = replace(LOGITS, feature_kind="hint", feature_weight=1.0, feature_taps=TAPS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A teacher, a student, and the shape of an epoch."""
+
+    teacher: str
+    student: str
+    size: int  # pixels on each side
+    images: int
+    batch: int
+    stem: str = "cifar"
+    channels: int = 3
+    padding: int = 4
+    flip: bool = True
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(padding=self.padding, flip=self.flip, cutout=0)
+
+
+SMALL = Pair(teacher="resnet20", student="resnet20", size=32, images=256, batch=128)
+LARGE = Pair(
+    teacher="resnet50", student="resnet18", size=32, images=256, batch=128, stem="imagenet"
+)
+LARGE_CIFAR = replace(LARGE, images=64, batch=64, stem="cifar")
+
+
+def default_pair() -> Pair:
+    """Return the pair of the default study, with as many steps an epoch as there."""
+    protocol = Protocol(**preset("digits"))
+    return Pair(
+        teacher=protocol.teacher,
+        student=protocol.student,
+        size=protocol.image_size,
+        images=14 * protocol.batch_size,
+        batch=protocol.batch_size,
+        channels=1,
+        padding=protocol.crop_padding,
+        flip=protocol.flip,
+    )
+
+
+def figures(quick: bool) -> Iterator[Figure]:
+    """Compare epochs with cached logits, and a cached hint, with plain ones; then live teachers."""
+    torch.set_num_threads(1)
+    yield from _cached("the default student", default_pair(), 1.10, quick, rounds=25)
+    yield from _cached("resnet20, 32x32", SMALL, 1.05, quick, rounds=9)
+    yield from _live("ImageNet stem", LARGE, 1.30, quick, rounds=7)
+    yield from _live("CIFAR stem", LARGE_CIFAR, 1.60, quick, rounds=5)
+
+
+def _cached(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Iterator[Figure]:
+    """Compare recipes that read the cache with one that does not."""
+    with TemporaryDirectory() as folder:
+        bench = Bench(_shrunk(pair) if quick else pair, Path(folder))
+        plain = bench.epoch(PLAIN, bench.cached)
+        for what, recipe, most in (("logits", LOGITS, goal), ("hint", HINT, 1.15)):
+            yield ratio(
+                f"an epoch with cached {what} / a plain one, {name}",
+                bench.epoch(recipe, bench.cached),
+                plain,
+                rounds=1 if quick else rounds,
+                goal=most,
+                note=bench.shape,
+            )
+
+
+def _live(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Iterator[Figure]:
+    """Compare one recipe, its readings from the live teacher and from the cache."""
+    with TemporaryDirectory() as folder:
+        bench = Bench(_shrunk(pair) if quick else pair, Path(folder))
+        yield ratio(
+            f"an epoch with the live teacher / with its cache, ResNet50 to ResNet18, {name}, 32x32",
+            bench.epoch(LOGITS, bench.live),
+            bench.epoch(LOGITS, bench.cached),
+            rounds=1 if quick else rounds,
+            goal=goal,
+            at_least=True,
+            note=bench.shape,
+        )
+
+
+def _shrunk(pair: Pair) -> Pair:
+    return replace(pair, images=8, batch=8)
+
+
+def random_images(count: int, channels: int, size: int) -> LabelledImages:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, channels, size, size)
+    return LabelledImages(
+        images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+        labels=torch.randint(0, CLASSES, (count,), generator=generator),
+        mean=torch.full((channels,), 0.5),
+        deviation=torch.full((channels,), 0.25),
+    )
+
+
+class Bench:
+    """A pair, its teacher live, and the cache of what it says of two views, on disk."""
+
+    def __init__(self, pair: Pair, folder: Path) -> None:
+        self.pair = pair
+        self.data = random_images(pair.images, pair.channels, pair.size)
+        self.validation = random_images(2, pair.channels, pair.size)
+        teacher = self.network(pair.teacher)
+        projections = fit_projections(teacher, self.data, TAPS)
+        logits = predict(teacher, self.validation)
+        self.live = LiveTeacher(teacher, projections, logits)
+        shards.begin(folder, {}, projections, logits, {})
+        for k in VIEWS:
+            shards.write_shard(folder, k, list(self._readings(k)))
+        self.cached = shards.CachedTeacher(folder, CPU)
+
+    @property
+    def shape(self) -> str:
+        steps = self.pair.images // self.pair.batch
+        return f"{steps} step{'s' * (steps > 1)} of {self.pair.batch} images, 1 thread"
+
+    def network(self, name: str) -> Network:
+        """Build a model for the images, in the layout that workers give it."""
+        pair = self.pair
+        network = build(name, classes=CLASSES, channels=pair.channels, stem=pair.stem, seed=0)
+        return place(network, CPU)
+
+    def _readings(self, k: int) -> Iterator[Reading]:
+        pair, data = self.pair, self.data
+        rows = view(0, k, len(data), pair.size, pair.augmentation)
+        for index in torch.arange(len(data)).split(CHUNK):
+            images = render(data.images[index], rows.at(index), pair.augmentation)
+            images = normalise(images, data.mean, data.deviation)
+            yield self.live.read(k, index, images, TAPS)
+
+    def epoch(self, recipe: Recipe, source: TeacherSource) -> Callable[[], object]:
+        """Return an action that trains a student of its own for one more epoch."""
+        student = self.network(self.pair.student)
+        state = TrainingState.start(student, self._adapters(student, recipe), recipe)
+        plan = Plan(
+            epochs=100_000,  # more than are run: far from its end the rate is that of the warm-up
+            batch_size=self.pair.batch,
+            warmup=0.1,
+            augmentation=self.pair.augmentation,
+            view_seed=0,
+            views=VIEWS,
+            seed=0,
+        )
+        training = train(state, recipe, plan, self.data, self.validation, source)
+        return lambda: next(training)
+
+    def _adapters(self, student: Network, recipe: Recipe) -> Adapters:
+        shapes = tap_shapes(student, self.pair.channels, self.pair.size)
+        widths = self.live.projections
+        return Adapters(
+            {tap: shapes[tap][0] for tap in recipe.feature_taps},
+            {tap: widths[tap].vectors.shape[1] for tap in recipe.feature_taps},
+            seed=0,
+        )
