@@ -23,7 +23,6 @@ BENCHMARKS = (
     "training",
     "step",
     "inputs",
-    "step",
     "formats",
     "study",
     "startup",

@@ -5,6 +5,7 @@ convolution in float32 can be faster. A step counts three forward passes of mult
 additions: its own, the gradient of the weights and that of the inputs.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ PARTS = {
 def figures(quick: bool) -> Iterator[Figure]:
     """Profile epochs of the default student and of resnet20, with cached logits and one hint."""
     torch.set_num_threads(1)
+    os.environ["KINETO_LOG_LEVEL"] = "6"  # the profiler says on standard error that it begins
     limit = spread(
         "a matrix product", [product() for _ in range(1 if quick else 9)], unit="GFLOP/s"
     )
