@@ -1,5 +1,6 @@
 """An arm: one search space run as one Optuna study, decided in memory and written through."""
 
+import heapq
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,6 +25,7 @@ from storage.trials import (
     INFEASIBLE,
     asked_digest,
     check_trial,
+    end_trial,
     ended_digest,
 )
 
@@ -191,7 +193,8 @@ class Arm:
         number = len(self._ids)
         enqueued = [dict(parameters) for parameters in self.space.enqueued.values()]
         seed = derive_seed(self.tactics.seed, "sampler", self.name, number)
-        sampler = make_sampler(self.tactics.sampler, seed, self._startup(number))
+        startup = self._startup(number)
+        sampler = make_sampler(self.tactics.sampler, seed, startup, self._mirror.past)
         given = enqueued[number] if number < len(enqueued) else None
         trial = self._mirror.ask(number, sampler, given)
         self._recipes[number] = self.space.suggest(trial)
@@ -275,17 +278,16 @@ class Arm:
     def tell(
         self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
     ) -> None:
-        """End a trial. Its attributes are written first: a trial that has ended has them all.
+        """End a trial, with these attributes.
 
         Raises UpdateFinishedTrialError, and changes nothing, if another supervisor has ended it.
         """
         values = None if value is None else [value]
         told = {**attributes, **self._mirror.rungs(number)}
         told[ENDED] = self.digest(number, state, value, attributes)
+        end_trial(self._storage, self._ids[number], state, values, told)
         for key, attribute in told.items():
-            self._storage.set_trial_user_attr(self._ids[number], key, attribute)
             self._mirror.note(number, key, attribute)
-        self._storage.set_trial_state_values(self._ids[number], state, values)
         self._mirror.end(number, state, values)
         self._count(number, state)
 
@@ -303,9 +305,5 @@ class Arm:
 
     def best(self, count: int) -> list[FrozenTrial]:
         """Return the best trials that ran to the horizon, the first to come first among equals."""
-        complete = [
-            trial
-            for trial in self.trials
-            if trial.state == TrialState.COMPLETE and not trial.user_attrs.get("diverged")
-        ]
-        return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:count]
+        whole = [one for one in self._mirror.complete if not one.user_attrs.get("diverged")]
+        return heapq.nsmallest(count, whole, key=lambda one: (-(one.value or 0.0), one.number))

@@ -124,16 +124,21 @@ class Crew:
         Other events go to `listen`; a job that fails raises its error here.
         """
         waiting = list(jobs.items())
-        while waiting or self.busy:
-            while waiting and self.free > 0:
-                self.start(*waiting.pop(0))
+        self._start_some(waiting)
+        while self.busy:
             for key, event in self.events():
                 if event["event"] not in LAST_EVENTS:
                     listen(key, event)
                 elif event["event"] == "result" or event["event"] == "diverged":
+                    self._start_some(waiting)  # first: what is done with a result takes time
                     yield key, event
                 else:
                     raise error_of(event)
+
+    def _start_some(self, waiting: list[tuple[Key, Job]]) -> None:
+        """Give every free worker the next of the waiting jobs."""
+        while waiting and self.free > 0:
+            self.start(*waiting.pop(0))
 
 
 def error_of(event: Event) -> RetortError:

@@ -81,7 +81,9 @@ def used(wanted: Wanted, found: Mapping[str, Any] | None, workers: int | None) -
 
 def _devices(found: Mapping[str, Any]) -> str:
     several = len(found["accelerators"]) > 1
-    return f"{found['device']}{' and the others, in turn' * several}"
+    text = f"{found['device']}{' and the others, in turn' * several}"
+    share = 100 * found["memory_share"]
+    return text if share == 100 else f"{text}; a worker may allocate {share:.0f} % of its memory"
 
 
 def free_disk(root: Path) -> int:

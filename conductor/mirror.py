@@ -8,10 +8,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from conductor.lagged import LaggedStorage
 from conductor.tactics import Tactics, make_pruner
+from conductor.tpe import Past
 from storage.trials import CONSTRAINTS
 
 CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
 RUNGS = "rungs"  # user attribute: what successive halving noted of a trial, for later decisions
+EVERYTHING = 2**62  # number of a trial for which everything has settled
 RUNG = "completed_rung_"  # how the system attributes begin in which it does
 
 
@@ -19,6 +21,7 @@ class Mirror:
     """The trials of a study by number; a decision about one of them sees what the lag allows."""
 
     def __init__(self, name: str, tactics: Tactics) -> None:
+        self.past = Past()
         self._memory = LaggedStorage(tactics.lag)
         self._study = optuna.create_study(
             storage=self._memory,
@@ -68,8 +71,13 @@ class Mirror:
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials as they are now."""
-        self._memory.deciding = 2**62  # everything has settled for a reader
+        self._memory.deciding = EVERYTHING
         return self._memory.get_all_trials(self._study._study_id, deepcopy=False)
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        """All trials that ran to the horizon, as they are now."""
+        return self.seen(EVERYTHING, TrialState.COMPLETE)
 
     def seen(self, number: int, state: TrialState) -> list[FrozenTrial]:
         """Return the trials in this state that a decision about trial `number` may see."""

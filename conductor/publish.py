@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
-from conductor.arm import Arm
+from conductor.arm import Arm, StoredTrial
 from conductor.curves import curves
 from conductor.progress import percent
 from kd.metrics import EpochMetrics
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from storage.records import RunRecord
+from storage.studies import system_attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Publisher:
         from optuna_dashboard import save_note
 
         trial = arm.stored_trial(number)
-        save_note(trial, trial_note(arm, number, record))
+        save_note(_Noted(trial), trial_note(arm, number, record))
         if not record.history:
             return
         published = {artifact.filename for artifact in get_all_artifact_meta(trial)}
@@ -51,6 +53,23 @@ class Publisher:
             for path in _write(Path(folder), record.history):
                 if path.name not in published:
                     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+
+
+class _Noted:
+    """A trial with a storage, as `save_note` takes it, which has no notes but the trial's own.
+
+    A study keeps the notes of all its trials, and `save_note` reads all that there are, twice.
+    """
+
+    def __init__(self, trial: StoredTrial) -> None:
+        self.study, self.storage = trial.study, self
+        self._trial_id, self._storage = trial._trial_id, trial.storage
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return system_attributes(self._storage, study_id, f"dashboard:{self._trial_id}:")
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._storage.set_study_system_attr(study_id, key, value)
 
 
 def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:

@@ -96,6 +96,9 @@ class Study:
         crew = Crew(pool)
         try:
             pool.start()
+            # some 1,000 modules, sklearn's among them: imported while the fork server imports torch
+            import optuna_dashboard  # noqa: F401
+
             with self._display.showing():
                 self._run_stages(crew, search=search)
         except KeyboardInterrupt:

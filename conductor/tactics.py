@@ -13,9 +13,10 @@ from optuna.pruners import (
     PercentilePruner,
     SuccessiveHalvingPruner,
 )
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 
 from conductor.names import PRUNERS, SAMPLERS
+from conductor.tpe import Past, ReadingTPESampler
 from kd.catalogue import check_name
 
 STARTUP_TRIALS = 10  # random trials before a sampler learns
@@ -32,15 +33,17 @@ class Tactics:
     horizon: int
 
 
-def make_sampler(name: str, seed: int, startup: int = STARTUP_TRIALS) -> BaseSampler:
+def make_sampler(
+    name: str, seed: int, startup: int = STARTUP_TRIALS, past: Past | None = None
+) -> BaseSampler:
     """Make a sampler for one decision, which is random before `startup` trials have ended.
 
-    Raises ProtocolError for an unknown name.
+    `past` is kept for all decisions of a study. Raises ProtocolError for an unknown name.
     """
     check_name("sampler", name, SAMPLERS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _SAMPLERS[name](seed % 2**32, startup)
+        return _SAMPLERS[name](seed % 2**32, startup, past or Past())
 
 
 def make_pruner(name: str, horizon: int) -> BasePruner:
@@ -52,12 +55,10 @@ def make_pruner(name: str, horizon: int) -> BasePruner:
     return _PRUNERS[name](horizon)
 
 
-_SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": lambda seed, startup: TPESampler(
-        n_startup_trials=startup, multivariate=True, group=True, seed=seed
-    ),
-    "random": lambda seed, startup: RandomSampler(seed=seed),
-    "gp": lambda seed, startup: GPSampler(n_startup_trials=startup, seed=seed),
+_SAMPLERS: dict[str, Callable[[int, int, Past], BaseSampler]] = {
+    "tpe": lambda seed, startup, past: ReadingTPESampler(past, startup=startup, seed=seed),
+    "random": lambda seed, startup, past: RandomSampler(seed=seed),
+    "gp": lambda seed, startup, past: GPSampler(n_startup_trials=startup, seed=seed),
 }
 _PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "median": lambda horizon: MedianPruner(n_startup_trials=5, n_warmup_steps=horizon // 4),

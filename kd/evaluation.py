@@ -8,7 +8,11 @@ from torch.nn import functional
 
 from kd.views import normalise
 
-BATCH_SIZE = 512  # fixed: on a CPU the bits of the logits depend on it
+# Images that are evaluated at once, fixed, since the bits of the logits depend on it. On a CPU the
+# maps of large batches leave its caches: 64 take a quarter (ResNet18) to a third (resnet20) less
+# than 512.
+BATCH_SIZE = 64
+ACCELERATOR_BATCH_SIZE = 1024
 ECE_BINS = 15  # Guo et al. 2017
 
 
@@ -40,11 +44,16 @@ def predict(network: nn.Module, data: LabelledImages) -> Tensor:
     try:
         chunks = [
             network(normalise(chunk, data.mean, data.deviation)).float()
-            for chunk in data.images.split(BATCH_SIZE)
+            for chunk in data.images.split(batch_size(data.images.device))
         ]
     finally:
         network.train(was_training)
     return torch.cat(chunks).cpu()
+
+
+def batch_size(device: torch.device) -> int:
+    """Return how many images a network evaluates at once."""
+    return BATCH_SIZE if device.type == "cpu" else ACCELERATOR_BATCH_SIZE
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

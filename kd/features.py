@@ -7,7 +7,7 @@ also where it is 0, and each is normalised so that one range of weights serves a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ class TapReading:
                 f"the variance of a tap must be above 0, got {self.variance}: the teacher says the "
                 "same of every image there; leave the tap out"
             )
+
+    def to(self, device: torch.device) -> "TapReading":
+        return replace(self, features=self.features.to(device), attention=self.attention.to(device))
 
 
 class Adapters(nn.Module):

@@ -26,6 +26,8 @@ CHANNELS_LAST = {
     **dict.fromkeys((name for name in TORCHVISION_MODELS if name.startswith("shufflenet")), 1.0),
 }
 
+MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
+
 
 def memory_format(name: str, device: torch.device) -> torch.memory_format:
     """Return the layout of the weights of model `name`, which its feature maps follow.
@@ -51,11 +53,13 @@ def training_forward(
     """Return `network.forward_taps` as training steps call it.
 
     Logits and maps are float32, whatever the precision inside: losses need its range. One model is
-    compiled once a process: further networks of the same shapes take the code that is there.
+    compiled once a process, and once more for each other set of taps: further networks of the same
+    shapes take the code that is there. Raises a torch exception rather than go on uncompiled.
     """
     forward: Forward = network.forward_taps
     if compiled:
-        forward = torch.compile(forward, dynamic=False)
+        torch._dynamo.config.recompile_limit = MOST_COMPILED
+        forward = torch.compile(forward, dynamic=False, fullgraph=True)
     if precision == "float32":
         return forward
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kd.errors import ArtifactError
-from kd.evaluation import BATCH_SIZE, LabelledImages
+from kd.evaluation import LabelledImages, batch_size
 from kd.features import TapReading, attention_map
 from kd.models import Network
 from kd.views import normalise
@@ -60,6 +60,10 @@ class Reading:
 
     logits: Tensor
     taps: dict[str, TapReading]
+
+    def to(self, device: torch.device) -> "Reading":
+        taps = {tap: each.to(device) for tap, each in self.taps.items()}
+        return Reading(self.logits.to(device), taps)
 
 
 class TeacherSource(typing.Protocol):
@@ -116,7 +120,7 @@ def fit_projections(
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
     images = data.images[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in images.split(BATCH_SIZE):
+    for chunk in images.split(batch_size(images.device)):
         _, maps = network.forward_taps(normalise(chunk, data.mean, data.deviation), taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)

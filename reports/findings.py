@@ -12,6 +12,7 @@ from reports.data import PLAIN, ArmData, FinalistData, StudyData, TrialData
 from reports.ladder import Ablation, compare_ablations
 from reports.ledger import Ledger, keep_ledger
 from reports.statistics import mean_and_deviation, mean_interval
+from reports.tuning import Tuning, compare_tuning
 from reports.verdict import Comparison, Verdict, decide, secondary
 from storage.records import Cost
 
@@ -66,6 +67,7 @@ class Findings:
     verdict: Verdict
     comparisons: tuple[Comparison, ...]
     standings: tuple[Standing, ...]
+    tuning: tuple[Tuning, ...]
     optimism: tuple[Optimism, ...]
     audits: tuple[Audit, ...]
     ablations: tuple[Ablation, ...]
@@ -86,6 +88,7 @@ def find(data: StudyData) -> Findings:
         verdict=verdict,
         comparisons=secondary(data),
         standings=tuple(_standing(data, one) for one in _ordered(data)),
+        tuning=compare_tuning(data),
         optimism=tuple(_optimism(data, one) for one in data.of_role("tuned")),
         audits=audits,
         ablations=compare_ablations(data),

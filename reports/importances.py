@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.importance import get_param_importances
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -53,6 +54,7 @@ def find_importances(
     if len(whole) < FEWEST:
         rule = f"Importances need at least {FEWEST} completed trials"
         return {}, f"{rule}; there are {len(whole)}."
+    _share_distributions(whole)
     study = _Resample(name, storage)
     study.drawn = whole
     with warnings.catch_warnings(record=True) as caught:
@@ -65,6 +67,15 @@ def find_importances(
         for name, share in ordered
     }
     return found, _note(len(whole), sum("less than" in str(one.message) for one in caught))
+
+
+def _share_distributions(trials: Sequence[FrozenTrial]) -> None:
+    """Give trials one object for equal distributions: Optuna compares them again and again."""
+    known: dict[BaseDistribution, BaseDistribution] = {}
+    for trial in trials:
+        trial.distributions = {
+            name: known.setdefault(each, each) for name, each in trial.distributions.items()
+        }
 
 
 def _note(whole: int, rare: int) -> str:

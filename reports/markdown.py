@@ -18,6 +18,8 @@ def markdown(findings: Findings) -> str:
     parts = [f"### {escaped(data.name)}: {escaped(findings.verdict.text)}"]
     if findings.standings:
         parts += [markdown_table(comparison_table(findings)), escaped(comparison_note(data))]
+    if findings.tuning:
+        parts.append(escaped(" ".join(one.text for one in findings.tuning)))
     if findings.caveats:
         parts.append("\n".join(f"- {escaped(caveat)}" for caveat in findings.caveats))
     parts.append(f"    {shlex.join(data.settings.command)}")

@@ -11,6 +11,7 @@ from reports.data import ArmData, StudyData
 from reports.findings import Findings, Optimism, Standing
 from reports.ladder import Ablation
 from reports.statistics import Difference
+from reports.tuning import Tuning
 from reports.verdict import Comparison, Verdict
 
 SCHEMA = 1
@@ -46,6 +47,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "finalists": [
             _finalist(standing, data.student(standing.one)) for standing in findings.standings
         ],
+        "tuning": [_tuning(one) for one in findings.tuning],
         "optimism": [_optimism(one) for one in findings.optimism],
         "audit": [_audit(audit) for audit in findings.audits],
         "ablations": [_ablation(one) for one in findings.ablations],
@@ -205,6 +207,16 @@ def _classes(findings: Findings) -> dict[str, Any] | None:
             }
             for one in found.confusions
         ],
+    }
+
+
+def _tuning(one: Tuning) -> dict[str, Any]:
+    return {
+        "arm": one.tuned.finalist.arm,
+        "text": one.text,
+        "tuned": one.tuned.key,
+        "first": one.first.key,
+        "difference": _difference(one.difference) if one.difference else None,
     }
 
 

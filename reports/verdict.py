@@ -153,14 +153,15 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
         f"the smallest difference that would have been shown with 80 % power is "
         f"{points(difference.detectable)} points"
     )
-    return f"{lead} ({_evidence(difference)}); {detectable}."
+    return f"{lead} ({evidence(difference)}); {detectable}."
 
 
 def _pair(data: StudyData, relation: str) -> str:
     return f"tuned {data.primary_arm} {relation} tuned plain"
 
 
-def _evidence(difference: Difference) -> str:
+def evidence(difference: Difference) -> str:
+    """Say how sure a difference is: its interval, seeds and test images."""
     return (
         f"95 % interval {interval(difference.low, difference.high)}, "
         f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
@@ -173,7 +174,7 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
         return text
     return (
         f"{text} What there is: {_pair(data, 'less')} is "
-        f"{points(difference.mean, sign=True)} points of test accuracy ({_evidence(difference)})."
+        f"{points(difference.mean, sign=True)} points of test accuracy ({evidence(difference)})."
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
 )
 
 from kd.errors import StudyError
+from storage.transactions import WholeTrialStorage
 
 SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
@@ -40,7 +41,7 @@ class OvertakenError(StudyError):
     """Another supervisor has taken the number of the trial that was to be created."""
 
 
-class PatientStorage(RDBStorage):
+class PatientStorage(WholeTrialStorage):
     """Optuna's storage in a database, every call of which is tried again while a server is away.
 
     A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
@@ -134,13 +135,39 @@ class PatientStorage(RDBStorage):
     ) -> bool:
         """End a trial; when the answer to that got lost, the trial has ended as it should have."""
         change = super().set_trial_state_values
+        return self._end_once(trial_id, state, values, lambda: change(trial_id, state, values))
+
+    def end_trial(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        end = super().end_trial
+        return self._end_once(
+            trial_id, state, values, lambda: end(trial_id, state, values, attributes)
+        )
+
+    def matching_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
+        read = super().matching_system_attrs
+        found: dict[str, Any] = self.patiently(lambda: read(study_id, prefix))
+        return found
+
+    def _end_once(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        change: Callable[[], bool],
+    ) -> bool:
         attempts = 0
 
         def end() -> bool:
             nonlocal attempts
             attempts += 1
             try:
-                return change(trial_id, state, values)
+                return change()
             except UpdateFinishedTrialError:
                 found = self.get_trial(trial_id)
                 if attempts == 1 or (found.state, found.values) != (state, values):

@@ -8,6 +8,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from kd.errors import StudyError
+from storage.transactions import WholeTrialStorage
 
 METRIC = "validation accuracy"
 
@@ -49,6 +50,18 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
     study = optuna.load_study(study_name=name, storage=storage)
     _check_direction(study)
     return study
+
+
+def system_attributes(storage: BaseStorage, study_id: int, prefix: str) -> dict[str, Any]:
+    """Return a study's system attributes whose names begin with `prefix`.
+
+    The dashboard keeps the notes of all trials there, so a database is not asked for all of them.
+    """
+    database = getattr(storage, "_backend", None)  # Optuna puts a cache before a database
+    if isinstance(database, WholeTrialStorage):
+        return database.matching_system_attrs(study_id, prefix)
+    attributes = storage.get_study_system_attrs(study_id)
+    return {key: kept for key, kept in attributes.items() if key.startswith(prefix)}
 
 
 def _check_direction(study: optuna.Study) -> None:

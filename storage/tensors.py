@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from storage.arrays import HEADER, make_header, read_header, taking, unreadable
-from storage.artifacts import replacing
+from storage.arrays import read_header, unreadable, write_arrays
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
@@ -19,10 +17,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -
     same bytes: they share one key, since safetensors writes several in any order. Raises
     ArtifactError when the disk does not take the file.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = make_header({name: tensor.numpy() for name, tensor in plain.items()}, note)
-    with taking(path), replacing(path) as temporary:
-        save_file(plain, temporary, metadata={HEADER: header})
+    plain = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    write_arrays(path, plain, note)
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:

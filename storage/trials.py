@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
 from storage.patience import RESTORE
+from storage.transactions import WholeTrialStorage
 
 ASKED = "asked"  # user attribute: digest of what was asked
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
@@ -67,6 +69,27 @@ def check_trial(study: str, trial: FrozenTrial, *, strict: bool = True) -> None:
             f"trial {trial.number} of {study} differs from its digest: the storage is damaged; "
             f"{RESTORE}"
         )
+
+
+def end_trial(
+    storage: BaseStorage,
+    trial_id: int,
+    state: TrialState,
+    values: list[float] | None,
+    attributes: Mapping[str, Any],
+) -> None:
+    """End a trial, which then has these user attributes: in a database, in one transaction.
+
+    Elsewhere they are written first, so that a trial that has ended has them all. Raises
+    UpdateFinishedTrialError, and changes nothing, if it has ended before.
+    """
+    database = getattr(storage, "_backend", None)  # Optuna puts a cache before a database
+    if isinstance(database, WholeTrialStorage):
+        database.end_trial(trial_id, state, values, attributes)
+        return
+    for key, attribute in attributes.items():
+        storage.set_trial_user_attr(trial_id, key, attribute)
+    storage.set_trial_state_values(trial_id, state, values)
 
 
 def _asked(study: str, trial: FrozenTrial) -> list[Any]:

@@ -245,9 +245,9 @@ def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monk
     startups: list[int] = []
     make = make_arm.__globals__["Arm"]._ask.__globals__["make_sampler"]
 
-    def watched(name: str, seed: int, startup: int) -> Any:
+    def watched(name: str, seed: int, startup: int, past: Any) -> Any:
         startups.append(startup)
-        return make(name, seed, startup)
+        return make(name, seed, startup, past)
 
     monkeypatch.setattr("conductor.arm.make_sampler", watched)
     arm = limited_arm(InMemoryStorage(), lag=1)

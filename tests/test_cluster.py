@@ -86,20 +86,13 @@ def test_a_node_with_another_torch_is_named(tmp_path):
         check_greeting(greeting(node="n7", torch="2.0"), tmp_path)
 
 
-@pytest.mark.parametrize(("gpus", "limits"), [(0.25, [(0.25, 0)]), (1.0, []), (0.0, [])])
-def test_a_share_of_a_gpu_is_a_share_of_its_memory(gpus, limits, monkeypatch):
-    calls: list[tuple[float, int]] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda *given: calls.append(given)
-    )
-    on_ray._limit_memory(gpus)
-    assert calls == limits
-
-
-def test_without_a_gpu_no_memory_is_limited(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_ray._limit_memory(0.25)
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(monkeypatch, tmp_path):
+    limits: list[tuple[torch.device, float]] = []
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("workers.device.choose_device", lambda slot: gpu)
+    monkeypatch.setattr("workers.device.limit_memory", lambda *given: limits.append(given))
+    RayWorker(0.25).greet(str(tmp_path / "mark"))
+    assert limits == [(gpu, 0.25)]
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,11 @@ def test_accelerators_are_described_by_what_they_tell(tmp_path, monkeypatch):
         "Tesla V100, 16.9 GB, capability 7.0, no bfloat16"
     )
     assert dict(used(wanted(tmp_path), found, 2))["device"] == "cuda:0 and the others, in turn"
+    module.get_per_process_memory_fraction = lambda device: 0.25
+    found = next(iter(run_machine(job, torch.device("cuda:0"), lambda: False)))
+    assert dict(used(wanted(tmp_path), found, 8))["device"] == (
+        "cuda:0 and the others, in turn; a worker may allocate 25 % of its memory"
+    )
     monkeypatch.setattr(torch, "get_device_module", lambda kind: SimpleNamespace())
     found = next(iter(run_machine(job, torch.device("cuda:0"), lambda: False)))
     assert dict(computing(found))["GPUs"].startswith("cuda")

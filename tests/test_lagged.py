@@ -186,3 +186,26 @@ def test_tpe_learns_from_the_trials_that_it_may_see():
         study.sampler = make_sampler("tpe", 3)
         answers.add(study.ask().suggest_float("x", 0, 1))
     assert len(answers) == 2
+
+
+def test_what_is_kept_of_ended_trials_follows_those_that_end_later():
+    storage = LaggedStorage(2)
+    study = optuna.create_study(storage=storage, study_name="study", direction="maximize")
+    for number in range(6):
+        storage.create_new_trial(study._study_id, running(number / 10))
+    seen = []
+    for number, state in ((1, TrialState.COMPLETE), (0, TrialState.PRUNED), (2, TrialState.FAIL)):
+        storage.set_trial_state_values(number, state, [0.5])
+        storage.deciding = 5
+        every = study.get_trials(deepcopy=False)
+        chosen = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        seen.append(("".join(one.state.name[0] for one in every), [one.number for one in chosen]))
+    assert seen == [("RCRRRR", [1]), ("PCRRRR", [0, 1]), ("PCFRRR", [0, 1])]
+    storage.deciding = 2
+    assert [one.number for one in study.get_trials(states=(TrialState.COMPLETE,))] == []
+
+
+def test_a_parameter_keeps_its_kind_also_from_trials_of_earlier_sessions():
+    study = study_of([running(0.5)], 1, 1)
+    with pytest.raises(ValueError, match="distribution kind"):
+        study.ask().suggest_categorical("x", [0.5, 0.75])

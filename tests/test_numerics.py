@@ -103,6 +103,7 @@ def test_a_plan_in_bfloat16_trains_float32_weights_otherwise_than_one_in_float32
 
 
 def test_a_plan_is_compiled_if_it_says_so_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     compiled = []
 
     def spy(forward: Any, **settings: Any) -> Any:
@@ -113,7 +114,10 @@ def test_a_plan_is_compiled_if_it_says_so_once_a_run(monkeypatch: pytest.MonkeyP
     for asked in (False, True):
         state = begin(PLAIN, None)
         list(train(state, PLAIN, plan(compile=asked), DATA, VALIDATION, None))
-        assert compiled == ([(state.network, {"dynamic": False})] if asked else [])
+        assert compiled == (
+            [(state.network, {"dynamic": False, "fullgraph": True})] if asked else []
+        )
+    assert torch._dynamo.config.recompile_limit == numerics.MOST_COMPILED  # else: eager after 8
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from kd.errors import ArtifactError
-from storage import tensors
+from storage import arrays
 from storage.tensors import map_tensors, read_checked, write_tensors
 from tests.small import network, same_bits
 
@@ -156,7 +156,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(path: Path, monkeypatch) ->
         Path(place).write_bytes(b"half")
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr(tensors, "save_file", half)
+    monkeypatch.setattr(arrays, "save_file", half)
     with pytest.raises(ArtifactError, match="cannot be written: No space left"):
         write_tensors(path, sample())
     assert path.read_bytes() == before

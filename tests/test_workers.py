@@ -368,20 +368,22 @@ def leave(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("size", [1, None])
-def test_workers_that_cannot_start_are_an_error_and_not_replaced_for_ever(monkeypatch, size):
+def test_workers_that_cannot_start_are_an_error_and_not_replaced_for_ever(
+    ground, monkeypatch, size
+):
     monkeypatch.setattr("workers.local.serve", leave)
     pool = LocalPool(size)
     pool.start()
     with pytest.raises(WorkerError, match=r"worker \d+ died"):
-        (pool.size, pool.events(PATIENCE))
+        (pool.submit(ground.train("never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
     pool.close()
 
 
 def test_closing_a_pool_ends_its_workers_even_busy_ones(ground):
     pool = LocalPool(1)
     pool.start()
-    before = worker_pids()
     ticket = pool.submit(ground.train("busy"))
+    before = worker_pids()
     assert until(pool, ticket, "epoch")["event"] == "epoch"
     pool.close()
     assert len(worker_pids()) == len(before) - 1

@@ -20,6 +20,7 @@ from workers.events import Event, Stopped, progress_event, result_event
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.loading import load_live_teacher, load_teacher, open_parts
 
+CPU = torch.device("cpu")
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
 
 
@@ -102,7 +103,8 @@ def _read_view(
     for index in torch.arange(len(data)).split(CHUNK):
         if stopped():
             return
-        chunks.append(_read_rows(live, job.protocol, data, job.view, index, taps))
+        chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
+        chunks.append(chunk.to(CPU))  # a whole view may be more than the device has left
         yield progress_event(int(index[-1]) + 1, len(data))
 
 

@@ -143,7 +143,8 @@ class MachineJob(Job):
     """Say what a worker computes with. Result: `device`, `accelerators`, and torchvision's weights.
 
     Each accelerator has its name, memory in bytes, capability and whether it computes in bfloat16;
-    `weights` are the models whose ImageNet weights are in `weights_folder`.
+    `memory_share`, 0-1, is how much of its device's memory the worker may allocate; `weights` are
+    the models whose ImageNet weights are in `weights_folder`.
     """
 
 

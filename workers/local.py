@@ -51,15 +51,18 @@ class LocalPool:
         self._tickets = 0
 
     def start(self) -> None:
-        """Start the first worker; what it says of the machine decides how many more there are."""
+        """Start the server that workers are forked from, which takes seconds, and go on at once.
+
+        The first worker is waited for when it is needed; what it says of the machine decides how
+        many more there are.
+        """
         _start_server()
-        self._launch(0)
 
     @property
     def size(self) -> int:
         """Number of jobs at once. Waits for the first worker when that has to be asked."""
         if self._size is None:
-            worker = self._workers[0]
+            worker = self._workers[0] if self._workers else self._launch(0)
             try:
                 if not worker.ready:
                     self._welcome(worker, _receive(worker.connection))
@@ -73,10 +76,11 @@ class LocalPool:
 
     def submit(self, job: Job) -> int:
         """Give `job` to an idle worker; return its ticket. Raises WorkerError if all are busy."""
+        size = self.size  # before the idle are counted: asking may start the first worker
         idle = [worker for worker in self._workers if worker.ticket is None]
         if not idle:
-            if len(self._workers) >= self.size:
-                raise WorkerError(f"all {self.size} workers are busy")
+            if len(self._workers) >= size:
+                raise WorkerError(f"all {size} workers are busy")
             idle = [self._launch(len(self._workers))]
         self._tickets += 1
         worker = idle[0]
@@ -144,7 +148,10 @@ class LocalPool:
         ours, theirs = self._context.Pipe()
         line_end, lifeline = self._context.Pipe(duplex=False)
         process = self._context.Process(
-            target=serve, args=(theirs, line_end, slot), name=f"retort-worker-{slot}", daemon=True
+            target=serve,
+            args=(theirs, line_end, slot, self._size or 1),
+            name=f"retort-worker-{slot}",
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -167,13 +174,13 @@ def _start_server() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def serve(connection: Connection, lifeline: Connection, slot: int) -> None:
-    """The life of a worker process: greet, then run the jobs that come."""
+def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
+    """The life of worker `slot` of `workers`: greet, then run the jobs that come."""
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute
 
-    device = choose_device(slot)
+    device = choose_device(slot, workers)
     _send(connection, {"accelerators": accelerator_count()})
     while True:
         message = _receive(connection)

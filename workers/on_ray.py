@@ -211,10 +211,10 @@ class RayWorker:
 
     def greet(self, mark: str) -> str:
         """Say where this is, and whether it has what jobs need."""
-        from workers.device import choose_device
+        from workers.device import choose_device, limit_memory
 
         self._device = choose_device(0)  # Ray shows a worker its own GPU alone, as the first
-        _limit_memory(self._gpus)
+        limit_memory(self._device, self._gpus)
         greeting = {
             "node": socket.gethostname(),
             "pid": os.getpid(),
@@ -247,11 +247,3 @@ class RayWorker:
     def stop(self, ticket: int) -> None:
         """Have the job leave at its next step."""
         self._stopped.add(ticket)
-
-
-def _limit_memory(gpus: float) -> None:
-    """Keep a worker to its share of the GPU's memory, where it has a share and torch can."""
-    import torch
-
-    if 0 < gpus < 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(gpus, 0)

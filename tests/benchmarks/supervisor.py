@@ -4,6 +4,7 @@ Everything else is as in a study: asking, reporting, pruning, telling, digests, 
 and curves for the dashboard. A trial has at most 8 epochs.
 """
 
+import heapq
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -68,6 +69,33 @@ class InstantPool:
         return [(ticket, event)]
 
 
+class VirtualPool(InstantPool):
+    """Workers of which each epoch takes a unit of time that only this pool counts."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.now, self.epochs = 0, 0
+        self._due: list[tuple[int, int]] = []
+        self._heard = 0  # whose next event has no time yet: it may be told to stop before
+
+    def submit(self, job: Job) -> int:
+        ticket = super().submit(job)
+        heapq.heappush(self._due, (self.now + 1, ticket))
+        return ticket
+
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
+        if self._heard in self._events:
+            ends = self._events[self._heard][0]["event"] in LAST_EVENTS
+            heapq.heappush(self._due, (self.now + (not ends), self._heard))
+        self.now, ticket = heapq.heappop(self._due)
+        event = self._events[ticket].pop(0)
+        self.epochs += event["event"] == "epoch"
+        self._heard = ticket
+        if event["event"] in LAST_EVENTS:
+            del self._events[ticket]
+        return [(ticket, event)]
+
+
 def figures(quick: bool) -> Iterator[Figure]:
     """Yield what a trial costs in a small study and in a large one, and what a job costs."""
     small, large = (60, 300) if quick else (1000, 10_000)
@@ -85,6 +113,7 @@ def figures(quick: bool) -> Iterator[Figure]:
             )
     yield from large_study(large, 20 if quick else 100)
     yield jobs(20 if quick else 300)
+    yield from lags(40 if quick else 300)
     yield from shared(40 if quick else 400)
 
 
@@ -195,6 +224,19 @@ def jobs(count: int) -> Figure:
         hand_out(4)  # starts the other worker
         times = [1000 * seconds(lambda: hand_out(count)) / count for _ in range(5)]
     return spread("pool: a job that does nothing, two local workers", times, unit="ms")
+
+
+def lags(count: int) -> Iterator[Figure]:
+    """Tell how many workers an arm keeps busy: what a longer trial holds up depends on the lag."""
+    for lag in (1, 2, 4, 8, 16, 32):
+        with TemporaryDirectory() as folder:
+            root, pool = Path(folder), VirtualPool(lag)
+            arm = make_arm(InMemoryStorage(), sampler="random", lag=lag)
+            paths, job = Layout(root).study("study"), job_maker(root).trial
+            Search([arm], Crew(pool), paths, quiet(), job, lambda *ended: None).run(count)
+        note = "simulated: all epochs take as long, the median pruner cuts"
+        busy = [pool.epochs / pool.now]
+        yield spread(f"workers that an arm with lag {lag} keeps busy", busy, note=note)
 
 
 def shared(count: int) -> Iterator[Figure]:
