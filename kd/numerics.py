@@ -58,7 +58,7 @@ def training_forward(
     """
     forward: Forward = network.forward_taps
     if compiled:
-        torch._dynamo.config.recompile_limit = MOST_COMPILED
+        _configure_compiler(device)
         forward = torch.compile(forward, dynamic=False, fullgraph=True)
     if precision == "float32":
         return forward
@@ -71,6 +71,18 @@ def training_forward(
     return mixed
 
 
+def _configure_compiler(device: torch.device) -> None:
+    """Let a process compile all that a study asks of it.
+
+    On a CPU it has one core, and processes of the compiler's own would take those of other workers.
+    """
+    from torch._inductor import config  # takes a second, which only those wait for who compile
+
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
+    if device.type == "cpu":
+        config.compile_threads = 1
+
+
 def check_device(device: torch.device, precision: str, compiled: bool) -> None:
     """Raise ProtocolError, in one line, if the device cannot do what the protocol asks.
 
@@ -80,6 +92,7 @@ def check_device(device: torch.device, precision: str, compiled: bool) -> None:
         raise ProtocolError(f"{device} does not compute in bfloat16; use --precision float32")
     if compiled:
         try:
+            _configure_compiler(device)
             _compile_a_layer(device)
         except Exception as error:  # whatever the compiler lacks: it raises what it likes
             reason = " ".join(str(error).split())[:200]
