@@ -1,6 +1,6 @@
-"""Memory formats: steps and forward passes in channels last against the usual layout, by model.
+"""Layouts in memory by model, and small batches of evaluation against large ones.
 
-`kd.numerics.CHANNELS_LAST` is what these figures decided.
+`kd.numerics.CHANNELS_LAST` and `kd.evaluation.BATCH_SIZE` are what these figures decided.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn import functional
 
+from kd.evaluation import BATCH_SIZE
 from kd.models import Network, build
+from kd.numerics import place
 from tests.benchmarks.harness import Figure, ratio
 
 # model, stem, side of an image, channels, images of a step
@@ -32,11 +34,25 @@ CASES = (
     ("shufflenet_v2_x1_0", "cifar", 32, 3, 32),
     ("vgg11_bn", "cifar", 32, 3, 32),
 )
+# model, side of an image, channels, images
+EVALUATED = (
+    ("resnet8-w0.125", 16, 1, 2048),
+    ("resnet20", 32, 3, 1024),
+    ("resnet18", 32, 3, 512),
+    ("resnet50", 32, 3, 128),
+)
+LARGE_BATCH = 512
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """Compare both layouts, with one thread, as workers have it."""
+    """Compare layouts, then batches, with one thread, as workers have it."""
     torch.set_num_threads(1)
+    yield from layouts(quick)
+    yield from batches(quick)
+
+
+def layouts(quick: bool) -> Iterator[Figure]:
+    """Compare a step and a forward pass of each model in both layouts."""
     for name, stem, size, channels, batch in CASES[:1] if quick else CASES:
         images = torch.randn(batch, channels, size, size)
         networks = [
@@ -52,6 +68,35 @@ def figures(quick: bool) -> Iterator[Figure]:
                 usual,
                 rounds=1 if quick else 5,
             )
+
+
+def batches(quick: bool) -> Iterator[Figure]:
+    """Compare evaluation in batches of the size that is used with large ones."""
+    for name, size, channels, count in EVALUATED[:1] if quick else EVALUATED:
+        network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
+        place(network, torch.device("cpu"))
+        images = torch.randn(count, channels, size, size)
+        small, large = (
+            evaluation(network, images, batch) for batch in (BATCH_SIZE, min(count, LARGE_BATCH))
+        )
+        yield ratio(
+            f"evaluation of {BATCH_SIZE} images at once / of {min(count, LARGE_BATCH)}, "
+            f"{name}, {size}x{size}",
+            small,
+            large,
+            rounds=1 if quick else 5,
+            note=f"{count:,} images",
+        )
+
+
+def evaluation(network: Network, images: torch.Tensor, batch: int) -> Callable[[], None]:
+    """Return an action that passes all images through the network, `batch` at once."""
+
+    def act() -> None:
+        for chunk in images.split(batch):
+            forward(network, chunk)()
+
+    return act
 
 
 def step(network: Network, images: torch.Tensor) -> Callable[[], None]:
