@@ -23,13 +23,14 @@ HEADER = "retort"  # the key of what the header keeps
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def write_arrays(path: Path, arrays: Arrays, note: Any = None) -> None:
+def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = True) -> None:
     """Write arrays, and a JSON `note` in the header, as one file: all or nothing.
 
-    Raises ArtifactError when the disk does not take the file.
+    `sync` as in `storage.artifacts.replacing`. Raises ArtifactError when the disk does not take the
+    file.
     """
     header = make_header(arrays, note)
-    with taking(path), replacing(path) as temporary:
+    with taking(path), replacing(path, sync=sync) as temporary:
         save_file(dict(arrays), temporary, metadata={HEADER: header})
 
 

@@ -23,19 +23,22 @@ CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it over `path` if the block succeeds.
 
     The temporary name is new each time, so that what a crash left behind blocks nobody. A link at
-    `path` is replaced, not followed. Raises ArtifactError when the disk does not take the file.
+    `path` is replaced, not followed. Without `sync` the file survives the death of processes, but
+    perhaps not a power cut: for what is checked when read, and can be made again. Raises
+    ArtifactError when the disk does not take the file.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             with suppress(OSError):

@@ -14,9 +14,13 @@ from storage.tensors import read_checked, write_tensors
 def write_checkpoint(
     path: Path, run: Mapping[str, Any], tensors: Mapping[str, Tensor], history: list[EpochMetrics]
 ) -> None:
-    """Keep `tensors` and `history` of the run that `run` identifies."""
+    """Keep `tensors` and `history` of the run that `run` identifies.
+
+    The disk is not waited for, which would take longer than a short epoch: a kill loses nothing,
+    and after a power cut a damaged checkpoint is noticed and the run begins anew.
+    """
     note = {"run": dict(run), "history": [metrics.to_json() for metrics in history]}
-    write_tensors(path, tensors, note)
+    write_tensors(path, tensors, note, sync=False)
 
 
 def read_checkpoint(

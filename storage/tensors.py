@@ -10,15 +10,17 @@ from torch import Tensor
 from storage.arrays import read_header, unreadable, write_arrays
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Any = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], note: Any = None, *, sync: bool = True
+) -> None:
     """Write tensors, and a JSON `note` in the header, as one file: all or nothing.
 
     The header also keeps the digest that `read_checked` checks. The same tensors and note give the
-    same bytes: they share one key, since safetensors writes several in any order. Raises
-    ArtifactError when the disk does not take the file.
+    same bytes: they share one key, since safetensors writes several in any order. `sync` as in
+    `storage.artifacts.replacing`. Raises ArtifactError when the disk does not take the file.
     """
     plain = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
-    write_arrays(path, plain, note)
+    write_arrays(path, plain, note, sync=sync)
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:

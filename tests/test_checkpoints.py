@@ -112,3 +112,15 @@ def test_a_tensor_file_that_is_no_checkpoint_is_refused(path: Path, note: Any) -
 def test_a_missing_checkpoint_is_named(tmp_path) -> None:
     with pytest.raises(ArtifactError, match=r"none cannot be read"):
         read_checkpoint(tmp_path / "none", RUN)
+
+
+def test_only_what_cannot_be_made_again_is_waited_for(
+    tmp_path: Path, state: TrainingState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch does not wait for the disk; a student that was confirmed does."""
+    synced: list[int] = []
+    monkeypatch.setattr("storage.artifacts.os.fsync", synced.append)
+    write_checkpoint(tmp_path / "checkpoint.safetensors", RUN, state.tensors(), state.history)
+    assert synced == []
+    write_tensors(tmp_path / "student.safetensors", state.tensors())
+    assert len(synced) == 1
