@@ -18,6 +18,10 @@ from kd.recipe import require
 from kd.seeds import derive_seed
 
 WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
+# Large models on a CPU take seconds a pass: once this long has been spent on a batch size, fewer
+# rounds do, but one of warm-up and LEAST_ROUNDS that count.
+PATIENCE = 60.0  # seconds
+LEAST_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +70,9 @@ def measure_latency(
 ) -> dict[str, list[Latency]]:
     """Time forward passes of copies of the networks on `device`, one `Latency` a batch size.
 
-    In eval and inference mode, after warm-up. Each of the `repeats` rounds runs every network once,
-    in an order shuffled by `seed`, so that drift of the machine (heat, other programs) meets all
-    alike. The same network under two names shows the noise floor. The caller fixes the number of
+    In eval and inference mode, after warm-up. Each of at most `repeats` rounds runs every network
+    once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs) meets
+    all alike. The same network under two names shows the noise floor. The caller fixes the number of
     threads and sees to it that nothing else runs. Raises ProtocolError for a count below 1.
     """
     require("repeats must be at least 1", repeats >= 1, repeats)
@@ -92,14 +96,29 @@ def _time_rounds(
 ) -> dict[str, list[float]]:
     """Return the ms of every timed pass, by name."""
     names = list(networks)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    rounds: list[dict[str, float]] = []
     with torch.inference_mode():
-        for turn in range(WARM_UP_ROUNDS + repeats):
-            for index in torch.randperm(len(names), generator=generator).tolist():
-                taken = _time_pass(networks[names[index]], images)
-                if turn >= WARM_UP_ROUNDS:
-                    times[names[index]].append(taken)
-    return times
+        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < PATIENCE / 4:
+            rounds.append(_time_round(networks, images, names, generator))
+        warm_up = len(rounds)
+        while len(rounds) - warm_up < repeats:
+            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > PATIENCE:
+                break
+            rounds.append(_time_round(networks, images, names, generator))
+    return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}
+
+
+def _time_round(
+    networks: Mapping[str, Network], images: Tensor, names: list[str], generator: torch.Generator
+) -> dict[str, float]:
+    """Run every network once, in an order of its own; return the ms that each took."""
+    order = torch.randperm(len(names), generator=generator).tolist()
+    return {names[index]: _time_pass(networks[names[index]], images) for index in order}
+
+
+def _spent(rounds: list[dict[str, float]]) -> float:
+    """Return the seconds of all passes so far."""
+    return sum(sum(taken.values()) for taken in rounds) / 1000
 
 
 def _time_pass(network: Network, images: Tensor) -> float:

@@ -13,6 +13,8 @@ from torch import nn
 from kd import cost
 from kd.catalogue import TORCHVISION_MODELS
 from kd.cost import (
+    LEAST_ROUNDS,
+    PATIENCE,
     WARM_UP_ROUNDS,
     Latency,
     macs,
@@ -123,6 +125,7 @@ def test_latency_is_the_median_and_the_95th_percentile_in_ms(monkeypatch) -> Non
         itertools.chain.from_iterable((0, number) for number in itertools.count())
     )
     monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(cost, "PATIENCE", 1e9)
     (figure,) = measured({"only": tiny()}, batch_sizes=(2,), repeats=21)["only"]
     first = WARM_UP_ROUNDS  # the passes before are not counted
     assert figure.to_json() == {
@@ -132,6 +135,21 @@ def test_latency_is_the_median_and_the_95th_percentile_in_ms(monkeypatch) -> Non
         "repeats": 21,
     }
     json.dumps(figure.to_json())
+
+
+def test_slow_networks_have_fewer_rounds(monkeypatch) -> None:
+    """Two networks of 10 s a pass: one round of warm-up, and the least that count."""
+    clock = itertools.accumulate(itertools.cycle((0, 10)))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    networks = {"one": tiny(), "other": tiny()}
+    calls: list[int] = []
+    networks["one"].register_forward_hook(lambda module, given, output: calls.append(1))
+    for figures in measured(networks, batch_sizes=(1,), repeats=40).values():
+        assert [figure.repeats for figure in figures] == [LEAST_ROUNDS]
+    assert len(calls) == 1 + LEAST_ROUNDS
+    clock = itertools.accumulate(itertools.cycle((0, 1)))
+    (figure,) = measured(networks, batch_sizes=(1,), repeats=40)["other"]
+    assert LEAST_ROUNDS < figure.repeats == (PATIENCE - 2 * WARM_UP_ROUNDS) // 2 + 1
 
 
 def test_networks_take_turns_in_a_shuffled_order() -> None:
