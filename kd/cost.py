@@ -72,8 +72,8 @@ def measure_latency(
 
     In eval and inference mode, after warm-up. Each of at most `repeats` rounds runs every network
     once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs) meets
-    all alike. The same network under two names shows the noise floor. The caller fixes the number of
-    threads and sees to it that nothing else runs. Raises ProtocolError for a count below 1.
+    all alike. The same network under two names shows the noise floor. The caller fixes the number
+    of threads and sees to it that nothing else runs. Raises ProtocolError for a count below 1.
     """
     require("repeats must be at least 1", repeats >= 1, repeats)
     sizes = list(batch_sizes)
