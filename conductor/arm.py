@@ -7,16 +7,16 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from conductor.budget import Budget
 from conductor.membership import Membership
 from conductor.mirror import CUT, Mirror
 from conductor.tactics import STARTUP_TRIALS, Tactics, make_sampler
-from kd.errors import StudyError
+from kd.errors import ProtocolError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from search_spaces.space import Space
+from search_spaces.space import Space, propose
 from storage.patience import RESTORE, OvertakenError
 from storage.trials import (
     ASKED,
@@ -197,7 +197,7 @@ class Arm:
         sampler = make_sampler(self.tactics.sampler, seed, startup, self._mirror.past)
         given = enqueued[number] if number < len(enqueued) else None
         trial = self._mirror.ask(number, sampler, given)
-        self._recipes[number] = self.space.suggest(trial)
+        self._recipes[number] = self._propose(number, trial)
         excess = self._judge(trial, self._recipes[number].student)
         trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
         trial.set_user_attr("owner", self.membership.id)
@@ -247,8 +247,15 @@ class Arm:
         """Return a trial's recipe: what its space makes of its parameters."""
         if number not in self._recipes:
             fixed = optuna.trial.FixedTrial(self.trials[number].params)
-            self._recipes[number] = self.space.suggest(fixed)
+            self._recipes[number] = self._propose(number, fixed)
         return self._recipes[number]
+
+    def _propose(self, number: int, trial: BaseTrial) -> Recipe:
+        try:
+            return propose(self.space, trial, f"{self.name}.py", f"trial {number}")
+        except ProtocolError as error:
+            kept = "the trials so far are kept, a corrected space takes another --name"
+            raise ProtocolError(f"{error}; {kept}") from error
 
     @staticmethod
     def is_auditor(number: int) -> bool:

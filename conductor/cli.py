@@ -46,13 +46,15 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             options = [*self._flags(known)]
             near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else "; see: python study.py run --help"
+            page = f"python study.py {known.command} --help"
+            hint = f"; did you mean {near[0]}?" if near else f"; see: {page}"
             self.error(f"unknown argument {unknown[0]}{hint}")
         return known
 
     @staticmethod
     def _flags(known: argparse.Namespace) -> list[str]:
-        return [f"--{name.replace('_', '-')}" for name in vars(known) if name != "command"]
+        names = [name for name in vars(known) if name not in ("command", "run", "studies")]
+        return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,13 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from conductor.lookup import existing_study, naming_flags, storage_url
+from conductor.lookup import existing_study, kept_spaces, naming_flags, storage_url
 from conductor.names import CACHE_BUDGET
 from conductor.own_models import pin_models
 from conductor.presets import PRESETS, preset, shortened
 from conductor.progress import Display
 from conductor.settings import Request, check_workers, choose_spaces, parse_size
-from kd.errors import StudyError
+from kd.catalogue import DATASETS
+from kd.errors import ProtocolError, StudyError
 from kd.protocol import Protocol, dataset_slug
 from kd.recipe import require
 from storage.artifacts import read_json
@@ -243,6 +244,7 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         for field in fields(Protocol)
         if getattr(options, field.name, None) is not None
     }
+    _check_folder(given.get("dataset", ""))
     given, models = pin_models(given)
     base = options.preset or _preset_of(given.get("dataset", "digits"))
     name = (
@@ -257,9 +259,11 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
     else:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
+    if "dataset" not in {**protocol_fields, **given}:
+        raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
     spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
     if kept and not options.arms and not options.space:
-        spaces = [kept.spaces[arm].source for arm in kept.arms]
+        spaces = kept_spaces(kept)
     tactics = {
         key: _first(getattr(options, key), getattr(kept, key, None), default)
         for key, default in DEFAULTS.items()
@@ -281,6 +285,12 @@ def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
         models=models,
         **tactics,
     )
+
+
+def _check_folder(dataset: str) -> None:
+    """Raise ProtocolError for the bare name of a folder, which is no data set's."""
+    if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
+        raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 
 def _resolved(given: dict[str, Any]) -> dict[str, Any]:

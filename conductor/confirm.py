@@ -58,12 +58,16 @@ class Confirmation:
     def run(
         self, study_seed: int, seeds: int, horizon: int, views: int, *, ablate: bool = False
     ) -> Finalists:
-        """Choose the finalists, write them down, and only then confirm them on `seeds` seeds."""
+        """Choose the finalists, write them down, and only then confirm them.
+
+        `seeds` is a minimum: finalists that all have runs on more seeds keep them.
+        """
         scores = self._select(study_seed, horizon, views)
         finalists = [
             finalist for arm in self._arms for finalist in _finalists(arm, scores[arm.name])
         ]
         ladder = self._ladder(finalists, ablate=ablate)
+        seeds = max(seeds, self._confirmed(finalists))
         chosen = Finalists(seeds=seeds, finalists=[*finalists, *ladder])
         chosen.write(self._layout.finalists)
         for stage, group in (("confirmation", finalists), ("ablation", ladder)):
@@ -71,6 +75,14 @@ class Confirmation:
                 runs = self._confirmations(group, study_seed, seeds, horizon)
                 self._run_all(stage, runs, views)
         return chosen
+
+    def _confirmed(self, finalists: list[Finalist]) -> int:
+        """Return how many seeds, from the first, all finalists have been confirmed on."""
+        names = {finalist.name for finalist in finalists}
+        replicate = 0
+        while all(self._layout.confirmation(name, replicate).result.exists() for name in names):
+            replicate += 1
+        return replicate
 
     def _confirmations(
         self, finalists: list[Finalist], study_seed: int, seeds: int, horizon: int

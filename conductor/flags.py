@@ -120,7 +120,7 @@ def add_comparison_flags(group: Any) -> None:
     """Add the flags that say how much evidence the comparison rests on."""
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--seeds", type=int, default=6, help="fresh seeds of each finalist (default: 6)"
+        "--seeds", type=int, default=6, help="fresh seeds of each finalist, at least (default: 6)"
     )
     levels = ", ".join(f"{level} for {seeds}" for level, seeds in EVIDENCE.items())
     either.add_argument(

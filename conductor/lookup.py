@@ -29,6 +29,15 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
     return paths
 
 
+def kept_spaces(kept: StudySettings) -> list[str]:
+    """Return the search spaces of a study. Raises StudyError for a file that is there no more."""
+    sources = [kept.spaces[arm].source for arm in kept.arms]
+    for source in sources:
+        if source.endswith(".py") and not Path(source).is_file():
+            raise StudyError(f"the study's space {source} is gone; put it back")
+    return sources
+
+
 def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
     """Return the URL of the study's trials: the flag's, what was kept, or the root's own."""
     kept = StudySettings.read(paths.settings).storage

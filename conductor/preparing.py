@@ -63,9 +63,14 @@ class Preparation:
         self._display.say(
             f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
             f"{counts['train']:,} training, {counts['validation']:,} validation and "
-            f"{counts['test']:,} sealed test images"
+            f"{counts['test']:,} sealed test images{self._few(counts['train'])}"
         )
         return Prepared(dataset=str(result["dataset"]))
+
+    def _few(self, count: int) -> str:
+        """Say so where an epoch is one step, since a batch takes more images than there are."""
+        size = self._protocol.batch_size
+        return f"; a batch of {size} takes them all: one step an epoch" if count <= size else ""
 
     def models(self, dataset: str) -> None:
         """Try out the models of the user's own, if there are any.

@@ -2,19 +2,23 @@
 
 import os
 import platform
+from argparse import ArgumentParser
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from conductor.flags import add_run_flags
 from conductor.preparing import Prepared
 from conductor.settings import Request
+from kd.catalogue import parse_model
 from kd.errors import StudyError
 from kd.protocol import Protocol
 from search_spaces.space import Space
 from storage.artifacts import read_json, write_json
 from storage.databases import without_password
 from storage.layout import StudyLayout
-from storage.records import SpaceSource, StudySettings
+from storage.records import Finalists, SpaceSource, StudySettings
 
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
@@ -23,6 +27,7 @@ def check_resumable(paths: StudyLayout, request: Request) -> None:
     """Raise StudyError if the study exists with another protocol or other settings."""
     if paths.protocol.exists():
         kept_protocol = Protocol.from_json(read_json(paths.protocol))
+        _check_models(paths.name, kept_protocol, request.protocol)
         differences = kept_protocol.differences(request.protocol)
         if differences:
             raise StudyError(
@@ -40,6 +45,21 @@ def check_resumable(paths: StudyLayout, request: Request) -> None:
                     f"study {paths.name} was begun with --{flag} {was!r}, not {wanted!r}; "
                     "leave the flag out to go on with it, or give --name another name"
                 )
+
+
+def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
+    """Raise StudyError if the file of a model of the user's own has changed since."""
+    was, now = (
+        {model.base: model.digest for model in map(parse_model, (one.teacher, *one.students))}
+        for one in (kept, wanted)
+    )
+    for base, digest in was.items():
+        if now.get(base, digest) != digest:
+            raise StudyError(
+                f"the file {base.partition(':')[0]} has changed since study {name} was begun; "
+                "bring it back, leave its flags out to go on with the copy that is kept, or give "
+                "--name another name"
+            )
 
 
 def begin_settings(
@@ -80,6 +100,40 @@ def begin_settings(
     write_json(paths.protocol, request.protocol.to_json())
     settings.write(paths.settings)
     return settings
+
+
+def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:
+    """Write down the one command that makes what the sessions so far have made together.
+
+    `trials` are those of an arm that count.
+    """
+    settings = StudySettings.read(paths.settings)
+    ablated = any(finalist.role == "ablation" for finalist in chosen.finalists)
+    command = composed(settings.command, trials, chosen.seeds, ablate=ablated)
+    replace(settings, command=command).write(paths.settings)
+
+
+def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:
+    """Return the command with these numbers where it says others, and otherwise as it is."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_run_flags(parser)
+    said, _ = parser.parse_known_args(command)
+    words = list(command)
+    if said.trials != trials:
+        words = [*_without(words, "--trials"), "--trials", str(trials)]
+    if said.seeds != seeds:
+        words = [*_without(words, "--seeds", "--evidence"), "--seeds", str(seeds)]
+    return [*words, "--ablate"] if ablate and not said.ablate else words
+
+
+def _without(words: list[str], *flags: str) -> list[str]:
+    """Return the words without these flags and their values."""
+    before = ["", *words]
+    return [
+        word
+        for last, word in zip(before, words, strict=False)
+        if last not in flags and word.partition("=")[0] not in flags
+    ]
 
 
 def _absolute(source: str) -> str:

@@ -89,6 +89,8 @@ def choose_spaces(arms: list[str] | None, space: str | None) -> list[str]:
         return arms or ["scheduled", "plain"]
     if not space.endswith(".py"):
         raise ProtocolError(f"--space takes a Python file (.py), got {space}")
+    if Path(space).stem in (arms or []):
+        raise ProtocolError(f"{space} joins by itself: leave {Path(space).stem} out of --arms")
     return [space, *(arms or ["plain"])]
 
 

@@ -18,7 +18,7 @@ from conductor.jobs import JobMaker
 from conductor.own_models import keep_models
 from conductor.preparing import Preparation
 from conductor.progress import Display
-from conductor.provenance import begin_settings, check_resumable
+from conductor.provenance import begin_settings, check_resumable, remember_command
 from conductor.publish import Publisher
 from conductor.search import Search
 from conductor.settings import Request
@@ -28,7 +28,7 @@ from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.artifacts import locked, replacing
 from storage.databases import close_storage, deciding, open_storage, storage_file
 from storage.layout import Layout, StudyLayout
-from storage.records import Costs, StudySettings
+from storage.records import Costs, Finalists, StudySettings
 from storage.studies import open_study, study_name
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -139,7 +139,8 @@ class Study:
             )
             clock.lap("search")
         with locked(self._paths.confirm_lock, wait=True):
-            self._confirm(arms, crew, jobs)
+            chosen = self._confirm(arms, crew, jobs)
+            remember_command(self._paths, max(arm.counted for arm in arms), chosen)
             clock.lap("confirmation")
             self._compare(crew, jobs)
             clock.lap("comparison")
@@ -186,9 +187,10 @@ class Study:
             shared=storage_file(self._url) is None,
         )
 
-    def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> None:
+    def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
-        Confirmation(arms, crew, self._paths, self._display, jobs.confirmation).run(
+        confirmation = Confirmation(arms, crew, self._paths, self._display, jobs.confirmation)
+        return confirmation.run(
             protocol.seed,
             self._request.seeds,
             protocol.confirm_horizon,

@@ -27,6 +27,7 @@ from kd.sources import Progress, Source, allocate, one_line
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
 DEEPEST = 100  # folders within one another
+NAMED = 5  # images that cannot be read, of which a message gives the names
 BLOCK = 64  # images that a thread reads before progress is reported
 
 
@@ -99,8 +100,10 @@ def _list_folder(root: Path) -> _Listing:
 def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
     classes = _folders(folder, root)
     if len(classes) < 2:
+        loose = [path for path in _entries(folder, root) if path.suffix.lower() in EXTENSIONS]
+        which = f"{str(loose[0])!r} is not in a class folder: " if loose and not classes else ""
         raise DataError(
-            f"{str(folder)!r} must hold a folder of images for each of at least 2 classes, "
+            f"{which}{str(folder)!r} must hold a folder of images for each of at least 2 classes, "
             f"got {classes}"
         )
     found = [_images_under(folder / name, root) for name in classes]
@@ -153,11 +156,15 @@ def _check_link(path: Path, root: Path) -> None:
 
 def _read_images(paths: list[Path], image_size: int, progress: Progress) -> NDArray[np.uint8]:
     images = allocate(len(paths), 3, image_size)
+    refused: dict[int, DataError] = {}  # by the image's row
 
     def read_block(start: int) -> int:
         block = paths[start : start + BLOCK]
         for row, path in enumerate(block, start):
-            images[row] = _read_image(path, image_size)
+            try:
+                images[row] = _read_image(path, image_size)
+            except DataError as error:
+                refused[row] = error
         return start + len(block)
 
     Image.init()  # registers the decoders, which threads must not do at once
@@ -170,6 +177,15 @@ def _read_images(paths: list[Path], image_size: int, progress: Progress) -> NDAr
                 progress(done, len(paths))
         finally:
             pool.shutdown(cancel_futures=True)
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    if refused:
+        rows = sorted(refused)
+        named = ", ".join(repr(str(paths[row])) for row in rows[:NAMED])
+        raise DataError(
+            f"{len(rows)} images cannot be read: {named}{' and others' * (len(rows) > NAMED)}; "
+            f"repair or remove them (the first: {refused[rows[0]]})"
+        )
     return images
 
 

@@ -11,7 +11,9 @@ A file is named by its content: what has changed has another name, and is anothe
 """
 
 import hashlib
+import inspect
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,12 +36,19 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
     """
     model = parse_model(name)
     function = _find(model, files / model.file)
+    try:
+        inspect.signature(function).bind(classes=classes, channels=channels)
+    except TypeError as error:
+        raise ProtocolError(f"{model.base} must take classes and channels: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
             body = function(classes=classes, channels=channels)
         except Exception as error:
-            raise ProtocolError(f"{model.base} fails: {_reason(error)}") from error
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [one.lineno for one in frames if one.filename == str(files / model.file)]
+            where = f" in line {lines[-1]}" if lines else ""
+            raise ProtocolError(f"{model.base} fails{where}: {_reason(error)}") from error
     if type(body) is not nn.Sequential:
         raise ProtocolError(f"{model.base} must return an nn.Sequential, got {type(body).__name__}")
     return Network(name, body, _route(model, body))
@@ -51,7 +60,8 @@ def try_out(
     """Build the model twice and pass images through it, as training will.
 
     Raises ProtocolError, in one line, unless its weights follow from the seed, training draws no
-    random numbers, its logits are [B, classes], and it has all `taps`, each a map [B, C, h, w].
+    random numbers, its logits are [B, classes] and no probabilities, and it has all `taps`, each a
+    map [B, C, h, w].
     """
     model = parse_model(name)
     network, again = (
@@ -82,12 +92,23 @@ def try_out(
         raise ProtocolError(
             f"{model.base} must return logits [B, {classes}], got {list(logits.shape)} for B = 2"
         )
+    _check_logits(model, logits.detach())
     for tap, output in outputs.items():
         if output.dim() != 4:
             raise ProtocolError(
                 f"{model.base}: tap {tap} must be a map [B, C, h, w], got {list(output.shape)}"
             )
     tap_shapes(network, channels, image_size)
+
+
+def _check_logits(model: ModelName, logits: torch.Tensor) -> None:
+    """Raise ProtocolError for rows that are probabilities, or their logarithms."""
+    for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
+        sums = shares.sum(1)
+        if bool((shares >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            raise ProtocolError(
+                f"{model.base} returns probabilities; leave the {layer} out, logits are asked for"
+            )
 
 
 def _find(model: ModelName, path: Path) -> Callable[..., Any]:

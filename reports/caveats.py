@@ -1,11 +1,14 @@
 """Caveats: what a careful reader would hold against a study, as far as the tool can know it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from reports.audit import Audit
+from reports.classes import class_name
 from reports.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
 from reports.verdict import Verdict
@@ -15,6 +18,8 @@ EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
 FEW_VALIDATION_IMAGES = 1000
 FEW_SEEDS = 10
+FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
+STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/tactics.py`)
 MANY_DIVERGED = 0.2
 MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
 
@@ -22,13 +27,65 @@ MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chanc
 def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -> tuple[str, ...]:
     """Return one or two sentences for each, the gravest first."""
     return (
+        *_of_learning(data),
         *_of_teacher(data),
+        *_of_tuning(data),
         *_of_evidence(data, verdict),
         *_of_search(data),
         *_of_pruning(data.settings.pruner, data.protocol.margin, audits),
         *_of_protocol(data),
         *_of_seal(data),
     )
+
+
+def _of_learning(data: StudyData) -> Iterator[str]:
+    """Compare teacher and winners with naming one class for every image, the largest."""
+    if data.labels is None:
+        return
+    counts = np.bincount(data.labels)
+    share = float(counts.max() / counts.sum())
+    scored = [("the teacher", data.teacher_test.get("accuracy"), data.teacher_interval)]
+    scored += [
+        (f"tuned {one.finalist.arm}", mean_and_deviation(one.accuracies)[0], one.interval)
+        for one in data.of_role("tuned")
+        if one.accuracies
+    ]
+    poor = [
+        f"{name} ({percent(accuracy)})"
+        for name, accuracy, interval in scored
+        if interval and interval[0] <= share
+    ]
+    if poor:
+        largest = class_name(data, int(counts.argmax()))
+        yield (
+            f"Naming the largest class ({largest}) for every test image gives {percent(share)}: "
+            f"{listed(poor)} {'is' if len(poor) == 1 else 'are'} not above it beyond chance."
+        )
+
+
+def _of_tuning(data: StudyData) -> Iterator[str]:
+    """Look for a search that was confirmed before it was one."""
+    if not data.finalists:
+        return
+    asked = _asked(data.settings.command)
+    short = [one for one in data.arms if asked and len(one.counted) < asked]
+    if short:
+        ended = [f"{len(one.counted)} of {counted(asked, 'trial')} of {one.name}" for one in short]
+        yield f"The search has not ended: {listed(ended)}."
+    few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
+    if few:
+        searched = [f"{one.name} with {counted(len(one.counted), 'trial')}" for one in few]
+        yield (
+            f"Little tuning: {listed(searched)}. No sampler learns from fewer than "
+            f"{STARTUP_TRIALS}; until then recipes are set or drawn at random."
+        )
+
+
+def _asked(command: Sequence[str]) -> int:
+    """The trials an arm that the study's command names; 0 where it names none."""
+    words = [part for word in command for part in word.split("=", 1)]
+    named = [value for flag, value in pairwise(words) if flag == "--trials" and value.isdecimal()]
+    return int(named[-1]) if named else 0
 
 
 def _of_teacher(data: StudyData) -> Iterator[str]:
@@ -79,9 +136,9 @@ def _of_search(data: StudyData) -> Iterator[str]:
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
-        chosen = _chosen(data, arm)
-        if chosen is not None:
-            yield from _edges(arm.name, chosen)
+        chosen = data.chosen_trial(arm)
+        if chosen is not None and len(arm.counted) >= FEW_TRIALS:
+            yield from _edges(data, chosen)
         lost = sum(trial.diverged for trial in arm.trials)
         if arm.counted and lost > MANY_DIVERGED * len(arm.counted):
             yield (
@@ -103,24 +160,15 @@ def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
             )
 
 
-def _chosen(data: StudyData, arm: ArmData) -> TrialData | None:
-    """The trial of the arm's tuned finalist, or its best so far."""
-    tuned = data.tuned(arm.name)
-    if tuned is None:
-        return arm.best
-    number = tuned.finalist.trial
-    return next((trial for trial in arm.trials if trial.number == number), None)
-
-
-def _edges(arm: str, trial: TrialData) -> Iterator[str]:
+def _edges(data: StudyData, trial: TrialData) -> Iterator[str]:
     found = [
         f"{name} = {figure(trial.parameters[name])} (range {figure(low)} to {figure(high)})"
         for name, (low, high) in edge_parameters(trial).items()
     ]
     if found:
         yield (
-            f"The best recipe of {arm} lies at the edge of its search space: {listed(found)}. "
-            "A wider range could hold a better one."
+            f"The {data.trial_title(trial)} lies at the edge of its search space: "
+            f"{listed(found)}. A wider range could hold a better one."
         )
 
 
@@ -171,6 +219,10 @@ def _is_costly(regret: float | None, margin: float) -> bool:
 
 def _of_protocol(data: StudyData) -> Iterator[str]:
     protocol = data.protocol
+    train = data.images.get("train", 0)
+    if 0 < train < 2 * protocol.batch_size:  # the last incomplete batch of an epoch is left out
+        held = "all" if train <= protocol.batch_size else f"{protocol.batch_size} of"
+        yield f"A batch holds {held} {counted(train, 'training image')}: 1 step an epoch."
     if protocol.confirm_horizon != protocol.epochs:
         yield (
             f"Recipes were searched at {protocol.epochs} epochs and confirmed at "

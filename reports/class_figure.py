@@ -54,14 +54,14 @@ def _title(data: StudyData, found: ClassFindings) -> str:
     worst, best = ordered[0], ordered[-1]
     sure = sum(one.p_holm < 0.05 for one in ordered)
     ends = [
-        f"{shortened(class_name(data, one.label), 30)} "
-        f"({points(one.difference.mean, sign=True, digits=1)} points)"
-        for one in (best, worst)
+        f"{points(one.difference.mean, sign=True, digits=1)}{unit} on class "
+        f"{shortened(class_name(data, one.label), 30)}"
+        for one, unit in ((best, " points"), (worst, ""))
     ]
     return (
-        f"Distillation does most for class {ends[0]} and least for {ends[1]}; "
-        f"{sure or 'none'} of {counted(len(ordered), 'class', 'classes')} "
-        f"{'differs' if sure == 1 else 'differ'} beyond chance"
+        f"{sure or 'None'} of {counted(len(ordered), 'class', 'classes')} "
+        f"{'differs' if sure == 1 else 'differ'} beyond chance; tuned {found.a.finalist.arm} less "
+        f"tuned {found.b.finalist.arm} runs from {ends[0]} to {ends[1]}"
     )
 
 

@@ -42,18 +42,20 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
-    seeds, finalists, labels = _read_finalists(study, missing)
+    seeds, finalists, test = _read_finalists(study, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
     teacher_test = study.teacher_test / "result.json"
     return StudyData(
         name=name,
+        root=str(layout.root),
         protocol=protocol,
         settings=settings,
         arms=arms,
         selection=_read_selection(study, settings),
         seeds=seeds,
         finalists=finalists,
-        labels=labels,
+        labels=test.labels,
+        teacher_correct=test.teacher_correct,
         teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
@@ -197,10 +199,10 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
 
 def _read_finalists(
     study: StudyLayout, missing: list[str]
-) -> tuple[int, tuple[FinalistData, ...], NDArray[np.int64] | None]:
+) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, (), None
+        return 0, (), _TestSplit(None)
     chosen = Finalists.read(study.finalists)
     teacher = study.teacher_test / "test.safetensors"
     test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None)
@@ -217,7 +219,7 @@ def _read_finalists(
         if len(runs) < chosen.seeds:
             label = finalists[-1].label
             missing.append(f"{chosen.seeds - len(runs)} of {chosen.seeds} runs of {label}")
-    return chosen.seeds, tuple(finalists), test.labels
+    return chosen.seeds, tuple(finalists), test
 
 
 Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -229,6 +231,7 @@ class _TestSplit:
     def __init__(self, teacher: Predictions | None) -> None:
         self.labels = None if teacher is None else teacher[1]
         self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
+        self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
 
     def check(self, path: Path, labels: NDArray[np.int64]) -> None:
         """Raises ArtifactError for the labels of another test split."""

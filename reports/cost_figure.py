@@ -9,12 +9,22 @@ import plotly.graph_objects as go
 
 from reports.data import StudyData, TrialData
 from reports.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, log_axis, plot
-from reports.figures import UNCONFIRMED, arm_legend, looks
+from reports.figures import arm_legend, looks, unconfirmed
 from reports.findings import Findings, Standing
 from reports.palette import TEACHER_LOOK, Look, light
 from reports.slice_figure import completed
-from reports.statistics import pareto_front
-from reports.wording import figure, listed, milliseconds, percent, points, scaled
+from reports.statistics import Difference, pareto_front
+from reports.verdict import less_teacher
+from reports.wording import (
+    figure,
+    interval,
+    listed,
+    milliseconds,
+    model_name,
+    percent,
+    points,
+    scaled,
+)
 from storage.records import Cost
 
 FRONT = {"color": light("grey"), "width": 1.5, "dash": "dot"}
@@ -37,7 +47,9 @@ def cost_figure(findings: Findings) -> Figure:
     models = _models(findings)
     name = "Accuracy and cost"
     if not models:
-        note = UNCONFIRMED if findings.data.costs else "The costs have not been measured yet."
+        note = "The costs have not been measured yet."
+        if findings.data.costs:
+            note = unconfirmed(findings.data)
         return Figure(key="costs", name=name, title="No cost to set against accuracy", note=note)
     smallest = min(one.batch_size for one in models[0].cost.latency)
     arms = [arm.name for arm in findings.data.arms if findings.data.tuned(arm.name)]
@@ -64,10 +76,10 @@ def cost_figure(findings: Findings) -> Figure:
 def _models(findings: Findings) -> list[_Model]:
     costs = findings.data.costs.models if findings.data.costs else {}
     accuracy, interval = findings.data.teacher_test.get("accuracy"), findings.teacher_interval
-    found = [model for one in findings.standings if (model := _student(findings, one))]
+    found = [model for one in findings.distinct if (model := _student(findings, one))]
     if found and "teacher" in costs and accuracy is not None and interval is not None:
         teacher = _Model(
-            label=f"teacher ({findings.data.protocol.teacher})",
+            label=f"teacher ({model_name(findings.data.protocol.teacher)})",
             look=TEACHER_LOOK,
             accuracy=100 * accuracy,
             interval=(100 * interval[0], 100 * interval[1]),
@@ -111,9 +123,19 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
     gap = tuned.accuracy - teacher.accuracy / 100
     return (
         f"The tuned {tuned.one.finalist.arm} student has {size} of the teacher's parameters, "
-        f"answers {figure(speed, 2)} times as fast and is {points(abs(gap))} points "
-        f"{'below' if gap < 0 else 'above'} it"
+        f"answers {figure(speed, 2)} times as fast and "
+        f"{_to_teacher(gap, less_teacher(findings.data, tuned.one))}"
     )
+
+
+def _to_teacher(gap: float, difference: Difference | None) -> str:
+    """Say how far the student is from the teacher: `gap` in shares of 1, with its interval."""
+    if difference is None:
+        return f"lies {points(gap, sign=True)} points from it on one seed"
+    within = f"95 % interval {interval(difference.low, difference.high)}"
+    if difference.low <= 0 <= difference.high:
+        return f"is within chance of it: {points(gap, sign=True)} points ({within})"
+    return f"is {points(abs(gap))} points {'below' if gap < 0 else 'above'} it ({within})"
 
 
 def _panel(models: Sequence[_Model], what: str, title: str, smallest: int) -> Panel:
@@ -234,7 +256,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
 
 def _search_tables(data: StudyData) -> list[Table]:
     rows = [
-        [student, arm, scaled(size), str(trial.number), percent(trial.value)]
+        [model_name(student), arm, scaled(size), str(trial.number), percent(trial.value)]
         for arm, student, size, trial in _best_of_students(data)
     ]
     columns = ["student", "arm", "parameters", "best trial", "validation accuracy"]

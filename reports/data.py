@@ -1,5 +1,6 @@
 """What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,11 +12,20 @@ from optuna.distributions import BaseDistribution
 
 from kd.metrics import EpochMetrics
 from kd.protocol import Protocol
+from kd.recipe import Recipe
 from reports.importances import Importance
+from reports.statistics import mean_interval
+from reports.wording import model_name
 from storage.records import Costs, Finalist, RunRecord, StudySettings
 
 PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
 ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number of trials
+DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
+
+
+def learns_from_teacher(recipe: Recipe) -> bool:
+    """Whether a term of the teacher has any weight: at alpha 0 throughout, a soft loss has none."""
+    return any(recipe.alpha.ends) or recipe.feature_kind != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +117,8 @@ class FinalistData:
 
     @property
     def distils(self) -> bool:
-        return self.finalist.arm != PLAIN
+        """Whether its recipe distils, whatever the arm that it comes from may do."""
+        return learns_from_teacher(self.finalist.recipe)
 
     @property
     def student(self) -> str:
@@ -122,6 +133,12 @@ class FinalistData:
     def accuracies(self) -> list[float]:
         """Test accuracy of every tested run, by replicate."""
         return [run.record.test["accuracy"] for run in self.tested if run.record.test]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of its mean test accuracy, over seeds and test images."""
+        tables = [run.correct for run in self.tested if run.correct is not None]
+        return mean_interval(np.stack(tables)) if tables else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +156,11 @@ class StudyData:
     `images` counts the images of each part of the data set; `teacher` is the `info` of the
     teacher's manifest (its accuracy is that on the validation split); both are empty when missing.
     `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
-    runs that chose the finalists.
+    runs that chose the finalists; `root` is the folder of all studies, as `--root` takes it.
     """
 
     name: str
+    root: str
     protocol: Protocol
     settings: StudySettings
     arms: tuple[ArmData, ...]
@@ -150,6 +168,7 @@ class StudyData:
     seeds: int  # planned for every finalist; 0 before confirmation
     finalists: tuple[FinalistData, ...]
     labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
+    teacher_correct: NDArray[np.bool_] | None  # [N], the test images that the teacher gets right
     teacher_test: Mapping[str, float]
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
@@ -174,13 +193,35 @@ class StudyData:
     def tuned(self, arm: str | None) -> FinalistData | None:
         return next((one for one in self.of_role("tuned") if one.finalist.arm == arm), None)
 
+    def chosen_trial(self, arm: ArmData) -> TrialData | None:
+        """The trial that the arm's tuned finalist comes from, or else its best so far."""
+        tuned = self.tuned(arm.name)
+        number = tuned.finalist.trial if tuned else None
+        return next((trial for trial in arm.trials if trial.number == number), arm.best)
+
+    def trial_title(self, trial: TrialData) -> str:
+        """Say what `chosen_trial` gave: the tuned recipe need not be the search's best trial."""
+        what = "tuned recipe of" if self.tuned(trial.arm) else "best recipe so far of"
+        return f"{what} {trial.arm} (trial {trial.number})"
+
     def of_role(self, role: str) -> tuple[FinalistData, ...]:
         return tuple(one for one in self.finalists if one.finalist.role == role)
 
     def named(self, one: FinalistData) -> str:
-        """A finalist's label, with its student where the study has several."""
+        """A finalist's label, with its student where the study has several.
+
+        Finalists that share their runs are one: `plain: tuned = defaults`.
+        """
+        same = [each for each in self.contenders if each.key == one.key and each is not one]
+        label = " = ".join([one.label, *(each.finalist.title for each in same)])
         several = len(self.protocol.students) > 1
-        return f"{one.label}, {self.student(one)}" if several else one.label
+        return f"{label}, {model_name(self.student(one))}" if several else label
+
+    def command(self, *words: str) -> str:
+        """A line for the shell that does something with this study."""
+        root = [] if self.root == DEFAULT_ROOT else ["--root", self.root]
+        verb, *flags = words
+        return shlex.join(["python", "study.py", verb, *root, "--name", self.name, *flags])
 
     @property
     def contenders(self) -> tuple[FinalistData, ...]:
@@ -199,3 +240,12 @@ class StudyData:
         tested = [run.correct for one in self.finalists for run in one.runs]
         sizes = [len(correct) for correct in tested if correct is not None]
         return sizes[0] if sizes else self.images.get("test", 0)
+
+    @property
+    def teacher_interval(self) -> tuple[float, float] | None:
+        """The teacher's is one run: the interval of its accuracy is over the test images alone."""
+        accuracy, images = self.teacher_test.get("accuracy"), self.test_images
+        if accuracy is None or not images:
+            return None
+        right = np.arange(images) < round(accuracy * images)
+        return mean_interval(right[None])

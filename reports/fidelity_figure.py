@@ -5,7 +5,7 @@ from html import escape
 from reports.data import PLAIN, StudyData, TrialData
 from reports.drawing import Figure, Panel, Table, axis, line, plot
 from reports.figures import looks, row_panel
-from reports.findings import Findings, Standing, best_trial
+from reports.findings import Findings, Standing
 from reports.rows import Row, RowChart
 from reports.statistics import mean_and_deviation
 from reports.wording import decimals, listed, percent, points, spread
@@ -13,7 +13,7 @@ from reports.wording import decimals, listed, percent, points, spread
 
 def fidelity_figure(findings: Findings) -> Figure:
     """Draw on how many test images each finalist names the teacher's class, seed by seed."""
-    standings = [one for one in findings.standings if one.agreement is not None]
+    standings = [one for one in findings.distinct if one.agreement is not None]
     name = "Fidelity to the teacher"
     if not standings:
         note = "It takes the teacher's and the finalists' logits on the test split."
@@ -33,7 +33,7 @@ def fidelity_figure(findings: Findings) -> Figure:
             row_panel("fidelity", chart, title, "finalists on test images, by seed"),
             *_by_epoch(findings.data),
         ],
-        tables=[_table(standings)],
+        tables=[_table(findings.data, standings)],
     )
 
 
@@ -59,7 +59,7 @@ def _row(data: StudyData, standing: Standing) -> Row:
     agreements = _agreements(standing)
     mean, deviation = mean_and_deviation(agreements)
     return Row(
-        label=f"{standing.one.label}  {spread(mean, deviation)} %",
+        label=f"{data.named(standing.one)}  {spread(mean, deviation)} %",
         look=looks(data)[standing.one.finalist.arm],
         points=[100 * value for value in agreements],
         centre=100 * mean,
@@ -69,8 +69,8 @@ def _row(data: StudyData, standing: Standing) -> Row:
 
 
 def _by_epoch(data: StudyData) -> list[Panel]:
-    """The best trials' agreement on validation images, epoch by epoch."""
-    trials = [trial for arm in data.arms if (trial := best_trial(data, arm))]
+    """Agreement of the tuned recipes' trials on validation images, epoch by epoch."""
+    trials = [trial for arm in data.arms if (trial := data.chosen_trial(arm))]
     known = [trial for trial in trials if _curve(trial)]
     if not known:
         return []
@@ -84,7 +84,7 @@ def _by_epoch(data: StudyData) -> list[Panel]:
         ends.append(f"{trial.arm} ends at {curve[max(curve)]:.1f} %")
     made = plot(traces, xaxis=axis("epoch"), yaxis=axis("agreement, %"))
     alt = f"Agreement with the teacher on validation images by epoch: {listed(ends)}."
-    heading = "best trials on validation images, by epoch"
+    heading = "trials of the tuned recipes on validation images, by epoch"
     return [Panel(key="fidelity-epochs", plot=made, height=260, alt=alt, heading=heading)]
 
 
@@ -94,13 +94,13 @@ def _curve(trial: TrialData) -> dict[int, float]:
     }
 
 
-def _table(standings: list[Standing]) -> Table:
+def _table(data: StudyData, standings: list[Standing]) -> Table:
     rows = []
     for one in standings:
         mean, deviation = mean_and_deviation(_agreements(one))
         rows.append(
             [
-                one.one.label,
+                data.named(one.one),
                 spread(mean, deviation),
                 points(min(_agreements(one))),
                 points(max(_agreements(one))),

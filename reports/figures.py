@@ -8,7 +8,10 @@ from reports.rows import Row, RowChart, rows_plot, rows_svg
 from reports.statistics import Difference, mean_and_deviation
 from reports.wording import counted, figure, interval, p_value, percent, points, spread
 
-UNCONFIRMED = "No finalist has been tested yet; run: python study.py confirm"
+
+def unconfirmed(data: StudyData) -> str:
+    """Say why a figure of the confirmation is empty."""
+    return f"No finalist has been tested yet; run: {data.command('confirm')}"
 
 
 def looks(data: StudyData) -> dict[str, Look]:
@@ -24,10 +27,11 @@ def arm_legend(data: StudyData, arms: list[str]) -> list[Legend]:
 
 def seeds_figure(findings: Findings) -> Figure:
     """Draw every finalist's test accuracy on every seed, with mean and deviation."""
-    standings = [one for one in findings.standings if one.one.accuracies]
+    standings = [one for one in findings.distinct if one.one.accuracies]
     name = "Every seed"
     if not standings:
-        return Figure(key="seeds", name=name, title="No test accuracy yet", note=UNCONFIRMED)
+        note = unconfirmed(findings.data)
+        return Figure(key="seeds", name=name, title="No test accuracy yet", note=note)
     teacher = findings.data.teacher_test.get("accuracy")
     chart = RowChart(
         rows=[_seed_row(findings.data, standing) for standing in standings],
@@ -65,7 +69,7 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
 def _seed_row(data: StudyData, standing: Standing) -> Row:
     mean, deviation = standing.accuracy or 0.0, standing.deviation or 0.0
     return Row(
-        label=f"{standing.one.label}  {spread(standing.accuracy, standing.deviation)} %",
+        label=f"{data.named(standing.one)}  {spread(standing.accuracy, standing.deviation)} %",
         look=looks(data)[standing.one.finalist.arm],
         points=[100 * value for value in standing.one.accuracies],
         centre=100 * mean,
@@ -101,7 +105,7 @@ def _seeds_table(findings: Findings, standings: list[Standing]) -> Table:
             if run.record.test
         }
         cells = [percent(accuracies.get(replicate)) for replicate in replicates]
-        rows.append([standing.one.label, *cells])
+        rows.append([findings.data.named(standing.one), *cells])
     return Table(columns=["finalist", *(f"seed {one + 1}" for one in replicates)], rows=rows)
 
 
@@ -110,7 +114,9 @@ def differences_figure(findings: Findings) -> Figure:
     found = _differences(findings)
     name = "Paired differences"
     if not found:
-        note = UNCONFIRMED if not findings.data.finalists else "No two finalists share two seeds."
+        note = "No two finalists share two seeds."
+        if not findings.data.finalists:
+            note = unconfirmed(findings.data)
         return Figure(key="differences", name=name, title="No paired difference yet", note=note)
     margin = findings.verdict.margin
     chart = RowChart(
@@ -157,11 +163,11 @@ def _differences_title(findings: Findings, first: Difference) -> str:
     wins = sum(one > 0 for one in first.per_seed)
     around = "leaves out 0" if first.low > 0 or first.high < 0 else "includes 0"
     if findings.verdict.difference is None:
-        return f"Of {counted(first.seeds, 'seed')}, {wins} favour the first; the interval {around}"
+        return f"The interval {around}; of {counted(first.seeds, 'seed')}, {wins} favour the first"
     plain, arm = PLAIN, findings.data.primary_arm
     return (
-        f"Tuned {arm} is ahead of tuned {plain} on {wins} of {counted(first.seeds, 'seed')}; "
-        f"the interval {interval(first.low, first.high)} {around}"
+        f"The interval {interval(first.low, first.high)} {around}; tuned {arm} is ahead of tuned "
+        f"{plain} on {wins} of {counted(first.seeds, 'seed')}"
     )
 
 

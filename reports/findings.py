@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from reports.audit import Audit, audit
 from reports.caveats import find_caveats
 from reports.classes import ClassFindings, compare_classes
-from reports.data import PLAIN, ArmData, FinalistData, StudyData, TrialData
+from reports.data import PLAIN, FinalistData, StudyData
 from reports.ladder import Ablation, compare_ablations
 from reports.ledger import Ledger, keep_ledger
-from reports.statistics import mean_and_deviation, mean_interval
+from reports.statistics import mean_and_deviation
 from reports.tuning import Tuning, compare_tuning
-from reports.verdict import Comparison, Verdict, decide, secondary
+from reports.verdict import Comparison, Verdict, decide, less_teacher, secondary
 from storage.records import Cost
 
 
@@ -23,7 +21,8 @@ class Standing:
 
     `interval` is the 95 % interval of its mean accuracy, over seeds and test images. `recovered` is
     the share of the way from the tuned plain student to the teacher that it has gone; None for what
-    does not distil, and where the teacher is no better than the plain student.
+    does not distil, and where the teacher's lead over the plain student may be chance or is below
+    the margin: a share of next to nothing says nothing.
     """
 
     one: FinalistData
@@ -79,6 +78,12 @@ class Findings:
     def standing(self, one: FinalistData | None) -> Standing | None:
         return next((item for item in self.standings if item.one is one), None)
 
+    @property
+    def distinct(self) -> tuple[Standing, ...]:
+        """The standings without a default that shares its runs with the tuned recipe."""
+        first = {item.one.key: item for item in reversed(self.standings)}
+        return tuple(item for item in self.standings if first[item.one.key] is item)
+
 
 def find(data: StudyData) -> Findings:
     verdict = decide(data)
@@ -93,17 +98,10 @@ def find(data: StudyData) -> Findings:
         audits=audits,
         ablations=compare_ablations(data),
         classes=compare_classes(data, verdict.a, verdict.b),
-        teacher_interval=_teacher_interval(data),
+        teacher_interval=data.teacher_interval,
         ledger=keep_ledger(data),
         caveats=find_caveats(data, verdict, audits),
     )
-
-
-def best_trial(data: StudyData, arm: ArmData) -> TrialData | None:
-    """The trial that the arm's tuned finalist comes from, or else its best so far."""
-    tuned = data.tuned(arm.name)
-    number = tuned.finalist.trial if tuned else None
-    return next((trial for trial in arm.trials if trial.number == number), arm.best)
 
 
 def _ordered(data: StudyData) -> list[FinalistData]:
@@ -121,7 +119,7 @@ def _standing(data: StudyData, one: FinalistData) -> Standing:
         one=one,
         accuracy=accuracy,
         deviation=deviation,
-        interval=_interval(one),
+        interval=one.interval,
         recovered=_recovered(data, one, accuracy),
         nll=_mean_test(one, "nll"),
         ece=_mean_test(one, "ece"),
@@ -139,26 +137,14 @@ def _cost(data: StudyData, one: FinalistData) -> Cost | None:
     return data.costs.models.get(name) if data.costs else None
 
 
-def _interval(one: FinalistData) -> tuple[float, float] | None:
-    tables = [run.correct for run in one.tested if run.correct is not None]
-    return mean_interval(np.stack(tables)) if tables else None
-
-
 def _recovered(data: StudyData, one: FinalistData, accuracy: float | None) -> float | None:
-    plain, teacher = data.tuned(PLAIN), data.teacher_test.get("accuracy")
-    if not one.distils or accuracy is None or teacher is None or not plain or not plain.accuracies:
+    plain = data.tuned(PLAIN)
+    gap = less_teacher(data, plain) if plain else None
+    if not one.distils or accuracy is None or plain is None or gap is None:
         return None
-    below, _ = mean_and_deviation(plain.accuracies)
-    return (accuracy - below) / (teacher - below) if teacher > below else None
-
-
-def _teacher_interval(data: StudyData) -> tuple[float, float] | None:
-    """The teacher's is one run: its interval is over the test images alone."""
-    accuracy, images = data.teacher_test.get("accuracy"), data.test_images
-    if accuracy is None or not images:
+    if gap.high >= 0 or -100 * gap.mean < data.protocol.margin:
         return None
-    right = np.arange(images) < round(accuracy * images)
-    return mean_interval(right[None])
+    return (accuracy - mean_and_deviation(plain.accuracies)[0]) / -gap.mean
 
 
 def _mean_test(one: FinalistData, name: str) -> float | None:

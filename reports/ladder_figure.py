@@ -5,7 +5,8 @@ from reports.figures import looks, row_panel
 from reports.findings import Findings
 from reports.ladder import Ablation
 from reports.rows import Row, RowChart
-from reports.wording import capitalised, counted, interval, p_value, points
+from reports.statistics import MINIMUM_PAIRS
+from reports.wording import counted, interval, p_value, points
 
 
 def ablation_figure(findings: Findings) -> Figure:
@@ -36,23 +37,23 @@ def ablation_figure(findings: Findings) -> Figure:
 def _note(findings: Findings) -> str:
     if findings.data.of_role("ablation"):
         return "The ablations are not on six seeds yet."
+    seeds = str(max(MINIMUM_PAIRS, findings.data.seeds))
     return (
         "Ablations, the winner's recipe without each of its parts, are run on demand: "
-        "python study.py confirm --ablate"
+        f"{findings.data.command('confirm', '--ablate', '--seeds', seeds)}"
     )
 
 
 def _title(ladder: tuple[Ablation, ...]) -> str:
-    """Say what cost most; a part is said to matter if it does after Holm's correction."""
+    """Say how many parts matter after Holm's correction, and then what cost most."""
     sure = [step for step in ladder if step.p_holm < 0.05]
     most = max(sure or ladder, key=lambda step: abs(step.difference.mean))
     by = f"{points(most.difference.mean, sign=True)} points"
     within = interval(most.difference.low, most.difference.high)
-    text = f"{capitalised(most.one.finalist.title)} the winner changes most, by {by} ({within})"
     verb = "makes" if len(sure) == 1 else "make"
     return (
-        f"{text}; {len(sure) or 'none'} of {counted(len(ladder), 'ablation')} {verb} a difference "
-        "beyond chance"
+        f"{len(sure) or 'None'} of {counted(len(ladder), 'ablation')} {verb} a difference beyond "
+        f"chance; {most.one.finalist.title} the winner changes most, by {by} ({within})"
     )
 
 

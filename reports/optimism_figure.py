@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from reports.data import StudyData
 from reports.drawing import Figure, Legend, Panel, Table, axis, plot, text_label
-from reports.figures import UNCONFIRMED, looks
+from reports.figures import looks, unconfirmed
 from reports.findings import Findings, Optimism
 from reports.palette import light
 from reports.rows import HEAD, ROW
@@ -19,7 +19,7 @@ def optimism_figure(findings: Findings) -> Figure:
     found = [one for one in findings.optimism if one.fresh is not None]
     name = "Optimism of the search"
     if not found:
-        note = UNCONFIRMED
+        note = unconfirmed(findings.data)
         if findings.optimism:
             note = "Recipes were confirmed at another horizon than they were searched at."
         title = "How optimistic the search was cannot be told"
@@ -71,8 +71,10 @@ def _optimism_title(found: list[Optimism]) -> str:
     if all(excess >= 0 for _, excess in excesses):
         parts = [f"{points(excess)} for {arm}" for arm, excess in excesses]
         return f"On fresh seeds the winners score fewer points than in the search: {listed(parts)}"
-    parts = [f"{points(-excess, sign=True)} for {arm}" for arm, excess in excesses]
-    return f"From search to fresh seeds the winners' scores moved by {listed(parts)} points"
+    (arm, excess), *others = excesses
+    parts = [f"{points(-excess, sign=True)} points for {arm}"]
+    parts += [f"{points(-excess, sign=True)} for {arm}" for arm, excess in others]
+    return f"From search to fresh seeds the winners' scores moved by {listed(parts)}"
 
 
 def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from reports.tables import (
     teacher_passes,
 )
 from reports.training_figures import loss_figure, schedules_figure
-from reports.wording import counted, figure, interval, listed, percent, points, spread
+from reports.wording import counted, figure, interval, listed, model_name, percent, points, spread
 
 HERE = Path(__file__).parent
 NO_IMAGES: Images = {}
@@ -190,7 +190,9 @@ def key_figures(findings: Findings) -> list[KeyFigure]:
 def _teacher_figure(data: StudyData) -> KeyFigure:
     tested = data.teacher_test.get("accuracy")
     validated = data.teacher.get("accuracy")
-    note = f"{data.protocol.teacher}, " + ("test" if tested is not None else "validation")
+    note = f"{model_name(data.protocol.teacher)}, " + (
+        "test" if tested is not None else "validation"
+    )
     return KeyFigure(
         name="Teacher", value=percent(validated if tested is None else tested), note=note
     )
@@ -200,8 +202,12 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
     tuned, colour = data.tuned(arm), looks(data)[arm].colour
     name = "Plain student" if arm == PLAIN else "Distilled student"
     if tuned and tuned.accuracies:
+        if arm != PLAIN and not tuned.distils:
+            name = f"Student of {arm}"
         mean, deviation = mean_and_deviation(tuned.accuracies)
-        note = f"tuned {arm}, test, {counted(len(tuned.accuracies), 'seed')}"
+        seeds = counted(len(tuned.accuracies), "seed")
+        of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
+        note = f"tuned {arm}, test, {of}"
         return KeyFigure(name=name, value=f"{spread(mean, deviation)} %", note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
@@ -250,8 +256,9 @@ def _setting(data: StudyData) -> str:
         f"{sizes[name]} {name}" for name in ("train", "validation", "test") if name in sizes
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
+    students = " or ".join(map(model_name, protocol.students))
     return (
-        f"{protocol.teacher} to {' or '.join(protocol.students)} on {protocol.dataset}"
+        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
         f"{f' ({images} images)' if images else ''}; {protocol.epochs} epochs a trial; "
         f"trials: {trials}; margin ±{figure(protocol.margin)} points"
     )

@@ -31,7 +31,7 @@ def curves_figure(findings: Findings) -> Figure:
         panels=[_curves_panel(data, arm) for arm in arms],
         legend=[
             Legend(text="completed", colour="muted", mark="line"),
-            Legend(text="best", colour="ink", mark="area"),
+            Legend(text="best of the search", colour="ink", mark="area"),
             Legend(text="pruned", colour="faint", mark="cross"),
         ],
         tables=[_curves_table(arms)],

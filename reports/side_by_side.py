@@ -10,6 +10,7 @@ from reports.palette import DISTILLED_LOOKS
 from reports.rows import Row, RowChart
 from reports.statistics import Difference
 from reports.tables import recipe_rows
+from reports.verdict import NO_VERDICT
 from reports.wording import NONE, counted, interval, listed, points, scaled, spread
 
 
@@ -39,11 +40,15 @@ def compare_studies(studies: Sequence[Findings]) -> SideBySide:
 
 def _title(studies: Sequence[Findings]) -> str:
     helped = [one.data.name for one in studies if one.verdict.kind == "better"]
-    if not helped:
-        return f"In none of {counted(len(studies), 'study', 'studies')} distillation helped"
+    open_ones = sum(one.verdict.kind == NO_VERDICT for one in studies)
+    among = counted(len(studies), "study", "studies")
+    if open_ones == len(studies):
+        return f"No verdict in {open_ones} of {among}"
     if len(helped) == len(studies):
-        return f"Distillation helped in all of {counted(len(studies), 'study', 'studies')}"
-    return f"Distillation helped in {len(helped)} of {len(studies)} studies: {listed(helped)}"
+        return f"Distillation helped in all of {among}"
+    text = f"Distillation helped in {len(helped) or 'none'} of {among}"
+    text += f": {listed(helped)}" if helped else ""
+    return f"{text}; no verdict in {open_ones}" if open_ones else text
 
 
 def _warnings(studies: Sequence[StudyData]) -> list[str]:
@@ -67,8 +72,8 @@ def _results(studies: Sequence[Findings]) -> Table:
         "95 % interval",
         "detectable",
         "teacher, %",
-        "distilled, %",
-        "plain, %",
+        "distilled, % ± deviation",
+        "plain, % ± deviation",
         "seeds",
         "test images",
         "trials",

@@ -16,6 +16,7 @@ from reports.wording import (
     figure,
     listed,
     milliseconds,
+    model_name,
     percent,
     points,
     scaled,
@@ -43,8 +44,8 @@ def comparison_table(findings: Findings) -> Table:
         *(f"ms, batch {size}" for size in batches),
     ]
     rows = [_teacher_row(findings, batches)]
-    rows += [_standing_row(findings.data, one, batches) for one in findings.standings]
-    tuned = [one.one.finalist.role == "tuned" for one in findings.standings]
+    rows += [_standing_row(findings.data, one, batches) for one in findings.distinct]
+    tuned = [one.one.finalist.role == "tuned" for one in findings.distinct]
     strong = frozenset(place + 1 for place, is_tuned in enumerate(tuned) if is_tuned)
     return Table(columns=columns, rows=rows, words=2, strong=strong)
 
@@ -58,7 +59,7 @@ def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
     data, test = findings.data, findings.data.teacher_test
     cost = data.costs.models.get("teacher") if data.costs else None
     return [
-        data.protocol.teacher,
+        model_name(data.protocol.teacher),
         "teacher",
         points(test.get("accuracy")),
         _interval(findings.teacher_interval),
@@ -110,8 +111,8 @@ def comparison_note(data: StudyData) -> str:
     """Say how the table is to be read, and how far apart two equal students came out."""
     text = (
         "Accuracy: mean over the seeds, interval over seeds and test images (the teacher's over "
-        "images alone). Gap recovered: how far from tuned plain to the teacher. Agrees: names the "
-        "teacher's class."
+        "images alone). Gap recovered: how far from tuned plain to the teacher; – where that gap "
+        "may be chance or is below the margin. Agrees: names the teacher's class."
     )
     text = text if data.seeds else ""
     if data.costs is None:
@@ -127,9 +128,9 @@ def comparison_note(data: StudyData) -> str:
         for one, other in zip(models["distilled"].latency, models["plain"].latency, strict=False)
         if other.median_ms
     ]
+    student = model_name(data.protocol.student)
     return (
-        f"{text} {data.protocol.student} was measured twice: the difference is the clock's noise, "
-        f"{listed(gaps)}."
+        f"{text} {student} was measured twice: the difference is the clock's noise, {listed(gaps)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of the best trials: their schedules, learning curves, and shares of the loss."""
+"""Figures of the tuned recipes: their schedules, learning curves, and shares of the loss."""
 
 from html import escape
 from typing import Any
@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 from kd import schedules
 from kd.metrics import EpochMetrics
 from kd.recipe import Recipe, Schedule
-from reports.data import StudyData, TrialData
+from reports.data import StudyData, TrialData, learns_from_teacher
 from reports.drawing import Figure, Legend, Panel, Table, axis, line, plot
 from reports.figures import arm_legend, looks
-from reports.findings import Findings, best_trial
+from reports.findings import Findings
 from reports.palette import light
-from reports.wording import figure, percent
+from reports.wording import figure, listed, percent
 
 LOW = 220  # px
 STEPS = 200  # points of a drawn schedule
@@ -26,24 +26,24 @@ def at(schedule: Schedule, progress: float) -> float:
     )
 
 
-def _best_trials(data: StudyData) -> list[TrialData]:
-    found = [best_trial(data, arm) for arm in data.arms]
+def _chosen_trials(data: StudyData) -> list[TrialData]:
+    found = [data.chosen_trial(arm) for arm in data.arms]
     return [trial for trial in found if trial is not None and trial.record is not None]
 
 
 def _recipe(trial: TrialData) -> Recipe:
-    assert trial.record is not None  # of those that _best_trials returns
+    assert trial.record is not None  # of those that _chosen_trials returns
     return trial.record.recipe
 
 
 def schedules_figure(findings: Findings) -> Figure:
     """Draw temperature, alpha and learning rate over the horizon, and what came of them."""
-    data, trials = findings.data, _best_trials(findings.data)
-    name = "Schedules of the best trials"
+    data, trials = findings.data, _chosen_trials(findings.data)
+    name = "Schedules of the tuned recipes"
     if not trials:
         note = "No trial has completed yet."
-        return Figure(key="schedules", name=name, title="No best trial yet", note=note)
-    distilled = [trial for trial in trials if _recipe(trial).soft_kind != "none"]
+        return Figure(key="schedules", name=name, title="No recipe yet", note=note)
+    distilled = [trial for trial in trials if any(_recipe(trial).alpha.ends)]
     panels = []
     if distilled:
         panels += [
@@ -54,23 +54,24 @@ def schedules_figure(findings: Findings) -> Figure:
     return Figure(
         key="schedules",
         name=name,
-        title=_schedules_title(trials),
-        caption="The trial that each tuned recipe comes from, or the best so far.",
+        title=_schedules_title(data, trials),
+        caption="The trial that each tuned recipe comes from, or the best so far. The selection "
+        "on fresh seeds chose it, so the search may have seen a better one.",
         panels=panels,
         legend=arm_legend(data, [trial.arm for trial in trials]),
         tables=[_epochs_table(trials)],
     )
 
 
-def _schedules_title(trials: list[TrialData]) -> str:
+def _schedules_title(data: StudyData, trials: list[TrialData]) -> str:
     for trial in trials:
         recipe = _recipe(trial)
-        if recipe.soft_kind != "none":
+        if any(recipe.alpha.ends):
             return (
-                f"The best {trial.arm} trial distils with "
+                f"The {data.trial_title(trial)} distils with "
                 f"{_way('temperature', recipe.temperature)} and {_way('alpha', recipe.alpha)}"
             )
-    return "The best trials learn without soft targets"
+    return f"No soft targets: {listed([data.trial_title(trial) for trial in trials])}"
 
 
 def _way(name: str, schedule: Schedule) -> str:
@@ -169,7 +170,8 @@ def _epochs_table(trials: list[TrialData]) -> Table:
 
 def loss_figure(findings: Findings) -> Figure:
     """Draw which share of the training loss each term had, epoch by epoch."""
-    trials = [one for one in _best_trials(findings.data) if _recipe(one).distils and one.history]
+    trials = [one for one in _chosen_trials(findings.data) if learns_from_teacher(_recipe(one))]
+    trials = [one for one in trials if one.history]
     name = "What the loss is made of"
     if not trials:
         note = "No trial that distils has completed yet."
@@ -177,7 +179,7 @@ def loss_figure(findings: Findings) -> Figure:
     return Figure(
         key="loss",
         name=name,
-        title=_loss_title(trials[0], findings.data.protocol.epochs),
+        title=_loss_title(findings.data, trials[0]),
         caption="Weighted terms as shares of the loss; a large term need not pull hardest.",
         panels=[_loss_panel(trial, findings.data.protocol.epochs) for trial in trials],
         legend=[Legend(text=term, colour=colour, mark="area") for term, colour in TERMS],
@@ -206,14 +208,14 @@ def _shares(trial: TrialData, horizon: int) -> list[tuple[float, float, float]]:
     return [loss_shares(_recipe(trial), epoch, horizon) for epoch in trial.history]
 
 
-def _loss_title(trial: TrialData, horizon: int) -> str:
-    shares = _shares(trial, horizon)
+def _loss_title(data: StudyData, trial: TrialData) -> str:
+    shares = _shares(trial, data.protocol.epochs)
     first, last = shares[0], shares[-1]
     place = 1 if first[1] or last[1] else 2
     term = TERMS[place][0]
     return (
-        f"The {term} term of the best {trial.arm} trial is {percent(first[place], 0)} of its loss "
-        f"in the first epoch and {percent(last[place], 0)} in the last"
+        f"In the {data.trial_title(trial)} the {term} term is {percent(first[place], 0)} of the "
+        f"loss in the first epoch and {percent(last[place], 0)} in the last"
     )
 
 

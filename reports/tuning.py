@@ -48,9 +48,9 @@ def _text(tuned: FinalistData, first: FinalistData, difference: Difference | Non
     by, shown = points(abs(difference.mean)), f"({evidence(difference)})"
     change = f"{points(difference.mean, sign=True)} points of test accuracy {shown}"
     if difference.seeds < MINIMUM_PAIRS:
-        return f"Tuning {arm} changed {recipe}, by {change}: too few seeds for a conclusion."
+        return f"Too few seeds to say what tuning {arm} did to {recipe}: {change}."
     if difference.low > 0:
         return f"Tuning {arm} added {by} points of test accuracy to {recipe} {shown}."
     if difference.high < 0:
         return f"Tuning {arm} took {by} points of test accuracy from {recipe} {shown}."
-    return f"Tuning {arm} changed {recipe}, by {change}: no detectable difference."
+    return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

@@ -49,9 +49,13 @@ def decide(data: StudyData) -> Verdict:
     """Compare the tuned recipe of the first arm that distils with the tuned plain recipe."""
     a, b = data.tuned(data.primary_arm), data.tuned(PLAIN)
     difference = paired(a, b) if a and b else None
-    reasons = _reasons(data, a, b)
+    obstacles, shortfalls = _obstacles(data, a, b), _shortfalls(data, a, b)
+    reasons = (*obstacles, *shortfalls)
     if reasons or difference is None:
         kind, text = NO_VERDICT, _text_without(data, reasons, difference)
+        if not obstacles:
+            seeds = str(max(MINIMUM_PAIRS, data.seeds))
+            text = f"{text} Run: {data.command('confirm', '--seeds', seeds)}"
     else:
         kind = verdict_kind(difference, data.protocol.margin / 100)
         text = _text(data, kind, difference)
@@ -78,12 +82,21 @@ def paired(a: FinalistData, b: FinalistData) -> Difference | None:
     )
 
 
+def less_teacher(data: StudyData, one: FinalistData) -> Difference | None:
+    """Compare a finalist with the one run of the teacher; None below two seeds."""
+    tables = list(_tables(one).values())
+    if data.teacher_correct is None or len(tables) < 2:
+        return None
+    correct = np.stack(tables)
+    return paired_difference(correct, np.broadcast_to(data.teacher_correct, correct.shape))
+
+
 def _tables(one: FinalistData) -> dict[int, Booleans]:
     return {run.replicate: run.correct for run in one.tested if run.correct is not None}
 
 
-def _reasons(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
-    """Say every reason for which no conclusion is drawn."""
+def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
+    """Say every reason for which no conclusion is drawn, and that more seeds do not mend."""
     arm, plain = data.primary_arm, data.arm(PLAIN)
     if arm is None:
         return ("no arm of this study distils",)
@@ -98,13 +111,30 @@ def _reasons(data: StudyData, a: FinalistData | None, b: FinalistData | None) ->
         reasons.append(f"no tuned recipe of {arm} was confirmed")
     if b is None and plain is not None:
         reasons.append("no tuned plain recipe was confirmed")
+    if a is not None and not a.distils:
+        recipe = a.finalist.recipe
+        why = "it has no soft loss" if recipe.soft_kind == "none" else "alpha is 0 throughout"
+        reasons.append(
+            f"the tuned recipe of {arm} does not distil ({why}, and it has no feature loss)"
+        )
     for one in (a, b):
-        reasons += _run_reasons(one, data.seeds) if one else []
+        reasons += _lost_runs(one, data.seeds) if one else []
     if a and b and data.student(a) != data.student(b):
         reasons.append(
             f"the tuned recipes train different students, {data.student(a)} and "
             f"{data.student(b)}, so their difference is not distillation's alone"
         )
+    return tuple(reasons)
+
+
+def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
+    """Say what is missing for a conclusion that more runs of the confirmation bring."""
+    reasons = [
+        f"confirmation is not finished: {len(one.runs)} of {data.seeds} runs of the tuned "
+        f"{one.finalist.arm} recipe have ended"
+        for one in (a, b)
+        if one and len(one.runs) < data.seeds
+    ]
     pairs = len(set(_tables(a)) & set(_tables(b))) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
         rule = f"a verdict takes at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
@@ -122,13 +152,8 @@ def _budget_reasons(data: StudyData, name: str) -> list[str]:
     ]
 
 
-def _run_reasons(one: FinalistData, planned: int) -> list[str]:
-    """Look for missing or diverged runs: the mean of what is left would flatter the recipe."""
-    if len(one.runs) < planned:
-        return [
-            f"confirmation is not finished: {len(one.runs)} of {planned} runs of the tuned "
-            f"{one.finalist.arm} recipe have ended"
-        ]
+def _lost_runs(one: FinalistData, planned: int) -> list[str]:
+    """Look for diverged runs: the mean of what is left would flatter the recipe."""
     lost = sum(run.record.outcome != "complete" for run in one.runs)
     if lost:
         return [
@@ -214,7 +239,7 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
         *(
             (primary, one, "one way to distil against another, both tuned")
             for one in tuned
-            if primary and one.distils and one is not primary
+            if primary and primary.distils and one.distils and one is not primary
             if len(_counted(data, one)) == len(_counted(data, primary))
         ),
         *(

@@ -121,6 +121,11 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def model_name(name: str) -> str:
+    """A model without the digest of its file: mine.py:small@1a2b3c4d5e6f -> mine.py:small"""
+    return name.partition("@")[0]
+
+
 def shortened(text: str, most: int = 60) -> str:
     """Cut a label that would not fit above a row; tables have it whole."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -7,11 +7,12 @@ parameters of a recipe that is tried first. `--space path/to/mine.py` runs a fil
 import hashlib
 import importlib.util
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import BaseTrial, FixedTrial
@@ -21,6 +22,7 @@ from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
 
 BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
+DRAWS = 50  # random trials with which a space is tried out, so that rare branches are met early
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +63,53 @@ def load_space(name_or_path: str) -> Space:
 def with_taps(space: Space, taps: Sequence[str]) -> Space:
     """Return the space, whose recipes may then read no tap but `taps`, the protocol's.
 
-    Raises ProtocolError when a recipe to try first does.
+    Of the built-in spaces' choices of taps, those remain that the protocol has; what is tried
+    first takes the widest of them in place of one that it has not. Raises ProtocolError when a
+    space reads another tap all the same.
     """
+    offered = [choice for choice in scheduled.TAPS if {*choice.split("+")} <= {*taps}]
+    narrowed = space.name in BUILT_IN and len(offered) < len(scheduled.TAPS)
 
     def suggest(trial: BaseTrial) -> Recipe:
-        recipe = space.suggest(trial)
+        recipe = space.suggest(cast(BaseTrial, _Narrowed(trial, offered)) if narrowed else trial)
+        if not isinstance(recipe, Recipe):
+            raise ProtocolError(f"it returns {recipe!r}, not a Recipe")
         missing = [tap for tap in recipe.feature_taps if tap not in taps]
         if missing:
             raise ProtocolError(
-                f"the search space {space.name} reads {', '.join(missing)}, and the protocol has "
-                f"{', '.join(taps)}: name them all in --taps, or another space with --space"
+                f"it reads {', '.join(missing)}, and the protocol has {', '.join(taps)}: let the "
+                "space read these alone, or name all in --taps"
             )
         return recipe
 
-    for parameters in space.enqueued.values():
-        suggest(FixedTrial(dict(parameters)))
-    return replace(space, suggest=suggest)
+    enqueued: dict[str, Mapping[str, Any]] = dict(space.enqueued)
+    for title, parameters in space.enqueued.items():
+        if narrowed and offered and parameters.get("feature_taps", offered[0]) not in offered:
+            enqueued[title] = {**parameters, "feature_taps": offered[-1]}
+    found = replace(space, suggest=suggest, enqueued=enqueued)
+    _check(found, f"the search space {space.name}")
+    return found
+
+
+class _Narrowed:
+    """A trial to which a built-in space offers, of its choices of taps, only `offered`."""
+
+    def __init__(self, trial: BaseTrial, offered: Sequence[str]) -> None:
+        self._trial = trial
+        self._offered = offered
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if name == "feature_taps":
+            choices = self._offered
+        if not choices:
+            raise ProtocolError(
+                "it reads last1, which the protocol lacks: name it in --taps, or give --space, "
+                "a search space of your own"
+            )
+        return self._trial.suggest_categorical(name, choices)
 
 
 def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]) -> Space:
@@ -92,7 +125,7 @@ def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]
         if not recipe.student and len(students) > 1:
             chosen = trial.suggest_categorical("student", students)
             recipe = replace(recipe, student=chosen)
-        _check_student(f"the search space {space.name}", recipe, students)
+        _check_student("it", recipe, students)
         return recipe
 
     enqueued: dict[str, Mapping[str, Any]] = {}
@@ -121,7 +154,10 @@ def _import_file(path: Path) -> Any:
             f"got {path.stem!r}"
         )
     if path.stem in BUILT_IN:
-        raise ProtocolError(f"{path.stem} is the name of a built-in arm; rename {path}")
+        raise ProtocolError(
+            f"a space's file cannot be called {path.name}: {path.stem} is the name of a built-in "
+            f"arm; rename {path}"
+        )
     spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ProtocolError(f"--space takes a Python file (.py), got {path}")
@@ -140,31 +176,61 @@ def _import_file(path: Path) -> Any:
 
 
 def _check(space: Space, path: str) -> None:
-    """Try the space: what it enqueues, and one random recipe, must come out as recipes."""
+    """Try the space: what it enqueues, and random trials, must come out as recipes."""
     for title, parameters in space.enqueued.items():
         trial = FixedTrial(dict(parameters))
-        what = f"suggest of ENQUEUED[{title!r}]"
-        _check_recipe(space, trial, f"{path}: {what}")
+        what = f"ENQUEUED[{title!r}]"
+        propose(space, trial, path, what)
         unused = sorted(set(parameters) - set(trial.params))
         if unused:
-            raise ProtocolError(f"{path}: {what} does not ask for {', '.join(unused)}")
+            raise ProtocolError(f"{path}: suggest of {what} does not ask for {', '.join(unused)}")
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    random_trial = optuna.create_study(sampler=sampler).ask()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     optuna.logging.set_verbosity(verbosity)
-    _check_recipe(space, random_trial, f"{path}: suggest of a random trial")
+    for _ in range(DRAWS):
+        propose(space, study.ask(), path, "a random trial")
 
 
-def _check_recipe(space: Space, trial: BaseTrial, what: str) -> None:
+def propose(space: Space, trial: BaseTrial, where: str, what: str) -> Recipe:
+    """Return the recipe that a space suggests.
+
+    Raises ProtocolError, naming the space's file as `where`, the line, and the trial as `what`,
+    for whatever its `suggest` raises, and for what is not a Recipe.
+    """
     try:
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")
             recipe = space.suggest(trial)
     except Exception as error:
-        raise ProtocolError(f"{what} raises {_one_line(error)}") from error
+        said = f"{where}{_line(space, error)}: {_reason(what, error)}"
+        raise ProtocolError(said) from error
     if not isinstance(recipe, Recipe):
-        raise ProtocolError(f"{what} returns {recipe!r}, not a Recipe")
+        raise ProtocolError(f"{where}: suggest of {what} returns {recipe!r}, not a Recipe")
+    return recipe
+
+
+def _line(space: Space, error: BaseException) -> str:
+    """Return where in the user's own file an error arose, as `, line 7`; empty if not in it."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name == f"{space.name}.py" and frame.filename != __file__
+    ]
+    return f", line {lines[-1]}" if lines and space.name not in BUILT_IN else ""
+
+
+def _reason(what: str, error: Exception) -> str:
+    """Say what a space raised, in our words where those of Optuna and Python are no help."""
+    text = _one_line(error)
+    if isinstance(error, ProtocolError):
+        return f"suggest of {what}: {text}"
+    if lacking := re.match("The value of the parameter '(.+)' is not found", text):
+        return f"{what} lacks {lacking[1]}"
+    if unknown := re.match(r"Recipe\.__init__\(\) got an unexpected .*'(\w+)'", text):
+        known = ", ".join(field.name for field in fields(Recipe))
+        return f"suggest of {what}: Recipe has no {unknown[1]!r}; its fields: {known}"
+    return f"suggest of {what} raises {type(error).__name__}: {text}"
 
 
 def _one_line(error: BaseException) -> str:

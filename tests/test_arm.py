@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from conductor.arm import AUDIT_EVERY, Arm
 from conductor.names import BUILT_IN_ARMS
-from kd.errors import StudyError
+from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
 from search_spaces.space import load_space
 from storage.databases import close_storage, open_storage
@@ -270,6 +270,25 @@ def test_asking_writes_the_whole_trial_at_once():
     storage.fuse = 1
     arm.ask(99)
     assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["seed recipe"]
+
+
+def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from search_spaces import plain\n\n\ndef suggest(trial):\n"
+        "    lr = 1 / 0 if trial.number == 60 else 0.1\n    return plain.suggest(trial)\n"
+    )
+    storage = InMemoryStorage()
+    arm = make_arm(storage, load_space(str(path)), lag=99)
+    for number in range(60):
+        assert arm.ask(99) == number
+    match = (
+        r"^mine\.py, line 5: suggest of trial 60 raises ZeroDivisionError: division by zero; "
+        r"the trials so far are kept, a corrected space takes another --name$"
+    )
+    with pytest.raises(ProtocolError, match=match):
+        arm.ask(99)
+    assert len(arm.study.get_trials()) == 60
 
 
 def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):

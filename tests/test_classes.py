@@ -1,9 +1,16 @@
 """Differences by class and changed confusions, from predictions made by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from study_fixture import Plan, fabricate
 
+from reports.class_figure import class_figure
 from reports.classes import changed_confusions, class_differences
+from reports.collect import collect
+from reports.findings import find
+from reports.pictures import Images
 from reports.statistics import paired_difference
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2])
@@ -62,6 +69,14 @@ def test_examples_are_the_images_that_changed_most_in_the_direction_of_the_whole
     ]
     (back, *_) = changed_confusions(B, A, LABELS)
     assert [(one.image, one.a, one.b) for one in back.examples] == [(2, 3, 0), (1, 1, 0), (3, 2, 1)]
+
+
+def test_the_title_says_first_how_many_classes_differ_beyond_chance(tmp_path: Path) -> None:
+    study = fabricate(tmp_path, Plan(name="small", trials=4, epochs=4, images=80, gain=0.0))
+    images: Images = {}
+    figure = class_figure(find(collect(study.layout, study.name, study.url)), images)
+    start = "None of 10 classes differ beyond chance; tuned scheduled less tuned plain runs from +"
+    assert figure.title.startswith(start)
 
 
 def test_finalists_that_say_the_same_have_no_changed_confusion() -> None:

@@ -128,6 +128,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown flag": (["--epoch", "3"], "unknown argument --epoch; did you mean --epochs?"),
     "unknown flag with =": (["--trails=3"], "unknown argument --trails=3; did you mean --trials?"),
     "hopeless flag": (["--zzz"], "unknown argument --zzz; see: python study.py run --help"),
+    "flag of a command without any": (
+        ["presets", "--rum", "x"],
+        "unknown argument --rum; see: python study.py presets --help",
+    ),
     "stray word": (["run", "now"], "unknown argument now"),
     "unknown command": (["reprot"], "unknown command reprot; did you mean report?"),
     "hopeless command": (["zzz"], "unknown command zzz; commands: run, "),
@@ -154,6 +158,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "arm twice": (["--arms", "plain,plain"], "an arm is named once"),
     "no arm": (["--arms", ","], "argument --arms: takes names separated by commas, got ','"),
     "preset": (["--preset", "cifar20"], "unknown preset 'cifar20'; did you mean cifar10"),
+    "preset without data": (
+        ["--preset", "folder"],
+        "the preset folder takes --dataset folder:PATH",
+    ),
     "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
     "tap": (["--taps", "last9"], "resnet20 has no tap 'last9'; its taps: last1, last2, last3"),
     "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
@@ -267,6 +275,13 @@ def run_on_folder(tmp_path: Path) -> list[str]:
 def test_a_missing_folder_costs_one_line(tmp_path, capsys):
     assert_one_line(capsys, run_on_folder(tmp_path), "folder:PATH must name an existing folder")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_named_without_its_kind_is_recognised(tmp_path, capsys, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = "unknown dataset 'shapes'; did you mean folder:shapes?"
+    assert_one_line(capsys, ["--dataset", "shapes"], said)
 
 
 def test_an_empty_folder_costs_one_line(tmp_path, capsys):

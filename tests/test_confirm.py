@@ -206,6 +206,25 @@ def test_runs_that_are_there_are_not_run_again(tmp_path):
     assert len(more.jobs) == len(first.finalists)
 
 
+def test_seeds_are_a_minimum_for_finalists_that_all_have_more(tmp_path):
+    arms = make_arms("scheduled", "plain")
+    first = confirm(tmp_path, arms, FakePool(objective=steady))
+    fewer = FakePool(objective=steady)
+    assert confirm(tmp_path, arms, fewer, seeds=1) == first
+    assert fewer.jobs == []
+    study_paths(tmp_path).confirmation(first.finalists[0].name, SEEDS - 1).result.unlink()
+    assert confirm(tmp_path, arms, FakePool(objective=steady), seeds=1).seeds == SEEDS - 1
+
+
+def test_ablations_take_the_seeds_that_their_winner_has(tmp_path):
+    arms, pool = make_arms("scheduled", "plain"), FakePool(objective=steady)
+    confirm(tmp_path, arms, pool)
+    more = FakePool(objective=steady)
+    chosen = make_confirmation(tmp_path, arms, more).run(0, 1, HORIZON, VIEWS, ablate=True)
+    ladder = [one for one in chosen.finalists if one.role == "ablation"]
+    assert (chosen.seeds, len(more.jobs)) == (SEEDS, SEEDS * len(ladder))
+
+
 @pytest.mark.parametrize("fuse", [0, 5, 20, 27, 40])
 def test_a_confirmation_that_was_killed_ends_as_an_uninterrupted_one(tmp_path, fuse):
     arms = make_arms("scheduled", "plain")

@@ -112,11 +112,13 @@ def written(root: Path) -> dict[Path, int]:
 
 
 def test_a_study_says_what_it_does_and_what_it_found(tmp_path, capsys):
-    run(tmp_path, "--workers", "inline", "--trials", "1", "--arms", "plain", "--name", "small")
+    small = ["--name", "small", "--trials", "1", "--arms", "plain", "--batch-size", "64"]
+    run(tmp_path, "--workers", "inline", *small)
     said = capsys.readouterr()
     assert said.err == ""
     lines = said.out.splitlines()
     assert "data: digits, 10 classes, 60 training" in said.out
+    assert "sealed test images; a batch of 64 takes them all: one step an epoch" in said.out
     assert any(line.startswith("teacher: resnet8-w0.25, trained in") for line in lines)
     assert any(re.match(r"plain 0: \d+\.\d % validation accuracy", line) for line in lines)
     assert any("test accuracy" in line for line in lines)
@@ -187,6 +189,19 @@ def test_all_trials_of_all_arms_are_what_the_database_says(finished):
     assert len(trials(finished)) == 6
 
 
+def test_more_seeds_and_ablations_stay_when_the_first_line_runs_again(copied, capsys):
+    more = ["--seeds", "2", "--ablate"]
+    assert main(["confirm", "--root", str(copied), "--workers", "inline", *more]) == 0
+    made = written(copied)
+    settings = StudySettings.read(Layout(copied).study("digits").settings)
+    assert settings.command[-3:] == ["--seeds", "2", "--ablate"]
+    assert settings.command.count("--seeds") == 1
+    run(copied, "--workers", "inline")
+    assert written(copied) == made
+    assert {len(one["test_accuracy"]) for one in report(copied)["finalists"]} == {2}
+    assert StudySettings.read(Layout(copied).study("digits").settings).command == settings.command
+
+
 def test_the_same_line_again_starts_nothing(copied, capsys):
     before, frame, told = written(copied), trials(copied), runs(copied)
     run(copied, "--workers", "inline")
@@ -196,6 +211,7 @@ def test_the_same_line_again_starts_nothing(copied, capsys):
     said = capsys.readouterr().out
     assert "accuracy" not in re.sub(r"^teacher.*", "", said, flags=re.MULTILINE).split("\n\n")[0]
     assert "teacher: resnet8-w0.25, found" in said
+    assert "one step an epoch" not in said
 
 
 def test_more_trials_are_added_to_those_that_are_there(copied):

@@ -17,7 +17,11 @@ from reports.drawing import Panel, log_axis
 from reports.fidelity_figure import fidelity_figure
 from reports.findings import find
 from reports.importances import Importance
+from reports.optimism_figure import optimism_figure
 from reports.slice_figure import best_tenth, completed, slice_figure
+from reports.statistics import paired_difference
+from reports.training_figures import loss_figure, schedules_figure
+from reports.wording import interval, points
 from storage.records import Costs, RunRecord
 
 PLAN = Plan(name="small", trials=12, epochs=4, images=80)
@@ -58,8 +62,21 @@ def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
     title = cost_figure(find(data)).title
     assert "1/33.4 of the teacher's parameters" in title  # 174,970 / 5,242
     assert "5.1 times as fast" in title
-    assert "below it" in title
-    assert "has not" not in title
+    tuned = data.tuned("scheduled")
+    assert tuned is not None
+    assert data.teacher_correct is not None
+    correct = np.stack([run.correct for run in tuned.runs if run.correct is not None])
+    gap = paired_difference(correct, np.broadcast_to(data.teacher_correct, correct.shape))
+    within = f"(95 % interval {interval(gap.low, gap.high)})"
+    assert gap.low < 0 < gap.high
+    chance = f"within chance of it: {points(gap.mean, sign=True)} points {within}"
+    assert title.endswith(chance)
+    always = replace(data, teacher_correct=np.ones_like(data.teacher_correct))
+    always = replace(always, teacher_test={**data.teacher_test, "accuracy": 1.0})
+    below = 1 - np.mean(tuned.accuracies)
+    assert (
+        f"and is {points(below)} points below it (95 % interval " in cost_figure(find(always)).title
+    )
     assert not cost_figure(find(replace(data, costs=None))).panels
 
 
@@ -114,6 +131,34 @@ def test_fidelity_is_drawn_seed_by_seed_and_epoch_by_epoch(data: StudyData) -> N
     assert list(first["y"]) == [100 * (epoch.agreement or 0) for epoch in trial.history]
     nothing = replace(data, finalists=())
     assert not fidelity_figure(find(nothing)).panels
+
+
+def test_the_recipe_drawn_is_called_the_tuned_one_and_before_confirmation_the_best_so_far(
+    data: StudyData,
+) -> None:
+    tuned = data.tuned("scheduled")
+    assert tuned is not None
+    named = f"tuned recipe of scheduled (trial {tuned.finalist.trial})"
+    for figure in (schedules_figure(find(data)), loss_figure(find(data))):
+        assert f"he {named} " in figure.title
+        assert "best" not in figure.title
+    best = data.arms[0].best
+    assert best is not None
+    early = schedules_figure(find(replace(data, finalists=())))
+    assert f"best recipe so far of scheduled (trial {best.number})" in early.title
+
+
+def test_the_change_from_search_to_fresh_seeds_has_its_unit_at_its_first_number(
+    data: StudyData,
+) -> None:
+    findings = find(data)
+    first, second = findings.optimism
+    changed = (
+        replace(first, searched=0.9, confirmed=0.8778),
+        replace(second, searched=0.9, confirmed=0.9111),
+    )
+    title = optimism_figure(replace(findings, optimism=changed)).title
+    assert title.endswith("moved by −2.22 points for scheduled and +1.11 for plain")
 
 
 def trial(number: int, value: float, **parameters: float | str) -> TrialData:

@@ -109,6 +109,25 @@ def test_downsizing_averages_rather_than_drops_pixels(tmp_path):
     assert ((images > 110) & (images < 145)).all()
 
 
+def test_images_that_cannot_be_read_are_counted_and_the_first_five_named(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/0.png", colour(1))
+    for row in range(1, 8):
+        (tmp_path / "a" / f"{row}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^7 images cannot be read: .*/a/1\.png'") as caught:
+        load_folder(tmp_path)
+    said = str(caught.value)
+    assert all(said.count(f"a/{row}.png'") == 1 for row in range(2, 6))
+    assert "a/6.png" not in said
+    assert " and others; repair or remove them (the first: " in said
+
+
+def test_images_outside_a_class_folder_are_named(tmp_path):
+    save(tmp_path, "a.png", colour(1))
+    with pytest.raises(DataError, match=r"/a\.png' is not in a class folder: .* at least 2 class"):
+        load_folder(tmp_path)
+
+
 def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "BLOCK", 2)
     for row in range(5):

@@ -63,16 +63,21 @@ def test_below_six_pairs_there_is_no_ladder(data: StudyData) -> None:
     assert "not on six seeds" in figure.note
 
 
-def test_the_title_says_what_changes_the_winner_most(data: StudyData) -> None:
+def test_the_title_says_how_many_parts_matter_and_then_what_changes_the_winner_most(
+    data: StudyData,
+) -> None:
     findings = find(data)
     ladder = findings.ablations
     sure = [step for step in ladder if step.p_holm < 0.05] or list(ladder)
     most = max(sure, key=lambda step: abs(step.difference.mean))
     title = ablation_figure(findings).title
-    assert title.lower().startswith(most.one.finalist.title)
+    count = sum(step.p_holm < 0.05 for step in ladder) or "None"
+    assert title.startswith(f"{count} of 2 ablations make")
+    assert f"; {most.one.finalist.title} the winner changes most" in title
     assert f"{abs(100 * most.difference.mean):.2f} points" in title
 
 
 def test_a_study_without_ablations_says_how_to_run_them(data: StudyData) -> None:
     figure = ablation_figure(find(replace(data, finalists=data.contenders)))
-    assert "confirm --ablate" in figure.note
+    wanted = "--name small --ablate --seeds 6"
+    assert figure.note.endswith(f"python study.py confirm --root {data.root} {wanted}")

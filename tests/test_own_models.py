@@ -115,9 +115,18 @@ BAD = {
     "import": ("import gone_for_good\n", r"^mine\.py does not import: ModuleNotFoundError: No mod"),
     "failing": (
         "def small(classes, channels):\n    raise ValueError('no\\nroom')\n",
-        r"^mine\.py:small fails: ValueError: no room$",
+        r"^mine\.py:small fails in line 7: ValueError: no room$",
     ),
-    "arguments": ("def small(classes):\n    return 1\n", r"^mine\.py:small fails: TypeError: "),
+    "arguments": ("def small(classes):\n    return 1\n", r"small must take classes and channels: "),
+    "no arguments": ("def small():\n    return 1\n", r"^mine\.py:small must take classes and chan"),
+    "softmax": (
+        GOOD.replace("24, classes)", "24, classes), softmax=nn.Softmax(1)"),
+        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are asked for$",
+    ),
+    "log softmax": (
+        GOOD.replace("24, classes)", "24, classes), softmax=nn.LogSoftmax(1)"),
+        r"^mine\.py:small returns probabilities; leave the LogSoftmax out, logits are asked for$",
+    ),
     "module": (
         "def small(classes, channels):\n    return nn.Linear(2, 2)\n",
         r"^mine\.py:small must return an nn\.Sequential, got Linear$",
@@ -215,6 +224,6 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     code = main([*tiny, *named])
     said = capsys.readouterr().err
     assert_one_line(code, said)
-    assert "study digits has another protocol (students: ['mine.py:small@" in said
+    assert "the file mine.py has changed since study digits was begun; bring it back" in said
     mine.unlink()
     assert main(tiny) == 0

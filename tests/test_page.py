@@ -20,10 +20,12 @@ from reports.collect import collect
 from reports.data import ArmData, TrialData
 from reports.drawing import Figure
 from reports.findings import Findings, find
-from reports.page import CONTENTS, draw_figures, render_page
+from reports.page import CONTENTS, draw_figures, key_figures, render_page
 from reports.palette import recolouring
 from reports.report import write_report
 from reports.rows import ticks
+from reports.summary import summarise
+from reports.tables import comparison_table
 from storage.artifacts import read_json, write_json
 from storage.records import Finalists, StudySettings
 
@@ -176,6 +178,41 @@ def test_titles_follow_the_data(findings: Findings) -> None:
     assert "on 6 of 6 seeds" in by_key(findings, "differences").title
     assert "would have cut 5 of 8 auditors" in by_key(findings, "audit").title
     assert "of 2 ablations" in by_key(findings, "ablations").title
+
+
+def test_the_cards_say_what_follows_the_plus_minus_sign(findings: Findings) -> None:
+    for card in key_figures(findings)[1:]:
+        assert "±" in card.value
+        assert card.note.endswith("test, mean ± standard deviation of 6 seeds")
+
+
+def test_a_default_that_won_has_one_row_with_the_tuned_recipe(findings: Findings) -> None:
+    data = findings.data
+    default = next(one for one in data.of_role("default") if one.finalist.arm == "plain")
+    winner = replace(default, finalist=replace(default.finalist, role="tuned", title="tuned"))
+    others = [one for one in data.finalists if one is not data.tuned("plain")]
+    found = find(replace(data, finalists=(*others, winner)))
+    names = [row[0] for row in comparison_table(found).rows]
+    assert len(names) == len(comparison_table(findings).rows) - 1
+    assert [name for name in names if name.startswith("plain")] == ["plain: tuned = defaults"]
+    for key in ("seeds", "fidelity", "costs"):
+        rows = [row[0] for row in by_key(found, key).tables[0].rows]
+        assert [row for row in rows if row.startswith("plain")] == ["plain: tuned = defaults"]
+    assert len(summarise(found)["finalists"]) == len(summarise(findings)["finalists"])
+
+
+def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
+    findings: Findings,
+) -> None:
+    digest = "f51b6816a22c"
+    teacher, student = f"convnext.py:teacher@{digest}", f"convnext.py:student@{digest}"
+    protocol = replace(findings.data.protocol, teacher=teacher, students=(student, "resnet8"))
+    page = render_page(find(replace(findings.data, protocol=protocol)))
+    first = page[page.index('<header id="result">') : page.index('<section id="ledger">')]
+    assert "convnext.py:teacher" in first
+    assert "convnext.py:student" in first
+    assert digest not in first
+    assert teacher in page[page.index('<section id="provenance">') :]
 
 
 def test_seeds_figure_draws_every_seed_of_every_finalist(findings: Findings) -> None:

@@ -27,12 +27,13 @@ from reports.collect import collect
 from reports.data import StudyData
 from reports.drawing import Figure
 from reports.findings import Findings, find
-from reports.page import draw_figures, render_page
+from reports.page import draw_figures, key_figures, render_page
 from reports.pictures import Images
 from reports.report import write_report
 from reports.summary import summarise, trials_frame
-from reports.tables import comparison_table
+from reports.tables import comparison_note, comparison_table
 from reports.training_figures import loss_shares
+from reports.verdict import less_teacher
 from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
 from storage.arrays import write_arrays
 from storage.records import Finalists, RunRecord, SpaceSource, StudySettings
@@ -138,14 +139,13 @@ def test_secondary_comparisons_are_corrected_and_never_of_a_recipe_with_itself(
 def test_arms_that_distil_are_compared_with_each_other(tmp_path: Path) -> None:
     arms = ("scheduled", "constant", "plain")
     study = fabricate(tmp_path, replace(SMALL, arms=arms))
-    found = [
-        one
-        for one in find(collect(study.layout, study.name, study.url)).comparisons
-        if "one way to distil" in one.question
-    ]
+    data = collect(study.layout, study.name, study.url)
+    found = [one for one in find(data).comparisons if "one way to distil" in one.question]
     assert [(one.a.label, one.b.label) for one in found] == [
         ("scheduled: tuned", "constant: tuned")
     ]
+    quiet = with_recipe(data, soft_kind="kl", alpha=Schedule.constant(0.0), **NO_FEATURES)
+    assert not any("one way to distil" in one.question for one in find(quiet).comparisons)
     unequal = fabricate(tmp_path / "b", replace(SMALL, arms=arms, fewer={"constant": 1}))
     comparisons = find(collect(unequal.layout, unequal.name, unequal.url)).comparisons
     assert not any("one way to distil" in one.question for one in comparisons)
@@ -171,8 +171,31 @@ def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Find
     )
     assert 0 < tuned.recovered < 1
     assert plain.recovered is None
-    poor = replace(findings.data, teacher_test={**findings.data.teacher_test, "accuracy": 0.5})
+    poor = replace(findings.data, teacher_correct=np.arange(449) < 224)
     assert all(one.recovered is None for one in find(poor).standings)
+
+
+def test_of_a_gap_that_may_be_chance_or_is_below_the_margin_no_share_is_given(
+    findings: Findings,
+) -> None:
+    data = findings.data
+    plain = data.tuned("plain")
+    assert plain is not None
+    ahead = plain.runs[0].correct.copy()
+    ahead[np.flatnonzero(~ahead)[:6]] = True
+    chance = replace(data, teacher_correct=ahead)
+    lead = less_teacher(chance, plain)
+    assert lead is not None
+    assert 100 * lead.mean < -data.protocol.margin < 0 < lead.high
+    for close in (
+        chance,
+        replace(data, protocol=replace(data.protocol, margin=20.0)),
+        replace(data, teacher_correct=None),
+    ):
+        found = find(close)
+        assert all(one.recovered is None for one in found.standings)
+        assert comparison_table(found).rows[1][5] == "–"
+    assert "– where that gap may be chance or is below the margin" in comparison_note(data)
 
 
 def test_the_comparison_table_has_interval_and_number_of_seeds(findings: Findings) -> None:
@@ -431,6 +454,52 @@ def test_no_verdict_without_a_tuned_plain_arm(data: StudyData) -> None:
     assert "no arm of this study distils" in reasons(plain)
 
 
+NO_FEATURES = {"feature_kind": "none", "feature_weight": 0.0, "feature_taps": ()}
+
+
+def with_recipe(data: StudyData, **changes: Any) -> StudyData:
+    """The study, whose tuned recipe of the arm that distils differs."""
+    tuned = data.tuned("scheduled")
+    assert tuned is not None
+    recipe = replace(tuned.finalist.recipe, **changes)
+    other = replace(tuned, finalist=replace(tuned.finalist, recipe=recipe))
+    finalists = tuple(other if one is tuned else one for one in data.finalists)
+    return replace(data, finalists=finalists)
+
+
+def test_no_verdict_on_a_tuned_recipe_that_does_not_distil(data: StudyData) -> None:
+    off = Schedule.constant(0.0)
+    assert find(data).verdict.kind != "none"
+    quiet = with_recipe(data, soft_kind="kl", alpha=off, **NO_FEATURES)
+    assert "the tuned recipe of scheduled does not distil (alpha is 0" in reasons(quiet)
+    assert "Run:" not in find(quiet).verdict.text
+    untaught = with_recipe(data, soft_kind="none", alpha=off, **NO_FEATURES)
+    assert "does not distil (it has no soft loss" in reasons(untaught)
+    card = key_figures(find(quiet))[1]
+    assert card.name == "Student of scheduled"
+    assert find(quiet).standings[0].recovered is None
+    hint = {"feature_kind": "hint", "feature_weight": 1.0, "feature_taps": ("last1",)}
+    rising = Schedule(shape="linear", initial=0.0, final=0.5)
+    for taught in ({"alpha": off, **hint}, {"soft_kind": "kl", "alpha": rising, **NO_FEATURES}):
+        assert find(with_recipe(data, **taught)).verdict.kind != "none"
+
+
+def test_schedules_do_not_say_of_a_recipe_at_alpha_0_that_it_distils(data: StudyData) -> None:
+    arms = []
+    for arm in data.arms:
+        trial = data.chosen_trial(arm)
+        assert trial is not None
+        assert trial.record is not None
+        recipe = replace(trial.record.recipe, alpha=Schedule.constant(0.0), **NO_FEATURES)
+        other = replace(trial, record=replace(trial.record, recipe=recipe))
+        arms.append(
+            replace(arm, trials=tuple(other if one is trial else one for one in arm.trials))
+        )
+    found = find(replace(data, arms=tuple(arms)))
+    assert by_key(found, "schedules").title.startswith("No soft targets: tuned recipe of scheduled")
+    assert by_key(found, "loss").panels == ()
+
+
 def test_no_verdict_on_unequal_budgets(tiny: Fabricated) -> None:
     assert "the budgets differ: 4 trials of scheduled, 3 of plain" in reasons(read(tiny))
 
@@ -442,6 +511,18 @@ def test_no_verdict_on_fewer_than_six_pairs(tiny: Fabricated) -> None:
     assert verdict.difference is not None
     assert "What there is" in verdict.text
     assert find(data).comparisons == ()
+
+
+def test_the_headline_ends_with_the_command_that_brings_the_missing_runs(
+    data: StudyData, tiny: Fabricated
+) -> None:
+    two = tuple(replace(one, runs=one.runs[:2]) for one in data.finalists)
+    few = replace(data, finalists=two, seeds=2, root="my runs")
+    expected = " Run: python study.py confirm --root 'my runs' --name small --seeds 6"
+    assert find(few).verdict.text.endswith(expected)
+    here = find(replace(few, root="runs", seeds=9)).verdict.text
+    assert here.endswith(" Run: python study.py confirm --name small --seeds 9")
+    assert "Run:" not in find(read(tiny)).verdict.text  # more seeds do not make budgets equal
 
 
 def test_no_verdict_while_confirmation_is_unfinished_or_a_run_diverged(

@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 METADATA = PROJECT["project"]
 README = (ROOT / "README.md").read_text()
-FOREIGN_FLAGS = {"--editable"}  # of pip
+FOREIGN_FLAGS = {"--editable", "--study-name"}  # of pip and of optuna
 
 
 def modules(*folders: str) -> list[Path]:

@@ -8,6 +8,7 @@ import pytest
 from conductor.cli import main
 from conductor.names import PRUNERS, SAMPLERS
 from conductor.presets import PRESETS, preset
+from conductor.provenance import composed
 from conductor.settings import Request, choose_spaces, parse_size, show_size
 from kd.errors import ProtocolError, StudyError
 from kd.protocol import Protocol
@@ -15,6 +16,25 @@ from storage.artifacts import write_json
 from storage.layout import Layout
 from storage.records import SpaceSource
 from tests import fakes
+
+COMPOSED = [
+    ("--trials 20", (20, 6, False), "--trials 20"),
+    ("--name a", (20, 6, False), "--name a"),
+    ("--trials 3 --seed 1", (5, 6, False), "--seed 1 --trials 5"),
+    ("--trials=3 --seeds=2 --lag 1", (3, 6, True), "--trials=3 --lag 1 --seeds 6 --ablate"),
+    ("--evidence standard", (20, 10, False), "--evidence standard"),
+    ("run --evidence quick --ablate", (20, 10, True), "run --ablate --seeds 10"),
+]
+
+
+@pytest.mark.parametrize(("first", "made", "line"), COMPOSED)
+def test_the_command_says_what_all_sessions_made(first, made, line):
+    trials, seeds, ablate = made
+    begun = ["python", "study.py", *first.split()]
+    again = ["python", "study.py", *line.split()]
+    assert composed(begun, trials, seeds, ablate=ablate) == again
+    assert composed(again, trials, seeds, ablate=ablate) == again
+
 
 SPACE = "from search_spaces.plain import suggest\n"
 
@@ -118,6 +138,10 @@ def test_a_space_of_ones_own_takes_the_place_of_scheduled():
     assert choose_spaces(["scheduled", "plain"], "mine.py") == ["mine.py", "scheduled", "plain"]
     with pytest.raises(ProtocolError, match=r"--space takes a Python file \(\.py\), got mine"):
         choose_spaces(None, "mine")
+    with pytest.raises(
+        ProtocolError, match=r"a/mine\.py joins by itself: leave mine out of --arms"
+    ):
+        choose_spaces(["plain", "mine"], "a/mine.py")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -233,12 +257,13 @@ def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
 @pytest.fixture
 def begun(tmp_path):
     """A study that was begun with a protocol, arms and tactics of its own."""
+    (tmp_path / "mine.py").write_text(SPACE)
     paths = Layout(tmp_path / "runs").study("digits")
     protocol = fakes.protocol(epochs=7, taps=("last1",), seed=5)
     write_json(paths.protocol, protocol.to_json())
     spaces = {
         "constant": SpaceSource(source="constant", digest="0"),
-        "mine": SpaceSource(source="/elsewhere/mine.py", digest="1"),
+        "mine": SpaceSource(source=str(tmp_path / "mine.py"), digest="1"),
     }
     kept = {"arms": list(spaces), "spaces": {k: v.to_json() for k, v in spaces.items()}}
     kept |= {"sampler": "random", "pruner": "halving", "lag": 9, "storage": "sqlite:////x/y.db"}
@@ -246,12 +271,20 @@ def begun(tmp_path):
     return protocol
 
 
-def test_a_study_is_resumed_with_its_own_protocol_arms_and_tactics(resolve, begun):
+def test_a_study_is_resumed_with_its_own_protocol_arms_and_tactics(resolve, begun, tmp_path):
     for asked in (resolve("--trials", "50"), resolve("--name", "digits"), resolve("confirm")):
         assert asked.protocol == begun
-        assert asked.spaces == ["constant", "/elsewhere/mine.py"]
+        assert asked.spaces == ["constant", str(tmp_path / "mine.py")]
         assert (asked.sampler, asked.pruner, asked.lag) == ("random", "halving", 9)
         assert asked.storage == "sqlite:////x/y.db"
+
+
+def test_a_space_that_is_gone_is_to_be_put_back(begun, tmp_path, capsys):
+    (tmp_path / "mine.py").unlink()
+    for command in ("run", "confirm"):
+        assert main([command, "--root", str(tmp_path / "runs")]) == 2
+        said = capsys.readouterr().err
+        assert said == f"study.py: the study's space {tmp_path}/mine.py is gone; put it back\n"
 
 
 def test_another_name_is_another_study(resolve, begun):

@@ -42,7 +42,7 @@ def column(table: Table, name: str) -> list[str]:
 
 def test_each_study_keeps_its_own_verdict(made: list[Fabricated]) -> None:
     studies = compare(made)
-    assert studies.title == "Distillation helped in 1 of 3 studies: helped"
+    assert studies.title == "Distillation helped in 1 of 3 studies: helped; no verdict in 1"
     assert column(studies.results, "study") == ["helped", "hurt", "open_one"]
     assert column(studies.results, "verdict") == ["better", "worse", "none"]
     assert column(studies.results, "seeds") == ["6", "7", "0"]
@@ -55,7 +55,9 @@ def test_each_study_keeps_its_own_verdict(made: list[Fabricated]) -> None:
     ("chosen", "title"),
     [
         ([0], "Distillation helped in all of 1 study"),
-        ([1, 2], "In none of 2 studies distillation helped"),
+        ([1], "Distillation helped in none of 1 study"),
+        ([1, 2], "Distillation helped in none of 2 studies; no verdict in 1"),
+        ([2, 2], "No verdict in 2 of 2 studies"),
     ],
 )
 def test_the_title_counts_the_studies_in_which_distillation_helped(

@@ -1,7 +1,6 @@
 """Search spaces: the built-in ones hold to the method, and a user's own fails in one line."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -203,9 +202,9 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         ("suggest = 3\n", r"lacks the function suggest\(trial\) -> Recipe"),
         ("", r"lacks the function suggest\(trial\) -> Recipe"),
         (RETURNS_A_DICT, "suggest of a random trial returns {'lr': .*}, not a Recipe"),
-        (RAISES, "suggest of a random trial raises two lines"),
-        (BAD_RECIPE, r"suggest of a random trial raises lr must lie in \(0, 10\], got -1"),
-        (BAD_ENQUEUED, r"suggest of ENQUEUED\['forgets'\] raises .*lr"),
+        (RAISES, "mine.py, line 2: suggest of a random trial raises ValueError: two lines$"),
+        (BAD_RECIPE, r"line 4: suggest of a random trial: lr must lie in \(0, 10\], got -1"),
+        (BAD_ENQUEUED, r"ENQUEUED\['forgets'\] lacks lr$"),
         (OUT_OF_RANGE, r"suggest of ENQUEUED\['bold'\] raises .*lr"),
         (STRAY, r"suggest of ENQUEUED\['stray'\] does not ask for momentum"),
         (NO_DICT, "ENQUEUED must be a dict from titles to dicts of parameters"),
@@ -234,7 +233,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
 def test_a_file_with_the_name_of_a_built_in_arm_is_refused(tmp_path, name):
-    with pytest.raises(ProtocolError, match=f"{name} is the name of a built-in arm; rename"):
+    with pytest.raises(ProtocolError, match=rf"cannot be called {name}\.py: {name} is the name"):
         load_space(write(tmp_path, GOOD, f"{name}.py"))
 
 
@@ -307,9 +306,9 @@ def test_a_student_that_is_none_of_the_protocols_is_refused(tmp_path):
     alone = load_space(write(tmp_path, CHOOSES.partition("ENQUEUED")[0]))
     trial = FixedTrial({"depth": "resnet14", "lr": 0.1})
     assert with_students(alone, STUDENTS, STUDENTS).suggest(trial).student == "resnet14"
-    match = r"the search space mine names the student 'resnet14', not resnet20, resnet8$"
-    with pytest.raises(ProtocolError, match=match):
-        with_students(alone, STUDENTS[:2], STUDENTS[:2]).suggest(trial)
+    match = r"of a random trial: it names the student 'resnet14', not resnet20, resnet8$"
+    with pytest.raises(ProtocolError, match=f"^the search space mine: suggest {match}"):
+        with_students(alone, STUDENTS[:2], STUDENTS[:2])
 
 
 def test_a_recipe_to_try_first_over_the_budget_is_refused(tmp_path):
@@ -325,12 +324,95 @@ def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_pa
         with_students(load_space(write(tmp_path, text)), STUDENTS, STUDENTS)
 
 
-def test_a_space_that_reads_a_tap_which_the_protocol_lacks_is_refused():
+RARE = """
+from kd.recipe import Recipe
+
+def suggest(trial):
+    lr = trial.suggest_float("lr", 0.01, 0.2)
+    if lr > 0.19:
+        RARELY
+    return Recipe(lr=lr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("branch", "message"),
+    [
+        ("1 / 0", ", line 7: suggest of a random trial raises ZeroDivisionError: division by zero"),
+        ("return Recipe(lr=-lr)", r", line 7: suggest of a random trial: lr must lie in \(0, 10\]"),
+        ("return lr", r": suggest of a random trial returns 0\.19\d*, not a Recipe"),
+        (
+            "return Recipe(rate=lr)",
+            ", line 7: .*: Recipe has no 'rate'; its fields: student, lr, w",
+        ),
+    ],
+)
+def test_a_branch_that_few_trials_take_is_tried_out_too(tmp_path, branch, message):
+    with pytest.raises(ProtocolError, match=f"mine.py{message}"):
+        load_space(write(tmp_path, RARE.replace("RARELY", branch)))
+
+
+HINT = 'return Recipe(feature_kind="hint", feature_weight=1.0, feature_taps=("last1", "last2"))'
+
+
+def test_a_space_of_ones_own_that_reads_a_tap_which_the_protocol_lacks_is_refused(tmp_path):
+    space = load_space(write(tmp_path, RARE.replace("RARELY", HINT)))
+    assert with_taps(space, ("last1", "last2")).enqueued == {}
+    match = r"^the search space mine: suggest of a random trial: it reads last2, and the protocol "
+    with pytest.raises(ProtocolError, match=match):
+        with_taps(space, ("last1",))
+
+
+ALL_TAPS = ("last1", "last2", "last3")
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_a_built_in_space_is_as_it_was_where_the_protocol_has_its_taps(name):
+    space = load_space(name)
+    found = with_taps(space, (*ALL_TAPS, "last4"))
+    assert found.enqueued == space.enqueued
+    for seed in range(20):
+        both = []
+        for one in (space, found):
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+            trial = study.ask()
+            both.append((one.suggest(trial), trial.params, trial.distributions))
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("name", ["scheduled", "constant"])
+@pytest.mark.parametrize(
+    ("taps", "choices"),
+    [
+        (("last1", "last2"), ("last1", "last1+last2")),
+        (("last1",), ("last1",)),
+        (("last3", "last1"), ("last1",)),
+    ],
+)
+def test_a_built_in_space_offers_the_taps_that_the_protocol_has(name, taps, choices):
+    space = with_taps(load_space(name), taps)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    chosen = set()
+    for _ in range(40):
+        trial = study.ask()
+        chosen |= {*space.suggest(trial).feature_taps}
+        if "feature_taps" in trial.params:
+            assert trial.distributions["feature_taps"] == CategoricalDistribution(choices)
+    assert chosen == {*"+".join(choices).split("+")}
+
+
+def test_what_is_tried_first_reads_the_widest_taps_that_the_protocol_has():
     space = load_space("scheduled")
     assert with_taps(space, ("last1", "last2")).enqueued == space.enqueued
-    with pytest.raises(ProtocolError, match=r"^the search space scheduled reads last2, and the pr"):
-        with_taps(space, ("last1",))
-    quiet = replace(space, enqueued={})
-    trial = FixedTrial({**space.enqueued["seed recipe"], "feature_taps": "last1+last2+last3"})
-    with pytest.raises(ProtocolError, match=r"reads last2, last3, and the protocol has last1: "):
-        with_taps(quiet, ("last1",)).suggest(trial)
+    found = with_taps(space, ("last1",)).enqueued
+    assert found["seed recipe"] == {**space.enqueued["seed recipe"], "feature_taps": "last1"}
+    assert found["vanilla KD"] == space.enqueued["vanilla KD"]
+
+
+def test_without_any_tap_of_a_built_in_space_only_those_that_read_none_are_left():
+    assert with_taps(load_space("plain"), ("last2",)).name == "plain"
+    match = (
+        r"^the search space scheduled: suggest of ENQUEUED\['seed recipe'\]: it reads last1, whi"
+    )
+    with pytest.raises(ProtocolError, match=match):
+        with_taps(load_space("scheduled"), ("last2",))
