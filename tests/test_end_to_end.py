@@ -89,7 +89,8 @@ def trials(root: Path, name: str = "digits") -> pd.DataFrame:
 
 
 def report(root: Path, name: str = "digits") -> dict[str, Any]:
-    return json.loads(Layout(root).study(name).report_json.read_text())
+    text = Layout(root).study(name).report_json.read_text()
+    return json.loads(text.replace(str(root), "ROOT"))  # commands in it name the root
 
 
 def runs(root: Path, name: str = "digits") -> dict[str, tuple[Any, ...]]:
