@@ -90,7 +90,7 @@ def trials(root: Path, name: str = "digits") -> pd.DataFrame:
 
 def report(root: Path, name: str = "digits") -> dict[str, Any]:
     text = Layout(root).study(name).report_json.read_text()
-    return json.loads(text.replace(str(root), "ROOT"))  # commands in it name the root
+    return json.loads(re.sub(r"--root \S+", "--root ROOT", text))
 
 
 def runs(root: Path, name: str = "digits") -> dict[str, tuple[Any, ...]]:
