@@ -19,7 +19,7 @@ Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 # Models that train faster on a CPU in channels last, and the least factor on their channels from
 # which they do: by `python -m tests.benchmarks --only formats`, see docs/benchmarks.md. Narrower
-# ones, and torchvision's ResNets and VGGs, gain nothing or lose.
+# ones, and torchvision's ResNets and VGGs, gain little or lose.
 CHANNELS_LAST = {
     **dict.fromkeys((*CIFAR_RESNETS, *WIDE_RESNETS), 0.5),
     "mobilenet_v2": 0.5,
