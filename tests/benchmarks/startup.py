@@ -35,7 +35,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     with TemporaryDirectory() as folder:
         first_step(Path(folder), "warm")  # makes data, teacher and shards
         begun = [first_step(Path(folder), f"round-{number}") for number in range(rounds)]
-    what = "python study.py until the first training step, teacher and shards cached"
+    what = "start-up until the first training step, teacher and shards cached"
     yield spread(what, begun, unit="s", goal=8.0)
     for name, line in IMPORTS.items():
         yield spread(
