@@ -103,6 +103,7 @@ def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
     interrupted = root.with_name("interrupted")
     monkeypatch.setattr("conductor.study.Study._confirm", lambda *arguments: None)
     monkeypatch.setattr("conductor.study.Study._compare", lambda *arguments: None)
+    monkeypatch.setattr("conductor.study.remember_command", lambda *arguments: None)
     monkeypatch.setattr("conductor.commands._conclude", lambda request, display: 0)
     interrupt(interrupted, capsys, monkeypatch)
     checkpoints = [name for name in kept_files(interrupted) if "checkpoint" in name]
