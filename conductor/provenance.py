@@ -114,12 +114,15 @@ def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None
 
 
 def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:
-    """Return the command with these numbers where it says others, and otherwise as it is."""
+    """Return the command with these numbers where it says others, and otherwise as it is.
+
+    A total of trials never shrinks: a search that was confirmed before its end stays known as such.
+    """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_run_flags(parser)
     said, _ = parser.parse_known_args(command)
     words = list(command)
-    if said.trials != trials:
+    if said.trials < trials:
         words = [*_without(words, "--trials"), "--trials", str(trials)]
     if said.seeds != seeds:
         words = [*_without(words, "--seeds", "--evidence"), "--seeds", str(seeds)]

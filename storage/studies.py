@@ -8,7 +8,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from kd.errors import StudyError
-from storage.transactions import WholeTrialStorage
+from storage.transactions import in_database
 
 METRIC = "validation accuracy"
 
@@ -57,8 +57,8 @@ def system_attributes(storage: BaseStorage, study_id: int, prefix: str) -> dict[
 
     The dashboard keeps the notes of all trials there, so a database is not asked for all of them.
     """
-    database = getattr(storage, "_backend", None)  # Optuna puts a cache before a database
-    if isinstance(database, WholeTrialStorage):
+    database = in_database(storage)
+    if database:
         return database.matching_system_attrs(study_id, prefix)
     attributes = storage.get_study_system_attrs(study_id)
     return {key: kept for key, kept in attributes.items() if key.startswith(prefix)}

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from optuna.distributions import distribution_to_json
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -68,6 +68,12 @@ class WholeTrialStorage(RDBStorage):
                 kind.study_id == study_id, kind.key.startswith(prefix, autoescape=True)
             )
             return {key: json.loads(value) for key, value in found}
+
+
+def in_database(storage: BaseStorage) -> WholeTrialStorage | None:
+    """Return the storage behind the cache that Optuna puts before a database; else None."""
+    database = getattr(storage, "_backend", None)
+    return database if isinstance(database, WholeTrialStorage) else None
 
 
 def _rows(trial_id: int, template: FrozenTrial) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
 from storage.patience import RESTORE
-from storage.transactions import WholeTrialStorage
+from storage.transactions import in_database
 
 ASKED = "asked"  # user attribute: digest of what was asked
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
@@ -83,8 +83,8 @@ def end_trial(
     Elsewhere they are written first, so that a trial that has ended has them all. Raises
     UpdateFinishedTrialError, and changes nothing, if it has ended before.
     """
-    database = getattr(storage, "_backend", None)  # Optuna puts a cache before a database
-    if isinstance(database, WholeTrialStorage):
+    database = in_database(storage)
+    if database:
         database.end_trial(trial_id, state, values, attributes)
         return
     for key, attribute in attributes.items():

@@ -20,6 +20,7 @@ from tests import fakes
 COMPOSED = [
     ("--trials 20", (20, 6, False), "--trials 20"),
     ("--name a", (20, 6, False), "--name a"),
+    ("--trials 3", (1, 6, False), "--trials 3"),
     ("--trials 3 --seed 1", (5, 6, False), "--seed 1 --trials 5"),
     ("--trials=3 --seeds=2 --lag 1", (3, 6, True), "--trials=3 --lag 1 --seeds 6 --ablate"),
     ("--evidence standard", (20, 10, False), "--evidence standard"),
