@@ -9,8 +9,8 @@ from torch.nn import functional
 from kd.views import normalise
 
 # Images that are evaluated at once, fixed, since the bits of the logits depend on it. On a CPU the
-# maps of large batches leave its caches: resnet20 and ResNet18 take a quarter less in batches of 128
-# than of 512; small students would like larger ones (docs/benchmarks.md, formats).
+# maps of large batches leave its caches: resnet20 and ResNet18 take a quarter less in batches of
+# 128 than of 512; small students would like larger ones (docs/benchmarks.md, formats).
 BATCH_SIZE = 128
 ACCELERATOR_BATCH_SIZE = 1024
 ECE_BINS = 15  # Guo et al. 2017
