@@ -25,6 +25,7 @@ BENCHMARKS = (
     "inputs",
     "formats",
     "study",
+    "library",
     "startup",
     "memory",
     "supervisor",

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
 
 from kd.evaluation import LabelledImages
 from kd.features import Adapters
@@ -22,12 +19,12 @@ from kd.recipe import Recipe
 from kd.training import TrainingState
 from kd.views import Augmentation, normalise, render, view
 from tests.benchmarks.harness import Figure, ratio
+from tests.benchmarks.pictures import Pictures
 from tests.benchmarks.training import CLASSES, CPU, random_images
 
 BATCH = 128
 CHANNELS = 3
-PADDING = 4
-AUGMENTATION = Augmentation(padding=PADDING, flip=True, cutout=0)
+AUGMENTATION = Augmentation(padding=4, flip=True, cutout=0)
 EPOCH = 352  # batches; the images of CIFAR-10's training split, which no cache of a core holds
 STEPS = 4  # training steps that are timed together
 
@@ -85,33 +82,10 @@ def trainer(name: str, data: LabelledImages) -> Callable[[], None]:
     return act
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """The images as PIL's, ready in memory, with torchvision's transforms."""
-
-    def __init__(self, data: LabelledImages) -> None:
-        arrays = data.images.permute(0, 2, 3, 1).numpy()
-        self.pictures = [Image.fromarray(array) for array in arrays]
-        self.labels = data.labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(data.images.shape[-1], padding=PADDING),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.deviation),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.pictures[index]), self.labels[index]
-
-
 def loader(data: LabelledImages, processes: int) -> Callable[[], None]:
     """Return an action that takes an epoch from a DataLoader, whose processes stay from then on."""
     batches = DataLoader(
-        Pictures(data),
+        Pictures(data, AUGMENTATION),
         batch_size=BATCH,
         shuffle=True,
         num_workers=processes,

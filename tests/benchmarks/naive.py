@@ -16,39 +16,23 @@ from pathlib import Path
 
 import optuna
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
 
-from kd.evaluation import LabelledImages
 from kd.models import build
 from kd.protocol import Protocol
 from kd.schedules import warmup_cosine
+from kd.views import Augmentation
 from storage.artifacts import read_json
 from storage.datasets import open_part
 from storage.layout import Layout
 from storage.records import StudySettings
+from tests.benchmarks.pictures import AS_IT_IS, Pictures
 
 THREADS = 2
 CLASSES = 10
 Recipe = Callable[[float], tuple[float, float]]  # progress: temperature and alpha
-
-
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """PIL images that are in memory, transformed as they are asked for."""
-
-    def __init__(self, data: LabelledImages, transform: transforms.Compose) -> None:
-        self.images = [Image.fromarray(image[0].numpy()) for image in data.images]
-        self.labels = data.labels.tolist()
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), self.labels[index]
 
 
 class Loop:
@@ -68,16 +52,8 @@ class Loop:
 
     def _loader(self, part: str, workers: int) -> DataLoader[tuple[Tensor, int]]:
         data, protocol = self.parts[part], self.protocol
-        crop = [transforms.RandomCrop(protocol.image_size, padding=protocol.crop_padding)]
-        transform = transforms.Compose(
-            [
-                *(crop if part == "train" else []),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean.tolist(), data.deviation.tolist()),
-            ]
-        )
         return DataLoader(
-            Pictures(data, transform),
+            Pictures(data, Augmentation.of(protocol) if part == "train" else AS_IT_IS),
             batch_size=protocol.batch_size if part == "train" else 256,
             shuffle=part == "train",
             drop_last=part == "train",

@@ -92,7 +92,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 def _cached(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Iterator[Figure]:
     """Compare recipes that read the cache with one that does not."""
     with TemporaryDirectory() as folder:
-        bench = Bench(_shrunk(pair) if quick else pair, Path(folder))
+        bench = Bench(shrunk(pair) if quick else pair, Path(folder))
         plain = bench.epoch(PLAIN, bench.cached)
         for what, recipe, most in (("logits", LOGITS, goal), ("hint", HINT, 1.15)):
             yield ratio(
@@ -108,7 +108,7 @@ def _cached(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Ite
 def _live(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Iterator[Figure]:
     """Compare one recipe, its readings from the live teacher and from the cache."""
     with TemporaryDirectory() as folder:
-        bench = Bench(_shrunk(pair) if quick else pair, Path(folder))
+        bench = Bench(shrunk(pair) if quick else pair, Path(folder))
         yield ratio(
             f"an epoch with the live teacher / with its cache, ResNet50 to ResNet18, {name}, 32x32",
             bench.epoch(LOGITS, bench.live),
@@ -120,7 +120,7 @@ def _live(name: str, pair: Pair, goal: float, quick: bool, rounds: int) -> Itera
         )
 
 
-def _shrunk(pair: Pair) -> Pair:
+def shrunk(pair: Pair) -> Pair:
     return replace(pair, images=8, batch=8)
 
 
