@@ -1,12 +1,13 @@
-"""How a network computes: its layout in memory, the precision of its passes, compilation.
+"""How a network computes: layout in memory, convolutions, the precision of its passes, compilation.
 
-None of them changes what is computed but for rounding, which results depend on bit by bit: so the
-layout is fixed for a model, and the others are the protocol's.
+None of them changes what is computed but for rounding, which results depend on bit by bit: so
+layout and convolutions are fixed for a model, and the others are the protocol's.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ CHANNELS_LAST = {
     **dict.fromkeys((*CIFAR_RESNETS, *WIDE_RESNETS), 0.5),
     "mobilenet_v2": 0.5,
     **dict.fromkeys((name for name in TORCHVISION_MODELS if name.startswith("shufflenet")), 1.0),
+}
+
+# Models of so few channels that PyTorch's own convolutions train them faster on a CPU than oneDNN,
+# whose kernels take 8 or 16 at once, and the largest factor on their channels up to which they do:
+# by the same benchmark. With 2 channels the gradient of a 3x3 convolution's input takes it ten
+# times as long.
+NARROW = {
+    name: 0.125 for name, (_, factor) in (CIFAR_RESNETS | WIDE_RESNETS).items() if factor == 1
 }
 
 MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
@@ -45,6 +54,26 @@ def place(network: Network, device: torch.device) -> Network:
     """Move the network to `device`, in its layout; return it."""
     layout = memory_format(network.name, device)
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def training_convolutions(name: str, device: torch.device) -> Iterator[None]:
+    """Choose, for a pass of model `name` in training, whose convolutions the process computes with.
+
+    NNPACK goes too, which would take oneDNN's place and is as slow. A teacher is to be asked
+    outside: what it says would depend on the student, and a wide one would be slow.
+    """
+    model = parse_model(name)
+    if device.type != "cpu" or model.width > NARROW.get(model.base, 0.0):
+        yield
+        return
+    before = torch.backends.mkldnn.enabled
+    with torch.backends.nnpack.flags(enabled=False):
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
 
 
 def training_forward(

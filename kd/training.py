@@ -15,7 +15,7 @@ from kd.features import Adapters, feature_loss
 from kd.losses import SOFT_LOSSES, hard
 from kd.metrics import EpochMetrics
 from kd.models import Network
-from kd.numerics import Forward, training_forward
+from kd.numerics import Forward, training_convolutions, training_forward
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.teacher import Reading, TeacherSource
@@ -189,14 +189,16 @@ def _train_epoch(
         images = data.images.index_select(0, here)
         images = render(images, rows.at(here), plan.augmentation)
         images = normalise(images, data.mean, data.deviation)
-        logits, maps = forward(images, recipe.feature_taps)
+        with training_convolutions(state.network.name, device):
+            logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
         labels = data.labels[here]
         parts = _losses(recipe, temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         state.optimizer.param_groups[0]["lr"] = lr
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with training_convolutions(state.network.name, device):
+            loss.backward()
         state.optimizer.step()
         steps.append(torch.stack([loss, *parts]).detach())
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}

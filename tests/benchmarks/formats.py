@@ -1,16 +1,18 @@
-"""Layouts in memory by model, and small batches of evaluation against large ones.
+"""Layouts in memory and convolutions by model, and batches of evaluation, small against large.
 
-`kd.numerics.CHANNELS_LAST` and `kd.evaluation.BATCH_SIZE` are what these figures decided.
+`kd.numerics.CHANNELS_LAST` and `NARROW`, and `kd.evaluation.BATCH_SIZE`, are what these figures
+decided.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch.nn import functional
 
 from kd.evaluation import BATCH_SIZE
 from kd.models import Network, build
-from kd.numerics import place
+from kd.numerics import place, training_convolutions
 from tests.benchmarks.harness import Figure, ratio
 
 # model, stem, side of an image, channels, images of a step
@@ -34,6 +36,15 @@ CASES = (
     ("shufflenet_v2_x1_0", "cifar", 32, 3, 32),
     ("vgg11_bn", "cifar", 32, 3, 32),
 )
+# model, side of an image, channels, images of a step
+FEW_CHANNELS = (
+    ("resnet8-w0.125", 16, 1, 64),
+    ("resnet8-w0.125", 32, 3, 64),
+    ("resnet20-w0.125", 32, 3, 64),
+    ("wrn-16-1-w0.125", 16, 1, 64),
+    ("resnet8-w0.25", 16, 1, 64),
+    ("resnet8-w0.5", 16, 1, 64),
+)
 # model, side of an image, channels, images
 EVALUATED = (
     ("resnet8-w0.125", 16, 1, 2048),
@@ -42,12 +53,14 @@ EVALUATED = (
     ("resnet50", 32, 3, 128),
 )
 LARGE_BATCH = 512
+NARROWEST = "resnet8-w0.125"  # a model of the table of those of few channels
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """Compare layouts, then batches, with one thread, as workers have it."""
+    """Compare layouts, convolutions, then batches, with one thread, as workers have it."""
     torch.set_num_threads(1)
     yield from layouts(quick)
+    yield from convolutions(quick)
     yield from batches(quick)
 
 
@@ -68,6 +81,25 @@ def layouts(quick: bool) -> Iterator[Figure]:
                 usual,
                 rounds=1 if quick else 5,
             )
+
+
+def convolutions(quick: bool) -> Iterator[Figure]:
+    """Compare a step with PyTorch's own convolutions and with oneDNN, of models of few channels."""
+    for name, size, channels, batch in FEW_CHANNELS[:1] if quick else FEW_CHANNELS:
+        network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
+        usual = step(network, torch.randn(batch, channels, size, size))
+        yield ratio(
+            f"a step with PyTorch's own convolutions / with oneDNN's, {name}, {size}x{size}",
+            partial(_narrow, usual),
+            usual,
+            rounds=1 if quick else 15,
+        )
+
+
+def _narrow(action: Callable[[], None]) -> None:
+    """Act as if the model were one of few channels."""
+    with training_convolutions(NARROWEST, torch.device("cpu")):
+        action()
 
 
 def batches(quick: bool) -> Iterator[Figure]:

@@ -33,7 +33,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     """Yield what two workers gain, what the default study spends, and how the usual loop fares."""
     more = TINY if quick else ()
     with TemporaryDirectory() as folder:
-        yield _two_workers(Path(folder), 2 if quick else 6, 1 if quick else ROUNDS, more)
+        yield _two_workers(Path(folder), 2 if quick else 20, 1 if quick else ROUNDS, more)
     with TemporaryDirectory() as folder:
         trials = 2 if quick else 20
         seeds = "1" if quick else "6"
