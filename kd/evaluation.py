@@ -8,11 +8,13 @@ from torch.nn import functional
 
 from kd.views import normalise
 
-# Images that are evaluated at once, fixed, since the bits of the logits depend on it. On a CPU the
-# maps of large batches leave its caches: resnet20 and ResNet18 take a quarter less in batches of
-# 128 than of 512; small students would like larger ones (docs/benchmarks.md, formats).
-BATCH_SIZE = 128
-ACCELERATOR_BATCH_SIZE = 1024
+# Images that are evaluated at once: fixed by their size, since bits may depend on it. On a CPU the
+# maps of large batches leave its caches, and calls of small ones cost more than what they compute:
+# so many pixels were best, or within a quarter of it, for networks on images of 16 to 96 pixels
+# (docs/benchmarks.md, formats).
+BATCH_PIXELS = 128 * 32 * 32
+LEAST_BATCH = 8
+ACCELERATOR_BATCH = 1024
 ECE_BINS = 15  # Guo et al. 2017
 
 
@@ -44,16 +46,18 @@ def predict(network: nn.Module, data: LabelledImages) -> Tensor:
     try:
         chunks = [
             network(normalise(chunk, data.mean, data.deviation)).float()
-            for chunk in data.images.split(batch_size(data.images.device))
+            for chunk in data.images.split(batch_size(data.images))
         ]
     finally:
         network.train(was_training)
     return torch.cat(chunks).cpu()
 
 
-def batch_size(device: torch.device) -> int:
-    """Return how many images a network evaluates at once."""
-    return BATCH_SIZE if device.type == "cpu" else ACCELERATOR_BATCH_SIZE
+def batch_size(images: Tensor) -> int:
+    """Return how many of `images` [N, C, H, W] a network evaluates at once."""
+    if images.device.type != "cpu":
+        return ACCELERATOR_BATCH
+    return max(LEAST_BATCH, BATCH_PIXELS // (images.shape[-2] * images.shape[-1]))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -1,13 +1,12 @@
-"""How a network computes: layout in memory, convolutions, the precision of its passes, compilation.
+"""How a network computes: layout in memory, kernels, the precision of its passes, compilation.
 
 None of them changes what is computed but for rounding, which results depend on bit by bit: so
-layout and convolutions are fixed for a model, and the others are the protocol's.
+layout and kernels are fixed for a model, and the others are the protocol's.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +26,10 @@ CHANNELS_LAST = {
     **dict.fromkeys((name for name in TORCHVISION_MODELS if name.startswith("shufflenet")), 1.0),
 }
 
-# Models of so few channels that PyTorch's own convolutions train them faster on a CPU than oneDNN,
-# whose kernels take 8 or 16 at once, and the largest factor on their channels up to which they do:
-# by the same benchmark. With 2 channels the gradient of a 3x3 convolution's input takes it ten
-# times as long.
+# Models of so few channels that their convolutions' gradients take PyTorch's own kernels on a CPU
+# less time than oneDNN's, which are made for 8 or 16 at once, and the largest factor on their
+# channels up to which they do: by the same benchmark. With 2 channels and 3x3 weights oneDNN takes
+# up to nine times as long for the gradient of the input.
 NARROW = {
     name: 0.125 for name, (_, factor) in (CIFAR_RESNETS | WIDE_RESNETS).items() if factor == 1
 }
@@ -56,26 +55,6 @@ def place(network: Network, device: torch.device) -> Network:
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
-@contextmanager
-def training_convolutions(name: str, device: torch.device) -> Iterator[None]:
-    """Choose, for a pass of model `name` in training, whose convolutions the process computes with.
-
-    NNPACK goes too, which would take oneDNN's place and is as slow. A teacher is to be asked
-    outside: what it says would depend on the student, and a wide one would be slow.
-    """
-    model = parse_model(name)
-    if device.type != "cpu" or model.width > NARROW.get(model.base, 0.0):
-        yield
-        return
-    before = torch.backends.mkldnn.enabled
-    with torch.backends.nnpack.flags(enabled=False):
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
-
-
 def training_forward(
     network: Network, device: torch.device, precision: str, compiled: bool
 ) -> Forward:
@@ -98,6 +77,27 @@ def training_forward(
         return logits.float(), {tap: each.float() for tap, each in maps.items()}
 
     return mixed
+
+
+def training_backward(network: Network, device: torch.device) -> Callable[[Tensor], None]:
+    """Return how training steps go back from a loss, a scalar."""
+    model = parse_model(network.name)
+    narrow = device.type == "cpu" and model.width <= NARROW.get(model.base, 0.0)
+    return _backward_without_onednn if narrow else Tensor.backward
+
+
+def _backward_without_onednn(loss: Tensor) -> None:
+    """Go back from a loss with PyTorch's own kernels; NNPACK, which would come next, is slow too.
+
+    The process computes as before when it is done.
+    """
+    before = torch.backends.mkldnn.enabled
+    with torch.backends.nnpack.flags(enabled=False):
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        try:
+            loss.backward()
+        finally:
+            torch.backends.mkldnn.enabled = before
 
 
 def _configure_compiler(device: torch.device) -> None:

@@ -120,7 +120,7 @@ def fit_projections(
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
     images = data.images[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in images.split(batch_size(images.device)):
+    for chunk in images.split(batch_size(images)):
         _, maps = network.forward_taps(normalise(chunk, data.mean, data.deviation), taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)

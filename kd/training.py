@@ -15,7 +15,7 @@ from kd.features import Adapters, feature_loss
 from kd.losses import SOFT_LOSSES, hard
 from kd.metrics import EpochMetrics
 from kd.models import Network
-from kd.numerics import Forward, training_convolutions, training_forward
+from kd.numerics import Forward, training_backward, training_forward
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.teacher import Reading, TeacherSource
@@ -176,6 +176,7 @@ def _train_epoch(
     rows = view(plan.view_seed, k, len(data), data.images.shape[-1], plan.augmentation).to(device)
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
+    backward = training_backward(state.network, device)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
@@ -189,16 +190,14 @@ def _train_epoch(
         images = data.images.index_select(0, here)
         images = render(images, rows.at(here), plan.augmentation)
         images = normalise(images, data.mean, data.deviation)
-        with training_convolutions(state.network.name, device):
-            logits, maps = forward(images, recipe.feature_taps)
+        logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
         labels = data.labels[here]
         parts = _losses(recipe, temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         state.optimizer.param_groups[0]["lr"] = lr
         state.optimizer.zero_grad(set_to_none=True)
-        with training_convolutions(state.network.name, device):
-            loss.backward()
+        backward(loss)
         state.optimizer.step()
         steps.append(torch.stack([loss, *parts]).detach())
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}

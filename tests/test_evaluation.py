@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd import evaluation
-from kd.evaluation import accuracy, agreement, ece, nll, predict, scores, teacher_kl
+from kd.evaluation import accuracy, agreement, batch_size, ece, nll, predict, scores, teacher_kl
 from tests.small import copied, labelled, network, same_bits
 
 
@@ -154,8 +154,17 @@ def test_prediction_does_not_depend_on_where_images_are_split(monkeypatch, size:
     model, data = network(), labelled()
     model(data.images.float() / 255)  # statistics of its own
     whole = predict(model, data)
-    monkeypatch.setattr(evaluation, "BATCH_SIZE", size)
+    monkeypatch.setattr(evaluation, "batch_size", lambda images: size)
     torch.testing.assert_close(predict(model, data), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(16, 16, 512), (32, 32, 128), (64, 32, 64), (224, 224, 8)]
+)
+def test_so_many_pixels_are_evaluated_at_once_on_a_cpu(height: int, width: int, size: int) -> None:
+    images = torch.empty(1, 3, height, width)
+    assert batch_size(images) == size
+    assert batch_size(images.to("meta")) == 1024
 
 
 def test_data_move_to_a_device_whole() -> None:

@@ -9,16 +9,27 @@ from torch import nn
 
 from kd import numerics
 from kd.errors import ProtocolError
-from kd.network import Network, Route
+from kd.network import Route
 from kd.numerics import (
     check_device,
     memory_format,
     place,
-    training_convolutions,
+    training_backward,
     training_forward,
 )
 from kd.training import train
-from tests.small import DISTILLED, PLAIN, TEACHER, begin, copied, labelled, network, plan, same_bits
+from tests.small import (
+    DISTILLED,
+    PLAIN,
+    STUDENT,
+    TEACHER,
+    begin,
+    copied,
+    labelled,
+    network,
+    plan,
+    same_bits,
+)
 from tests.small import teacher as make_teacher
 
 CPU = torch.device("cpu")
@@ -84,77 +95,74 @@ def test_a_run_in_channels_last_goes_on_bit_by_bit_in_its_layout(channels_last: 
 
 
 class Watched(nn.Module):
-    """A layer that does nothing but note who computes convolutions when it is passed, or come back.
+    """A layer that does nothing but note whose kernels are asked for, there and back.
 
-    Each note is whether oneDNN and whether NNPACK are asked.
+    Each note is whether oneDNN's and whether NNPACK's.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: list[tuple[bool, bool]] = []
+        self.passed: list[tuple[bool, bool]] = []
+        self.back: list[tuple[bool, bool]] = []
 
     def forward(self, flow: torch.Tensor) -> torch.Tensor:
-        self.note()
+        self.passed.append(asked())
         if flow.requires_grad:
-            flow.register_hook(lambda gradient: self.note())
+            flow.register_hook(lambda gradient: self.back.append(asked()))
         return flow
 
-    def note(self, *_: object) -> None:
-        self.noted.append((bool(torch.backends.mkldnn.enabled), torch._C._get_nnpack_enabled()))
+
+def asked() -> tuple[bool, bool]:
+    return bool(torch.backends.mkldnn.enabled), torch._C._get_nnpack_enabled()
 
 
-def watched(network: Network) -> Watched:
-    """Let the network pass a watched layer before its head."""
-    layer = Watched()
-    route = network.route
-    network.route = Route(route.stem, route.stages, (layer, *route.head))
-    return layer
-
-
-@pytest.mark.parametrize(("name", "asked"), [("resnet8-w0.125", False), ("resnet8-w0.25", True)])
-def test_only_a_narrow_student_trains_without_onednn_and_the_teacher_is_asked_with_it(
-    name: str, asked: bool
-) -> None:
+@pytest.mark.parametrize(("name", "used"), [("resnet8-w0.125", False), ("resnet8-w0.25", True)])
+def test_only_a_narrow_student_goes_back_without_onednn(name: str, used: bool) -> None:
     source = make_teacher(DATA, VALIDATION)
     state = begin(DISTILLED, source, name=name)
-    student, taught = watched(state.network), watched(source.network)
-    training = train(state, DISTILLED, replace(plan(), epochs=1), DATA, VALIDATION, source)
-    next(training)
-    steps = len(DATA) // plan().batch_size
-    assert student.noted[: 2 * steps] == [(asked, asked)] * 2 * steps  # forward and back
-    assert set(student.noted[2 * steps :]) == {(True, True)}  # validation
-    assert set(taught.noted) == {(True, True)}
+    layer, (stem, stages, head) = Watched(), state.network.route
+    state.network.route = Route(stem, stages, (layer, *head))
+    next(train(state, DISTILLED, plan(), DATA, VALIDATION, source))
+    assert layer.back == [(used, used)] * (len(DATA) // plan().batch_size)
+    assert set(layer.passed) == {(True, True)}
+    assert asked() == (True, True)
 
 
-def test_convolutions_are_as_before_after_an_error() -> None:
-    def fail() -> None:
-        with training_convolutions("resnet8-w0.125", CPU):
-            assert not torch.backends.mkldnn.enabled
-            raise ZeroDivisionError
-
+def test_kernels_are_as_before_after_an_error() -> None:
+    loss = torch.zeros(1, requires_grad=True).sum()
+    loss.register_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        fail()
-    assert torch.backends.mkldnn.enabled
-    assert torch._C._get_nnpack_enabled()
+        training_backward(network(STUDENT), CPU)(loss)
+    assert asked() == (True, True)
 
 
-def test_convolutions_of_accelerators_and_of_other_models_are_left_alone() -> None:
-    for name, device in (
-        ("resnet8-w0.125", torch.device("meta")),
+def fail(gradient: torch.Tensor) -> None:
+    assert asked() == (False, False)
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        (STUDENT, torch.device("meta")),
         ("resnet8x4-w0.125", CPU),
         ("mine.py:small@0123456789ab", CPU),
-    ):
-        with training_convolutions(name, device):
-            assert torch.backends.mkldnn.enabled
+    ],
+)
+def test_kernels_of_accelerators_and_of_other_models_are_left_alone(
+    name: str, device: torch.device
+) -> None:
+    student = network(STUDENT)
+    student.name = name
+    assert training_backward(student, device) is torch.Tensor.backward
 
 
-def test_whose_convolutions_changes_a_gradient_by_rounding_alone() -> None:
-    student = network("resnet8-w0.125")
+def test_whose_kernels_changes_a_gradient_by_rounding_alone() -> None:
+    student = network(STUDENT)
     gradients = []
-    for name in ("resnet8-w0.125", "resnet8"):
+    for backward in (training_backward(student, CPU), torch.Tensor.backward):
         student.zero_grad()
-        with training_convolutions(name, CPU):
-            student(IMAGES).square().mean().backward()
+        backward(student(IMAGES).square().mean())
         gradients.append([each.grad.clone() for each in student.parameters()])
     for own, other in zip(*gradients, strict=True):
         torch.testing.assert_close(own, other)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd import evaluation
 from kd import teacher as module
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages
@@ -139,7 +138,7 @@ def test_reduced_features_have_a_mean_square_of_one_and_the_stated_variance(
 def test_projections_do_not_depend_on_where_images_are_split(
     monkeypatch, live: LiveTeacher, data: LabelledImages
 ) -> None:
-    monkeypatch.setattr(evaluation, "BATCH_SIZE", 7)
+    monkeypatch.setattr(module, "batch_size", lambda images: 7)
     again = fit_projections(live.network, data, TAPS)
     for tap in TAPS:
         torch.testing.assert_close(again[tap].vectors, live.projections[tap].vectors)

@@ -1,18 +1,17 @@
-"""Layouts in memory and convolutions by model, and batches of evaluation, small against large.
+"""Layouts in memory, kernels of gradients, and batches of evaluation, by model.
 
-`kd.numerics.CHANNELS_LAST` and `NARROW`, and `kd.evaluation.BATCH_SIZE`, are what these figures
+`kd.numerics.CHANNELS_LAST` and `NARROW`, and `kd.evaluation.BATCH_PIXELS`, are what these figures
 decided.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch.nn import functional
 
-from kd.evaluation import BATCH_SIZE
+from kd.evaluation import batch_size
 from kd.models import Network, build
-from kd.numerics import place, training_convolutions
+from kd.numerics import place, training_backward
 from tests.benchmarks.harness import Figure, ratio
 
 # model, stem, side of an image, channels, images of a step
@@ -48,19 +47,22 @@ FEW_CHANNELS = (
 # model, side of an image, channels, images
 EVALUATED = (
     ("resnet8-w0.125", 16, 1, 2048),
+    ("resnet20", 16, 1, 2048),
+    ("resnet18", 16, 3, 1024),
     ("resnet20", 32, 3, 1024),
     ("resnet18", 32, 3, 512),
-    ("resnet50", 32, 3, 128),
+    ("resnet20", 64, 3, 256),
+    ("resnet18", 64, 3, 128),
 )
-LARGE_BATCH = 512
+FACTOR = 4  # between batches that are compared
 NARROWEST = "resnet8-w0.125"  # a model of the table of those of few channels
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """Compare layouts, convolutions, then batches, with one thread, as workers have it."""
+    """Compare layouts, kernels, then batches, with one thread, as workers have it."""
     torch.set_num_threads(1)
     yield from layouts(quick)
-    yield from convolutions(quick)
+    yield from kernels(quick)
     yield from batches(quick)
 
 
@@ -83,42 +85,35 @@ def layouts(quick: bool) -> Iterator[Figure]:
             )
 
 
-def convolutions(quick: bool) -> Iterator[Figure]:
-    """Compare a step with PyTorch's own convolutions and with oneDNN, of models of few channels."""
+def kernels(quick: bool) -> Iterator[Figure]:
+    """Compare a step that goes back with PyTorch's own kernels with one that does with oneDNN's."""
     for name, size, channels, batch in FEW_CHANNELS[:1] if quick else FEW_CHANNELS:
         network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
-        usual = step(network, torch.randn(batch, channels, size, size))
+        images = torch.randn(batch, channels, size, size)
+        narrow = build(NARROWEST, classes=10, channels=channels, stem="cifar", seed=0)
         yield ratio(
-            f"a step with PyTorch's own convolutions / with oneDNN's, {name}, {size}x{size}",
-            partial(_narrow, usual),
-            usual,
+            f"a step back without oneDNN / with it, {name}, {size}x{size}",
+            step(network, images, training_backward(narrow, torch.device("cpu"))),
+            step(network, images),
             rounds=1 if quick else 15,
         )
 
 
-def _narrow(action: Callable[[], None]) -> None:
-    """Act as if the model were one of few channels."""
-    with training_convolutions(NARROWEST, torch.device("cpu")):
-        action()
-
-
 def batches(quick: bool) -> Iterator[Figure]:
-    """Compare evaluation in batches of the size that is used with large ones."""
+    """Compare evaluation in batches of the size that is used with smaller and with larger ones."""
     for name, size, channels, count in EVALUATED[:1] if quick else EVALUATED:
         network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
         place(network, torch.device("cpu"))
         images = torch.randn(count, channels, size, size)
-        small, large = (
-            evaluation(network, images, batch) for batch in (BATCH_SIZE, min(count, LARGE_BATCH))
-        )
-        yield ratio(
-            f"evaluation of {BATCH_SIZE} images at once / of {min(count, LARGE_BATCH)}, "
-            f"{name}, {size}x{size}",
-            small,
-            large,
-            rounds=1 if quick else 5,
-            note=f"{count:,} images",
-        )
+        used = batch_size(images)
+        for other in (used // FACTOR, min(used * FACTOR, count)):
+            yield ratio(
+                f"evaluation of {used} images at once / of {other}, {name}, {size}x{size}",
+                evaluation(network, images, used),
+                evaluation(network, images, other),
+                rounds=1 if quick else 3,
+                note=f"{count:,} images",
+            )
 
 
 def evaluation(network: Network, images: torch.Tensor, batch: int) -> Callable[[], None]:
@@ -131,7 +126,11 @@ def evaluation(network: Network, images: torch.Tensor, batch: int) -> Callable[[
     return act
 
 
-def step(network: Network, images: torch.Tensor) -> Callable[[], None]:
+def step(
+    network: Network,
+    images: torch.Tensor,
+    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+) -> Callable[[], None]:
     """Return an action that trains the network by one step."""
     labels = torch.zeros(len(images), dtype=torch.long)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, fused=True)
@@ -139,7 +138,7 @@ def step(network: Network, images: torch.Tensor) -> Callable[[], None]:
     def act() -> None:
         network.train()
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(network(images), labels).backward()
+        backward(functional.cross_entropy(network(images), labels))
         optimizer.step()
 
     return act
