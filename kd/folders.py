@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kd.errors import DataError
-from kd.sources import Progress, Source, allocate, one_line
+from kd.sources import BLOCK, Progress, Source, allocate, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
 DEEPEST = 100  # folders within one another
 NAMED = 5  # images that cannot be read, of which a message gives the names
-BLOCK = 64  # images that a thread reads before progress is reported
 
 
 def read_folder(root: Path, image_size: int, progress: Progress) -> Source:

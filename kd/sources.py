@@ -24,6 +24,7 @@ from kd.errors import DataError
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 
 Progress = Callable[[int, int], None]  # images read, images in all
+BLOCK = 64  # images between two reports of progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,12 @@ def resized(source: Source, image_size: int, progress: Progress) -> Source:
     if height == image_size:
         return source
     images = allocate(count, channels, image_size)
-    for row, channel in np.ndindex(count, channels):
-        plane = Image.fromarray(source.images[row, channel])
-        plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        images[row, channel] = np.asarray(plane)
-        if channel == channels - 1:
+    for row in range(count):
+        for channel in range(channels):
+            plane = Image.fromarray(source.images[row, channel])
+            plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            images[row, channel] = np.asarray(plane)
+        if (row + 1) % BLOCK == 0 or row + 1 == count:
             progress(row + 1, count)
     return replace(source, images=images)
 
