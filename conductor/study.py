@@ -96,8 +96,10 @@ class Study:
         crew = Crew(pool)
         try:
             pool.start()
-            # some 1,000 modules, sklearn's among them: imported while the fork server imports torch
+            # some 1,100 modules that are needed later: imported while the fork server imports torch
             import optuna_dashboard  # noqa: F401
+
+            import reports.report  # noqa: F401
 
             with self._display.showing():
                 self._run_stages(crew, search=search)

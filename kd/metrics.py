@@ -1,6 +1,6 @@
 """What a training run says after each epoch."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from kd.recipe import check_keys, require, require_number
@@ -34,7 +34,7 @@ class EpochMetrics:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, given: Any) -> Self:

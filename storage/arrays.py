@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,13 @@ def read_header(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Any:
     return note
 
 
+_name_of = cache(str)  # of a dtype, which numpy puts together anew each time
+
+
 def _digest(arrays: Arrays, note: str) -> str:
     digest = hashlib.sha256(note.encode())
     for name in sorted(arrays):
         array = arrays[name]
-        digest.update(f"{name} {array.dtype} {list(array.shape)};".encode())
+        digest.update(f"{name} {_name_of(array.dtype)} {list(array.shape)};".encode())
         digest.update(array.data if array.size else b"")
     return digest.hexdigest()
