@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conductor.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
 from kd.catalogue import check_name
@@ -13,6 +14,7 @@ from kd.recipe import require
 from workers.cluster import Cluster
 
 MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "margin")  # of announced lines
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -109,3 +111,34 @@ def show_size(count: int) -> str:
         if count >= UNITS[unit]:
             return f"{count / UNITS[unit]:.1f} {unit}"
     return f"{count} B"
+
+
+def announced(request: Request) -> list[str]:
+    """Say what is about to run: the study, and every field of its protocol under its name.
+
+    A field whose 0 stands for another is given the value of that one.
+    """
+    protocol = request.protocol
+    values = {
+        **protocol.to_json(),
+        "views": protocol.view_count,
+        "confirm_epochs": protocol.confirm_horizon,
+    }
+    lines: list[list[str]] = []
+    for name, value in values.items():
+        if name in BEGINNINGS:
+            lines.append([])
+        lines[-1].append(f"{name} {_told(value)}")
+    arms = ", ".join(Path(space).stem for space in request.spaces)
+    tactics = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
+    head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
+    return [
+        f"{head}seeds {request.seeds}, {tactics}",
+        *(f"  {', '.join(line)}" for line in lines),
+    ]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "+".join(value) if isinstance(value, list) else str(value)

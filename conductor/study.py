@@ -21,7 +21,7 @@ from conductor.progress import Display
 from conductor.provenance import begin_settings, check_resumable, remember_command
 from conductor.publish import Publisher
 from conductor.search import Search
-from conductor.settings import Request
+from conductor.settings import Request, announced
 from conductor.tactics import Tactics
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
@@ -126,6 +126,8 @@ class Study:
         data = preparation.data()
         preparation.models(data.dataset)
         budget = self._measure(data.dataset, crew)
+        for line in announced(self._request) if search else ():
+            self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data.dataset, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)

@@ -225,7 +225,7 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
         yield f"A batch holds {held} {counted(train, 'training image')}: 1 step an epoch."
     if protocol.confirm_horizon != protocol.epochs:
         yield (
-            f"Recipes were searched at {protocol.epochs} epochs and confirmed at "
+            f"Recipes were searched at {counted(protocol.epochs, 'epoch')} and confirmed at "
             f"{protocol.confirm_horizon}: what is best at one need not be at the other."
         )
     if protocol.view_count < max(protocol.epochs, protocol.confirm_horizon):

@@ -259,6 +259,6 @@ def _setting(data: StudyData) -> str:
     students = " or ".join(map(model_name, protocol.students))
     return (
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
-        f"{f' ({images} images)' if images else ''}; {protocol.epochs} epochs a trial; "
+        f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
         f"trials: {trials}; margin ±{figure(protocol.margin)} points"
     )

@@ -120,6 +120,9 @@ def test_a_study_says_what_it_does_and_what_it_found(tmp_path, capsys):
     lines = said.out.splitlines()
     assert "data: digits, 10 classes, 60 training" in said.out
     assert "sealed test images; a batch of 64 takes them all: one step an epoch" in said.out
+    kept = json.loads((tmp_path / "small" / "protocol.json").read_text())
+    for name in ("batch_size", "train_size", "seed", "image_size"):
+        assert re.search(rf"[ ,]{name} {kept[name]}(,|$)", said.out, re.MULTILINE)
     assert any(line.startswith("teacher: resnet8-w0.25, trained in") for line in lines)
     assert any(re.match(r"plain 0: \d+\.\d % validation accuracy", line) for line in lines)
     assert any("test accuracy" in line for line in lines)

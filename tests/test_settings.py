@@ -9,7 +9,7 @@ from conductor.cli import main
 from conductor.names import PRUNERS, SAMPLERS
 from conductor.presets import PRESETS, preset
 from conductor.provenance import composed
-from conductor.settings import Request, choose_spaces, parse_size, show_size
+from conductor.settings import Request, announced, choose_spaces, parse_size, show_size
 from kd.errors import ProtocolError, StudyError
 from kd.protocol import Protocol
 from storage.artifacts import write_json
@@ -311,3 +311,24 @@ def test_confirm_finds_the_only_study_whatever_its_name(resolve, begun, tmp_path
     asked = resolve("confirm")
     assert asked.name == "other"
     assert asked.protocol == begun
+
+
+def test_what_is_announced_is_what_will_run():
+    protocol = fakes.protocol(views=0, confirm_epochs=0, epochs=7, flip=False)
+    spaces = ["scheduled", "mine/space.py"]
+    head, *lines = announced(request(protocol=protocol, spaces=spaces, trials=3))
+    assert head == (
+        "study study in runs: arms scheduled, space; trials 3, seeds 6, "
+        "sampler tpe, pruner median, lag 4"
+    )
+    told = dict(part.split(" ") for line in lines for part in line.strip().split(", "))
+    assert list(told) == list(protocol.to_json())
+    assert (told["epochs"], told["views"], told["confirm_epochs"]) == ("7", "7", "7")
+    assert (told["flip"], told["taps"]) == ("no", "+".join(protocol.taps))
+    assert [line.split()[0] for line in lines] == [
+        "dataset",
+        "teacher",
+        "students",
+        "epochs",
+        "margin",
+    ]
