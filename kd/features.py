@@ -105,7 +105,8 @@ def hint(projected: Tensor, reading: TapReading) -> Tensor:
     positions, divided by the total variance. Romero et al., "FitNets", 2015 (arXiv 1412.6550).
     """
     student, teacher = _matched(projected, reading.features)
-    return (student - teacher).square().sum(dim=1).mean() / reading.variance
+    squares = functional.mse_loss(student, teacher, reduction="sum")
+    return squares / (student.numel() // student.shape[1]) / reading.variance
 
 
 def cosine(projected: Tensor, reading: TapReading) -> Tensor:
@@ -154,14 +155,14 @@ def feature_loss(
     """
     _check_taps(student_features, readings)
     loss = FEATURE_LOSSES[kind]
-    losses = []
+    losses: list[Tensor] = []
     for tap, reading in readings.items():
         student = student_features[tap]
         if kind in ADAPTED_KINDS:
             # A 1x1 convolution and averaging commute; pooled first, it has fewer positions to do.
             student = adapters(tap, _matched(student, reading.features)[0])
         losses.append(loss(student, reading))
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 
 def _matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
