@@ -1,7 +1,10 @@
 """The frame of the benchmarks: what it makes of times. Nothing is timed here."""
 
 import ast
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -201,6 +204,40 @@ def test_a_benchmark_whose_process_fails_is_an_error(capfd: pytest.CaptureFixtur
     with pytest.raises(BenchmarkError, match="no_such_benchmark failed: exit code 1"):
         list(measured("no_such_benchmark", True))
     assert "ModuleNotFoundError" in capfd.readouterr().err
+
+
+LONG = """
+import sys, time
+from types import ModuleType
+from tests.benchmarks import apart
+
+def figures(quick):
+    import os
+    yield os.getpid()
+    time.sleep(600)
+
+made = sys.modules["tests.benchmarks.long"] = ModuleType("long")
+made.figures = figures
+if __name__ == "__main__":
+    for process in apart.measured("long", True):
+        print(process, flush=True)
+"""
+
+
+def test_a_benchmark_ends_with_what_started_it(tmp_path: Path) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as started:
+        assert started.stdout
+        process = int(started.stdout.readline())
+        started.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{process}/cmdline").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{process}/cmdline").exists()
 
 
 def test_every_module_that_measures_is_run() -> None:

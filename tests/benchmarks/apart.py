@@ -5,9 +5,11 @@ process, so that benchmarks in one would disturb each other.
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from importlib import import_module
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 from tests.benchmarks.harness import Figure
 
@@ -37,5 +39,16 @@ def measured(name: str, quick: bool) -> Iterator[Figure]:
 
 def _measure(name: str, quick: bool, there: Connection) -> None:
     """Send what one module measures; only what was chosen is imported."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     for figure in import_module(f"tests.benchmarks.{name}").figures(quick):
         there.send(figure)
+
+
+def _leave_with_parent() -> None:
+    """End the process when its parent has died: going on, it would disturb what is measured next.
+
+    Workers that it has started see its end, and leave too.
+    """
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
