@@ -70,6 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (RetortError, argparse.ArgumentError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"study.py: {error.name} is not installed for {sys.executable}; after make install it "
+            "is for .venv/bin/python",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:  # what a machine lacks is no bug: a disk, a right, a reader of a pipe
         where = f": {error.filename}" if error.filename else ""
         print(f"study.py: {error.strerror or error}{where}", file=sys.stderr)

@@ -46,6 +46,15 @@ def test_help_needs_no_heavy_library(command):
     assert "usage: study.py" in done.stdout
 
 
+def test_a_python_without_the_libraries_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "conductor.progress", raising=False)
+    monkeypatch.delitem(sys.modules, "conductor.commands", raising=False)
+    assert main(["--trials", "2"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"study.py: rich.console is not installed for {sys.executable}; after")
+
+
 def test_help_of_the_program_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -252,7 +252,7 @@ def imported(paths: Iterable[Path]) -> set[str]:
 
 def test_what_the_code_imports_is_what_is_declared() -> None:
     declared = named_requirements(METADATA["dependencies"])
-    assert imported(modules(*ROOMS)) == set(declared)
+    assert imported(modules(*ROOMS)) == set(declared) - {"scikit-learn"}  # its digits are a file
 
 
 def test_what_the_tests_import_is_declared() -> None:

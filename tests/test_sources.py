@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import pickle
+import subprocess
+import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -11,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets import utils as torchvision_files
 
 from kd.data import load_source
 from kd.errors import DataError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_digits_have_the_published_size_and_the_full_range(tmp_path):
@@ -24,7 +29,26 @@ def test_digits_have_the_published_size_and_the_full_range(tmp_path):
     assert source.images.dtype == np.uint8
     assert (source.images.min(), source.images.max()) == (0, 255)
     assert source.classes == tuple("0123456789")
-    assert np.bincount(source.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    published = load_digits()
+    np.testing.assert_array_equal(source.labels, published.target)
+    np.testing.assert_array_equal(source.images[:, 0], np.rint(published.images * (255 / 16)))
+
+
+def test_reading_digits_imports_no_scikit_learn(tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from kd.sources import read_named\n"
+        f"assert len(read_named('digits', Path({str(tmp_path)!r})).labels) == 1797\n"
+        "assert 'sklearn' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_digits_without_scikit_learn_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("kd.sources.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="come with scikit-learn, which is not installed"):
+        load_source("digits", 8, tmp_path)
 
 
 def test_digits_are_resized_only_when_the_size_differs(tmp_path):
