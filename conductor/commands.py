@@ -1,39 +1,32 @@
 """The commands, each from its options to its exit code."""
 
 import argparse
-import math
 import socket
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from conductor.lookup import existing_study, kept_spaces, naming_flags, storage_url
+from conductor.lookup import existing_study, naming_flags, storage_url
 from conductor.names import CACHE_BUDGET
-from conductor.own_models import pin_models
-from conductor.presets import PRESETS, preset, shortened
+from conductor.presets import PRESETS, preset
 from conductor.progress import Display
-from conductor.settings import Request, check_workers, choose_spaces, parse_size
-from kd.catalogue import DATASETS
-from kd.errors import ProtocolError, StudyError
-from kd.protocol import Protocol, dataset_slug
+from conductor.request import make_request
+from conductor.settings import Request, check_workers, parse_size
+from kd.errors import StudyError
+from kd.protocol import Protocol
 from kd.recipe import require
 from storage.artifacts import read_json
 from storage.layout import Layout, StudyLayout
-from storage.records import StudySettings
 from workers.cluster import Cluster
 
 if typing.TYPE_CHECKING:
     from conductor.crew import Crew
 
-DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
-
 
 def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """Run a study, and say what it found."""
-    request = _request(options, arguments)
+    request = make_request(options, arguments)
     from conductor.study import Study
 
     display = Display()
@@ -48,7 +41,7 @@ def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
     for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
         setattr(options, name, 1 if name == "trials" else None)
     options.cache_budget = CACHE_BUDGET
-    request = _request(options, arguments)
+    request = make_request(options, arguments)
     from conductor.study import Study
 
     display = Display()
@@ -235,84 +228,3 @@ def presets() -> int:
             f"{protocol['epochs']} epochs"
         )
     return 0
-
-
-def _request(options: argparse.Namespace, arguments: list[str]) -> Request:
-    """Put the request together: flags before the study's own record, before the preset."""
-    given = {
-        field.name: getattr(options, field.name)
-        for field in fields(Protocol)
-        if getattr(options, field.name, None) is not None
-    }
-    _check_folder(given.get("dataset", ""))
-    given, models = pin_models(given)
-    base = options.preset or _preset_of(given.get("dataset", "digits"))
-    name = (
-        options.name
-        if options.name is not None
-        else (options.preset or dataset_slug(given.get("dataset", base)))
-    )
-    paths = Layout(Path(options.root)).study(name)
-    kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
-    if paths.protocol.exists() and not options.preset:
-        kept_protocol = Protocol.from_json(read_json(paths.protocol))
-        protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
-    else:
-        protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
-    if "dataset" not in {**protocol_fields, **given}:
-        raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
-    spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
-    if kept and not options.arms and not options.space:
-        spaces = kept_spaces(kept)
-    tactics = {
-        key: _first(getattr(options, key), getattr(kept, key, None), default)
-        for key, default in DEFAULTS.items()
-    }
-    return Request(
-        name=name,
-        root=Path(options.root),
-        protocol=Protocol(**{**protocol_fields, **_resolved(given)}),
-        trials=options.trials,
-        seeds=options.seeds,
-        ablate=options.ablate,
-        spaces=spaces,
-        workers=options.workers,
-        ray_address=options.ray_address,
-        gpus_per_trial=options.gpus_per_trial,
-        data_dir=options.data_dir or "",
-        cache_budget=parse_size(options.cache_budget),
-        command=["python", "study.py", *arguments],
-        models=models,
-        **tactics,
-    )
-
-
-def _check_folder(dataset: str) -> None:
-    """Raise ProtocolError for the bare name of a folder, which is no data set's."""
-    if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
-        raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
-
-
-def _resolved(given: dict[str, Any]) -> dict[str, Any]:
-    """Make paths absolute: a study may be resumed from another folder."""
-    resolved = dict(given)
-    if "students" in given:
-        resolved["students"] = tuple(given["students"])
-    dataset = str(given.get("dataset", ""))
-    if dataset.startswith("folder:") and dataset != "folder:":
-        resolved["dataset"] = f"folder:{Path(dataset.removeprefix('folder:')).resolve()}"
-    weights = str(given.get("teacher_weights", ""))
-    if weights.endswith(".safetensors"):
-        resolved["teacher_weights"] = str(Path(weights).resolve())
-    return resolved
-
-
-def _preset_of(dataset: str) -> str:
-    """Return the preset that a data set begins with when none is named."""
-    return (
-        "folder" if dataset.startswith("folder:") else dataset if dataset in PRESETS else "digits"
-    )
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

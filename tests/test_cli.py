@@ -172,7 +172,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "the preset folder takes --dataset folder:PATH",
     ),
     "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
-    "tap": (["--taps", "last9"], "resnet20 has no tap 'last9'; its taps: last1, last2, last3"),
+    "tap": (
+        ["--taps", "last9"],
+        "resnet20 has no tap 'last9'; it has --taps last1,last2,last3",
+    ),
     "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
     "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),
     "negative workers": (["--workers", "-1"], "--workers"),
@@ -291,6 +294,13 @@ def test_a_folder_named_without_its_kind_is_recognised(tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     said = "unknown dataset 'shapes'; did you mean folder:shapes?"
     assert_one_line(capsys, ["--dataset", "shapes"], said)
+
+
+def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys):
+    root, weights = tmp_path / "runs", tmp_path / "gone.safetensors"
+    given = ["--root", str(root), "--teacher-weights", str(weights)]
+    assert_one_line(capsys, given, f"got {weights}, which is not a file")
+    assert not root.exists()
 
 
 def test_an_empty_folder_costs_one_line(tmp_path, capsys):

@@ -21,8 +21,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from conductor import cli
-from conductor.commands import _request
 from conductor.presets import PRESETS
+from conductor.request import make_request
 from kd.errors import RetortError
 from search_spaces.space import load_space
 
@@ -143,7 +143,7 @@ def take(arguments: list[str]) -> None:
     """Raise what the command line raises; names and ranges of a study are checked too."""
     options = cli._parser().parse(cli._with_command(arguments))
     if options.command == "run":
-        _request(options, arguments)
+        make_request(options, arguments)
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -251,6 +251,7 @@ def test_a_folders_path_is_made_absolute_and_its_name_names_the_study(
 
 def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.safetensors").touch()
     asked = resolve("--teacher-weights", "t.safetensors")
     assert asked.protocol.teacher_weights == str(tmp_path / "t.safetensors")
 
