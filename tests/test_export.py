@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import stat
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_student_py_needs_nothing_of_retort_and_answers_as_the_student(finished,
 def test_code_on_the_card_runs_and_both_ways_agree(exported, monkeypatch):
     monkeypatch.chdir(exported)
     monkeypatch.syspath_prepend(str(exported))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     card = (exported / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -174,6 +175,7 @@ def test_code_on_the_card_runs_and_both_ways_agree(exported, monkeypatch):
         names: dict[str, Any] = {"images": images}
         exec(compile(block, "card", "exec"), names)
         answers.append(names["logits"])
+    del sys.modules["student"]
     assert len(blocks) == 2
     torch.testing.assert_close(answers[0], answers[1])
 
