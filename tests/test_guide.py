@@ -1,6 +1,7 @@
 """The examples of docs/guide.md run as they are printed, on tiny data; its tables hold."""
 
 import json
+import logging
 import re
 import runpy
 import shlex
@@ -110,8 +111,10 @@ def test_what_to_do_first_ends_as_it_is_printed_and_the_study_can_be_removed(cap
     lines = re.findall(r"^    ((?:optuna|rm) .*)$", section("Removing a study"), re.M)
     *deletions, removal = map(shlex.split, lines)
     for deletion in deletions:
-        monkeypatch.setattr(sys, "argv", deletion)
-        assert optuna.cli.main() == 0
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", deletion)
+            patched.setattr(logging.root, "handlers", [])  # to which the command adds its own
+            assert optuna.cli.main() == 0
     assert removal[:2] == ["rm", "-r"]
     shutil.rmtree(removal[2])
     assert optuna.get_all_study_names("sqlite:///runs/studies.db") == []
