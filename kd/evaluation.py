@@ -10,7 +10,7 @@ from kd.views import normalise
 
 # Images that are evaluated at once: fixed by their size, since bits may depend on it. On a CPU the
 # maps of large batches leave its caches, and calls of small ones cost more than what they compute:
-# so many pixels were best, or within a quarter of it, for ResNets on images of 16 to 96 pixels
+# so many pixels were best, or within a third of it, for ResNets on images of 16 to 96 pixels
 # (docs/benchmarks.md, formats).
 BATCH_PIXELS = 128 * 32 * 32
 LEAST_BATCH = 8
