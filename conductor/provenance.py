@@ -16,14 +16,32 @@ from kd.errors import StudyError
 from kd.protocol import Protocol
 from search_spaces.space import Space
 from storage.artifacts import read_json, write_json
-from storage.databases import without_password
+from storage.databases import storage_file, without_password
 from storage.layout import StudyLayout
 from storage.records import Finalists, SpaceSource, StudySettings
 
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
-def check_resumable(paths: StudyLayout, request: Request) -> None:
+def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:
+    """Return what the study was begun with; None for one that is new, or that begins anew.
+
+    Until its teacher is there nothing has come of a study. Where its storage, `url`, is a file, so
+    that it has one supervisor, it may then be asked for in another way. Raises StudyError if one
+    that has come further has another protocol or other settings.
+    """
+    kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
+    try:
+        _check_resumable(paths, request)
+    except StudyError:
+        moved = kept and kept.storage != without_password(request.storage)
+        if kept is None or kept.teacher or moved or storage_file(url) is None:
+            raise
+        return None
+    return kept
+
+
+def _check_resumable(paths: StudyLayout, request: Request) -> None:
     """Raise StudyError if the study exists with another protocol or other settings."""
     if paths.protocol.exists():
         kept_protocol = Protocol.from_json(read_json(paths.protocol))

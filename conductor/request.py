@@ -78,7 +78,7 @@ def _check_folder(dataset: str) -> None:
 
 
 def _check_weights(weights: str) -> None:
-    """Raise ProtocolError for a file that is not there, before a study is begun with its name."""
+    """Raise ProtocolError for a file that is not there, before data are prepared."""
     if weights.endswith(".safetensors") and not Path(weights).is_file():
         raise ProtocolError(
             f"--teacher-weights takes a .safetensors file, got {weights}, which is not a file"

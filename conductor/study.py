@@ -18,7 +18,7 @@ from conductor.jobs import JobMaker
 from conductor.own_models import keep_models
 from conductor.preparing import Preparation
 from conductor.progress import Display
-from conductor.provenance import begin_settings, check_resumable, remember_command
+from conductor.provenance import begin_settings, kept_settings, remember_command
 from conductor.publish import Publisher
 from conductor.search import Search
 from conductor.settings import Request, announced
@@ -63,7 +63,7 @@ class Study:
         self._work(search=False)
 
     def _work(self, *, search: bool) -> None:
-        check_resumable(self._paths, self._request)
+        kept_settings(self._paths, self._request, self._url)  # refuses before anything is started
         root = self._layout.root
         is_new = not root.exists()
         try:
@@ -121,7 +121,7 @@ class Study:
     def _run_study(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, crew, self._display)
-        kept = StudySettings.read(self._paths.settings) if self._paths.settings.exists() else None
+        kept = kept_settings(self._paths, self._request, self._url)
         keep_models(self._layout, self._request.models)
         data = preparation.data()
         preparation.models(data.dataset)

@@ -55,7 +55,7 @@ class Network(nn.Module):
         for tap in taps:
             if tap not in self.taps:
                 raise ProtocolError(
-                    f"{self.name} has no tap {tap!r}; it has --taps {','.join(self.taps)}"
+                    f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
                 )
         outputs = []
         flow = _walk(self.route.stem, images)

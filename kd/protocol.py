@@ -103,7 +103,7 @@ class Protocol:
             for tap in self.taps:
                 if tap not in model.taps:
                     raise ProtocolError(
-                        f"{name} has no tap {tap!r}; it has --taps {','.join(model.taps)}"
+                        f"{name} has no tap {tap!r}; take --taps {','.join(model.taps)}"
                     )
 
     @property

@@ -174,7 +174,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
     "tap": (
         ["--taps", "last9"],
-        "resnet20 has no tap 'last9'; it has --taps last1,last2,last3",
+        "resnet20 has no tap 'last9'; take --taps last1,last2,last3",
     ),
     "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
     "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from conductor.cli import main
+from kd.errors import StudyError
 from storage.databases import close_storage, open_storage
 from storage.layout import Layout
 from storage.records import Finalists, RunRecord, StudySettings
@@ -253,6 +254,59 @@ def test_a_changed_flag_is_refused_by_its_name(copied, capsys, flag, message):
     assert message in said
     assert said.count("\n") == 1
     assert written(copied) == before
+
+
+def test_a_study_without_a_teacher_yet_may_be_asked_for_in_another_way(tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_text("no weights")
+    root = tmp_path / "runs"
+    begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
+    begun += ["--seeds", "1"]
+    assert main([*begun, "--teacher-weights", str(weights)]) == 2
+    assert "cannot be read as safetensors" in capsys.readouterr().err
+    given = ["--teacher-weights", "none", "--lag", "1"]
+    assert main([*begun, *given]) == 0
+    settings = StudySettings.read(Layout(root).study("digits").settings)
+    assert settings.lag == 1
+    assert settings.command[-4:] == given
+    assert report(root)["protocol"]["teacher_weights"] == "none"
+    capsys.readouterr()
+    assert main([*begun, "--lag", "2"]) == 2
+    assert "was begun with --lag 1, not 2" in capsys.readouterr().err
+
+
+def test_a_study_without_a_teacher_yet_that_others_may_share_is_not_changed(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("conductor.provenance.storage_file", lambda url: None)  # as of a server
+    weights = tmp_path / "weights.safetensors"
+    weights.write_text("no weights")
+    root = tmp_path / "runs"
+    begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
+    assert main([*begun, "--teacher-weights", str(weights)]) == 2
+    capsys.readouterr()
+    assert main([*begun, "--teacher-weights", "none"]) == 2
+    assert "has another protocol (teacher_weights: " in capsys.readouterr().err
+
+
+def test_a_study_without_a_teacher_yet_goes_on_without_its_flags(tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
+    begun += ["--seeds", "1"]
+
+    def fail(*given: object) -> str:
+        raise StudyError("the machine fails")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("conductor.preparing.Preparation._prepare_teacher", fail)
+        assert main(begun) == 2
+    before = StudySettings.read(Layout(root).study("digits").settings)
+    assert before.teacher == ""
+    few = ["--trials", "1", "--seeds", "1"]
+    assert main(["run", "--root", str(root), "--workers", "inline", *few]) == 0
+    after = StudySettings.read(Layout(root).study("digits").settings)
+    assert after.created == before.created
+    assert after.command == before.command
 
 
 def test_an_arm_may_be_added_later(copied, tmp_path):

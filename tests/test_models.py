@@ -234,9 +234,7 @@ def test_a_tap_is_not_changed_by_the_layers_behind_it(name: str) -> None:
 
 
 def test_an_unknown_tap_is_refused() -> None:
-    with pytest.raises(
-        ProtocolError, match=r"resnet8 has no tap 'last4'; it has --taps last1,last2"
-    ):
+    with pytest.raises(ProtocolError, match=r"resnet8 has no tap 'last4'; take --taps last1,last2"):
         make("resnet8").forward_taps(images(8), ("last4",))
 
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, what):
 
 
 def test_a_tap_that_a_model_has_not_is_refused(tmp_path):
-    with pytest.raises(ProtocolError, match=r"has no tap 'last3'; it has --taps last1,last2$"):
+    with pytest.raises(ProtocolError, match=r"has no tap 'last3'; take --taps last1,last2$"):
         attempt(tmp_path, GOOD, taps=("last1", "last3"))
 
 
@@ -207,7 +207,7 @@ def test_a_model_is_tried_out_before_anything_is_trained(tmp_path, monkeypatch, 
     code = main(given)
     said = capsys.readouterr().err
     assert_one_line(code, said)
-    assert "has no tap 'last3'; it has --taps last1,last2" in said
+    assert "has no tap 'last3'; take --taps last1,last2" in said
     assert not (root / "cache" / "teachers").exists()
 
 

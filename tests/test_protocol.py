@@ -228,11 +228,11 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"max_params": -1}, "max_params must lie in 0-1000000000, got -1"),
         (
             {"taps": ("last4",)},
-            "resnet56 has no tap 'last4'; it has --taps last1,last2,last3",
+            "resnet56 has no tap 'last4'; take --taps last1,last2,last3",
         ),
         (
             {"teacher": "resnet50", "taps": ("last1", "last4")},
-            "resnet20 has no tap 'last4'; it has --taps last1,last2,last3",
+            "resnet20 has no tap 'last4'; take --taps last1,last2,last3",
         ),
     ],
     ids=repr,
@@ -245,7 +245,7 @@ def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any],
 
 
 def test_every_student_has_every_tap() -> None:
-    with pytest.raises(ProtocolError, match=r"^resnet20 has no tap 'last4'; it has --taps last1"):
+    with pytest.raises(ProtocolError, match=r"^resnet20 has no tap 'last4'; take --taps last1"):
         dataclasses.replace(
             PROTOCOL, teacher="resnet50", students=("resnet18", "resnet20"), taps=("last4",)
         )
