@@ -3,12 +3,13 @@
 PYTHON ?= python3
 PYTEST_FLAGS ?=
 VENV := .venv
+SHELL := /bin/bash
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install study test check bench replay format clean
+.PHONY: help install study test thorough check bench replay format clean
 .NOTPARALLEL:
 
 help: ## List the targets.
@@ -22,6 +23,9 @@ study: $(INSTALLED) ## Run the default study, 20 trials an arm; again: finish it
 
 test: $(DEVELOPED) ## Run all tests.
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+thorough: $(DEVELOPED) ## Run the long tests that `make test` leaves out; the log is in thorough.log.
+	$(BIN)/pytest -m thorough -v $(PYTEST_FLAGS) 2>&1 | tee thorough.log; exit $${PIPESTATUS[0]}
 
 check: $(DEVELOPED) ## Check format, lint, types and the repository's own rules, as CI does.
 	$(BIN)/ruff format --check .

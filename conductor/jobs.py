@@ -8,7 +8,7 @@ from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import StudySettings
-from workers.jobs import CostJob, TeacherTestJob, TrainJob
+from workers.jobs import CostJob, KernelsJob, TeacherTestJob, TrainJob
 
 
 class JobMaker:
@@ -64,6 +64,10 @@ class JobMaker:
     def teacher_test(self) -> TeacherTestJob:
         folder, seal = str(self._paths.teacher_test), str(self._paths.seal)
         return TeacherTestJob(folder=folder, seal=seal, **self._common)
+
+    def kernels(self) -> KernelsJob:
+        common = {name: value for name, value in self._common.items() if name != "teacher"}
+        return KernelsJob(**common)
 
     def cost(self) -> CostJob:
         return CostJob(**self._common)

@@ -2,7 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from kd.protocol import Protocol
 from storage.artifacts import is_finished, read_manifest
 from storage.layout import Layout
 from workers.events import Event
-from workers.jobs import ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
+from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
 
 CHECKS = 4  # shards that are compared with their checksums at once
 DISK_SHARE = 0.9  # of the free disk that the cache may fill
@@ -32,6 +32,7 @@ class Prepared:
     teacher: str = ""
     shards: str = ""
     cache: str = ""
+    kernels: str = ""  # what convolutions are computed with, in words; empty on an accelerator
 
 
 class Preparation:
@@ -45,13 +46,14 @@ class Preparation:
         self._display = display
         self._root = str(layout.root)
 
-    def run(self, dataset: str, distils: bool, cache: str) -> Prepared:
+    def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is what the study was begun with, empty if new."""
+        dataset = data.dataset
         teacher = self._prepare_teacher(dataset)
         shards, sizes = self._begin_cache(dataset, teacher)
         mode = cache or self._cache_mode(sizes, shards, distils)
         self._fill_cache(dataset, teacher, shards, mode, sizes)
-        return Prepared(dataset=dataset, teacher=teacher, shards=shards, cache=mode)
+        return replace(data, teacher=teacher, shards=shards, cache=mode)
 
     def data(self) -> Prepared:
         """Prepare the data set."""
@@ -71,6 +73,18 @@ class Preparation:
         """Say so where an epoch is one step, since a batch takes more images than there are."""
         size = self._protocol.batch_size
         return f"; a batch of {size} takes them all: one step an epoch" if count <= size else ""
+
+    def kernels(self, dataset: str) -> str:
+        """Have the kernels of the study's convolutions tried, once a kind of processor.
+
+        Returns what workers compute with. Raises StudyError where every kernel is wrong.
+        """
+        job = KernelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
+        with self._display.bar("kernels", 1):
+            result = self._crew.run(job, lambda event: None)
+        for line in kernel_lines(result):
+            self._display.say(line)
+        return str(result["used"])
 
     def models(self, dataset: str) -> None:
         """Try out the models of the user's own, if there are any.
@@ -178,6 +192,13 @@ class Preparation:
             checks = threads.map(lambda k: _verify_view(folder, k, identity), found)
             for done, _ in enumerate(checks, 1):
                 bar(done, len(found))
+
+
+def kernel_lines(result: Event) -> list[str]:
+    """Return the line that a user should read about the kernels, where they are limited."""
+    if not result["reason"]:
+        return []
+    return [f"kernels: limited to {result['limit']} instructions on this CPU: {result['reason']}"]
 
 
 def _verify_view(folder: Path, k: int, identity: dict[str, Any]) -> None:

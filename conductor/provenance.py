@@ -112,7 +112,7 @@ def begin_settings(
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else [masked(word) for word in request.command],
         versions={name: version(name) for name in LIBRARIES},
-        machine=machine(),
+        machine=machine(prepared.kernels),
         seconds=kept.seconds if kept else {},
     )
     write_json(paths.protocol, request.protocol.to_json())
@@ -193,8 +193,10 @@ def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
     return bool(getattr(kept, what) and getattr(prepared, what))
 
 
-def machine() -> dict[str, str]:
+def machine(kernels: str) -> dict[str, str]:
+    """Describe the machine; `kernels` is what convolutions are computed with, empty on a GPU."""
     return {
+        **({"kernels": kernels} if kernels else {}),
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),

@@ -106,7 +106,8 @@ def reproduce_run(
         display.say(f"{subject.title}: {epochs}, equal to the last bit{how}")
         return True
     display.say(f"{subject.title}: {difference}")
-    reasons = list(known_reasons(settings, paths))
+    kernels = str(crew.run(jobs.kernels(), lambda event: None)["used"])
+    reasons = list(known_reasons(settings, paths, kernels))
     display.say(
         f"what may explain it: {'; '.join(reasons)}"
         if reasons
@@ -178,15 +179,18 @@ def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
     return f"{first} was {left}, is {right}{apart}{more}"
 
 
-def known_reasons(settings: StudySettings, paths: StudyLayout) -> Iterator[str]:
-    """Yield what is otherwise than when the study last ran, of what the bits of a run hang on."""
+def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> Iterator[str]:
+    """Yield what is otherwise than when the study last ran, of what the bits of a run hang on.
+
+    `kernels` is what convolutions are computed with now.
+    """
     for name in DECISIVE:
         was, now = settings.versions.get(name), version(name)
         if was != now:
             yield f"{name} was {was}, is {now}"
-    for name, now in machine().items():
+    for name, now in machine(kernels).items():
         was = settings.machine.get(name)
-        if name in ("system", "processor") and was != now:
+        if name in ("system", "processor", "kernels") and was != now:
             yield f"the {name} was {was}, is {now}"
     if paths.costs.exists() and (device := Costs.read(paths.costs).device) != "cpu":
         yield f"the study ran on {device}, where bits are not promised"

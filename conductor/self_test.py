@@ -26,6 +26,7 @@ from storage.studies import load_study, open_study, study_name
 NAME = "doctor"  # of folders and studies that are its own
 ARMS = ("scheduled", "plain")
 DEVICE = "mend PyTorch or its driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+KERNELS = "train on a GPU, or install another version of torch"
 INSTALL = "install anew: make install"
 
 
@@ -68,6 +69,7 @@ def parts(wanted: Wanted, study: TinyStudy, folder: Path) -> Sequence[Part]:
     return (
         Part(name="storage", check=lambda: _storage(wanted), remedy="name another --storage"),
         Part(name="data", check=study.data, remedy=INSTALL, needs=jobs),
+        Part(name="kernels", check=study.kernels, remedy=KERNELS, needs=("data",)),
         Part(name="views", check=study.views, remedy=DEVICE, needs=("data",)),
         Part(name="losses", check=study.losses, remedy=DEVICE, needs=jobs),
         Part(name="teacher", check=study.teacher, remedy=DEVICE, needs=("data",)),

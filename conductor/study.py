@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,12 +125,13 @@ class Study:
         kept = kept_settings(self._paths, self._request, self._url)
         keep_models(self._layout, self._request.models)
         data = preparation.data()
+        data = replace(data, kernels=preparation.kernels(data.dataset))
         preparation.models(data.dataset)
         budget = self._measure(data.dataset, crew)
         for line in announced(self._request) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
-        prepared = preparation.run(data.dataset, _distils(self._spaces), begun.cache)
+        prepared = preparation.run(data, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
         arms = [self._open_arm(space, storage, settings, budget) for space in self._spaces]
         jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)

@@ -16,6 +16,7 @@ from workers.events import LAST_EVENTS, Event
 from workers.jobs import (
     ExamineJob,
     Job,
+    KernelsJob,
     MachineJob,
     PrepareJob,
     ProjectionJob,
@@ -66,6 +67,13 @@ class TinyStudy:
         self._made["dataset"] = result["dataset"]
         count = sum(sum(classes) for classes in result["counts"].values())
         return f"{count:,} images of {PROTOCOL.dataset} are kept as tensors"
+
+    def kernels(self) -> str:
+        result = self._run(KernelsJob, dataset=self._made["dataset"])
+        if not result["used"]:
+            return "those of an accelerator, which are not tried"
+        why = f" ({result['reason']})" if result["reason"] else ""
+        return f"{result['used']}{why}: as in float64, but for rounding"
 
     def views(self) -> str:
         return str(self._examine("views")["said"])

@@ -37,21 +37,43 @@ NARROW = {
 MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
 
 
-def memory_format(name: str, device: torch.device) -> torch.memory_format:
-    """Return the layout of the weights of model `name`, which its feature maps follow.
+# Channels of a convolution below which a CPU never computes in channels last: there oneDNN's
+# kernels were seen to write past their memory (`kd.kernels`).
+LEAST_CHANNELS_LAST = 8
+
+
+def memory_format(network: Network, device: torch.device) -> torch.memory_format:
+    """Return the layout of the weights of `network`, which its feature maps follow.
 
     On an accelerator it is channels last for all: what tensor cores and their like take without
-    turning it round (PyTorch's documentation of channels last). Models of the user's own keep the
-    usual one on a CPU, where it has not been measured for them.
+    turning it round (PyTorch's documentation of channels last). On a CPU it is so for models of the
+    table, as long as no convolution has few channels. Models of the user's own keep the usual
+    layout there, where it has not been measured for them.
     """
-    model = parse_model(name)
-    last = device.type != "cpu" or model.width >= CHANNELS_LAST.get(model.base, math.inf)
+    model = parse_model(network.name)
+    last = device.type != "cpu" or (
+        model.width >= CHANNELS_LAST.get(model.base, math.inf)
+        and _fewest_channels(network) >= LEAST_CHANNELS_LAST
+    )
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _fewest_channels(network: Network) -> float:
+    """Return the least number of channels that a convolution reads or writes, images aside.
+
+    The images are what the first convolution reads. A group counts by itself, but for depthwise
+    convolutions, which have kernels of their own.
+    """
+    found = []
+    for index, layer in enumerate(m for m in network.modules() if isinstance(m, nn.Conv2d)):
+        groups = 1 if layer.groups == layer.in_channels else layer.groups
+        found += [layer.out_channels / groups] + [layer.in_channels / groups] * (index > 0)
+    return min(found, default=math.inf)
 
 
 def place(network: Network, device: torch.device) -> Network:
     """Move the network to `device`, in its layout; return it."""
-    layout = memory_format(network.name, device)
+    layout = memory_format(network, device)
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
@@ -137,7 +159,8 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _compile_a_layer(device: torch.device) -> None:
-    layer = nn.Conv2d(1, 1, 3, device=device)
+    # no convolution: oneDNN would keep the instruction set of the first one (`kd.kernels`)
+    layer = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.compile(layer, dynamic=False)(torch.ones(1, 1, 4, 4, device=device)).sum().backward()
+        torch.compile(layer, dynamic=False)(torch.ones(1, 4, device=device)).sum().backward()

@@ -1,5 +1,6 @@
 """Every path of a run, from one object."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,12 @@ from pathlib import Path
 from kd.errors import StudyError
 
 RESERVED = ("cache", "artifacts", "studies.db…", "comparison.html")  # what lies beside the studies
+
+
+def kernels_record(fingerprint: str) -> Path:
+    """What was found out about this kind of processor, kept by user and not by root."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "retort" / "kernels" / f"{fingerprint}.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,30 @@
-"""What every test shares: one thread, since bits on a CPU depend on their number, Ctrl-C, a study.
+"""What every test shares: kernels that are right, one thread, Ctrl-C, a cache, a study.
+
+Bits on a CPU depend on kernels and threads.
 
 A shell starts what runs in its background with SIGINT ignored, which the supervisors of the tests
 would inherit.
 """
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from conductor.cli import main
+from kd.kernels import set_known_limit
 from tests.tiny import FLAGS, hasten, settle
 
+set_known_limit()  # as every worker does
 torch.set_num_threads(1)
+# What is kept for a user, and not under a root, is kept for this session.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="retort-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kd import numerics
 from kd.errors import ProtocolError
-from kd.network import Route
+from kd.network import Network, Route
 from kd.numerics import (
     check_device,
     memory_format,
@@ -22,7 +22,6 @@ from tests.small import (
     DISTILLED,
     PLAIN,
     STUDENT,
-    TEACHER,
     begin,
     copied,
     labelled,
@@ -34,13 +33,14 @@ from tests.small import teacher as make_teacher
 
 CPU = torch.device("cpu")
 DATA, VALIDATION = labelled(24), labelled(12, seed=1)
+WIDE = "resnet8-w0.5"  # the narrowest whose convolutions have 8 channels
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
 def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small models of the tests be among those in channels last."""
-    monkeypatch.setattr(numerics, "CHANNELS_LAST", {"resnet8": 0.2})
+    monkeypatch.setattr(numerics, "CHANNELS_LAST", {"resnet8": 0.2, "resnet32x4": 0.1})
 
 
 def is_last(module: nn.Module) -> bool:
@@ -55,18 +55,43 @@ def is_last(module: nn.Module) -> bool:
 def test_a_model_has_the_layout_of_the_table_on_a_cpu_and_channels_last_elsewhere(
     channels_last: None,
 ) -> None:
-    assert memory_format("resnet8-w0.25", CPU) == torch.channels_last
-    assert memory_format("resnet8-w0.125", CPU) == torch.contiguous_format
-    assert memory_format("resnet110", CPU) == torch.contiguous_format
-    assert memory_format("mine.py:small@0123456789ab", CPU) == torch.contiguous_format
-    assert memory_format("resnet110", torch.device("meta")) == torch.channels_last
-    assert is_last(place(network(TEACHER), CPU))
-    assert is_last(place(network(TEACHER), torch.device("meta")))
-    assert not is_last(network(TEACHER))
+    assert memory_format(network(WIDE), CPU) == torch.channels_last
+    assert memory_format(network("resnet14"), CPU) == torch.contiguous_format
+    own = network(WIDE)
+    own.name = "mine.py:small@0123456789ab"
+    assert memory_format(own, CPU) == torch.contiguous_format
+    assert memory_format(network("resnet14"), torch.device("meta")) == torch.channels_last
+    assert is_last(place(network(WIDE), CPU))
+    assert is_last(place(network(WIDE), torch.device("meta")))
+    assert not is_last(network(WIDE))
+
+
+@pytest.mark.parametrize("name", ["resnet8-w0.25", "resnet8-w0.4375", "resnet32x4-w0.1"])
+def test_a_convolution_of_few_channels_is_never_in_channels_last_on_a_cpu(
+    name: str, channels_last: None
+) -> None:
+    assert memory_format(network(name), CPU) == torch.contiguous_format
+    assert memory_format(network(name), torch.device("meta")) == torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fewest"),
+    [
+        (nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), 16),
+        (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 16, 3), 4),
+        (nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3, groups=4), 4),
+        (nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, groups=32), 32),
+    ],
+)
+def test_images_and_depthwise_convolutions_do_not_count_as_few_channels(
+    first: nn.Module, second: nn.Module, fewest: int
+) -> None:
+    body = nn.Sequential(first, second)
+    assert numerics._fewest_channels(Network("", body, Route((), ((body,),), ()))) == fewest
 
 
 def test_a_layout_changes_no_weight_and_the_logits_by_rounding_alone(channels_last: None) -> None:
-    usual, last = network(TEACHER), place(network(TEACHER), CPU)
+    usual, last = network(WIDE), place(network(WIDE), CPU)
     assert same_bits(usual.state_dict(), last.state_dict())
     torch.testing.assert_close(usual.eval()(IMAGES), last.eval()(IMAGES))
 
@@ -75,7 +100,7 @@ def test_a_run_in_channels_last_goes_on_bit_by_bit_in_its_layout(channels_last: 
     source = make_teacher(DATA, VALIDATION)
 
     def started() -> Any:
-        state = begin(DISTILLED, source, name=TEACHER)
+        state = begin(DISTILLED, source, name=WIDE)
         place(state.network, CPU)
         return state
 

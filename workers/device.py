@@ -2,6 +2,8 @@
 
 import torch
 
+from kd.kernels import set_known_limit
+
 LIMITED = ("cuda", "xpu")  # devices whose allocators keep to a share; ROCm's are called cuda too
 
 
@@ -19,6 +21,7 @@ def choose_device(slot: int, workers: int = 1) -> torch.device:
     count = accelerator_count()
     kind = torch.accelerator.current_accelerator() if count else None
     if kind is None:
+        set_known_limit()  # before the process computes anything
         return torch.device("cpu")
     device = torch.device(kind.type, slot % count)
     torch.accelerator.set_device_index(device)

@@ -16,6 +16,7 @@ from workers.jobs import (
     ExamineJob,
     ExportJob,
     Job,
+    KernelsJob,
     MachineJob,
     ModelsJob,
     PrepareJob,
@@ -27,6 +28,7 @@ from workers.jobs import (
     TrainJob,
     VerifyJob,
 )
+from workers.kernels import limit_kernels, run_kernels
 from workers.runs import run_train
 from workers.stages import run_models, run_prepare, run_teacher
 
@@ -40,6 +42,7 @@ def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]
     torch.set_num_threads(job.protocol.threads)
     last = {"event": "stopped"}  # unless the job says how it ended
     try:
+        limit_kernels(job, device)
         for event in RUNNERS[type(job)](job, device, stopped):
             if event["event"] in LAST_EVENTS:
                 last = event
@@ -54,6 +57,7 @@ def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]
 
 RUNNERS: dict[type[Job], Callable[[Any, torch.device, Stopped], Iterator[Event]]] = {
     PrepareJob: run_prepare,
+    KernelsJob: run_kernels,
     ModelsJob: run_models,
     TeacherJob: run_teacher,
     ProjectionJob: run_projections,

@@ -31,6 +31,17 @@ class PrepareJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelsJob(Job):
+    """Try the kernels of this study's convolutions, where that has not been done.
+
+    Result: `limit`, the instruction set that workers of this processor are limited to, `reason`,
+    and `used`, both with the version in words; all empty on an accelerator.
+    """
+
+    dataset: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsJob(Job):
     """Try out the models of the user's own, before anything is trained with them."""
 
@@ -174,6 +185,7 @@ JOBS: dict[str, type[Job]] = {
     kind.__name__: kind
     for kind in (
         PrepareJob,
+        KernelsJob,
         ModelsJob,
         TeacherJob,
         ProjectionJob,

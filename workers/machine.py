@@ -1,12 +1,32 @@
-"""What this machine gives to a process: cores and memory, as far as its cgroups allow."""
+"""What this machine gives to a process: its processor, and cores and memory within its cgroups."""
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
+PROCESSORS = Path("/proc/cpuinfo")
+MODEL = ("vendor_id", "cpu family", "model", "model name")  # what names a kind of processor
+VECTORS = ("avx", "fma", "amx", "sse4")  # how the flags begin that choose between kernels
+
+
+def processor() -> dict[str, str]:
+    """Return what tells this kind of processor from others: its model, and its vector extensions.
+
+    Where the kernel does not list them it is what Python knows.
+    """
+    lines = (line.partition(":") for line in _text(PROCESSORS).split("\n\n")[0].splitlines())
+    known = {name.strip(): value.strip() for name, _, value in lines}
+    flags = [flag for flag in known.get("flags", "").split() if flag.startswith(VECTORS)]
+    found = {name: known[name] for name in MODEL if name in known}
+    return {
+        "machine": platform.machine(),
+        **(found or {"model name": platform.processor()}),
+        "vectors": " ".join(sorted(flags)),
+    }
 
 
 def usable_cores() -> int:
