@@ -24,6 +24,7 @@ BENCHMARKS = (
     "step",
     "inputs",
     "formats",
+    "kernels",
     "study",
     "library",
     "startup",
