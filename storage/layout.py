@@ -1,5 +1,6 @@
 """Every path of a run, from one object."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,23 @@ from pathlib import Path
 from kd.errors import StudyError
 
 RESERVED = ("cache", "artifacts", "studies.db…", "comparison.html")  # what lies beside the studies
+
+
+def home_path(path: str) -> str:
+    """Return a path whose `~`, if it begins with one, is the home folder, as in a shell."""
+    return os.path.expanduser(path)  # noqa: PTH111  # Path takes ./~ for ~, and fails for ~nobody
+
+
+def whole_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as a study keeps it: absolute, so that it is found from any folder.
+
+    `~` is the home folder. Links among the folders are followed, so that one place has one name;
+    a last part that is a link keeps its own, which says what kind of file it is.
+    """
+    given = Path(home_path(str(path)))
+    if given.name in ("", ".."):
+        return Path(os.path.realpath(given))
+    return Path(os.path.realpath(given.parent), given.name)
 
 
 @dataclass(frozen=True, slots=True)
