@@ -89,8 +89,8 @@ class AskedTrial:
         before = self._asked.setdefault(name, distribution)
         if _kind(before) != _kind(distribution):
             raise ProtocolError(
-                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; ask for "
-                "the same in every trial, or give each of them a name of its own"
+                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; let every "
+                "trial ask as before, or give each of them a name of its own"
             )
 
 

@@ -185,9 +185,7 @@ def test_choices_that_change_between_trials_are_refused_when_the_space_is_tried_
 ):
     message = refusal(tmp_path, f"trial.suggest_categorical('taps', {choices})")
     assert "mine.py, line 20: suggest of a random trial: 'taps' had the choices " in message
-    assert message.endswith(
-        "ask for the same in every trial, or give each of them a name of its own"
-    )
+    assert message.endswith("let every trial ask as before, or give each of them a name of its own")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +262,7 @@ def test_choices_that_change_amid_a_study_are_refused_and_the_study_goes_on(tmp_
     told = ", ".join(map(repr, now))
     match = (
         rf"^mine.py: suggest of trial 3: 'taps' had the choices 'a', 'b' before, and has the "
-        rf"choices {told} now; ask for the same in every trial.*; the trials so far are kept"
+        rf"choices {told} now; let every trial ask as before.*; the trials so far are kept"
     )
     with pytest.raises(ProtocolError, match=match):
         asked(arm, 1)
