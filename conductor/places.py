@@ -34,9 +34,13 @@ def settled_words(words: list[str]) -> list[str]:
 
 
 def whole_model(name: str) -> str:
-    """Return the name of a model, with the whole path of its file where it is the user's own."""
-    path, separator, function = name.rpartition(":")
-    return f"{whole_path(path)}:{function}" if separator and path.endswith(".py") else name
+    """Return the name of a model, with the whole path of its file where it is the user's own.
+
+    A name with a digest is that of the copy under the root, and stays.
+    """
+    path, _, function = name.rpartition(":")
+    own = path.endswith(".py") and "@" not in function
+    return f"{whole_path(path)}:{function}" if own else name
 
 
 def _path(path: str) -> str:

@@ -3,6 +3,7 @@
 import enum
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
@@ -55,18 +56,16 @@ class AskedTrial:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        self._note(name, _quietly(FloatDistribution, low, high, log=bool(log), step=step))
+        distribution = _quietly(FloatDistribution, low, high, log=bool(log), step=step)
+        _check_range(name, distribution, sys.float_info.max)
+        self._note(name, distribution)
         return self._trial.suggest_float(name, low, high, step=step, log=bool(log))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         distribution = _quietly(IntDistribution, low, high, log=bool(log), step=step)
-        if max(abs(distribution.low), abs(distribution.high)) > EXACT:
-            raise ProtocolError(
-                f"the range of {name!r} must lie within ±2**53, beyond which Optuna rounds, got "
-                f"{distribution.low} to {distribution.high}"
-            )
+        _check_range(name, distribution, EXACT)
         self._note(name, distribution)
         return self._trial.suggest_int(name, low, high, step=step, log=bool(log))
 
@@ -89,8 +88,8 @@ class AskedTrial:
         before = self._asked.setdefault(name, distribution)
         if _kind(before) != _kind(distribution):
             raise ProtocolError(
-                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; let every "
-                "trial ask as before, or give each of them a name of its own"
+                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; let "
+                "every trial ask as before, or give each of them a name of its own"
             )
 
 
@@ -123,6 +122,17 @@ def check_enqueued(given: Mapping[str, Any], distributions: Mapping[str, BaseDis
             kept = distribution.choices[int(distribution.to_internal_repr(value))]
             if repr(kept) != repr(value):
                 raise ProtocolError(f"of the choices of {name!r} write {kept!r}, not {value!r}")
+
+
+def _check_range(name: str, distribution: FloatDistribution | IntDistribution, most: float) -> None:
+    """Raise ProtocolError for ends that are not finite, or that Optuna would round."""
+    ends = (distribution.low, distribution.high)
+    if not all(abs(end) <= most for end in ends):
+        kind = "integers within ±2**53" if most == EXACT else "finite numbers"
+        raise ProtocolError(
+            f"the range of {name!r} must be of {kind}, got {ends[0]} to {ends[1]}: Optuna keeps no "
+            "others as they are"
+        )
 
 
 def _is_kept(value: Any) -> bool:

@@ -130,7 +130,8 @@ def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
 @pytest.mark.parametrize(
     ("body", "rule"),
     [
-        ("trial.suggest_int('x', 0, 2**60)", "the range of 'x' must lie within ±2**53"),
+        ("trial.suggest_int('x', 0, 2**60)", "the range of 'x' must be of integers within ±2**53"),
+        ("trial.suggest_float('x', 0, np.inf)", "'x' must be of finite numbers, got 0.0 to inf"),
         ("trial.suggest_float(3, 0, 1)", "a parameter's name must be a str of 1-512 characters"),
         ("trial.suggest_float('x' * 513, 0, 1)", "name must be a str of 1-512 characters"),
         ("trial.set_user_attr('x', object())", "the attribute 'x' must be what JSON holds"),

@@ -122,7 +122,7 @@ def test_the_kept_command_means_the_same_in_any_folder(folders):
         f"{one}/net.py:a,resnet8 --teacher-weights={one}/t.safetensors --lag 1"
     )
     assert settled_words(line.split()) == settled.split()
-    plain = "--dataset digits --teacher resnet20 --student resnet8 --teacher-weights imagenet"
+    plain = "--dataset digits --teacher resnet20 --student a.py:b@0123456789ab --space no.py"
     assert settled_words(plain.split()) == plain.split()
 
 
