@@ -16,6 +16,7 @@ from conductor.tactics import STARTUP_TRIALS, Tactics, make_sampler
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
+from search_spaces.asking import Asked
 from search_spaces.space import Space, propose
 from storage.patience import RESTORE, OvertakenError
 from storage.trials import (
@@ -83,6 +84,7 @@ class Arm:
         self._ids: list[int] = []
         self._running: set[int] = set()
         self._counted = 0
+        self._asked: Asked = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -101,6 +103,8 @@ class Arm:
         check_trial(self.study.study_name, trial)
         self._mirror.adopt(trial)
         self._ids.append(trial._trial_id)
+        for parameter, distribution in trial.distributions.items():
+            self._asked.setdefault(parameter, distribution)
         self._running.add(trial.number)
         if trial.state.is_finished():
             self._settle(trial)
@@ -246,13 +250,17 @@ class Arm:
     def recipe(self, number: int) -> Recipe:
         """Return a trial's recipe: what its space makes of its parameters."""
         if number not in self._recipes:
-            fixed = optuna.trial.FixedTrial(self.trials[number].params)
+            fixed = optuna.trial.FixedTrial(self._mirror.trial(number).params, number)
             self._recipes[number] = self._propose(number, fixed)
         return self._recipes[number]
 
+    def first(self, recipe: Recipe) -> int:
+        """Return the number of the first trial that has this recipe, which is one of the arm's."""
+        return next(number for number in range(self.asked) if self.recipe(number) == recipe)
+
     def _propose(self, number: int, trial: BaseTrial) -> Recipe:
         try:
-            return propose(self.space, trial, f"{self.name}.py", f"trial {number}")
+            return propose(self.space, trial, f"{self.name}.py", f"trial {number}", self._asked)
         except ProtocolError as error:
             kept = "the trials so far are kept, a corrected space takes another --name"
             raise ProtocolError(f"{error}; {kept}") from error

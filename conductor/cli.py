@@ -23,6 +23,7 @@ from conductor.flags import (
     add_study_flags,
     add_worker_flags,
 )
+from conductor.places import settle_paths
 from kd.errors import RetortError
 
 DESCRIPTION = """\
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = _parser().parse(_with_command(arguments))
+        settle_paths(options)
         return int(options.run(options, arguments))
     except (RetortError, argparse.ArgumentError) as error:
         print(f"study.py: {error}", file=sys.stderr)

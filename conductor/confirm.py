@@ -28,6 +28,7 @@ from workers.jobs import TrainJob
 CANDIDATES = 3  # of each arm that run again before one is chosen
 SELECTION_SEEDS = 3
 
+Scores = dict[int, list[float]]  # validation accuracies on the seeds of the selection, by trial
 MakeJob = Callable[[Recipe, int, int, list[int], RunLayout, str], TrainJob]
 
 
@@ -105,16 +106,18 @@ class Confirmation:
     def _ladder(self, finalists: list[Finalist], *, ablate: bool) -> list[Finalist]:
         """Return the ablations of the winner that the verdict is about.
 
-        Those of an earlier call stay, while the winner is the same.
+        Those of an earlier call stay, while the winner is the same. One that has the recipe of a
+        finalist, or of another ablation, shares its runs.
         """
         arm = next((arm for arm in self._arms if arm.name != "plain"), None)
         if arm is None:
             return []
         (winner,) = (one for one in finalists if (one.arm, one.role) == (arm.name, "tuned"))
+        names = {one.recipe: one.name for one in finalists}
         ladder = [
             replace(
                 winner,
-                name=f"{winner.name}-{done.replace(' ', '-')}",
+                name=names.setdefault(recipe, f"{winner.name}-{done.replace(' ', '-')}"),
                 title=done,
                 role="ablation",
                 recipe=recipe,
@@ -122,33 +125,37 @@ class Confirmation:
             )
             for done, recipe in ablations(winner.recipe, _defaults(arm)).items()
         ]
-        return ladder if ablate else [one for one in ladder if one.name in self._earlier()]
+        return ladder if ablate else [one for one in ladder if one.title in self._earlier(winner)]
 
-    def _earlier(self) -> set[str]:
-        """Return the names of the finalists that an earlier call has written down."""
+    def _earlier(self, winner: Finalist) -> set[str]:
+        """Return the titles of the ablations of this recipe that are written down."""
         path = self._layout.finalists
-        return {one.name for one in Finalists.read(path).finalists} if path.exists() else set()
+        kept = Finalists.read(path).finalists if path.exists() else []
+        same = any(
+            (one.arm, one.role, one.recipe) == (winner.arm, winner.role, winner.recipe)
+            for one in kept
+        )
+        return {one.title for one in kept if same and one.role == "ablation"}
 
-    def _select(
-        self, study_seed: int, horizon: int, views: int
-    ) -> dict[str, dict[int, list[float]]]:
+    def _select(self, study_seed: int, horizon: int, views: int) -> dict[str, Scores]:
         """Run the candidates of every arm; return their validation accuracies by trial."""
         runs: dict[tuple[str, int, int], _Run] = {}
         for arm in self._arms:
-            candidates = arm.best(CANDIDATES)
+            candidates = _candidates(arm)
             if not candidates:
                 raise StudyError(f"arm {arm.name} has no complete trial to confirm; add --trials")
-            for trial in candidates:
+            for recipe, trial in candidates.items():
+                first = arm.first(recipe)
                 for replicate in range(SELECTION_SEEDS):
                     runs[arm.name, trial.number, replicate] = _Run(
                         title=f"{arm.name} {trial.number}, selection {replicate + 1}",
-                        recipe=arm.recipe(trial.number),
+                        recipe=recipe,
                         seed=derive_seed(study_seed, "selection", replicate),
                         horizon=horizon,
-                        layout=self._layout.selection(arm.name, trial.number, replicate),
+                        layout=self._layout.selection(arm.name, first, replicate),
                     )
         records = self._run_all("selection", list(runs.values()), views)
-        scores: dict[str, dict[int, list[float]]] = {arm.name: {} for arm in self._arms}
+        scores: dict[str, Scores] = {arm.name: {} for arm in self._arms}
         for (arm_name, number, _), record in zip(runs, records, strict=True):
             scores[arm_name].setdefault(number, []).append(record.accuracy)
         return scores
@@ -235,14 +242,27 @@ def _finished(run: _Run) -> RunRecord | None:
     return None if lost else record
 
 
-def _finalists(arm: Arm, scores: dict[int, list[float]]) -> list[Finalist]:
+def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
+    """Return the best recipes of an arm, each with the best of its trials.
+
+    On the seeds of the selection, equal recipes would only come out equal.
+    """
+    found: dict[Recipe, FrozenTrial] = {}
+    for trial in arm.best(arm.asked):
+        found.setdefault(arm.recipe(trial.number), trial)
+        if len(found) == CANDIDATES:
+            break
+    return found
+
+
+def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
     """Return the arm's defaults and, last, its winner by mean validation accuracy."""
     trials = {trial.number: trial for trial in arm.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    titles = list(arm.space.enqueued)
+    by_recipe = {arm.recipe(number): accuracies for number, accuracies in scores.items()}
     defaults = [
-        _finalist(arm, trials[number], title, "default", scores.get(number, []))
-        for number, title in enumerate(titles)
+        _finalist(arm, trials[number], title, "default", by_recipe.get(arm.recipe(number), []))
+        for number, title in enumerate(arm.space.enqueued)
         if number in trials
     ]
     return [*defaults, _finalist(arm, trials[winner], "tuned", "tuned", scores[winner])]
@@ -251,13 +271,18 @@ def _finalists(arm: Arm, scores: dict[int, list[float]]) -> list[Finalist]:
 def _finalist(
     arm: Arm, trial: FrozenTrial, title: str, role: str, selection: list[float]
 ) -> Finalist:
-    """Make a finalist. Its folder is named by its trial: one recipe is confirmed once."""
+    """Make a finalist. Its folder is named by the first trial with its recipe.
+
+    So one recipe is confirmed once, also where the winner asked again for a default's, or where
+    further trials ask for a finalist's.
+    """
+    recipe = arm.recipe(trial.number)
     return Finalist(
-        name=f"{arm.name}-{trial.number:05d}",
+        name=f"{arm.name}-{arm.first(recipe):05d}",
         title=title,
         arm=arm.name,
         role=role,
-        recipe=arm.recipe(trial.number),
+        recipe=recipe,
         trial=trial.number,
         search_accuracy=trial.value or 0.0,
         selection=selection,

@@ -13,7 +13,7 @@ from typing import Any
 from kd.catalogue import DIGEST_LENGTH, parse_model
 from kd.errors import ProtocolError
 from storage.artifacts import replacing
-from storage.layout import Layout
+from storage.layout import Layout, whole_path
 
 
 def pin_models(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -42,7 +42,7 @@ def _pin(name: str) -> tuple[str, bytes | None]:
     if not path.endswith(".py") or re.search(r"@[0-9a-f]+$", function):
         return name, None
     try:
-        content = Path(path).read_bytes()
+        content = whole_path(path).read_bytes()
     except OSError as error:
         raise ProtocolError(f"the model {name} cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]

@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from conductor.flags import add_run_flags
 from conductor.preparing import Prepared
@@ -92,7 +91,7 @@ def begin_settings(
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
     sources = {
-        space.name: SpaceSource(source=_absolute(source), digest=space.digest)
+        space.name: SpaceSource(source=source, digest=space.digest)
         for space, source in zip(spaces, request.spaces, strict=True)
     }
     if kept:
@@ -155,11 +154,6 @@ def _without(words: list[str], *flags: str) -> list[str]:
         for last, word in zip(before, words, strict=False)
         if last not in flags and word.partition("=")[0] not in flags
     ]
-
-
-def _absolute(source: str) -> str:
-    """Return the path of a user's own space so that it is found from any folder."""
-    return str(Path(source).resolve()) if source.endswith(".py") else source
 
 
 def masked(word: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from conductor.lookup import kept_spaces
 from conductor.own_models import pin_models
+from conductor.places import settled_words
 from conductor.presets import PRESETS, preset, shortened
 from conductor.settings import Request, choose_spaces, parse_size
 from kd.catalogue import DATASETS
@@ -55,7 +56,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
     return Request(
         name=name,
         root=Path(options.root),
-        protocol=Protocol(**{**protocol_fields, **_resolved(given)}),
+        protocol=Protocol(**{**protocol_fields, **given}),
         trials=options.trials,
         seeds=options.seeds,
         ablate=options.ablate,
@@ -65,7 +66,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
         gpus_per_trial=options.gpus_per_trial,
         data_dir=options.data_dir or "",
         cache_budget=parse_size(options.cache_budget),
-        command=["python", "study.py", *arguments],
+        command=["python", "study.py", *settled_words(arguments)],
         models=models,
         **tactics,
     )
@@ -83,20 +84,6 @@ def _check_weights(weights: str) -> None:
         raise ProtocolError(
             f"--teacher-weights takes a .safetensors file, got {weights}, which is not a file"
         )
-
-
-def _resolved(given: dict[str, Any]) -> dict[str, Any]:
-    """Make paths absolute: a study may be resumed from another folder."""
-    resolved = dict(given)
-    if "students" in given:
-        resolved["students"] = tuple(given["students"])
-    dataset = str(given.get("dataset", ""))
-    if dataset.startswith("folder:") and dataset != "folder:":
-        resolved["dataset"] = f"folder:{Path(dataset.removeprefix('folder:')).resolve()}"
-    weights = str(given.get("teacher_weights", ""))
-    if weights.endswith(".safetensors"):
-        resolved["teacher_weights"] = str(Path(weights).resolve())
-    return resolved
 
 
 def _preset_of(dataset: str) -> str:

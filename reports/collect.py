@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from reports.data import (
+    DEFAULT_ROOT,
     ArmData,
     CachedViews,
     Confirmation,
@@ -24,7 +25,7 @@ from reports.importances import find_importances
 from storage.arrays import made_again, read_arrays
 from storage.artifacts import is_finished, read_json, read_manifest
 from storage.databases import close_storage, open_storage, storage_file
-from storage.layout import Layout, RunLayout, StudyLayout
+from storage.layout import Layout, RunLayout, StudyLayout, whole_path
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
 from storage.studies import load_study, study_name
@@ -47,7 +48,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     teacher_test = study.teacher_test / "result.json"
     return StudyData(
         name=name,
-        root=str(layout.root),
+        root=_root(layout),
         protocol=protocol,
         settings=settings,
         arms=arms,
@@ -65,6 +66,11 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),
     )
+
+
+def _root(layout: Layout) -> str:
+    """The root as it is named in the report's commands, which are to work from any folder."""
+    return DEFAULT_ROOT if str(layout.root) == DEFAULT_ROOT else str(whole_path(layout.root))
 
 
 def _optional(path: Path, what: str, missing: list[str]) -> Any:

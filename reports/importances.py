@@ -1,12 +1,12 @@
 """Which parameters mattered: PED-ANOVA over an arm's trials, and over resamples of them."""
 
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import get_param_importances
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -54,7 +54,7 @@ def find_importances(
     if len(whole) < FEWEST:
         rule = f"Importances need at least {FEWEST} completed trials"
         return {}, f"{rule}; there are {len(whole)}."
-    _share_distributions(whole)
+    lost = _share_distributions(whole)
     study = _Resample(name, storage)
     study.drawn = whole
     with warnings.catch_warnings(record=True) as caught:
@@ -66,24 +66,41 @@ def find_importances(
         name: Importance(share=share, low=intervals[name][0], high=intervals[name][1])
         for name, share in ordered
     }
-    return found, _note(len(whole), sum("less than" in str(one.message) for one in caught))
+    rare = sum("less than" in str(one.message) for one in caught)
+    return found, _note(len(whole), rare, lost)
 
 
-def _share_distributions(trials: Sequence[FrozenTrial]) -> None:
-    """Give trials one object for equal distributions: Optuna compares them again and again."""
+def _share_distributions(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Give trials one object for equal distributions: Optuna compares them again and again.
+
+    Parameters are left out, and their names returned, whose choices Optuna gave back as lists: it
+    cannot compare these. Our spaces have none (`search_spaces.asking`), but the storage may.
+    """
     known: dict[BaseDistribution, BaseDistribution] = {}
+    lost = {
+        name
+        for trial in trials
+        for name, each in trial.distributions.items()
+        if isinstance(each, CategoricalDistribution)
+        and not all(isinstance(choice, Hashable) for choice in each.choices)
+    }
     for trial in trials:
         trial.distributions = {
-            name: known.setdefault(each, each) for name, each in trial.distributions.items()
+            name: known.setdefault(each, each)
+            for name, each in trial.distributions.items()
+            if name not in lost
         }
+    return sorted(lost)
 
 
-def _note(whole: int, rare: int) -> str:
+def _note(whole: int, rare: int, lost: Sequence[str]) -> str:
     note = ""
     if whole < ENOUGH:
         note = f"From {whole} completed trials: a hint only. PED-ANOVA asks for {ENOUGH}."
     if rare:
         note += f" {rare} parameters took part in too few trials to be judged well."
+    if lost:
+        note += f" Left out, since Optuna cannot compare their choices: {', '.join(lost)}."
     return note.strip()
 
 

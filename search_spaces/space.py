@@ -20,6 +20,7 @@ from optuna.trial import BaseTrial, FixedTrial
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
+from search_spaces.asking import Asked, AskedTrial, check_enqueued
 
 BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
 DRAWS = 50  # random trials with which a space is tried out, so that rare branches are met early
@@ -176,11 +177,19 @@ def _import_file(path: Path) -> Any:
 
 
 def _check(space: Space, path: str) -> None:
-    """Try the space: what it enqueues, and random trials, must come out as recipes."""
-    for title, parameters in space.enqueued.items():
-        trial = FixedTrial(dict(parameters))
+    """Try the space: what it enqueues, and random trials, must come out as recipes.
+
+    All of them together must ask for what one study can keep.
+    """
+    asked: Asked = {}
+    for number, (title, parameters) in enumerate(space.enqueued.items()):
+        trial = FixedTrial(dict(parameters), number)
         what = f"ENQUEUED[{title!r}]"
-        propose(space, trial, path, what)
+        propose(space, trial, path, what, asked)
+        try:
+            check_enqueued(parameters, trial.distributions)
+        except ProtocolError as error:
+            raise ProtocolError(f"{path}: {what}: {error}") from None
         unused = sorted(set(parameters) - set(trial.params))
         if unused:
             raise ProtocolError(f"{path}: suggest of {what} does not ask for {', '.join(unused)}")
@@ -189,19 +198,20 @@ def _check(space: Space, path: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     optuna.logging.set_verbosity(verbosity)
     for _ in range(DRAWS):
-        propose(space, study.ask(), path, "a random trial")
+        propose(space, study.ask(), path, "a random trial", asked)
 
 
-def propose(space: Space, trial: BaseTrial, where: str, what: str) -> Recipe:
-    """Return the recipe that a space suggests.
+def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked) -> Recipe:
+    """Return the recipe that a space suggests, and add to `asked` what it asks for.
 
     Raises ProtocolError, naming the space's file as `where`, the line, and the trial as `what`,
-    for whatever its `suggest` raises, and for what is not a Recipe.
+    for whatever its `suggest` raises, for what is not a Recipe, and for parameters that Optuna
+    cannot keep or that differ from those in `asked`.
     """
     try:
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")
-            recipe = space.suggest(trial)
+            recipe = space.suggest(cast(BaseTrial, AskedTrial(trial, asked)))
     except Exception as error:
         said = f"{where}{_line(space, error)}: {_reason(what, error)}"
         raise ProtocolError(said) from error

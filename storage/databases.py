@@ -28,6 +28,7 @@ from sqlalchemy.exc import (
 
 from kd.errors import RetortError, StudyError
 from storage.journal import JournalFile
+from storage.layout import whole_path
 from storage.patience import (
     RESTORE,
     SERVERS,
@@ -43,6 +44,10 @@ from storage.patience import (
 JOURNAL = "journal:"
 OPENING_PAUSES = (0.1, 0.2, 0.5, 1.0)  # s between attempts to open a new database
 SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
+FILES = (  # parameters of PostgreSQL's and MySQL's drivers that name one
+    *("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"),
+    *("read_default_file", "ssl_ca", "ssl_cert", "ssl_key", "ssl_capath"),
+)
 PASSWORDS = (
     "give it in --storage again, or as PGPASSWORD or in ~/.pgpass for PostgreSQL, "
     "or with ?read_default_file=~/.my.cnf for MySQL"
@@ -133,6 +138,41 @@ def storage_file(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database).absolute()
+
+
+def whole_url(url: str) -> str:
+    """Return the URL of a storage with whole paths: of its file, or of files that a driver reads.
+
+    A database in memory and what is no URL stay as they are, and so does `~` in a server's URL,
+    which may be the home folder of another user there.
+    """
+    if url.startswith(JOURNAL) and url != JOURNAL:
+        return f"{JOURNAL}{whole_path(url.removeprefix(JOURNAL))}"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url
+    if parsed.get_backend_name() == "sqlite":
+        whole = parsed.set(database=_whole_database(parsed))
+    else:
+        files = {name: _whole_file(name, given) for name, given in parsed.query.items()}
+        whole = parsed.set(query=files)
+    return url if whole == parsed else whole.render_as_string(hide_password=False)
+
+
+def _whole_database(url: URL) -> str | None:
+    """Return SQLite's database, which may be `file:PATH` with ?uri=true, with its whole path."""
+    database = url.database or ""
+    prefix = "file:" if database.startswith("file:") and "uri" in url.query else ""
+    path = database.removeprefix(prefix)
+    in_memory = path in ("", ":memory:") or (prefix and url.query.get("mode") == "memory")
+    return url.database if in_memory else f"{prefix}{whole_path(path)}"
+
+
+def _whole_file(name: str, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return the value of a server's parameter: the whole path, where it names a file."""
+    relative = name in FILES and isinstance(given, str) and given[:1] not in ("", "/", "~")
+    return str(whole_path(str(given))) if relative and given != "system" else given
 
 
 def _open_journal(path: Path) -> BaseStorage:

@@ -16,6 +16,23 @@ def kernels_record(fingerprint: str) -> Path:
     return Path(home) / "retort" / "kernels" / f"{fingerprint}.json"
 
 
+def home_path(path: str) -> str:
+    """Return a path whose `~`, if it begins with one, is the home folder, as in a shell."""
+    return os.path.expanduser(path)  # noqa: PTH111  # Path takes ./~ for ~, and fails for ~nobody
+
+
+def whole_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as a study keeps it: absolute, so that it is found from any folder.
+
+    `~` is the home folder. Links among the folders are followed, so that one place has one name;
+    a last part that is a link keeps its own, which says what kind of file it is.
+    """
+    given = Path(home_path(str(path)))
+    if given.name in ("", ".."):
+        return Path(os.path.realpath(given))
+    return Path(os.path.realpath(given.parent), given.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The folder that `--root` names."""

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import BaseTrial, TrialState
 
 from conductor.arm import Arm
 from conductor.confirm import CANDIDATES, SELECTION_SEEDS, Confirmation
 from conductor.crew import Crew
 from kd.ablations import ablations
 from kd.errors import ArtifactError, DataError, StudyError
-from kd.recipe import Recipe
+from kd.recipe import Recipe, Schedule
+from search_spaces.space import Space
 from storage.layout import RunLayout
 from storage.records import Finalists, RunRecord
 from tests.fakes import (
@@ -39,7 +40,7 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr("storage.artifacts.os.fsync", lambda descriptor: None)
 
 
-def make_arms(*spaces: str, scores: list[float] = SEARCHED) -> list[Arm]:
+def make_arms(*spaces: str | Space, scores: list[float] = SEARCHED) -> list[Arm]:
     """Return arms whose trials have these search scores."""
     arms = [make_arm(InMemoryStorage(), space, lag=99) for space in spaces]
     for arm in arms:
@@ -158,6 +159,78 @@ def test_a_default_that_wins_is_confirmed_once(tmp_path):
     confirmed = [job for job in pool.jobs if job.confirm]
     assert len(confirmed) == SEEDS
     assert len({job.folder for job in confirmed}) == SEEDS
+
+
+# Equal recipes: a parameter without effect, or few choices.
+
+ORDER = [0, 1, 1, 0, 2, 1, 3]  # of LEARNING_RATES, trial by trial; trial 0 is the default
+LEARNING_RATES = [0.1, 0.2, 0.05, 0.025]
+
+
+def repeating(order: list[int], scores: list[float]) -> Arm:
+    """Return an arm whose trials have these of the learning rates, and these search scores."""
+
+    def suggest(trial: BaseTrial) -> Recipe:
+        trial.suggest_float("spare", 0, 1)  # of no effect
+        return Recipe(lr=LEARNING_RATES[order[trial.number]])
+
+    space = Space("grid", suggest, {"first": {"spare": 0.5}}, "0" * 64)
+    return make_arms(space, scores=scores)[0]
+
+
+def test_the_best_distinct_recipes_run_again_each_with_its_best_trial(tmp_path):
+    arm = repeating(ORDER, [0.5, 0.8, 0.9, 0.6, 0.7, 0.85, 0.4])
+    pool = FakePool(objective=lambda job: ran(job, 1 - job.recipe.lr))
+    chosen = confirm(tmp_path, [arm], pool)
+    selected = [job.recipe.lr for job in pool.jobs if not job.confirm]
+    assert sorted(selected) == sorted([0.2, 0.05, 0.1] * SELECTION_SEEDS)
+    winner = chosen.finalists[-1]
+    assert (winner.recipe.lr, winner.trial, winner.search_accuracy) == (0.05, 4, 0.7)
+
+
+def test_no_recipe_is_run_twice_on_one_seed(tmp_path):
+    arm = repeating([0, 1, 1, 0, 0], [0.5, 0.8, 0.9, 0.6, 0.95])
+    pool = FakePool(objective=lambda job: ran(job, 1 - job.recipe.lr))
+    chosen = confirm(tmp_path, [arm], pool)
+    runs = [(job.recipe, job.seed) for job in pool.jobs]
+    assert len(runs) == len(set(runs)) == 2 * SELECTION_SEEDS + SEEDS
+    assert [(one.name, one.role, one.trial, one.search_accuracy) for one in chosen.finalists] == [
+        ("grid-00000", "default", 0, 0.5),
+        ("grid-00000", "tuned", 4, 0.95),
+    ]
+    selections = [one.selection for one in chosen.finalists]
+    assert selections[0] == selections[1] == [0.9] * SELECTION_SEEDS
+
+
+def test_more_trials_of_a_finalists_recipe_run_nothing_again(tmp_path):
+    order, scores = [0, 1, 1, 1], [0.5, 0.8, 0.9, 0.95]
+
+    def objective(job: TrainJob) -> list[Event]:
+        return ran(job, job.recipe.lr)
+
+    confirm(tmp_path, [repeating(order, scores[:2])], FakePool(objective=objective))
+    again = FakePool(objective=objective)
+    chosen = confirm(tmp_path, [repeating(order, scores)], again)
+    assert again.jobs == []
+    found = [(one.name, one.trial) for one in chosen.finalists]
+    assert found == [("grid-00000", 0), ("grid-00001", 3)]
+
+
+def test_an_ablation_with_a_finalists_recipe_shares_its_runs(tmp_path):
+    def suggest(trial: BaseTrial) -> Recipe:
+        alpha = trial.suggest_float("alpha", 0, 1)
+        return Recipe(soft_kind="kl", alpha=Schedule.constant(alpha))
+
+    space = Space("soft", suggest, {"soft": {"alpha": 0.9}}, "0" * 64)
+    arms = [*make_arms(space, scores=[0.9]), *make_arms("plain", scores=[0.9])]
+    pool = FakePool(objective=steady)
+    assert ablate(tmp_path, arms, pool) == ["plain-00000"]
+    runs = [(job.recipe, job.seed) for job in pool.jobs]
+    assert len(runs) == len(set(runs)) == 2 * SELECTION_SEEDS + 2 * SEEDS
+    again = FakePool(objective=steady)
+    assert ablate(tmp_path, arms, again, wanted=False) == ["plain-00000"]
+    assert again.jobs == []
+    assert ablate(tmp_path / "other", arms, FakePool(objective=steady), wanted=False) == []
 
 
 def test_all_finalists_share_the_seeds_and_views_replicate_by_replicate(tmp_path):

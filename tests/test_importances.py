@@ -3,7 +3,7 @@
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.importance import get_param_importances
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -73,3 +73,28 @@ def test_below_ten_completed_trials_there_are_none() -> None:
 def test_few_trials_are_a_hint_only() -> None:
     _, storage, trials = make(12)
     assert "From 12 completed trials: a hint only" in find_importances("s", storage, trials)[1]
+
+
+def test_choices_that_optuna_cannot_compare_are_left_out_and_named() -> None:
+    study, storage, _ = make(0)
+    kinds = CategoricalDistribution(["a", "b"])
+    with pytest.warns(UserWarning, match="persistent storage"):
+        lists = CategoricalDistribution([["last1"], {"a": 1}])
+    for number in range(12):
+        study.add_trial(
+            create_trial(
+                value=number / 12,
+                params={"kind": "ab"[number % 2], "taps": lists.choices[number % 2]},
+                distributions={"kind": kinds, "taps": lists},
+            )
+        )
+    found, note = find_importances("s", storage, study.get_trials())
+    assert list(found) == ["kind"]
+    assert note.endswith("Left out, since Optuna cannot compare their choices: taps.")
+
+
+def test_a_study_that_varies_nothing_has_no_importances() -> None:
+    study, storage, _ = make(0)
+    for _ in range(12):
+        study.add_trial(create_trial(value=0.5))
+    assert find_importances("s", storage, study.get_trials())[0] == {}

@@ -1,0 +1,193 @@
+"""What a search space may ask for: what Optuna keeps unchanged, and the same in every trial."""
+
+import enum
+import json
+import math
+import sys
+import warnings
+from collections.abc import Mapping, MutableMapping
+from typing import Any, cast
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import BaseTrial
+
+from kd.errors import ProtocolError
+
+PLAIN = (str, int, float, bool, type(None))  # exact types: Optuna gives others back as these
+EXACT = 2**53  # integers up to this one are exact as the floats that Optuna keeps
+SHOWN = 60  # characters of a value in an error
+LONGEST_NAME = 512  # characters, of the column in Optuna's tables
+
+Asked = MutableMapping[str, BaseDistribution]
+
+
+class AskedTrial:
+    """A trial that refuses, before Optuna sees it, what a study could not be resumed with.
+
+    `asked` holds what was asked for under each name, in this trial and in those before; it grows.
+    Numeric ranges may differ from trial to trial, as Optuna allows; kinds and choices may not.
+    """
+
+    def __init__(self, trial: BaseTrial, asked: Asked) -> None:
+        self._trial = trial
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        if isinstance(choices, set | frozenset):
+            raise ProtocolError(
+                f"the choices of {name!r} are a set, whose order changes from process to process: "
+                "write a list"
+            )
+        kept = tuple(choices)
+        check_choices(name, kept)
+        self._note(name, CategoricalDistribution(kept))
+        return self._trial.suggest_categorical(name, kept)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        distribution = _quietly(FloatDistribution, low, high, log=bool(log), step=step)
+        _check_range(name, distribution, sys.float_info.max)
+        self._note(name, distribution)
+        return self._trial.suggest_float(name, low, high, step=step, log=bool(log))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        distribution = _quietly(IntDistribution, low, high, log=bool(log), step=step)
+        _check_range(name, distribution, EXACT)
+        self._note(name, distribution)
+        return self._trial.suggest_int(name, low, high, step=step, log=bool(log))
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise ProtocolError(
+                f"the attribute {key!r} must be what JSON holds, got {_short(value)}"
+            ) from None
+        self._trial.set_user_attr(key, value)
+
+    def _note(self, name: str, distribution: BaseDistribution) -> None:
+        """Keep what is asked for. Raises ProtocolError if it cannot be resumed with."""
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+            raise ProtocolError(
+                f"a parameter's name must be a str of 1-{LONGEST_NAME} characters, got "
+                f"{_short(name)}"
+            )
+        before = self._asked.setdefault(name, distribution)
+        if _kind(before) != _kind(distribution):
+            raise ProtocolError(
+                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; let "
+                "every trial ask as before, or give each of them a name of its own"
+            )
+
+
+def check_choices(name: str, choices: tuple[Any, ...]) -> None:
+    """Raise ProtocolError for a choice that Optuna does not give back as it is."""
+    for place, choice in enumerate(choices):
+        if not _is_kept(choice):
+            raise ProtocolError(
+                f"Optuna cannot keep the choice {_short(choice)} of {name!r}: "
+                f"{_instead(name, choice)}"
+            )
+        twin = choices[choices.index(choice)]  # the one that Optuna keeps for it
+        if repr(twin) != repr(choice):
+            raise ProtocolError(
+                f"Optuna cannot tell the choices {twin!r} and {choice!r} of {name!r} apart "
+                f"(numbers {choices.index(choice) + 1} and {place + 1}): "
+                f"{_texts(name, choice)}"
+            )
+
+
+def check_enqueued(given: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+    """Raise ProtocolError for a parameter of a recipe to try first that Optuna would change."""
+    for name, value in given.items():
+        if not _is_kept(value):
+            raise ProtocolError(
+                f"Optuna cannot keep {_short(value)} for {name!r}: {_instead(name, value)}"
+            )
+        distribution = distributions.get(name)
+        if isinstance(distribution, CategoricalDistribution):
+            kept = distribution.choices[int(distribution.to_internal_repr(value))]
+            if repr(kept) != repr(value):
+                raise ProtocolError(f"of the choices of {name!r} write {kept!r}, not {value!r}")
+
+
+def _check_range(name: str, distribution: FloatDistribution | IntDistribution, most: float) -> None:
+    """Raise ProtocolError for ends that are not finite, or that Optuna would round."""
+    ends = (distribution.low, distribution.high)
+    if not all(abs(end) <= most for end in ends):
+        kind = "integers within ±2**53" if most == EXACT else "finite numbers"
+        raise ProtocolError(
+            f"the range of {name!r} must be of {kind}, got {ends[0]} to {ends[1]}: Optuna keeps no "
+            "others as they are"
+        )
+
+
+def _is_kept(value: Any) -> bool:
+    """Whether Optuna's JSON gives a value back as it is, and the report's can hold it."""
+    if type(value) not in PLAIN or (isinstance(value, float) and not math.isfinite(value)):
+        return False
+    try:
+        str(value).encode()
+        written = distribution_to_json(CategoricalDistribution([value]))
+        (back,) = cast(CategoricalDistribution, json_to_distribution(written)).choices
+    except ValueError:  # half of a surrogate pair; an int of more digits than Python reads
+        return False
+    return type(back) is type(value) and bool(back == value)
+
+
+def _instead(name: str, value: Any) -> str:
+    """Say what to write in place of a value that is not kept."""
+    plain = value
+    if isinstance(value, enum.Enum):
+        plain = value.value
+    elif getattr(value, "shape", None) == () and hasattr(value, "item"):  # a scalar of NumPy
+        plain = value.item()
+    if plain is not value and _is_kept(plain):
+        return f"write {plain!r}"
+    return _texts(name, value)
+
+
+def _texts(name: str, value: Any) -> str:
+    return (
+        f"let texts stand for the values, as in {{'a': {_short(value)}, …}}"
+        f"[trial.suggest_categorical({name!r}, ['a', …])]"
+    )
+
+
+def _kind(distribution: BaseDistribution) -> object:
+    """Return what must not change between trials."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "choices", repr(distribution.choices)
+    return type(distribution).__name__, getattr(distribution, "log", False)
+
+
+def _told(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"the choices {', '.join(map(repr, distribution.choices))}"
+    kind = "a range of integers" if isinstance(distribution, IntDistribution) else "a range"
+    return f"{kind}{' on a log scale' if getattr(distribution, 'log', False) else ''}"
+
+
+def _quietly(kind: type[Any], *bounds: Any, **options: Any) -> Any:
+    """Make a distribution; what Optuna warns of it says when it is asked itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind(*bounds, **options)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
