@@ -113,12 +113,16 @@ def load_state(module: nn.Module, given: Mapping[str, Tensor], source: str, mode
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{source} does not fit {model}: {reason}") from None
     for name, value in module.state_dict().items():
-        wanted = given[name].to(value)
-        if not bool(((value == wanted) | wanted.isnan()).all()):
+        if not same(value, given[name].to(value)):
             raise ArtifactError(
                 f"{source} does not fit {model}: {name} shares its memory with another tensor, and "
                 "the file has other values for the two"
             )
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors have the same shape and values; NaN is itself here."""
+    return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
 def rehearse(network: Network, channels: int, image_size: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -108,6 +108,19 @@ def test_a_good_model_is_taken(tmp_path):
     attempt(tmp_path, GOOD, taps=("last1", "last2"))
 
 
+HEADS = "nn.Sequential(nn.Linear(24, classes), Layer())"
+STAGE = "nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), Layer())"
+
+
+def layer(answer: str, more: str = "", *, stage: bool = False) -> str:
+    """A model of which a child has this `forward`, in lines 7 and 8 of its file."""
+    forward = f"    def forward(self, x):\n        {answer}\n"
+    model = GOOD.replace("nn.Conv2d(4, 6, 3, 2, 1)", STAGE) if stage else (
+        GOOD.replace("nn.Linear(24, classes)", HEADS)
+    )  # fmt: skip
+    return f"class Layer(nn.Module):\n{forward}\n    {more}\n\n\n{model}"
+
+
 BAD = {
     "nothing": ("", r"^unknown function of mine\.py 'small'; known: "),
     "misspelt": ("def smal(classes, channels):\n    return 1\n", r"did you mean smal\?$"),
@@ -115,21 +128,21 @@ BAD = {
     "import": ("import gone_for_good\n", r"^mine\.py does not import: ModuleNotFoundError: No mod"),
     "failing": (
         "def small(classes, channels):\n    raise ValueError('no\\nroom')\n",
-        r"^mine\.py:small fails in line 7: ValueError: no room$",
+        r"^mine\.py:small fails: ValueError: no room \(mine\.py, line 7, in small\); correct ",
     ),
     "arguments": ("def small(classes):\n    return 1\n", r"small must take classes and channels: "),
     "no arguments": ("def small():\n    return 1\n", r"^mine\.py:small must take classes and chan"),
     "softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.Softmax(1)"),
-        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are asked for$",
+        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are asked for \(min",
     ),
     "log softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.LogSoftmax(1)"),
-        r"^mine\.py:small returns probabilities; leave the LogSoftmax out, logits are asked for$",
+        r" returns probabilities; leave the LogSoftmax out, logits are asked for \(mine\.py, line ",
     ),
     "module": (
         "def small(classes, channels):\n    return nn.Linear(2, 2)\n",
-        r"^mine\.py:small must return an nn\.Sequential, got Linear$",
+        r"^mine\.py:small must return an nn\.Sequential, got Linear \(mine\.py, line 6, in smal",
     ),
     "stages": (GOOD.replace("stage", "part"), r"stage1, stage2, …, got stem, relu, part1, pool"),
     "dropout": (GOOD.replace("nn.MaxPool2d(2)", "nn.MaxPool2d(2), d=nn.Dropout()"), "as dropout d"),
@@ -137,7 +150,61 @@ BAD = {
     "images": (GOOD.replace("(6, 2, 2)", "(6, 9, 9)"), r"^mine\.py:small does not take images \["),
     "flat": (
         GOOD.replace("again=relu", "stage3=nn.Flatten()"),
-        r"tap last1 must be a map \[B, C, h, w\], got \[2, 24\]$",
+        r"small must give a map \[B, C, h, w\] at tap last1, got \[2, 24\] \(mine\.py, line 6, ",
+    ),
+    "lazy": (
+        GOOD.replace("nn.Conv2d(4, 6,", "nn.LazyConv2d(6,"),
+        r"small has the lazy layer stage1, LazyConv2d, whose shape .*; use Conv2d with its number ",
+    ),
+    "lazy deep": (
+        GOOD.replace("nn.Linear(24, classes)", "nn.Sequential(nn.LazyLinear(classes))"),
+        r"has the lazy layer classify\.0, LazyLinear, whose .*\(mine\.py, line 6, in small\)$",
+    ),
+    "extra state": (
+        layer("return x", "def get_extra_state(self):\n        return {'epoch': 1}"),
+        r"small keeps classify\.1\._extra_state, a dict, in its state dict; keep tensors alone \(",
+    ),
+    "a dict": (
+        layer("return {'logits': x, 'aux': x}"),
+        r"small must return one tensor from its child classify, got dict with the keys logits, aux"
+        r"; return that tensor alone \(mine\.py, line 7, in forward\)$",
+    ),
+    "a dataclass": (
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Output:\n    logits: torch.Tensor"
+        "\n\n\n" + layer("return Output(x)"),
+        r"child classify, got Output; return that tensor alone \(mine\.py, line 15, in forward\)$",
+    ),
+    "a tuple from a stage": (
+        layer("return x, x", stage=True),
+        r"from its child stage1, got tuple; return that .*\(mine\.py, line 7, in forward\)$",
+    ),
+    "a tuple that the last child takes": (
+        layer("return x, x", stage=True).replace("nn.MaxPool2d(2)", "First()")
+        + "\n\nclass First(nn.Module):\n    def forward(self, x):\n        return x[0]\n",
+        r"from its child stage1, got tuple; return that .*\(mine\.py, line 7, in forward\)$",
+    ),
+    "raising": (
+        layer("return {}['absent']"),
+        r"small does not take images \[2, 1, 8, 8\]: KeyError: 'absent' "
+        r"\(mine\.py, line 8, in forward\); correct it there, and run the same line again$",
+    ),
+    "raising in evaluation": (
+        layer("return x if self.training else self.absent"),
+        r"AttributeError: 'Layer' object has no attribute 'absent' \(mine\.py, line 8, in forw",
+    ),
+    "leaving": (layer("raise SystemExit(3)"), r"SystemExit: 3 \(mine\.py, line 8, in forward\); c"),
+    "leaving at once": ("raise SystemExit(3)\n", r"import: SystemExit: 3 \(mine\.py, line 6, in <"),
+    "from a helper": (
+        "def helper(x):\n    return x.absent\n\n\n" + layer("return helper(x)"),
+        r"AttributeError: .* \(mine\.py, line 7, in helper\); correct it there",
+    ),
+    "no copy on shapes alone": (
+        layer("return x + float(x.detach().sum())"),
+        r"small cannot be run on shapes alone .*\(mine\.py, line 8, in forward\); correct it there",
+    ),
+    "dropout in evaluation": (
+        layer("return nn.functional.dropout(x, training=not self.training)"),
+        r"draws random numbers in evaluation, as dropout does; ",
     ),
     "own numbers": (
         "count = iter(range(9))\n\n\n" + GOOD.replace(

@@ -49,7 +49,7 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     validation = open_part(job.layout.dataset(job.dataset), "validation")
     _check_accuracy(job, network, validation, device)
     folder = Path(job.folder)
-    some = _first(validation, COMPARED)
+    some = validation.first(COMPARED)
     config = describe(job.protocol, job.layout, job.dataset, job.student)
     standalone = write_student(folder, network, config, job.layout.models, some)
     differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
@@ -118,15 +118,6 @@ def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> 
     }
 
 
-def _first(data: LabelledImages, count: int) -> LabelledImages:
-    return LabelledImages(
-        images=data.images[:count],
-        labels=data.labels[:count],
-        mean=data.mean,
-        deviation=data.deviation,
-    )
-
-
 def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Module:
     """Load the files in both ways that the card names; return the student in plain PyTorch.
 
@@ -154,20 +145,23 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
     for name, logits in found.items():
         if not torch.equal(logits, wanted):
             raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
-    _check_batching(standalone, some.images / 255, wanted)
+    check_batching(standalone, some.images / 255, wanted)
     return standalone
 
 
-def _check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
-    """Raise ArtifactError if logits depend on the batch by more than rounding explains."""
+def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
+    """Raise ArtifactError if logits depend on the batch by more than rounding explains.
+
+    `wanted` are those of `pixels` as the study evaluates them; both are on the CPU.
+    """
     allowed = ROUNDING * max(1.0, float(wanted.abs().max()))
     for size in (1, len(pixels)):
         logits = torch.cat([_answer(student, chunk) for chunk in pixels.split(size)])
         difference = float((logits - wanted).abs().max())
         if not difference <= allowed:
             raise ArtifactError(
-                f"the student's logits in batches of {size} differ by {difference:.2g} from those "
-                f"of its evaluation, more than the {allowed:.2g} of rounding: what it says of an "
+                f"the logits in batches of {size} differ by {difference:.2g} from those of other "
+                f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
                 "image depends on the others; nothing was exported"
             )
 
