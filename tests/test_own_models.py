@@ -1,7 +1,11 @@
 """Models of the user's own: named by their content, tried out, kept, and refused in one line."""
 
 import hashlib
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +20,9 @@ from kd.own_models import try_out
 from kd.protocol import Protocol
 from storage.layout import Layout
 from tests.small import protocol
-from tests.tiny import FLAGS, assert_one_line, hasten
+from tests.tiny import FLAGS, assert_one_line, hasten, interrupt, succeed, without_openings
+from workers.execute import execute
+from workers.jobs import ModelsJob, PrepareJob
 from workers.standalone import standalone_source
 
 HEAD = "from collections import OrderedDict\nimport torch\nfrom torch import nn\n\n\n"
@@ -35,6 +41,8 @@ def small(classes, channels):
     )
     return nn.Sequential(layers)
 """
+STUDY = Path(__file__).parents[1] / "study.py"
+CPU = torch.device("cpu")
 SHAPE = {"classes": 3, "channels": 1}
 
 
@@ -294,3 +302,182 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     assert "the file mine.py has changed since study digits was begun; bring it back" in said
     mine.unlink()
     assert main(tiny) == 0
+
+
+# What a study will do with a model, done before anything is trained.
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A root with the data set."""
+    root = tmp_path_factory.mktemp("prepared")
+    *_, last = execute(
+        PrepareJob(protocol=protocol(), root=str(root), data_dir=str(root)), CPU, lambda: False
+    )
+    assert last["event"] == "result", last
+    return root
+
+
+def tried(root: Path, source: str, *, teacher: bool = False, epochs: int = 1) -> dict[str, Any]:
+    """Return the last event of the job that tries a model out, as teacher or as student."""
+    name = keep(root, source)
+    models = {"teacher": name} if teacher else {"students": (name,)}
+    [manifest] = (root / "cache" / "data").glob("*/manifest.json")
+    given = protocol(**models, taps=("last1",), teacher_epochs=epochs)
+    job = ModelsJob(protocol=given, root=str(root), dataset=manifest.parent.name)
+    *_, last = execute(job, CPU, lambda: False)
+    return last
+
+
+MODEL = """\
+class Ends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, x):
+        return x + self.words(self.out(x).argmax(1)) + self.out(x) @ self.words.weight
+
+
+class Views(nn.Module):
+    def __init__(self):
+        super().__init__()
+        memory = torch.ones(12)
+        self.left, self.right = (nn.Parameter(part) for part in memory.split(6))
+        self.register_buffer("mask", memory.clone()[2:8])
+        self.register_buffer("twin", self.mask)
+        self.register_buffer("part", self.mask[2:4])
+
+    def forward(self, x):
+        return x * self.left + self.right * self.mask
+
+
+def small(classes, channels):
+    one, two = nn.Linear(6, 6), nn.Linear(6, 6)
+    norm, other = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    {tie}
+    stage = OrderedDict(stage1=nn.Conv2d(channels, 6, 3), pool=nn.AdaptiveAvgPool2d(1))
+    layers = OrderedDict({layers})
+    classify = nn.Linear(6, classes)
+    return nn.Sequential(OrderedDict(**stage, flatten=nn.Flatten(), **layers, classify=classify))
+"""
+TIED = {
+    "a module under two names": ("pass", "one=one, act=nn.ReLU(), two=nn.Sequential(one)"),
+    "a parameter of two modules": ("two.weight = one.weight", "one=one, act=nn.ReLU(), two=two"),
+    "a buffer of two modules": ("norm.running_var = other.running_var", "norm=norm, other=other"),
+    "embeddings": ("pass", "ends=Ends()"),
+    "views of one memory": ("pass", "views=Views()"),
+    "two parameters over one memory": (
+        "two.weight = nn.Parameter(one.weight.data)",
+        "a=one, b=two",
+    ),
+    "not contiguous": ("one.weight = nn.Parameter(torch.randn(6, 6).T)", "one=one"),
+}
+
+
+@pytest.mark.parametrize("what", TIED)
+def test_a_model_whose_tensors_share_memory_passes_all_that_a_study_does(prepared, what):
+    tie, layers = TIED[what]
+    for teacher in (False, True):
+        last = tried(prepared, MODEL.format(tie=tie, layers=layers), teacher=teacher)
+        assert last == {"event": "result"}
+
+
+def buffer(answer: str, value: str) -> str:
+    """A model of which a layer has the buffer `kept`."""
+    lines = ("def __init__(self):", "super().__init__()", f"self.register_buffer('kept', {value})")
+    return layer(answer, "\n        ".join(lines))
+
+
+LATER = {
+    "what depends on the other images": (
+        layer("return x - x.mean(0) + self.training"),
+        r"cannot be kept and evaluated: the logits in batches of 1 differ by .*\(mine\.py, line",
+    ),
+    "a number that the state lacks": (
+        layer(
+            "self.seen += self.training; return x * (1 + self.seen)", "seen = 0"
+        ),
+        r"small keeps something that its state dict lacks .*: resumed after an epoch it comes to ",
+    ),
+    "a buffer that does not persist": (
+        buffer("self.kept += 1; return x * self.kept", "torch.ones(()), persistent=False"),
+        r"small keeps something that its state dict lacks ",
+    ),
+    "what files do not hold": (
+        buffer("return x", "torch.ones(3, dtype=torch.bfloat16)"),
+        r"small cannot be trained: TypeError: .*BFloat16 \(mine\.py, line \d+, in small\); correct",
+    ),
+    "what is frozen": (
+        GOOD.replace("Sequential(layers)", "Sequential(layers).requires_grad_(False)"),
+        r"small has no parameter that learns: all are frozen \(mine\.py, line 6, in small\)$",
+    ),
+    "a gradient": (
+        "class Back(torch.autograd.Function):\n    @staticmethod\n    def forward(context, x):\n"
+        "        return x.clone()\n\n    @staticmethod\n    def backward(context, gradient):\n"
+        "        return gradient.absent\n\n\n" + layer("return Back.apply(x)"),
+        r"cannot be trained: AttributeError: .* \(mine\.py, line 13, in backward\); correct it",
+    ),
+    "a layer changed in place": (
+        layer("y = x.sigmoid(); y += 1; return y"),
+        r"small cannot be trained: RuntimeError: .* by an inplace operation.*\(mine\.py, line 13, ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LATER)
+def test_what_would_fail_later_is_refused_when_a_model_is_tried_out(prepared, what):
+    source, said = LATER[what]
+    last = tried(prepared, source)
+    assert last.get("kind") == "ProtocolError", last
+    assert re.search(said, last["reason"]), last["reason"]
+    assert "\n" not in last["reason"]
+
+
+def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):
+    frozen, _ = LATER["what is frozen"]
+    assert tried(prepared, frozen, teacher=True, epochs=0) == {"event": "result"}
+    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True)["reason"]
+
+
+PARTS = GOOD.replace(
+    "    return nn.Sequential(layers)\n",
+    "    layers['stage1'].requires_grad_(False)\n"
+    "    layers['stage2'].auxiliary = nn.Linear(6, classes)\n"
+    "    layers['stage2'].auxiliary.tied = layers['classify']\n"
+    "    return nn.Sequential(layers)\n",
+)
+OWN_FLAGS = "--taps last1,last2 --student"
+
+
+def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_an_unbroken_one(
+    tmp_path, monkeypatch, capsys
+):
+    hasten(monkeypatch)
+    (tmp_path / "mine.py").write_text(HEAD + PARTS)
+    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    monkeypatch.setattr("tests.tiny.FLAGS", flags)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    succeed(whole, capsys)
+    interrupt(killed, capsys, monkeypatch)
+    assert list(killed.glob("digits/trials/*/*/checkpoint.safetensors"))
+    code = main([*flags.split(), "--root", str(killed)])
+    said = capsys.readouterr()
+    assert (code, said.err) == (0, "")
+    assert "begins anew" not in said.out
+    assert without_openings(killed) == without_openings(whole)
+    assert main(["export", "--root", str(killed), "--workers", "inline"]) == 0
+
+
+@pytest.mark.parametrize("workers", ["inline", "1"])
+def test_a_model_that_returns_a_dict_costs_one_line_and_nothing_is_trained(tmp_path, workers):
+    (tmp_path / "mine.py").write_text(HEAD + layer("return {'logits': x}"))
+    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    flags = flags.replace("--workers inline", f"--workers {workers} --root {tmp_path / 'runs'}")
+    command = [sys.executable, str(STUDY), *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert_one_line(done.returncode, done.stderr)
+    assert "got dict with the keys logits; return that tensor alone (mine.py, line 7" in done.stderr
+    left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert not [path for path in left if {"teachers", "logs", "digits"} & {*path.parts}], left
