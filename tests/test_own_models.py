@@ -24,6 +24,7 @@ from tests.tiny import FLAGS, assert_one_line, hasten, interrupt, succeed, witho
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
 from workers.standalone import standalone_source
+from workers.trying import Tryout
 
 HEAD = "from collections import OrderedDict\nimport torch\nfrom torch import nn\n\n\n"
 GOOD = """\
@@ -481,3 +482,28 @@ def test_a_model_that_returns_a_dict_costs_one_line_and_nothing_is_trained(tmp_p
     assert "got dict with the keys logits; return that tensor alone (mine.py, line 7" in done.stderr
     left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert not [path for path in left if {"teachers", "logs", "digits"} & {*path.parts}], left
+
+
+def test_a_model_that_fails_in_the_study_ends_it_with_the_line_where_it_did(
+    tmp_path, monkeypatch, capsys
+):
+    hasten(monkeypatch)
+    marker, run = tmp_path / "marker", Tryout.run
+    source = layer(f"assert not Path({str(marker)!r}).exists(), 'too late'; return x")
+    (tmp_path / "mine.py").write_text(
+        HEAD.replace("import torch", "from pathlib import Path") + source
+    )
+
+    def run_and_mark(self: Tryout, **given: bool) -> None:
+        run(self, **given)
+        marker.touch()
+
+    monkeypatch.setattr(Tryout, "run", run_and_mark)
+    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    code = main([*flags.split(), "--root", str(tmp_path / "runs")])
+    said = capsys.readouterr().err
+    assert_one_line(code, said)
+    assert said == (
+        "study.py: AssertionError: too late (mine.py, line 8, in forward); correct it there, and "
+        "start again with another --name\n"
+    )

@@ -230,6 +230,19 @@ def test_a_recipe_tried_first_out_of_its_range_is_refused_and_not_only_warned_of
         load_space(write(tmp_path, OUT_OF_RANGE))
 
 
+@pytest.mark.parametrize("name", ["space.py", "recipe.py", "errors.py"])
+def test_the_line_is_that_of_the_users_file_whatever_its_name(tmp_path, name):
+    path = write(tmp_path, RAISES.replace("raise ", "raise SystemExit(3)\n    raise "), name)
+    with pytest.raises(ProtocolError, match=rf"{name}, line 2, in suggest: .* SystemExit: 3$"):
+        load_space(path)
+    path = write(tmp_path, BAD_RECIPE, name)
+    with pytest.raises(ProtocolError, match=rf"{name}, line 4, in suggest: suggest of a random tr"):
+        load_space(path)
+    path = write(tmp_path, "import json\n\njson.loads('{')\n", name)
+    with pytest.raises(ProtocolError, match=rf"Error: .* \({name}, line 3, in <module>\)$"):
+        load_space(path)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ProtocolError, match=r"gone\.py, which is not a file"):
         load_space(str(tmp_path / "gone.py"))
