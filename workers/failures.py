@@ -9,6 +9,7 @@ from workers.events import Event, failed_event
 from workers.jobs import Job
 
 LACKS = (OSError, MemoryError, torch.OutOfMemoryError)  # what a machine may lack: memory, a disk
+SHOWN = 300  # characters of a message that stands whole in the log file
 STARTED_ANEW = "correct it there, and start again with another --name"
 
 
@@ -28,6 +29,7 @@ def last_event(job: Job, error: BaseException) -> Event:
     if not memory and (place := own_place(error, models)):
         return failed_event(ProtocolError(f"{one_line(error)} ({place}); {STARTED_ANEW}"))
     event = failed_event(error)
+    event["reason"] = " ".join(event["reason"].split())
     if not isinstance(error, LACKS):
-        event["reason"] = f"{event['reason']}; {keep_traceback(job.layout, error)}"
+        event["reason"] = f"{event['reason'][:SHOWN]}; {keep_traceback(job.layout, error)}"
     return event
