@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from conductor.flags import (
@@ -24,7 +25,7 @@ from conductor.flags import (
     add_worker_flags,
 )
 from conductor.places import settle_paths
-from kd.errors import RetortError
+from kd.errors import RetortError, one_line
 
 DESCRIPTION = """\
 Runs hyperparameter studies for knowledge distillation, and compares at the end honestly.
@@ -59,11 +60,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error of the user, 130 for Ctrl-C.
+    """Run one command and return its exit code: 0, 2 for an error, 130 for Ctrl-C.
 
+    An error is one line. Where it is a fault of ours, the line names a file with the traceback.
     `reproduce` has 1 for a run that came out otherwise, `doctor` for a part that does not work.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = argparse.Namespace()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = _parser().parse(_with_command(arguments))
@@ -89,6 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
             f"study.py: interrupted; what is finished is kept, go on with: {line}", file=sys.stderr
         )
         return INTERRUPTED
+    except Exception as error:
+        from storage.layout import Layout
+        from storage.logs import keep_traceback
+
+        kept = keep_traceback(Layout(Path(getattr(options, "root", "runs"))), error)
+        print(f"study.py: a fault of Retort itself: {one_line(error)}; {kept}", file=sys.stderr)
+        return 2
 
 
 def _masked(arguments: list[str]) -> list[str]:

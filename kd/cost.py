@@ -38,7 +38,7 @@ class Latency:
 
 
 def parameter_count(network: Network) -> int:
-    """Number of trainable parameters; running statistics are not among them."""
+    """Number of parameters, frozen ones too; running statistics are not among them."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

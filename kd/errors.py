@@ -9,6 +9,10 @@ RetortError               one line for the user: the rule, the value received, t
 └── DivergenceError       a loss stopped being finite: a result of the recipe, not a fault
 """
 
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
 
 class RetortError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -36,3 +40,29 @@ class WorkerError(RetortError):
 
 class DivergenceError(RetortError):
     """The training loss stopped being finite; the message names the step."""
+
+
+def place_in(error: BaseException, own: Callable[[Path], str]) -> str:
+    """Return where in a file of the user's an error arose: `mine.py, line 7, in forward`.
+
+    `own` returns the name by which the user knows a file, empty for a file that is not the user's.
+    The deepest line in such a file counts, of the error or else of what it was raised from. Empty
+    where there is none.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for each in chain:
+        for frame in reversed(traceback.extract_tb(each.__traceback__)):
+            if name := own(Path(frame.filename)):
+                return f"{name}, line {frame.lineno}, in {frame.name}"
+        if isinstance(each, SyntaxError) and each.filename and (name := own(Path(each.filename))):
+            return f"{name}, line {each.lineno}, in <module>"
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's type and message on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

@@ -1,6 +1,6 @@
 """What a network says of a set of images, and how good that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class LabelledImages:
     def to(self, device: torch.device) -> "LabelledImages":
         moved = {name: getattr(self, name).to(device) for name in self.__slots__}
         return LabelledImages(**moved)
+
+    def first(self, count: int) -> "LabelledImages":
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
 @torch.inference_mode()

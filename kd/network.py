@@ -1,13 +1,13 @@
 """A classifier whose stages can be read, whatever library its layers come from."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kd.errors import ProtocolError
+from kd.errors import ArtifactError, ProtocolError
 
 Modules = tuple[nn.Module, ...]
 
@@ -75,10 +75,54 @@ def _walk(modules: Modules, flow: Tensor) -> Tensor:
 def export_state(network: Network) -> dict[str, Tensor]:
     """Return the state dict under the names of the body's own library, ready for safetensors.
 
-    Tensors are contiguous and on the CPU; they share storage with the network where they were both
-    before.
+    Tensors are contiguous, on the CPU, and of one memory each, which may be the network's. One that
+    stands under several names (tied weights) is under the first alone; see `twins`.
     """
-    return {name: value.cpu().contiguous() for name, value in network.body.state_dict().items()}
+    state = network.body.state_dict()
+    second, seen, found = twins(state), set[int](), {}
+    for name, value in state.items():
+        if name not in second:
+            plain = value.cpu().contiguous()
+            memory = plain.untyped_storage().data_ptr()
+            found[name] = plain.clone() if memory in seen else plain
+            seen.add(memory)
+    return found
+
+
+def twins(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of a state dict whose tensor an earlier name has too: name -> that name."""
+    first: dict[object, str] = {}
+    found = {}
+    for name, value in state.items():
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.data_ptr() and key in first:  # 0 is the address of none, or of shapes alone
+            found[name] = first[key]
+        first.setdefault(key, name)
+    return found
+
+
+def load_state(module: nn.Module, given: Mapping[str, Tensor], source: str, model: str) -> None:
+    """Load a whole state dict, which `source` holds, into a module of the model `model`.
+
+    Raises ArtifactError when it does not fit, or when the module does not have it then, as where
+    two names have one tensor, and other values.
+    """
+    try:
+        module.load_state_dict(given)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{source} does not fit {model}: {reason}") from None
+    for name, value in module.state_dict().items():
+        if not same(value, given[name].to(value)):
+            raise ArtifactError(
+                f"{source} does not fit {model}: {name} shares its memory with another tensor, and "
+                "the file has other values for the two"
+            )
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors have the same shape and values; NaN is itself here."""
+    return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
 def rehearse(network: Network, channels: int, image_size: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -58,7 +58,12 @@ class TrainingState:
 
     @classmethod
     def start(cls, network: Network, adapters: Adapters, recipe: Recipe) -> "TrainingState":
-        """Make the optimizer: SGD with Nesterov momentum over the student and its adapters."""
+        """Make the optimizer: SGD with Nesterov momentum over the student and its adapters.
+
+        Every parameter has a momentum from the start, 0, also one that is frozen, or that no
+        gradient ever reaches: the state is then the same after any epoch, and the fused step, which
+        takes no tensor for missing, serves a parameter whose first gradient comes late.
+        """
         parameters = [*network.parameters(), *adapters.parameters()]
         device = parameters[0].device.type
         optimizer = torch.optim.SGD(
@@ -69,6 +74,8 @@ class TrainingState:
             weight_decay=recipe.weight_decay,
             fused=device in ("cpu", "cuda"),
         )
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
         return cls(network, adapters, optimizer)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,9 +83,14 @@ class TrainingState:
         named = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for name, value in self.adapters.state_dict().items():
             named[f"adapters.{name}"] = value
-        for index, values in self.optimizer.state_dict()["state"].items():
-            named[f"optimizer.{index}"] = values["momentum_buffer"]
-        return named
+        return named | self._momentum()
+
+    def _momentum(self) -> dict[str, Tensor]:
+        parameters = self.optimizer.param_groups[0]["params"]
+        return {
+            f"optimizer.{index}": self.optimizer.state[parameter]["momentum_buffer"]
+            for index, parameter in enumerate(parameters)
+        }
 
     def restore(self, named: dict[str, Tensor], history: list[EpochMetrics]) -> None:
         """Put back what `tensors` returned after the last epoch of `history`.
@@ -91,14 +103,10 @@ class TrainingState:
             for part, module in modules.items()
             for name, value in module.state_dict().items()
         }
-        parameters = self.optimizer.param_groups[0]["params"]
-        momentum = {f"optimizer.{index}": each for index, each in enumerate(parameters)}
-        _check_alike(named, targets | momentum)
+        targets |= self._momentum()
+        _check_alike(named, targets)
         for name, target in targets.items():
             target.copy_(named[name])
-        for name, parameter in momentum.items():
-            buffer = torch.empty_like(parameter)  # in the parameter's own layout
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(named[name])
         self.history = list(history)
         self.epoch = len(history)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kd.catalogue import TORCHVISION_MODELS, ModelName
 from kd.errors import ArtifactError, DataError, ProtocolError
-from kd.network import Network
+from kd.network import Network, load_state, twins
 
 _HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the classes
 
@@ -129,7 +129,11 @@ def _first_kernel(network: Network) -> str:
 
 
 def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict; of the names of one tensor (tied weights) it may have any."""
     own = network.body.state_dict()
+    tied = twins(own).items()
+    given = {first: given[name] for name, first in tied if name in given} | dict(given)
+    given = {name: given[first] for name, first in tied if first in given} | given
     hint = "it is of another model, stem, number of classes or of channels"
     for name, value in own.items():
         if name not in given:
@@ -144,7 +148,7 @@ def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
     for name in given:
         if name not in own:
             raise ArtifactError(f"{source} has {name}, which {network.name} has not; {hint}")
-    network.body.load_state_dict(given)
+    load_state(network.body, given, source, network.name)
 
 
 def _alike(given: torch.dtype, needed: torch.dtype) -> bool:

@@ -7,7 +7,6 @@ parameters of a recipe that is tried first. `--space path/to/mine.py` runs a fil
 import hashlib
 import importlib.util
 import re
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +16,7 @@ from typing import Any, cast
 import optuna
 from optuna.trial import BaseTrial, FixedTrial
 
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, one_line, place_in
 from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
 from search_spaces.asking import Asked, AskedTrial, check_enqueued
@@ -30,13 +29,16 @@ DRAWS = 50  # random trials with which a space is tried out, so that rare branch
 class Space:
     """A search space: `enqueued` maps the title of each recipe to try first to its parameters.
 
-    `digest` is the SHA-256 of its source: a study is not resumed with another.
+    `digest` is the SHA-256 of its source: a study is not resumed with another. `file` and `line`
+    say where `suggest` of a file of the user's is.
     """
 
     name: str
     suggest: Callable[[BaseTrial], Recipe]
     enqueued: Mapping[str, Mapping[str, Any]]
     digest: str
+    file: str = ""
+    line: str = ""
 
 
 def load_space(name_or_path: str) -> Space:
@@ -45,17 +47,21 @@ def load_space(name_or_path: str) -> Space:
     Raises ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests
     what is not a Recipe for one of the recipes that it wants tried first.
     """
-    path = Path(name_or_path)
+    path, own = Path(name_or_path), {}
     if name_or_path in BUILT_IN:
         module: Any = BUILT_IN[name_or_path]
         path = Path(module.__file__)
     else:
         module = _import_file(path)
+        code = getattr(module.suggest, "__code__", None)
+        line = f"line {code.co_firstlineno}, in suggest" if code else ""
+        own = {"file": str(path.absolute()), "line": line}
     space = Space(
         name=path.stem,
         suggest=module.suggest,
         enqueued=getattr(module, "ENQUEUED", {}),
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        **own,
     )
     _check(space, str(path))
     return space
@@ -88,7 +94,7 @@ def with_taps(space: Space, taps: Sequence[str]) -> Space:
         if narrowed and offered and parameters.get("feature_taps", offered[0]) not in offered:
             enqueued[title] = {**parameters, "feature_taps": offered[-1]}
     found = replace(space, suggest=suggest, enqueued=enqueued)
-    _check(found, f"the search space {space.name}")
+    _check(found, f"{space.name}.py" if space.file else f"the search space {space.name}")
     return found
 
 
@@ -131,12 +137,14 @@ def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]
 
     enqueued: dict[str, Mapping[str, Any]] = {}
     for title, parameters in space.enqueued.items():
-        recipe = space.suggest(FixedTrial(dict(parameters)))
+        recipe = propose(
+            space, FixedTrial({**parameters}), f"{space.name}.py", f"ENQUEUED[{title!r}]", {}
+        )
         _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)
         asks = not recipe.student and len(students) > 1
         enqueued[title] = {**parameters, "student": feasible[0]} if asks else parameters
     found = replace(space, suggest=suggest, enqueued=enqueued)
-    _check(found, f"the search space {space.name}")
+    _check(found, f"{space.name}.py" if space.file else f"the search space {space.name}")
     return found
 
 
@@ -166,8 +174,9 @@ def _import_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {_one_line(error)}"
-        raise ProtocolError(f"{path} does not import: {reason}") from error
+        place = place_in(error, lambda file: path.name if file == path.absolute() else "")
+        at = f" ({place})" if place else ""
+        raise ProtocolError(f"{path} does not import: {one_line(error)}{at}") from error
     if not callable(getattr(module, "suggest", None)):
         raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
     enqueued = getattr(module, "ENQUEUED", {})
@@ -212,25 +221,27 @@ def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked)
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")
             recipe = space.suggest(cast(BaseTrial, AskedTrial(trial, asked)))
-    except Exception as error:
-        said = f"{where}{_line(space, error)}: {_reason(what, error)}"
+    except (Exception, SystemExit) as error:
+        said = f"{where}{_place(space, error)}: {_reason(what, error)}"
         raise ProtocolError(said) from error
     if not isinstance(recipe, Recipe):
-        raise ProtocolError(f"{where}: suggest of {what} returns {recipe!r}, not a Recipe")
+        said = f"{where}{_place(space)}: suggest of {what} returns {recipe!r}, not a Recipe"
+        raise ProtocolError(said)
     return recipe
 
 
-def _line(space: Space, error: BaseException) -> str:
-    """Return where in the user's own file an error arose, as `, line 7`; empty if not in it."""
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == f"{space.name}.py" and frame.filename != __file__
-    ]
-    return f", line {lines[-1]}" if lines and space.name not in BUILT_IN else ""
+def _place(space: Space, error: BaseException | None = None) -> str:
+    """Return where in the user's own file an error arose, as `, line 7, in suggest`.
+
+    Where it did not arise in a line of it, the line is that of `suggest`. Empty for our own spaces.
+    """
+    file = space.file
+    place = place_in(error, lambda path: file if str(path) == file else "") if error else ""
+    found = place.partition(", ")[2] or space.line
+    return f", {found}" if found else ""
 
 
-def _reason(what: str, error: Exception) -> str:
+def _reason(what: str, error: BaseException) -> str:
     """Say what a space raised, in our words where those of Optuna and Python are no help."""
     text = _one_line(error)
     if isinstance(error, ProtocolError):

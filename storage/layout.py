@@ -7,7 +7,13 @@ from pathlib import Path
 
 from kd.errors import StudyError
 
-RESERVED = ("cache", "artifacts", "studies.db…", "comparison.html")  # what lies beside the studies
+RESERVED = (
+    "cache",
+    "artifacts",
+    "logs",
+    "studies.db…",
+    "comparison.html",
+)  # what lies beside the studies
 
 
 def kernels_record(fingerprint: str) -> Path:
@@ -75,6 +81,10 @@ class Layout:
     def models(self) -> Path:
         """Copies of the files of models of the user's own, named by their content."""
         return self.cache / "models"
+
+    def log(self, name: str) -> Path:
+        """A traceback, which the line that says what failed names."""
+        return self.root / "logs" / f"{name}.log"
 
     def students_lock(self, study: str) -> Path:
         """Held by the supervisor that measures a study's students; others wait for its record."""

@@ -283,8 +283,8 @@ def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(t
     for number in range(60):
         assert arm.ask(99) == number
     match = (
-        r"^mine\.py, line 5: suggest of trial 60 raises ZeroDivisionError: division by zero; "
-        r"the trials so far are kept, a corrected space takes another --name$"
+        r"^mine\.py, line 5, in suggest: suggest of trial 60 raises ZeroDivisionError: division "
+        r"by zero; the trials so far are kept, a corrected space takes another --name$"
     )
     with pytest.raises(ProtocolError, match=match):
         arm.ask(99)

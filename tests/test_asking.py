@@ -90,7 +90,10 @@ TEXTS = "let texts stand for the values, as in {'a': "
 )
 def test_a_choice_that_optuna_cannot_keep_is_refused(tmp_path, choices, choice, instead):
     message = refusal(tmp_path, f"trial.suggest_categorical('taps', {choices})")
-    assert "mine.py, line 20: suggest of a random trial: Optuna cannot keep the choice" in message
+    assert (
+        "mine.py, line 20, in suggest: suggest of a random trial: Optuna cannot keep the choice"
+        in message
+    )
     assert f"the choice {choice} of 'taps': {instead}" in message
 
 
@@ -185,7 +188,10 @@ def test_choices_that_change_between_trials_are_refused_when_the_space_is_tried_
     tmp_path, choices
 ):
     message = refusal(tmp_path, f"trial.suggest_categorical('taps', {choices})")
-    assert "mine.py, line 20: suggest of a random trial: 'taps' had the choices " in message
+    assert (
+        "mine.py, line 20, in suggest: suggest of a random trial: 'taps' had the choices "
+        in message
+    )
     assert message.endswith("let every trial ask as before, or give each of them a name of its own")
 
 

@@ -380,6 +380,30 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
     assert said.count("\n") == 1
 
 
+def test_a_fault_of_ours_is_one_line_that_names_the_file_with_its_traceback(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("conductor.commands.existing_study", lambda *given: {}["absent"])
+    assert main(["report", "--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    found = re.fullmatch(
+        r"study\.py: a fault of Retort itself: KeyError: 'absent'; the traceback is in (\S+)\n",
+        said,
+    )
+    assert found
+    assert Path(found[1]).parent == tmp_path / "logs"
+    assert "KeyError: 'absent'" in Path(found[1]).read_text()
+
+
+def test_a_traceback_that_the_disk_does_not_take_is_said_to_be_lost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("conductor.commands.existing_study", lambda *given: {}["absent"])
+    (tmp_path / "logs").write_text("mine")
+    assert main(["report", "--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "KeyError: 'absent'; the traceback is lost, since " in said
+    assert said.count("\n") == 1
+
+
 def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
     def terminated(options: object, arguments: object) -> int:
         signal.raise_signal(signal.SIGTERM)

@@ -33,7 +33,7 @@ from workers.inline import InlinePool
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
 
 NEEDING_NO_WORKER = ("disk", "storage", "report", "dashboard")
-NEEDING_ONE = ("data", "views", "losses", "teacher", "shards", "student", "checkpoint")
+NEEDING_ONE = ("data", "kernels", "views", "losses", "teacher", "shards", "student", "checkpoint")
 CPU = torch.device("cpu")
 
 
@@ -114,7 +114,7 @@ def healthy(tmp_path_factory) -> tuple[int, dict[str, str], Path]:
 def test_every_part_works_here(healthy):
     code, said, _ = healthy
     assert code == 0
-    assert said["last"] == "all 12 parts work"
+    assert said["last"] == "all 13 parts work"
     assert set(said) >= {"worker", *NEEDING_NO_WORKER, *NEEDING_ONE}
     for name in ("worker", *NEEDING_NO_WORKER, *NEEDING_ONE):
         assert said[name].startswith("ok "), said[name]
@@ -155,7 +155,7 @@ def test_a_machine_without_a_fork_server_costs_one_line(tmp_path, capsys, no_for
         assert said[name] == f"not tried, since {missing.get(name, 'data')} failed"
     for name in NEEDING_NO_WORKER:
         assert said[name].startswith("ok "), said[name]
-    assert said["last"] == "4 of 12 parts work"
+    assert said["last"] == "4 of 13 parts work"
     assert list(tmp_path.iterdir()) == []
 
 

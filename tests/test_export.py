@@ -13,13 +13,17 @@ from statistics import median_low
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from conductor.cli import main
 from conductor.exporting import ONNX_PACKAGES, building, choose
+from conductor.own_models import keep_models, pin_models
+from kd.cost import state_bytes
 from kd.errors import ArtifactError, StudyError
-from kd.evaluation import predict
+from kd.evaluation import LabelledImages, accuracy, predict
 from kd.models import build, export_state
+from kd.numerics import memory_format
 from kd.protocol import Protocol
 from kd.views import normalise
 from reports.collect import collect
@@ -34,6 +38,7 @@ from tests.tiny import FLAGS, assert_one_line, hasten
 from workers import exporting
 from workers.execute import execute
 from workers.jobs import ExportJob
+from workers.loading import untrained_student
 from workers.standalone import standalone_source
 
 needs_onnx = pytest.mark.skipif(
@@ -358,6 +363,105 @@ def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, st
     with torch.inference_mode():
         wanted = network(normalise(images, torch.tensor(mean), torch.tensor(deviation)))
         assert torch.equal(student(images / 255), wanted)
+
+
+OWN = """\
+import torch
+from collections import OrderedDict
+from torch import nn
+
+
+class Batched(nn.Module):
+    def forward(self, x):
+        return {answer}
+
+
+def twice(wide):
+    layer = nn.Linear(6, 6)
+    return OrderedDict(once=layer, act=nn.ReLU(), again=layer)
+
+
+def halves():
+    left, right = nn.Linear(6, 6), nn.Linear(6, 6)
+    memory = torch.randn(72).view(2, 6, 6)
+    left.weight, right.weight = (nn.Parameter(half.T) for half in memory)
+    right.register_buffer("other", left.bias.data[:3])
+    return OrderedDict(left=left, act=nn.ReLU(), right=right)
+
+
+def small(classes, channels):
+    layers = OrderedDict(stage1=nn.Conv2d(channels, 6, 3), pool=nn.AdaptiveAvgPool2d(1))
+    tied = {tied}
+    end = OrderedDict(flat=nn.Flatten(), **tied, fc=nn.Linear(6, classes), batched=Batched())
+    return nn.Sequential(OrderedDict(**layers, **end))
+"""
+
+
+def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any, Any]:
+    """Export a model of the user's own; return it and the module that its student.py loads."""
+    (folder / "mine.py").write_text(OWN.format(answer=answer, tied=tied))
+    pinned, contents = pin_models({"teacher": f"{folder}/mine.py:small"})
+    layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
+    keep_models(layout, contents)
+    name = str(pinned["teacher"])
+    sizes = {"classes": 5, "channels": 3, "image_size": size}
+    config = {**sizes, "model": name, "stem": "cifar", "mean": [0.4] * 3, "deviation": [0.2] * 3}
+    network = build(name, classes=5, channels=3, stem="cifar", seed=1, files=layout.models).eval()
+    some = LabelledImages(
+        images=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
+        labels=torch.zeros(50, dtype=torch.int64),
+        mean=torch.tensor(config["mean"]),
+        deviation=torch.tensor(config["deviation"]),
+    )
+    out = folder / "out"
+    return network, exporting.write_student(out, network, config, layout.models, some)
+
+
+def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_path):
+    network, student = write_own(tmp_path, answer="x + 2e-5 * (len(x) % 7)")
+    some = torch.randint(0, 256, (36, 3, 60, 60)).to(torch.uint8)
+    mean, deviation = torch.tensor([0.4] * 3), torch.tensor([0.2] * 3)
+    with torch.inference_mode():
+        assert torch.equal(student(some / 255), network(normalise(some, mean, deviation)))
+
+
+def test_answers_that_depend_on_the_other_images_are_not_exported(tmp_path):
+    with pytest.raises(ArtifactError, match=r"batches of 1 differ by .* depends on the others; no"):
+        write_own(tmp_path, answer="x - x.mean(0)")
+
+
+@pytest.mark.parametrize("tied", ["twice(6)", "halves()"])
+def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp_path, tied):
+    network, student = write_own(tmp_path, tied=tied)
+    file = tmp_path / "out" / "student.safetensors"
+    kept, state = map_tensors(file), network.body.state_dict()
+    assert all(torch.equal(kept[name], state[name]) for name in kept)
+    assert set(state) - set(kept) == ({"again.weight", "again.bias"} if "twice" in tied else set())
+    assert len(safetensors.torch.save(kept)) == state_bytes(network)
+    body = student.get_submodule("body").state_dict()
+    assert all(torch.equal(body[name], state[name]) for name in state)
+    other = build(
+        network.name,
+        classes=5,
+        channels=3,
+        stem="cifar",
+        weights=str(file),
+        seed=2,
+        files=Layout(tmp_path).models,
+    )
+    assert all(torch.equal(value, state[name]) for name, value in other.body.state_dict().items())
+
+
+def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, tmp_path):
+    job = export_job(finished, exported, tmp_path, student="resnet8")
+    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student).eval()
+    assert memory_format("resnet8", torch.device("cpu")) == torch.channels_last
+    weights = tmp_path / "weights.safetensors"
+    write_tensors(weights, network.state_dict())
+    some = validation(finished)
+    score = accuracy(predict(network, some), some.labels)
+    event = last_event(replace(job, weights=str(weights), accuracy=score))
+    assert event["event"] == "result", event
 
 
 def test_every_byte_survives_the_division_by_255():

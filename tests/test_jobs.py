@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -663,14 +664,20 @@ def test_divergence_is_an_end_of_its_own(ready: Ready) -> None:
     assert all(math.isfinite(metrics.loss) for metrics in history(said))
 
 
-def test_a_bug_is_raised(monkeypatch, prepared: Ready) -> None:
+def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, prepared: Ready):
     def broken(job: Job, device: torch.device, stopped: Any) -> Iterator[Event]:
-        raise KeyError("a bug")
+        raise RuntimeError("a\nbug" + 999 * "!")
         yield {}
 
     monkeypatch.setitem(module.RUNNERS, TrainJob, broken)
-    with pytest.raises(KeyError, match="a bug"):
-        run(prepared.train_job(PLAIN))
+    (event,) = run(prepared.train_job(PLAIN))
+    assert (event["event"], event["kind"]) == ("failed", "RuntimeError")
+    found = re.fullmatch(r"a bug!{1,300}; the traceback is in (\S+)", event["reason"])
+    assert found
+    assert Path(found[1]).parent == prepared.layout.root / "logs"
+    kept = Path(found[1]).read_text()
+    assert kept.startswith("Traceback (most recent call last):")
+    assert "in broken" in kept
 
 
 def test_a_job_that_is_stopped_at_once_says_so(ready: Ready) -> None:

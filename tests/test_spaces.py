@@ -202,8 +202,14 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         ("suggest = 3\n", r"lacks the function suggest\(trial\) -> Recipe"),
         ("", r"lacks the function suggest\(trial\) -> Recipe"),
         (RETURNS_A_DICT, "suggest of a random trial returns {'lr': .*}, not a Recipe"),
-        (RAISES, "mine.py, line 2: suggest of a random trial raises ValueError: two lines$"),
-        (BAD_RECIPE, r"line 4: suggest of a random trial: lr must lie in \(0, 10\], got -1"),
+        (
+            RAISES,
+            "mine.py, line 2, in suggest: suggest of a random trial raises ValueError: two lines$",
+        ),
+        (
+            BAD_RECIPE,
+            r"line 4, in suggest: suggest of a random trial: lr must lie in \(0, 10\], got -1",
+        ),
         (BAD_ENQUEUED, r"ENQUEUED\['forgets'\] lacks lr$"),
         (OUT_OF_RANGE, r"suggest of ENQUEUED\['bold'\] raises .*lr"),
         (STRAY, r"suggest of ENQUEUED\['stray'\] does not ask for momentum"),
@@ -222,6 +228,19 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, message
 def test_a_recipe_tried_first_out_of_its_range_is_refused_and_not_only_warned_of(tmp_path):
     with pytest.raises(ProtocolError, match="bold"):
         load_space(write(tmp_path, OUT_OF_RANGE))
+
+
+@pytest.mark.parametrize("name", ["space.py", "recipe.py", "errors.py"])
+def test_the_line_is_that_of_the_users_file_whatever_its_name(tmp_path, name):
+    path = write(tmp_path, RAISES.replace("raise ", "raise SystemExit(3)\n    raise "), name)
+    with pytest.raises(ProtocolError, match=rf"{name}, line 2, in suggest: .* SystemExit: 3$"):
+        load_space(path)
+    path = write(tmp_path, BAD_RECIPE, name)
+    with pytest.raises(ProtocolError, match=rf"{name}, line 4, in suggest: suggest of a random tr"):
+        load_space(path)
+    path = write(tmp_path, "import json\n\njson.loads('{')\n", name)
+    with pytest.raises(ProtocolError, match=rf"Error: .* \({name}, line 3, in <module>\)$"):
+        load_space(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -307,7 +326,7 @@ def test_a_student_that_is_none_of_the_protocols_is_refused(tmp_path):
     trial = FixedTrial({"depth": "resnet14", "lr": 0.1})
     assert with_students(alone, STUDENTS, STUDENTS).suggest(trial).student == "resnet14"
     match = r"of a random trial: it names the student 'resnet14', not resnet20, resnet8$"
-    with pytest.raises(ProtocolError, match=f"^the search space mine: suggest {match}"):
+    with pytest.raises(ProtocolError, match=f"^mine.py, line 4, in suggest: suggest {match}"):
         with_students(alone, STUDENTS[:2], STUDENTS[:2])
 
 
@@ -320,7 +339,9 @@ def test_a_recipe_to_try_first_over_the_budget_is_refused(tmp_path):
 
 def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_path):
     text = GOOD.replace("return", 'trial.suggest_int("student", 1, 3)\n    return')
-    with pytest.raises(ProtocolError, match="the search space mine: suggest of a random trial"):
+    with pytest.raises(
+        ProtocolError, match=r"^mine\.py, line \d+, in suggest: suggest of a random t"
+    ):
         with_students(load_space(write(tmp_path, text)), STUDENTS, STUDENTS)
 
 
@@ -338,12 +359,21 @@ def suggest(trial):
 @pytest.mark.parametrize(
     ("branch", "message"),
     [
-        ("1 / 0", ", line 7: suggest of a random trial raises ZeroDivisionError: division by zero"),
-        ("return Recipe(lr=-lr)", r", line 7: suggest of a random trial: lr must lie in \(0, 10\]"),
-        ("return lr", r": suggest of a random trial returns 0\.19\d*, not a Recipe"),
+        (
+            "1 / 0",
+            ", line 7, in suggest: suggest of a random trial raises ZeroDivisionError: division",
+        ),
+        (
+            "return Recipe(lr=-lr)",
+            r", line 7, in suggest: suggest of a random trial: lr must lie in \(0, 10\]",
+        ),
+        (
+            "return lr",
+            r", line 4, in suggest: suggest of a random trial returns 0\.19\d*, not a Recipe",
+        ),
         (
             "return Recipe(rate=lr)",
-            ", line 7: .*: Recipe has no 'rate'; its fields: student, lr, w",
+            ", line 7, in suggest: .*: Recipe has no 'rate'; its fields: student, lr, w",
         ),
     ],
 )
@@ -358,7 +388,7 @@ HINT = 'return Recipe(feature_kind="hint", feature_weight=1.0, feature_taps=("la
 def test_a_space_of_ones_own_that_reads_a_tap_which_the_protocol_lacks_is_refused(tmp_path):
     space = load_space(write(tmp_path, RARE.replace("RARELY", HINT)))
     assert with_taps(space, ("last1", "last2")).enqueued == {}
-    match = r"^the search space mine: suggest of a random trial: it reads last2, and the protocol "
+    match = r"^mine\.py, line 4, in suggest: suggest of a random trial: it reads last2, and the "
     with pytest.raises(ProtocolError, match=match):
         with_taps(space, ("last1",))
 

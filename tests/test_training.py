@@ -4,26 +4,30 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kd.errors import ArtifactError, DivergenceError
 from kd.evaluation import LabelledImages, predict
-from kd.features import ADAPTED_KINDS
+from kd.features import ADAPTED_KINDS, Adapters
 from kd.metrics import EpochMetrics
 from kd.models import Network
+from kd.network import Route
 from kd.recipe import FEATURE_KINDS, SHAPES, SHARP_SHAPES, SOFT_KINDS, Recipe, Schedule
 from kd.teacher import LiveTeacher, Reading, fit_projections
 from kd.training import MOMENTUM, Plan, TrainingState, train
 from kd.views import normalise, render, view
 from search_spaces.space import BUILT_IN, load_space
+from storage.checkpoints import read_checkpoint, write_checkpoint
 from tests.small import (
     AUGMENTATION,
+    CLASSES,
     DISTILLED,
     NO_AUGMENTATION,
     PLAIN,
@@ -354,6 +358,67 @@ def test_a_run_resumed_after_any_epoch_is_the_uninterrupted_one_bit_by_bit(
         second.restore(tensors, history)
         assert same_bits(second.tensors(), tensors)
         list(run(second, recipe, given, source))
+        assert same_bits(second.tensors(), whole.tensors())
+        assert timeless(second.history) == timeless(whole.history)
+
+
+class Late(nn.Module):
+    """A layer that adds a second one once it has seen `after` batches."""
+
+    def __init__(self, first: nn.Module, after: int) -> None:
+        super().__init__()
+        self.first, self.second, self.after = first, nn.Linear(CLASSES, CLASSES), after
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.first(x)
+        self.seen += int(self.training)
+        return self.second(logits) if self.seen > self.after else logits
+
+
+def partly_trained(part: str) -> TrainingState:
+    """The state before the first epoch of a student of which a part gets no gradient, or late."""
+    torch.manual_seed(0)
+    student = network()
+    body, (stem, stages, head) = student.body, student.route
+    if part == "frozen parameter":
+        body.conv1.weight.requires_grad_(False)
+    if part == "frozen stage":
+        stages[1][0].requires_grad_(False)
+    if part == "parameter of whole numbers":
+        body.order = nn.Parameter(torch.arange(3), requires_grad=False)
+    if part == "unused head":
+        body.auxiliary = nn.Linear(4, CLASSES)
+    if part.startswith("late"):
+        body.fc = Late(body.fc, after=4 if part == "late in its second epoch" else 1)
+        student = Network(student.name, body, Route(stem, stages, (*head[:-1], body.fc)))
+    return TrainingState.start(student, Adapters({}, {}, seed=0), PLAIN)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "frozen parameter",
+        "frozen stage",
+        "parameter of whole numbers",
+        "unused head",
+        "late in its first epoch",
+        "late in its second epoch",
+    ],
+)
+def test_a_run_goes_on_bit_by_bit_whatever_part_gets_no_gradient_or_gets_it_late(
+    part: str, tmp_path: Path
+) -> None:
+    given, path = plan(epochs=3, views=(0, 1, 2)), tmp_path / "checkpoint.safetensors"
+    whole = partly_trained(part)
+    files = []
+    for metrics in run(whole, PLAIN, given, None):
+        files.append(path.with_name(str(metrics.epoch)))
+        write_checkpoint(files[-1], {}, whole.tensors(), whole.history)
+    for file in files:
+        second = partly_trained(part)
+        second.restore(*read_checkpoint(file, {}))
+        list(run(second, PLAIN, given, None))
         assert same_bits(second.tensors(), whole.tensors())
         assert timeless(second.history) == timeless(whole.history)
 

@@ -216,6 +216,8 @@ def test_a_bug_in_a_job_is_a_failed_event_and_the_worker_goes_on(pool, ground):
     pids = worker_pids()
     event, _ = run(pool, replace(ground.train("bug", 1), views=[]))
     assert (event["event"], event["kind"]) == ("failed", "ZeroDivisionError")
+    kept = Path(event["reason"].partition("; the traceback is in ")[2])
+    assert "ZeroDivisionError" in kept.read_text()
     assert run(pool, ground.train("after bug", 1))[0]["event"] == "result"
     assert worker_pids() == pids
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from kd.errors import DivergenceError, RetortError
 from workers.caching import run_projections, run_shard, run_verify
 from workers.comparing import run_cost, run_students, run_teacher_test
-from workers.events import LAST_EVENTS, Event, Stopped, failed_event
+from workers.events import LAST_EVENTS, Event, Stopped
 from workers.examining import run_examine, run_machine
 from workers.exporting import run_export
+from workers.failures import last_event
 from workers.jobs import (
     CostJob,
     ExamineJob,
@@ -36,8 +36,7 @@ from workers.stages import run_models, run_prepare, run_teacher
 def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]:
     """Yield the job's events; the last one says how it ended.
 
-    Errors meant for the user, divergence and what a machine may lack (memory, disk) become events;
-    anything else is a bug, and is raised.
+    Whatever a job raises becomes its last event; see `workers.failures`.
     """
     torch.set_num_threads(job.protocol.threads)
     last = {"event": "stopped"}  # unless the job says how it ended
@@ -48,10 +47,8 @@ def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]
                 last = event
             else:
                 yield event
-    except DivergenceError as error:
-        last = {"event": "diverged", "reason": str(error)}
-    except (RetortError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-        last = failed_event(error)
+    except (Exception, SystemExit) as error:
+        last = last_event(job, error)
     yield last
 
 

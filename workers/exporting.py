@@ -3,6 +3,7 @@
 The comparisons run on the CPU and on validation images: the test split stays sealed.
 """
 
+import copy
 import importlib
 import math
 import runpy
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 
 from kd.catalogue import parse_model
 from kd.errors import ArtifactError
-from kd.evaluation import LabelledImages, accuracy, predict
+from kd.evaluation import LabelledImages, accuracy, batch_size, predict
 from kd.models import Network, build, export_state
+from kd.network import load_state
 from kd.numerics import place
+from kd.protocol import Protocol
 from storage.artifacts import read_json, read_manifest, write_json
 from storage.datasets import open_part
+from storage.layout import Layout
 from storage.tensors import read_checked, write_tensors
 from workers.events import Event, Stopped, result_event
 from workers.jobs import ExportJob
@@ -32,6 +36,7 @@ from workers.standalone import standalone_source
 COMPARED = 64  # validation images on which files and student must say the same
 ONNX_BATCHES = (1, 7, 64)
 ONNX_TOLERANCE = 1e-4  # of the largest logit: another runtime adds up in another order
+ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up in another order
 FLIPS = 0.005  # share of validation images on which another device may say another class
 
 
@@ -44,31 +49,42 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     validation = open_part(job.layout.dataset(job.dataset), "validation")
     _check_accuracy(job, network, validation, device)
     folder = Path(job.folder)
-    config = _describe(job)
+    some = validation.first(COMPARED)
+    config = describe(job.protocol, job.layout, job.dataset, job.student)
+    standalone = write_student(folder, network, config, job.layout.models, some)
+    differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
+    yield result_event(images=len(some), onnx_differences=differences)
+
+
+def write_student(
+    folder: Path,
+    network: Network,
+    config: dict[str, Any],
+    files: Path,
+    some: LabelledImages,
+) -> nn.Module:
+    """Write a student, which is on the CPU and in eval mode, and load it again, in plain PyTorch.
+
+    `config` is what `describe` returns, `files` the folder of models of the user's own. Raises
+    ArtifactError when what was written gives other logits of the images `some` than the student.
+    """
     write_tensors(folder / "student.safetensors", export_state(network))
     write_json(folder / "config.json", config)
     # safetensors lets its owner alone read the file; what is taken away is for others too
     shutil.copymode(folder / "config.json", folder / "student.safetensors")
     own = parse_model(network.name)
     if own.digest:
-        shutil.copyfile(job.layout.models / own.file, folder / own.file)
+        shutil.copyfile(files / own.file, folder / own.file)
     source = standalone_source(network, config)
     (folder / "student.py").write_text(source, encoding="utf-8")
-    some = _first(validation, COMPARED)
-    standalone = _check_files(folder, network, some)
-    differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
-    yield result_event(images=len(some), onnx_differences=differences)
+    return _check_files(folder, network, some)
 
 
 def _load_student(job: ExportJob) -> Network:
     """Load a confirmed student, in eval mode, on the CPU."""
     network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student)
     tensors, _ = read_checked(Path(job.weights))
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{job.weights} does not fit {network.name}: {reason}") from None
+    load_state(network, tensors, job.weights, network.name)
     return network.eval().requires_grad_(False)
 
 
@@ -76,8 +92,8 @@ def _check_accuracy(
     job: ExportJob, network: Network, validation: LabelledImages, device: torch.device
 ) -> None:
     """Raise ArtifactError unless the student scores what the record of its run says."""
-    logits = predict(place(network, device), validation.to(device))
-    network.cpu()
+    placed = place(copy.deepcopy(network), device)  # its layout is another, and so its rounding
+    logits = predict(placed, validation.to(device))
     found = accuracy(logits, validation.labels)
     allowed = max(1, math.floor(FLIPS * len(validation)))
     if abs(found - job.accuracy) * len(validation) > allowed + 0.5:
@@ -87,12 +103,11 @@ def _check_accuracy(
         )
 
 
-def _describe(job: ExportJob) -> dict[str, Any]:
-    """Return what it takes to build the student anew and to feed it."""
-    protocol = job.protocol
-    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
+def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> dict[str, Any]:
+    """Return what it takes to build a student anew and to feed it; see `config.json`."""
+    info = read_manifest(layout.dataset(dataset), "dataset").info
     return {
-        "model": job.student or protocol.student,
+        "model": student or protocol.student,
         "stem": protocol.stem,
         "classes": len(info["classes"]),
         "class_names": info["classes"],
@@ -103,19 +118,12 @@ def _describe(job: ExportJob) -> dict[str, Any]:
     }
 
 
-def _first(data: LabelledImages, count: int) -> LabelledImages:
-    return LabelledImages(
-        images=data.images[:count],
-        labels=data.labels[:count],
-        mean=data.mean,
-        deviation=data.deviation,
-    )
-
-
 def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Module:
     """Load the files in both ways that the card names; return the student in plain PyTorch.
 
-    Raises ArtifactError unless both give the very logits of the student, bit for bit.
+    Raises ArtifactError unless both give the very logits of the student, bit for bit, in the
+    batches of `predict`; in others, where the kernels of some layers add up in another order, they
+    may differ by rounding.
     """
     config = read_json(folder / "config.json")
     wanted = predict(network, some)
@@ -129,14 +137,33 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
         files=folder,
     )
     standalone: nn.Module = runpy.run_path(str(folder / "student.py"))["load"]()
+    chunks = (some.images / 255).split(batch_size(some.images))
     found = {
         "student.safetensors": predict(rebuilt, some),
-        "student.py": _answer(standalone, some.images / 255),
+        "student.py": torch.cat([_answer(standalone, chunk) for chunk in chunks]),
     }
     for name, logits in found.items():
         if not torch.equal(logits, wanted):
             raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
+    check_batching(standalone, some.images / 255, wanted)
     return standalone
+
+
+def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
+    """Raise ArtifactError if logits depend on the batch by more than rounding explains.
+
+    `wanted` are those of `pixels` as the study evaluates them; both are on the CPU.
+    """
+    allowed = ROUNDING * max(1.0, float(wanted.abs().max()))
+    for size in (1, len(pixels)):
+        logits = torch.cat([_answer(student, chunk) for chunk in pixels.split(size)])
+        difference = float((logits - wanted).abs().max())
+        if not difference <= allowed:
+            raise ArtifactError(
+                f"the logits in batches of {size} differ by {difference:.2g} from those of other "
+                f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
+                "image depends on the others; nothing was exported"
+            )
 
 
 @torch.inference_mode()

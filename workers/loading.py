@@ -5,6 +5,7 @@ import torch
 from kd.errors import ArtifactError
 from kd.evaluation import LabelledImages
 from kd.models import Network, build
+from kd.network import load_state
 from kd.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
@@ -70,11 +71,7 @@ def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str)
     other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
     if other:
         raise ArtifactError(f"{path} does not fit {protocol.teacher}: {other[0]} of another dtype")
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path} does not fit {protocol.teacher}: {reason}") from None
+    load_state(network, tensors, str(path), protocol.teacher)
     return network.eval().requires_grad_(False)
 
 

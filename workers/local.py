@@ -8,9 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -18,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from kd.errors import WorkerError
+from kd.errors import RetortError, WorkerError
 from workers.events import LAST_EVENTS, Event, failed_event
 from workers.jobs import Job, from_wire, to_wire
 from workers.machine import usable_cores
@@ -191,8 +189,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         try:
             for event in execute(from_wire(message["job"]), device, stopped):
                 _send(connection, {"ticket": ticket, "event": event})
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
+        except RetortError as error:  # it is no job
             _send(connection, {"ticket": ticket, "event": failed_event(error)})
 
 

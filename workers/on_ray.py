@@ -10,8 +10,6 @@ import json
 import os
 import secrets
 import socket
-import sys
-import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from kd.errors import WorkerError
+from kd.errors import RetortError, WorkerError
 from workers.cluster import Cluster, check_node, connect, reason, share_out
 from workers.events import LAST_EVENTS, Event, failed_event
 from workers.jobs import Job, from_wire, to_wire
@@ -233,8 +231,7 @@ class RayWorker:
         try:
             for event in execute(from_wire(json.loads(wire)), self._device, stopped):
                 self._events.put((ticket, event))
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
+        except RetortError as error:  # it is no job: this node has another version of Retort
             self._events.put((ticket, failed_event(error)))
 
     def hear(self) -> str:

@@ -27,6 +27,7 @@ from workers.events import Event, Stopped, progress_event, result_event
 from workers.jobs import ModelsJob, PrepareJob, TeacherJob
 from workers.loading import open_parts, untrained_teacher
 from workers.runs import checkpointed
+from workers.trying import Tryout
 
 
 def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
@@ -48,10 +49,10 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iter
 
 
 def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
-    """Try out the models of the user's own; see `kd.own_models`."""
+    """Try out the models of the user's own; see `kd.own_models` and `workers.trying`."""
     protocol = job.protocol
     info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
-    for name in (protocol.teacher, *protocol.students):
+    for name in dict.fromkeys((protocol.teacher, *protocol.students)):
         if parse_model(name).digest:
             try_out(
                 name,
@@ -61,6 +62,9 @@ def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterat
                 taps=protocol.taps,
                 files=job.layout.models,
             )
+            students = name in protocol.students
+            trains = students or protocol.teacher_epochs > 0
+            Tryout(job, name, device).run(trains=trains, exports=students)
     yield result_event()
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from kd.catalogue import ModelName, parse_model
 from kd.cifar_models import BasicBlock, PreActivationBlock, conv3x3
 from kd.models import Network
+from kd.network import twins
 from kd.torchvision_models import MOBILENET_CIFAR_STAGES
 
 BLOCKS = (BasicBlock, PreActivationBlock)
@@ -36,7 +37,7 @@ It needs {needs}, and nothing of Retort, which wrote it:
 
 MEAN = {mean}  # of each channel of the training images, in units of 0-1 pixels
 DEVIATION = {deviation}
-
+{tied}
 {blocks}
 class Student(nn.Module):
     """From images with pixels in 0-1 to logits: normalises as in training, to the last bit."""
@@ -61,9 +62,19 @@ def body() -> nn.Module:
 def load(path: Path = Path(__file__).with_name("student.safetensors")) -> Student:
     """The trained student, in eval mode, on the CPU."""
     student = Student()
-    student.body.load_state_dict(load_file(path))
+{loading}
     return student.eval()
 '''
+
+# Of a network with tied weights, whose file holds a tensor of several names once.
+TIED = """\
+# names of a tensor that the file holds under another name
+TIED = {tied}
+"""
+LOADING = "    student.body.load_state_dict(load_file(path))"
+LOADING_TIED = """\
+    weights = load_file(path)
+    student.body.load_state_dict(weights | {name: weights[of] for name, of in TIED.items()})"""
 
 
 def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
@@ -85,6 +96,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     imports = [*first, "from pathlib import Path", "", "import torch"]
     imports += [] if first else ["import torchvision"]
     imports += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
+    tied = twins(network.body.state_dict())
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
         needs=needs,
@@ -93,6 +105,8 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
         imports="\n".join(imports),
         mean=config["mean"],
         deviation=config["deviation"],
+        tied=TIED.format(tied=tied) if tied else "",
+        loading=LOADING_TIED if tied else LOADING,
         blocks="".join(f"\n{inspect.getsource(block)}\n" for block in blocks),
         body="\n".join(f"    {line}" for line in lines),
     )
