@@ -181,7 +181,7 @@ def _exchange(
             process.stdin.write(json.dumps(to_wire(job)) + "\n")
             process.stdin.flush()
         for line in process.stdout:
-            with suppress(ValueError):  # what a model of the user's own prints
+            with suppress(ValueError):  # a line that a crash cut short
                 messages |= json.loads(line)
         return messages, process.wait()
 
