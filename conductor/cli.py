@@ -8,10 +8,11 @@ import difflib
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from conductor.flags import (
+    REPEATABLE,
     add_cache_flag,
     add_comparison_flags,
     add_export_flags,
@@ -22,6 +23,7 @@ from conductor.flags import (
     add_run_flags,
     add_study_flags,
     add_worker_flags,
+    comma_separated,
 )
 from kd.errors import RetortError
 
@@ -41,6 +43,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str], namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; fails for a flag that is given again, of which argparse takes the last value."""
+        parsed = super().parse_known_args(args, namespace)
+        self._check_given_once(list(args))
+        return parsed
+
+    def _check_given_once(self, words: list[str]) -> None:
+        given: dict[str, tuple[str, str]] = {}  # by what it sets: the flag, and its value
+        for place, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            action = self._option_string_actions.get(flag)
+            if word == "--":  # what follows are no flags
+                return
+            if action is None or action.dest in REPEATABLE:
+                continue
+            if not equals and action.nargs != 0:
+                value = words[place + 1]
+            if action.dest in given:
+                self.error(_given_again(*given[action.dest], flag, value, action))
+            given[action.dest] = flag, value
+
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         known, unknown = self.parse_known_args(arguments)
         if unknown:
@@ -55,6 +80,16 @@ class Parser(argparse.ArgumentParser):
     def _flags(known: argparse.Namespace) -> list[str]:
         names = [name for name in vars(known) if name not in ("command", "run", "studies")]
         return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _given_again(first: str, one: str, second: str, other: str, action: argparse.Action) -> str:
+    """Say which flag is given again, with both values, and what to do."""
+    received = "" if action.nargs == 0 else ", got {!r} and {!r}".format(*_masked([one, other]))
+    if first != second:
+        return f"{second} is not allowed with {first}{received}; give one of them"
+    how = ", with commas between names" if action.type is comma_separated else ""
+    takes = "is given twice" if action.nargs == 0 else "takes one value"
+    return f"{first} {takes}{received}; give it once{how}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -66,6 +66,11 @@ def _conclude(request: Request, display: Display) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write a report anew, put several studies side by side, or print what was found."""
+    if options.studies and options.name is not None:
+        raise StudyError(
+            f"a study is named once: leave out --name {options.name}, "
+            f"or {' '.join(options.studies)}"
+        )
     layout = Layout(Path(options.root))
     studies = [existing_study(options, name) for name in options.studies or [options.name]]
     from reports.report import Place, describe, write_comparison, write_report

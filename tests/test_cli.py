@@ -194,11 +194,78 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "report of nothing": (["report"], "there are 0 studies under"),
     "report of no such study": (["report", "--name", "x"], "there is no study x under"),
+    "report of a study that is named in two ways": (
+        ["report", "one", "--name", "two"],
+        "a study is named once: leave out --name two, or one",
+    ),
     "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
     "verify of nothing": (["verify"], "there are 0 studies under"),
     "dashboard of nothing": (["dashboard"], "there are"),
     "dashboard's port": (["dashboard", "--port", "x"], "argument --port: invalid int value: 'x'"),
 }
+
+
+def subparser(command: str) -> argparse.ArgumentParser:
+    commands = next(action for action in _parser()._actions if action.dest == "command")
+    return commands.choices[command]
+
+
+def values_of(action: argparse.Action) -> tuple[str, str]:
+    """Two values that the flag takes."""
+    if action.dest == "seeds" and action.option_strings == ["--evidence"]:
+        return "quick", "strong"
+    if action.choices:
+        return tuple(action.choices)[:2]
+    return "7", "8"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_given_once_but_those_that_take_further_values(command):
+    """Of two values argparse takes the last, in silence."""
+    needed = ["--trial=1"] if command == "reproduce" else []
+    for action in subparser(command)._actions:
+        flag = action.option_strings[0] if action.option_strings else "-h"
+        if flag == "-h":
+            continue
+        given = [] if flag in ("--trial", "--finalist") else needed
+        one, other = values_of(action)
+        lines = [[flag, one, flag, other], [f"{flag}={one}", f"{flag}={one}"]]
+        for words in [[flag, flag]] if action.nargs == 0 else lines:
+            if action.dest == "students":
+                assert len(_parser().parse([command, *words]).students) == 2
+                continue
+            with pytest.raises(argparse.ArgumentError, match="; give it once") as refused:
+                _parser().parse([command, *given, *words])
+            takes = "is given twice" if action.nargs == 0 else f"takes one value, got '{one}' and '"
+            assert str(refused.value).startswith(f"{flag} {takes}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
+        (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
+        (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
+        (["--flip", "--no-flip"], "--no-flip is not allowed with --flip; give one of them"),
+        (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
+        (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),
+        (["--ablate", "--ablate"], "--ablate is given twice; give it once"),
+    ],
+)
+def test_a_flag_that_is_given_again_is_named_with_both_values(
+    tmp_path, capsys, monkeypatch, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(capsys, words, said)
+
+
+def test_a_flag_that_is_given_again_costs_no_password(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls = [f"--storage=postgresql://ann:{word}@host/db" for word in ("secret", "secre/t")]
+    assert_one_line(capsys, urls, "--storage takes one value, got 'postgresql://ann@host/db' and")
+    assert_one_line(capsys, [urls[0], "--storage", urls[1].removeprefix("--storage=")], "storage")
+    assert main(urls) == 2
+    assert "secre" not in capsys.readouterr().err
 
 
 def assert_one_line(capsys, arguments: list[str], message: str) -> None:
