@@ -200,12 +200,13 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
 def _read_finalists(
     study: StudyLayout, missing: list[str]
 ) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
+    confirming = study.command("confirm")
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, (), _TestSplit(None)
+        return 0, (), _TestSplit(None, confirming)
     chosen = Finalists.read(study.finalists)
     teacher = study.teacher_test / "test.safetensors"
-    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None)
+    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None, confirming)
     finalists = []
     for finalist in chosen.finalists:
         layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
@@ -228,7 +229,8 @@ Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
 class _TestSplit:
     """What the teacher said of the test split, and the labels that all runs must share."""
 
-    def __init__(self, teacher: Predictions | None) -> None:
+    def __init__(self, teacher: Predictions | None, confirming: str) -> None:
+        self._confirming = confirming
         self.labels = None if teacher is None else teacher[1]
         self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
         self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
@@ -239,7 +241,7 @@ class _TestSplit:
         if not np.array_equal(self.labels, labels):
             raise ArtifactError(
                 f"{path} is of other test images than the runs before it; "
-                "delete its folder and run: python study.py confirm"
+                f"delete its folder and run: {self._confirming}"
             )
 
     def fidelity(self, logits: NDArray[np.float32]) -> tuple[float | None, float | None]:

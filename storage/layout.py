@@ -1,12 +1,21 @@
 """Every path of a run, from one object."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd.errors import StudyError
 
 RESERVED = ("cache", "artifacts", "studies.db…", "comparison.html")  # what lies beside the studies
+DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
+
+
+def command_line(root: Path | str, verb: str = "", *flags: str) -> str:
+    """Return the line for a POSIX shell that runs a command under this root."""
+    command = [verb] if verb else []
+    place = [] if str(root) == DEFAULT_ROOT else ["--root", str(root)]
+    return shlex.join(["python", "study.py", *command, *place, *flags])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,10 @@ class StudyLayout:
 
     folder: Path
     name: str
+
+    def command(self, verb: str, *flags: str) -> str:
+        """Return the line for a POSIX shell that runs a command on this study."""
+        return command_line(self.folder.parent, verb, "--name", self.name, *flags)
 
     @property
     def protocol(self) -> Path:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from conductor.cli import COMMANDS, _parser, main
 from conductor.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
 from kd.protocol import Protocol
+from storage.layout import Layout
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
@@ -456,3 +458,41 @@ def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
     monkeypatch.setattr("conductor.commands.run", terminated)
     assert main(["--trials", "7"]) == 130
     assert "go on with: python study.py --trials 7" in capsys.readouterr().err
+
+
+ODD = "my runs; echo $HOME 'now' #1"
+
+
+def test_the_line_for_the_dashboard_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    from reports.report import ReportPaths
+
+    monkeypatch.chdir(tmp_path)
+    written = ReportPaths(headline="", html=Path(), json=Path(), csv=Path())
+    monkeypatch.setattr("reports.report.write_report", lambda *given: written)
+    monkeypatch.setattr("conductor.study.Study.run", lambda study: None)
+    for storage, named in (([], []), (["--storage", "journal:x"], ["--name", "digits"])):
+        assert main(["--root", ODD, *storage]) == 0
+        line = capsys.readouterr().out.splitlines()[-1].removeprefix("dashboard: ")
+        assert shlex.split(line) == ["python", "study.py", "dashboard", "--root", ODD, *named]
+
+
+def test_a_command_in_an_error_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--root", ODD]) == 2
+    line = capsys.readouterr().err.partition("run: ")[2]
+    assert shlex.split(line) == ["python", "study.py", "--root", ODD]
+    study = Layout(Path(ODD)).study("one")
+    wanted = ["python", "study.py", "confirm", "--root", ODD, "--name", "one", "--seeds", "9"]
+    assert shlex.split(study.command("confirm", "--seeds", "9")) == wanted
+    assert (
+        Layout(Path("runs")).study("one").command("verify") == "python study.py verify --name one"
+    )
+
+
+def test_no_printed_command_is_put_together_without_quotes():
+    """They come from `storage.layout.command_line` or from shlex."""
+    rooms = ("conductor", "kd", "reports", "search_spaces", "storage", "workers")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    bare = re.compile(r"""study\.py[^"'\n]*\{|" "\.join\([^\n]*(command|arguments)\b""")
+    found = {path.name: match[0] for path in files if (match := bare.search(path.read_text()))}
+    assert found == {"cli.py": "study.py {"}  # the name of a command: python study.py run --help
