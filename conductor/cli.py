@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1, cutoff=0.5)
             page = f"python study.py {known.command} --help"
             hint = f"; did you mean {near[0]}?" if near else f"; see: {page}"
-            self.error(f"unknown argument {unknown[0]}{hint}")
+            self.error(f"unknown argument {_masked(unknown)[0]}{hint}")
         return known
 
     @staticmethod
@@ -84,7 +84,11 @@ class Parser(argparse.ArgumentParser):
 
 def _given_again(first: str, one: str, second: str, other: str, action: argparse.Action) -> str:
     """Say which flag is given again, with both values, and what to do."""
-    received = "" if action.nargs == 0 else ", got {!r} and {!r}".format(*_masked([one, other]))
+    received = (
+        ""
+        if action.nargs == 0
+        else ", got {1!r} and {3!r}".format(*_masked([first, one, second, other]))
+    )
     if first != second:
         return f"{second} is not allowed with {first}{received}; give one of them"
     how = ", with commas between names" if action.type is comma_separated else ""
@@ -125,12 +129,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _masked(arguments: list[str]) -> list[str]:
-    """Return the arguments without the password of a URL, which belongs into no log."""
-    if not any("://" in word for word in arguments):
+    """Return the arguments without the passwords of URLs, which belong into no log."""
+    if not any("://" in word or "--storage" in word for word in arguments):
         return arguments
     from conductor.provenance import masked
 
-    return [masked(word) for word in arguments]
+    return masked(arguments)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -144,7 +148,7 @@ def _with_command(arguments: list[str]) -> list[str]:
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
-        raise argparse.ArgumentError(None, f"unknown command {arguments[0]}; {hint}")
+        raise argparse.ArgumentError(None, f"unknown command {_masked(arguments)[0]}; {hint}")
     return ["run", *arguments]
 
 

@@ -84,7 +84,18 @@ def add_study_flags(parser: ArgumentParser) -> None:
 def add_place_flags(group: Any) -> None:
     """Add the flags that say where studies are."""
     group.add_argument("--root", default="runs", help="folder of all studies (default: runs)")
-    group.add_argument("--storage", help="URL of the Optuna studies (default: SQLite in the root)")
+    group.add_argument(
+        "--storage", type=_storage, help="URL of the Optuna studies (default: SQLite in the root)"
+    )
+
+
+def _storage(url: str) -> str:
+    """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
+    from storage.databases import check_url
+
+    if url:
+        check_url(url)
+    return url
 
 
 def add_run_flags(parser: ArgumentParser) -> None:

@@ -216,6 +216,8 @@ def values_of(action: argparse.Action) -> tuple[str, str]:
     """Two values that the flag takes."""
     if action.dest == "seeds" and action.option_strings == ["--evidence"]:
         return "quick", "strong"
+    if action.dest == "storage":
+        return "journal:7", "journal:8"
     if action.choices:
         return tuple(action.choices)[:2]
     return "7", "8"
@@ -304,11 +306,75 @@ def test_a_database_that_does_not_answer_costs_one_line(tmp_path, capsys):
     assert not root.exists()
 
 
-def test_a_password_is_not_said(tmp_path, capsys):
-    url = "postgresql://ann:secret@127.0.0.1:1/studies"
-    assert main(["run", "--storage", url, "--root", str(tmp_path / "runs")]) == 2
+PASSWORDS = [
+    "secret",
+    "se@cret",
+    "se@cr/et",
+    "se/cr@et",
+    "se?cr@et",
+    "se#cr@et",
+    "se@cr?et",
+    "s:cr@et",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "presets"])
+def test_no_part_of_a_password_is_said_or_kept(tmp_path, capsys, monkeypatch, command, password):
+    """What it holds must be percent-encoded, or its end would be taken for the host."""
+    monkeypatch.chdir(tmp_path)
+    url = f"postgresql://ann:{password}@127.0.0.1:1/studies"
+    more = ["--trial", "1"] if command == "reproduce" else []
+    assert main([command, *more, "--storage", url, "--root", "runs"]) in (1, 2)
     said = capsys.readouterr()
-    assert "secret" not in said.err + said.out
+    assert not re.search("se[@/?#c]|cr[@/?e]|et@", said.err + said.out)
+    assert said.err.count("\n") <= 1
+    if password.count("@"):
+        assert "postgresql://***" in said.err
+        assert "percent-encode" in said.err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storge=postgresql://ann:secret@host/db"],
+        ["run", "postgresql://ann:secret@host/db"],
+        ["postgresql://ann:secret@host/db"],
+        ["--storage", "ann:secret@host/db"],
+        ["--storage=postgresql:ann:secret@host/db"],
+        ["--storage=ann:secret@host", "--storage=ann:secret@host"],
+    ],
+)
+def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "secret" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:studies?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:/studies?vfs=memdb&uri=true",
+        "sqlite:///.",
+        "journal:",
+        "journal:.",
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "doctor", "dashboard"])
+def test_a_storage_that_is_no_file_leaves_no_lock(tmp_path, capsys, monkeypatch, command, url):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert_one_line(capsys, [command, "--storage", url], "name")
+    assert [*place.iterdir(), *tmp_path.iterdir()] == [place]
 
 
 @pytest.mark.parametrize("command", [[], ["report"], ["confirm"], ["verify"], ["dashboard"]])
