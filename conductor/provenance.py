@@ -111,6 +111,7 @@ def begin_settings(
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
         cache=prepared.cache or (kept.cache if kept else ""),
+        passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
         versions={name: version(name) for name in LIBRARIES},
@@ -157,6 +158,10 @@ def _without(words: list[str], *flags: str) -> list[str]:
         for last, word in zip(before, words, strict=False)
         if last not in flags and word.partition("=")[0] not in flags
     ]
+
+
+def _first(*values: str | None) -> str:
+    return next((value for value in values if value is not None), "")
 
 
 def _absolute(source: str) -> str:

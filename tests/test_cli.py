@@ -9,14 +9,17 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from PIL import Image
 
 from conductor.cli import COMMANDS, _parser, main
 from conductor.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
+from kd.errors import StudyError
 from kd.protocol import Protocol
 from storage.layout import Layout
+from storage.records import StudySettings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
@@ -441,6 +444,34 @@ def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys)
 def test_an_empty_folder_costs_one_line(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     assert_one_line(capsys, run_on_folder(tmp_path), "must hold a folder of images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
+    tmp_path, capsys, monkeypatch
+):
+    def end(*given: object) -> NoReturn:
+        raise StudyError("the teacher is not trained here")
+
+    monkeypatch.setattr("conductor.preparing.Preparation.run", end)
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        for number in range(9):
+            image(tmp_path / "photos" / place, f"{number}.png")
+    sentence = f"passed over in {tmp_path / 'photos'}: val/ (18 images); of splits only train/ and"
+    for _ in range(2):  # also where the data set is found in the cache
+        assert main(run_on_folder(tmp_path)) == 2
+        said = capsys.readouterr().out
+        assert said.count(f"\ndata: {sentence} test/ are read\n") == 1
+        assert "sealed test images" in said
+        assert "; of class a only " in said
+    settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
+    assert settings.passed_over == f"{sentence} test/ are read"
+
+
+def test_a_class_that_is_named_as_a_split_costs_one_line(tmp_path, capsys):
+    for name in ("Train/1.png", "Test/1.png"):
+        image(tmp_path / "photos", name)
+    assert_one_line(capsys, run_on_folder(tmp_path), "a class must not be named as a split is, got")
     assert not (tmp_path / "runs").exists()
 
 
