@@ -60,7 +60,8 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
         classes=tuple(map(str, dataset.get("classes", ()))),
-        images=_image_counts(dataset),
+        images={part: sum(counts) for part, counts in _class_images(dataset).items()},
+        class_images=_class_images(dataset),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),
@@ -81,10 +82,10 @@ def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str
     return {}
 
 
-def _image_counts(dataset: Mapping[str, Any]) -> dict[str, int]:
-    """Add up the images of each part, which the manifest counts class by class."""
+def _class_images(dataset: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the images of each class in each part, as the manifest counts them."""
     counts: Mapping[str, Any] = dataset.get("counts", {})
-    return {part: int(np.sum(count)) for part, count in counts.items()}
+    return {part: tuple(map(int, count)) for part, count in counts.items()}
 
 
 def _read_cache(

@@ -153,8 +153,9 @@ class CachedViews:
 class StudyData:
     """A study as far as it has come; `missing` says in words what is not there yet.
 
-    `images` counts the images of each part of the data set; `teacher` is the `info` of the
-    teacher's manifest (its accuracy is that on the validation split); both are empty when missing.
+    `images` and `class_images` count the images of each part of the data set; `teacher` is the
+    `info` of the teacher's manifest (its accuracy is that on the validation split); these are empty
+    when missing.
     `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
     runs that chose the finalists; `root` is the folder of all studies, as `--root` takes it.
     """
@@ -174,6 +175,7 @@ class StudyData:
     seal: tuple[Mapping[str, str], ...]
     classes: tuple[str, ...]
     images: Mapping[str, int]
+    class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]

@@ -126,7 +126,7 @@ def _check_sqlite(url: str, parsed: URL) -> None:
         )
     file = storage_file(url)
     if file and file.is_dir():
-        raise StudyError(f"--storage {url!r} names a folder; name a file in it")
+        raise StudyError(f"the storage {url} is a folder; move it away, or name a file")
 
 
 def _connect(url: str, notify: Notify) -> PatientStorage:
