@@ -18,6 +18,15 @@ def command_line(root: Path | str, verb: str = "", *flags: str) -> str:
     return shlex.join(["python", "study.py", *command, *place, *flags])
 
 
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, escaped where its path holds what a URL gives a meaning."""
+    if not {"%", "?"} & {*str(path)}:
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The folder that `--root` names."""
@@ -27,7 +36,7 @@ class Layout:
     @property
     def studies_url(self) -> str:
         """The default storage of the Optuna studies."""
-        return f"sqlite:///{self.root.absolute() / 'studies.db'}"
+        return sqlite_url(self.root.absolute() / "studies.db")
 
     @property
     def artifacts(self) -> Path:

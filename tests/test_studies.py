@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import BaseStorage
 
 from kd.errors import StudyError
-from storage.databases import close_storage, open_storage, shown, storage_file
+from storage.databases import close_storage, open_storage, shown, storage_file, without_password
 from storage.layout import Layout
 from storage.studies import METRIC, open_study, study_name
 
@@ -163,6 +163,18 @@ def test_a_storage_in_a_file_is_known_by_it(tmp_path, monkeypatch) -> None:
     assert storage_file("sqlite:///file:a%20b.db?uri=true") == tmp_path / "a b.db"
     for url in ("postgresql://host/db", "postgresql://host:port/db", "nonsense", "sqlite://"):
         assert storage_file(url) is None
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b=c", "x%41y", "a#b", "50%", "a@b:c", "ä&"])
+def test_the_file_of_the_studies_lies_in_the_root_whatever_its_name(tmp_path, name: str) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    url = Layout(root).studies_url
+    assert storage_file(url) == root / "studies.db"
+    close_storage(open_storage(url))
+    assert (root / "studies.db").is_file()
+    assert list(tmp_path.iterdir()) == [root]
+    assert without_password(url) == url
 
 
 # Studies.
