@@ -8,11 +8,12 @@ import difflib
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from conductor.flags import (
+    REPEATABLE,
     add_cache_flag,
     add_comparison_flags,
     add_export_flags,
@@ -23,6 +24,7 @@ from conductor.flags import (
     add_run_flags,
     add_study_flags,
     add_worker_flags,
+    comma_separated,
 )
 from conductor.places import settle_paths
 from kd.errors import RetortError, one_line
@@ -43,6 +45,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str], namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse; fails for a flag that is given again, of which argparse takes the last value."""
+        parsed = super().parse_known_args(args, namespace)
+        self._check_given_once(list(args))
+        return parsed
+
+    def _check_given_once(self, words: list[str]) -> None:
+        given: dict[str, tuple[str, str]] = {}  # by what it sets: the flag, and its value
+        for place, word in enumerate(words):
+            flag, equals, value = word.partition("=")
+            action = self._option_string_actions.get(flag)
+            if word == "--":  # what follows are no flags
+                return
+            if action is None or action.dest in REPEATABLE:
+                continue
+            if not equals and action.nargs != 0:
+                value = words[place + 1]
+            if action.dest in given:
+                self.error(_given_again(*given[action.dest], flag, value, action))
+            given[action.dest] = flag, value
+
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         known, unknown = self.parse_known_args(arguments)
         if unknown:
@@ -50,13 +75,27 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1, cutoff=0.5)
             page = f"python study.py {known.command} --help"
             hint = f"; did you mean {near[0]}?" if near else f"; see: {page}"
-            self.error(f"unknown argument {unknown[0]}{hint}")
+            self.error(f"unknown argument {_masked(unknown)[0]}{hint}")
         return known
 
     @staticmethod
     def _flags(known: argparse.Namespace) -> list[str]:
         names = [name for name in vars(known) if name not in ("command", "run", "studies")]
         return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _given_again(first: str, one: str, second: str, other: str, action: argparse.Action) -> str:
+    """Say which flag is given again, with both values, and what to do."""
+    received = (
+        ""
+        if action.nargs == 0
+        else ", got {1!r} and {3!r}".format(*_masked([first, one, second, other]))
+    )
+    if first != second:
+        return f"{second} is not allowed with {first}{received}; give one of them"
+    how = ", with commas between names" if action.type is comma_separated else ""
+    takes = "is given twice" if action.nargs == 0 else "takes one value"
+    return f"{first} {takes}{received}; give it once{how}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,12 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _masked(arguments: list[str]) -> list[str]:
-    """Return the arguments without the password of a URL, which belongs into no log."""
-    if not any("://" in word for word in arguments):
+    """Return the arguments without the passwords of URLs, which belong into no log."""
+    if not any("://" in word or "--storage" in word for word in arguments):
         return arguments
     from conductor.provenance import masked
 
-    return [masked(word) for word in arguments]
+    return masked(arguments)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -121,7 +160,7 @@ def _with_command(arguments: list[str]) -> list[str]:
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
-        raise argparse.ArgumentError(None, f"unknown command {arguments[0]}; {hint}")
+        raise argparse.ArgumentError(None, f"unknown command {_masked(arguments)[0]}; {hint}")
     return ["run", *arguments]
 
 

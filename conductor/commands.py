@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conductor.lookup import existing_study, naming_flags, storage_url
+from conductor.lookup import existing_study, storage_url
 from conductor.names import CACHE_BUDGET
 from conductor.presets import PRESETS, preset
 from conductor.progress import Display
@@ -17,7 +17,7 @@ from kd.errors import StudyError
 from kd.protocol import Protocol
 from kd.recipe import require
 from storage.artifacts import read_json
-from storage.layout import Layout, StudyLayout
+from storage.layout import Layout, StudyLayout, command_line
 from workers.cluster import Cluster
 
 if typing.TYPE_CHECKING:
@@ -55,17 +55,21 @@ def _conclude(request: Request, display: Display) -> int:
 
     layout = Layout(request.root)
     paths = write_report(layout, request.name, request.storage or layout.studies_url)
-    where = "" if str(request.root) == "runs" else f" --root {request.root}"
-    where += f" --name {request.name}" if request.storage else ""
+    named = ["--name", request.name] if request.storage else []
     display.say("")
     display.say(paths.headline)
     display.say(f"report:    {paths.html}")
-    display.say(f"dashboard: python study.py dashboard{where}")
+    display.say(f"dashboard: {command_line(request.root, 'dashboard', *named)}")
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
     """Write a report anew, put several studies side by side, or print what was found."""
+    if options.studies and options.name is not None:
+        raise StudyError(
+            f"a study is named once: leave out --name {options.name}, "
+            f"or {' '.join(options.studies)}"
+        )
     layout = Layout(Path(options.root))
     studies = [existing_study(options, name) for name in options.studies or [options.name]]
     from reports.report import Place, describe, write_comparison, write_report
@@ -157,8 +161,7 @@ def export(options: argparse.Namespace) -> int:
     check_format(options.format)
     url = storage_url(options, paths)
     findings = Place(layout=layout, name=paths.name, storage_url=url).read()
-    confirming = f"python study.py confirm{naming_flags(options, paths)}"
-    choice = choose(findings.data, options.finalist, confirming)
+    choice = choose(findings.data, options.finalist, paths.command("confirm"))
     default = paths.export(choice.one.key, choice.run.replicate)
     order = Export(
         layout=layout,
@@ -184,9 +187,8 @@ def reproduce(options: argparse.Namespace) -> int:
         if options.finalist
         else trial_subject(paths, options.trial, options.arm)
     )
-    verifying = f"python study.py verify{naming_flags(options, paths)}"
     with _crew(options, paths) as crew:
-        same = reproduce_run(layout, paths, subject, crew, Display(), verifying)
+        same = reproduce_run(layout, paths, subject, crew, Display(), paths.command("verify"))
     return 0 if same else 1
 
 

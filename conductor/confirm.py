@@ -2,8 +2,8 @@
 
 The best few recipes of each arm run again on fresh seeds, and the one with the best mean validation
 accuracy is the arm's winner: the search's own best score is biased upward. Winners and defaults
-then run on further seeds, the same for all, and only these runs see the test split. If asked for,
-so do the ablations of the winner that the verdict is about.
+then run on further seeds, the same for all, and of a student's runs only these see the test split.
+If asked for, so do the ablations of the winner that the verdict is about.
 """
 
 import random

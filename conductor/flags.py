@@ -71,6 +71,8 @@ PROTOCOL_TYPES: dict[str, Any] = {
     ),
 }
 
+REPEATABLE = ("students",)  # fields whose flag may be given again, each time with further values
+
 
 def add_study_flags(parser: ArgumentParser) -> None:
     """Add the flags that say which study is meant, and where."""
@@ -82,7 +84,18 @@ def add_study_flags(parser: ArgumentParser) -> None:
 def add_place_flags(group: Any) -> None:
     """Add the flags that say where studies are."""
     group.add_argument("--root", default="runs", help="folder of all studies (default: runs)")
-    group.add_argument("--storage", help="URL of the Optuna studies (default: SQLite in the root)")
+    group.add_argument(
+        "--storage", type=_storage, help="URL of the Optuna studies (default: SQLite in the root)"
+    )
+
+
+def _storage(url: str) -> str:
+    """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
+    from storage.databases import check_url
+
+    if url:
+        check_url(url)
+    return url
 
 
 def add_run_flags(parser: ArgumentParser) -> None:
@@ -97,7 +110,7 @@ def add_run_flags(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--arms",
-        type=_comma_separated,
+        type=comma_separated,
         help=f"arms, separated by commas: {', '.join(BUILT_IN_ARMS)} (default: scheduled,plain)",
     )
     group.add_argument("--space", help="a Python file with a search space of your own, as an arm")
@@ -218,14 +231,14 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
         if field in ("flip", "compile"):
             group.add_argument(flag, action=BooleanOptionalAction, default=None, help=text)
         elif field == "taps":
-            group.add_argument(flag, type=_comma_separated, help=text)
-        elif field == "students":
+            group.add_argument(flag, type=comma_separated, help=text)
+        elif field in REPEATABLE:
             group.add_argument(
                 "--student",
                 flag,
                 dest=field,
                 action="extend",
-                type=_comma_separated,
+                type=comma_separated,
                 metavar="MODEL",
                 help=text,
             )
@@ -233,7 +246,8 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
             group.add_argument(flag, type=PROTOCOL_TYPES.get(field, str), help=text)
 
 
-def _comma_separated(text: str) -> tuple[str, ...]:
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Return the names in a flag's value. Raises ArgumentTypeError where there are none."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:
         raise ArgumentTypeError(f"takes names separated by commas, got {text!r}")

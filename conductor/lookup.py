@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from kd.errors import StudyError
-from storage.layout import Layout, StudyLayout
+from storage.layout import Layout, StudyLayout, command_line
 from storage.records import StudySettings
 
 
@@ -19,7 +19,8 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
             known = f"; there are {', '.join(names)}" if names else ""
             raise StudyError(f"there is no study {name} under {layout.root}{known}")
     elif len(names) != 1:
-        what = f"name one of {', '.join(names)} with --name" if names else "run: python study.py"
+        begin = command_line(options.root)
+        what = f"name one of {', '.join(names)} with --name" if names else f"run: {begin}"
         raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
     else:
         paths = layout.study(names[0])
@@ -42,9 +43,3 @@ def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
     """Return the URL of the study's trials: the flag's, what was kept, or the root's own."""
     kept = StudySettings.read(paths.settings).storage
     return options.storage or kept or Layout(Path(options.root)).studies_url
-
-
-def naming_flags(options: argparse.Namespace, paths: StudyLayout) -> str:
-    """Return the flags by which another command finds the same study."""
-    root = "" if options.root == "runs" else f" --root {options.root}"
-    return f"{root} --name {paths.name}"

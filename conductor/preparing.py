@@ -1,6 +1,7 @@
 """From the protocol to a filled teacher cache: the stages before the search."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from conductor.crew import Crew
 from conductor.progress import Display, duration, percent
 from conductor.settings import Request, show_size
 from kd.catalogue import parse_model
-from kd.metrics import EpochMetrics
+from kd.metrics import FEW_OF_A_CLASS, EpochMetrics
 from kd.protocol import Protocol
 from storage.artifacts import is_finished, read_manifest
 from storage.layout import Layout
@@ -33,6 +34,7 @@ class Prepared:
     shards: str = ""
     cache: str = ""
     kernels: str = ""  # what convolutions are computed with, in words; empty on an accelerator
+    passed_over: str | None = None  # of a folder of images, in one sentence
 
 
 class Preparation:
@@ -66,8 +68,12 @@ class Preparation:
             f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
             f"{counts['train']:,} training, {counts['validation']:,} validation and "
             f"{counts['test']:,} sealed test images{self._few(counts['train'])}"
+            f"{_fewest(result['classes'], result['counts'])}"
         )
-        return Prepared(dataset=str(result["dataset"]))
+        passed_over = str(result["passed_over"])
+        if passed_over:
+            self._display.say(f"data: {passed_over}")
+        return Prepared(dataset=str(result["dataset"]), passed_over=passed_over)
 
     def _few(self, count: int) -> str:
         """Say so where an epoch is one step, since a batch takes more images than there are."""
@@ -209,6 +215,15 @@ def _has_view(folder: Path, k: int, features: bool) -> bool:
     """Whether shard `k` is finished, and holds features if they are wanted."""
     place = folder / f"view-{k:05d}"
     return is_finished(place) and (not features or bool(read_manifest(place, "shard").info["taps"]))
+
+
+def _fewest(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    """Name the class with the fewest images where these are too few for a statement about it."""
+    label = min(range(len(classes)), key=lambda one: counts["test"][one])
+    train, validation, test = (counts[part][label] for part in ("train", "validation", "test"))
+    if min(validation, test) >= FEW_OF_A_CLASS:
+        return ""
+    return f"; of class {classes[label]} only {train:,}, {validation:,} and {test:,}"
 
 
 def _move(bar: object, event: Event) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import re
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -108,8 +110,9 @@ def begin_settings(
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
         cache=prepared.cache or (kept.cache if kept else ""),
+        passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=kept.command if kept else [masked(word) for word in request.command],
+        command=kept.command if kept else masked(request.command),
         versions={name: version(name) for name in LIBRARIES},
         machine=machine(prepared.kernels),
         seconds=kept.seconds if kept else {},
@@ -156,10 +159,19 @@ def _without(words: list[str], *flags: str) -> list[str]:
     ]
 
 
-def masked(word: str) -> str:
-    """Return a word of the command line without the password of a URL."""
-    flag = "--storage=" if word.startswith("--storage=") else ""
-    return flag + without_password(word.removeprefix(flag)) if "://" in word else word
+def _first(*values: str | None) -> str:
+    return next((value for value in values if value is not None), "")
+
+
+def masked(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without the passwords of URLs."""
+    return [_masked(last, word) for last, word in zip(["", *words], words, strict=False)]
+
+
+def _masked(last: str, word: str) -> str:
+    flag = match[0] if (match := re.match(r"--[\w-]+=", word)) else ""
+    is_url = "://" in word or "--storage" in (last, flag.removesuffix("="))
+    return flag + without_password(word.removeprefix(flag)) if is_url else word
 
 
 def _check_unchanged(

@@ -20,7 +20,7 @@ from kd.errors import ArtifactError, StudyError
 from search_spaces.space import load_space
 from storage.artifacts import locked, read_json, write_json
 from storage.databases import JOURNAL, close_storage, open_storage, storage_file
-from storage.layout import Layout
+from storage.layout import Layout, sqlite_url
 from storage.studies import load_study, open_study, study_name
 
 NAME = "doctor"  # of folders and studies that are its own
@@ -118,8 +118,8 @@ def _storage(wanted: Wanted) -> str:
         raise StudyError(f"{file.parent} is not a folder")
     there = f"; {_count_studies(url)} studies are there" if file.exists() else ""
     with scratch(file.parent) as folder:
-        kind = JOURNAL if journal else "sqlite:///"
-        return _check_storage(f"{kind}{folder / file.name}") + there
+        path = folder / file.name
+        return _check_storage(f"{JOURNAL}{path}" if journal else sqlite_url(path)) + there
 
 
 def _check_storage(url: str) -> str:

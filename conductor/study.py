@@ -28,7 +28,7 @@ from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.artifacts import locked, replacing
 from storage.databases import close_storage, deciding, open_storage, storage_file
-from storage.layout import Layout, StudyLayout
+from storage.layout import Layout, StudyLayout, command_line
 from storage.records import Costs, Finalists, StudySettings
 from storage.studies import open_study, study_name
 
@@ -59,7 +59,7 @@ class Study:
         if not self._paths.settings.exists():
             raise StudyError(
                 f"there is no study {self._request.name} to confirm under {self._layout.root}; "
-                "run: python study.py --trials N"
+                f"run: {command_line(self._layout.root, '', '--trials', 'N')}"
             )
         self._work(search=False)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kd import folders
 from kd.errors import DataError
 from kd.folders import folder_digest, read_folder
 from kd.protocol import Protocol
@@ -62,6 +63,13 @@ def listing_digest(dataset: str, image_size: int) -> str:
         listed = folder_digest(root) if root else dataset
     text = json.dumps([FORMAT, listed, image_size])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def passed_over(dataset: str) -> str:
+    """Return what of a folder is not read, in one sentence; nothing for other data sets."""
+    with _failing_as_data_error(dataset):
+        root = _folder_of(dataset)
+        return folders.passed_over(root) if root else ""
 
 
 def split(source: Source, protocol: Protocol) -> Split:

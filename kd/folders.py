@@ -4,15 +4,18 @@
     PATH/train/<class>/… or PATH/<class>/…       the test split is drawn from all images
 
 Read as ImageFolder reads them: RGB, an alpha channel dropped, classes and files in the order of
-their names, files of other kinds passed over, and so are hidden ones. What ImageFolder lets pass
-is refused: links that leave the folder, classes that differ between train/ and test/, images so
-large that Pillow warns of them, and more than 8 bits a channel, which Pillow would clip. Images
-are turned as their EXIF says.
+their names, files of other kinds passed over, and so are hidden ones and folders beside train/;
+`passed_over` names them. What ImageFolder lets pass is refused: links that leave the folder,
+classes that differ between train/ and test/, classes that are named as splits are, images so large
+that Pillow warns of them, and more than 8 bits a channel, which Pillow would clip. Images are
+turned as their EXIF says.
 """
 
 import hashlib
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,13 @@ from kd.sources import BLOCK, Progress, Source, allocate, one_line
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
 DEEPEST = 100  # folders within one another
-NAMED = 5  # images that cannot be read, of which a message gives the names
+NAMED = 5  # files that cannot be read, or are passed over, of which a message gives the names
+# Words of which the name of a split is made: at least one of the second kind.
+FILLING = re.compile(r"data(set)?|dir|folder|images?|imgs?|part|private|public|sets?|split|.")
+SPLIT = re.compile(
+    r"train(s|ing|set|data|val)?|trn|test(s|ing|set|data)?|tst|val(s|set|id|idset|idate|idation)?|"
+    r"dev(set|el|elopment)?|eval(s|set|uate|uation)?|(hold|held)out|folds?"
+)
 
 
 def read_folder(root: Path, image_size: int, progress: Progress) -> Source:
@@ -57,6 +66,59 @@ def folder_digest(root: Path) -> str:
     return digest.hexdigest()
 
 
+def passed_over(root: Path) -> str:
+    """Say in one sentence what a folder holds that `read_folder` does not read, if anything.
+
+    Folders and files are named from `root`, those with most images first. A folder within the
+    folder of a class is read, as a part of the class: that is said of one named as a split is.
+    """
+    read = set(_list_folder(root).paths)
+    within = {folder for path in read for folder in path.parents if folder.is_relative_to(root)}
+    found = sorted(_unread(root, read, within), key=lambda one: (-one[1], one[0]))
+    parts = []
+    if found:
+        splits = any(is_split_name(path.name) and path.is_dir() for path, _ in found)
+        hint = "; of splits only train/ and test/ are read" * splits
+        named = [_counted(_plain(path, root), images) for path, images in found]
+        parts.append(f"passed over in {_plain(root)}: {_first(named)}{hint}")
+    places = (root, root / "train", root / "test")
+    nested = sorted(one for one in within if is_split_name(one.name) and one not in places)
+    if nested:
+        parts.append(f"read as parts of their class: {_first([_plain(n, root) for n in nested])}")
+    return "; ".join(parts)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+
+
+def _unread(folder: Path, read: set[Path], within: set[Path]) -> Iterator[tuple[Path, int]]:
+    """Yield every file and folder that is not read, whole folders as one, with its images."""
+    for path in folder.iterdir():
+        if path in within:
+            yield from _unread(path, read, within)
+        elif path not in read and path.is_dir() and not path.is_symlink():
+            names = (name for _, _, names in os.walk(path) for name in names)
+            yield path, sum(map(_is_image, names))
+        elif path not in read:
+            yield path, int(_is_image(path.name))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
+def _plain(path: Path, root: Path | None = None) -> str:
+    """Write a path for a line, from `root` if given; with a slash behind a folder in it."""
+    text = str(path if root is None else path.relative_to(root))
+    text += "/" if root is not None and path.is_dir() else ""
+    return text if text.isprintable() else repr(text)
+
+
+def _counted(name: str, images: int) -> str:
+    return f"{name} ({images} image{'s' * (images != 1)})" if name.endswith("/") else name
+
+
 @dataclass(frozen=True, slots=True)
 class _Listing:
     """Image files by class; `test` is None where the folder has no test split of its own."""
@@ -79,11 +141,17 @@ def _list_folder(root: Path) -> _Listing:
         raise DataError(f"folder:PATH must name an existing folder, got {str(root)!r}")
     found = {"train", "test"}.intersection(_folders(root, root))
     parts = {name: _folders(root / name, root) for name in found}
-    if not parts.get("train"):  # a class may well be called train
+    if not parts.get("train"):
         if parts.get("test"):
             raise DataError(f"{str(root)!r} holds test/ but no train/ with a folder for each class")
         return _Listing(*_by_class(root, root), None)
     classes, train = _by_class(root / "train", root)
+    for name in _folders(root, root):
+        if name not in parts and name.lower() in ("train", "test"):
+            raise DataError(
+                f"{str(root)!r} holds {name}/ beside train/: name it {name.lower()}/ to have it "
+                "read, or put it elsewhere"
+            )
     if "test" not in parts:
         return _Listing(classes, train, None)
     test_classes, test = _by_class(root / "test", root)
@@ -105,6 +173,7 @@ def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path
             f"{which}{str(folder)!r} must hold a folder of images for each of at least 2 classes, "
             f"got {classes}"
         )
+    _check_classes(classes, folder)
     found = [_images_under(folder / name, root) for name in classes]
     for name, paths in zip(classes, found, strict=True):
         if not paths:
@@ -113,6 +182,25 @@ def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path
                 "add images, or remove it"
             )
     return tuple(classes), found
+
+
+def _check_classes(classes: list[str], folder: Path) -> None:
+    """Raise DataError for classes that are named as splits are: they would be learned apart."""
+    splits = [name for name in classes if is_split_name(name)]
+    if splits:
+        raise DataError(
+            f"a class must not be named as a split is, got {splits} in {str(folder)!r}: write "
+            "PATH/train/<class>/ and PATH/test/<class>/ in lower case for splits (without test/ "
+            f"one is drawn), or rename what is a class, as in {splits[0]}-class"
+        )
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a folder is named as a split of the data is: Train, test_set, val2017, hold-out."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    joined = re.sub(r"(?<![a-z])(hold|held)[\W_]+out", r"\1out", apart)
+    words = [word for word in re.findall(r"[^\W\d_]+", joined) if not FILLING.fullmatch(word)]
+    return bool(words) and all(map(SPLIT.fullmatch, words))
 
 
 def _folders(folder: Path, root: Path) -> list[str]:

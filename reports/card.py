@@ -1,5 +1,6 @@
 """The model card of an exported student: what it is, what it scored, how to use it, its limits."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -252,6 +253,6 @@ def _provenance(findings: Findings, exported: Exported) -> Table:
         ["seed of these weights", f"{record.seed} (replicate {exported.run.replicate})"],
         ["time of its training", duration(record.seconds)],
         *provenance_table(findings.data).rows,
-        ["command", " ".join(findings.data.settings.command) or NONE],
+        ["command", shlex.join(findings.data.settings.command) or NONE],
     ]
     return _table("what", [list(row) for row in rows])

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from kd.metrics import FEW_OF_A_CLASS
 from reports.audit import Audit
 from reports.classes import class_name
 from reports.data import PLAIN, ArmData, StudyData, TrialData
@@ -31,6 +32,7 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
         *_of_teacher(data),
         *_of_tuning(data),
         *_of_evidence(data, verdict),
+        *_of_classes(data),
         *_of_search(data),
         *_of_pruning(data.settings.pruner, data.protocol.margin, audits),
         *_of_protocol(data),
@@ -125,6 +127,24 @@ def _few_images(data: StudyData, verdict: Verdict) -> str:
         return text
     floor = points(1.96 * verdict.difference.se_image)
     return f"{text} They alone leave ±{floor} points open, whatever the number of seeds."
+
+
+def _of_classes(data: StudyData) -> Iterator[str]:
+    """Count the classes that have too few images for a statement about them."""
+    told = {"validation": "validation accuracy that ranks trials", "test": "test accuracy"}
+    for part, accuracy in told.items():
+        counts = data.class_images.get(part, ())
+        few = [count for count in counts if count < FEW_OF_A_CLASS]
+        if few:
+            least = min(counts)
+            label = counts.index(least)
+            share, one = percent(least / sum(counts)), points(1 / max(least, 1))
+            yield (
+                f"{counted(len(few), 'class', 'classes')} of {len(counts)} "
+                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images, "
+                f"the fewest {class_name(data, label)} with {least} of {sum(counts)}: it makes up "
+                f"{share} of the {accuracy}, and one image is {one} points of its own."
+            )
 
 
 def _of_search(data: StudyData) -> Iterator[str]:

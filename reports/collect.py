@@ -13,7 +13,6 @@ from scipy.special import log_softmax
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from reports.data import (
-    DEFAULT_ROOT,
     ArmData,
     CachedViews,
     Confirmation,
@@ -25,7 +24,7 @@ from reports.importances import find_importances
 from storage.arrays import made_again, read_arrays
 from storage.artifacts import is_finished, read_json, read_manifest
 from storage.databases import close_storage, open_storage, storage_file
-from storage.layout import Layout, RunLayout, StudyLayout, whole_path
+from storage.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
 from storage.records import Costs, Finalists, RunRecord, StudySettings
 from storage.seal import openings
 from storage.studies import load_study, study_name
@@ -61,7 +60,8 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
         classes=tuple(map(str, dataset.get("classes", ()))),
-        images=_image_counts(dataset),
+        images={part: sum(counts) for part, counts in _class_images(dataset).items()},
+        class_images=_class_images(dataset),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),
@@ -87,10 +87,10 @@ def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str
     return {}
 
 
-def _image_counts(dataset: Mapping[str, Any]) -> dict[str, int]:
-    """Add up the images of each part, which the manifest counts class by class."""
+def _class_images(dataset: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the images of each class in each part, as the manifest counts them."""
     counts: Mapping[str, Any] = dataset.get("counts", {})
-    return {part: int(np.sum(count)) for part, count in counts.items()}
+    return {part: tuple(map(int, count)) for part, count in counts.items()}
 
 
 def _read_cache(
@@ -206,12 +206,13 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
 def _read_finalists(
     study: StudyLayout, missing: list[str]
 ) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
+    confirming = study.command("confirm")
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, (), _TestSplit(None)
+        return 0, (), _TestSplit(None, confirming)
     chosen = Finalists.read(study.finalists)
     teacher = study.teacher_test / "test.safetensors"
-    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None)
+    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None, confirming)
     finalists = []
     for finalist in chosen.finalists:
         layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
@@ -234,7 +235,8 @@ Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
 class _TestSplit:
     """What the teacher said of the test split, and the labels that all runs must share."""
 
-    def __init__(self, teacher: Predictions | None) -> None:
+    def __init__(self, teacher: Predictions | None, confirming: str) -> None:
+        self._confirming = confirming
         self.labels = None if teacher is None else teacher[1]
         self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
         self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
@@ -245,7 +247,7 @@ class _TestSplit:
         if not np.array_equal(self.labels, labels):
             raise ArtifactError(
                 f"{path} is of other test images than the runs before it; "
-                "delete its folder and run: python study.py confirm"
+                f"delete its folder and run: {self._confirming}"
             )
 
     def fidelity(self, logits: NDArray[np.float32]) -> tuple[float | None, float | None]:

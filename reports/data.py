@@ -1,9 +1,9 @@
 """What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from kd.recipe import Recipe
 from reports.importances import Importance
 from reports.statistics import mean_interval
 from reports.wording import model_name
+from storage.layout import StudyLayout
 from storage.records import Costs, Finalist, RunRecord, StudySettings
 
 PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
 ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number of trials
-DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
 
 
 def learns_from_teacher(recipe: Recipe) -> bool:
@@ -153,8 +153,9 @@ class CachedViews:
 class StudyData:
     """A study as far as it has come; `missing` says in words what is not there yet.
 
-    `images` counts the images of each part of the data set; `teacher` is the `info` of the
-    teacher's manifest (its accuracy is that on the validation split); both are empty when missing.
+    `images` and `class_images` count the images of each part of the data set; `teacher` is the
+    `info` of the teacher's manifest (its accuracy is that on the validation split); these are empty
+    when missing.
     `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
     runs that chose the finalists; `root` is the folder of all studies, as `--root` takes it.
     """
@@ -174,6 +175,7 @@ class StudyData:
     seal: tuple[Mapping[str, str], ...]
     classes: tuple[str, ...]
     images: Mapping[str, int]
+    class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]
@@ -217,11 +219,9 @@ class StudyData:
         several = len(self.protocol.students) > 1
         return f"{label}, {model_name(self.student(one))}" if several else label
 
-    def command(self, *words: str) -> str:
-        """A line for the shell that does something with this study."""
-        root = [] if self.root == DEFAULT_ROOT else ["--root", self.root]
-        verb, *flags = words
-        return shlex.join(["python", "study.py", verb, *root, "--name", self.name, *flags])
+    def command(self, verb: str, *flags: str) -> str:
+        """The line for a POSIX shell that runs a command on this study."""
+        return StudyLayout(Path(self.root) / self.name, self.name).command(verb, *flags)
 
     @property
     def contenders(self) -> tuple[FinalistData, ...]:

@@ -275,6 +275,7 @@ def provenance_table(data: StudyData) -> Table:
         ["study seed", str(protocol.seed)],
         ["confirmation seeds", ", ".join(_confirmation_seeds(data)) or NONE],
         ["data set", f"{protocol.dataset}, {settings.dataset}"],
+        *([["not read", settings.passed_over]] if settings.passed_over else []),
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         ["teacher", f"{protocol.teacher}, {settings.teacher}"],
         ["students", ", ".join(protocol.students)],

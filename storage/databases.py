@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
@@ -31,6 +32,7 @@ from storage.journal import JournalFile
 from storage.layout import whole_path
 from storage.patience import (
     RESTORE,
+    SECRET,
     SERVERS,
     Notify,
     PatientStorage,
@@ -43,7 +45,6 @@ from storage.patience import (
 
 JOURNAL = "journal:"
 OPENING_PAUSES = (0.1, 0.2, 0.5, 1.0)  # s between attempts to open a new database
-SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
 FILES = (  # parameters of PostgreSQL's and MySQL's drivers that name one
     *("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"),
     *("read_default_file", "ssl_ca", "ssl_cert", "ssl_key", "ssl_capath"),
@@ -60,6 +61,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
 
     A server that goes away later is waited for, and `notify` is told.
     """
+    check_url(url)
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -67,7 +69,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
         storage = _connect(url, notify)
         if storage.dialect == "sqlite":
             _relax_sqlite(storage)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except NoSuchModuleError as error:
         raise StudyError(
             f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}: "
             f"{one_line(error)}"
@@ -75,11 +77,6 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     except UnicodeDecodeError as error:  # of a name in a damaged file
         raise StudyError(
             f"the storage {shown(url)} is damaged ({one_line(error)}); {RESTORE}"
-        ) from None
-    except ValueError:  # its message may hold a piece of the password
-        raise StudyError(
-            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose host or port is none; "
-            "an @ in a password is written %40"
         ) from None
     except ImportError as error:
         raise StudyError(
@@ -97,6 +94,44 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
             f"the storage {shown(url)} does not answer: {one_line(error)}{_advice(url, error)}"
         ) from None
     return storage
+
+
+def check_url(url: str) -> None:
+    """Raise StudyError, in one line without any password, for what no study can be kept in.
+
+    Nothing is opened or made. Messages of SQLAlchemy may hold a piece of the password.
+    """
+    if url.startswith(JOURNAL):
+        if Path(url.removeprefix(JOURNAL)).is_dir():
+            raise StudyError(f"--storage {url!r} names no file; name one, as in {JOURNAL}log")
+        return
+    try:
+        parsed = parse_url(url)
+    except ArgumentError:
+        raise StudyError(
+            f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}"
+        ) from None
+    except ValueError:
+        raise StudyError(
+            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose parts cannot be told "
+            "apart; percent-encode what user and password hold: @ as %40, / as %2F, : as %3A, "
+            "? as %3F, & as %26"
+        ) from None
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite(url, parsed)
+
+
+def _check_sqlite(url: str, parsed: URL) -> None:
+    name = (parsed.database or "").removeprefix("file:")
+    place = parsed.query.get("mode"), parsed.query.get("vfs")
+    if name in ("", ":memory:") or "memory" in place or "memdb" in place:
+        raise StudyError(
+            f"--storage takes an SQLAlchemy URL of a database that outlives its process, got "
+            f"{url!r}, which is in memory; name a file: sqlite:///studies.db"
+        )
+    file = storage_file(url)
+    if file and file.is_dir():
+        raise StudyError(f"the storage {url} is a folder; move it away, or name a file")
 
 
 def _connect(url: str, notify: Notify) -> PatientStorage:
@@ -137,6 +172,8 @@ def storage_file(url: str) -> Path | None:
         return None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
+    if parsed.database.startswith("file:") and parsed.query.get("uri"):  # SQLite's own URI
+        return Path(unquote(urlsplit(parsed.database).path)).absolute()
     return Path(parsed.database).absolute()
 
 
@@ -271,7 +308,7 @@ def without_password(url: str) -> str:
     try:
         parsed = parse_url(url)
     except (ArgumentError, ValueError):
-        return url
+        return shown(url)
     query = {
         name: value
         for name, value in parsed.query.items()
@@ -290,11 +327,13 @@ def without_password(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """Return the URL without its password, also when it is no URL."""
+    """Return the URL without its password. Where its parts are not known, only how it begins."""
+    if url.startswith(JOURNAL):
+        return url
     try:
         parsed = parse_url(url)
         plain = parsed.render_as_string(hide_password=True) if parsed.password else url
     except (ArgumentError, ValueError):
-        _, separator, tail = url.rpartition("@")
-        plain = f"***@{tail}" if separator else url
-    return re.sub(rf"({SECRET}=)[^&]*", r"\1***", plain, flags=re.IGNORECASE)
+        beginning, colon, rest = url.partition(":")
+        return f"{beginning}:{'//' * rest.startswith('//')}***" if colon else url
+    return re.sub(rf"({SECRET}=).*", r"\1***", plain, flags=re.IGNORECASE | re.DOTALL)

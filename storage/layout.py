@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ RESERVED = (
     "studies.db…",
     "comparison.html",
 )  # what lies beside the studies
+DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
 
 
 def kernels_record(fingerprint: str) -> Path:
@@ -39,6 +41,22 @@ def whole_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(given.parent), given.name)
 
 
+def command_line(root: Path | str, verb: str = "", *flags: str) -> str:
+    """Return the line for a POSIX shell that runs a command under this root."""
+    command = [verb] if verb else []
+    place = [] if str(root) == DEFAULT_ROOT else ["--root", str(root)]
+    return shlex.join(["python", "study.py", *command, *place, *flags])
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, escaped where its path holds what a URL gives a meaning."""
+    if not {"%", "?"} & {*str(path)}:
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The folder that `--root` names."""
@@ -48,7 +66,7 @@ class Layout:
     @property
     def studies_url(self) -> str:
         """The default storage of the Optuna studies."""
-        return f"sqlite:///{self.root.absolute() / 'studies.db'}"
+        return sqlite_url(self.root.absolute() / "studies.db")
 
     @property
     def artifacts(self) -> Path:
@@ -107,6 +125,10 @@ class StudyLayout:
 
     folder: Path
     name: str
+
+    def command(self, verb: str, *flags: str) -> str:
+        """Return the line for a POSIX shell that runs a command on this study."""
+        return command_line(self.folder.parent, verb, "--name", self.name, *flags)
 
     @property
     def protocol(self) -> Path:

@@ -1,6 +1,7 @@
 """A database that is waited for when it goes away, and that does each thing once."""
 
 import functools
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
-    ArgumentError,
     DataError,
     IntegrityError,
     NotSupportedError,
@@ -34,6 +34,9 @@ REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
 RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
 
+SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
+CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy reads them: user:password@
+
 Notify = Callable[[str], None]
 
 
@@ -53,8 +56,6 @@ class PatientStorage(WholeTrialStorage):
         self._given_up = False
         parsed = parse_url(url)
         self.dialect = parsed.get_backend_name()
-        if self.dialect == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise ArgumentError("a study outlives its process; name a file: sqlite:///studies.db")
         seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
         name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
         arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
@@ -252,9 +253,19 @@ def remedy(error: BaseException) -> str:
 
 
 def parse_url(url: str) -> URL:
-    """Raises ArgumentError for what is no URL, ValueError where host or port is none."""
+    """Raises ArgumentError for what is no URL, ValueError for one that a password has torn.
+
+    For SQLAlchemy a password ends at the first @, and a parameter at the first &: what follows
+    would be taken for the host, the database or another parameter, and be printed.
+    """
     parsed = make_url(url)
-    if "@" in (parsed.host or ""):  # the end of a password that holds an @
+    _, _, rest = url.partition("://")
+    credentials = CREDENTIALS.match(rest)
+    behind = rest[credentials.end() :] if credentials else rest
+    if parsed.get_backend_name() != "sqlite" and "@" in behind:
+        raise ValueError
+    _, _, query = behind.partition("?")
+    if re.search(SECRET, query, re.IGNORECASE) and not all("=" in one for one in query.split("&")):
         raise ValueError
     return parsed
 

@@ -119,6 +119,7 @@ class StudySettings(Record):
     versions: dict[str, str]
     machine: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
+    passed_over: str = ""  # what of a folder of images was not read, in one sentence
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)

@@ -35,6 +35,7 @@ from tests.fakes import (
 )
 from tests.tiny import (
     FLAGS,
+    changed,
     hasten,
     refuse,
     succeed,
@@ -335,7 +336,7 @@ def replace_trial(
 # Whole studies.
 
 HELD, OVER = "resnet8-w0.125", "resnet8-w0.25"
-LIMITED = ["--student", HELD, "--max-params", "2000", "--trials", "4"]  # beside the tiny OVER
+LIMITED = ["--student", f"{OVER},{HELD}", "--max-params", "2000", "--trials", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +345,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("limited")
     with pytest.MonkeyPatch.context() as patched:
         hasten(patched)
-        assert main([*FLAGS.split(), *LIMITED, "--root", str(root)]) == 0
+        assert main([*changed(FLAGS.split(), LIMITED), "--root", str(root)]) == 0
     return root
 
 

@@ -41,6 +41,26 @@ def test_models_that_are_not_above_naming_the_largest_class_are_named(data: Stud
     assert caveats(replace(low, labels=None), "Naming the largest class") == []
 
 
+def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> None:
+    enough = replace(data, class_images={"validation": (10, 60), "test": (11, 60)})
+    assert caveats(enough, " images, the fewest ") == []
+    few = replace(
+        data, classes=("bees", "ants"), class_images={"validation": (2, 12), "test": (1, 12)}
+    )
+    validation, test = caveats(few, " images, the fewest ")
+    assert validation == (
+        "1 class of 2 has fewer than 10 validation images, the fewest bees with 2 of 14: it makes "
+        "up 14.29 % of the validation accuracy that ranks trials, and one image is 50.00 points of "
+        "its own."
+    )
+    assert test.startswith("1 class of 2 has fewer than 10 test images, the fewest bees with 1 of")
+    assert test.endswith("of the test accuracy, and one image is 100.00 points of its own.")
+    assert {part: sum(counts) for part, counts in data.class_images.items()} == data.images
+    assert caveats(replace(data, class_images={}), " images, the fewest ") == []
+    [text] = caveats(replace(few, class_images={"test": (9, 9)}), " images, the fewest ")
+    assert text.startswith("2 classes of 2 have fewer than 10 test images")
+
+
 def fewer(arm: ArmData, count: int) -> ArmData:
     """The arm with so many trials that count."""
     return replace(arm, trials=arm.counted[:count])

@@ -2,19 +2,24 @@
 
 import argparse
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from PIL import Image
 
 from conductor.cli import COMMANDS, _parser, main
 from conductor.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
+from kd.errors import StudyError
 from kd.protocol import Protocol
+from storage.layout import Layout
+from storage.records import StudySettings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
@@ -194,11 +199,80 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "report of nothing": (["report"], "there are 0 studies under"),
     "report of no such study": (["report", "--name", "x"], "there is no study x under"),
+    "report of a study that is named in two ways": (
+        ["report", "one", "--name", "two"],
+        "a study is named once: leave out --name two, or one",
+    ),
     "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
     "verify of nothing": (["verify"], "there are 0 studies under"),
     "dashboard of nothing": (["dashboard"], "there are"),
     "dashboard's port": (["dashboard", "--port", "x"], "argument --port: invalid int value: 'x'"),
 }
+
+
+def subparser(command: str) -> argparse.ArgumentParser:
+    commands = next(action for action in _parser()._actions if action.dest == "command")
+    return commands.choices[command]
+
+
+def values_of(action: argparse.Action) -> tuple[str, str]:
+    """Two values that the flag takes."""
+    if action.dest == "seeds" and action.option_strings == ["--evidence"]:
+        return "quick", "strong"
+    if action.dest == "storage":
+        return "journal:7", "journal:8"
+    if action.choices:
+        return tuple(action.choices)[:2]
+    return "7", "8"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_given_once_but_those_that_take_further_values(command):
+    """Of two values argparse takes the last, in silence."""
+    needed = ["--trial=1"] if command == "reproduce" else []
+    for action in subparser(command)._actions:
+        flag = action.option_strings[0] if action.option_strings else "-h"
+        if flag == "-h":
+            continue
+        given = [] if flag in ("--trial", "--finalist") else needed
+        one, other = values_of(action)
+        lines = [[flag, one, flag, other], [f"{flag}={one}", f"{flag}={one}"]]
+        for words in [[flag, flag]] if action.nargs == 0 else lines:
+            if action.dest == "students":
+                assert len(_parser().parse([command, *words]).students) == 2
+                continue
+            with pytest.raises(argparse.ArgumentError, match="; give it once") as refused:
+                _parser().parse([command, *given, *words])
+            takes = "is given twice" if action.nargs == 0 else f"takes one value, got '{one}' and '"
+            assert str(refused.value).startswith(f"{flag} {takes}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
+        (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
+        (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
+        (["--flip", "--no-flip"], "--no-flip is not allowed with --flip; give one of them"),
+        (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
+        (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),
+        (["--ablate", "--ablate"], "--ablate is given twice; give it once"),
+    ],
+)
+def test_a_flag_that_is_given_again_is_named_with_both_values(
+    tmp_path, capsys, monkeypatch, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(capsys, words, said)
+
+
+def test_a_flag_that_is_given_again_costs_no_password(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls = [f"--storage=postgresql://ann:{word}@host/db" for word in ("secret", "secre/t")]
+    assert_one_line(capsys, urls, "--storage takes one value, got 'postgresql://ann@host/db' and")
+    assert_one_line(capsys, [urls[0], "--storage", urls[1].removeprefix("--storage=")], "storage")
+    assert main(urls) == 2
+    assert "secre" not in capsys.readouterr().err
 
 
 def assert_one_line(capsys, arguments: list[str], message: str) -> None:
@@ -235,11 +309,75 @@ def test_a_database_that_does_not_answer_costs_one_line(tmp_path, capsys):
     assert not root.exists()
 
 
-def test_a_password_is_not_said(tmp_path, capsys):
-    url = "postgresql://ann:secret@127.0.0.1:1/studies"
-    assert main(["run", "--storage", url, "--root", str(tmp_path / "runs")]) == 2
+PASSWORDS = [
+    "secret",
+    "se@cret",
+    "se@cr/et",
+    "se/cr@et",
+    "se?cr@et",
+    "se#cr@et",
+    "se@cr?et",
+    "s:cr@et",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "presets"])
+def test_no_part_of_a_password_is_said_or_kept(tmp_path, capsys, monkeypatch, command, password):
+    """What it holds must be percent-encoded, or its end would be taken for the host."""
+    monkeypatch.chdir(tmp_path)
+    url = f"postgresql://ann:{password}@127.0.0.1:1/studies"
+    more = ["--trial", "1"] if command == "reproduce" else []
+    assert main([command, *more, "--storage", url, "--root", "runs"]) in (1, 2)
     said = capsys.readouterr()
-    assert "secret" not in said.err + said.out
+    assert not re.search("se[@/?#c]|cr[@/?e]|et@", said.err + said.out)
+    assert said.err.count("\n") <= 1
+    if password.count("@"):
+        assert "postgresql://***" in said.err
+        assert "percent-encode" in said.err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storge=postgresql://ann:secret@host/db"],
+        ["run", "postgresql://ann:secret@host/db"],
+        ["postgresql://ann:secret@host/db"],
+        ["--storage", "ann:secret@host/db"],
+        ["--storage=postgresql:ann:secret@host/db"],
+        ["--storage=ann:secret@host", "--storage=ann:secret@host"],
+    ],
+)
+def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "secret" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:studies?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:/studies?vfs=memdb&uri=true",
+        "sqlite:///.",
+        "journal:",
+        "journal:.",
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "doctor", "dashboard"])
+def test_a_storage_that_is_no_file_leaves_no_lock(tmp_path, capsys, monkeypatch, command, url):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert_one_line(capsys, [command, "--storage", url], "name")
+    assert [*place.iterdir(), *tmp_path.iterdir()] == [place]
 
 
 @pytest.mark.parametrize("command", [[], ["report"], ["confirm"], ["verify"], ["dashboard"]])
@@ -306,6 +444,34 @@ def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys)
 def test_an_empty_folder_costs_one_line(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     assert_one_line(capsys, run_on_folder(tmp_path), "must hold a folder of images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
+    tmp_path, capsys, monkeypatch
+):
+    def end(*given: object) -> NoReturn:
+        raise StudyError("the teacher is not trained here")
+
+    monkeypatch.setattr("conductor.preparing.Preparation.run", end)
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        for number in range(9):
+            image(tmp_path / "photos" / place, f"{number}.png")
+    sentence = f"passed over in {tmp_path / 'photos'}: val/ (18 images); of splits only train/ and"
+    for _ in range(2):  # also where the data set is found in the cache
+        assert main(run_on_folder(tmp_path)) == 2
+        said = capsys.readouterr().out
+        assert said.count(f"\ndata: {sentence} test/ are read\n") == 1
+        assert "sealed test images" in said
+        assert "; of class a only " in said
+    settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
+    assert settings.passed_over == f"{sentence} test/ are read"
+
+
+def test_a_class_that_is_named_as_a_split_costs_one_line(tmp_path, capsys):
+    for name in ("Train/1.png", "Test/1.png"):
+        image(tmp_path / "photos", name)
+    assert_one_line(capsys, run_on_folder(tmp_path), "a class must not be named as a split is, got")
     assert not (tmp_path / "runs").exists()
 
 
@@ -413,3 +579,41 @@ def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
     monkeypatch.setattr("conductor.commands.run", terminated)
     assert main(["--trials", "7"]) == 130
     assert "go on with: python study.py --trials 7" in capsys.readouterr().err
+
+
+ODD = "my runs; echo $HOME 'now' #1"
+
+
+def test_the_line_for_the_dashboard_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    from reports.report import ReportPaths
+
+    monkeypatch.chdir(tmp_path)
+    written = ReportPaths(headline="", html=Path(), json=Path(), csv=Path())
+    monkeypatch.setattr("reports.report.write_report", lambda *given: written)
+    monkeypatch.setattr("conductor.study.Study.run", lambda study: None)
+    for storage, named in (([], []), (["--storage", "journal:x"], ["--name", "digits"])):
+        assert main(["--root", ODD, *storage]) == 0
+        line = capsys.readouterr().out.splitlines()[-1].removeprefix("dashboard: ")
+        assert shlex.split(line) == ["python", "study.py", "dashboard", "--root", ODD, *named]
+
+
+def test_a_command_in_an_error_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--root", ODD]) == 2
+    line = capsys.readouterr().err.partition("run: ")[2]
+    assert shlex.split(line) == ["python", "study.py", "--root", ODD]
+    study = Layout(Path(ODD)).study("one")
+    wanted = ["python", "study.py", "confirm", "--root", ODD, "--name", "one", "--seeds", "9"]
+    assert shlex.split(study.command("confirm", "--seeds", "9")) == wanted
+    assert (
+        Layout(Path("runs")).study("one").command("verify") == "python study.py verify --name one"
+    )
+
+
+def test_no_printed_command_is_put_together_without_quotes():
+    """They come from `storage.layout.command_line` or from shlex."""
+    rooms = ("conductor", "kd", "reports", "search_spaces", "storage", "workers")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    bare = re.compile(r"""study\.py[^"'\n]*\{|" "\.join\([^\n]*(command|arguments)\b""")
+    found = {path.name: match[0] for path in files if (match := bare.search(path.read_text()))}
+    assert found == {"cli.py": "study.py {"}  # the name of a command: python study.py run --help

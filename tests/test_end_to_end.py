@@ -24,6 +24,7 @@ from kd.errors import StudyError
 from storage.databases import close_storage, open_storage
 from storage.layout import Layout
 from storage.records import Finalists, RunRecord, StudySettings
+from tests.tiny import changed
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # s that a test waits for what should happen at once, on a machine under load
@@ -66,7 +67,7 @@ def _without_what_only_takes_time() -> Iterator[None]:
 
 def run(root: Path, *arguments: str) -> None:
     """Run a study of 3 trials an arm here, unless `arguments` say otherwise."""
-    assert main(["run", "--root", str(root), *TINY, "--trials", "3", *arguments]) == 0
+    assert main(["run", "--root", str(root), *changed([*TINY, "--trials", "3"], arguments)]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,6 @@ def test_a_study_without_a_teacher_yet_may_be_asked_for_in_another_way(tmp_path,
     weights.write_text("no weights")
     root = tmp_path / "runs"
     begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
-    begun += ["--seeds", "1"]
     assert main([*begun, "--teacher-weights", str(weights)]) == 2
     assert "cannot be read as safetensors" in capsys.readouterr().err
     given = ["--teacher-weights", "none", "--lag", "1"]
@@ -292,7 +292,6 @@ def test_a_study_without_a_teacher_yet_that_others_may_share_is_not_changed(
 def test_a_study_without_a_teacher_yet_goes_on_without_its_flags(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
-    begun += ["--seeds", "1"]
 
     def fail(*given: object) -> str:
         raise StudyError("the machine fails")
@@ -356,7 +355,7 @@ def test_processes_in_another_root_give_the_same_study(finished, tmp_path):
 @contextmanager
 def supervisor(root: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run a study in a process of its own; it is ended with the block."""
-    command = [sys.executable, ROOT / "study.py", "run", "--root", root, *TINY, *arguments]
+    command = [sys.executable, ROOT / "study.py", "run", "--root", root, *changed(TINY, arguments)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
     ) as process:

@@ -13,8 +13,9 @@ from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kd import folders
-from kd.data import listing_digest, load_source
+from kd.data import listing_digest, load_source, passed_over
 from kd.errors import DataError
+from kd.folders import is_split_name
 from kd.sources import Source
 
 
@@ -62,10 +63,140 @@ def test_folder_without_test_is_left_to_be_split(tmp_path, prefix):
     assert source.images[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
 
 
-def test_class_may_be_called_train(tmp_path):
-    save(tmp_path, "train/1.png", colour(1))
-    save(tmp_path, "plane/2.png", colour(2))
-    assert load_folder(tmp_path).classes == ("plane", "train")
+SPLITS = [
+    "train",
+    "Train",
+    "TRAIN",
+    "training",
+    "Test",
+    "test_set",
+    "test-set",
+    "tests",
+    "val",
+    "valid",
+    "Validation",
+    "val2017",
+    "dev",
+    "eval",
+    "evaluation",
+    "hold-out",
+    "Hold_Out",
+    "holdout",
+    "HeldOut",
+    "held_out_test",
+    "1.train",
+    "test.v2",
+    "trainval",
+    "train+val",
+    "PublicTest",
+    "x_train",
+    "fold1",
+    "TrainImages",
+    "testdata",
+    "development",
+]
+CLASSES = [
+    "trainer",
+    "railway-train",
+    "test_tube",
+    "contest",
+    "value",
+    "dove",
+    "invalid",
+    "validity",
+    "device",
+    "cat",
+    "hold",
+    "out",
+    "0",
+    "train狗",
+    "тест",
+    "images",
+    "data",
+    "part_1",
+    "training-shoes",
+    "train-class",
+]
+
+
+def test_names_of_splits_are_told_from_those_of_classes():
+    assert [name for name in SPLITS if not is_split_name(name)] == []
+    assert [name for name in CLASSES if is_split_name(name)] == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Test"),
+        ("train", "test"),  # without folders of classes in them
+        ("training", "testing"),
+        ("val", "cat", "dog"),
+        ("plane", "train"),
+        ("train/train", "train/valid"),
+    ],
+)
+def test_classes_named_as_splits_are_refused_in_one_line(tmp_path, names):
+    for name in names:
+        save(tmp_path, f"{name}/1.png", colour(1))
+    with pytest.raises(
+        DataError, match=r"a class must not be named as a split is, got \["
+    ) as found:
+        load_folder(tmp_path)
+    said = str(found.value)
+    assert "\n" not in said
+    assert "PATH/train/<class>/ and PATH/test/<class>/" in said
+    assert "or rename what is a class, as in " in said
+
+
+def test_a_split_beside_train_in_other_letters_is_refused(tmp_path):
+    for name in ("train/a", "train/b", "Test/a", "Test/b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    with pytest.raises(DataError, match=r"holds Test/ beside train/: name it test/"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "holdout", "extra"])
+def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
+    for part in ("train", "test", name):
+        for label in "ab":
+            save(tmp_path, f"{part}/{label}/1.png", colour(1))
+    assert len(load_folder(tmp_path).labels) == 4
+    hint = "; of splits only train/ and test/ are read" * (name != "extra")
+    wanted = f"passed over in {tmp_path}: {name}/ (2 images){hint}"
+    assert passed_over(f"folder:{tmp_path}") == wanted
+
+
+def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
+    for name in ("a/1.png", "b/deep/1.png", "loose.png", ".hidden/a/1.png", "b/.2.png"):
+        save(tmp_path, name, colour(1))
+    assert load_folder(tmp_path).labels.tolist() == [0, 1]
+    (tmp_path / "b/empty").mkdir()
+    for name in ("a/note.txt", "a/1.gif", "README"):
+        (tmp_path / name).write_text("no image")
+    named = ".hidden/ (1 image), b/.2.png, loose.png, README, a/1.gif and 2 more"
+    assert passed_over(f"folder:{tmp_path}") == f"passed over in {tmp_path}: {named}"
+
+
+def test_nothing_is_said_of_a_folder_that_is_read_whole(tmp_path):
+    for name in ("a/1.png", "b/deep/1.png"):
+        save(tmp_path, name, colour(1))
+    (tmp_path / "b/2.png").symlink_to("../a/1.png")
+    assert passed_over(f"folder:{tmp_path}") == passed_over("digits") == ""
+
+
+def test_splits_within_a_class_are_said_to_be_read_as_the_class(tmp_path):
+    for name in ("a/train/1.png", "a/test/2.png", "b/1.png"):
+        save(tmp_path, name, colour(1))
+    assert load_folder(tmp_path).labels.tolist() == [0, 0, 1]
+    said = passed_over(f"folder:{tmp_path}")
+    assert said == "read as parts of their class: a/test/, a/train/"
+
+
+def test_a_name_that_is_no_text_stays_on_one_line(tmp_path):
+    for name in ("a/1.png", "b/1.png"):
+        save(tmp_path, name, colour(1))
+    (tmp_path / "two\nlines").write_text("no image")
+    assert passed_over(f"folder:{tmp_path}").endswith(": 'two\\nlines'")
 
 
 def test_other_and_hidden_files_are_passed_over(tmp_path):

@@ -30,7 +30,7 @@ from kd.sources import Source
 from search_spaces.space import load_space
 from storage.layout import Layout, StudyLayout
 from storage.records import StudySettings
-from tests.tiny import hasten
+from tests.tiny import changed, hasten
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "guide.md").read_text()
 TINY = (
@@ -71,8 +71,8 @@ def follow(title: str, name: str) -> StudyLayout:
     for writer in Path().glob("make_*.py"):
         runpy.run_path(str(writer))
     for arguments in commands(title):
-        tiny = TINY if arguments[0].startswith("-") else "--workers inline"
-        assert main([*arguments, *tiny.split()]) == 0
+        tiny = (TINY if arguments[0].startswith("-") else "--workers inline").split()
+        assert main(changed(arguments, tiny)) == 0
     return Layout(Path("runs")).study(name)
 
 

@@ -687,5 +687,5 @@ def test_no_file_of_a_study_keeps_the_password_of_its_storage(tmp_path, capsys) 
 def test_a_url_is_kept_without_its_password(given: str, kept: str) -> None:
     assert without_password(given) == kept
     assert without_password(kept) == kept
-    assert masked(f"--storage={given}") == f"--storage={kept}"
-    assert masked(given) == kept
+    assert masked([f"--storage={given}"]) == [f"--storage={kept}"]
+    assert masked(["--storage", given]) == ["--storage", kept]

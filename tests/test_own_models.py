@@ -20,7 +20,7 @@ from kd.own_models import try_out
 from kd.protocol import Protocol
 from storage.layout import Layout
 from tests.small import protocol
-from tests.tiny import FLAGS, assert_one_line, hasten, interrupt, succeed, without_openings
+from tests.tiny import FLAGS, assert_one_line, changed, hasten, interrupt, succeed, without_openings
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
 from workers.standalone import standalone_source
@@ -279,7 +279,8 @@ def test_a_model_is_tried_out_before_anything_is_trained(tmp_path, monkeypatch, 
     hasten(monkeypatch)
     (tmp_path / "mine.py").write_text(HEAD + GOOD)
     root = tmp_path / "runs"
-    given = [*FLAGS.split(), "--root", str(root), "--teacher", f"{tmp_path}/mine.py:small"]
+    teacher = ["--teacher", f"{tmp_path}/mine.py:small"]
+    given = [*changed(FLAGS.split(), teacher), "--root", str(root)]
     code = main(given)
     said = capsys.readouterr().err
     assert_one_line(code, said)
@@ -294,7 +295,7 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     flags = FLAGS.replace("--student resnet8-w0.25 ", "")
     tiny = f"{flags} --root {tmp_path / 'runs'} --arms plain --taps last1,last2".split()
     named = ["--student", f"{mine}:small"]
-    assert main([*tiny, *named, "--trials", "1"]) == 0
+    assert main(changed(tiny, [*named, "--trials", "1"])) == 0
     mine.write_text(HEAD + GOOD + "\n# another\n")
     capsys.readouterr()
     code = main([*tiny, *named])

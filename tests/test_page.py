@@ -25,7 +25,7 @@ from reports.palette import recolouring
 from reports.report import write_report
 from reports.rows import ticks
 from reports.summary import summarise
-from reports.tables import comparison_table
+from reports.tables import comparison_table, provenance_table
 from storage.artifacts import read_json, write_json
 from storage.records import Finalists, StudySettings
 
@@ -213,6 +213,15 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
     assert "convnext.py:student" in first
     assert digest not in first
     assert teacher in page[page.index('<section id="provenance">') :]
+
+
+def test_what_was_passed_over_of_a_folder_is_in_the_provenance(findings: Findings) -> None:
+    sentence = "passed over in /photos: val/ (18 images)"
+    settings = replace(findings.data.settings, passed_over=sentence)
+    assert ["not read", sentence] in provenance_table(
+        replace(findings.data, settings=settings)
+    ).rows
+    assert "not read" not in [row[0] for row in provenance_table(findings.data).rows]
 
 
 def test_seeds_figure_draws_every_seed_of_every_finalist(findings: Findings) -> None:

@@ -195,6 +195,28 @@ def test_targets_of_make_named_on_a_page_exist() -> None:
     assert {"study", "test", "check"} <= {name for names in named for name in names} <= targets
 
 
+def test_no_page_says_that_the_test_split_is_opened_once() -> None:
+    """Every confirmation run opens it, and the teacher's test."""
+    for path in (*PAGES, *modules(*ROOMS), *(ROOT / "reports").glob("*.j2")):
+        text = " ".join(path.read_text().split())
+        assert not re.search(r"open\w* the test split once|test split (is|was) opened once", text)
+        assert "these runs alone see the test" not in text
+        assert "the only ones that see the test" not in text
+
+
+def test_the_default_study_of_the_readme_is_that_of_the_results() -> None:
+    """One run: picture, table and verdict of several would contradict each other."""
+    section = README.split("\n## The default study\n")[1].split("\n## ")[0]
+    digits = (ROOT / "docs" / "results.md").read_text().split("\n## Digits\n")[1]
+    six = digits.split("confirm --seeds 20")[0].replace("−", "-")
+    for row in re.findall(r"^\| (.+?) \| ([\d.]+(?: ± [\d.]+)?) \| ", section, re.M):
+        assert f"| {row[0].split(' (')[0]} | {row[1]} |" in six
+    verdict = section.split("Verdict: ")[1].split(" The answer ")[0]
+    for figure in re.findall(r"\d+\.\d+", verdict):
+        assert figure in six
+    assert "![" not in README.split("\n## Start\n")[0]
+
+
 def test_the_search_space_of_the_readme_works(tmp_path: Path) -> None:
     [block] = [block for block in blocks(README, "python") if "def suggest" in block]
     (tmp_path / "mine.py").write_text(block)

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import BaseStorage
 
 from kd.errors import StudyError
-from storage.databases import close_storage, open_storage, shown, storage_file
+from storage.databases import close_storage, open_storage, shown, storage_file, without_password
 from storage.layout import Layout
 from storage.studies import METRIC, open_study, study_name
 
@@ -85,9 +85,8 @@ def test_a_driver_that_is_not_installed_is_named() -> None:
     assert message.startswith("the driver of mssql+pymssql://user:***@127.0.0.1/db?password=***")
 
 
-@pytest.mark.parametrize("place", ["none/studies.db", "a file/studies.db", "a folder", "a file"])
+@pytest.mark.parametrize("place", ["none/studies.db", "a file/studies.db", "a file"])
 def test_a_file_that_cannot_be_a_database_is_refused(tmp_path, place: str) -> None:
-    (tmp_path / "a folder").mkdir()
     (tmp_path / "a file").write_text("no database" * 100)
     message = refusal(f"sqlite:///{tmp_path / place}")
     opened = r"unable to open database file; the same command goes on afterwards"
@@ -136,11 +135,19 @@ def test_what_one_connection_writes_another_reads_at_once(url: str, storage: Bas
     [
         ("postgresql://user:secret@host:5432/db", "postgresql://user:***@host:5432/db"),
         ("postgresql://user@host/db", "postgresql://user@host/db"),
-        ("postgresql://host/db?password=secret&x=1", "postgresql://host/db?password=***&x=1"),
+        ("postgresql://host/db?password=secret&x=1", "postgresql://host/db?password=***"),
+        ("postgresql://host/db?password=se&cret", "postgresql://***"),
         ("mysql://host/db?PASSWD=secret", "mysql://host/db?PASSWD=***"),
         ("postgresql://user:se/cr:et@host/db", "postgresql://user:***@host/db"),
-        ("postgresql://user:se@cret@host/db", "***@host/db"),
-        ("user:secret@host", "***@host"),
+        ("postgresql://user:se@cret@host/db", "postgresql://***"),
+        ("postgresql://user:se@cr/et@host/db", "postgresql://***"),
+        ("postgresql://user:se@cr?et@host/db", "postgresql://***"),
+        ("postgresql://user:se@cr:et@host/db", "postgresql://***"),
+        ("postgresql://us/er:secret@host/db", "postgresql://***"),
+        ("postgresql://us@er:secret@host/db", "postgresql://us%40er:***@host/db"),
+        ("postgresql:/user:secret@host/db", "postgresql:***"),
+        ("user:secret@host", "user:***"),
+        ("journal:/home/a@b/log", "journal:/home/a@b/log"),
         ("sqlite:////home/a@b/studies.db", "sqlite:////home/a@b/studies.db"),
         ("nonsense", "nonsense"),
     ],
@@ -153,8 +160,21 @@ def test_a_storage_in_a_file_is_known_by_it(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage_file("sqlite:///studies.db") == tmp_path / "studies.db"
     assert storage_file("journal:log") == tmp_path / "log"
+    assert storage_file("sqlite:///file:a%20b.db?uri=true") == tmp_path / "a b.db"
     for url in ("postgresql://host/db", "postgresql://host:port/db", "nonsense", "sqlite://"):
         assert storage_file(url) is None
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b=c", "x%41y", "a#b", "50%", "a@b:c", "ä&"])
+def test_the_file_of_the_studies_lies_in_the_root_whatever_its_name(tmp_path, name: str) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    url = Layout(root).studies_url
+    assert storage_file(url) == root / "studies.db"
+    close_storage(open_storage(url))
+    assert (root / "studies.db").is_file()
+    assert list(tmp_path.iterdir()) == [root]
+    assert without_password(url) == url
 
 
 # Studies.

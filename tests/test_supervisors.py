@@ -39,6 +39,7 @@ from tests.fakes import (
     trained,
 )
 from tests.postgres import PostgreSQL, postgresql
+from tests.tiny import changed
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import Job, TrainJob
 
@@ -265,7 +266,7 @@ def command(root: Path, *more: str) -> list[str]:
         "from conductor.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    return [sys.executable, "-c", script, *TINY, "--root", str(root), *more]
+    return [sys.executable, "-c", script, *changed(TINY, more), "--root", str(root)]
 
 
 def stored(url: str) -> dict[str, list[Row]]:

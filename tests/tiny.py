@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ FLAGS = (
 TIMES = ("seconds", "started", "created", "time", "median_ms", "p95_ms", "latency", "written")
 
 
+def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The words of a command without the flags, and their values, that `more` gives; then these."""
+    kept, flag = [], ""
+    for word in flags:
+        flag = word if word.startswith("--") else flag
+        kept += [word] * (flag not in more)
+    return [*kept, *more]
+
+
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
     monkeypatch.setattr("workers.kernels._run_trial", lambda job, instruction_set: "")
@@ -34,7 +44,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
     """Run the study under `root`; return the exit code and what it said on standard error."""
     capsys.readouterr()
-    code = main([*FLAGS.split(), "--root", str(root), *more])
+    code = main([*changed(FLAGS.split(), more), "--root", str(root)])
     return code, capsys.readouterr().err
 
 

@@ -18,7 +18,6 @@ from storage.artifacts import read_manifest
 from workers.jobs import Job, KernelsJob, from_wire
 from workers.loading import build_network
 
-
 _answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints goes elsewhere
 
 

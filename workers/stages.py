@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kd.catalogue import parse_model
+from kd.data import passed_over
 from kd.evaluation import predict, scores
 from kd.features import Adapters
 from kd.numerics import check_device, place
@@ -45,7 +46,8 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iter
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)
     manifest = future.result()
-    yield result_event(dataset=manifest.folder.name, **manifest.info)
+    unread = passed_over(job.protocol.dataset)
+    yield result_event(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
 
 
 def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
