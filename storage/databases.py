@@ -102,6 +102,8 @@ def check_url(url: str) -> None:
     Nothing is opened or made. Messages of SQLAlchemy may hold a piece of the password.
     """
     if url.startswith(JOURNAL):
+        if "://" in url:  # Optuna keeps journals in Redis too
+            raise StudyError(f"--storage {shown(url)!r} is no file; name one, as in {JOURNAL}log")
         if Path(url.removeprefix(JOURNAL)).is_dir():
             raise StudyError(f"--storage {url!r} names no file; name one, as in {JOURNAL}log")
         return
@@ -183,7 +185,7 @@ def whole_url(url: str) -> str:
     A database in memory and what is no URL stay as they are, and so does `~` in a server's URL,
     which may be the home folder of another user there.
     """
-    if url.startswith(JOURNAL) and url != JOURNAL:
+    if url.startswith(JOURNAL) and url != JOURNAL and "://" not in url:
         return f"{JOURNAL}{whole_path(url.removeprefix(JOURNAL))}"
     try:
         parsed = make_url(url)
@@ -329,7 +331,8 @@ def without_password(url: str) -> str:
 def shown(url: str) -> str:
     """Return the URL without its password. Where its parts are not known, only how it begins."""
     if url.startswith(JOURNAL):
-        return url
+        begin, apart, _ = url.partition("://")
+        return f"{begin}{apart}***" if apart else url
     try:
         parsed = parse_url(url)
         plain = parsed.render_as_string(hide_password=True) if parsed.password else url

@@ -369,6 +369,7 @@ def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch
         "sqlite:///.",
         "journal:",
         "journal:.",
+        "journal:redis://u:secret@host/0",
     ],
 )
 @pytest.mark.parametrize("command", ["run", "doctor", "dashboard"])
