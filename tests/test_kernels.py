@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from conductor.own_models import keep_models, pin_models
 from conductor.tiny_study import PROTOCOL
 from kd import kernels
 from kd.kernels import VARIABLE, WrongKernelError, narrower, set_known_limit, try_kernels
@@ -100,7 +101,7 @@ def test_right_kernels_are_tried_once_and_left_alone(
     trials = []
     run_trial = trial._run_trial
 
-    def counted(*given: Any) -> str:
+    def counted(*given: Any) -> tuple[str, str]:
         trials.append(given)
         return run_trial(*given)
 
@@ -119,7 +120,7 @@ def test_right_kernels_are_tried_once_and_left_alone(
 def test_a_study_that_needs_other_kernels_than_the_process_has_used_is_refused(
     job: KernelsJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_run_trial", lambda job, limit: "" if limit == "AVX" else "wrong")
+    monkeypatch.setattr(trial, "_run_trial", lambda job, limit: ("wrong" * (limit != "AVX"), ""))
     monkeypatch.setattr(trial, "_settled", {"another": ""})
     event = run(job)
     assert event["event"] == "failed"
@@ -136,6 +137,50 @@ def test_where_no_kernels_are_right_nothing_is_trained(
     assert (event["event"], event["kind"]) == ("failed", "StudyError")
     assert "whatever its instruction set: a convolution of" in event["reason"]
     assert "\n" not in event["reason"]
+
+
+ENDING = """
+import os, sys
+from collections import OrderedDict
+from torch import nn
+
+
+class Ending(nn.Conv2d):
+    def forward(self, images):
+        {how}
+        return super().forward(images)
+
+
+def small(classes, channels):
+    stem = nn.Conv2d(channels, 4, 3)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+    return nn.Sequential(OrderedDict(stem=stem, stage1=Ending(4, 4, 1), head=nn.Sequential(*head)))
+"""
+
+
+@pytest.mark.parametrize("how", ["os.abort()", "os._exit(0)", "os._exit(1)"])
+def test_a_model_that_ends_its_process_is_not_taken_for_wrong_kernels(
+    how: str, job: KernelsJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "narrower", lambda limit: ())
+    event = run(with_own(job, tmp_path, how))
+    assert (event["event"], event["kind"]) == ("failed", "ProtocolError")
+    assert event["reason"].startswith("mine.py:small ends the process that tries it, whatever")
+    assert "\n" not in event["reason"]
+
+
+def test_a_model_that_raises_an_interrupt_leaves_the_kernels_right(
+    job: KernelsJob, tmp_path: Path
+) -> None:
+    assert run(with_own(job, tmp_path, "raise KeyboardInterrupt"))["limit"] == ""
+
+
+def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
+    """Return the job with a student of the user's own, whose forward pass does `how`."""
+    (folder / "mine.py").write_text(ENDING.format(how=how), encoding="utf-8")
+    pinned, contents = pin_models({"students": (f"{folder}/mine.py:small",)})
+    keep_models(job.layout, contents)
+    return replace(job, protocol=replace(job.protocol, **pinned))
 
 
 def test_a_damaged_record_is_found_out_anew(job: KernelsJob) -> None:

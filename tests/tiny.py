@@ -35,7 +35,7 @@ def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
-    monkeypatch.setattr("workers.kernels._run_trial", lambda job, instruction_set: "")
+    monkeypatch.setattr("workers.kernels._run_trial", lambda job, instruction_set: ("", ""))
     monkeypatch.setattr("storage.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("workers.comparing.REPEATS", 2)
     monkeypatch.setattr("reports.report.render_page", lambda *found: "a page")

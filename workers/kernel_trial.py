@@ -1,8 +1,8 @@
 """One trial of the convolution kernels, in a process of its own: what it computes may crash it.
 
 A job comes in as one line of JSON on standard input, whose end ends the process. Each line that
-goes out is a JSON object: `ready`, then `begun` for every convolution, then `done`, or `wrong` with
-the reason.
+goes out is a JSON object: `ready`, then `network` with the name of every network and `begun` for
+every convolution of it, then `done`, or `wrong` with the reason.
 """
 
 import json
@@ -31,6 +31,7 @@ def main() -> None:
     _say("ready", "")
     try:
         for name in (job.protocol.teacher, *job.protocol.students):
+            _say("network", name)
             _try_network(job, name)
     except WrongKernelError as error:
         _say("wrong", str(error))
@@ -62,7 +63,7 @@ def _try_network(job: KernelsJob, name: str) -> None:
         )
     except (WrongKernelError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         _say("passed over", f"{name}: {type(error).__name__}: {error}")
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from kd import kernels
-from kd.errors import ArtifactError, StudyError
+from kd.catalogue import parse_model
+from kd.errors import ArtifactError, ProtocolError, StudyError
 from storage.artifacts import fingerprint, locked
 from storage.layout import kernels_record
 from storage.records import Record
@@ -120,36 +121,48 @@ def _find(job: KernelsJob) -> Kernels:
 def _try(job: KernelsJob) -> Kernels:
     """Try the kernels that the process was given, and narrower ones as long as they are wrong.
 
-    Raises StudyError when none are right.
+    Raises StudyError when none are right; ProtocolError when a model of the user's own ended every
+    trial: then it is its code that does, not the kernels.
     """
-    reason = ""
+    reason, crashed = "", set()
     for instruction_set in (_STARTED_WITH, *kernels.narrower(_STARTED_WITH)):
-        wrong = _run_trial(job, instruction_set)
+        wrong, network = _run_trial(job, instruction_set)
         if not wrong:
             return Kernels(limit=instruction_set, reason=reason)
         reason = reason or wrong
+        crashed.add(network)
+    (name, *others) = crashed
+    if not others and name and parse_model(name).digest:
+        raise ProtocolError(
+            f"{parse_model(name).base} ends the process that tries it, whatever the instruction "
+            f"set: {reason}; correct what ends it there (os.abort, os._exit, code in C), and run "
+            "the same line again"
+        )
     raise StudyError(
         f"convolutions come out wrong on this processor, whatever its instruction set: {reason}; "
         "train on a GPU, or with another version of torch"
     )
 
 
-def _run_trial(job: KernelsJob, instruction_set: str) -> str:
-    """Run one trial; return what went wrong, nothing if nothing did."""
+def _run_trial(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
+    """Run one trial; return what went wrong, if anything did, and the network that crashed."""
     messages, code = _exchange(job, instruction_set, HEAP_CHECKS)
     if "ready" not in messages:  # the checks do not fit this system
         messages, code = _exchange(job, instruction_set, {})
     if "wrong" in messages:
-        return messages["wrong"]
+        return messages["wrong"], ""
     if "done" in messages and code == 0:
-        return ""
-    if "ready" not in messages or code in (1, -signal.SIGKILL):
+        return "", ""
+    network = messages.get("network", "")
+    own = bool(network and parse_model(network).digest)
+    if "ready" not in messages or code == -signal.SIGKILL or (code == 1 and not own):
         raise StudyError(
             f"the trial of convolution kernels ended with exit code {code}"
             f"{' (out of memory?)' if code == -signal.SIGKILL else ''}; "
             "run: python study.py doctor"
         )
-    return f"{messages.get('begun', 'what follows them')} crashes with exit code {code}"
+    case = messages.get("begun", "what precedes the first convolution")
+    return f"{case} crashes with exit code {code}", network
 
 
 def _exchange(
