@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from conductor.crew import Crew
+from conductor.own_models import keep_models, pin_models
 from kd.errors import WorkerError
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
@@ -25,6 +26,7 @@ from workers.inline import InlinePool
 from workers.jobs import (
     CostJob,
     Job,
+    ModelsJob,
     PrepareJob,
     ProjectionJob,
     ShardJob,
@@ -219,6 +221,25 @@ def test_a_bug_in_a_job_is_a_failed_event_and_the_worker_goes_on(pool, ground):
     kept = Path(event["reason"].partition("; the traceback is in ")[2])
     assert "ZeroDivisionError" in kept.read_text()
     assert run(pool, ground.train("after bug", 1))[0]["event"] == "result"
+    assert worker_pids() == pids
+
+
+INTERRUPTING = """
+def small(classes, channels):
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, ground, tmp_path):
+    pids = worker_pids()
+    (tmp_path / "mine.py").write_text(INTERRUPTING)
+    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_models(Layout(ground.root), contents)
+    protocol = replace(PROTOCOL, **pinned)
+    job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
+    event, _ = run(pool, job)
+    assert (event["event"], event["kind"]) == ("failed", "ProtocolError")
+    assert event["reason"].startswith("KeyboardInterrupt (mine.py, line 3, in small)")
     assert worker_pids() == pids
 
 

@@ -177,6 +177,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute
+    from workers.failures import last_event
 
     device = choose_device(slot, workers)
     _send(connection, {"accelerators": accelerator_count()})
@@ -187,10 +188,15 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         ticket = message["ticket"]
         stopped = _StopRequest(connection, ticket)
         try:
-            for event in execute(from_wire(message["job"]), device, stopped):
-                _send(connection, {"ticket": ticket, "event": event})
+            job = from_wire(message["job"])
         except RetortError as error:  # it is no job
             _send(connection, {"ticket": ticket, "event": failed_event(error)})
+            continue
+        try:
+            for event in execute(job, device, stopped):
+                _send(connection, {"ticket": ticket, "event": event})
+        except (KeyboardInterrupt, GeneratorExit) as error:  # signals are blocked: a model's own
+            _send(connection, {"ticket": ticket, "event": last_event(job, error)})
 
 
 class _StopRequest:
