@@ -180,7 +180,7 @@ def _pass(
             lambda module, given, output, name=name: returned.append((name, module, output))
         )
         for name, module in network.body.named_modules()
-        if name
+        if name and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
     ]
     try:
         found = network.forward_taps(images, taps)

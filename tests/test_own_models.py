@@ -421,6 +421,10 @@ LATER = {
         "        return gradient.absent\n\n\n" + layer("return Back.apply(x)"),
         r"cannot be trained: AttributeError: .* \(mine\.py, line 13, in backward\); correct it",
     ),
+    "a batch of the study": (
+        layer("assert len(x) < 9, 'too many'; return x"),
+        r"does not take a batch of the study: AssertionError: too many \(mine\.py, line 8, in for",
+    ),
     "a layer changed in place": (
         layer("y = x.sigmoid(); y += 1; return y"),
         r"small cannot be trained: RuntimeError: .* by an inplace operation.*\(mine\.py, line 13, ",
@@ -434,6 +438,16 @@ def test_what_would_fail_later_is_refused_when_a_model_is_tried_out(prepared, wh
     last = tried(prepared, source)
     assert last.get("kind") == "ProtocolError", last
     assert re.search(said, last["reason"]), last["reason"]
+    assert "\n" not in last["reason"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
+    scripted = GOOD.replace("nn.Linear(24, classes)", "torch.jit.script(nn.Linear(24, classes))")
+    last = tried(prepared, scripted)
+    assert last.get("kind") == "ProtocolError", last
+    assert "(mine.py, line" in last["reason"]
     assert "\n" not in last["reason"]
 
 

@@ -39,14 +39,16 @@ class Tryout:
         self._job = job
         self._name = name
         self._device = device
-        self._data, self._some = (
-            part.first(2 * IMAGES) for part in open_parts(job.layout, job.dataset, device)
-        )
+        self._whole, validation = open_parts(job.layout, job.dataset, device)
+        self._data, self._some = (part.first(2 * IMAGES) for part in (self._whole, validation))
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
+            with self._refusing("does not take a batch of the study"), torch.no_grad():
+                batch = self._whole.first(self._job.protocol.batch_size)
+                self._built().train(trains)(self._pixels(batch))
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
