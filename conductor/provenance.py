@@ -21,6 +21,7 @@ from storage.databases import storage_file, without_password
 from storage.layout import StudyLayout
 from storage.records import Finalists, SpaceSource, StudySettings
 
+THEN = "; then "  # between the kernels of sessions that computed with others
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -114,7 +115,9 @@ def begin_settings(
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
         versions={name: version(name) for name in LIBRARIES},
-        machine=machine(prepared.kernels),
+        machine=machine(
+            kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
+        ),
         seconds=kept.seconds if kept else {},
     )
     write_json(paths.protocol, request.protocol.to_json())
@@ -197,6 +200,16 @@ def _check_unchanged(
 def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
     """Whether both sides have it: a study is written down before its teacher is there."""
     return bool(getattr(kept, what) and getattr(prepared, what))
+
+
+def kernels_so_far(was: str, now: str) -> str:
+    """Name the kernels of all sessions, in order: trials that are there keep the bits of theirs.
+
+    `was` is what the sessions before have computed with, empty for none on a CPU.
+    """
+    if not now or not was:
+        return now
+    return was if was.split(THEN)[-1] == now else f"{was}{THEN}{now}"
 
 
 def machine(kernels: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conductor.cli import main
+from conductor.provenance import kernels_so_far
 from conductor.reproducing import first_difference
 from storage.layout import Layout, RunLayout, StudyLayout
 from storage.records import Finalists, RunRecord, StudySettings
@@ -148,3 +149,18 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
     code, _, said = reproduce(copied.folder.parent, capsys, "--trial", "1")
     assert_one_line(code, said)
     assert "was failed by a machine (worker 12 died): nothing to compare" in said
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "kept"),
+    [
+        ("", "wide", "wide"),
+        ("wide", "wide", "wide"),
+        ("narrow", "wide", "narrow; then wide"),
+        ("narrow; then wide", "wide", "narrow; then wide"),
+        ("narrow; then wide", "narrow", "narrow; then wide; then narrow"),
+        ("narrow", "", ""),
+    ],
+)
+def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(was, now, kept):
+    assert kernels_so_far(was, now) == kept
