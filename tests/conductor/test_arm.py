@@ -399,8 +399,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("membership", "search"):
-        monkeypatch.setattr(f"conductor.{module}.time", clock)
+    for module in ("membership", "loop"):
+        monkeypatch.setattr(f"conductor.search.{module}.time", clock)
     return clock
 
 

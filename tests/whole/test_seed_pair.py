@@ -48,7 +48,7 @@ CLASSES = 10
 TRAIN, HELD_BACK = 512, 64  # images; as many of validation as of test
 # The learning rate of the recipe is one for many epochs: with eight steps it is still rising.
 FLAGS = f"""
-run --preset cifar10 --arms scheduled --trials 1 --seeds 1 --workers inline --epochs 1
+run --preset cifar10 --arms scheduled --trials 1 --seeds 1 --epochs 1
 --confirm-epochs 1 --batch-size 64 --warmup 0.9 --train-size {TRAIN} --test-fraction 0.1
 --validation-fraction 0.1111 --taps {",".join(TAPS)}
 """

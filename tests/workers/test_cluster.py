@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from conductor.command_line.cli import main
 from kd.errors import WorkerError
 from tests.support.small import protocol
+from workers.execute import RUNNERS
 from workers.jobs import PrepareJob, to_wire
 from workers.pools import on_ray
 from workers.pools.cluster import Cluster, check_node, reason, share_out
@@ -213,16 +215,17 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path
     assert capsys.readouterr().err == ("study.py: --workers ray needs Ray: pip install '.[ray]'\n")
 
 
-def test_a_worker_says_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, capfd):
-    def execute(job, device, stopped):
+def test_a_worker_says_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
+    def run(job, device, stopped):
         yield {"event": "note", "text": "so far"}
         raise KeyError("a bug")
 
-    monkeypatch.setattr("workers.execute.execute", execute)
+    monkeypatch.setitem(RUNNERS, PrepareJob, run)
     worker = RayWorker(0)
     worker.greet("")
-    worker.run(3, json.dumps(to_wire(JOB)))
-    [[_, note], [ticket, event]] = json.loads(worker.hear())
-    assert note["text"] == "so far"
-    assert (ticket, event) == (3, {"event": "failed", "kind": "KeyError", "reason": "'a bug'"})
-    assert "KeyError" in capfd.readouterr().err
+    worker.run(3, json.dumps(to_wire(replace(JOB, root=str(tmp_path)))))
+    events = json.loads(worker.hear())
+    assert events[0] == [3, {"event": "note", "text": "so far"}]
+    (log,) = (tmp_path / "logs").iterdir()
+    reason = f"'a bug'; the traceback is in {log}"
+    assert events[1:] == [[3, {"event": "failed", "kind": "KeyError", "reason": reason}]]

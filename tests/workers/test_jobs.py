@@ -40,6 +40,7 @@ from workers.jobs import (
     ExamineJob,
     ExportJob,
     Job,
+    KernelsJob,
     MachineJob,
     ModelsJob,
     PrepareJob,
@@ -711,6 +712,7 @@ def every_job() -> list[Job]:
         ready.students_job(),
         ready.verify_job(2),
         ready.export_job(),
+        KernelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
         ModelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
         MachineJob(protocol=ready.protocol, root="/runs"),
         ExamineJob(
