@@ -8,9 +8,9 @@ from typing import Any
 
 from conductor.search.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
 from kd.errors import ProtocolError
-from kd.names import check_name
 from kd.protocol import Protocol
 from kd.recipe import require
+from kd.registry import check_name
 from workers.pools.cluster import Cluster
 
 MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger

@@ -1,11 +1,10 @@
 """Names that a protocol may use: data sets, models, and what is known of each without torch."""
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kd.errors import ProtocolError
+from kd.registry import check_name
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
 STEMS = ("cifar", "imagenet")
@@ -110,13 +109,3 @@ def parse_model(name: str) -> ModelName:
     if not 0.01 <= float(width) <= 16:
         raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")
     return ModelName(base, float(width))
-
-
-def check_name(what: str, name: str, known: Iterable[str]) -> None:
-    """Raise ProtocolError, with the nearest known name, unless `name` is one of `known`."""
-    known = list(known)
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
-    raise ProtocolError(f"unknown {what} {name!r}; {hint}")

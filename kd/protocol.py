@@ -14,10 +14,10 @@ from kd.names import (
     PRECISIONS,
     STEMS,
     TORCHVISION_MODELS,
-    check_name,
     parse_model,
 )
 from kd.recipe import check_keys, require, require_number
+from kd.registry import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 
 from conductor.search.names import PRUNERS, SAMPLERS
 from conductor.search.tpe import Past, ReadingTPESampler
-from kd.names import check_name
+from kd.registry import check_name
 
 STARTUP_TRIALS = 10  # random trials before a sampler learns
 

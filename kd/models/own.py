@@ -23,7 +23,8 @@ from torch import nn
 
 from kd.errors import ArtifactError, ProtocolError, one_line, place_in
 from kd.models.network import Modules, Network, Route, same, tap_shapes
-from kd.names import DIGEST_LENGTH, ModelName, check_name, parse_model
+from kd.names import DIGEST_LENGTH, ModelName, parse_model
+from kd.registry import check_name
 
 _Returned = tuple[str, nn.Module, object]  # a module's name, itself, and what it returned
 LACKS = (MemoryError, torch.OutOfMemoryError)  # what a machine lacks is no fault of a model

@@ -9,9 +9,9 @@ from kd.names import (
     TORCHVISION_MODELS,
     WIDE_RESNETS,
     ModelName,
-    check_name,
     parse_model,
 )
+from kd.registry import check_name
 
 
 @pytest.mark.parametrize("name", MODELS)

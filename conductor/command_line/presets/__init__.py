@@ -7,7 +7,7 @@ import math
 from importlib import import_module
 from typing import Any
 
-from kd.names import check_name
+from kd.registry import check_name
 
 PRESETS = {
     "digits": "digits",
