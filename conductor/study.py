@@ -11,26 +11,26 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from conductor.arm import Arm
-from conductor.budget import Budget, measure_budget
-from conductor.confirm import Confirmation
-from conductor.crew import Crew, make_pool
-from conductor.jobs import JobMaker
-from conductor.own_models import keep_models
-from conductor.preparing import Preparation
-from conductor.progress import Display
-from conductor.provenance import begin_settings, kept_settings, remember_command
-from conductor.publish import Publisher
-from conductor.search import Search
-from conductor.settings import Request, announced
-from conductor.tactics import Tactics
+from conductor.display import Display
+from conductor.request import Request, announced
+from conductor.search.arm import Arm
+from conductor.search.budget import Budget, measure_budget
+from conductor.search.loop import Search
+from conductor.search.methods import Tactics
+from conductor.search.publish import Publisher
+from conductor.stages.confirm import Confirmation
+from conductor.stages.jobs import JobMaker
+from conductor.stages.own_models import keep_models
+from conductor.stages.preparing import Preparation
+from conductor.stages.provenance import begin_settings, kept_settings, remember_command
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
-from storage.artifacts import locked, replacing
-from storage.databases import close_storage, deciding, open_storage, storage_file
-from storage.layout import Layout, StudyLayout, command_line
-from storage.records import Costs, Finalists, StudySettings
-from storage.studies import open_study, study_name
+from storage.files.artifacts import locked, replacing
+from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.records import Costs, Finalists, StudySettings
+from storage.studies.databases import close_storage, deciding, open_storage, storage_file
+from storage.studies.studies import open_study, study_name
+from workers.pools.crew import Crew, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
 
@@ -100,7 +100,7 @@ class Study:
             # some 1,100 modules that are needed later: imported while the fork server imports torch
             import optuna_dashboard  # noqa: F401
 
-            import reports.report  # noqa: F401
+            import reports.write.report  # noqa: F401
 
             with self._display.showing():
                 self._run_stages(crew, search=search)

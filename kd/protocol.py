@@ -8,16 +8,16 @@ import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kd.catalogue import (
+from kd.errors import ProtocolError
+from kd.names import (
     DATASETS,
     PRECISIONS,
     STEMS,
     TORCHVISION_MODELS,
-    check_name,
     parse_model,
 )
-from kd.errors import ProtocolError
 from kd.recipe import check_keys, require, require_number
+from kd.registry import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Protocol:
         for name in (self.teacher, *self.students):
             model = parse_model(name)
             if model.digest:
-                continue  # what its file makes is tried out by a job, `kd.own_models.try_out`
+                continue  # what its file makes is tried out by a job, `kd.models.own.try_out`
             for tap in self.taps:
                 if tap not in model.taps:
                     raise ProtocolError(

@@ -5,8 +5,8 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from kd.catalogue import parse_model
 from kd.errors import ProtocolError
+from kd.names import parse_model
 
 SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
 SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
@@ -67,7 +67,7 @@ class Recipe:
     loss = (1 - alpha) * hard + alpha * soft + feature_weight * feature
 
     alpha is the weight of the soft-target term; some papers and libraries give that name to the
-    weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses`).
+    weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses.logits`).
     `student` is the model that learns, one of the protocol's; empty for its first.
     """
 

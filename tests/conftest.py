@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from conductor.cli import main
-from kd.kernels import set_known_limit
-from tests.tiny import FLAGS, hasten, settle
+from conductor.command_line.cli import main
+from kd.training.kernels import set_known_limit
+from tests.support.tiny import FLAGS, hasten, settle
 
 set_known_limit()  # as every worker does
 torch.set_num_threads(1)

@@ -121,14 +121,14 @@ def test_no_import_goes_in_a_circle():
 
 
 LIGHT = {
-    "conductor.cli": ("torch", "optuna", "plotly", "pandas", "rich", "numpy", "ray"),
-    "conductor.commands": ("torch", "optuna", "plotly", "pandas", "numpy", "ray"),
+    "conductor.command_line.cli": ("torch", "optuna", "plotly", "pandas", "rich", "numpy", "ray"),
+    "conductor.command_line.commands": ("torch", "optuna", "plotly", "pandas", "numpy", "ray"),
     "conductor.study": ("torch", "plotly", "pandas", "ray"),
-    "reports.report": ("torch", "ray"),
-    "storage.seal": ("torch", "optuna"),
-    "storage.records": ("torch", "optuna"),
-    "workers.local": ("torch", "optuna"),
-    "workers.inline": ("torch", "optuna"),
+    "reports.write.report": ("torch", "ray"),
+    "storage.files.seal": ("torch", "optuna"),
+    "storage.files.records": ("torch", "optuna"),
+    "workers.pools.local": ("torch", "optuna"),
+    "workers.pools.inline": ("torch", "optuna"),
 }
 
 
@@ -144,7 +144,7 @@ def test_importing_a_module_leaves_heavy_libraries_out(name):
 @pytest.mark.slow
 def test_nothing_happens_when_modules_are_imported(tmp_path):
     """Nothing is printed, written, seeded or started."""
-    names = sorted(set(MODULES) - {"workers.on_ray"})
+    names = sorted(set(MODULES) - {"workers.pools.on_ray"})
     code = (
         "import threading, torch\n"
         "state = torch.get_rng_state()\n"

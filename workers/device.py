@@ -2,7 +2,7 @@
 
 import torch
 
-from kd.kernels import set_known_limit
+from kd.training.kernels import set_known_limit
 
 LIMITED = ("cuda", "xpu")  # devices whose allocators keep to a share; ROCm's are called cuda too
 

@@ -1,7 +1,7 @@
 """Events: what a worker says while it runs a job, as plain JSON objects.
 
 {"event": "progress", "done": 3, "total": 12}      part of a job is done
-{"event": "epoch", "metrics": {…}, "total": 12}    an epoch was trained (`kd.metrics`)
+{"event": "epoch", "metrics": {…}, "total": 12}    an epoch was trained (`kd.training.history`)
 {"event": "note", "text": "…"}                     something the user should read
 {"event": "result", …}                             the job's result; the last event
 {"event": "diverged", "reason": "…"}               a loss stopped being finite; the last event
@@ -12,7 +12,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from kd.metrics import EpochMetrics
+from kd.training.history import EpochMetrics
 
 Event = dict[str, Any]
 Stopped = Callable[[], bool]  # asked between steps: whether to leave the job

@@ -5,12 +5,7 @@ from typing import Any
 
 import torch
 
-from workers.caching import run_projections, run_shard, run_verify
-from workers.comparing import run_cost, run_students, run_teacher_test
 from workers.events import LAST_EVENTS, Event, Stopped
-from workers.examining import run_examine, run_machine
-from workers.exporting import run_export
-from workers.failures import last_event
 from workers.jobs import (
     CostJob,
     ExamineJob,
@@ -28,15 +23,20 @@ from workers.jobs import (
     TrainJob,
     VerifyJob,
 )
-from workers.kernels import limit_kernels, run_kernels
-from workers.runs import run_train
-from workers.stages import run_models, run_prepare, run_teacher
+from workers.runners.caching import run_projections, run_shard, run_verify
+from workers.runners.comparing import run_cost, run_students, run_teacher_test
+from workers.runners.examining import run_examine, run_machine
+from workers.runners.exporting import run_export
+from workers.runners.failures import last_event
+from workers.runners.kernels import limit_kernels, run_kernels
+from workers.runners.preparing import run_models, run_prepare, run_teacher
+from workers.runners.training import run_train
 
 
 def execute(job: Job, device: torch.device, stopped: Stopped) -> Iterator[Event]:
     """Yield the job's events; the last one says how it ended.
 
-    Whatever a job raises becomes its last event; see `workers.failures`.
+    Whatever a job raises becomes its last event; see `workers.runners.failures`.
     """
     torch.set_num_threads(job.protocol.threads)
     last = {"event": "stopped"}  # unless the job says how it ended

@@ -7,8 +7,8 @@ from typing import Any
 from kd.errors import ArtifactError
 from kd.protocol import Protocol
 from kd.recipe import Recipe
-from storage.layout import Layout
-from storage.records import Record
+from storage.files.layout import Layout
+from storage.files.records import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Layouts in memory, kernels of gradients, and batches of evaluation, by model.
 
-`kd.numerics.CHANNELS_LAST` and `NARROW`, and `kd.evaluation.BATCH_PIXELS`, are what these figures
-decided.
+`kd.models.numerics.CHANNELS_LAST` and `NARROW`, and `kd.training.evaluation.BATCH_PIXELS`, are what
+these figures decided.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn import functional
 
-from kd.evaluation import batch_size
-from kd.models import Network, build
-from kd.numerics import place, training_backward
+from kd.models.build import Network, build
+from kd.models.numerics import place, training_backward
+from kd.training.evaluation import batch_size
 from tests.benchmarks.harness import Figure, ratio
 
 # model, stem, side of an image, channels, images of a step

@@ -10,14 +10,14 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from kd.evaluation import LabelledImages
-from kd.features import Adapters
-from kd.losses import hard
-from kd.models import build
-from kd.numerics import place
+from kd.data.views import Augmentation, normalise, render, view
+from kd.losses.features import Adapters
+from kd.losses.logits import hard
+from kd.models.build import build
+from kd.models.numerics import place
 from kd.recipe import Recipe
-from kd.training import TrainingState
-from kd.views import Augmentation, normalise, render, view
+from kd.training.evaluation import LabelledImages
+from kd.training.loop import TrainingState
 from tests.benchmarks.harness import Figure, ratio
 from tests.benchmarks.pictures import Pictures
 from tests.benchmarks.training import CLASSES, CPU, random_images
@@ -57,7 +57,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 
 def prepare(data: LabelledImages) -> None:
-    """Make the input of an epoch, batch after batch, as `kd.training` does."""
+    """Make the input of an epoch, batch after batch, as `kd.training.loop` does."""
     rows = view(0, 0, len(data), data.images.shape[-1], AUGMENTATION)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for index in order.split(BATCH):

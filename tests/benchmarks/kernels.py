@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from kd.kernels import INSTRUCTION_SETS, VARIABLE
-from kd.models import build
-from kd.numerics import place, training_backward
+from kd.models.build import build
+from kd.models.numerics import place, training_backward
+from kd.training.kernels import INSTRUCTION_SETS, VARIABLE
 from tests.benchmarks.formats import step
 from tests.benchmarks.harness import Figure, ratio
 

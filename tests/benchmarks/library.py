@@ -22,22 +22,22 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
-from kd.evaluation import LabelledImages, accuracy, predict
-from kd.features import Adapters
-from kd.models import Network
-from kd.numerics import place
+from kd.data.views import Augmentation
+from kd.losses.features import Adapters
+from kd.models.build import Network
+from kd.models.numerics import place
 from kd.recipe import Recipe, Schedule
 from kd.schedules import warmup_cosine
-from kd.training import MOMENTUM, Plan, TrainingState, train
-from kd.views import Augmentation
-from storage.shards import CachedTeacher
+from kd.training.evaluation import LabelledImages, accuracy, predict
+from kd.training.loop import MOMENTUM, Plan, TrainingState, train
+from storage.files.shards import CachedTeacher
 from tests.benchmarks.harness import Figure, ratio, spread
 from tests.benchmarks.pictures import Pictures
 from tests.benchmarks.recording import record
 from tests.benchmarks.training import CPU, LARGE, SMALL, Bench, Pair, default_pair, shrunk
-from workers.caching import view_seed
 from workers.jobs import TrainJob
-from workers.loading import load_teacher, open_parts, untrained_student
+from workers.runners.caching import view_seed
+from workers.runners.loading import load_teacher, open_parts, untrained_student
 
 TEMPERATURE = 4.0
 ALPHA = 0.9

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from kd.models import build
+from kd.data.views import Augmentation
+from kd.models.build import build
 from kd.protocol import Protocol
 from kd.schedules import warmup_cosine
-from kd.views import Augmentation
-from storage.artifacts import read_json
-from storage.datasets import open_part
-from storage.layout import Layout
-from storage.records import StudySettings
+from storage.files.artifacts import read_json
+from storage.files.datasets import open_part
+from storage.files.layout import Layout
+from storage.files.records import StudySettings
 from tests.benchmarks.pictures import AS_IT_IS, Pictures
 
 THREADS = 2

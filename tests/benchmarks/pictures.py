@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from kd.evaluation import LabelledImages
-from kd.views import Augmentation
+from kd.data.views import Augmentation
+from kd.training.evaluation import LabelledImages
 
 AS_IT_IS = Augmentation(padding=0, flip=False, cutout=0)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from conductor import cli
-from conductor.crew import Pool, make_pool
+from conductor.command_line import cli
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import Job, TrainJob
+from workers.pools.crew import Pool, make_pool
 
 
 class SearchOverError(Exception):

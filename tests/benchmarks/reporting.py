@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-from reports.report import write_report
-from storage.studies import study_name
+from reports.write.report import write_report
+from storage.studies.studies import study_name
 from tests.benchmarks.harness import Figure, seconds, spread
-from tests.study_fixture import Fabricated, Plan, fabricate
+from tests.support.study_fixture import Fabricated, Plan, fabricate
 
 EPOCHS = 30
 PART = 250  # trials of an arm that are fabricated
@@ -41,7 +41,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 def large_study(root: Path, trials: int) -> Fabricated:
     """Fabricate a study below `root` with so many trials an arm, a multiple of PART if above it."""
     part = min(trials, PART)
-    with mock.patch("tests.study_fixture._until_cut", lambda history, before: history):
+    with mock.patch("tests.support.study_fixture._until_cut", lambda history, before: history):
         made = fabricate(root, Plan(trials=part, epochs=EPOCHS))
     database = sqlite3.connect(root / "studies.db")
     for arm in made.plan.arms:

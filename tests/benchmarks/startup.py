@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from storage.layout import Layout
-from storage.records import RunRecord
+from storage.files.layout import Layout
+from storage.files.records import RunRecord
 from tests.benchmarks.harness import Figure, seconds, spread
-from workers.local import PRELOADED
+from workers.pools.local import PRELOADED
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kd.cost import macs
+from kd.models.cost import macs
 from tests.benchmarks.harness import Figure, spread
 from tests.benchmarks.training import HINT, SMALL, Bench, Pair, default_pair
 

@@ -16,8 +16,8 @@ from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from storage.layout import Layout
-from storage.records import RunRecord
+from storage.files.layout import Layout
+from storage.files.records import RunRecord
 from tests.benchmarks.harness import Figure, spread
 from tests.benchmarks.recording import Recording, record
 

@@ -16,18 +16,18 @@ from tempfile import TemporaryDirectory
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from conductor.arm import Arm
-from conductor.crew import Crew
-from conductor.publish import Publisher
-from conductor.search import Search
-from storage.databases import close_storage, deciding, open_storage
-from storage.layout import Layout
+from conductor.search.arm import Arm
+from conductor.search.loop import Search
+from conductor.search.publish import Publisher
+from storage.files.layout import Layout
+from storage.studies.databases import close_storage, deciding, open_storage
 from tests.benchmarks.harness import Figure, seconds, spread
-from tests.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
-from tests.postgres import postgresql
+from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
+from tests.support.postgres import postgresql
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
-from workers.local import LocalPool
+from workers.pools.crew import Crew
+from workers.pools.local import LocalPool
 
 WORKERS = 8
 GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand

@@ -11,17 +11,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from conductor.presets import preset
-from kd.evaluation import LabelledImages, predict
-from kd.features import Adapters
-from kd.models import Network, build, tap_shapes
-from kd.numerics import place
+from conductor.command_line.presets import preset
+from kd.data.views import Augmentation, normalise, render, view
+from kd.losses.features import Adapters
+from kd.models.build import Network, build, tap_shapes
+from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
-from kd.teacher import LiveTeacher, Reading, TeacherSource, fit_projections
-from kd.training import Plan, TrainingState, train
-from kd.views import Augmentation, normalise, render, view
-from storage import shards
+from kd.training.evaluation import LabelledImages, predict
+from kd.training.loop import Plan, TrainingState, train
+from kd.training.teacher import LiveTeacher, Reading, TeacherSource, fit_projections
+from storage.files import shards
 from tests.benchmarks.harness import Figure, ratio
 
 CPU = torch.device("cpu")

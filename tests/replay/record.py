@@ -8,18 +8,18 @@ ROOT is the folder of a study on the digits, which is made if it is not there.
 import sys
 from pathlib import Path
 
-from conductor.cli import main
-from conductor.crew import Crew, make_pool
-from conductor.jobs import JobMaker
-from kd.metrics import EpochMetrics
+from conductor.command_line.cli import main
+from conductor.stages.jobs import JobMaker
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
-from storage.artifacts import read_json
-from storage.layout import Layout, RunLayout
-from storage.records import RunRecord, StudySettings
+from kd.training.history import EpochMetrics
+from storage.files.artifacts import read_json
+from storage.files.layout import Layout, RunLayout
+from storage.files.records import RunRecord, StudySettings
 from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
 from workers.events import Event
 from workers.jobs import TrainJob
+from workers.pools.crew import Crew, make_pool
 
 Key = tuple[Point, int]
 

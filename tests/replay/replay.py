@@ -2,8 +2,8 @@
 
     make replay        prints the table that the defaults were chosen by, and writes docs/replay.md
 
-Each search is the real one (`conductor.arm`): the same asking, pruning, lag and auditors. A trial's
-curve is that of one recorded seed; what a recipe is worth is its mean over all of them.
+Each search is the real one (`conductor.search.arm`): the same asking, pruning, lag and auditors. A
+trial's curve is that of one recorded seed; what a recipe is worth is its mean over all of them.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from conductor.arm import Arm
-from conductor.tactics import Tactics
+from conductor.search.arm import Arm
+from conductor.search.methods import Tactics
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
-from storage.studies import open_study
+from storage.studies.studies import open_study
 from tests.replay.grid import CHOICES, SEEDS, Point, read_table, recipe_at, suggest_point
 
 TRIALS = 60  # of each search

@@ -1,0 +1,232 @@
+"""The commands, each from its options to its exit code."""
+
+import argparse
+import socket
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from conductor.command_line.lookup import existing_study, storage_url
+from conductor.command_line.options import make_request
+from conductor.command_line.presets import PRESETS, preset
+from conductor.display import Display
+from conductor.request import Request, check_workers, parse_size
+from conductor.search.names import CACHE_BUDGET
+from kd.errors import StudyError
+from kd.protocol import Protocol
+from kd.recipe import require
+from storage.files.artifacts import read_json
+from storage.files.layout import Layout, StudyLayout, command_line
+from workers.pools.cluster import Cluster
+
+if typing.TYPE_CHECKING:
+    from workers.pools.crew import Crew
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run a study, and say what it found."""
+    request = make_request(options, arguments)
+    from conductor.study import Study
+
+    display = Display()
+    Study(request, display).run()
+    return _conclude(request, display)
+
+
+def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Confirm the winners of a study, and say what was found."""
+    paths = existing_study(options)
+    options.name = paths.name
+    for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
+        setattr(options, name, 1 if name == "trials" else None)
+    options.cache_budget = CACHE_BUDGET
+    request = make_request(options, arguments)
+    from conductor.study import Study
+
+    display = Display()
+    Study(request, display).confirm()
+    return _conclude(request, display)
+
+
+def _conclude(request: Request, display: Display) -> int:
+    """Write the report, and say the result and where to look."""
+    from reports.write.report import write_report
+
+    layout = Layout(request.root)
+    paths = write_report(layout, request.name, request.storage or layout.studies_url)
+    named = ["--name", request.name] if request.storage else []
+    display.say("")
+    display.say(paths.headline)
+    display.say(f"report:    {paths.html}")
+    display.say(f"dashboard: {command_line(request.root, 'dashboard', *named)}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a report anew, put several studies side by side, or print what was found."""
+    if options.studies and options.name is not None:
+        raise StudyError(
+            f"a study is named once: leave out --name {options.name}, "
+            f"or {' '.join(options.studies)}"
+        )
+    layout = Layout(Path(options.root))
+    studies = [existing_study(options, name) for name in options.studies or [options.name]]
+    from reports.write.report import Place, describe, write_comparison, write_report
+
+    places = [
+        Place(layout=layout, name=paths.name, storage_url=storage_url(options, paths))
+        for paths in studies
+    ]
+    if options.format != "html":
+        print(describe(places, options.format), end="")
+        return 0
+    display = Display()
+    if len(places) > 1:
+        path = layout.root / "comparison.html"
+        display.say(write_comparison(places, path))
+        display.say(f"report: {path}")
+        return 0
+    written = write_report(layout, places[0].name, places[0].storage_url)
+    display.say(written.headline)
+    display.say(f"report: {written.html}")
+    return 0
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    """Serve optuna-dashboard until Ctrl-C."""
+    layout = Layout(Path(options.root))
+    url = options.storage or _dashboard_url(options, layout)
+    _check_port(options.host, options.port)
+    from optuna.artifacts import FileSystemArtifactStore
+    from optuna_dashboard import run_server
+
+    from storage.studies.databases import open_storage
+
+    layout.artifacts.mkdir(parents=True, exist_ok=True)
+    storage, store = open_storage(url), FileSystemArtifactStore(layout.artifacts)
+    Display().say(f"dashboard: http://{options.host}:{options.port}/ (Ctrl-C ends it)")
+    run_server(storage, host=options.host, port=options.port, artifact_store=store)
+    return 0
+
+
+def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
+    """Return the root's own storage, or that of the study that is named, or of the only one."""
+    if options.name is None and (layout.root / "studies.db").exists():
+        return layout.studies_url
+    return storage_url(options, existing_study(options))
+
+
+def _check_port(host: str, port: int) -> None:
+    require("--port must lie in 1-65535", 1 <= port <= 65535, port)
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        raise StudyError(f"cannot serve {host}:{port}: {error}; name another --port") from None
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare every shard with its checksums, and random rows of it with the teacher."""
+    require("--rows must be at least 1", options.rows >= 1, options.rows)
+    paths = existing_study(options)
+    from conductor.tools.verifying import verify_cache
+
+    with _crew(options, paths) as crew:
+        verify_cache(Layout(Path(options.root)), paths, crew, options.rows, Display())
+    return 0
+
+
+@contextmanager
+def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
+    """Give a crew for what looks at a study that is there; its workers leave with the block."""
+    from workers.pools.crew import Crew, make_pool
+
+    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
+    threads = Protocol.from_json(read_json(paths.protocol)).threads
+    pool = make_pool(options.workers, _cluster(options, threads))
+    try:
+        pool.start()
+        yield Crew(pool)
+    finally:
+        pool.close()
+
+
+def export(options: argparse.Namespace) -> int:
+    """Take a confirmed student away."""
+    paths, layout = existing_study(options), Layout(Path(options.root))
+    from conductor.tools.exporting import Export, check_format, choose
+    from reports.write.report import Place
+
+    check_format(options.format)
+    url = storage_url(options, paths)
+    findings = Place(layout=layout, name=paths.name, storage_url=url).read()
+    choice = choose(findings.data, options.finalist, paths.command("confirm"))
+    default = paths.export(choice.one.key, choice.run.replicate)
+    order = Export(
+        layout=layout,
+        paths=paths,
+        findings=findings,
+        choice=choice,
+        target=Path(options.out) if options.out else default,
+        onnx=options.format == "onnx",
+    )
+    order.check_target()
+    with _crew(options, paths) as crew:
+        order.run(crew, Display())
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Train one run again; the exit code is 0 when it came out the same to the last bit, else 1."""
+    paths, layout = existing_study(options), Layout(Path(options.root))
+    from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
+
+    subject = (
+        finalist_subject(paths, options.finalist, options.replicate)
+        if options.finalist
+        else trial_subject(paths, options.trial, options.arm)
+    )
+    with _crew(options, paths) as crew:
+        same = reproduce_run(layout, paths, subject, crew, Display(), paths.command("verify"))
+    return 0 if same else 1
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Examine this machine; the exit code is 0 when every part works, else 1."""
+    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
+    from conductor.tools.doctor import Doctor
+    from conductor.tools.inventory import Wanted
+    from conductor.tools.tiny_study import PROTOCOL
+
+    layout = Layout(Path(options.root))
+    wanted = Wanted(
+        root=layout.root,
+        url=options.storage or layout.studies_url,
+        workers=options.workers,
+        cluster=_cluster(options, PROTOCOL.threads),
+        cache_budget=parse_size(options.cache_budget),
+    )
+    return 0 if Doctor(wanted, Display()).run() else 1
+
+
+def _cluster(options: argparse.Namespace, threads: int) -> Cluster:
+    return Cluster(
+        root=Path(options.root),
+        threads=threads,
+        address=options.ray_address,
+        gpus_per_trial=options.gpus_per_trial,
+    )
+
+
+def presets() -> int:
+    """List the presets with their first lines."""
+    display = Display()
+    for name in PRESETS:
+        protocol = {"dataset": "folder:PATH", **preset(name)}
+        display.say(
+            f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "
+            f"{protocol['teacher']} to {', '.join(protocol['students'])}, "
+            f"{protocol['epochs']} epochs"
+        )
+    return 0

@@ -1,0 +1,85 @@
+"""The one rule for paths on the command line: what a study keeps is found from any folder.
+
+Every path is made absolute as soon as it is given (`storage.files.layout.whole_path`); the root
+alone stays as it is, since what lies in it is named relative to it.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from storage.files.layout import home_path, whole_path
+
+FOLDER = "folder:"
+SUFFIXES = (".py", ".safetensors")  # of files that flags name
+
+
+def settle_paths(options: argparse.Namespace) -> None:
+    """Make the paths among the options absolute."""
+    for name, rule in OPTIONS.items():
+        given = getattr(options, name, None)
+        if given:
+            setattr(options, name, rule(given))
+
+
+def settled_words(words: list[str]) -> list[str]:
+    """Return the words of a command line that means the same in any folder."""
+    settled = []
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, given = word.partition("=")
+        if equals and flag in FLAGS:
+            settled.append(f"{flag}={FLAGS[flag](given)}")
+        else:
+            settled.append(FLAGS[before](word) if before in FLAGS else word)
+    return settled
+
+
+def whole_model(name: str) -> str:
+    """Return the name of a model, with the whole path of its file where it is the user's own.
+
+    A name with a digest is that of the copy under the root, and stays.
+    """
+    path, _, function = name.rpartition(":")
+    own = path.endswith(".py") and "@" not in function
+    return f"{whole_path(path)}:{function}" if own else name
+
+
+def _path(path: str) -> str:
+    return str(whole_path(path))
+
+
+def _file(name: str) -> str:
+    """Leave what is no file as it is: a name, or a slip, which an error shows as it was given."""
+    path = whole_path(name)
+    return str(path) if path.suffix in SUFFIXES and path.is_file() else name
+
+
+def _dataset(name: str) -> str:
+    folder = name.removeprefix(FOLDER)
+    return f"{FOLDER}{whole_path(folder)}" if folder and folder != name else name
+
+
+def _models(names: str) -> str:
+    return ",".join(whole_model(name.strip()) for name in names.split(","))
+
+
+def _storage(url: str) -> str:
+    from storage.studies.databases import whole_url  # which imports Optuna
+
+    return whole_url(url)
+
+
+OPTIONS: dict[str, Callable[[str], str]] = {
+    "root": home_path,
+    "storage": _storage,
+    "space": _file,
+    "data_dir": _path,
+    "dataset": _dataset,
+    "teacher_weights": _file,
+}
+FLAGS: dict[str, Callable[[str], str]] = {
+    **{f"--{name.replace('_', '-')}": rule for name, rule in OPTIONS.items()},
+    "--root": _path,
+    "--teacher": whole_model,
+    "--student": _models,
+    "--students": _models,
+}

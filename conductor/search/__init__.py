@@ -1,0 +1,1 @@
+"""One arm's search: decisions in memory, written through to Optuna."""

@@ -1,0 +1,127 @@
+"""The budget: which of the students may be trained, measured once before any training."""
+
+from dataclasses import dataclass
+
+from conductor.display import Display
+from kd.errors import ArtifactError, StudyError
+from kd.protocol import Protocol
+from storage.files.artifacts import fingerprint, locked
+from storage.files.layout import Layout, StudyLayout
+from storage.files.records import StudentSizes
+from workers.jobs import StudentsJob
+from workers.pools.crew import Crew
+
+PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints that Optuna is told
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A study's students and, where the protocol limits them, what they were measured to be.
+
+    What is decided about a student depends on the protocol and that record alone: from the two a
+    study is repeatable, though no clock is. A student that is named by an empty text is the first.
+    """
+
+    protocol: Protocol
+    sizes: StudentSizes | None = None  # None where nothing is limited
+
+    @property
+    def digest(self) -> str:
+        """What names the record; empty where there is none."""
+        return fingerprint(self.sizes.to_json()) if self.sizes else ""
+
+    @property
+    def feasible(self) -> tuple[str, ...]:
+        """The students within the budget, in the order of the protocol."""
+        return tuple(name for name in self.protocol.students if not self.excess(name))
+
+    def constraints(self, student: str) -> dict[str, float]:
+        """Return measured / budget - 1 by quantity, above 0 for a violation; empty if no limit."""
+        figures = self._figures(student)
+        return {name: measured / limit - 1 for name, (measured, limit) in figures.items()}
+
+    def excess(self, student: str) -> str:
+        """Say by how much a student is over the budget; empty if it is within."""
+        return ", ".join(
+            f"{_show(name, measured)}, over the budget of {limit:,.12g}"
+            for name, (measured, limit) in self._figures(student).items()
+            if measured > limit
+        )
+
+    def describe(self, student: str) -> str:
+        """Say what a student was measured to be, of what is limited."""
+        figures = self._figures(student).items()
+        over = self.excess(student)
+        return over or ", ".join(_show(name, measured) for name, (measured, _) in figures)
+
+    def _figures(self, student: str) -> dict[str, tuple[float, float]]:
+        """Return what was measured, and the limit, of every quantity that has one."""
+        if self.sizes is None:
+            return {}
+        size = self.sizes.models[student or self.protocol.student]
+        figures = {
+            PARAMETERS: (float(size.parameters), float(self.protocol.max_params)),
+            LATENCY: (size.latency_ms or 0.0, self.protocol.max_latency_ms),
+        }
+        return {name: figure for name, figure in figures.items() if figure[1] > 0}
+
+
+def measure_budget(
+    protocol: Protocol,
+    layout: Layout,
+    paths: StudyLayout,
+    dataset: str,
+    crew: Crew,
+    display: Display,
+) -> Budget:
+    """Measure the students with nothing else running, or find what was measured for the study.
+
+    Raises StudyError, and writes nothing, when no student is within the budget.
+    """
+    if not protocol.has_budget:
+        return Budget(protocol)
+    with locked(layout.students_lock(paths.name), wait=True):
+        sizes = _find(paths, protocol)
+        found = sizes is not None
+        if sizes is None:
+            job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
+            result = crew.run(job, lambda event: None)
+            sizes = StudentSizes.from_json(result["sizes"])
+        budget = Budget(protocol, sizes)
+        _check(budget)
+        if not found:
+            sizes.write(paths.students)
+    for name in protocol.students:
+        how = "" if name in budget.feasible else "infeasible: "
+        display.say(f"student: {name}, {how}{budget.describe(name)}{', found' if found else ''}")
+    return budget
+
+
+def _find(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
+    """Return what was measured for this protocol; a study that never began may have had another.
+
+    Raises ArtifactError when the record lacks something.
+    """
+    if not paths.students.exists():
+        return None
+    sizes = StudentSizes.read(paths.students)
+    if sizes.protocol != protocol.hash:
+        return None
+    timed = all(size.latency_ms is not None for size in sizes.models.values())
+    if set(sizes.models) != set(protocol.students) or (protocol.max_latency_ms and not timed):
+        raise ArtifactError(f"{paths.students} is damaged: a student lacks a figure; restore it")
+    return sizes
+
+
+def _check(budget: Budget) -> None:
+    if not budget.feasible:
+        students = budget.protocol.students
+        found = "; ".join(f"{name}: {budget.excess(name)}" for name in students)
+        raise StudyError(
+            f"no student is within the budget: {found}; raise --max-params or --max-latency-ms, or "
+            "name a smaller --student"
+        )
+
+
+def _show(name: str, figure: float) -> str:
+    return f"{figure:,.0f} parameters" if name == PARAMETERS else f"{figure:.4g} ms for an image"

@@ -1,0 +1,140 @@
+"""What the dashboard shows beside the numbers: notes, learning curves and schedules."""
+
+import csv
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
+from conductor.display import percent
+from conductor.search.arm import Arm, StoredTrial
+from conductor.search.curves import curves
+from kd.protocol import Protocol
+from kd.recipe import Recipe, Schedule
+from kd.training.history import EpochMetrics
+from storage.files.records import RunRecord
+from storage.studies.studies import system_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes to the dashboard; `artifacts` is the folder of Optuna's artifact store."""
+
+    protocol: Protocol
+    artifacts: Path
+
+    def study(self, arm: Arm) -> None:
+        """Give the arm's study a note, unless it has one."""
+        from optuna_dashboard import get_note, save_note
+
+        if not get_note(arm.study):
+            save_note(arm.study, study_note(arm, self.protocol))
+
+    def trial(self, arm: Arm, number: int, record: RunRecord) -> None:
+        """Give a trial that is about to end a note and its curves, as a picture and as a table.
+
+        Optuna takes no artifacts for a trial that has ended; publishing again does nothing.
+        """
+        from optuna_dashboard import save_note
+
+        trial = arm.stored_trial(number)
+        save_note(_Noted(trial), trial_note(arm, number, record))
+        if not record.history:
+            return
+        published = {artifact.filename for artifact in get_all_artifact_meta(trial)}
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        store = FileSystemArtifactStore(self.artifacts)
+        with tempfile.TemporaryDirectory() as folder:
+            for path in _write(Path(folder), record.history):
+                if path.name not in published:
+                    upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+
+
+class _Noted:
+    """A trial with a storage, as `save_note` takes it, which has no notes but the trial's own.
+
+    A study keeps the notes of all its trials, and `save_note` reads all that there are, twice.
+    """
+
+    def __init__(self, trial: StoredTrial) -> None:
+        self.study, self.storage = trial.study, self
+        self._trial_id, self._storage = trial._trial_id, trial.storage
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return system_attributes(self._storage, study_id, f"dashboard:{self._trial_id}:")
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._storage.set_study_system_attr(study_id, key, value)
+
+
+def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:
+    picture, table = folder / "curves.svg", folder / "epochs.csv"
+    picture.write_text(curves(history), encoding="utf-8")
+    rows = [metrics.to_json() for metrics in history]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return picture, table
+
+
+def study_note(arm: Arm, protocol: Protocol) -> str:
+    return (
+        f"# {arm.study.study_name}\n\n"
+        f"Arm `{arm.name}`: {protocol.teacher} teaches {' or '.join(protocol.students)} on "
+        f"{_plain(protocol.dataset)}, "
+        f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
+        "validation accuracy after the last epoch.\n\n"
+        "The best score here is **biased upward**, since it was selected: what counts is the "
+        "comparison on fresh seeds in the study's report."
+    )
+
+
+def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
+    titles = dict(enumerate(arm.space.enqueued))
+    head = f"{arm.name} {number}" + (f" ({_plain(titles[number])})" if number in titles else "")
+    lines = [
+        f"# {head}: {record.outcome} at {percent(record.accuracy)}",
+        "",
+        *(f"- {line}" for line in describe(record.recipe)),
+        f"- {len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s",
+    ]
+    if arm.is_auditor(number):
+        lines.append("- exempt from pruning, as an auditor of the pruner")
+    if record.reason:
+        lines.append(f"- {_plain(record.reason)}")
+    return "\n".join(lines)
+
+
+def _plain(text: object) -> str:
+    """Escape text from outside: the dashboard takes HTML, links and pictures in a note as such."""
+    line = " ".join(str(text).encode(errors="backslashreplace").decode().split())
+    return re.sub(r"([\\`\[\]])", r"\\\1", escape(line, quote=False))
+
+
+def describe(recipe: Recipe) -> list[str]:
+    """Say a recipe in a few lines of words."""
+    lines = [f"student `{recipe.student}`"] if recipe.student else []
+    lines += [
+        f"learning rate {recipe.lr:.3g}, weight decay {recipe.weight_decay:.3g}, "
+        f"label smoothing {recipe.label_smoothing:.3g}"
+    ]
+    if recipe.soft_kind != "none":
+        lines.append(f"soft loss `{recipe.soft_kind}`")
+        lines.append(f"temperature {_describe_schedule(recipe.temperature)}")
+        lines.append(f"alpha {_describe_schedule(recipe.alpha)}")
+    if recipe.feature_kind != "none":
+        taps = " + ".join(recipe.feature_taps)
+        lines.append(f"feature loss `{recipe.feature_kind}` at {taps}, {recipe.feature_weight:.3g}")
+    return lines
+
+
+def _describe_schedule(schedule: Schedule) -> str:
+    if schedule.shape == "constant":
+        return f"{schedule.initial:.3g}"
+    return f"{schedule.initial:.3g} to {schedule.final:.3g}, {schedule.shape}"

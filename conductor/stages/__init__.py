@@ -1,0 +1,1 @@
+"""The stages around the search: preparation, confirmation, and what is written down."""

@@ -1,0 +1,1 @@
+"""Commands beside a study: doctor, export, reproduce, verify."""

@@ -1,0 +1,180 @@
+"""Export: a confirmed student taken away, with its card, and checked before it is there."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from conductor.display import Display, percent
+from kd.errors import ArtifactError, StudyError
+from reports.compute.findings import Findings
+from reports.read.data import Confirmation, FinalistData, StudyData
+from reports.write.card import Exported, model_card
+from storage.files.artifacts import finish, read_json
+from storage.files.layout import Layout, StudyLayout
+from workers.jobs import ExportJob
+from workers.pools.crew import Crew
+
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is exported: a finalist, and one of its confirmation runs."""
+
+    one: FinalistData
+    run: Confirmation
+
+
+def check_format(form: str) -> None:
+    """Raise StudyError when what the format needs is not installed."""
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if form == "onnx" and missing:
+        raise StudyError(
+            f"--format onnx needs {', '.join(missing)}: pip install --editable '.[export]'"
+        )
+
+
+def choose(data: StudyData, name: str | None, command: str) -> Choice:
+    """Return the finalist `name`, by default the one that the verdict is about, and its run.
+
+    The run is the one whose validation accuracy is the median, the lower of two: to take the best
+    on the test split would be a selection on it. Raises StudyError, naming `command`, unless all
+    its confirmation runs have ended.
+    """
+    one = _finalist(data, name, command)
+    if len(one.runs) < data.seeds:
+        raise StudyError(
+            f"{len(one.runs)} of {data.seeds} confirmation runs of {one.key} have ended; "
+            f"run: {command}"
+        )
+    tested = sorted(one.tested, key=lambda run: (run.record.accuracy, run.replicate))
+    if not tested:
+        raise StudyError(f"every confirmation run of {one.key} diverged: there is no student")
+    return Choice(one, tested[(len(tested) - 1) // 2])
+
+
+def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
+    if not data.contenders:
+        raise StudyError(f"study {data.name} has not been confirmed; run: {command}")
+    known = ", ".join(dict.fromkeys(one.key for one in data.contenders))
+    found = data.tuned(data.primary_arm)
+    if name:
+        named = [one for one in data.contenders if one.key == name]
+        found = next((one for one in named if one.finalist.role == "tuned"), None)
+        found = found or next(iter(named), None)
+    if found is None:
+        what = f"has no finalist {name}" if name else "has no tuned recipe that distils"
+        raise StudyError(f"study {data.name} {what}; name one with --finalist: {known}")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One student on its way to `target`, also as ONNX if `onnx`."""
+
+    layout: Layout
+    paths: StudyLayout
+    findings: Findings
+    choice: Choice
+    target: Path
+    onnx: bool
+
+    def check_target(self) -> None:
+        """Raise StudyError when there is something at the target; an empty folder is nothing."""
+        target = self.target
+        if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise StudyError(f"{target} exists; delete it, or name another folder with --out")
+
+    def run(self, crew: Crew, display: Display) -> None:
+        """Write the student, all or nothing, and say how it compared.
+
+        Raises ArtifactError when what was written differs from the student that was confirmed.
+        """
+        self.check_target()
+        with building(self.target) as folder:
+            result = crew.run(self._job(folder), lambda event: None)
+            exported = Exported(
+                one=self.choice.one,
+                run=self.choice.run,
+                config=read_json(folder / "config.json"),
+                images=result["images"],
+                onnx_differences=result["onnx_differences"],
+            )
+            card = model_card(self.findings, exported)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            finish(folder, "export", self._identity(), self._versions())
+        self._say(exported, display)
+
+    def _job(self, folder: Path) -> ExportJob:
+        run = self.paths.confirmation(self.choice.one.key, self.choice.run.replicate)
+        return ExportJob(
+            protocol=self.findings.data.protocol,
+            root=str(self.layout.root),
+            dataset=self.findings.data.settings.dataset,
+            weights=str(run.weights),
+            folder=str(folder),
+            accuracy=self.choice.run.record.accuracy,
+            onnx=self.onnx,
+            student=self.choice.one.finalist.recipe.student,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        data, choice = self.findings.data, self.choice
+        return {
+            "study": data.name,
+            "protocol": data.protocol.hash,
+            "dataset": data.settings.dataset,
+            "teacher": data.settings.teacher,
+            "shards": data.settings.shards,
+            "finalist": choice.one.key,
+            "recipe": choice.one.finalist.recipe.to_json(),
+            "replicate": choice.run.replicate,
+            "seed": choice.run.record.seed,
+            "onnx": self.onnx,
+        }
+
+    def _versions(self) -> dict[str, Any]:
+        """The versions that exported; those that trained are in the card."""
+        names = ("torch", "safetensors", *(ONNX_PACKAGES if self.onnx else ()))
+        return {"versions": {name: version(name) for name in names}}
+
+    def _say(self, exported: Exported, display: Display) -> None:
+        data, run = self.findings.data, exported.run
+        accuracy = run.record.test["accuracy"] if run.record.test else 0.0
+        display.say(
+            f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
+            f"validation accuracy, {percent(run.record.accuracy)}; {percent(accuracy)} on the test "
+            "split"
+        )
+        display.say(f"safetensors: {exported.images} validation images, equal bit for bit")
+        for batch, difference in exported.onnx_differences.items():
+            display.say(f"onnx: logits of a batch of {batch} differ by at most {difference:.2g}")
+        display.say(f"export: {self.target}")
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Give a new folder beside `target`; rename it to `target` if the block succeeds.
+
+    Otherwise nothing is left, nor of the folders that were made for it. Raises ArtifactError when
+    the disk does not take it.
+    """
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    new = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        folder.replace(target)
+    except OSError as error:
+        raise ArtifactError(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in new:
+            with suppress(OSError):  # it holds the export, or what others have put there
+                parent.rmdir()

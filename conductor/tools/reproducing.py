@@ -1,0 +1,196 @@
+"""Reproduce: one run of a study trained again from its record, and compared epoch by epoch.
+
+It trains in a scratch folder; neither the study's database nor its folders change, and the test
+split stays sealed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from conductor.display import Display
+from conductor.stages.confirm import view_order
+from conductor.stages.jobs import JobMaker
+from conductor.stages.provenance import machine
+from kd.errors import StudyError
+from kd.protocol import Protocol
+from kd.training.history import EpochMetrics
+from reports.wording import counted
+from storage.files.artifacts import read_json
+from storage.files.layout import Layout, RunLayout, StudyLayout
+from storage.files.records import Costs, Finalists, RunRecord, StudySettings
+from workers.jobs import TrainJob
+from workers.pools.crew import Crew, error_of
+
+DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits of a run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A run that is trained again: what it is called, its record, and its views in order."""
+
+    title: str
+    record: RunRecord
+    views: list[int]
+
+
+def trial_subject(paths: StudyLayout, number: int, arm: str | None) -> Subject:
+    """Return trial `number` of an arm, by default of the first that distils.
+
+    Raises StudyError for a trial that has not ended, or that a machine failed.
+    """
+    arms = StudySettings.read(paths.settings).arms
+    name = arm or next((each for each in arms if each != "plain"), arms[0])
+    if name not in arms:
+        raise StudyError(f"study {paths.name} has no arm {name}; its arms: {', '.join(arms)}")
+    views = range(_protocol(paths).view_count)
+    return _subject(f"trial {number} of {name}", paths.trial(name, number), list(views))
+
+
+def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
+    """Return confirmation run `replicate`, from 0, of a finalist. Raises StudyError."""
+    if not paths.finalists.exists():
+        raise StudyError(f"study {paths.name} has not been confirmed")
+    known = list(dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists))
+    if name not in known:
+        raise StudyError(
+            f"study {paths.name} has no finalist {name}; its finalists: {', '.join(known)}"
+        )
+    run, title = paths.confirmation(name, replicate), f"replicate {replicate} of {name}"
+    subject = _subject(title, run, [])
+    views = view_order(subject.record.seed, _protocol(paths).view_count)
+    return Subject(title=title, record=subject.record, views=views)
+
+
+def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
+    if not run.result.exists():
+        raise StudyError(f"{title} has not ended, or is not there: {run.result} is missing")
+    record = RunRecord.read(run.result)
+    if record.outcome == "failed":
+        raise StudyError(f"{title} was failed by a machine ({record.reason}): nothing to compare")
+    return Subject(title=title, record=record, views=views)
+
+
+def _protocol(paths: StudyLayout) -> Protocol:
+    return Protocol.from_json(read_json(paths.protocol))
+
+
+def reproduce_run(
+    layout: Layout,
+    paths: StudyLayout,
+    subject: Subject,
+    crew: Crew,
+    display: Display,
+    verifying: str,
+) -> bool:
+    """Train the run again, say how it compares with its record, and whether every bit is equal.
+
+    A run that was pruned is trained to the epoch where it was cut. `verifying` is the command that
+    is advised where no reason for a difference is known.
+    """
+    settings = StudySettings.read(paths.settings)
+    jobs = JobMaker(_protocol(paths), layout, paths, settings)
+    record = subject.record
+    with TemporaryDirectory(dir=paths.folder, prefix=".reproduce-") as folder:
+        run = RunLayout(Path(folder))
+        job = jobs.confirmation(
+            record.recipe, record.seed, record.horizon, subject.views, run, purpose=""
+        )
+        history, reason = _train(subject, job, crew, display)
+    difference = first_difference(record, history, reason)
+    if difference is None:
+        how = f"; it diverged again: {reason}" if reason else ""
+        epochs = counted(len(history), "epoch")
+        display.say(f"{subject.title}: {epochs}, equal to the last bit{how}")
+        return True
+    display.say(f"{subject.title}: {difference}")
+    kernels = str(crew.run(jobs.kernels(), lambda event: None)["used"])
+    reasons = list(known_reasons(settings, paths, kernels))
+    display.say(
+        f"what may explain it: {'; '.join(reasons)}"
+        if reasons
+        else "versions and machine are those of the study; check the teacher cache with: "
+        f"{verifying}"
+    )
+    return False
+
+
+def _train(
+    subject: Subject, job: TrainJob, crew: Crew, display: Display
+) -> tuple[list[EpochMetrics], str]:
+    """Train as far as the record goes; return the epochs, and why it diverged, if it did.
+
+    A run that diverged is given one epoch more, to diverge in it.
+    """
+    record, reason = subject.record, ""
+    history: list[EpochMetrics] = []
+    epochs = len(record.history) + (record.outcome == "diverged")
+    with display.bar(subject.title, epochs) as bar:
+        crew.start(subject.title, job)
+        while crew.busy:
+            for _, event in crew.events():
+                if event["event"] == "epoch" and event["metrics"]["epoch"] == len(history) + 1:
+                    history.append(EpochMetrics.from_json(event["metrics"]))
+                    bar(len(history), epochs)
+                    if len(history) == epochs < job.horizon:
+                        crew.stop(subject.title)
+                elif event["event"] == "note":
+                    display.say(event["text"])
+                elif (
+                    event["event"] == "diverged" and len(history) < epochs
+                ):  # not beyond the record
+                    reason = event["reason"]
+                elif event["event"] == "failed":
+                    raise error_of(event)
+    return history[:epochs], reason
+
+
+def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str) -> str | None:
+    """Say in which epoch and figure a run first differs from its record; None if in none.
+
+    `reason` is why the run diverged, empty if it did not. Seconds are not compared.
+    """
+    for kept, fresh in zip(record.history, history, strict=False):
+        differing = [
+            name
+            for name, value in kept.to_json().items()
+            if name != "seconds" and value != getattr(fresh, name)
+        ]
+        if differing:
+            return f"differs from epoch {kept.epoch} on: {_compared(kept, fresh, differing)}"
+    if reason != record.reason or len(history) != len(record.history):
+        was, now = _ending(record.history, record.reason), _ending(history, reason)
+        return f"its epochs are equal as far as they go, but it had {was}; now it has {now}"
+    return None
+
+
+def _ending(history: list[EpochMetrics], reason: str) -> str:
+    return counted(len(history), "epoch") + (f", then: {reason}" if reason else "")
+
+
+def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
+    """Say the first figure both ways, and which others differ."""
+    first, *others = names
+    left, right = getattr(was, first), getattr(now, first)
+    apart = "" if None in (left, right) else f" ({abs(left - right):.2g} apart)"
+    more = f"; so do {', '.join(others)}" if others else ""
+    return f"{first} was {left}, is {right}{apart}{more}"
+
+
+def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> Iterator[str]:
+    """Yield what is otherwise than when the study last ran, of what the bits of a run hang on.
+
+    `kernels` is what convolutions are computed with now.
+    """
+    for name in DECISIVE:
+        was, now = settings.versions.get(name), version(name)
+        if was != now:
+            yield f"{name} was {was}, is {now}"
+    for name, now in machine(kernels).items():
+        was = settings.machine.get(name)
+        if name in ("system", "processor", "kernels") and was != now:
+            yield f"the {name} was {was}, is {now}"
+    if paths.costs.exists() and (device := Costs.read(paths.costs).device) != "cpu":
+        yield f"the study ran on {device}, where bits are not promised"

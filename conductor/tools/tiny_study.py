@@ -1,0 +1,137 @@
+"""The tiny study on which the doctor tries out all that a worker does."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from conductor.request import show_size
+from conductor.tools.verifying import TOLERANCE
+from kd.errors import ArtifactError, WorkerError
+from kd.protocol import Protocol
+from search_spaces import scheduled
+from workers.events import LAST_EVENTS, Event
+from workers.jobs import (
+    ExamineJob,
+    Job,
+    KernelsJob,
+    MachineJob,
+    PrepareJob,
+    ProjectionJob,
+    ShardJob,
+    TeacherJob,
+    TrainJob,
+    VerifyJob,
+)
+from workers.pools.crew import Crew, Pool, error_of
+
+PATIENCE = 120.0  # s that a job may take here: a driver that hangs says nothing
+# One step each of the teacher and the student: a batch has room for all training images.
+PROTOCOL = Protocol(
+    dataset="digits",
+    image_size=16,
+    train_size=64,
+    cutout=4,
+    teacher="resnet8-w0.25",
+    teacher_epochs=1,
+    students=("resnet8-w0.125",),
+    epochs=1,
+    batch_size=64,
+    warmup=0.0,
+)
+
+
+class TinyStudy:
+    """Its stages as jobs of `pool`, under the root `folder`; each builds on those before.
+
+    Every stage says what it saw, and raises what made its job fail.
+    """
+
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        self._pool = pool
+        self._crew = Crew(pool)
+        self._folder = folder
+        self._silent = False
+        self._made: dict[str, str] = {}  # dataset, teacher, shards: fingerprints, as they come
+        self.machine: Event | None = None  # what a worker said of it
+
+    def worker(self) -> str:
+        started = time.monotonic()
+        self._pool.start()
+        self.machine = self._run(MachineJob)
+        return f"answered after {time.monotonic() - started:.1f} s"
+
+    def data(self) -> str:
+        result = self._run(PrepareJob, data_dir=str(self._folder / "downloads"))
+        self._made["dataset"] = result["dataset"]
+        count = sum(sum(classes) for classes in result["counts"].values())
+        return f"{count:,} images of {PROTOCOL.dataset} are kept as tensors"
+
+    def kernels(self) -> str:
+        result = self._run(KernelsJob, dataset=self._made["dataset"])
+        if not result["used"]:
+            return "those of an accelerator, which are not tried"
+        why = f" ({result['reason']})" if result["reason"] else ""
+        return f"{result['used']}{why}: as in float64, but for rounding"
+
+    def views(self) -> str:
+        return str(self._examine("views")["said"])
+
+    def losses(self) -> str:
+        return str(self._examine("losses")["said"])
+
+    def checkpoint(self) -> str:
+        return str(self._examine("checkpoint")["said"])
+
+    def _examine(self, part: str) -> Event:
+        dataset = self._made.get("dataset", "")
+        return self._run(ExamineJob, dataset=dataset, part=part, folder=str(self._folder))
+
+    def teacher(self) -> str:
+        result = self._run(TeacherJob, dataset=self._made["dataset"])
+        self._made["teacher"] = result["teacher"]
+        return f"one step of {PROTOCOL.teacher} in {result['seconds']:.2f} s"
+
+    def shards(self) -> str:
+        """Fit projections, keep what the teacher says of a view, and compare it with the teacher.
+
+        Raises ArtifactError when they differ by more than rounding.
+        """
+        begun = self._run(ProjectionJob, **self._made)
+        made = {**self._made, "shards": begun["shards"]}
+        self._run(ShardJob, **made, view=0, features=True)
+        found = self._run(VerifyJob, **made, view=0, rows=PROTOCOL.train_size)
+        if not found["difference"] <= TOLERANCE:
+            raise ArtifactError(f"a shard came back {found['difference']:.3g} from the teacher")
+        self._made = made
+        return f"{show_size(sum(begun['sizes'].values()))} came back as the teacher says"
+
+    def student(self) -> str:
+        recipe = scheduled.suggest(optuna.trial.FixedTrial(scheduled.ENQUEUED["seed recipe"]))
+        self._run(
+            TrainJob,
+            **self._made,
+            cache="all",
+            recipe=recipe,
+            seed=0,
+            horizon=1,
+            views=[0],
+            folder=str(self._folder / "student"),
+        )
+        return f"one step of {PROTOCOL.student}, taught from the shard"
+
+    def _run(self, kind: type[Job], **fields: Any) -> Event:
+        """Run one job of the tiny study to its end. Raises what made it fail."""
+        if self._silent:
+            raise WorkerError("the worker did not answer before")
+        self._crew.start("", kind(protocol=PROTOCOL, root=str(self._folder), **fields))
+        deadline = time.monotonic() + PATIENCE
+        while (left := deadline - time.monotonic()) > 0:
+            for _, event in self._crew.events(left):
+                if event["event"] == "result":
+                    return event
+                if event["event"] in LAST_EVENTS:
+                    raise error_of(event)
+        self._silent = True
+        raise WorkerError(f"no answer in {PATIENCE:.0f} s")

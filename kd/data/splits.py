@@ -1,0 +1,181 @@
+"""Data: a source read as the protocol wants it, and split into train, validation and test.
+
+The split is a function of the labels and of the protocol's fractions, never of the study's seed:
+studies that differ in their seed alone are compared on the same images and share a teacher.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd.data import folders
+from kd.data.folders import folder_digest, read_folder
+from kd.data.sources import Progress, Source, one_line, read_named, resized
+from kd.errors import DataError
+from kd.protocol import Protocol
+from kd.seeds import derive_seed
+
+FORMAT = 1  # to be raised when the same files would give other arrays
+
+Pools = list[NDArray[np.int64]]  # rows of the source, one array a class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Rows of the source, ascending int64, that make each part; no row is in two parts."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def load_source(
+    dataset: str, image_size: int, data_dir: Path, progress: Progress | None = None
+) -> Source:
+    """Read a data set with every image in `image_size`; only what differs in size is resized.
+
+    `data_dir` is where torchvision's data sets are looked for and downloaded to. `progress` is
+    called as images are decoded or resized. Raises DataError, one line that says what to do.
+    """
+    report = progress or _silent
+    with _failing_as_data_error(dataset):
+        if root := _folder_of(dataset):
+            return read_folder(root, image_size, report)
+        return resized(read_named(dataset, data_dir), image_size, report)
+
+
+def listing_digest(dataset: str, image_size: int) -> str:
+    """Return a digest that stays the same while `load_source` would return the same.
+
+    No image is read: a folder is judged by its path and by the names, sizes and times of its
+    images; the other data sets never change. Raises DataError for a folder without a data set.
+    """
+    with _failing_as_data_error(dataset):
+        root = _folder_of(dataset)
+        listed = folder_digest(root) if root else dataset
+    text = json.dumps([FORMAT, listed, image_size])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def passed_over(dataset: str) -> str:
+    """Return what of a folder is not read, in one sentence; nothing for other data sets."""
+    with _failing_as_data_error(dataset):
+        root = _folder_of(dataset)
+        return folders.passed_over(root) if root else ""
+
+
+def split(source: Source, protocol: Protocol) -> Split:
+    """Draw test, validation and training images, stratified by class, with exact totals.
+
+    The source's own test split is the test if it has one. A smaller `train_size` keeps a subset of
+    what a larger one keeps, and as many images for validation at most: who has few labels has few
+    to validate with. Raises DataError when a class would be missing from a part, or when
+    `train_size` is more than there is.
+    """
+    rows = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
+    if source.test is None:
+        test, rest = _cut(_shuffled(rows), protocol.test_fraction)
+    else:
+        test = [pool[source.test[pool]] for pool in rows]
+        rest = _shuffled([pool[~source.test[pool]] for pool in rows])
+    validation, train = _cut(rest, protocol.validation_fraction)
+    train = _keep(train, protocol.train_size)
+    if protocol.train_size < sum(map(len, validation)):
+        validation = _keep(validation, protocol.train_size)
+    for part, pools in (("test", test), ("validation", validation), ("training", train)):
+        _check_part(part, pools, rows, source.classes)
+    return Split(train=_merged(train), validation=_merged(validation), test=_merged(test))
+
+
+def apportion(sizes: Sequence[int], share: float) -> list[int]:
+    """Take `share` of every size: whole numbers, by largest remainder, with the exact total.
+
+    The share is taken as the decimal that it is written as, so that 0.29 of 100 is 29.
+    """
+    exact = [Fraction(str(share)) * size for size in sizes]
+    counts = [math.floor(quota) for quota in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda index: counts[index] - exact[index])
+    for index in by_remainder[: round(sum(exact)) - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+def spread(sizes: Sequence[int], total: int) -> list[int]:
+    """Take `total` as evenly over the sizes as these allow; what is left over, from the first."""
+    counts = [0] * len(sizes)
+    while total:
+        unfilled = [index for index, size in enumerate(sizes) if counts[index] < size]
+        step = max(1, total // len(unfilled))
+        for index in unfilled:
+            taken = min(step, sizes[index] - counts[index], total)
+            counts[index] += taken
+            total -= taken
+    return counts
+
+
+@contextmanager
+def _failing_as_data_error(dataset: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{dataset!r} cannot be read: {one_line(error)}") from error
+
+
+def _silent(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def _folder_of(dataset: str) -> Path | None:
+    kind, _, path = dataset.partition(":")
+    return Path(path).expanduser() if kind == "folder" else None
+
+
+def _shuffled(pools: Pools) -> Pools:
+    seeds = [derive_seed(0, "split", label) for label in range(len(pools))]  # 0: of no study
+    return [
+        np.random.default_rng(seed).permutation(pool)
+        for seed, pool in zip(seeds, pools, strict=True)
+    ]
+
+
+def _cut(pools: Pools, share: float) -> tuple[Pools, Pools]:
+    """Cut the share off the front of every pool."""
+    counts = apportion([len(pool) for pool in pools], share)
+    taken = [pool[:count] for pool, count in zip(pools, counts, strict=True)]
+    left = [pool[count:] for pool, count in zip(pools, counts, strict=True)]
+    return taken, left
+
+
+def _keep(train: Pools, train_size: int) -> Pools:
+    sizes = [len(pool) for pool in train]
+    if train_size == 0:
+        return train
+    if not len(sizes) <= train_size <= sum(sizes):
+        raise DataError(
+            f"train_size must be 0, or lie between the {len(sizes)} classes and the {sum(sizes)} "
+            f"images that are left for training, got {train_size}"
+        )
+    counts = spread(sizes, train_size)
+    return [pool[:count] for pool, count in zip(train, counts, strict=True)]
+
+
+def _check_part(part: str, pools: Pools, rows: Pools, classes: Sequence[str]) -> None:
+    for name, pool, all_rows in zip(classes, pools, rows, strict=True):
+        if not len(pool):
+            raise DataError(
+                f"every class needs an image in each part, but class {name!r} has "
+                f"{len(all_rows)} in all and none of them for {part}: add images, remove the "
+                "class, or change validation_fraction or test_fraction"
+            )
+
+
+def _merged(pools: Pools) -> NDArray[np.int64]:
+    return np.sort(np.concatenate(pools))

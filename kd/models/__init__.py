@@ -1,0 +1,1 @@
+"""Networks: families, taps, weights, layout and cost."""

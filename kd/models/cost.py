@@ -1,0 +1,141 @@
+"""What a network costs: parameters, multiply-accumulates, bytes, and time."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd.models.network import Network, export_state, rehearse
+from kd.models.numerics import place
+from kd.recipe import require
+from kd.seeds import derive_seed
+
+WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
+# Large models on a CPU take seconds a pass: once this long has been spent on a batch size, fewer
+# rounds do, but one of warm-up and LEAST_ROUNDS that count.
+PATIENCE = 60.0  # seconds
+LEAST_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Time of one forward pass over a batch, in ms, over `repeats` passes."""
+
+    batch_size: int
+    median_ms: float
+    p95_ms: float
+    repeats: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parameter_count(network: Network) -> int:
+    """Number of parameters, frozen ones too; running statistics are not among them."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: Network, channels: int, image_size: int) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one square image, in eval mode.
+
+    Biases, batch norm, activations and pooling are not counted, as is usual. Runs on shapes alone.
+    Raises ProtocolError when the images do not fit the network.
+    """
+    with FlopCounterMode(display=False) as counter:
+        rehearse(network, channels, image_size)
+    return int(counter.get_total_flops()) // 2
+
+
+def state_bytes(network: Network) -> int:
+    """Bytes of the network's safetensors file, header included."""
+    return len(safetensors.torch.save(export_state(network)))
+
+
+def measure_latency(
+    networks: Mapping[str, Network],
+    *,
+    channels: int,
+    image_size: int,
+    batch_sizes: Sequence[int],
+    device: torch.device,
+    repeats: int,
+    seed: int,
+) -> dict[str, list[Latency]]:
+    """Time forward passes of copies of the networks on `device`, one `Latency` a batch size.
+
+    In eval and inference mode, after warm-up. Each of at most `repeats` rounds runs every network
+    once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs) meets
+    all alike. The same network under two names shows the noise floor. The caller fixes the number
+    of threads and sees to it that nothing else runs. Raises ProtocolError for a count below 1.
+    """
+    require("repeats must be at least 1", repeats >= 1, repeats)
+    sizes = list(batch_sizes)
+    require("batch_sizes must be at least 1", all(size >= 1 for size in sizes), sizes)
+    subjects = {
+        name: place(copy.deepcopy(network), device).eval() for name, network in networks.items()
+    }
+    results: dict[str, list[Latency]] = {name: [] for name in subjects}
+    for size in sizes:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "latency", size))
+        images = torch.randn(size, channels, image_size, image_size, generator=generator)
+        times = _time_rounds(subjects, images.to(device), repeats, generator)
+        for name, taken in times.items():
+            results[name].append(_summary(size, taken))
+    return results
+
+
+def _time_rounds(
+    networks: Mapping[str, Network], images: Tensor, repeats: int, generator: torch.Generator
+) -> dict[str, list[float]]:
+    """Return the ms of every timed pass, by name."""
+    names = list(networks)
+    rounds: list[dict[str, float]] = []
+    with torch.inference_mode():
+        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < PATIENCE / 4:
+            rounds.append(_time_round(networks, images, names, generator))
+        warm_up = len(rounds)
+        while len(rounds) - warm_up < repeats:
+            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > PATIENCE:
+                break
+            rounds.append(_time_round(networks, images, names, generator))
+    return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}
+
+
+def _time_round(
+    networks: Mapping[str, Network], images: Tensor, names: list[str], generator: torch.Generator
+) -> dict[str, float]:
+    """Run every network once, in an order of its own; return the ms that each took."""
+    order = torch.randperm(len(names), generator=generator).tolist()
+    return {names[index]: _time_pass(networks[names[index]], images) for index in order}
+
+
+def _spent(rounds: list[dict[str, float]]) -> float:
+    """Return the seconds of all passes so far."""
+    return sum(sum(taken.values()) for taken in rounds) / 1000
+
+
+def _time_pass(network: Network, images: Tensor) -> float:
+    _synchronise(images.device)
+    start = time.perf_counter()
+    network(images)
+    _synchronise(images.device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _synchronise(device: torch.device) -> None:
+    """Wait for an accelerator, which works while Python goes on; a CPU has nothing to wait for."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == device.type:
+        torch.accelerator.synchronize(device)
+
+
+def _summary(batch_size: int, taken: list[float]) -> Latency:
+    median, p95 = numpy.percentile(taken, [50, 95]).tolist()
+    return Latency(batch_size=batch_size, median_ms=median, p95_ms=p95, repeats=len(taken))

@@ -1,0 +1,286 @@
+"""Models of the user's own: a Python file with a function that returns the layers.
+
+    def small(classes, channels):
+        return nn.Sequential(OrderedDict(stage1=…, stage2=…, pool=…, flatten=…, fc=…))
+
+The children whose names begin with `stage` are those whose outputs are read, the last one as
+`last1`. What comes before a stage belongs to it, what follows the last one is the head. The layers
+keep the initialisation that their classes give them.
+
+A file is named by its content: what has changed has another name, and is another model.
+"""
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd.errors import ArtifactError, ProtocolError, one_line, place_in
+from kd.models.network import Modules, Network, Route, same, tap_shapes
+from kd.names import DIGEST_LENGTH, ModelName, parse_model
+from kd.registry import check_name
+
+_Returned = tuple[str, nn.Module, object]  # a module's name, itself, and what it returned
+LACKS = (MemoryError, torch.OutOfMemoryError)  # what a machine lacks is no fault of a model
+
+
+def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path) -> Network:
+    """Call the function that `name` means, with torch's own random numbers begun at `seed`.
+
+    `files` is the folder that holds the file under the name `ModelName.file`. Raises ArtifactError
+    when it is not there or was changed; ProtocolError, in one line, for a file that does not
+    import, lacks the function, or whose function fails or returns something else.
+    """
+    model = parse_model(name)
+    function = _find(model, files / model.file)
+    try:
+        inspect.signature(function).bind(classes=classes, channels=channels)
+    except TypeError as error:
+        raise _unfit(model, function, f"must take classes and channels: {error}") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
+        try:
+            body = function(classes=classes, channels=channels)
+        except LACKS:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _failed(model, function, "fails", error) from error
+    if type(body) is not nn.Sequential:
+        what = f"must return an nn.Sequential, got {type(body).__name__}"
+        raise _unfit(model, function, what)
+    _check_state(model, function, body)
+    return Network(name, body, _route(model, function, body))
+
+
+def own_place(error: BaseException, names: Iterable[str]) -> str:
+    """Return where in the file of one of the models `names` an error arose; see `place_in`."""
+    models = [model for model in map(parse_model, names) if model.digest]
+    files = {model.file: _file(model) for model in models}
+    return place_in(error, lambda path: files.get(path.name, ""))
+
+
+def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
+    """Return the error, on one line, of a model that cannot be used: `what` is said of it.
+
+    It names the line where `error` arose in the user's file, or that of the model's function.
+    """
+    model = parse_model(name)
+    function = _find(model, files / model.file)
+    return _failed(model, function, what, error) if error else _unfit(model, function, what)
+
+
+def _failed(
+    model: ModelName, function: Callable[..., Any], what: str, error: BaseException
+) -> ProtocolError:
+    place = own_place(error, [f"{model.base}@{model.digest}"]) or _defined(model, function)
+    return ProtocolError(
+        f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run the same "
+        "line again"
+    )
+
+
+def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolError:
+    return ProtocolError(f"{model.base} {what} ({_defined(model, thing)})")
+
+
+def _defined(model: ModelName, thing: Any) -> str:
+    """Return where a function or class of the user's file begins: `mine.py, line 7, in small`."""
+    found = inspect.unwrap(thing)
+    found = vars(found).get("__init__", found) if isinstance(found, type) else found
+    code = getattr(found, "__code__", None)
+    line = (
+        f", line {code.co_firstlineno}"
+        if code and Path(code.co_filename).name == model.file
+        else ""
+    )
+    return f"{_file(model)}{line}, in {getattr(thing, '__name__', model.function)}"
+
+
+def _file(model: ModelName) -> str:
+    """Return the name by which the user knows the file of a model."""
+    return model.base.partition(":")[0]
+
+
+def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
+    """Raise ProtocolError for what cannot be kept: no tensor, or one without a shape yet."""
+    for name, module in body.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(nn.parameter.is_lazy(tensor) for tensor in own):
+            kind = type(module).__name__
+            raise _unfit(
+                model,
+                function,
+                f"has the lazy layer {name}, {kind}, whose shape is not known before a first "
+                f"image; use {kind.replace('Lazy', '')} with its number of inputs",
+            )
+    for name, value in body.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            what = f"keeps {name}, a {type(value).__name__}, in its state dict; keep tensors alone"
+            raise _unfit(model, function, what)
+
+
+def try_out(
+    name: str, *, classes: int, channels: int, image_size: int, taps: Sequence[str], files: Path
+) -> None:
+    """Build the model twice and pass images through it, as training will.
+
+    Raises ProtocolError, in one line, unless its weights follow from the seed, training draws no
+    random numbers, its logits are [B, classes] and no probabilities, and it has all `taps`, each a
+    map [B, C, h, w].
+    """
+    network, again = (
+        build_own(name, classes=classes, channels=channels, seed=0, files=files) for _ in range(2)
+    )
+    left, right = network.state_dict(), again.state_dict()
+    if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
+        what = "makes other weights from the same seed; let it draw from torch's global generator"
+        raise refusal(name, files, f"{what} alone")
+    images = torch.zeros(2, channels, image_size, image_size)
+    for training in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
+            logits, outputs = _pass(network.train(training), images, taps, files)
+            draws = not torch.equal(before, torch.get_rng_state())
+        if draws:
+            mode = "training" if training else "evaluation"
+            what = f"draws random numbers in {mode}, as dropout does; a run depends on its seeds"
+            raise refusal(name, files, f"{what} alone: leave that layer out")
+    if list(logits.shape) != [2, classes]:
+        what = f"must return logits [B, {classes}], got {list(logits.shape)} for B = 2"
+        raise refusal(name, files, what)
+    _check_logits(name, files, logits.detach())
+    for tap, output in outputs.items():
+        if output.dim() != 4:
+            shape = list(output.shape)
+            raise refusal(name, files, f"must give a map [B, C, h, w] at tap {tap}, got {shape}")
+    try:
+        tap_shapes(network, channels, image_size)
+    except LACKS:
+        raise
+    except Exception as error:
+        what = "cannot be run on shapes alone (device meta), which counts its operations"
+        raise refusal(name, files, what, error) from error
+
+
+def _pass(
+    network: Network, images: torch.Tensor, taps: Sequence[str], files: Path
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return logits and taps of images; raise ProtocolError for whatever the model raises.
+
+    A stage, and the last child, must return one tensor.
+    """
+    returned: list[_Returned] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda module, given, output, name=name: returned.append((name, module, output))
+        )
+        for name, module in network.body.named_modules()
+        if name and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+    ]
+    try:
+        found = network.forward_taps(images, taps)
+    except (*LACKS, ProtocolError):
+        raise
+    except (Exception, SystemExit) as error:
+        _check_returned(network, returned, files)
+        what = f"does not take images {list(images.shape)}"
+        raise refusal(network.name, files, what, error) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _check_returned(network, returned, files)
+    return found
+
+
+def _check_returned(network: Network, returned: Sequence[_Returned], files: Path) -> None:
+    """Raise ProtocolError unless stages and the last child return a tensor.
+
+    The line that it names is that of the innermost module of the user's that returned the other.
+    """
+    *_, last = (name for name, _ in network.body.named_children())
+    for name, _, output in returned:
+        read = name == last or (name.startswith("stage") and "." not in name)
+        if not read or isinstance(output, torch.Tensor):
+            continue
+        kind = type(output).__name__
+        if isinstance(output, Mapping):
+            kind += f" with the keys {', '.join(map(str, output))}"
+        what = f"must return one tensor from its child {name}, got {kind}; return that tensor alone"
+        model = parse_model(network.name)
+        forwards = [type(module).forward for _, module, other in returned if other is output]
+        own = [each for each in forwards if Path(each.__code__.co_filename).name == model.file]
+        raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
+
+
+def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
+    """Raise ProtocolError for rows that are probabilities, or their logarithms."""
+    for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
+        sums = shares.sum(1)
+        if bool((shares >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            what = f"returns probabilities; leave the {layer} out, logits are asked for"
+            raise refusal(name, files, what)
+
+
+def _find(model: ModelName, path: Path) -> Callable[..., Any]:
+    """Return the function, from the file as it was first run in this process."""
+    key = f"retort_model_{model.digest}"
+    if key not in sys.modules:
+        _import(model, path, key)
+    found = vars(sys.modules[key])
+    known = [
+        name
+        for name, value in found.items()
+        if callable(value) and getattr(value, "__module__", "") == key
+    ]
+    check_name(f"function of {model.base.partition(':')[0]}", model.function, known)
+    function: Callable[..., Any] = found[model.function]
+    return function
+
+
+def _import(model: ModelName, path: Path, key: str) -> None:
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}, the copy of a model's file, cannot be read ({error.strerror}); name "
+            f"{model.base} again with the flag that named it first, and it is copied anew"
+        ) from None
+    if hashlib.sha256(source).hexdigest()[:DIGEST_LENGTH] != model.digest:
+        raise ArtifactError(
+            f"{path} has changed; delete it, and name {model.base} again with the flag that named "
+            "it first"
+        )
+    module = ModuleType(key)
+    module.__file__ = str(path)
+    sys.modules[key] = module  # what looks up a class by its module finds it
+    try:
+        exec(compile(source, path, "exec"), vars(module))  # these bytes, and no compiled file
+    except (Exception, SystemExit) as error:
+        del sys.modules[key]
+        place = own_place(error, [f"{model.base}@{model.digest}"])
+        at = f" ({place})" if place else ""
+        raise ProtocolError(f"{_file(model)} does not import: {one_line(error)}{at}") from error
+
+
+def _route(model: ModelName, function: Callable[..., Any], body: nn.Sequential) -> Route:
+    """Divide the children at the stages; one that stands twice is walked through twice."""
+    stages: list[Modules] = []
+    waiting: Modules = ()
+    for name, child in body.named_modules(remove_duplicate=False):
+        if not name or "." in name:
+            continue
+        waiting = (*waiting, child)
+        if name.startswith("stage"):
+            stages.append(waiting)
+            waiting = ()
+    if not stages:
+        names = ", ".join(name for name, _ in body.named_children()) or "none"
+        what = f"must name the children whose outputs are read stage1, stage2, …, got {names}"
+        raise _unfit(model, function, what)
+    return Route((), tuple(stages), waiting)

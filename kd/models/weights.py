@@ -1,0 +1,161 @@
+"""Weights that a network starts from: a file of ours, or ImageNet's from torchvision."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from kd.errors import ArtifactError, DataError, ProtocolError
+from kd.models.network import Network, load_state, twins
+from kd.names import TORCHVISION_MODELS, ModelName
+
+_HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the classes
+
+
+def load_file(network: Network, path: Path) -> None:
+    """Load a state dict of the same model, its names with or without the `body.` prefix.
+
+    Raises ArtifactError when the file cannot be read, or for the first tensor that is missing, has
+    another shape, or is not in the network.
+    """
+    try:
+        given = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read as safetensors: {_reason(error)}") from None
+    _load(network, {name.removeprefix("body."): value for name, value in given.items()}, str(path))
+
+
+def load_imagenet(network: Network, model: ModelName) -> None:
+    """Load torchvision's ImageNet weights into a model of any stem, channels and classes.
+
+    A head for other classes than ImageNet's 1000, or of another form, keeps its fresh weights, and
+    the first kernel is made to fit (`fit_kernel`). Every other tensor must be there in its shape.
+    Raises ProtocolError for a model without such weights, DataError when they cannot be had.
+    """
+    if model.base not in TORCHVISION_MODELS or model.width != 1:
+        raise ProtocolError(
+            f"torchvision has no ImageNet weights for {network.name}; take --teacher-weights none "
+            f"or one of: {', '.join(TORCHVISION_MODELS)}"
+        )
+    own, given = network.body.state_dict(), _imagenet_state(model.base)
+    first = _first_kernel(network)
+    given[first] = fit_kernel(given[first], channels=own[first].shape[1], size=own[first].shape[-1])
+    # weights saved before PyTorch 0.4.1 lack a counter that batch norm with a momentum never reads
+    fresh = {
+        name: value
+        for name, value in own.items()
+        if name.startswith(_HEADS) or name.endswith("num_batches_tracked")
+    }
+    fitting = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(_HEADS) or (name in own and own[name].shape == value.shape)
+    }
+    _load(network, {**fresh, **fitting}, f"torchvision's {model.base}")
+
+
+def fit_kernel(kernel: Tensor, *, channels: int, size: int) -> Tensor:
+    """Make a first kernel [out, C, k, k] fit another number of channels and another size.
+
+    Size: each weight of the small kernel is the large one's integral over the area that it stands
+    for (a 3x3 kernel divides 7x7 into nine cells of 7/3 x 7/3). That is what the large kernel says
+    of the image enlarged by k / size, which is what a small image lacks to look like those that the
+    kernel was trained on: an edge detector stays one, and the response to a flat area is exactly
+    what it was. A central crop, rescaled or not, keeps neither: what it leaves of a filter whose
+    weights sum to zero has a sum, and of a wide edge only the slope in its middle.
+
+    Channels: the sum over the old channels, divided evenly among the new, so that an image with the
+    same value in all channels is answered as before; for grayscale that is the sum itself.
+    """
+    if kernel.shape[1] != channels:
+        kernel = (kernel.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+    areas = _overlaps(kernel.shape[-1], size).to(kernel.dtype)
+    return torch.einsum("ia,ocab,jb->ocij", areas, kernel, areas)
+
+
+def _overlaps(old: int, new: int) -> Tensor:
+    """[new, old]: the length that each of `new` equal cells shares with `old` cells of length 1."""
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    cells = torch.arange(old, dtype=torch.float64)
+    ends = torch.minimum(edges[1:, None], cells + 1)
+    return (ends - torch.maximum(edges[:-1, None], cells)).clamp(min=0)
+
+
+def imagenet_files() -> dict[str, Path]:
+    """Return where torchvision's ImageNet weights of each model are kept, or looked for."""
+    return {base: _imagenet_file(base) for base in TORCHVISION_MODELS}
+
+
+def _imagenet_file(base: str) -> Path:
+    """Return the file that torch.hub downloads to; its folder is that of TORCH_HOME, if set."""
+    return Path(torch.hub.get_dir(), "checkpoints", _imagenet_weights(base).url.rsplit("/", 1)[-1])
+
+
+def _imagenet_weights(base: str) -> torchvision.models.WeightsEnum:
+    return torchvision.models.get_model_weights(base).IMAGENET1K_V1
+
+
+def _imagenet_state(base: str) -> dict[str, Tensor]:
+    """The state dict of torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
+
+    V1, not DEFAULT: every model has it, and the ResNets' and VGGs' comes from training on hard
+    labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
+    does label smoothing help?"). The hash in the file's name is checked on download alone.
+    """
+    weights, file = _imagenet_weights(base), _imagenet_file(base)
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(
+            progress=True, check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except Exception as error:  # sockets fail in many ways, and so does unpickling half a file
+        if file.exists():
+            raise DataError(
+                f"{file} is damaged ({_reason(error)}); delete it to have it downloaded again"
+            ) from None
+        raise DataError(
+            f"cannot download ImageNet weights from {weights.url} ({_reason(error)}); put "
+            f"{file.name} into {file.parent}, or take --teacher-weights none"
+        ) from None
+    return state
+
+
+def _first_kernel(network: Network) -> str:
+    convs = (name for name, part in network.body.named_modules() if isinstance(part, nn.Conv2d))
+    return f"{next(convs)}.weight"
+
+
+def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict; of the names of one tensor (tied weights) it may have any."""
+    own = network.body.state_dict()
+    tied = twins(own).items()
+    given = {first: given[name] for name, first in tied if name in given} | dict(given)
+    given = {name: given[first] for name, first in tied if first in given} | given
+    hint = "it is of another model, stem, number of classes or of channels"
+    for name, value in own.items():
+        if name not in given:
+            raise ArtifactError(f"{source} has no {name}, which {network.name} needs; {hint}")
+        needed, shape = tuple(value.shape), tuple(given[name].shape)
+        if needed != shape:
+            raise ArtifactError(
+                f"{source} has {name} of shape {shape}, {network.name} needs {needed}; {hint}"
+            )
+        if not _alike(given[name].dtype, value.dtype) or not given[name].isfinite().all():
+            raise ArtifactError(f"{source} has {name} that is not of finite {value.dtype}; {hint}")
+    for name in given:
+        if name not in own:
+            raise ArtifactError(f"{source} has {name}, which {network.name} has not; {hint}")
+    load_state(network.body, given, source, network.name)
+
+
+def _alike(given: torch.dtype, needed: torch.dtype) -> bool:
+    """Whether a tensor may be taken for another: floats of any of these widths, else the same."""
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return given == needed or (given in floats and needed in floats)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

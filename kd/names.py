@@ -1,0 +1,111 @@
+"""Names that a protocol may use: data sets, models, and what is known of each without torch."""
+
+import re
+from dataclasses import dataclass
+
+from kd.errors import ProtocolError
+from kd.registry import check_name
+
+DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
+STEMS = ("cifar", "imagenet")
+PRECISIONS = ("float32", "bfloat16")
+
+# name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
+CIFAR_RESNETS = {
+    "resnet8": (8, 1),
+    "resnet14": (14, 1),
+    "resnet20": (20, 1),
+    "resnet32": (32, 1),
+    "resnet44": (44, 1),
+    "resnet56": (56, 1),
+    "resnet110": (110, 1),
+    "resnet8x4": (8, 4),
+    "resnet32x4": (32, 4),
+}
+# name: (depth, widening factor); depth = 6n + 4
+WIDE_RESNETS = {"wrn-16-1": (16, 1), "wrn-16-2": (16, 2), "wrn-40-1": (40, 1), "wrn-40-2": (40, 2)}
+# torchvision's name: number of stages whose output can be read
+TORCHVISION_MODELS = {
+    "resnet18": 4,
+    "resnet34": 4,
+    "resnet50": 4,
+    "resnet101": 4,
+    "resnet152": 4,
+    "wide_resnet50_2": 4,
+    "mobilenet_v2": 5,
+    "shufflenet_v2_x0_5": 3,
+    "shufflenet_v2_x1_0": 3,
+    "shufflenet_v2_x1_5": 3,
+    "shufflenet_v2_x2_0": 3,
+    "vgg11_bn": 5,
+    "vgg13_bn": 5,
+    "vgg16_bn": 5,
+    "vgg19_bn": 5,
+}
+MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS)
+SCALABLE_MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, "mobilenet_v2")
+
+
+OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
+DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model of the catalogue and the factor on its numbers of channels, or one of the user's own.
+
+    That is a function in a Python file, as in `mine.py:small`; `digest` is then what names the
+    content of the file, and empty for the catalogue's.
+    """
+
+    base: str
+    width: float = 1.0
+    digest: str = ""
+
+    @property
+    def function(self) -> str:
+        """The function that makes a model of the user's own."""
+        return self.base.partition(".py:")[2]
+
+    @property
+    def file(self) -> str:
+        """Name of the copy that is kept of the user's file: `mine-1a2b3c4d5e6f.py`."""
+        return f"{self.base.partition('.py:')[0]}-{self.digest}.py"
+
+    @property
+    def stages(self) -> int:
+        """Number of stages with a tap: `last1` is the deepest, `last{stages}` the first."""
+        return TORCHVISION_MODELS.get(self.base, 3)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return tuple(f"last{depth}" for depth in range(1, self.stages + 1))
+
+
+def parse_model(name: str) -> ModelName:
+    """Read `resnet8`, `resnet8-w0.125` (a width factor on every number of channels), or
+    `mine.py:small@1a2b3c4d5e6f`, a function in a file of the user's, whose digest follows.
+
+    Raises ProtocolError for an unknown model, or a width that the model does not take.
+    """
+    if ".py" in name:
+        own = OWN_MODEL.fullmatch(name)
+        if own is None:
+            raise ProtocolError(
+                "a model of one's own is named by its file and a function in it, both of letters, "
+                f"digits and _, as in --student mine.py:small, got {name!r}"
+            )
+        return ModelName(own[1], digest=own[2])
+    match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
+    base, width = (match[1], match[2]) if match else (name, None)
+    check_name("model", base, MODELS)
+    if width is None:
+        return ModelName(base)
+    if base not in SCALABLE_MODELS:
+        raise ProtocolError(
+            f"{base} has no width factor, got {name}; models that have one: "
+            + ", ".join(SCALABLE_MODELS)
+        )
+    if not 0.01 <= float(width) <= 16:
+        raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")
+    return ModelName(base, float(width))

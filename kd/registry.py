@@ -1,0 +1,73 @@
+"""Kinds of things that have names, such as optimizers: a kind is a folder, each file a member.
+
+A member is added by adding its file, and no list is edited. Listing names and descriptions imports
+no member, since members may import torch; loading one imports it alone.
+"""
+
+import ast
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from kd.errors import ProtocolError
+
+NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyped one
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of members: what it is called in errors, and the package that holds its files.
+
+    The member `balanced-accuracy` is the file `balanced_accuracy.py`; files whose names begin with
+    `_` are no members. Each package's `__init__` says what a member offers.
+    """
+
+    what: str
+    package: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all members, sorted."""
+        path = importlib.import_module(self.package).__path__
+        stems = (module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
+        return tuple(sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_")))
+
+    def check(self, name: str) -> None:
+        """Raise ProtocolError, with the nearest name or all of them, unless a member has `name`."""
+        check_name(self.what, name, self.names)
+
+    def load(self, name: str) -> ModuleType:
+        """Return the module of a member. Raises ProtocolError for an unknown name."""
+        self.check(name)
+        return importlib.import_module(f"{self.package}.{_stem(name)}")
+
+    def describe(self, name: str) -> str:
+        """Return the first line of a member's docstring, which help and reports show."""
+        self.check(name)
+        for folder in importlib.import_module(self.package).__path__:
+            file = Path(folder) / f"{_stem(name)}.py"
+            if file.is_file():
+                text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+                return text.partition("\n")[0].rstrip(".")
+        return ""
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ProtocolError unless `name` is one of `known`.
+
+    The error proposes the nearest known name, or lists all of them where none is near.
+    """
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
+    hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+    raise ProtocolError(f"unknown {what} {name!r}; {hint}")
+
+
+def _stem(name: str) -> str:
+    return name.replace("-", "_")

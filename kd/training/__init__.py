@@ -1,0 +1,1 @@
+"""Training, its teacher, and how a network is evaluated."""

@@ -1,0 +1,107 @@
+"""What a network says of a set of images, and how good that is."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kd.data.views import normalise
+
+# Images that are evaluated at once: fixed by their size, since bits may depend on it. On a CPU the
+# maps of large batches leave its caches, and calls of small ones cost more than what they compute:
+# so many pixels were best, or within a third of it, for ResNets on images of 16 to 96 pixels
+# (docs/benchmarks.md, formats).
+BATCH_PIXELS = 128 * 32 * 32
+LEAST_BATCH = 8
+ACCELERATOR_BATCH = 1024
+ECE_BINS = 15  # Guo et al. 2017
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages:
+    """Images [N, C, H, W] uint8, labels [N] int64, and the training split's mean and deviation.
+
+    `mean` and `deviation` [C] float32 are in units of 0-1 pixels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "LabelledImages":
+        moved = {name: getattr(self, name).to(device) for name in self.__slots__}
+        return LabelledImages(**moved)
+
+    def first(self, count: int) -> "LabelledImages":
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, data: LabelledImages) -> Tensor:
+    """Return the logits [N, classes] float32, on the CPU, of un-augmented images, in eval mode."""
+    was_training = network.training
+    network.eval()
+    try:
+        chunks = [
+            network(normalise(chunk, data.mean, data.deviation)).float()
+            for chunk in data.images.split(batch_size(data.images))
+        ]
+    finally:
+        network.train(was_training)
+    return torch.cat(chunks).cpu()
+
+
+def batch_size(images: Tensor) -> int:
+    """Return how many of `images` [N, C, H, W] a network evaluates at once."""
+    if images.device.type != "cpu":
+        return ACCELERATOR_BATCH
+    return max(LEAST_BATCH, BATCH_PIXELS // (images.shape[-2] * images.shape[-1]))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images, 0-1, whose largest logit is at the label."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """Mean negative log-likelihood of the labels, nats."""
+    return float(functional.cross_entropy(logits.double(), labels))
+
+
+def ece(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error, 0-1, over equal bins of confidence (Guo et al. 2017, eq. 5)."""
+    confidence, predicted = logits.double().softmax(1).max(1)
+    gap = (predicted == labels).double() - confidence
+    bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
+    sums = torch.zeros(ECE_BINS, dtype=torch.float64)
+    return float(sums.index_add(0, bins, gap).abs().sum() / len(labels))
+
+
+def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Share of images, 0-1, on which both name the same class."""
+    return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean())
+
+
+def teacher_kl(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Mean KL(teacher || student) at temperature 1, nats."""
+    teacher = teacher_logits.double().log_softmax(1)
+    student = student_logits.double().log_softmax(1)
+    return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
+
+
+def scores(
+    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
+) -> dict[str, float | None]:
+    """Return accuracy, nll, ece, agreement and teacher_kl; the last two None without a teacher."""
+    return {
+        "accuracy": accuracy(logits, labels),
+        "nll": nll(logits, labels),
+        "ece": ece(logits, labels),
+        "agreement": None if teacher_logits is None else agreement(logits, teacher_logits),
+        "teacher_kl": None if teacher_logits is None else teacher_kl(logits, teacher_logits),
+    }

@@ -1,0 +1,184 @@
+"""Whether this processor's convolution kernels compute what they should, and a limit to those used.
+
+On x86 processors PyTorch's convolutions are oneDNN's, written for each instruction set. Some were
+seen to write past their memory, or to give weights that are not finite, and nothing reports it. So
+a training step is run with every convolution compared with the same one in float64, which is
+computed by PyTorch's own kernels.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kd.models.network import Network
+from kd.models.numerics import training_backward, training_forward
+from kd.training.evaluation import batch_size
+
+VARIABLE = "ONEDNN_MAX_CPU_ISA"  # read by oneDNN when a process computes its first convolution
+INSTRUCTION_SETS = ("AVX2", "AVX", "SSE41")  # widest first: what a process can be limited to
+# Releases of oneDNN whose AVX2 kernels are known to be wrong. In 3.12 the gradients of a strided
+# 1x1 convolution of fewer than 8 channels in channels last write past their memory.
+WRONG_AVX2 = ("3.12",)
+KNOWN_LIMIT = "AVX"
+# Of a convolution's largest value. Rounding leaves 1e-6 in float32 and 1e-2 in bfloat16; a wrong
+# kernel is off by about 1.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+aten: Any = torch.ops.aten
+
+
+class WrongKernelError(Exception):
+    """A convolution differs from the same one in float64 by more than rounding."""
+
+
+def onednn_version() -> str:
+    """Return the version of oneDNN that torch was built with; empty where it was built without."""
+    words = torch.__config__.show().partition("MKL-DNN v")[2].split()
+    return words[0] if words else ""
+
+
+def known_limit() -> str:
+    """Return the instruction set that this processor is limited to without any trial, or nothing.
+
+    It is for processors whose widest kernels are AVX2 ones that are known to be wrong.
+    """
+    wrong = onednn_version().rpartition(".")[0] in WRONG_AVX2
+    return KNOWN_LIMIT if wrong and torch.backends.cpu.get_cpu_capability() == "AVX2" else ""
+
+
+def limit() -> str:
+    """Return the instruction set that this process is limited to; empty if to none."""
+    return os.environ.get(VARIABLE, "")
+
+
+def set_known_limit() -> None:
+    """Limit this process if its processor is known for wrong kernels, unless its user has."""
+    if not limit() and (known := known_limit()):
+        os.environ[VARIABLE] = known
+
+
+def narrower(current: str) -> tuple[str, ...]:
+    """Return the instruction sets to try where the kernels of `current` are wrong, widest first.
+
+    `current` is empty for a process without a limit.
+    """
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in (
+        "AVX512",
+        "AVX2",
+    ):
+        return ()
+    if current not in INSTRUCTION_SETS:
+        current = "AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX2" else ""
+    return INSTRUCTION_SETS[INSTRUCTION_SETS.index(current) + 1 :] if current else INSTRUCTION_SETS
+
+
+def try_kernels(
+    network: Network,
+    *,
+    classes: int,
+    channels: int,
+    image_size: int,
+    batch: int,
+    precision: str,
+    begun: Callable[[str], None],
+) -> None:
+    """Run one training step on `batch` random images, and evaluate as many as evaluation takes.
+
+    `begun` is called with a description before each convolution, so that a crash can be placed.
+    Raises WrongKernelError for the first convolution that is wrong.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> Tensor:
+        return torch.randn(count, channels, image_size, image_size, generator=generator)
+
+    labels = torch.arange(batch) % classes
+    device = torch.device("cpu")
+    forward = training_forward(network, device, precision, compiled=False)
+    with _Compared(begun):
+        logits, _ = forward(images(batch), ())
+        training_backward(network, device)(functional.cross_entropy(logits, labels))
+        with torch.no_grad():  # the kernels of inference mode, where no convolution is seen
+            network.eval()(images(batch_size(torch.empty(0, 1, image_size, image_size))))
+
+
+class _Compared(TorchDispatchMode):
+    """Compares every convolution, and its gradients, with the same one in float64, once a shape."""
+
+    def __init__(self, begun: Callable[[str], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._begun = begun
+        self._seen: set[str] = set()
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function not in (aten.convolution.default, aten.convolution_backward.default):
+            return function(*args, **(kwargs or {}))
+        case = _description(function, args)
+        self._begun(case)
+        key = f"{case} {[value.stride() for value in args if isinstance(value, Tensor)]}"
+        if key not in self._seen:
+            self._seen.add(key)
+            drawn = [self._redrawn(value) for value in args]
+            precise = [value.double() if isinstance(value, Tensor) else value for value in drawn]
+            _compare(case, function(*drawn), function(*precise))
+        return function(*args)
+
+    def _redrawn(self, value: Any) -> Any:
+        """Return random numbers in a tensor's place, in its layout.
+
+        Those of a network may cancel out, as the gradient of a bias before batch norm does: what is
+        left then is rounding.
+        """
+        if not isinstance(value, Tensor):
+            return value
+        drawn = torch.randn(value.shape, generator=self._generator)
+        return torch.empty_like(value).copy_(drawn)
+
+
+def _description(function: Any, args: Any) -> str:
+    """Describe a convolution by what chooses its kernel.
+
+    The arguments are those of `aten.convolution`, for the gradients after that of the output.
+    """
+    of = "a convolution"
+    if function is aten.convolution_backward.default:
+        of, args = "the gradients of a convolution", args[1:]
+    images, weights, _, stride, padding, dilation, transposed, _, groups = args[:9]
+    dtype = str(images.dtype).removeprefix("torch.")
+    parts = [
+        f"{of} of {list(images.shape)} by {list(weights.shape)}",
+        f"stride {stride}",
+        f"padding {padding}",
+        *([f"dilation {dilation}"] if set(dilation) != {1} else []),
+        *(["transposed"] if transposed else []),
+        *([f"groups {groups}"] if groups > 1 else []),
+        f"{_layout(images)} in {dtype}",
+    ]
+    return ", ".join(parts)
+
+
+def _layout(value: Tensor) -> str:
+    if value.is_contiguous():
+        return "contiguous"
+    last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return "channels last" if last else f"strides {list(value.stride())}"
+
+
+def _compare(case: str, found: Any, precise: Any) -> None:
+    """Raise WrongKernelError if a tensor of `found` is further from `precise` than rounding is."""
+    pairs = zip(found, precise, strict=True) if isinstance(found, tuple) else [(found, precise)]
+    for here, there in pairs:
+        if here is None or not here.numel():
+            continue
+        scale = float(there.abs().max()) or 1.0
+        error = float((here.double() - there).abs().max()) / scale
+        if not error <= TOLERANCE.get(here.dtype, 1e-3):
+            raise WrongKernelError(f"{case}, is off by {error:.2g} of its largest value")

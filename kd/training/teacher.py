@@ -1,0 +1,171 @@
+"""What the teacher says of a batch: logits, and features reduced as the cache keeps them.
+
+A tap's feature map is average-pooled to at most 4x4 and projected onto the leading right singular
+vectors of its *uncentred* features, fitted once on un-augmented training images: centring would
+change the Gram matrices of ReLU features, which the `similarity` loss compares. It is then divided
+by one scale a tap, so that float16 holds it. The attention map is normalised before float16, whose
+range raw maps exceed.
+"""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kd.data.views import normalise
+from kd.errors import ArtifactError
+from kd.losses.features import TapReading, attention_map
+from kd.models.build import Network
+from kd.training.evaluation import LabelledImages, batch_size
+
+MAX_SIDE = 4  # of a pooled feature map
+MAX_RANK = 64  # of a projection
+FIT_IMAGES = 5000  # images that a projection is fitted on, spread over the training split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How one tap is reduced: `vectors` [C, k] float32, orthonormal columns.
+
+    `scale` divides the projected features; `variance` is the total variance that they then have
+    (summed over the k channels); `energy` is the share, 0-1, of the uncentred second moment that
+    the k directions hold.
+    """
+
+    vectors: Tensor
+    scale: float
+    variance: float
+    energy: float
+
+    def reduce(self, features: Tensor) -> Tensor:
+        """Turn a feature map [B, C, H, W] into [B, k, h, w] with h, w of at most 4."""
+        projected = torch.einsum("bchw,ck->bkhw", _pool(features.float()), self.vectors)
+        return projected / self.scale
+
+    def to(self, device: torch.device) -> "Projection":
+        return Projection(
+            vectors=self.vectors.to(device),
+            scale=self.scale,
+            variance=self.variance,
+            energy=self.energy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the teacher says of a batch: `logits` [B, classes] float32, a reading of each tap."""
+
+    logits: Tensor
+    taps: dict[str, TapReading]
+
+    def to(self, device: torch.device) -> "Reading":
+        taps = {tap: each.to(device) for tap, each in self.taps.items()}
+        return Reading(self.logits.to(device), taps)
+
+
+class TeacherSource(typing.Protocol):
+    """Where a training run gets its readings: from shards or from the live teacher."""
+
+    validation_logits: Tensor
+
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        """Return what the teacher says of `images` [B, C, H, W] float32, normalised.
+
+        They are the rows `index` [B], on the CPU, of the training split, rendered as view `view`.
+        """
+
+
+class LiveTeacher:
+    """A frozen teacher, in eval mode, that is asked anew for every batch."""
+
+    def __init__(
+        self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
+    ) -> None:
+        self.network = network.requires_grad_(False)
+        self.projections = dict(projections)
+        self.validation_logits = validation_logits
+
+    @torch.no_grad()
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        self.network.eval()  # each time: whoever holds the network may have called train()
+        logits, maps = self.network.forward_taps(images, taps)
+        return Reading(
+            logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
+        )
+
+    @staticmethod
+    def _read_tap(projection: Projection, features: Tensor) -> TapReading:
+        """Reduce one map; through float16, so that a live reading is what a shard would hold."""
+        return TapReading(
+            features=projection.reduce(features).half().float(),
+            attention=attention_map(features).half().float(),
+            variance=projection.variance,
+        )
+
+
+@torch.no_grad()
+def fit_projections(
+    network: Network, data: LabelledImages, taps: Sequence[str]
+) -> dict[str, Projection]:
+    """Fit each tap's projection on the un-augmented training images `data`.
+
+    Raises ArtifactError for a tap at which the teacher does not tell images apart.
+    """
+    network.eval()
+    precise = widest_float(data.images.device)
+    moments: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
+    rows: dict[str, int] = dict.fromkeys(taps, 0)
+    images = data.images[:: -(-len(data) // FIT_IMAGES)]
+    for chunk in images.split(batch_size(images)):
+        _, maps = network.forward_taps(normalise(chunk, data.mean, data.deviation), taps)
+        for tap in taps:
+            flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)
+            moments[tap] = moments.get(tap, 0) + flat.T @ flat
+            means[tap] = means.get(tap, 0) + flat.sum(0)
+            rows[tap] += len(flat)
+    return {tap: _projection(tap, moments[tap] / rows[tap], means[tap] / rows[tap]) for tap in taps}
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for Apple's and those of Intel's GPUs that lack it."""
+    lacks = device.type == "mps" or (
+        device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64
+    )
+    return torch.float32 if lacks else torch.float64
+
+
+def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
+    """Take the leading eigenvectors of the second moment [C, C].
+
+    They are the right singular vectors of the features. Each is given the sign that makes its
+    largest entry positive, since a solver leaves the sign open.
+    """
+    device = moment.device
+    moment, mean = moment.cpu().double(), mean.cpu().double()
+    values, vectors = torch.linalg.eigh(moment)
+    rank = min(MAX_RANK, len(values))
+    values, vectors = values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
+    total = float(moment.trace())
+    variance = float(values.sum() - (mean @ vectors).square().sum())
+    if not variance > 1e-9 * total:
+        raise ArtifactError(
+            f"the teacher says the same of every image at {tap}; train it, or name other --taps"
+        )
+    scale = (total / rank) ** 0.5
+    return Projection(
+        vectors=vectors.float().to(device),
+        scale=scale,
+        variance=variance / scale**2,
+        energy=min(1.0, float(values.sum()) / total),
+    )
+
+
+def _pool(features: Tensor) -> Tensor:
+    height, width = features.shape[-2:]
+    return functional.adaptive_avg_pool2d(features, (min(height, MAX_SIDE), min(width, MAX_SIDE)))

@@ -1,0 +1,274 @@
+"""Caveats: what a careful reader would hold against a study, as far as the tool can know it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from kd.training.history import FEW_OF_A_CLASS
+from reports.compute.audit import Audit
+from reports.compute.classes import class_name
+from reports.compute.verdict import Verdict
+from reports.read.data import PLAIN, ArmData, StudyData, TrialData
+from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
+from reports.wording import counted, figure, listed, percent, points
+
+EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
+FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
+FEW_VALIDATION_IMAGES = 1000
+FEW_SEEDS = 10
+FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
+STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/search/methods.py`)
+MANY_DIVERGED = 0.2
+MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
+
+
+def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -> tuple[str, ...]:
+    """Return one or two sentences for each, the gravest first."""
+    return (
+        *_of_learning(data),
+        *_of_teacher(data),
+        *_of_tuning(data),
+        *_of_evidence(data, verdict),
+        *_of_classes(data),
+        *_of_search(data),
+        *_of_pruning(data.settings.pruner, data.protocol.margin, audits),
+        *_of_protocol(data),
+        *_of_seal(data),
+    )
+
+
+def _of_learning(data: StudyData) -> Iterator[str]:
+    """Compare teacher and winners with naming one class for every image, the largest."""
+    if data.labels is None:
+        return
+    counts = np.bincount(data.labels)
+    share = float(counts.max() / counts.sum())
+    scored = [("the teacher", data.teacher_test.get("accuracy"), data.teacher_interval)]
+    scored += [
+        (f"tuned {one.finalist.arm}", mean_and_deviation(one.accuracies)[0], one.interval)
+        for one in data.of_role("tuned")
+        if one.accuracies
+    ]
+    poor = [
+        f"{name} ({percent(accuracy)})"
+        for name, accuracy, interval in scored
+        if interval and interval[0] <= share
+    ]
+    if poor:
+        largest = class_name(data, int(counts.argmax()))
+        yield (
+            f"Naming the largest class ({largest}) for every test image gives {percent(share)}: "
+            f"{listed(poor)} {'is' if len(poor) == 1 else 'are'} not above it beyond chance."
+        )
+
+
+def _of_tuning(data: StudyData) -> Iterator[str]:
+    """Look for a search that was confirmed before it was one."""
+    if not data.finalists:
+        return
+    asked = _asked(data.settings.command)
+    short = [one for one in data.arms if asked and len(one.counted) < asked]
+    if short:
+        ended = [f"{len(one.counted)} of {counted(asked, 'trial')} of {one.name}" for one in short]
+        yield f"The search has not ended: {listed(ended)}."
+    few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
+    if few:
+        searched = [f"{one.name} with {counted(len(one.counted), 'trial')}" for one in few]
+        yield (
+            f"Little tuning: {listed(searched)}. No sampler learns from fewer than "
+            f"{STARTUP_TRIALS}; until then recipes are set or drawn at random."
+        )
+
+
+def _asked(command: Sequence[str]) -> int:
+    """The trials an arm that the study's command names; 0 where it names none."""
+    words = [part for word in command for part in word.split("=", 1)]
+    named = [value for flag, value in pairwise(words) if flag == "--trials" and value.isdecimal()]
+    return int(named[-1]) if named else 0
+
+
+def _of_teacher(data: StudyData) -> Iterator[str]:
+    plain = data.tuned(PLAIN)
+    teacher = data.teacher_test.get("accuracy")
+    if teacher is None or plain is None or not plain.accuracies:
+        return
+    student, _ = mean_and_deviation(plain.accuracies)
+    if teacher <= student:
+        yield (
+            f"The teacher ({percent(teacher)}) is no better on the test split than the plain "
+            f"student ({percent(student)}): there was little to learn from it."
+        )
+
+
+def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
+    if data.finalists:
+        yield (
+            "The intervals hold for this split of the data and this set of views: another split "
+            "could give another difference."
+        )
+    if 0 < data.test_images < FEW_TEST_IMAGES:
+        yield _few_images(data, verdict)
+    if MINIMUM_PAIRS <= data.seeds < FEW_SEEDS:
+        yield (
+            f"With {data.seeds} seeds the deviation between seeds is itself known only roughly, "
+            f"which the interval allows for; {FEW_SEEDS} or more would narrow it."
+        )
+
+
+def _few_images(data: StudyData, verdict: Verdict) -> str:
+    text = (
+        f"The test split has {counted(data.test_images, 'image')}, one of which is "
+        f"{points(1 / data.test_images)} points."
+    )
+    if verdict.difference is None or verdict.difference.se_image == 0:
+        return text
+    floor = points(1.96 * verdict.difference.se_image)
+    return f"{text} They alone leave ±{floor} points open, whatever the number of seeds."
+
+
+def _of_classes(data: StudyData) -> Iterator[str]:
+    """Count the classes that have too few images for a statement about them."""
+    told = {"validation": "validation accuracy that ranks trials", "test": "test accuracy"}
+    for part, accuracy in told.items():
+        counts = data.class_images.get(part, ())
+        few = [count for count in counts if count < FEW_OF_A_CLASS]
+        if few:
+            least = min(counts)
+            label = counts.index(least)
+            share, one = percent(least / sum(counts)), points(1 / max(least, 1))
+            yield (
+                f"{counted(len(few), 'class', 'classes')} of {len(counts)} "
+                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images, "
+                f"the fewest {class_name(data, label)} with {least} of {sum(counts)}: it makes up "
+                f"{share} of the {accuracy}, and one image is {one} points of its own."
+            )
+
+
+def _of_search(data: StudyData) -> Iterator[str]:
+    validation = data.images.get("validation", 0)
+    if 0 < validation < FEW_VALIDATION_IMAGES:
+        yield (
+            f"The search ranks trials by {counted(validation, 'validation image')}: one image is "
+            f"{points(1 / validation)} points, so neighbours in its ranking are not told apart."
+        )
+    for arm in data.arms:
+        yield from _nothing_better(data, arm)
+        chosen = data.chosen_trial(arm)
+        if chosen is not None and len(arm.counted) >= FEW_TRIALS:
+            yield from _edges(data, chosen)
+        lost = sum(trial.diverged for trial in arm.trials)
+        if arm.counted and lost > MANY_DIVERGED * len(arm.counted):
+            yield (
+                f"{lost} of {len(arm.counted)} trials of {arm.name} diverged: its search space "
+                "reaches where training fails."
+            )
+        failed = arm.count("FAIL")
+        if failed:
+            yield f"{counted(failed, 'trial')} of {arm.name} failed and counted for nothing."
+
+
+def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
+    tuned = data.tuned(arm.name)
+    for default in data.of_role("default"):
+        if tuned and default.key == tuned.key:
+            yield (
+                f"The search of {arm.name} found nothing better than where it began, "
+                f"{default.finalist.title}: both are the same recipe and the same runs."
+            )
+
+
+def _edges(data: StudyData, trial: TrialData) -> Iterator[str]:
+    found = [
+        f"{name} = {figure(trial.parameters[name])} (range {figure(low)} to {figure(high)})"
+        for name, (low, high) in edge_parameters(trial).items()
+    ]
+    if found:
+        yield (
+            f"The {data.trial_title(trial)} lies at the edge of its search space: "
+            f"{listed(found)}. A wider range could hold a better one."
+        )
+
+
+def edge_parameters(trial: TrialData) -> dict[str, tuple[float, float]]:
+    """Return the ranges of parameters within 5 % of an end that could have been wider.
+
+    An end that is a limit of the quantity itself (0, or 1 of a share) is no edge.
+    """
+    found = {}
+    for name, distribution in sorted(trial.distributions.items()):
+        if not isinstance(distribution, FloatDistribution | IntDistribution):
+            continue
+        low, high = distribution.low, distribution.high
+        if low == high:
+            continue
+        place = _place(float(trial.parameters[name]), low, high, distribution.log)
+        at_low = place <= EDGE and low != 0
+        at_high = place >= 1 - EDGE and (low, high) != (0, 1)
+        if at_low or at_high:
+            found[name] = (float(low), float(high))
+    return found
+
+
+def _place(value: float, low: float, high: float, log: bool) -> float:
+    if log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
+
+
+def _of_pruning(pruner: str, margin: float, audits: tuple[Audit, ...]) -> Iterator[str]:
+    """Many wrong cuts, or one of the best auditor that costs more than the margin."""
+    for audit in audits:
+        many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
+        if many or (audit.cut and _is_costly(audit.regret, margin)):
+            lost = "all" if audit.regret is None else f"{points(audit.regret)} points of the best"
+            yield (
+                f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
+                f"pruning, the {pruner} pruner would have cut {audit.cut}, "
+                f"{audit.wrong} of them wrongly, and so lost {lost}: it may have cut good recipes "
+                "too. --pruner none cuts nothing."
+            )
+
+
+def _is_costly(regret: float | None, margin: float) -> bool:
+    """`regret` in shares of 1, None where none would have been kept; `margin` in points."""
+    return regret is None or 100 * regret > margin
+
+
+def _of_protocol(data: StudyData) -> Iterator[str]:
+    protocol = data.protocol
+    train = data.images.get("train", 0)
+    if 0 < train < 2 * protocol.batch_size:  # the last incomplete batch of an epoch is left out
+        held = "all" if train <= protocol.batch_size else f"{protocol.batch_size} of"
+        yield f"A batch holds {held} {counted(train, 'training image')}: 1 step an epoch."
+    if protocol.confirm_horizon != protocol.epochs:
+        yield (
+            f"Recipes were searched at {counted(protocol.epochs, 'epoch')} and confirmed at "
+            f"{protocol.confirm_horizon}: what is best at one need not be at the other."
+        )
+    if protocol.view_count < max(protocol.epochs, protocol.confirm_horizon):
+        yield (
+            f"Runs cycle through {counted(protocol.view_count, 'view')} of the training set and "
+            f"see each more than once."
+        )
+    if data.settings.cache == "none":
+        yield "Nothing of the teacher was cached: it ran beside every distilled run."
+
+
+def _of_seal(data: StudyData) -> Iterator[str]:
+    confirmed = len(data.confirmations)
+    openings = len(data.seal)
+    tested = sum(run.test is not None for run in data.confirmations) + bool(data.teacher_test)
+    if openings < tested:
+        yield (
+            f"{counted(tested, 'run')} saw the test split, and its seal records "
+            f"{counted(openings, 'opening')}: the record is not whole, and there may have been "
+            "others."
+        )
+    if openings > confirmed + 1 and confirmed:
+        yield (
+            f"The test split was opened {openings} times, and {confirmed} confirmation runs and "
+            "the teacher explain fewer: see the openings of the seal."
+        )

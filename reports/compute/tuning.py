@@ -1,0 +1,56 @@
+"""What tuning added: the winner of each arm against the recipe that its search began with."""
+
+from dataclasses import dataclass
+
+from reports.compute.verdict import evidence, paired
+from reports.read.data import FinalistData, StudyData
+from reports.statistics import MINIMUM_PAIRS, Difference
+from reports.wording import points
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """An arm's tuned recipe less the first that it tried, in one sentence.
+
+    `difference` is None where the two are one recipe, or share fewer than two seeds.
+    """
+
+    tuned: FinalistData
+    first: FinalistData
+    difference: Difference | None
+    text: str
+
+
+def compare_tuning(data: StudyData) -> tuple[Tuning, ...]:
+    """Compare the tuned recipe of each arm with its trial 0, of `scheduled` the seed recipe."""
+    found = []
+    for arm in data.arms:
+        tuned, first = data.tuned(arm.name), _first(data, arm.name)
+        if tuned and first:
+            same = tuned.key == first.key
+            difference = None if same else paired(tuned, first)
+            text = _text(tuned, first, difference)
+            found.append(Tuning(tuned=tuned, first=first, difference=difference, text=text))
+    return tuple(found)
+
+
+def _first(data: StudyData, arm: str) -> FinalistData | None:
+    defaults = [one for one in data.of_role("default") if one.finalist.arm == arm]
+    return next((one for one in defaults if one.finalist.trial == 0), None)
+
+
+def _text(tuned: FinalistData, first: FinalistData, difference: Difference | None) -> str:
+    arm, recipe = first.finalist.arm, f"“{first.finalist.title}”, its first recipe"
+    if tuned.key == first.key:
+        return f"Tuning {arm} added nothing: the search found none better than {recipe}."
+    if difference is None:
+        return f"What tuning {arm} added to {recipe}, takes runs of both on two seeds to say."
+    by, shown = points(abs(difference.mean)), f"({evidence(difference)})"
+    change = f"{points(difference.mean, sign=True)} points of test accuracy {shown}"
+    if difference.seeds < MINIMUM_PAIRS:
+        return f"Too few seeds to say what tuning {arm} did to {recipe}: {change}."
+    if difference.low > 0:
+        return f"Tuning {arm} added {by} points of test accuracy to {recipe} {shown}."
+    if difference.high < 0:
+        return f"Tuning {arm} took {by} points of test accuracy from {recipe} {shown}."
+    return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

@@ -1,0 +1,257 @@
+"""From confirmation runs to a verdict, or to the reason why there is none."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.read.data import PLAIN, FinalistData, StudyData, TrialData
+from reports.statistics import (
+    MINIMUM_PAIRS,
+    Booleans,
+    Difference,
+    holm,
+    paired_difference,
+    verdict_kind,
+)
+from reports.wording import counted, figure, interval, points
+
+NO_VERDICT = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Finalist a less finalist b. `p_holm` is None for the primary one, which stands alone."""
+
+    a: FinalistData
+    b: FinalistData
+    question: str
+    difference: Difference
+    p_holm: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`kind` is better, worse, equivalent, inconclusive or none; `reasons` say why it is none.
+
+    `difference` is there even without a verdict if at least two pairs are; `margin` is in points.
+    """
+
+    kind: str
+    text: str
+    reasons: tuple[str, ...]
+    difference: Difference | None
+    a: FinalistData | None
+    b: FinalistData | None
+    margin: float
+
+
+def decide(data: StudyData) -> Verdict:
+    """Compare the tuned recipe of the first arm that distils with the tuned plain recipe."""
+    a, b = data.tuned(data.primary_arm), data.tuned(PLAIN)
+    difference = paired(a, b) if a and b else None
+    obstacles, shortfalls = _obstacles(data, a, b), _shortfalls(data, a, b)
+    reasons = (*obstacles, *shortfalls)
+    if reasons or difference is None:
+        kind, text = NO_VERDICT, _text_without(data, reasons, difference)
+        if not obstacles:
+            seeds = str(max(MINIMUM_PAIRS, data.seeds))
+            text = f"{text} Run: {data.command('confirm', '--seeds', seeds)}"
+    else:
+        kind = verdict_kind(difference, data.protocol.margin / 100)
+        text = _text(data, kind, difference)
+    return Verdict(
+        kind=kind,
+        text=text,
+        reasons=reasons,
+        difference=difference,
+        a=a,
+        b=b,
+        margin=data.protocol.margin,
+    )
+
+
+def paired(a: FinalistData, b: FinalistData) -> Difference | None:
+    """Compare two finalists paired by replicate, which is to say by seed; None below two pairs."""
+    left, right = _tables(a), _tables(b)
+    common = sorted(set(left) & set(right))
+    if len(common) < 2:
+        return None
+    return paired_difference(
+        np.stack([left[replicate] for replicate in common]),
+        np.stack([right[replicate] for replicate in common]),
+    )
+
+
+def less_teacher(data: StudyData, one: FinalistData) -> Difference | None:
+    """Compare a finalist with the one run of the teacher; None below two seeds."""
+    tables = list(_tables(one).values())
+    if data.teacher_correct is None or len(tables) < 2:
+        return None
+    correct = np.stack(tables)
+    return paired_difference(correct, np.broadcast_to(data.teacher_correct, correct.shape))
+
+
+def _tables(one: FinalistData) -> dict[int, Booleans]:
+    return {run.replicate: run.correct for run in one.tested if run.correct is not None}
+
+
+def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
+    """Say every reason for which no conclusion is drawn, and that more seeds do not mend."""
+    arm, plain = data.primary_arm, data.arm(PLAIN)
+    if arm is None:
+        return ("no arm of this study distils",)
+    reasons = []
+    if plain is None:
+        reasons.append("there is no plain arm, tuned with the same budget, to compare with")
+    else:
+        reasons += _budget_reasons(data, arm)
+    if not data.finalists:
+        return (*reasons, "the finalists have not been confirmed on fresh seeds yet")
+    if a is None:
+        reasons.append(f"no tuned recipe of {arm} was confirmed")
+    if b is None and plain is not None:
+        reasons.append("no tuned plain recipe was confirmed")
+    if a is not None and not a.distils:
+        recipe = a.finalist.recipe
+        why = "it has no soft loss" if recipe.soft_kind == "none" else "alpha is 0 throughout"
+        reasons.append(
+            f"the tuned recipe of {arm} does not distil ({why}, and it has no feature loss)"
+        )
+    for one in (a, b):
+        reasons += _lost_runs(one, data.seeds) if one else []
+    if a and b and data.student(a) != data.student(b):
+        reasons.append(
+            f"the tuned recipes train different students, {data.student(a)} and "
+            f"{data.student(b)}, so their difference is not distillation's alone"
+        )
+    return tuple(reasons)
+
+
+def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
+    """Say what is missing for a conclusion that more runs of the confirmation bring."""
+    reasons = [
+        f"confirmation is not finished: {len(one.runs)} of {data.seeds} runs of the tuned "
+        f"{one.finalist.arm} recipe have ended"
+        for one in (a, b)
+        if one and len(one.runs) < data.seeds
+    ]
+    pairs = len(set(_tables(a)) & set(_tables(b))) if a and b else 0
+    if a and b and pairs < MINIMUM_PAIRS:
+        rule = f"a verdict takes at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
+        reasons.append(f"{rule}, and there {'is' if pairs == 1 else 'are'} {pairs or 'none'}")
+    return tuple(reasons)
+
+
+def _budget_reasons(data: StudyData, name: str) -> list[str]:
+    arm, plain = data.arm(name), data.arm(PLAIN)
+    if arm is None or plain is None or len(arm.counted) == len(plain.counted):
+        return []
+    return [
+        f"the budgets differ: {counted(len(arm.counted), 'trial')} of {name}, "
+        f"{len(plain.counted)} of plain"
+    ]
+
+
+def _lost_runs(one: FinalistData, planned: int) -> list[str]:
+    """Look for diverged runs: the mean of what is left would flatter the recipe."""
+    lost = sum(run.record.outcome != "complete" for run in one.runs)
+    if lost:
+        return [
+            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not reach "
+            "their end, and the mean of the others would flatter it"
+        ]
+    return []
+
+
+def _text(data: StudyData, kind: str, difference: Difference) -> str:
+    by = points(abs(difference.mean))
+    lead = {
+        "better": f"Distillation helped: {_pair(data, 'beats')} by {by} points of test accuracy",
+        "worse": f"Distillation hurt: {_pair(data, 'loses to')} by {by} points of test accuracy",
+        "equivalent": f"Distillation made no difference that matters: {_pair(data, 'and')} "
+        f"lie {by} points of test accuracy apart, within the margin of "
+        f"±{figure(data.protocol.margin)}",
+        "inconclusive": f"No detectable difference: {_pair(data, 'less')} is "
+        f"{points(difference.mean, sign=True)} points of test accuracy",
+    }[kind]
+    detectable = (
+        f"the smallest difference that would have been shown with 80 % power is "
+        f"{points(difference.detectable)} points"
+    )
+    return f"{lead} ({evidence(difference)}); {detectable}."
+
+
+def _pair(data: StudyData, relation: str) -> str:
+    return f"tuned {data.primary_arm} {relation} tuned plain"
+
+
+def evidence(difference: Difference) -> str:
+    """Say how sure a difference is: its interval, seeds and test images."""
+    return (
+        f"95 % interval {interval(difference.low, difference.high)}, "
+        f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
+    )
+
+
+def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Difference | None) -> str:
+    text = f"No verdict: {'; '.join(reasons)}."
+    if difference is None:
+        return text
+    return (
+        f"{text} What there is: {_pair(data, 'less')} is "
+        f"{points(difference.mean, sign=True)} points of test accuracy ({evidence(difference)})."
+    )
+
+
+def secondary(data: StudyData) -> tuple[Comparison, ...]:
+    """Compare the other finalists, with Holm's correction over those of at least six pairs.
+
+    Other tuned arms with tuned plain and with the arm of the verdict (on equal budgets), defaults
+    that distil with the plain default, and every tuned recipe with the defaults of its own arm.
+    """
+    found = []
+    for a, b, question in _secondary_pairs(data):
+        difference = paired(a, b)
+        if difference is not None and difference.seeds >= MINIMUM_PAIRS:
+            found.append((a, b, question, difference))
+    adjusted = holm([difference.p for *_, difference in found])
+    return tuple(
+        Comparison(a=a, b=b, question=question, difference=difference, p_holm=p)
+        for (a, b, question, difference), p in zip(found, adjusted, strict=True)
+    )
+
+
+def _counted(data: StudyData, one: FinalistData) -> tuple[TrialData, ...]:
+    arm = data.arm(one.finalist.arm)
+    return arm.counted if arm else ()
+
+
+def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, str]]:
+    tuned, defaults = data.of_role("tuned"), data.of_role("default")
+    plain, primary = data.tuned(PLAIN), data.tuned(data.primary_arm)
+    return [
+        *(
+            (one, plain, "another arm, tuned, against tuned plain")
+            for one in tuned
+            if plain and one.distils and one is not primary
+            if not _budget_reasons(data, one.finalist.arm)
+        ),
+        *(
+            (primary, one, "one way to distil against another, both tuned")
+            for one in tuned
+            if primary and primary.distils and one.distils and one is not primary
+            if len(_counted(data, one)) == len(_counted(data, primary))
+        ),
+        *(
+            (one, other, "distillation without tuning")
+            for one in defaults
+            for other in defaults
+            if one.distils and not other.distils
+        ),
+        *(
+            (one, other, "what tuning gained")
+            for one in tuned
+            for other in defaults
+            if one.finalist.arm == other.finalist.arm and one.key != other.key
+        ),
+    ]

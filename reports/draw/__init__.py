@@ -1,0 +1,1 @@
+"""Drawing: figures, tables and pictures from what was computed."""

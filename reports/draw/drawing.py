@@ -1,0 +1,164 @@
+"""What a figure is, and what all figures have in common."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from reports.draw.palette import Look, light
+from reports.wording import figure, scaled
+
+TALL = 300  # px, of a plot with room
+MOST_TICKS = 7  # of a logarithmic axis
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of finished text; `words` is how many of its first columns hold words.
+
+    `strong` are the places of rows that stand out.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    strong: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One plot: Plotly's JSON, height in px, what to read out, and a drawing without JavaScript."""
+
+    key: str
+    plot: dict[str, Any]
+    height: int
+    alt: str
+    heading: str = ""
+    fallback: Markup = field(default_factory=Markup)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Legend:
+    """One entry; `mark` is circle, diamond, square, triangle-up, pentagon, cross, line or area."""
+
+    text: str
+    colour: str
+    mark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image inside the page; `text` stands below it."""
+
+    uri: str
+    alt: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Pictures that belong together; there may be none."""
+
+    heading: str
+    text: str
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure whose title states its finding; without panels its `note` says why.
+
+    Panels of a `dense` one are small, three beside one another where there is room.
+    """
+
+    key: str
+    name: str
+    title: str
+    caption: str = ""
+    panels: Sequence[Panel] = ()
+    galleries: Sequence[Gallery] = ()
+    legend: Sequence[Legend] = ()
+    tables: Sequence[Table] = ()
+    note: str = ""
+    dense: bool = False
+
+
+def plot(traces: list[Any], **layout: Any) -> dict[str, Any]:
+    """Return Plotly's JSON of traces in the report's style, in light colours."""
+    base: dict[str, Any] = {
+        "template": go.layout.Template(layout=_STYLE),
+        "showlegend": False,
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+    }
+    made: dict[str, Any] = go.Figure(data=traces, layout={**base, **layout}).to_plotly_json()
+    return made
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 6}, **more}
+
+
+def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from low to high > 0, with a few round ticks in place of Plotly's many."""
+    ends = math.log10(low), math.log10(high)
+    room = 0.06 * (ends[1] - ends[0]) or 0.3
+    start, end = ends[0] - room, ends[1] + room
+    powers = range(math.floor(start), math.ceil(end) + 1)
+    for factors in ((1, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [tick for tick in ticks if start <= math.log10(tick) <= end]
+        if len(inside) <= MOST_TICKS:
+            break
+    return axis(
+        title,
+        type="log",
+        range=[start, end],
+        tickvals=inside,
+        ticktext=[scaled(tick) if tick >= 1000 else figure(tick) for tick in inside],
+    )
+
+
+def line(look: Look, x: Any, y: Any, name: str, **more: Any) -> Any:
+    """A line in a series' colour and dash."""
+    style = {"color": look.light, "dash": look.dash, "width": 2}
+    return go.Scatter(x=x, y=y, mode="lines", line=style, name=escape(name), **more)
+
+
+def dots(look: Look, x: Any, y: Any, name: str, *, size: int = 8, **more: Any) -> Any:
+    marker = {"color": look.light, "symbol": look.symbol, "size": size, **more.pop("marker", {})}
+    return go.Scatter(x=x, y=y, mode="markers", marker=marker, name=escape(name), **more)
+
+
+def text_label(text: str, x: float, y: float | str, **more: Any) -> dict[str, Any]:
+    """An annotation beside a point, of text from outside: Plotly reads markup in text."""
+    base = {"text": escape(text), "x": x, "y": y, "showarrow": False}
+    return {**base, "font": {"size": 12, "color": light("muted")}, **more}
+
+
+_AXIS = {
+    "gridcolor": light("grid"),
+    "linecolor": light("faint"),
+    "zeroline": False,
+    "ticks": "",
+    "automargin": True,
+    "title": {"font": {"size": 12, "color": light("muted")}},
+    "tickfont": {"size": 12, "color": light("muted")},
+}
+_STYLE = {
+    "font": {"family": FONT, "size": 13, "color": light("ink")},
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "xaxis": {**_AXIS, "showline": True},
+    "yaxis": _AXIS,
+    "hoverlabel": {
+        "bgcolor": light("page"),
+        "bordercolor": light("faint"),
+        "font": {"color": light("ink"), "family": FONT},
+    },
+    "separators": ".\u202f",
+}

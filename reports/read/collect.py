@@ -1,0 +1,306 @@
+"""Collecting: read a study's files and its Optuna studies into one `StudyData`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+from scipy.special import log_softmax
+
+from kd.errors import ArtifactError, StudyError
+from kd.protocol import Protocol
+from reports.read.data import (
+    ArmData,
+    CachedViews,
+    Confirmation,
+    FinalistData,
+    StudyData,
+    TrialData,
+)
+from reports.read.importances import find_importances
+from storage.files.arrays import made_again, read_arrays
+from storage.files.artifacts import is_finished, read_json, read_manifest
+from storage.files.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
+from storage.files.records import Costs, Finalists, RunRecord, StudySettings
+from storage.files.seal import openings
+from storage.studies.databases import close_storage, open_storage, storage_file
+from storage.studies.studies import load_study, study_name
+from storage.studies.trials import ENDED, INFEASIBLE, check_trial
+
+
+def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
+    """Read the study `name`, as far as it has come.
+
+    Raises ArtifactError when its protocol or settings are missing or anything is damaged, and
+    StudyError when the storage cannot be read.
+    """
+    study = layout.study(name)
+    protocol = Protocol.from_json(read_json(study.protocol))
+    settings = StudySettings.read(study.settings)
+    missing: list[str] = []
+    arms = _read_arms(study, settings, storage_url, missing)
+    seeds, finalists, test = _read_finalists(study, missing)
+    dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
+    teacher_test = study.teacher_test / "result.json"
+    return StudyData(
+        name=name,
+        root=_root(layout),
+        protocol=protocol,
+        settings=settings,
+        arms=arms,
+        selection=_read_selection(study, settings),
+        seeds=seeds,
+        finalists=finalists,
+        labels=test.labels,
+        teacher_correct=test.teacher_correct,
+        teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
+        costs=_read_costs(study, missing),
+        seal=tuple(openings(study.seal)),
+        classes=tuple(map(str, dataset.get("classes", ()))),
+        images={part: sum(counts) for part, counts in _class_images(dataset).items()},
+        class_images=_class_images(dataset),
+        teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
+        cached=_read_cache(layout, settings, protocol, missing),
+        missing=tuple(missing),
+    )
+
+
+def _root(layout: Layout) -> str:
+    """The root as it is named in the report's commands, which are to work from any folder."""
+    return DEFAULT_ROOT if str(layout.root) == DEFAULT_ROOT else str(whole_path(layout.root))
+
+
+def _optional(path: Path, what: str, missing: list[str]) -> Any:
+    if path.is_file():
+        return read_json(path)
+    missing.append(what)
+    return None
+
+
+def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str, Any]:
+    if is_finished(folder):
+        return read_manifest(folder, kind).info
+    missing.append(f"{what} in the cache")
+    return {}
+
+
+def _class_images(dataset: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the images of each class in each part, as the manifest counts them."""
+    counts: Mapping[str, Any] = dataset.get("counts", {})
+    return {part: tuple(map(int, count)) for part, count in counts.items()}
+
+
+def _read_cache(
+    layout: Layout, settings: StudySettings, protocol: Protocol, missing: list[str]
+) -> CachedViews | None:
+    """Count the study's own views: other studies of the same teacher may have added more."""
+    if settings.cache == "none":
+        return None
+    folder = layout.shards(settings.shards)
+    if not is_finished(folder):
+        missing.append("the teacher cache")
+        return None
+    views = [folder / f"view-{k:05d}" for k in range(protocol.view_count)]
+    there = [view for view in views if is_finished(view)]
+    files = [path for view in there for path in view.iterdir()]
+    return CachedViews(views=len(there), bytes=sum(path.stat().st_size for path in files))
+
+
+def _read_costs(study: StudyLayout, missing: list[str]) -> Costs | None:
+    if study.costs.is_file():
+        return Costs.read(study.costs)
+    missing.append("costs (parameters, MACs, size, latency)")
+    return None
+
+
+def _read_arms(
+    study: StudyLayout, settings: StudySettings, storage_url: str, missing: list[str]
+) -> tuple[ArmData, ...]:
+    path = storage_file(storage_url)
+    if path and not path.is_file():  # opening it would make an empty one
+        raise StudyError(
+            f"{path} is missing; run the study again, or name another --root or --storage"
+        )
+    storage = open_storage(storage_url)
+    try:
+        return tuple(_read_arm(study, arm, storage, missing) for arm in settings.arms)
+    finally:
+        close_storage(storage)
+
+
+def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[str]) -> ArmData:
+    try:
+        opened = load_study(storage, study_name(study.name, arm))
+    except KeyError:
+        _check_complete(study, arm, [])
+        missing.append(f"every trial of the arm {arm}")
+        return ArmData(name=arm, trials=(), importances={}, importances_note="No trial has run.")
+    found = sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    _check_complete(study, arm, found)
+    for trial in found:
+        check_trial(opened.study_name, trial, strict=False)
+    trials = tuple(_read_trial(study, arm, trial) for trial in found)
+    lost = sum(trial.state != "RUNNING" and trial.record is None for trial in trials)
+    if lost:
+        missing.append(f"the records (recipe, every epoch) of {lost} trials of {arm}")
+    importances, note = find_importances(opened.study_name, storage, found)
+    return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
+
+
+def _check_complete(study: StudyLayout, arm: str, trials: list[FrozenTrial]) -> None:
+    """Raises StudyError when a trial has gone from the storage."""
+    results = study.trial(arm, 0).folder.parent.glob("*/result.json")
+    kept = [int(path.parent.name) for path in results if path.parent.name.isdecimal()]
+    numbers = [trial.number for trial in trials]
+    if numbers != list(range(len(trials))) or max(kept, default=-1) >= len(trials):
+        raise StudyError(
+            f"the storage lacks trials of {study_name(study.name, arm)} that have ended: it is "
+            "damaged, or not this study's; restore it, or name another --storage"
+        )
+
+
+def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
+    attributes = trial.user_attrs
+    return TrialData(
+        arm=arm,
+        number=trial.number,
+        state="INFEASIBLE" if INFEASIBLE in attributes else trial.state.name,
+        value=trial.value,
+        parameters=dict(trial.params),
+        distributions=dict(trial.distributions),
+        values=dict(sorted(trial.intermediate_values.items())),
+        diverged=bool(attributes.get("diverged", False)),
+        auditor=bool(attributes.get("auditor", False)),
+        cut_epoch=attributes.get("cut_epoch"),
+        reason=str(attributes.get(INFEASIBLE, attributes.get("reason", ""))),
+        started=trial.datetime_start,
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        record=_read_record(study.trial(arm, trial.number).result, trial),
+    )
+
+
+def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
+    """Return a trial's record, if it is here. Raises ArtifactError for that of another trial."""
+    if not path.is_file():
+        return None
+    try:
+        record = RunRecord.read(path)
+    except ArtifactError as error:
+        reason = str(error).partition("; restore it")[0]
+        raise ArtifactError(f"{reason}; restore it, or delete it to do without it") from None
+    ended = trial.user_attrs.get(ENDED, "") if trial.state.is_finished() else ""
+    if ended and record.digest != ended:
+        raise ArtifactError(f"{path} is of another trial than the storage's; restore it")
+    return record
+
+
+def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
+    folders = [study.selection(arm, 0, 0).folder.parent for arm in settings.arms]
+    found = [path for folder in folders for path in sorted(folder.glob("*/result.json"))]
+    return tuple(RunRecord.read(path) for path in found)
+
+
+def _read_finalists(
+    study: StudyLayout, missing: list[str]
+) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
+    confirming = study.command("confirm")
+    if not study.finalists.is_file():
+        missing.append("confirmation: no finalist has been chosen")
+        return 0, (), _TestSplit(None, confirming)
+    chosen = Finalists.read(study.finalists)
+    teacher = study.teacher_test / "test.safetensors"
+    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None, confirming)
+    finalists = []
+    for finalist in chosen.finalists:
+        layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
+        runs = [
+            _read_confirmation(run, replicate, test)
+            for replicate, run in enumerate(layouts)
+            if run.result.is_file()
+        ]
+        runs = [run for run in runs if run.correct is not None or run.record.test is None]
+        finalists.append(FinalistData(finalist=finalist, runs=tuple(runs)))
+        if len(runs) < chosen.seeds:
+            label = finalists[-1].label
+            missing.append(f"{chosen.seeds - len(runs)} of {chosen.seeds} runs of {label}")
+    return chosen.seeds, tuple(finalists), test
+
+
+Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class _TestSplit:
+    """What the teacher said of the test split, and the labels that all runs must share."""
+
+    def __init__(self, teacher: Predictions | None, confirming: str) -> None:
+        self._confirming = confirming
+        self.labels = None if teacher is None else teacher[1]
+        self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
+        self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
+
+    def check(self, path: Path, labels: NDArray[np.int64]) -> None:
+        """Raises ArtifactError for the labels of another test split."""
+        self.labels = labels if self.labels is None else self.labels
+        if not np.array_equal(self.labels, labels):
+            raise ArtifactError(
+                f"{path} is of other test images than the runs before it; "
+                f"delete its folder and run: {self._confirming}"
+            )
+
+    def fidelity(self, logits: NDArray[np.float32]) -> tuple[float | None, float | None]:
+        """Agreement with the teacher, and KL(teacher || student) at temperature 1, in nats."""
+        if self.teacher is None:
+            return None, None
+        student = log_softmax(logits.astype(float), axis=1)
+        agreement = float(np.mean(student.argmax(1) == self.teacher.argmax(1)))
+        kl = (np.exp(self.teacher) * (self.teacher - student)).sum(1).mean()
+        return agreement, float(kl)
+
+
+def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Confirmation:
+    record = RunRecord.read(run.result)
+    if record.test is None or not run.predictions.is_file():
+        return Confirmation(
+            replicate=replicate,
+            record=record,
+            predicted=None,
+            correct=None,
+            agreement=None,
+            teacher_kl=None,
+        )
+    logits, labels = _read_predictions(run.predictions)
+    test.check(run.predictions, labels)
+    _check_run(run, record.test["accuracy"], float(np.mean(logits.argmax(1) == labels)))
+    agreement, teacher_kl = test.fidelity(logits)
+    predicted = logits.argmax(1)
+    return Confirmation(
+        replicate=replicate,
+        record=record,
+        predicted=predicted,
+        correct=predicted == labels,
+        agreement=agreement,
+        teacher_kl=teacher_kl,
+    )
+
+
+def _check_run(run: RunLayout, recorded: float, found: float) -> None:
+    """Raises ArtifactError for logits of another run than the record's, or damaged weights."""
+    if abs(recorded - found) > 1e-6:  # of one image in a million
+        raise ArtifactError(
+            f"{run.predictions} is of another run than {run.result.name} beside it; "
+            f"{made_again(run.predictions)}"
+        )
+    if run.weights.is_file():
+        read_arrays(run.weights)
+
+
+def _read_predictions(path: Path) -> Predictions:
+    """Return logits [N, C] and labels [N]. Raises ArtifactError when they are damaged."""
+    arrays, _ = read_arrays(path)
+    logits, labels = arrays.get("logits"), arrays.get("labels")
+    if logits is None or labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ArtifactError(f"{path} does not hold logits and labels; {made_again(path)}")
+    return logits, labels

@@ -1,0 +1,251 @@
+"""What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+
+from kd.protocol import Protocol
+from kd.recipe import Recipe
+from kd.training.history import EpochMetrics
+from reports.read.importances import Importance
+from reports.statistics import mean_interval
+from reports.wording import model_name
+from storage.files.layout import StudyLayout
+from storage.files.records import Costs, Finalist, RunRecord, StudySettings
+
+PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
+ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number of trials
+
+
+def learns_from_teacher(recipe: Recipe) -> bool:
+    """Whether a term of the teacher has any weight: at alpha 0 throughout, a soft loss has none."""
+    return any(recipe.alpha.ends) or recipe.feature_kind != "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialData:
+    """One trial: what Optuna's study says, and its run record if it has ended.
+
+    `values` are validation accuracies by epoch, from 1; `value` that of the last epoch trained.
+    """
+
+    arm: str
+    number: int
+    state: str  # COMPLETE, PRUNED, FAIL, RUNNING, WAITING, or INFEASIBLE: over the budget
+    value: float | None
+    parameters: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    values: Mapping[int, float]
+    diverged: bool
+    auditor: bool
+    cut_epoch: int | None  # of an auditor: where the pruner would have cut it
+    reason: str
+    started: datetime | None
+    seconds: float | None
+    record: RunRecord | None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained to their end."""
+        return len(self.record.history) if self.record else max(self.values, default=0)
+
+    @property
+    def history(self) -> list[EpochMetrics]:
+        return self.record.history if self.record else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmData:
+    """One arm's trials by number, and which parameters mattered (sums to 1, largest first)."""
+
+    name: str
+    trials: tuple[TrialData, ...]
+    importances: Mapping[str, Importance]
+    importances_note: str  # why there are none, or how far to trust them
+
+    @property
+    def counted(self) -> tuple[TrialData, ...]:
+        return tuple(trial for trial in self.trials if trial.state in ENDED)
+
+    def count(self, state: str) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def best(self) -> TrialData | None:
+        """The completed trial with the best validation accuracy; of equals the earliest."""
+        whole = [trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged]
+        return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
+
+    `correct` [N] says which test images it got right.
+    `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
+    mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
+    """
+
+    replicate: int
+    record: RunRecord
+    predicted: NDArray[np.int64] | None
+    correct: NDArray[np.bool_] | None
+    agreement: float | None
+    teacher_kl: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalistData:
+    finalist: Finalist
+    runs: tuple[Confirmation, ...]  # by replicate; those still missing are left out
+
+    @property
+    def key(self) -> str:
+        """Its folder; a default that the search did not beat shares one with the tuned recipe."""
+        return self.finalist.name
+
+    @property
+    def label(self) -> str:
+        """What a reader calls it: titles alone repeat from arm to arm."""
+        return f"{self.finalist.arm}: {self.finalist.title}"
+
+    @property
+    def distils(self) -> bool:
+        """Whether its recipe distils, whatever the arm that it comes from may do."""
+        return learns_from_teacher(self.finalist.recipe)
+
+    @property
+    def student(self) -> str:
+        """The model that its recipe names; empty where the study has one alone."""
+        return self.finalist.recipe.student
+
+    @property
+    def tested(self) -> tuple[Confirmation, ...]:
+        return tuple(run for run in self.runs if run.correct is not None and run.record.test)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of every tested run, by replicate."""
+        return [run.record.test["accuracy"] for run in self.tested if run.record.test]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of its mean test accuracy, over seeds and test images."""
+        tables = [run.correct for run in self.tested if run.correct is not None]
+        return mean_interval(np.stack(tables)) if tables else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedViews:
+    """How many of the study's views the teacher cache holds, and in how many bytes."""
+
+    views: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    """A study as far as it has come; `missing` says in words what is not there yet.
+
+    `images` and `class_images` count the images of each part of the data set; `teacher` is the
+    `info` of the teacher's manifest (its accuracy is that on the validation split); these are empty
+    when missing.
+    `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
+    runs that chose the finalists; `root` is the folder of all studies, as `--root` takes it.
+    """
+
+    name: str
+    root: str
+    protocol: Protocol
+    settings: StudySettings
+    arms: tuple[ArmData, ...]
+    selection: tuple[RunRecord, ...]
+    seeds: int  # planned for every finalist; 0 before confirmation
+    finalists: tuple[FinalistData, ...]
+    labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
+    teacher_correct: NDArray[np.bool_] | None  # [N], the test images that the teacher gets right
+    teacher_test: Mapping[str, float]
+    costs: Costs | None
+    seal: tuple[Mapping[str, str], ...]
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
+    teacher: Mapping[str, Any]
+    cached: CachedViews | None
+    missing: tuple[str, ...]
+
+    def arm(self, name: str) -> ArmData | None:
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    @property
+    def primary_arm(self) -> str | None:
+        """The first arm that distils: the one that the verdict is about."""
+        return next((arm.name for arm in self.arms if arm.name != PLAIN), None)
+
+    def student(self, one: FinalistData) -> str:
+        """The model that a finalist trains."""
+        return one.student or self.protocol.student
+
+    def tuned(self, arm: str | None) -> FinalistData | None:
+        return next((one for one in self.of_role("tuned") if one.finalist.arm == arm), None)
+
+    def chosen_trial(self, arm: ArmData) -> TrialData | None:
+        """The trial that the arm's tuned finalist comes from, or else its best so far."""
+        tuned = self.tuned(arm.name)
+        number = tuned.finalist.trial if tuned else None
+        return next((trial for trial in arm.trials if trial.number == number), arm.best)
+
+    def trial_title(self, trial: TrialData) -> str:
+        """Say what `chosen_trial` gave: the tuned recipe need not be the search's best trial."""
+        what = "tuned recipe of" if self.tuned(trial.arm) else "best recipe so far of"
+        return f"{what} {trial.arm} (trial {trial.number})"
+
+    def of_role(self, role: str) -> tuple[FinalistData, ...]:
+        return tuple(one for one in self.finalists if one.finalist.role == role)
+
+    def named(self, one: FinalistData) -> str:
+        """A finalist's label, with its student where the study has several.
+
+        Finalists that share their runs are one: `plain: tuned = defaults`.
+        """
+        same = [each for each in self.contenders if each.key == one.key and each is not one]
+        label = " = ".join([one.label, *(each.finalist.title for each in same)])
+        several = len(self.protocol.students) > 1
+        return f"{label}, {model_name(self.student(one))}" if several else label
+
+    def command(self, verb: str, *flags: str) -> str:
+        """The line for a POSIX shell that runs a command on this study."""
+        return StudyLayout(Path(self.root) / self.name, self.name).command(verb, *flags)
+
+    @property
+    def contenders(self) -> tuple[FinalistData, ...]:
+        """The finalists that are compared: all but the ablations."""
+        return tuple(one for one in self.finalists if one.finalist.role != "ablation")
+
+    @property
+    def confirmations(self) -> list[RunRecord]:
+        """Every confirmation run once, also where two finalists share their runs."""
+        folders = {one.key: one for one in self.finalists}
+        return [run.record for one in folders.values() for run in one.runs]
+
+    @property
+    def test_images(self) -> int:
+        """Images of the test split; 0 when unknown."""
+        tested = [run.correct for one in self.finalists for run in one.runs]
+        sizes = [len(correct) for correct in tested if correct is not None]
+        return sizes[0] if sizes else self.images.get("test", 0)
+
+    @property
+    def teacher_interval(self) -> tuple[float, float] | None:
+        """The teacher's is one run: the interval of its accuracy is over the test images alone."""
+        accuracy, images = self.teacher_test.get("accuracy"), self.test_images
+        if accuracy is None or not images:
+            return None
+        right = np.arange(images) < round(accuracy * images)
+        return mean_interval(right[None])

@@ -1,0 +1,1 @@
+"""Writing the report: page, JSON, Markdown, model card."""

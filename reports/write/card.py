@@ -1,0 +1,258 @@
+"""The model card of an exported student: what it is, what it scored, how to use it, its limits."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kd.names import TORCHVISION_MODELS, parse_model
+from reports.compute.findings import Findings
+from reports.draw.drawing import Table
+from reports.draw.tables import provenance_table, recipe_rows
+from reports.read.data import Confirmation, FinalistData
+from reports.wording import (
+    NONE,
+    binary_size,
+    counted,
+    decimals,
+    duration,
+    figure,
+    milliseconds,
+    percent,
+    points,
+    scaled,
+    spread,
+    whole,
+)
+from reports.write.markdown import escaped, markdown_table
+
+PLAIN_TORCH = """\
+Without Retort, in this folder, with PyTorch{library} and safetensors:
+
+```python
+from student import load
+
+student = load()
+logits = student(images)
+```
+
+`student.py` also normalises the images. On {images} the logits are those of the student that was \
+confirmed, bit for bit, on a CPU."""
+
+WITH_RETORT = """\
+With Retort, which leaves the normalisation to you:
+
+```python
+import json
+from pathlib import Path
+import torch
+from kd.models.build import build
+
+config = json.loads(Path("config.json").read_text())
+settings = {name: config[name] for name in ("classes", "channels", "stem")}
+network = build(config["model"], **settings, weights="student.safetensors", seed=0).eval()
+mean, deviation = (torch.tensor(config[name])[:, None, None] for name in ("mean", "deviation"))
+logits = network((images - mean) / deviation)
+```"""
+
+WITH_ONNX = """\
+With the ONNX runtime, where normalisation is part of the graph, and batches have any size:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("student.onnx")
+[logits] = session.run(["logits"], {{"images": images}})  # numpy arrays
+```
+
+Its logits were compared with PyTorch's on validation images: {differences}."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was exported: a confirmation run of a finalist, and what the checks of it said.
+
+    `config` is the content of `config.json`; `images` were compared bit for bit, and
+    `onnx_differences` are the largest of logits by batch size, empty without ONNX.
+    """
+
+    one: FinalistData
+    run: Confirmation
+    config: Mapping[str, Any]
+    images: int
+    onnx_differences: Mapping[str, float]
+
+
+def model_card(findings: Findings, exported: Exported) -> str:
+    """Return the card as Markdown; text from outside is escaped."""
+    parts = [
+        _introduction(findings, exported),
+        "## Result",
+        f"> {escaped(findings.verdict.text)}",
+        markdown_table(_results(findings, exported)),
+        _choice(findings, exported),
+        "## Use",
+        *_use(exported),
+        "## Training",
+        _training(findings, exported),
+        markdown_table(_table("recipe", recipe_rows(exported.one.finalist.recipe))),
+        "## Cost",
+        _cost(findings, exported),
+        "## Limits",
+        _limits(findings, exported),
+        "## Provenance",
+        markdown_table(_provenance(findings, exported)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(findings: Findings, exported: Exported) -> str:
+    protocol, config = findings.data.protocol, exported.config
+    distilled = f"by distillation from {protocol.teacher}"
+    how = distilled if exported.one.distils else "without distillation"
+    size = config["image_size"]
+    return (
+        f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
+        f"An image classifier: {escaped(config['model'])} for {config['classes']} classes, for "
+        f"images of {size}x{size} pixels with {counted(config['channels'], 'channel')}, trained "
+        f"{escaped(how)}. It is the finalist `{exported.one.key}` "
+        f"({escaped(exported.one.label)}) of the study `{findings.data.name}`."
+    )
+
+
+def _table(title: str, rows: list[list[str]]) -> Table:
+    return Table(columns=[title, ""], rows=rows, words=2)
+
+
+def _results(findings: Findings, exported: Exported) -> Table:
+    data, standing = findings.data, findings.standing(exported.one)
+    test = exported.run.record.test or {}
+    accuracies = exported.one.accuracies
+    mean = deviation = interval = None
+    if standing:
+        mean, deviation, interval = standing.accuracy, standing.deviation, standing.interval
+    between = f", 95 % interval {points(interval[0])} to {points(interval[1])}" if interval else ""
+    rows = [
+        [
+            f"this recipe, test accuracy, {counted(len(accuracies), 'seed')}",
+            f"{spread(mean, deviation)} %{between}",
+        ],
+        ["these weights, test accuracy", percent(test.get("accuracy"))],
+        ["these weights, test NLL (nats)", decimals(test.get("nll"))],
+        ["these weights, test calibration error", percent(test.get("ece"))],
+        ["these weights, agreement with the teacher", percent(exported.run.agreement)],
+        ["these weights, validation accuracy", percent(exported.run.record.accuracy)],
+        [
+            f"the teacher ({data.protocol.teacher}), test accuracy",
+            percent(data.teacher_test.get("accuracy")),
+        ],
+    ]
+    return _table(f"{whole(data.test_images)} test images", rows)
+
+
+def _choice(findings: Findings, exported: Exported) -> str:
+    middle = "" if len(exported.one.tested) % 2 else ", the lower of the two in the middle"
+    return (
+        f"The interval is over seeds and test images. These weights are of seed "
+        f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
+        f"accuracy is the median{middle}. To take the seed that is best on the test images would "
+        "be a selection on the test set, and its accuracy there would flatter it. What the recipe "
+        "is worth is said by the mean over seeds."
+    )
+
+
+def _use(exported: Exported) -> list[str]:
+    config = exported.config
+    size = config["image_size"]
+    shape = f"[B, {config['channels']}, {size}, {size}]"
+    model = parse_model(config["model"])
+    library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
+    if model.digest:
+        library = f", what `{model.file}` imports"
+    parts = [
+        f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
+        f"Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
+        "`config.json`, which has all that it takes to build the model anew.",
+        PLAIN_TORCH.format(
+            library=library,
+            images=counted(exported.images, "validation image"),
+        ),
+        WITH_RETORT,
+    ]
+    if exported.onnx_differences:
+        said = ", ".join(
+            f"{figure(difference, 2)} at most in a batch of {batch}"
+            for batch, difference in exported.onnx_differences.items()
+        )
+        parts.append(WITH_ONNX.format(differences=said))
+    return parts
+
+
+def _training(findings: Findings, exported: Exported) -> str:
+    protocol, record = findings.data.protocol, exported.run.record
+    images = findings.data.images.get("train")
+    count = f"{counted(images, 'image')} of " if images else ""
+    changes = [f"random crops after {counted(protocol.crop_padding, 'pixel')} of padding"]
+    changes += ["random flips"] if protocol.flip else []
+    changes += [f"an erased square of {protocol.cutout} pixels"] if protocol.cutout else []
+    teacher = (
+        f" Its teacher, {protocol.teacher}, was trained on the same images and saw every crop "
+        "that the student saw."
+        if exported.one.distils
+        else ""
+    )
+    return escaped(
+        f"From random weights on {count}the training split of {protocol.dataset}, for "
+        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: SGD with "
+        f"Nesterov momentum 0.9, a learning rate that rises over the first "
+        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine, {', '.join(changes)}."
+        f"{teacher} The weights are those after the last epoch."
+    )
+
+
+def _cost(findings: Findings, exported: Exported) -> str:
+    costs, model = findings.data.costs, exported.config["model"]
+    measured = costs.models if costs else {}
+    students = (cost for name, cost in measured.items() if name != "teacher")
+    cost = next((cost for cost in students if cost.model == model), None)
+    if cost is None or costs is None:
+        return "The study has not measured it."
+    rows = [
+        ["parameters", whole(cost.parameters)],
+        ["multiply-accumulates an image", scaled(cost.macs)],
+        ["file", binary_size(cost.bytes)],
+    ]
+    rows += [
+        [
+            f"latency of a batch of {one.batch_size}, ms",
+            f"{milliseconds(one.median_ms)}, 95th percentile {milliseconds(one.p95_ms)}",
+        ]
+        for one in cost.latency
+    ]
+    where = f"On {costs.device}, with {counted(costs.threads, 'thread')}, in PyTorch."
+    return f"{markdown_table(_table('cost', rows))}\n\n{escaped(where)}"
+
+
+def _limits(findings: Findings, exported: Exported) -> str:
+    config, protocol = exported.config, findings.data.protocol
+    what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
+    limits = [
+        f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
+        "sensors or classes, its accuracy is unknown; it names one of its classes for any image.",
+        f"It expects {what} brought to {config['image_size']} pixels as in training: bilinear and "
+        "antialiased, as Pillow does.",
+        *findings.caveats,
+    ]
+    return "\n".join(f"- {escaped(limit)}" for limit in limits)
+
+
+def _provenance(findings: Findings, exported: Exported) -> Table:
+    finalist, record = exported.one.finalist, exported.run.record
+    rows = [
+        ["finalist", f"{finalist.name}, trial {finalist.trial} of {finalist.arm}"],
+        ["seed of these weights", f"{record.seed} (replicate {exported.run.replicate})"],
+        ["time of its training", duration(record.seconds)],
+        *provenance_table(findings.data).rows,
+        ["command", shlex.join(findings.data.settings.command) or NONE],
+    ]
+    return _table("what", [list(row) for row in rows])

@@ -1,0 +1,264 @@
+"""The page: findings and figures into one HTML file that asks for nothing from outside."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.io import to_json
+from plotly.offline import get_plotlyjs
+
+from reports.compute.findings import Findings
+from reports.draw.drawing import Figure, Panel
+from reports.draw.figures.ablations import ablation_figure
+from reports.draw.figures.audit import audit_figure
+from reports.draw.figures.classes import class_figure
+from reports.draw.figures.costs import cost_figure
+from reports.draw.figures.curves import curves_figure
+from reports.draw.figures.fidelity import fidelity_figure
+from reports.draw.figures.history import history_figure, importances_figure
+from reports.draw.figures.optimism import optimism_figure
+from reports.draw.figures.seeds import differences_figure, looks, seeds_figure
+from reports.draw.figures.slices import slice_figure
+from reports.draw.figures.training import loss_figure, schedules_figure
+from reports.draw.palette import css_variables, recolouring
+from reports.draw.pictures import Images
+from reports.draw.rows import rows_svg
+from reports.draw.side_by_side import SideBySide
+from reports.draw.tables import (
+    comparison_note,
+    comparison_table,
+    epochs_table,
+    ledger_title,
+    provenance_table,
+    recipe_tables,
+    seal_table,
+    seal_title,
+    seconds_table,
+    teacher_passes,
+)
+from reports.read.data import PLAIN, StudyData
+from reports.statistics import Difference, mean_and_deviation
+from reports.wording import counted, figure, interval, listed, model_name, percent, points, spread
+
+HERE = Path(__file__).parent
+NO_IMAGES: Images = {}
+SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
+CONTENTS = {  # the figures of the page, under the headings of its contents
+    "Evidence": ("seeds", "differences", "ablations", "costs", "classes", "fidelity"),
+    "Recipe": ("schedules", "loss"),
+    "Search": ("history", "importances", "slices", "curves", "audit", "optimism"),
+}
+WORDS = {
+    "better": "Distillation helped",
+    "worse": "Distillation hurt",
+    "equivalent": "Equivalent",
+    "inconclusive": "Inconclusive",
+    "none": "No verdict",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFigure:
+    """One of the large numbers of the first screen; `colour` is of the palette, "" for none."""
+
+    name: str
+    value: str
+    note: str
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalMark:
+    """The difference as a small drawing: places in per cent of its width."""
+
+    low: float
+    mean: float
+    high: float
+    zero: float
+    band_start: float
+    band_width: float
+
+
+def render_page(findings: Findings, images: Images = NO_IMAGES) -> str:
+    """Return the report as one HTML document, with the test images that are its examples."""
+    data = findings.data
+    figures = draw_figures(findings, images)
+    return template("report.html.j2").render(
+        data=data,
+        findings=findings,
+        figures={item.key: item for item in figures},
+        contents=CONTENTS,
+        plots=_plots(figures),
+        sign=SIGNS[findings.verdict.kind],
+        word=WORDS[findings.verdict.kind],
+        key_figures=key_figures(findings),
+        difference=difference_figure(findings.verdict.difference),
+        mark_at=_mark(findings.verdict.difference, findings.verdict.margin),
+        setting=_setting(data),
+        comparison=comparison_table(findings),
+        comparison_note=comparison_note(data),
+        ledger_title=ledger_title(findings),
+        epochs=epochs_table(findings),
+        seconds=seconds_table(findings),
+        teacher_passes=teacher_passes(findings),
+        looks=looks(data),
+        seal=seal_table(data),
+        seal_title=seal_title(data),
+        provenance=provenance_table(data),
+        recipes=recipe_tables(data),
+        command=shlex.join(data.settings.command),
+        protocol_json=json.dumps(data.protocol.to_json(), indent=1, ensure_ascii=False),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def template(name: str) -> Template:
+    """Return a template with what all pages share. Jinja2 escapes everything that is not Markup."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_unbroken,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        palette=tuple(Markup(css_variables(mode)) for mode in (0, 1)),
+    )
+    return environment.get_template(name)
+
+
+def render_comparison(studies: SideBySide) -> str:
+    """Return several studies side by side as one HTML document, without JavaScript."""
+    drawing = rows_svg(studies.chart, studies.title) if studies.chart else None
+    return template("comparison.html.j2").render(studies=studies, drawing=drawing)
+
+
+def _unbroken(value: Any) -> Any:
+    """Keep a number and its % on one line; finished markup is left alone."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return value.replace(" %", "\u00a0%") if plain else value
+
+
+def draw_figures(findings: Findings, images: Images = NO_IMAGES) -> list[Figure]:
+    """Every figure of the page, in its order."""
+    return [
+        seeds_figure(findings),
+        differences_figure(findings),
+        ablation_figure(findings),
+        cost_figure(findings),
+        class_figure(findings, images),
+        fidelity_figure(findings),
+        schedules_figure(findings),
+        loss_figure(findings),
+        history_figure(findings),
+        importances_figure(findings),
+        slice_figure(findings),
+        curves_figure(findings),
+        audit_figure(findings),
+        optimism_figure(findings),
+    ]
+
+
+def _plots(figures: list[Figure]) -> Markup:
+    """All plots as JSON that is safe inside a script element, by panel key."""
+    panels: list[Panel] = [panel for item in figures for panel in item.panels]
+    plots: Mapping[str, Any] = {
+        panel.key: json.loads(to_json(panel.plot, validate=False, remove_uids=True))
+        for panel in panels
+    }
+    return htmlsafe_json_dumps({"plots": plots, "dark": recolouring()}, separators=(",", ":"))
+
+
+def key_figures(findings: Findings) -> list[KeyFigure]:
+    """Teacher, tuned distilled and tuned plain, on the test split as soon as there is one."""
+    data = findings.data
+    arms = [arm for arm in (data.primary_arm, PLAIN) if arm and data.arm(arm)]
+    return [_teacher_figure(data), *(_arm_figure(data, arm) for arm in arms)]
+
+
+def _teacher_figure(data: StudyData) -> KeyFigure:
+    tested = data.teacher_test.get("accuracy")
+    validated = data.teacher.get("accuracy")
+    note = f"{model_name(data.protocol.teacher)}, " + (
+        "test" if tested is not None else "validation"
+    )
+    return KeyFigure(
+        name="Teacher", value=percent(validated if tested is None else tested), note=note
+    )
+
+
+def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
+    tuned, colour = data.tuned(arm), looks(data)[arm].colour
+    name = "Plain student" if arm == PLAIN else "Distilled student"
+    if tuned and tuned.accuracies:
+        if arm != PLAIN and not tuned.distils:
+            name = f"Student of {arm}"
+        mean, deviation = mean_and_deviation(tuned.accuracies)
+        seeds = counted(len(tuned.accuracies), "seed")
+        of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
+        note = f"tuned {arm}, test, {of}"
+        return KeyFigure(name=name, value=f"{spread(mean, deviation)} %", note=note, colour=colour)
+    opened = data.arm(arm)
+    best = opened.best if opened else None
+    note = f"best of {arm} so far, validation, optimistic"
+    return KeyFigure(
+        name=name, value=percent(best.value if best else None), note=note, colour=colour
+    )
+
+
+def difference_figure(difference: Difference | None) -> KeyFigure | None:
+    if difference is None:
+        return None
+    return KeyFigure(
+        name="Difference",
+        value=points(difference.mean, sign=True),
+        note=f"points, 95 % interval {interval(difference.low, difference.high)}",
+    )
+
+
+def _mark(difference: Difference | None, margin: float) -> IntervalMark | None:
+    if difference is None:
+        return None
+    low, mean, high = (100 * one for one in (difference.low, difference.mean, difference.high))
+    left, right = min(low, -margin, 0.0), max(high, margin, 0.0)
+    room = 0.06 * (right - left) or 1.0
+    left, right = left - room, right + room
+
+    def place(value: float) -> float:
+        return round(100 * (value - left) / (right - left), 2)
+
+    return IntervalMark(
+        low=place(low),
+        mean=place(mean),
+        high=place(high),
+        zero=place(0.0),
+        band_start=place(-margin),
+        band_width=round(place(margin) - place(-margin), 2),
+    )
+
+
+def _setting(data: StudyData) -> str:
+    """The study in one line."""
+    protocol = data.protocol
+    sizes = data.images
+    images = ", ".join(
+        f"{sizes[name]} {name}" for name in ("train", "validation", "test") if name in sizes
+    )
+    trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
+    students = " or ".join(map(model_name, protocol.students))
+    return (
+        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
+        f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
+        f"trials: {trials}; margin ±{figure(protocol.margin)} points"
+    )

@@ -1,0 +1,258 @@
+"""What other programs read: report.json and trials.csv; `docs/report-schema.md` describes both."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from reports.compute.audit import Audit
+from reports.compute.classes import class_name
+from reports.compute.findings import Findings, Optimism, Standing
+from reports.compute.ladder import Ablation
+from reports.compute.tuning import Tuning
+from reports.compute.verdict import Comparison, Verdict
+from reports.read.data import ArmData, StudyData
+from reports.statistics import Difference
+
+SCHEMA = 1
+FIRST = ("arm", "number", "state", "value")  # columns of trials.csv before the parameters
+LAST = ("epochs", "diverged", "auditor", "started", "seconds")
+
+
+def summarise(findings: Findings) -> dict[str, Any]:
+    """Return the content of report.json: plain JSON, without NaN."""
+    data = findings.data
+    return {
+        "schema": SCHEMA,
+        "study": {
+            "name": data.name,
+            "arms": [arm.name for arm in data.arms],
+            "created": data.settings.created,
+            "seeds": data.seeds,
+            "test_images": data.test_images,
+            "missing": list(data.missing),
+        },
+        "protocol": {"hash": data.protocol.hash, **data.protocol.to_json()},
+        "verdict": _verdict(findings.verdict),
+        "comparisons": [_comparison(one) for one in findings.comparisons],
+        "teacher": {
+            "model": data.protocol.teacher,
+            "validation_accuracy": data.teacher.get("accuracy"),
+            "epochs": data.teacher.get("epochs"),
+            "seconds": data.teacher.get("seconds"),
+            "test": dict(data.teacher_test) or None,
+            "interval": _ends(findings.teacher_interval),
+        },
+        "arms": {arm.name: _arm(arm) for arm in data.arms},
+        "finalists": [
+            _finalist(standing, data.student(standing.one)) for standing in findings.standings
+        ],
+        "tuning": [_tuning(one) for one in findings.tuning],
+        "optimism": [_optimism(one) for one in findings.optimism],
+        "audit": [_audit(audit) for audit in findings.audits],
+        "ablations": [_ablation(one) for one in findings.ablations],
+        "classes": _classes(findings),
+        "ledger": asdict(findings.ledger),
+        "caveats": list(findings.caveats),
+        "seal": [dict(opening) for opening in data.seal],
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "kind": verdict.kind,
+        "text": verdict.text,
+        "reasons": list(verdict.reasons),
+        "margin": verdict.margin,
+        "a": verdict.a.key if verdict.a else None,
+        "b": verdict.b.key if verdict.b else None,
+        "difference": _difference(verdict.difference) if verdict.difference else None,
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    """Accuracies in points, unlike everything else in the file: a difference is quoted in them."""
+    return {
+        "mean": 100 * found.mean,
+        "low": 100 * found.low,
+        "high": 100 * found.high,
+        "p": found.p,
+        "error_of_seeds": 100 * found.se_seed,
+        "error_of_images": 100 * found.se_image,
+        "detectable": 100 * found.detectable,
+        "seeds": found.seeds,
+        "images": found.images,
+        "per_seed": [100 * one for one in found.per_seed],
+    }
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    return {
+        "question": one.question,
+        "a": one.a.key,
+        "b": one.b.key,
+        "p_holm": one.p_holm,
+        "difference": _difference(one.difference),
+    }
+
+
+def _arm(arm: ArmData) -> dict[str, Any]:
+    best = arm.best
+    return {
+        "trials": len(arm.counted),
+        "complete": arm.count("COMPLETE"),
+        "pruned": arm.count("PRUNED"),
+        "failed": arm.count("FAIL"),
+        "infeasible": arm.count("INFEASIBLE"),
+        "diverged": sum(trial.diverged for trial in arm.trials),
+        "best": None
+        if best is None
+        else {
+            "trial": best.number,
+            "validation_accuracy": best.value,
+            "parameters": dict(sorted(best.parameters.items())),
+            "recipe": best.record.recipe.to_json() if best.record else None,
+        },
+        "importances": {name: one.share for name, one in arm.importances.items()},
+        "importance_intervals": {
+            name: [one.low, one.high] for name, one in arm.importances.items()
+        },
+    }
+
+
+def _finalist(standing: Standing, student: str) -> dict[str, Any]:
+    finalist, cost = standing.one.finalist, standing.cost
+    latency = {
+        str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
+        for one in (cost.latency if cost else ())
+    }
+    return {
+        "name": finalist.name,
+        "arm": finalist.arm,
+        "role": finalist.role,
+        "title": finalist.title,
+        "trial": finalist.trial,
+        "student": student,
+        "recipe": finalist.recipe.to_json(),
+        "test_accuracy": standing.one.accuracies,
+        "mean": standing.accuracy,
+        "deviation": standing.deviation,
+        "interval": _ends(standing.interval),
+        "gap_recovered": standing.recovered,
+        "nll": standing.nll,
+        "ece": standing.ece,
+        "agreement": standing.agreement,
+        "teacher_kl": standing.teacher_kl,
+        "parameters": cost.parameters if cost else None,
+        "macs": cost.macs if cost else None,
+        "bytes": cost.bytes if cost else None,
+        "latency": latency or None,
+    }
+
+
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _audit(found: Audit) -> dict[str, Any]:
+    return {
+        "arm": found.arm,
+        "auditors": len(found.auditors),
+        "cut": found.cut,
+        "wrong": found.wrong,
+        "wrong_share": found.wrong_share,
+        "regret": found.regret,
+        "taus": list(found.taus),
+    }
+
+
+def _ablation(one: Ablation) -> dict[str, Any]:
+    return {
+        "name": one.one.key,
+        "title": one.one.finalist.title,
+        "winner": one.winner.key,
+        "recipe": one.one.finalist.recipe.to_json(),
+        "p_holm": one.p_holm,
+        "difference": _difference(one.difference),
+    }
+
+
+def _classes(findings: Findings) -> dict[str, Any] | None:
+    """The primary comparison class by class, and the confusions that changed most."""
+    found, data = findings.classes, findings.data
+    if found is None:
+        return None
+    return {
+        "a": found.a.key,
+        "b": found.b.key,
+        "by_class": [
+            {
+                "class": class_name(data, one.label),
+                "images": one.images,
+                "accuracy_a": one.a,
+                "accuracy_b": one.b,
+                "p_holm": one.p_holm,
+                "difference": _difference(one.difference),
+            }
+            for one in found.classes
+        ],
+        "confusions": [
+            {
+                "class": class_name(data, one.label),
+                "taken_for": class_name(data, one.taken),
+                "images": one.images,
+                "images_a": one.a,
+                "images_b": one.b,
+                "difference": _difference(one.difference),
+            }
+            for one in found.confusions
+        ],
+    }
+
+
+def _tuning(one: Tuning) -> dict[str, Any]:
+    return {
+        "arm": one.tuned.finalist.arm,
+        "text": one.text,
+        "tuned": one.tuned.key,
+        "first": one.first.key,
+        "difference": _difference(one.difference) if one.difference else None,
+    }
+
+
+def _optimism(one: Optimism) -> dict[str, Any]:
+    return {
+        "finalist": one.one.key,
+        "searched": one.searched,
+        "selected": one.selected,
+        "confirmed": one.confirmed,
+        "excess": one.excess,
+    }
+
+
+def trials_frame(data: StudyData) -> pd.DataFrame:
+    """Return one row a trial, by arm and number; only `started` and `seconds` vary between runs."""
+    trials = [trial for arm in data.arms for trial in arm.trials]
+    parameters = sorted({name for trial in trials for name in trial.parameters})
+    rows = [
+        {
+            "arm": trial.arm,
+            "number": trial.number,
+            "state": trial.state,
+            "value": trial.value,
+            **{_column(name): trial.parameters.get(name) for name in parameters},
+            "epochs": trial.epochs,
+            "diverged": trial.diverged,
+            "auditor": trial.auditor,
+            "started": trial.started.isoformat() if trial.started else None,
+            "seconds": trial.record.seconds if trial.record else trial.seconds,
+        }
+        for trial in trials
+    ]
+    columns = [*FIRST, *map(_column, parameters), *LAST]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _column(parameter: str) -> str:
+    """A search space of one's own may name a parameter like one of the other columns."""
+    return f"parameter {parameter}" if parameter in (*FIRST, *LAST) else parameter

@@ -1,0 +1,1 @@
+"""Files: paths, artifacts, tensors, data sets, teacher cache, records."""

@@ -1,0 +1,206 @@
+"""Data sets as the cache keeps them: split once, uint8, memory-mapped by every process.
+
+    data/listings/<digest>.json    which data set a source with this listing was found to hold
+    data/<fingerprint>/            manifest, and train, validation and test .safetensors
+
+The fingerprint covers the images, the labels and the split, so the same images in another folder
+are the same data set. The listing spares a second start from decoding them to find that out.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kd.data.sources import Progress, Source
+from kd.data.splits import Split, listing_digest, load_source, split
+from kd.errors import ArtifactError
+from kd.protocol import Protocol
+from kd.training.evaluation import LabelledImages
+from storage.files.artifacts import (
+    Manifest,
+    fingerprint,
+    finish,
+    is_finished,
+    locked,
+    read_json,
+    read_manifest,
+    write_json,
+)
+from storage.files.layout import Layout
+from storage.files.seal import record_opening
+from storage.files.tensors import map_tensors, write_tensors
+
+KIND = "dataset"
+CHUNK = 1024  # images counted at a time
+
+
+def prepare(
+    layout: Layout, protocol: Protocol, data_dir: Path, progress: Progress | None = None
+) -> Manifest:
+    """Return the manifest of the protocol's data set, which is read, split and kept if it is new.
+
+    The manifest's `info` has `classes` (names), `counts` (part: images a class), `channels`, `mean`
+    and `deviation` (of the training images, a channel, in units of 0-1 pixels) and
+    `test_is_official` (whether the data set came with a test split). What was kept is compared
+    with its checksums. `progress` is called while images are decoded; see
+    `kd.data.splits.load_source`.
+
+    Raises DataError when the source is missing, unreadable or too small, ArtifactError when what
+    was kept is damaged. Two processes may prepare at once: the second waits for the first.
+    """
+    wanted = _wanted(protocol)
+    digest = listing_digest(protocol.dataset, protocol.image_size)
+    listing = layout.listing(fingerprint({**wanted, "listing": digest}))
+    with locked(listing.with_suffix(".lock"), wait=True):
+        folder = _listed_folder(layout, listing)
+        if folder and is_finished(folder):
+            return _read_verified(folder)
+        source = load_source(protocol.dataset, protocol.image_size, data_dir, progress)
+        manifest = _keep(layout, wanted, source, split(source, protocol))
+        write_json(listing, {"fingerprint": manifest.folder.name})
+        return manifest
+
+
+def open_part(folder: Path, part: Literal["train", "validation"]) -> LabelledImages:
+    """Return one part of a prepared data set, memory-mapped.
+
+    Raises ArtifactError for the test split, which is sealed, and for a file that is not what its
+    manifest says; checksums are compared by `prepare`, not here.
+    """
+    if part not in ("train", "validation"):
+        raise ArtifactError(
+            f"part must be train or validation, got {part!r}; the test split is sealed until "
+            "confirmation, which opens it through open_test"
+        )
+    return _open(folder, part)
+
+
+def open_test(folder: Path, seal_path: Path, purpose: str) -> LabelledImages:
+    """Record at `seal_path` that the test split is opened, and for what; then return it."""
+    record_opening(seal_path, purpose)
+    return _open(folder, "test")
+
+
+def _wanted(protocol: Protocol) -> dict[str, Any]:
+    """What a data set's identity takes from the protocol; not where a folder lies."""
+    return {
+        "dataset": protocol.dataset.partition(":")[0],
+        "image_size": protocol.image_size,
+        "train_size": protocol.train_size,
+        "validation_fraction": protocol.validation_fraction,
+        "test_fraction": protocol.test_fraction,
+    }
+
+
+def _listed_folder(layout: Layout, listing: Path) -> Path | None:
+    if not listing.exists():
+        return None
+    kept = read_json(listing)
+    name = kept.get("fingerprint") if isinstance(kept, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9a-f]{16}", name):
+        raise ArtifactError(f"{listing} names no data set; delete it to have it made again")
+    return layout.dataset(name)
+
+
+def _read_verified(folder: Path) -> Manifest:
+    manifest = read_manifest(folder, KIND)
+    manifest.verify()
+    return manifest
+
+
+def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) -> Manifest:
+    identity = {**wanted, "content": _content(source, parts)}
+    folder = layout.dataset(fingerprint(identity))
+    with locked(folder.with_suffix(".lock"), wait=True):  # two listings may hold the same
+        kept = is_finished(folder)
+        return _read_verified(folder) if kept else _write(folder, identity, source, parts)
+
+
+def _content(source: Source, parts: Split) -> str:
+    """SHA-256 of images, labels, class names and split."""
+    digest = hashlib.sha256(json.dumps([source.classes, source.images.shape]).encode())
+    for array in (source.images, source.labels, *asdict(parts).values()):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split) -> Manifest:
+    counts = {}
+    for part, rows in asdict(parts).items():
+        images, labels = source.images[rows], source.labels[rows]
+        tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
+        write_tensors(folder / f"{part}.safetensors", tensors)
+        counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
+    mean, deviation = channel_statistics(source.images, parts.train)
+    info = {
+        "classes": list(source.classes),
+        "counts": counts,
+        "channels": source.images.shape[1],
+        "mean": mean,
+        "deviation": deviation,
+        "test_is_official": source.test is not None,
+    }
+    return finish(folder, KIND, identity, info)
+
+
+def channel_statistics(
+    images: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of each channel of `images[rows]`, in units of 0-1 pixels.
+
+    They come from counts of pixel values, so they are the same to the bit wherever computed. A
+    deviation is at least 1/255, one step of a pixel, since images are divided by it.
+    """
+    channels = range(images.shape[1])
+    counts = np.zeros((len(channels), 256), np.int64)
+    for start in range(0, len(rows), CHUNK):
+        chunk = images[rows[start : start + CHUNK]]
+        for channel in channels:
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+    shares = counts / counts.sum(1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = (shares * values).sum(1)
+    variance = (shares * (values - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
+
+
+def _open(folder: Path, part: str) -> LabelledImages:
+    manifest = read_manifest(folder, KIND)
+    path, info = folder / f"{part}.safetensors", manifest.info
+    tensors = map_tensors(path)
+    counts = torch.tensor(info["counts"][part])
+    size = manifest.identity["image_size"]
+    shape = (int(counts.sum()), info["channels"], size, size)
+    _check_tensor(path, tensors, "images", torch.uint8, shape)
+    _check_tensor(path, tensors, "labels", torch.int64, shape[:1])
+    images, labels = tensors["images"], tensors["labels"]
+    if labels.min() < 0 or not torch.equal(labels.bincount(minlength=len(counts)), counts):
+        raise ArtifactError(f"{path} holds other labels than its manifest says; delete {folder}")
+    return LabelledImages(
+        images=images,
+        labels=labels,
+        mean=torch.tensor(info["mean"]),
+        deviation=torch.tensor(info["deviation"]),
+    )
+
+
+def _check_tensor(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    name: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+) -> None:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        found = "none" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
+        raise ArtifactError(
+            f"{path} must hold {name} {list(shape)} {dtype}, got {found}; delete {path.parent}"
+        )

@@ -1,0 +1,67 @@
+"""The seal: the record of every opening of a study's test split.
+
+The test split is read through `storage.files.datasets.open_test` alone, which writes here first,
+but for the few images that a report shows once the seal is broken. Free of torch, since the report
+shows the record.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd.errors import ArtifactError
+from storage.files.arrays import read_rows
+from storage.files.artifacts import locked, read_json, write_json
+
+
+def record_opening(seal_path: Path, purpose: str) -> None:
+    """Add an opening, now, to the record. A resumed confirmation opens again, and says so again.
+
+    Raises ArtifactError when the record is damaged: it is never begun anew.
+    """
+    with locked(seal_path.with_suffix(".lock"), wait=True):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        record = [*openings(seal_path), {"time": time, "purpose": purpose}]
+        write_json(seal_path, {"openings": record})
+
+
+def openings(seal_path: Path) -> list[dict[str, str]]:
+    """Return every opening, the first one first: `time` (ISO 8601, UTC) and `purpose`.
+
+    Raises ArtifactError when the record is damaged.
+    """
+    if not seal_path.exists():
+        return []
+    try:
+        record = read_json(seal_path).get("openings")
+    except ArtifactError:
+        record = None
+    if not isinstance(record, list) or not all(_is_opening(entry) for entry in record):
+        raise ArtifactError(
+            f"{seal_path} is damaged, and with it the record of who opened the test split: "
+            "restore it, or begin a new study"
+        )
+    return record
+
+
+def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray[np.uint8]:
+    """Return some images [R, C, H, W] of the test split in `folder`, for a report to show.
+
+    Raises ArtifactError as long as the split is sealed, and for a file that does not hold them.
+    """
+    if not openings(seal_path):
+        raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; confirm first")
+    path = folder / "test.safetensors"
+    images = read_rows(path, "images", rows)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
+        raise ArtifactError(f"{path} does not hold the images that were tested; delete {folder}")
+    return images
+
+
+def _is_opening(entry: object) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"time", "purpose"}:
+        return False
+    return all(isinstance(value, str) for value in entry.values())

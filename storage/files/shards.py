@@ -1,0 +1,195 @@
+"""The teacher cache: shards on disk, and the teacher source that reads them.
+
+    shards/<fingerprint>/            manifest: what every shard here was made from
+        projections.safetensors      one projection a tap
+        validation.safetensors       the teacher's logits of the validation split
+        view-00000/                  one shard: manifest and reading.safetensors
+
+A shard is one folder artifact, so an interrupted fill goes on where it was. Tensors are read
+memory-mapped: all workers share one copy in the page cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd.errors import ArtifactError
+from kd.losses.features import TapReading
+from kd.training.teacher import Projection, Reading
+from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
+from storage.files.tensors import map_tensors, write_tensors
+
+PROJECTIONS = "projections.safetensors"
+VALIDATION = "validation.safetensors"
+READING = "reading.safetensors"
+PINNING = ("cuda", "xpu")  # devices that copy from pinned memory while they compute
+
+
+def begin(
+    folder: Path,
+    identity: dict[str, Any],
+    projections: Mapping[str, Projection],
+    validation_logits: Tensor,
+    sizes: dict[str, int],
+) -> Manifest:
+    """Begin a cache: from now on shards can be added. `sizes` are the bytes of a view by part."""
+    vectors = {tap: projection.vectors for tap, projection in projections.items()}
+    write_tensors(folder / PROJECTIONS, vectors)
+    write_tensors(folder / VALIDATION, {"logits": validation_logits})
+    taps = {
+        tap: {"scale": each.scale, "variance": each.variance, "energy": each.energy}
+        for tap, each in projections.items()
+    }
+    return finish(folder, "shards", identity, {"sizes": sizes, "taps": taps})
+
+
+def read_projections(folder: Path) -> tuple[dict[str, Projection], Tensor]:
+    """Return the projections by tap, and the validation logits [N, classes] float32.
+
+    Raises ArtifactError when they are missing or damaged.
+    """
+    manifest = read_manifest(folder, "shards")
+    vectors = map_tensors(folder / PROJECTIONS)
+    figures = manifest.info.get("taps")
+    if not isinstance(figures, dict) or set(figures) != set(vectors):
+        raise ArtifactError(f"{folder} holds projections of other taps than its manifest says")
+    _check_dtypes(folder / PROJECTIONS, vectors, dict.fromkeys(vectors, (torch.float32, 2)))
+    try:
+        projections = {tap: Projection(vectors=vectors[tap], **figures[tap]) for tap in figures}
+    except TypeError:
+        raise ArtifactError(f"{folder} lacks figures of its projections; delete it") from None
+    validation = map_tensors(folder / VALIDATION)
+    _check_dtypes(folder / VALIDATION, validation, {"logits": (torch.float32, 2)})
+    return projections, validation["logits"]
+
+
+def _check_dtypes(
+    path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, int]]
+) -> None:
+    """Raise ArtifactError unless the tensors have these names, dtypes and numbers of dimensions."""
+    found = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
+    if found != wanted:
+        names = ", ".join(
+            sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        )
+        raise ArtifactError(
+            f"{path} holds {names} of another dtype or shape than it should; delete {path.parent} "
+            "to have it made again"
+        )
+
+
+def view_folder(folder: Path, k: int) -> Path:
+    return folder / f"view-{k:05d}"
+
+
+def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:
+    """Return the views of 0 … count - 1 without a finished shard, or whose shard lacks features."""
+    return [
+        k
+        for k in range(count)
+        if not is_finished(view_folder(folder, k)) or (features and not cached_taps(folder, k))
+    ]
+
+
+def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
+    """Keep what the teacher says of view `k`, read in `chunks`, in the order of the rows.
+
+    Raises ArtifactError if a value is not finite.
+    """
+    tensors = {"logits": torch.cat([chunk.logits for chunk in chunks])}
+    for tap in chunks[0].taps:
+        taps = [chunk.taps[tap] for chunk in chunks]
+        tensors[f"{tap}.features"] = torch.cat([each.features.half() for each in taps])
+        tensors[f"{tap}.attention"] = torch.cat([each.attention.half() for each in taps])
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ArtifactError(
+                f"the teacher's {name} of view {k} are not all finite; "
+                "train it with a smaller teacher_lr"
+            )
+    place = view_folder(folder, k)
+    write_tensors(place / READING, tensors)
+    identity = read_manifest(folder, "shards").identity
+    return finish(place, "shard", {**identity, "view": k}, {"taps": list(chunks[0].taps)})
+
+
+def cached_taps(folder: Path, k: int) -> list[str]:
+    """Return the taps whose features shard `k` holds."""
+    return list(read_manifest(view_folder(folder, k), "shard").info["taps"])
+
+
+def verify_shard(folder: Path, k: int) -> None:
+    """Compare shard `k` with its checksums. Raises ArtifactError when it differs."""
+    identity = read_manifest(folder, "shards").identity
+    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
+
+
+class CachedTeacher:
+    """A teacher source that reads shards; see `kd.training.teacher.TeacherSource`."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.device = device
+        self._pins = device.type in PINNING
+        self.identity = read_manifest(folder, "shards").identity
+        self.projections, self.validation_logits = read_projections(folder)
+        self._view = -1
+        self._tensors: dict[str, Tensor] = {}
+
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+        self._open(view)
+        readings = {
+            tap: TapReading(
+                features=self._take(f"{tap}.features", index).float(),
+                attention=self._take(f"{tap}.attention", index).float(),
+                variance=self.projections[tap].variance,
+            )
+            for tap in taps
+        }
+        return Reading(self._take("logits", index), readings)
+
+    def _take(self, name: str, index: Tensor) -> Tensor:
+        try:
+            # On a CPU a fifth of the time of indexing, which goes through a row number by number.
+            rows = self._tensors[name].index_select(0, index)
+        except IndexError:
+            place = view_folder(self.folder, self._view)
+            raise ArtifactError(
+                f"{place} holds fewer rows than the training split; delete it to have it made again"
+            ) from None
+        if self._pins:
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=self._pins)
+
+    def _open(self, view: int) -> None:
+        """Map the shard of `view`, unless it is the one at hand."""
+        if view == self._view:
+            return
+        place = view_folder(self.folder, view)
+        if not is_finished(place):
+            raise ArtifactError(
+                f"the teacher cache lacks view {view}: {place} is missing; run the study again"
+            )
+        taps = read_manifest(place, "shard", {**self.identity, "view": view}).info.get("taps", [])
+        tensors = map_tensors(place / READING)
+        self._check(place / READING, tensors, taps)
+        self._tensors, self._view = tensors, view
+
+    def _check(self, path: Path, tensors: dict[str, Tensor], taps: Sequence[str]) -> None:
+        """Raise ArtifactError unless a shard has the tensors of `taps`, of the right shapes."""
+        wanted = {"logits": (torch.float32, 2)}
+        for tap in taps:
+            wanted |= {
+                f"{tap}.features": (torch.float16, 4),
+                f"{tap}.attention": (torch.float16, 3),
+            }
+        _check_dtypes(path, tensors, wanted)
+        columns = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
+        fit = [tensors[f"{tap}.features"].shape[1] == columns[tap] for tap in taps]
+        fit.append(tensors["logits"].shape[1] == self.validation_logits.shape[1])
+        fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
+        if not all(fit):
+            raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")

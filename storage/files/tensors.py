@@ -1,0 +1,47 @@
+"""Tensor files: safetensors, written then renamed, read memory-mapped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from storage.files.arrays import read_header, unreadable, write_arrays
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], note: Any = None, *, sync: bool = True
+) -> None:
+    """Write tensors, and a JSON `note` in the header, as one file: all or nothing.
+
+    The header also keeps the digest that `read_checked` checks. The same tensors and note give the
+    same bytes: they share one key, since safetensors writes several in any order. `sync` as in
+    `storage.files.artifacts.replacing`. Raises ArtifactError when the disk does not take the file.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    write_arrays(path, plain, note, sync=sync)
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the file's tensors on the CPU, memory-mapped.
+
+    Raises ArtifactError when the file is missing or not safetensors.
+    """
+    return _read(path)[0]
+
+
+def read_checked(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Return tensors and note after comparing them with the digest. Raises ArtifactError."""
+    tensors, metadata = _read(path)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return tensors, read_header(path, arrays, metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from None

@@ -1,0 +1,1 @@
+"""Optuna studies in databases and journals."""

@@ -1,0 +1,73 @@
+"""Optuna's journal in a file, made to outlive a kill amid a line and a disk that is full.
+
+Optuna's own file backend writes a line after whatever the file ends with: after half a line, the
+whole journal can no longer be read. It holds its lock by a symbolic link, which a killed process
+leaves behind for half a minute.
+"""
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from optuna.storages.journal import JournalFileBackend
+
+from kd.errors import StudyError
+from storage.files.artifacts import locked
+from storage.studies.patience import RESTORE
+
+
+class JournalFile(JournalFileBackend):
+    """A journal whose lines are written whole or not at all. Every failure is a StudyError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(str(path))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the records from number `log_number_from` on; half a line at the end is none."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"the journal {self.path} cannot be read ({error}); {RESTORE}"
+            ) from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write records, after what an interrupted write left has been cut off."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        try:
+            with locked(self.path.with_name(f"{self.path.name}.lock"), wait=True):
+                self._append(lines)
+        except OSError as error:
+            raise StudyError(
+                f"the journal {self.path} cannot be written: {error.strerror}; "
+                "the same command goes on afterwards"
+            ) from None
+
+    def _append(self, lines: bytes) -> None:
+        with self.path.open("rb+", buffering=0) as file:
+            end = _end_of_lines(file)
+            file.truncate(end)
+            file.seek(end)
+            try:
+                if file.write(lines) != len(lines):
+                    raise OSError(0, "only a part was taken")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return the offset after the last line that is whole."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -1,0 +1,275 @@
+"""A database that is waited for when it goes away, and that does each thing once."""
+
+import functools
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from kd.errors import StudyError
+from storage.studies.transactions import WholeTrialStorage
+
+SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
+CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
+PATIENCE = 600  # s to wait for a server that went away amid a study
+PAUSE = 1.0  # s between two attempts
+SERVERS = ("postgresql", "mysql", "mariadb")
+# What a server says when it is there and refuses: asking again does not help.
+REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+# How the codes of SQLite begin when the machine lacks something; all its other errors come
+# from a damaged file.
+LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
+RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
+
+SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
+CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy reads them: user:password@
+
+Notify = Callable[[str], None]
+
+
+class OvertakenError(StudyError):
+    """Another supervisor has taken the number of the trial that was to be created."""
+
+
+class PatientStorage(WholeTrialStorage):
+    """Optuna's storage in a database, every call of which is tried again while a server is away.
+
+    A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
+    does not come back by itself. Raises StudyError in the end, and for what cannot be read.
+    """
+
+    def __init__(self, url: str, notify: Notify) -> None:
+        self.notify = notify
+        self._given_up = False
+        parsed = parse_url(url)
+        self.dialect = parsed.get_backend_name()
+        seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
+        name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
+        arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
+        try:
+            super().__init__(url, engine_kwargs=arguments)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
+
+    def patiently(self, call: Callable[[], Any]) -> Any:
+        """Make a call, again and again while the server does not answer."""
+        deadline = time.monotonic() + PATIENCE
+        waiting = False
+        while True:
+            try:
+                answer = call()
+            except (StorageInternalError, SQLAlchemyError) as error:
+                cause = cause_of(error)
+                if not self._may_wait(cause, deadline):
+                    self._given_up = True
+                    raise StudyError(failure(cause, self.engine.url)) from None
+                if not waiting:
+                    self.notify(f"the storage does not answer, waiting: {one_line(cause)}")
+                waiting = True
+                self._pause()
+            else:
+                if waiting:
+                    self.notify("the storage answers again")
+                self._given_up = False
+                return answer
+
+    def _may_wait(self, cause: BaseException, deadline: float) -> bool:
+        waits = self.dialect in SERVERS and not isinstance(cause, REFUSALS)
+        return waits and not self._given_up and time.monotonic() < deadline
+
+    def _pause(self) -> None:
+        """Let a server come back. Once interrupted, no later call waits: the process is ending."""
+        try:
+            time.sleep(PAUSE)
+        except BaseException:
+            self._given_up = True
+            raise
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        return self._create_new_trial(study_id, template_trial)._trial_id
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        """Create a trial once, under the number of its template, if that has one.
+
+        Whether it is the next number is asked in the transaction itself. So neither an answer that
+        got lost nor another supervisor makes two trials of one. Raises OvertakenError when another
+        has taken the number.
+        """
+        create = super()._create_new_trial
+        try:
+            created: FrozenTrial = self.patiently(lambda: create(study_id, template_trial))
+        except OvertakenError:
+            for trial in self._get_trials(study_id, None, set(), -1):
+                if template_trial and _is_same(trial, template_trial):
+                    return trial
+            raise
+        return created
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> Any:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        wanted = -1 if template_trial is None else template_trial.number
+        if wanted not in (-1, trial.number):
+            raise OvertakenError(f"another supervisor has taken trial {wanted}")
+        return trial
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """End a trial; when the answer to that got lost, the trial has ended as it should have."""
+        change = super().set_trial_state_values
+        return self._end_once(trial_id, state, values, lambda: change(trial_id, state, values))
+
+    def end_trial(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+    ) -> bool:
+        end = super().end_trial
+        return self._end_once(
+            trial_id, state, values, lambda: end(trial_id, state, values, attributes)
+        )
+
+    def matching_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
+        read = super().matching_system_attrs
+        found: dict[str, Any] = self.patiently(lambda: read(study_id, prefix))
+        return found
+
+    def _end_once(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        change: Callable[[], bool],
+    ) -> bool:
+        attempts = 0
+
+        def end() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return change()
+            except UpdateFinishedTrialError:
+                found = self.get_trial(trial_id)
+                if attempts == 1 or (found.state, found.values) != (state, values):
+                    raise
+                return True
+
+        ended: bool = self.patiently(end)
+        return ended
+
+
+def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
+    """Whether a trial is the one that `template` became: its attributes name its supervisor."""
+    return (trial.number, trial.params, trial.user_attrs) == (
+        template.number,
+        template.params,
+        template.user_attrs,
+    )
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    """Make the patient form of one of RDBStorage's methods."""
+    method = getattr(RDBStorage, name)
+
+    @functools.wraps(method)
+    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        return self.patiently(lambda: method(self, *arguments, **named))
+
+    return call
+
+
+def _reading(name: str) -> Callable[..., Any]:
+    """Make the form of a reading method that says in one line what cannot be read."""
+    patient = _patient(name)
+
+    @functools.wraps(patient)
+    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+        try:
+            return patient(self, *arguments, **named)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StudyError(
+                f"the storage is damaged: it holds what cannot be read ({one_line(error)}); "
+                f"{RESTORE}"
+            ) from None
+
+    return call
+
+
+# Optuna puts a cache before the storage, which calls private methods beside the public ones.
+_READING = (
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_study_directions",
+    "get_all_studies",
+    "get_all_trials",
+    "_get_trials",
+)
+_OTHERS = {*BaseStorage.__abstractmethods__, "_set_trial_param", "_get_best_trial_id"}
+for _name in _READING:
+    setattr(PatientStorage, _name, _reading(_name))
+for _name in _OTHERS - {*_READING, *vars(PatientStorage)}:
+    setattr(PatientStorage, _name, _patient(_name))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return SQLAlchemy's error, which Optuna wraps in one of its own."""
+    wrapped = isinstance(error, StorageInternalError)
+    return error.__cause__ or error if wrapped else error
+
+
+def failure(error: BaseException, url: URL) -> str:
+    """Say that a storage fails, which one if it is a file, and what to do."""
+    file = f" {url.database}" if url.get_backend_name() == "sqlite" else ""
+    return f"the storage{file} fails: {one_line(error)}; {remedy(error)}"
+
+
+def remedy(error: BaseException) -> str:
+    """Say what to do after an error: nothing is lost, unless a file is damaged."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
+    damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
+    return RESTORE if damaged else "the same command goes on afterwards"
+
+
+def parse_url(url: str) -> URL:
+    """Raises ArgumentError for what is no URL, ValueError for one that a password has torn.
+
+    For SQLAlchemy a password ends at the first @, and a parameter at the first &: what follows
+    would be taken for the host, the database or another parameter, and be printed.
+    """
+    parsed = make_url(url)
+    _, _, rest = url.partition("://")
+    credentials = CREDENTIALS.match(rest)
+    behind = rest[credentials.end() :] if credentials else rest
+    if parsed.get_backend_name() != "sqlite" and "@" in behind:
+        raise ValueError
+    _, _, query = behind.partition("?")
+    if re.search(SECRET, query, re.IGNORECASE) and not all("=" in one for one in query.split("&")):
+        raise ValueError
+    return parsed
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's own words in one line, without SQLAlchemy's statement."""
+    return " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__

@@ -1,0 +1,497 @@
+"""An arm depends on its seed, lag and tactics: not on workers, their order, kills or totals."""
+
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from conductor.search.arm import AUDIT_EVERY, Arm
+from conductor.search.names import BUILT_IN_ARMS
+from kd.errors import ProtocolError, StudyError
+from kd.recipe import SHARP_SHAPES
+from search_spaces.space import load_space
+from storage.studies.databases import close_storage, open_storage
+from tests.support.fakes import (
+    HORIZON,
+    DyingStorage,
+    FakePool,
+    Killed,
+    Row,
+    epochs,
+    make_arm,
+    rows,
+    search,
+)
+from workers.events import Event
+from workers.jobs import TrainJob
+
+TRIALS = 16
+TACTICS = [
+    ("random", "median"),
+    ("random", "none"),
+    ("tpe", "median"),
+    ("tpe", "quartile"),
+    ("tpe", "halving"),
+    ("tpe", "hyperband"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
+
+
+def searched(root: Path, pool: FakePool, total: int = TRIALS, **chosen: object) -> list[Row]:
+    """Return the rows of an arm that was searched without an interruption."""
+    arm = make_arm(InMemoryStorage(), **chosen)
+    search(root, [arm], pool, total)
+    return rows(arm.study)
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+@pytest.mark.parametrize(("sampler", "pruner"), TACTICS)
+def test_the_same_seed_gives_the_same_trials_in_any_order_of_completion(
+    tmp_path, sampler, pruner, lag
+):
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": lag}
+    alone = searched(tmp_path, FakePool(1), **chosen)
+    states = [row[1] for row in alone]
+    assert len(states) == TRIALS
+    assert set(states) == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
+    for size, order in ((2, 1), (4, 2), (8, 3)):
+        assert searched(tmp_path, FakePool(size, order), **chosen) == alone
+
+
+def test_another_seed_lag_number_or_arm_gives_other_parameters(tmp_path):
+    def parameters(total: int, **chosen: object) -> list[object]:
+        found = searched(tmp_path, FakePool(), total, sampler="tpe", space=space, **chosen)
+        return [row[3] for row in found]
+
+    space = load_space("plain")
+    usual = parameters(TRIALS)
+    assert len({given["lr"] for given in usual}) == TRIALS
+    assert parameters(5, seed=1)[1:] != usual[1:5]
+    assert parameters(TRIALS, lag=4)[11:] != usual[11:]
+    space = replace(space, name="other")
+    assert parameters(5)[1:] != usual[1:5]
+
+
+def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
+    for lag, most in ((1, 1), (4, 4)):
+        arm = make_arm(InMemoryStorage(), lag=lag)
+        pool, running = FakePool(8, 1), []
+
+        def count(job: object, arm: Arm = arm, running: list[int] = running) -> None:
+            running.append(len(arm.running))
+
+        pool.on_submit = count
+        search(tmp_path, [arm], pool, TRIALS)
+        assert max(running) == most
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), ("tpe", "hyperband")])
+def test_three_trials_and_then_more_equal_all_at_once(tmp_path, sampler, pruner):
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": 4, "space": "plain"}
+    storage = InMemoryStorage()
+    for total in (3, 5, 5, 4, 24, 25, 26):
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(4, total), total)
+        assert arm.counted == max(5, total) if total != 3 else 3
+    assert rows(arm.study) == searched(tmp_path, FakePool(), 26, **chosen)
+
+
+def test_gp_gives_the_same_trials_again(tmp_path):
+    chosen = {"sampler": "gp", "pruner": "none", "space": "plain", "lag": 2}
+    storage = InMemoryStorage()
+    for total in (12, 13):
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(2, total), total)
+    assert rows(arm.study) == searched(tmp_path, FakePool(1), 13, **chosen)
+
+
+def assert_nothing_is_left(arm: Arm) -> None:
+    assert arm.running == []
+    assert all(trial.state.is_finished() for trial in arm.study.get_trials())
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
+def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, pruner):
+    chosen = {"sampler": "tpe", "pruner": pruner, "lag": 4, "space": "plain"}
+    alone = searched(tmp_path, FakePool(), 13, **chosen)
+    for fuse in range(0, 120, 5):
+        storage = DyingStorage()
+        arm = make_arm(storage, **chosen)
+        storage.fuse = fuse
+        with pytest.raises(Killed):
+            search(tmp_path, [arm], FakePool(4, fuse), 13)
+        storage.fuse = None
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(3, fuse), 13)
+        assert_nothing_is_left(arm)
+        assert rows(arm.study) == alone
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_a_study_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path, order):
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": 4, "space": "plain"}
+    storage, kills, draw = DyingStorage(), 0, random.Random(order)
+    while True:
+        storage.fuse = None
+        arm = make_arm(storage, **chosen)
+        storage.fuse = draw.randrange(100)
+        try:
+            search(tmp_path, [arm], FakePool(4, kills), TRIALS)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 3
+    assert_nothing_is_left(arm)
+    assert rows(arm.study) == searched(tmp_path, FakePool(), **chosen)
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+def test_a_study_killed_at_any_event_ends_as_an_uninterrupted_one(tmp_path, lag):
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag, "space": "scheduled"}
+    alone = searched(tmp_path, FakePool(), 8, **chosen)
+    for fuse in range(0, 24, 3):
+        storage = InMemoryStorage()
+        pool = FakePool(4, fuse)
+        pool.fuse = fuse
+        with pytest.raises(Killed):
+            search(tmp_path, [make_arm(storage, **chosen)], pool, 8)
+        arm = make_arm(storage, **chosen)
+        search(tmp_path, [arm], FakePool(3, fuse), 8)
+        assert_nothing_is_left(arm)
+        assert rows(arm.study) == alone
+
+
+def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path):
+    chosen = {"sampler": "tpe", "pruner": "halving", "lag": 4}
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    for fuse in (9, 30, None):
+        storage = open_storage(url)
+        arm = make_arm(storage, **chosen)
+        pool = FakePool(4, 7)
+        pool.fuse = fuse
+        try:
+            search(tmp_path, [arm], pool, 12)
+        except Killed:
+            continue
+        finally:
+            found = rows(arm.study)
+            close_storage(storage)
+    assert found == searched(tmp_path, FakePool(), 12, **chosen)
+
+
+@pytest.mark.parametrize("space", BUILT_IN_ARMS)
+def test_enqueued_recipes_are_the_first_trials_and_come_once(tmp_path, space):
+    storage, enqueued = DyingStorage(), list(load_space(space).enqueued.values())
+    for fuse in (0, 1, 2, 4, 30, None):
+        storage.fuse = None
+        arm = make_arm(storage, space, lag=4)
+        storage.fuse = fuse
+        try:
+            search(tmp_path, [arm], FakePool(2), 6)
+        except Killed:
+            continue
+    parameters = [trial.params for trial in arm.study.get_trials()]
+    assert parameters[: len(enqueued)] == enqueued
+    assert not any(later in enqueued for later in parameters[len(enqueued) :])
+
+
+def test_a_trial_has_no_parameter_without_effect(tmp_path):
+    for row in searched(tmp_path, FakePool(), 30, pruner="none"):
+        given = row[3]
+        for name in ("temperature", "alpha"):
+            shape = given[f"{name}_shape"]
+            assert (f"{name}_final" in given) == (shape != "constant")
+            assert (f"{name}_sharpness" in given) == (shape in SHARP_SHAPES)
+        for name in ("feature_weight", "feature_taps"):
+            assert (name in given) == (given["feature_kind"] != "none")
+
+
+def worse_and_worse(arm: Arm, count: int) -> list[bool]:
+    """Tell trials, each worse than all before it, and return which were to be pruned."""
+    pruned = []
+    for _ in range(count):
+        number = arm.ask(99)
+        answers = [
+            arm.report(number, epoch, 0.9 - 0.01 * number) for epoch in range(1, HORIZON + 1)
+        ]
+        pruned.append(any(answers))
+        state = TrialState.PRUNED if any(answers) else TrialState.COMPLETE
+        arm.tell(number, state, 0.9 - 0.01 * number, {})
+    return pruned
+
+
+def test_auditors_are_never_pruned_and_all_others_may_be():
+    arm = make_arm(InMemoryStorage(), "plain")
+    pruned = worse_and_worse(arm, 25)
+    startup = 5  # trials before the median pruner begins
+    assert pruned == [number >= startup and number % AUDIT_EVERY != 0 for number in range(25)]
+    audited = [trial.user_attrs["auditor"] for trial in arm.study.get_trials()]
+    assert audited == [number % 6 == 0 for number in range(25)]
+    cuts = {trial.number: trial.user_attrs.get("cut_epoch") for trial in arm.study.get_trials()}
+    warmup = HORIZON // 4  # epochs before the median pruner begins
+    assert {number for number, cut in cuts.items() if cut == warmup} == {6, 12, 18, 24}
+    assert {number for number, cut in cuts.items() if cut} == {6, 12, 18, 24}
+
+
+def test_no_trial_is_pruned_after_its_last_epoch():
+    arm = make_arm(InMemoryStorage(), "plain")
+    worse_and_worse(arm, 8)
+    number = arm.ask(99)
+    assert number % AUDIT_EVERY
+    assert not arm.report(number, HORIZON, 0.0)
+
+
+def test_reporting_an_epoch_again_changes_nothing():
+    storage = DyingStorage()
+    arm = make_arm(storage, "plain")
+    worse_and_worse(arm, 7)
+    number = arm.ask(99)
+    first = arm.report(number, 3, 0.1)
+    before = rows(arm.study), [trial.intermediate_values for trial in arm.trials]
+    storage.fuse = 0  # a write would raise
+    assert arm.report(number, 3, 0.95) == first
+    assert (rows(arm.study), [trial.intermediate_values for trial in arm.trials]) == before
+
+
+def test_asking_writes_the_whole_trial_at_once():
+    storage = DyingStorage()
+    arm = make_arm(storage, "scheduled")
+    storage.fuse = 1
+    arm.ask(99)
+    assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["seed recipe"]
+
+
+def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from search_spaces import plain\n\n\ndef suggest(trial):\n"
+        "    lr = 1 / 0 if trial.number == 60 else 0.1\n    return plain.suggest(trial)\n"
+    )
+    storage = InMemoryStorage()
+    arm = make_arm(storage, load_space(str(path)), lag=99)
+    for number in range(60):
+        assert arm.ask(99) == number
+    match = (
+        r"^mine\.py, line 5, in suggest: suggest of trial 60 raises ZeroDivisionError: division "
+        r"by zero; the trials so far are kept, a corrected space takes another --name$"
+    )
+    with pytest.raises(ProtocolError, match=match):
+        arm.ask(99)
+    assert len(arm.study.get_trials()) == 60
+
+
+def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
+    storage = InMemoryStorage()
+    arm = make_arm(storage, lag=4)
+    asked = [arm.recipe(arm.ask(99)) for _ in range(4)]
+    again = make_arm(storage, lag=4)
+    assert [again.recipe(number) for number in range(4)] == asked
+
+
+def test_the_next_trial_waits_for_the_one_that_the_lag_says():
+    arm = make_arm(InMemoryStorage(), "plain", lag=3)
+    for _ in range(3):
+        assert arm.may_ask(10)
+        arm.ask(99)
+    assert not arm.may_ask(10)
+    arm.tell(2, TrialState.COMPLETE, 0.5, {})
+    assert not arm.may_ask(10)
+    arm.tell(0, TrialState.COMPLETE, 0.5, {})
+    assert arm.may_ask(10)
+
+
+def test_trials_that_failed_do_not_count_towards_the_total():
+    arm = make_arm(InMemoryStorage(), "plain", lag=4)
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        arm.tell(arm.ask(99), state, None if state == TrialState.FAIL else 0.5, {})
+    arm.ask(99)
+    assert (arm.counted, arm.running) == (2, [3])
+    assert arm.may_ask(4)
+    assert not arm.may_ask(3)
+
+
+def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
+    arm = make_arm(InMemoryStorage(), "plain", lag=9)
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    for state, value, gone in (
+        (complete, 0.5, False),
+        (pruned, 0.9, False),
+        (complete, 0.0, True),
+        (complete, 0.7, False),
+        (complete, 0.5, False),
+        (TrialState.FAIL, None, False),
+    ):
+        arm.tell(arm.ask(99), state, value, {"diverged": gone})
+    assert [trial.number for trial in arm.best(9)] == [3, 0, 4]
+    assert [trial.number for trial in arm.best(1)] == [3]
+
+
+def test_a_study_that_lost_a_trial_is_refused():
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain", lag=4)
+    for _ in range(3):
+        arm.ask(99)
+    del storage._studies[arm.study._study_id].trials[1]
+    with pytest.raises(StudyError, match=r"study\.plain lacks trial 1"):
+        make_arm(storage, "plain", lag=4)
+
+
+def test_attributes_are_written_before_a_trial_ends():
+    """A kill in between leaves a trial that is running, and is ended again."""
+    storage = DyingStorage()
+    arm = make_arm(storage, "plain")
+    number = arm.ask(99)
+    storage.fuse = 2
+    with pytest.raises(Killed):
+        arm.tell(number, TrialState.COMPLETE, 0.5, {"epochs": 8, "nll": random.random()})
+    stored = arm.study.get_trials()[0]
+    assert stored.state == TrialState.RUNNING
+    assert {"epochs", "nll"} <= set(stored.user_attrs)
+
+
+def test_a_trial_that_was_changed_afterwards_is_refused():
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain")
+    number = arm.ask(99)
+    arm.report(number, 1, 0.5)
+    arm.tell(number, TrialState.COMPLETE, 0.5, {})
+    make_arm(storage, "plain")
+    storage._studies[arm.study._study_id].trials[0].intermediate_values[1] = 0.6
+    with pytest.raises(StudyError, match=r"trial 0 of study\.plain differs from its digest"):
+        make_arm(storage, "plain")
+
+
+def test_a_new_session_takes_over_what_was_running():
+    storage = InMemoryStorage()
+    first = make_arm(storage, "plain", lag=4)
+    numbers = [first.ask(99) for _ in range(3)]
+    first.tell(1, TrialState.COMPLETE, 0.5, {})
+    assert first.claim() == []
+    second = make_arm(storage, "plain", lag=4)
+    assert second.claim() == [number for number in numbers if number != 1]
+    assert second.claim() == []
+
+
+class Clock:
+    """Stands in for the module `time`: nobody sleeps, and who would sleep for ever is told."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 1000, "the search does not end"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in ("membership", "loop"):
+        monkeypatch.setattr(f"conductor.search.{module}.time", clock)
+    return clock
+
+
+def test_trials_of_a_supervisor_that_fell_silent_are_taken_over_and_no_others(clock):
+    storage = InMemoryStorage()
+    silent, alive, heir = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(3))
+    for arm in (silent, alive, silent):
+        arm.membership.beat()
+        arm.ask(99)
+    assert heir.claim() == []
+    for clock.now in range(5, 30, 5):
+        alive.membership.beat()
+        heir.membership.beat()
+        assert heir.claim() == []
+    clock.now = 30
+    alive.membership.beat()
+    assert heir.claim() == [0, 2]
+    assert make_arm(storage, "plain", lag=9, shared=True).claim() == []
+
+
+def test_trials_of_a_supervisor_that_left_are_taken_over_at_once(clock):
+    storage = InMemoryStorage()
+    first, second = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(2))
+    first.membership.beat()
+    first.ask(99)
+    assert second.claim() == []
+    first.membership.leave()
+    assert second.claim() == [0]
+
+
+@pytest.mark.parametrize("lag", [1, 4])
+def test_supervisors_that_share_a_study_end_it_as_one_alone(tmp_path, monkeypatch, lag):
+    naps = itertools.count()
+
+    def sleep(seconds: float) -> None:
+        assert next(naps) < 100_000, "the search does not end"
+
+    monkeypatch.setattr("conductor.search.loop.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("conductor.search.loop.time.sleep", sleep)
+    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag}
+    storage, lock = InMemoryStorage(), threading.Lock()
+    arms = [make_arm(storage, shared=True, lock=lambda: lock, **chosen) for _ in range(3)]
+    pools = [FakePool(2, order) for order in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        done = [
+            threads.submit(search, tmp_path, [arm], pool, TRIALS)
+            for arm, pool in zip(arms, pools, strict=True)
+        ]
+    for future in done:
+        future.result()
+    assert rows(arms[0].study) == searched(tmp_path, FakePool(), **chosen)
+    folders = [job.folder for pool in pools for job in pool.jobs]
+    assert len(folders) == len(set(folders)) == TRIALS
+
+
+@pytest.mark.parametrize("total", [1, 3])
+def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock, total):
+    """One that seemed dead finds that its trial was taken over, and goes on with others."""
+    storage = InMemoryStorage()
+    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
+    pool = FakePool(1)
+
+    def take_over(job: object) -> None:
+        pool.on_submit = lambda job: None
+        heir.membership.is_dead = lambda owner: True
+        assert heir.claim() == [0]
+        heir.tell(0, TrialState.COMPLETE, 0.25, {})
+
+    pool.on_submit = take_over
+    search(tmp_path, [slow], pool, total)
+    states = [(trial.state.name, trial.value) for trial in slow.study.get_trials()]
+    assert states[0] == ("COMPLETE", 0.25)
+    assert len(states) == total
+    assert pool.busy == 0
+
+
+def test_a_search_ends_only_when_its_workers_are_idle(tmp_path, clock):
+    """A worker that is slow to leave a trial that was given up must not disturb what follows."""
+    storage = InMemoryStorage()
+    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
+
+    def take_over(job: TrainJob) -> Iterator[Event]:
+        heir.membership.is_dead = lambda owner: True
+        assert heir.claim() == [0]
+        heir.tell(0, TrialState.COMPLETE, 0.25, {})
+        yield from epochs([0.5])
+        for clock.now in range(20):
+            yield {"event": "progress", "done": 1, "total": 2}
+        yield {"event": "stopped"}
+
+    pool = FakePool(objective=take_over)
+    pool.stop = lambda ticket: None
+    search(tmp_path, [slow], pool, 1)
+    assert (slow.counted, pool.busy) == (1, 0)

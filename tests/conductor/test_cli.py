@@ -1,0 +1,624 @@
+"""The command line: fast help, a flag for every field, and one line for every mistake."""
+
+import argparse
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from PIL import Image
+
+from conductor.command_line.cli import COMMANDS, _parser, main
+from conductor.command_line.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
+from kd.errors import StudyError
+from kd.protocol import Protocol
+from storage.files.layout import Layout
+from storage.files.records import StudySettings
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
+def test_help_needs_no_heavy_library(command):
+    code = (
+        "import sys\n"
+        "from conductor.command_line.cli import main\n"
+        "try:\n"
+        f"    main({[*command, '--help']})\n"
+        "except SystemExit as ending:\n"
+        "    assert ending.code in (0, None), ending.code\n"
+        f"print('loaded', *[name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "loaded"
+    assert "usage: study.py" in done.stdout
+
+
+def test_a_python_without_the_libraries_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "conductor.display", raising=False)
+    monkeypatch.delitem(sys.modules, "conductor.command_line.commands", raising=False)
+    assert main(["--trials", "2"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"study.py: rich.console is not installed for {sys.executable}; after")
+
+
+def test_help_of_the_program_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for name, (text, _, _) in COMMANDS.items():
+        assert re.search(rf"^ +{name}\s+{re.escape(text)}$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "seeds"),
+    [
+        ([], 6),
+        (["--seeds", "3"], 3),
+        (["--evidence", "quick"], 6),
+        (["--evidence", "standard"], 10),
+        (["--evidence", "strong"], 29),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "confirm"])
+def test_evidence_names_a_number_of_seeds(command, flags, seeds):
+    assert _parser().parse([command, *flags]).seeds == seeds
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--evidence", "strong", "--seeds", "3"], "not allowed with"),
+        (["--evidence", "some"], "takes quick, standard, strong, got 'some'"),
+    ],
+)
+def test_a_mistake_in_the_evidence_costs_one_line(capsys, flags, message):
+    assert_one_line(capsys, flags, message)
+
+
+def protocol_flags() -> dict[str, argparse.Action]:
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    return {action.dest: action for action in parser._actions if action.dest in PROTOCOL_HELP}
+
+
+def test_every_field_of_the_protocol_has_a_flag_with_help():
+    fields = typing.get_type_hints(Protocol)
+    flags = protocol_flags()
+    assert list(PROTOCOL_HELP) == list(fields)
+    assert set(flags) == set(fields)
+    for name, action in flags.items():
+        assert f"--{name.replace('_', '-')}" in action.option_strings
+        assert action.help == PROTOCOL_HELP[name] != ""
+        assert action.default is None
+
+
+def test_flags_read_the_types_of_the_protocol():
+    fields = typing.get_type_hints(Protocol)
+    assert set(PROTOCOL_TYPES) <= set(fields)
+    for name, hint in fields.items():
+        if hint in (int, float):
+            assert PROTOCOL_TYPES[name] is hint
+        else:
+            assert name not in PROTOCOL_TYPES
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    given = parser.parse_args(["--no-flip", "--taps", "last1,last2", "--warmup", "0.2"])
+    assert (given.flip, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--student", "resnet8", "--student", "resnet14", "--student", "resnet20"],
+        ["--students", "resnet8,resnet14", "--student", "resnet20"],
+    ],
+)
+def test_students_are_named_one_by_one_or_with_commas(flags):
+    parser = argparse.ArgumentParser()
+    add_protocol_flags(parser)
+    assert parser.parse_args(flags).students == ["resnet8", "resnet14", "resnet20"]
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "unknown flag": (["--epoch", "3"], "unknown argument --epoch; did you mean --epochs?"),
+    "unknown flag with =": (["--trails=3"], "unknown argument --trails=3; did you mean --trials?"),
+    "hopeless flag": (["--zzz"], "unknown argument --zzz; see: python study.py run --help"),
+    "flag of a command without any": (
+        ["presets", "--rum", "x"],
+        "unknown argument --rum; see: python study.py presets --help",
+    ),
+    "stray word": (["run", "now"], "unknown argument now"),
+    "unknown command": (["reprot"], "unknown command reprot; did you mean report?"),
+    "hopeless command": (["zzz"], "unknown command zzz; commands: run, "),
+    "no trials": (["--trials", "0"], "--trials must be at least 1, got 0"),
+    "trials of letters": (["--trials", "x"], "argument --trials: invalid int value: 'x'"),
+    "flag without value": (["--trials"], "argument --trials: expected one argument"),
+    "no epochs": (["--epochs", "0"], "epochs must lie in 1-100000, got 0"),
+    "negative margin": (["--margin", "-1"], "margin must lie in 0-100 points, got -1"),
+    "nan": (["--warmup", "nan"], "warmup must be a finite number, got nan"),
+    "dataset": (["--dataset", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar10"),
+    "folder without path": (["--dataset", "folder:"], "folder: takes a path"),
+    "teacher": (["--teacher", "resnet19"], "unknown model 'resnet19'; did you mean resnet"),
+    "student": (["--student", "wrn-16-3"], "unknown model 'wrn-16-3'; did you mean wrn-16-"),
+    "student twice": (["--student", "resnet8,resnet8"], "students must not repeat a name, got "),
+    "gp with a budget": (
+        ["--sampler", "gp", "--pruner", "none", "--student=resnet8,resnet14", "--max-params=9"],
+        "the gp sampler learns from completed trials alone",
+    ),
+    "width": (["--student", "resnet18-w2"], "resnet18 has no width factor"),
+    "sampler": (["--sampler", "rando"], "unknown sampler 'rando'; did you mean random?"),
+    "pruner": (["--pruner", "hyperbant"], "unknown pruner 'hyperbant'; did you mean hyperband?"),
+    "gp with pruning": (["--sampler", "gp"], "the gp sampler ignores pruned trials"),
+    "arm": (["--arms", "plain,schedule"], "unknown arm 'schedule'; did you mean scheduled?"),
+    "arm twice": (["--arms", "plain,plain"], "an arm is named once"),
+    "no arm": (["--arms", ","], "argument --arms: takes names separated by commas, got ','"),
+    "preset": (["--preset", "cifar20"], "unknown preset 'cifar20'; did you mean cifar10"),
+    "preset without data": (
+        ["--preset", "folder"],
+        "the preset folder takes --dataset folder:PATH",
+    ),
+    "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
+    "tap": (
+        ["--taps", "last9"],
+        "resnet20 has no tap 'last9'; take --taps last1,last2,last3",
+    ),
+    "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
+    "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),
+    "negative workers": (["--workers", "-1"], "--workers"),
+    "workers of letters": (["--workers", "x"], "--workers must be auto, inline, ray or a number"),
+    "cache budget": (["--cache-budget", "20XB"], "a size is a number and a unit"),
+    "no space file": (["--space", "nowhere.py"], "got nowhere.py, which is not a file"),
+    "space that is no file of Python": (["--space", "x.txt"], "--space takes a Python file"),
+    "storage of no kind": (["--storage", "nonsense"], "--storage takes an SQLAlchemy URL"),
+    "storage of unknown kind": (["--storage", "abc://x/y"], "--storage takes an SQLAlchemy URL"),
+    "name that climbs": (["--name", "../../x"], "a study's name is 1-64 letters"),
+    "name with markup": (["--name", "<script>"], "a study's name is 1-64 letters"),
+    "name of the cache": (["--name", "cache"], "a study's name is 1-64 letters"),
+    "weights that do not exist": (
+        ["--teacher-weights", "imagenet"],
+        "no ImageNet weights exist for resnet20; use --teacher-weights none",
+    ),
+    "report of nothing": (["report"], "there are 0 studies under"),
+    "report of no such study": (["report", "--name", "x"], "there is no study x under"),
+    "report of a study that is named in two ways": (
+        ["report", "one", "--name", "two"],
+        "a study is named once: leave out --name two, or one",
+    ),
+    "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
+    "verify of nothing": (["verify"], "there are 0 studies under"),
+    "dashboard of nothing": (["dashboard"], "there are"),
+    "dashboard's port": (["dashboard", "--port", "x"], "argument --port: invalid int value: 'x'"),
+}
+
+
+def subparser(command: str) -> argparse.ArgumentParser:
+    commands = next(action for action in _parser()._actions if action.dest == "command")
+    return commands.choices[command]
+
+
+def values_of(action: argparse.Action) -> tuple[str, str]:
+    """Two values that the flag takes."""
+    if action.dest == "seeds" and action.option_strings == ["--evidence"]:
+        return "quick", "strong"
+    if action.dest == "storage":
+        return "journal:7", "journal:8"
+    if action.choices:
+        return tuple(action.choices)[:2]
+    return "7", "8"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_given_once_but_those_that_take_further_values(command):
+    """Of two values argparse takes the last, in silence."""
+    needed = ["--trial=1"] if command == "reproduce" else []
+    for action in subparser(command)._actions:
+        flag = action.option_strings[0] if action.option_strings else "-h"
+        if flag == "-h":
+            continue
+        given = [] if flag in ("--trial", "--finalist") else needed
+        one, other = values_of(action)
+        lines = [[flag, one, flag, other], [f"{flag}={one}", f"{flag}={one}"]]
+        for words in [[flag, flag]] if action.nargs == 0 else lines:
+            if action.dest == "students":
+                assert len(_parser().parse([command, *words]).students) == 2
+                continue
+            with pytest.raises(argparse.ArgumentError, match="; give it once") as refused:
+                _parser().parse([command, *given, *words])
+            takes = "is given twice" if action.nargs == 0 else f"takes one value, got '{one}' and '"
+            assert str(refused.value).startswith(f"{flag} {takes}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
+        (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
+        (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
+        (["--flip", "--no-flip"], "--no-flip is not allowed with --flip; give one of them"),
+        (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
+        (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),
+        (["--ablate", "--ablate"], "--ablate is given twice; give it once"),
+    ],
+)
+def test_a_flag_that_is_given_again_is_named_with_both_values(
+    tmp_path, capsys, monkeypatch, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(capsys, words, said)
+
+
+def test_a_flag_that_is_given_again_costs_no_password(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls = [f"--storage=postgresql://ann:{word}@host/db" for word in ("secret", "secre/t")]
+    assert_one_line(capsys, urls, "--storage takes one value, got 'postgresql://ann@host/db' and")
+    assert_one_line(capsys, [urls[0], "--storage", urls[1].removeprefix("--storage=")], "storage")
+    assert main(urls) == 2
+    assert "secre" not in capsys.readouterr().err
+
+
+def assert_one_line(capsys, arguments: list[str], message: str) -> None:
+    """Run a command that must fail by a single line on standard error."""
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("study.py: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.err.endswith("\n")
+    assert len(said.err) < 500
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line_and_creates_nothing(tmp_path, capsys, monkeypatch, mistake):
+    arguments, message = MISTAKES[mistake]
+    command = arguments if arguments[0] in COMMANDS else ["run", *arguments]
+    if "command" in mistake:
+        command = arguments
+    if command[0] == "run":
+        command = [*command, "--workers", "inline"] if "workers" not in mistake else command
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(capsys, [*command, "--root", "runs"], message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_costs_one_line(tmp_path, capsys):
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"postgresql+psycopg://ann:secret@127.0.0.1:{port}/studies"
+    root = tmp_path / "runs"
+    assert_one_line(capsys, ["run", "--storage", url, "--root", str(root)], "does not answer")
+    assert not root.exists()
+
+
+PASSWORDS = [
+    "secret",
+    "se@cret",
+    "se@cr/et",
+    "se/cr@et",
+    "se?cr@et",
+    "se#cr@et",
+    "se@cr?et",
+    "s:cr@et",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "presets"])
+def test_no_part_of_a_password_is_said_or_kept(tmp_path, capsys, monkeypatch, command, password):
+    """What it holds must be percent-encoded, or its end would be taken for the host."""
+    monkeypatch.chdir(tmp_path)
+    url = f"postgresql://ann:{password}@127.0.0.1:1/studies"
+    more = ["--trial", "1"] if command == "reproduce" else []
+    assert main([command, *more, "--storage", url, "--root", "runs"]) in (1, 2)
+    said = capsys.readouterr()
+    assert not re.search("se[@/?#c]|cr[@/?e]|et@", said.err + said.out)
+    assert said.err.count("\n") <= 1
+    if password.count("@"):
+        assert "postgresql://***" in said.err
+        assert "percent-encode" in said.err
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storge=postgresql://ann:secret@host/db"],
+        ["run", "postgresql://ann:secret@host/db"],
+        ["postgresql://ann:secret@host/db"],
+        ["--storage", "ann:secret@host/db"],
+        ["--storage=postgresql:ann:secret@host/db"],
+        ["--storage=ann:secret@host", "--storage=ann:secret@host"],
+    ],
+)
+def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "secret" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:studies?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:/studies?vfs=memdb&uri=true",
+        "sqlite:///.",
+        "journal:",
+        "journal:.",
+        "journal:redis://u:secret@host/0",
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "doctor", "dashboard"])
+def test_a_storage_that_is_no_file_leaves_no_lock(tmp_path, capsys, monkeypatch, command, url):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert_one_line(capsys, [command, "--storage", url], "name")
+    assert [*place.iterdir(), *tmp_path.iterdir()] == [place]
+
+
+@pytest.mark.parametrize("command", [[], ["report"], ["confirm"], ["verify"], ["dashboard"]])
+def test_a_root_that_is_a_file_costs_one_line(tmp_path, capsys, command):
+    root = tmp_path / "runs"
+    root.write_text("mine")
+    assert_one_line(capsys, [*(command or ["run"]), "--root", str(root)], str(root))
+    assert root.read_text() == "mine"
+
+
+def test_a_mistake_leaves_what_was_there_before(tmp_path, capsys):
+    root = tmp_path / "runs"
+    (root / "mine").mkdir(parents=True)
+    assert_one_line(capsys, run_on_folder(tmp_path), "folder:PATH must name an existing folder")
+    assert (root / "mine").is_dir()
+
+
+def test_a_root_below_a_file_costs_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    root = tmp_path / "file" / "runs"
+    assert_one_line(capsys, ["run", "--workers", "inline", "--root", str(root)], str(root))
+
+
+def test_a_study_that_cannot_be_written_costs_one_line(tmp_path, capsys):
+    """A folder of the study is a file: what a missing right or a full disk would be."""
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "digits").write_text("mine")
+    (root / "cache").write_text("mine")
+    assert_one_line(capsys, ["run", "--workers", "inline", "--root", str(root)], str(root))
+
+
+def image(folder: Path, name: str) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def run_on_folder(tmp_path: Path) -> list[str]:
+    folder, root = tmp_path / "photos", tmp_path / "runs"
+    dataset = ["--dataset", f"folder:{folder}"]
+    return ["run", *dataset, "--workers", "inline", "--root", str(root)]
+
+
+def test_a_missing_folder_costs_one_line(tmp_path, capsys):
+    assert_one_line(capsys, run_on_folder(tmp_path), "folder:PATH must name an existing folder")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_named_without_its_kind_is_recognised(tmp_path, capsys, monkeypatch):
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = "unknown dataset 'shapes'; did you mean folder:shapes?"
+    assert_one_line(capsys, ["--dataset", "shapes"], said)
+
+
+def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys):
+    root, weights = tmp_path / "runs", tmp_path / "gone.safetensors"
+    given = ["--root", str(root), "--teacher-weights", str(weights)]
+    assert_one_line(capsys, given, f"got {weights}, which is not a file")
+    assert not root.exists()
+
+
+def test_an_empty_folder_costs_one_line(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    assert_one_line(capsys, run_on_folder(tmp_path), "must hold a folder of images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
+    tmp_path, capsys, monkeypatch
+):
+    def end(*given: object) -> NoReturn:
+        raise StudyError("the teacher is not trained here")
+
+    monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        for number in range(9):
+            image(tmp_path / "photos" / place, f"{number}.png")
+    sentence = f"passed over in {tmp_path / 'photos'}: val/ (18 images); of splits only train/ and"
+    for _ in range(2):  # also where the data set is found in the cache
+        assert main(run_on_folder(tmp_path)) == 2
+        said = capsys.readouterr().out
+        assert said.count(f"\ndata: {sentence} test/ are read\n") == 1
+        assert "sealed test images" in said
+        assert "; of class a only " in said
+    settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
+    assert settings.passed_over == f"{sentence} test/ are read"
+
+
+def test_a_class_that_is_named_as_a_split_costs_one_line(tmp_path, capsys):
+    for name in ("Train/1.png", "Test/1.png"):
+        image(tmp_path / "photos", name)
+    assert_one_line(capsys, run_on_folder(tmp_path), "a class must not be named as a split is, got")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unreadable_image_costs_one_line_that_names_it(tmp_path, capsys):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        image(tmp_path / "photos", name)
+    broken = tmp_path / "photos" / "b" / "2.png"
+    broken.write_bytes(b"no image")
+    assert_one_line(capsys, run_on_folder(tmp_path), f"{str(broken)!r} cannot be read as an image")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_class_with_too_few_images_costs_one_line(tmp_path, capsys):
+    for name in ("a/1.png", "b/1.png"):
+        image(tmp_path / "photos", name)
+    assert_one_line(capsys, run_on_folder(tmp_path), "images")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistake_in_a_process_of_its_own_is_one_line_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "study.py", "--trials", "0", "--root", tmp_path / "runs"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "study.py: --trials must be at least 1, got 0\n"
+
+
+def test_presets_are_listed_with_what_they_run(capsys):
+    assert main(["presets"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == [
+        "digits",
+        "cifar10",
+        "cifar10-small",
+        "cifar100",
+        "fashion-mnist",
+        "folder",
+    ]
+    assert "cifar10 at 32 pixels: resnet50 to resnet18, 30 epochs" in said[1]
+    assert "folder:PATH" in said[5]
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_cannot_be_served_costs_one_line(tmp_path, capsys, port):
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "studies.db").touch()
+    arguments = ["dashboard", "--port", str(port), "--root", str(root)]
+    assert_one_line(capsys, arguments, f"--port must lie in 1-65535, got {port}")
+
+
+def test_a_port_that_is_taken_costs_one_line(tmp_path, capsys):
+    (tmp_path / "studies.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        arguments = ["dashboard", "--port", str(port), "--root", str(tmp_path)]
+        assert_one_line(capsys, arguments, "name another --port")
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(options: object, arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conductor.command_line.commands.run", interrupted)
+    assert main(["--trials", "7", "--name", "a b"]) == 130
+    said = capsys.readouterr().err
+    assert said.endswith("go on with: python study.py --trials 7 --name 'a b'\n")
+    assert said.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_one_line_that_names_the_file_with_its_traceback(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "conductor.command_line.commands.existing_study", lambda *given: {}["absent"]
+    )
+    assert main(["report", "--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    found = re.fullmatch(
+        r"study\.py: a fault of Retort itself: KeyError: 'absent'; the traceback is in (\S+)\n",
+        said,
+    )
+    assert found
+    assert Path(found[1]).parent == tmp_path / "logs"
+    assert "KeyError: 'absent'" in Path(found[1]).read_text()
+
+
+def test_a_traceback_that_the_disk_does_not_take_is_said_to_be_lost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "conductor.command_line.commands.existing_study", lambda *given: {}["absent"]
+    )
+    (tmp_path / "logs").write_text("mine")
+    assert main(["report", "--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "KeyError: 'absent'; the traceback is lost, since " in said
+    assert said.count("\n") == 1
+
+
+def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
+    def terminated(options: object, arguments: object) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("nobody listens"))
+    monkeypatch.setattr("conductor.command_line.commands.run", terminated)
+    assert main(["--trials", "7"]) == 130
+    assert "go on with: python study.py --trials 7" in capsys.readouterr().err
+
+
+ODD = "my runs; echo $HOME 'now' #1"
+
+
+def test_the_line_for_the_dashboard_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    from reports.write.report import ReportPaths
+
+    monkeypatch.chdir(tmp_path)
+    written = ReportPaths(headline="", html=Path(), json=Path(), csv=Path())
+    monkeypatch.setattr("reports.write.report.write_report", lambda *given: written)
+    monkeypatch.setattr("conductor.study.Study.run", lambda study: None)
+    for storage, named in (([], []), (["--storage", "journal:x"], ["--name", "digits"])):
+        assert main(["--root", ODD, *storage]) == 0
+        line = capsys.readouterr().out.splitlines()[-1].removeprefix("dashboard: ")
+        assert shlex.split(line) == ["python", "study.py", "dashboard", "--root", ODD, *named]
+
+
+def test_a_command_in_an_error_can_be_pasted_whatever_the_root(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "--root", ODD]) == 2
+    line = capsys.readouterr().err.partition("run: ")[2]
+    assert shlex.split(line) == ["python", "study.py", "--root", ODD]
+    study = Layout(Path(ODD)).study("one")
+    wanted = ["python", "study.py", "confirm", "--root", ODD, "--name", "one", "--seeds", "9"]
+    assert shlex.split(study.command("confirm", "--seeds", "9")) == wanted
+    assert (
+        Layout(Path("runs")).study("one").command("verify") == "python study.py verify --name one"
+    )
+
+
+def test_no_printed_command_is_put_together_without_quotes():
+    """They come from `storage.files.layout.command_line` or from shlex."""
+    rooms = ("conductor", "kd", "reports", "search_spaces", "storage", "workers")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    bare = re.compile(r"""study\.py[^"'\n]*\{|" "\.join\([^\n]*(command|arguments)\b""")
+    found = {path.name: match[0] for path in files if (match := bare.search(path.read_text()))}
+    assert found == {"cli.py": "study.py {"}  # the name of a command: python study.py run --help

@@ -1,0 +1,301 @@
+"""The search reports, prunes and tells; what it writes down is what the study says."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+
+from conductor.search.arm import Arm
+from conductor.search.names import BUILT_IN_ARMS
+from kd.errors import StudyError
+from kd.recipe import Recipe, Schedule
+from search_spaces.space import load_space
+from storage.files.records import RunRecord
+from tests.support.fakes import (
+    HORIZON,
+    FakePool,
+    diverged,
+    epochs,
+    failed,
+    job_maker,
+    landscape,
+    make_arm,
+    search,
+    study_paths,
+    trained,
+)
+from workers.events import Event
+from workers.jobs import TrainJob
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
+
+
+def number_of(job: TrainJob) -> int:
+    return int(Path(job.folder).name)
+
+
+def searched(
+    root: Path, objective: object, total: int, pool: FakePool | None = None, **chosen: object
+) -> tuple[Arm, FakePool]:
+    arm = make_arm(InMemoryStorage(), "plain", **chosen)
+    pool = pool or FakePool()
+    pool.objective = objective
+    search(root, [arm], pool, total)
+    return arm, pool
+
+
+def record_of(root: Path, arm: Arm, number: int) -> RunRecord:
+    return RunRecord.read(study_paths(root).trial(arm.name, number).result)
+
+
+def falling(job: TrainJob) -> list[Event]:
+    """Each trial is worse than those before it, and each epoch better than the one before."""
+    return trained([0.01 * epoch - 0.02 * number_of(job) + 0.6 for epoch in range(1, HORIZON + 1)])
+
+
+def falling_stubbornly(job: TrainJob) -> list[Event]:
+    """As above; every epoch is said twice, as after a retry."""
+    events = falling(job)
+    return [*events[:3], *events]
+
+
+@pytest.mark.parametrize("objective", [falling, falling_stubbornly])
+@pytest.mark.parametrize("order", range(3))
+def test_epochs_that_arrive_after_pruning_or_again_are_ignored(tmp_path, objective, order):
+    arm, pool = searched(tmp_path, objective, 12, FakePool(1, order))
+    trials = arm.study.get_trials()
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert [trial.number for trial in pruned] == [5, 7, 8, 9, 10, 11]
+    for trial in trials:
+        last = 2 if trial in pruned else HORIZON  # median: from a quarter of the horizon on
+        assert sorted(trial.intermediate_values) == list(range(1, last + 1))
+        assert trial.user_attrs["epochs"] == len(record_of(tmp_path, arm, trial.number).history)
+    assert {number_of(pool.jobs[ticket - 1]) for ticket in pool.stopped} == {5, 7, 8, 9, 10, 11}
+
+
+def test_pruned_trials_carry_their_last_value(tmp_path):
+    arm, _ = searched(tmp_path, falling, 8)
+    trial = arm.study.get_trials()[7]
+    assert trial.state.name == "PRUNED"
+    assert trial.value == trial.intermediate_values[2] == pytest.approx(0.48)
+
+
+def test_result_files_say_what_the_database_says(tmp_path):
+    outcomes = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    seen = set()
+    others = {3: failed(), 9: diverged([0.5])}
+
+    def objective(job: TrainJob) -> list[Event]:
+        return others.get(number_of(job)) or landscape(job)
+
+    arm, pool = searched(tmp_path, objective, 30, FakePool(4), lag=4)
+    jobs = {number_of(job): job for job in pool.jobs}
+    for trial in arm.study.get_trials():
+        record = record_of(tmp_path, arm, trial.number)
+        attributes, job = trial.user_attrs, jobs[trial.number]
+        outcome = "diverged" if attributes["diverged"] else outcomes[trial.state.name]
+        seen.add(outcome)
+        assert record.outcome == outcome
+        assert {one.epoch: one.accuracy for one in record.history} == trial.intermediate_values
+        assert record.accuracy == (trial.value or 0.0)
+        assert record.recipe == job.recipe == arm.recipe(trial.number)
+        assert (record.seed, record.horizon) == (job.seed, HORIZON)
+        assert record.digest == attributes["digest"]
+        assert record.reason == attributes.get("reason", "")
+        assert record.test is None
+        assert attributes["auditor"] == (trial.number % 6 == 0)
+        if record.history:
+            assert record.seconds == attributes["seconds"] == 0.25 * len(record.history)
+            assert attributes["nll"] == record.history[-1].nll
+            assert attributes["epochs"] == len(record.history)
+    assert seen == {"complete", "pruned", "diverged", "failed"}
+
+
+def test_divergence_is_complete_with_the_worst_value(tmp_path):
+    def objective(job: TrainJob) -> list[Event]:
+        return diverged([0.9, 0.95]) if number_of(job) == 1 else landscape(job)
+
+    arm, _ = searched(tmp_path, objective, 3)
+    trial = arm.study.get_trials()[1]
+    assert (trial.state.name, trial.value) == ("COMPLETE", 0)
+    assert trial.user_attrs["diverged"] is True
+    assert trial.user_attrs["reason"] == "the loss is not finite"
+    assert trial.intermediate_values == {1: 0.9, 2: 0.95}
+    assert arm.counted == 3
+    assert 1 not in [best.number for best in arm.best(3)]
+
+
+def test_divergence_before_the_first_epoch_has_a_result(tmp_path):
+    arm, _ = searched(tmp_path, lambda job: diverged([]), 1)
+    assert arm.study.get_trials()[0].value == 0
+    assert record_of(tmp_path, arm, 0).history == []
+
+
+def test_a_failed_job_fails_its_trial_and_does_not_count(tmp_path):
+    def objective(job: TrainJob) -> list[Event]:
+        return failed() if number_of(job) in (1, 2) else landscape(job)
+
+    arm, _ = searched(tmp_path, objective, 4, pruner="none")
+    trials = arm.study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "FAIL", *3 * ["COMPLETE"]]
+    assert trials[1].user_attrs["reason"] == "no space left on device"
+    assert trials[1].value is None
+
+
+def test_five_failed_trials_end_the_study_in_one_line(tmp_path):
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain")
+    pool = FakePool(objective=lambda job: failed())
+    with pytest.raises(StudyError, match="5 trials of plain have failed; the last: no space"):
+        search(tmp_path, [arm], pool, 10)
+    assert len(pool.jobs) == 5
+    assert arm.running == []
+
+
+def test_a_study_that_gave_up_goes_on_once_the_fault_is_mended(tmp_path):
+    """Failures of an earlier session do not count, not even beside one of this session."""
+    storage = InMemoryStorage()
+    with pytest.raises(StudyError):
+        search(tmp_path, [make_arm(storage, "plain")], FakePool(objective=lambda job: failed()), 4)
+    arm = make_arm(storage, "plain")
+    pool = FakePool(objective=lambda job: failed() if number_of(job) == 6 else landscape(job))
+    search(tmp_path, [arm], pool, 4)
+    assert arm.counted == 4
+
+
+def test_no_further_trial_begins_once_every_arm_has_its_total(tmp_path):
+    arms = [make_arm(InMemoryStorage(), space, lag=4) for space in ("scheduled", "plain")]
+    search(tmp_path, arms, FakePool(4), 7)
+    assert [arm.counted for arm in arms] == [7, 7]
+    again = FakePool(4)
+    search(tmp_path, arms, again, 7)
+    search(tmp_path, arms, again, 3)
+    assert again.jobs == []
+
+
+def test_arms_run_side_by_side(tmp_path):
+    arms = [make_arm(InMemoryStorage(), space, lag=2) for space in ("scheduled", "plain")]
+    pool = FakePool()
+    search(tmp_path, arms, pool, 4)
+    order = [Path(job.folder).parts[-2:] for job in pool.jobs]
+    assert order == [
+        (space, f"{number:05d}") for number in range(4) for space in ("scheduled", "plain")
+    ]
+
+
+def test_a_checkpoint_is_removed_once_its_trial_has_ended(tmp_path):
+    checkpoint = study_paths(tmp_path).trial("plain", 0).checkpoint
+
+    def objective(job: TrainJob) -> list[Event]:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        return landscape(job)
+
+    searched(tmp_path, objective, 1)
+    assert not checkpoint.exists()
+    assert checkpoint.parent.is_dir()
+
+
+def test_a_trial_is_published_before_it_ends_with_its_record(tmp_path):
+    """Optuna takes no artifacts for a trial that has ended."""
+    published = []
+
+    def publish(arm: Arm, number: int, record: RunRecord) -> None:
+        state = arm.study.get_trials()[number].state.name
+        published.append((number, state, record == record_of(tmp_path, arm, number)))
+
+    arm = make_arm(InMemoryStorage(), "plain")
+    search(tmp_path, [arm], FakePool(), 3, publish)
+    assert published == [(number, "RUNNING", True) for number in range(3)]
+
+
+def test_seeds_depend_on_the_trial_and_not_on_the_arm(tmp_path):
+    arms = [make_arm(InMemoryStorage(), space, seed=3) for space in ("scheduled", "plain")]
+    pool = FakePool()
+    search(tmp_path, arms, pool, 6)
+    seeds: dict[int, set[int]] = {}
+    for job in pool.jobs:
+        seeds.setdefault(number_of(job), set()).add(job.seed)
+    assert [len(found) for found in seeds.values()] == 6 * [1]
+    assert len(set.union(*seeds.values())) == 6
+    other = FakePool()
+    search(tmp_path, [make_arm(InMemoryStorage(), "plain", seed=4)], other, 6)
+    assert not {job.seed for job in other.jobs} & set.union(*seeds.values())
+
+
+def test_jobs_have_the_horizon_the_views_in_order_and_a_folder_each(tmp_path):
+    _, pool = searched(tmp_path, landscape, 4)
+    for job in pool.jobs:
+        assert (job.horizon, job.views) == (HORIZON, [0, 1, 2])
+        assert (job.confirm, job.seal) == ("", "")
+        assert Path(job.folder).parent == study_paths(tmp_path).folder / "trials" / "plain"
+    assert len({job.folder for job in pool.jobs}) == 4
+
+
+def expected_recipe(arm: str, given: dict) -> Recipe:
+    """Put a recipe together from a trial's parameters by the words of the method."""
+
+    def schedule(name: str) -> Schedule:
+        if name in given:  # the arm `constant`
+            return Schedule.constant(given[name])
+        initial, shape = given[f"{name}_initial"], given[f"{name}_shape"]
+        final = given.get(f"{name}_final", initial)
+        sharpness = given.get(f"{name}_sharpness", 0.5)
+        return Schedule(shape=shape, initial=initial, final=final, sharpness=sharpness)
+
+    fields = {name: given[name] for name in ("lr", "weight_decay", "label_smoothing")}
+    if arm != "plain":
+        fields |= {"soft_kind": "kl", "temperature": schedule("temperature")}
+        fields |= {"alpha": schedule("alpha"), "feature_kind": given["feature_kind"]}
+        fields["feature_weight"] = given.get("feature_weight", 0.0)
+        taps = given.get("feature_taps", "")
+        fields["feature_taps"] = tuple(taps.split("+")) if taps else ()
+    return Recipe(**fields)
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name):
+    arm = make_arm(InMemoryStorage(), name, lag=200)
+    jobs, suggested = job_maker(tmp_path), set()
+    for _ in range(150):
+        number = arm.ask(200)
+        given = arm.trials[number].params
+        suggested |= set(given)
+        assert jobs.trial(arm, number).recipe == expected_recipe(name, given)
+    rest = load_space(name).enqueued
+    assert suggested >= {parameter for given in rest.values() for parameter in given}
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_every_parameter_that_a_space_suggests_changes_the_recipe(name):
+    """A parameter that reached nothing would be searched in vain."""
+    space = load_space(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    moved = set()
+    for _ in range(60):
+        trial = study.ask()
+        recipe = space.suggest(trial)
+        for parameter, distribution in trial.distributions.items():
+            if isinstance(distribution, optuna.distributions.FloatDistribution):
+                middle = (distribution.low + distribution.high) / 2
+                other = middle if trial.params[parameter] != middle else distribution.low
+            else:
+                continue
+            changed = optuna.trial.FixedTrial({**trial.params, parameter: other})
+            assert space.suggest(changed) != recipe, parameter
+            moved.add(parameter)
+    assert {"lr", "weight_decay", "label_smoothing"} <= moved
+
+
+def test_an_event_of_progress_or_a_note_changes_no_trial(tmp_path):
+    def objective(job: TrainJob) -> list[Event]:
+        progress = {"event": "progress", "done": 1, "total": 2}
+        chatter = [{"event": "note", "text": "[bold]"}, progress]
+        return [*chatter, *epochs([0.5]), *chatter, {"event": "result", "test": None}]
+
+    arm, _ = searched(tmp_path, objective, 1)
+    assert arm.study.get_trials()[0].intermediate_values == {1: 0.5}

@@ -1,0 +1,120 @@
+"""What the report of a study with several students says of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from conductor.search.publish import describe
+from kd.recipe import Recipe
+from reports.compute.findings import Findings, find
+from reports.draw.figures.history import history_figure
+from reports.draw.side_by_side import compare_studies
+from reports.draw.tables import comparison_table, recipe_rows
+from reports.read.collect import collect
+from reports.read.data import StudyData
+from reports.write.summary import summarise
+from tests.support.study_fixture import Plan, fabricate
+
+FIRST, SECOND = "resnet8-w0.25", "resnet14"
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    made = fabricate(tmp_path_factory.mktemp("study"), Plan(trials=12, epochs=4, images=80))
+    return collect(made.layout, made.name, made.url)
+
+
+def with_students(data: StudyData, tuned: Mapping[str, str]) -> StudyData:
+    """A study of two students; `tuned` has that of each arm's tuned recipe, the rest the first."""
+    assert data.costs is not None
+    plain = data.costs.models["plain"]
+    larger = replace(plain, model=SECOND, parameters=5 * plain.parameters)
+    finalists = []
+    for one in data.finalists:
+        role, arm = one.finalist.role, one.finalist.arm
+        student = tuned.get(arm, FIRST) if role == "tuned" else FIRST
+        recipe = replace(one.finalist.recipe, student=student)
+        finalists.append(replace(one, finalist=replace(one.finalist, recipe=recipe)))
+    return replace(
+        data,
+        protocol=replace(data.protocol, students=(FIRST, SECOND)),
+        costs=replace(data.costs, models={**data.costs.models, SECOND: larger}),
+        finalists=tuple(finalists),
+    )
+
+
+@pytest.fixture(scope="module")
+def several(single: StudyData) -> Findings:
+    return find(with_students(single, {"scheduled": SECOND}))
+
+
+def test_a_finalist_costs_what_its_own_student_costs(single: StudyData, several: Findings) -> None:
+    assert single.costs is not None
+    models = single.costs.models
+    for standing in several.standings:
+        assert standing.cost is not None
+        if standing.one.student == SECOND:
+            assert standing.cost.model == SECOND
+        else:
+            assert standing.cost == models["distilled" if standing.one.distils else "plain"]
+    assert [one.one.student for one in several.standings].count(SECOND) == 1
+
+
+def test_the_comparison_names_students_where_there_are_several(
+    single: StudyData, several: Findings
+) -> None:
+    names = [row[0] for row in comparison_table(several).rows[1:]]
+    assert f"scheduled: tuned, {SECOND}" in names
+    assert f"plain: tuned, {FIRST}" in names
+    assert not any(FIRST in row[0] for row in comparison_table(find(single)).rows)
+
+
+def test_report_json_names_the_student_of_every_finalist(
+    single: StudyData, several: Findings
+) -> None:
+    found = {one["role"] + one["arm"]: one for one in summarise(several)["finalists"]}
+    assert found["tunedscheduled"]["student"] == SECOND
+    assert found["tunedplain"]["student"] == FIRST
+    assert {one["student"] for one in summarise(find(single))["finalists"]} == {FIRST}
+
+
+def test_between_different_students_there_is_no_verdict(
+    single: StudyData, several: Findings
+) -> None:
+    assert several.verdict.kind == "none"
+    assert f"train different students, {SECOND} and {FIRST}" in several.verdict.text
+    for data in (single, with_students(single, {"scheduled": SECOND, "plain": SECOND})):
+        assert find(data).verdict.kind != "none"
+
+
+def test_studies_side_by_side_have_the_parameters_of_their_own_students(
+    single: StudyData, several: Findings
+) -> None:
+    assert single.costs is not None
+    rows = compare_studies([find(single), several]).results.rows
+    assert rows[0][-1] != rows[1][-1]
+
+
+def test_a_trial_over_the_budget_is_listed_and_in_no_figure_of_accuracy(single: StudyData) -> None:
+    arm = single.arms[0]
+    reason = "4,000 parameters, over the budget of 1,000"
+    over = replace(
+        arm.trials[-1], number=len(arm.trials), state="INFEASIBLE", value=None, values={},
+        record=None, diverged=False, auditor=False, reason=reason,
+    )  # fmt: skip
+    data = replace(single, arms=(replace(arm, trials=(*arm.trials, over)), *single.arms[1:]))
+    assert data.arms[0].counted == arm.counted
+    was, now = (history_figure(find(one)) for one in (single, data))
+    assert [len(trace["x"]) for trace in now.panels[0].plot["data"][:3]] == [
+        len(trace["x"]) for trace in was.panels[0].plot["data"][:3]
+    ]
+    assert any(f"infeasible ({reason})" in row for row in now.tables[0].rows)
+    assert find(data).ledger.arms == find(single).ledger.arms
+
+
+def test_a_recipe_is_described_with_the_student_that_it_names() -> None:
+    assert describe(Recipe(student=SECOND))[0] == f"student `{SECOND}`"
+    assert recipe_rows(Recipe(student=SECOND))[0] == ["student", SECOND]
+    assert not any("student" in line for line in describe(Recipe()))
+    assert recipe_rows(Recipe())[0][0] == "learning rate"

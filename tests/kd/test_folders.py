@@ -1,0 +1,331 @@
+"""A folder of images is read as ImageFolder reads it, upright, square and in RGB.
+
+What is refused is tested in test_datasets.py, through the door that users take.
+"""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from kd.data import folders
+from kd.data.folders import is_split_name
+from kd.data.sources import Source
+from kd.data.splits import listing_digest, load_source, passed_over
+from kd.errors import DataError
+
+
+def colour(red: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new("RGB", size, (red, 20, 30))
+
+
+def save(root: Path, name: str, image: Image.Image, **options: object) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def load_folder(root: Path, image_size: int = 8) -> Source:
+    return load_source(f"folder:{root}", image_size, root)
+
+
+def test_folder_with_test_keeps_it_and_every_kind_of_image_becomes_rgb(tmp_path):
+    save(tmp_path, "train/a/1.png", Image.new("L", (8, 8), 77))
+    save(tmp_path, "train/a/2.png", Image.new("RGBA", (8, 8), (1, 2, 3, 0)))
+    save(tmp_path, "train/a/3.JPG", Image.new("RGB", (8, 8), (128, 128, 128)))
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 9, 8, 7])
+    save(tmp_path, "train/b/deep/4.png", palette, transparency=b"\x00\x80")
+    save(tmp_path, "test/a/5.webp", Image.new("RGB", (8, 8), (0, 0, 0)))
+    save(tmp_path, "test/b/6.bmp", Image.new("1", (8, 8), 1))
+    source = load_folder(tmp_path)
+    assert source.classes == ("a", "b")
+    assert source.labels.tolist() == [0, 0, 0, 1, 0, 1]
+    assert source.test.tolist() == [False] * 4 + [True] * 2
+    assert source.images.shape == (6, 3, 8, 8)
+    corners = source.images[:, :, 0, 0].tolist()
+    assert corners[:2] == [[77, 77, 77], [1, 2, 3]]
+    assert corners[3:] == [[9, 8, 7], [0, 0, 0], [255, 255, 255]]
+    np.testing.assert_allclose(corners[2], 128, atol=2)  # JPEG
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_folder_without_test_is_left_to_be_split(tmp_path, prefix):
+    for row in range(4):
+        save(tmp_path, f"{prefix}{'ab'[row % 2]}/{row}.png", colour(row))
+    source = load_folder(tmp_path)
+    assert source.test is None
+    assert source.images[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
+
+
+SPLITS = [
+    "train",
+    "Train",
+    "TRAIN",
+    "training",
+    "Test",
+    "test_set",
+    "test-set",
+    "tests",
+    "val",
+    "valid",
+    "Validation",
+    "val2017",
+    "dev",
+    "eval",
+    "evaluation",
+    "hold-out",
+    "Hold_Out",
+    "holdout",
+    "HeldOut",
+    "held_out_test",
+    "1.train",
+    "test.v2",
+    "trainval",
+    "train+val",
+    "PublicTest",
+    "x_train",
+    "fold1",
+    "TrainImages",
+    "testdata",
+    "development",
+]
+CLASSES = [
+    "trainer",
+    "railway-train",
+    "test_tube",
+    "contest",
+    "value",
+    "dove",
+    "invalid",
+    "validity",
+    "device",
+    "cat",
+    "hold",
+    "out",
+    "0",
+    "train狗",
+    "тест",
+    "images",
+    "data",
+    "part_1",
+    "training-shoes",
+    "train-class",
+]
+
+
+def test_names_of_splits_are_told_from_those_of_classes():
+    assert [name for name in SPLITS if not is_split_name(name)] == []
+    assert [name for name in CLASSES if is_split_name(name)] == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Test"),
+        ("train", "test"),  # without folders of classes in them
+        ("training", "testing"),
+        ("val", "cat", "dog"),
+        ("plane", "train"),
+        ("train/train", "train/valid"),
+    ],
+)
+def test_classes_named_as_splits_are_refused_in_one_line(tmp_path, names):
+    for name in names:
+        save(tmp_path, f"{name}/1.png", colour(1))
+    with pytest.raises(
+        DataError, match=r"a class must not be named as a split is, got \["
+    ) as found:
+        load_folder(tmp_path)
+    said = str(found.value)
+    assert "\n" not in said
+    assert "PATH/train/<class>/ and PATH/test/<class>/" in said
+    assert "or rename what is a class, as in " in said
+
+
+def test_a_split_beside_train_in_other_letters_is_refused(tmp_path):
+    for name in ("train/a", "train/b", "Test/a", "Test/b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    with pytest.raises(DataError, match=r"holds Test/ beside train/: name it test/"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "holdout", "extra"])
+def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
+    for part in ("train", "test", name):
+        for label in "ab":
+            save(tmp_path, f"{part}/{label}/1.png", colour(1))
+    assert len(load_folder(tmp_path).labels) == 4
+    hint = "; of splits only train/ and test/ are read" * (name != "extra")
+    wanted = f"passed over in {tmp_path}: {name}/ (2 images){hint}"
+    assert passed_over(f"folder:{tmp_path}") == wanted
+
+
+def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
+    for name in ("a/1.png", "b/deep/1.png", "loose.png", ".hidden/a/1.png", "b/.2.png"):
+        save(tmp_path, name, colour(1))
+    assert load_folder(tmp_path).labels.tolist() == [0, 1]
+    (tmp_path / "b/empty").mkdir()
+    for name in ("a/note.txt", "a/1.gif", "README"):
+        (tmp_path / name).write_text("no image")
+    named = ".hidden/ (1 image), b/.2.png, loose.png, README, a/1.gif and 2 more"
+    assert passed_over(f"folder:{tmp_path}") == f"passed over in {tmp_path}: {named}"
+
+
+def test_nothing_is_said_of_a_folder_that_is_read_whole(tmp_path):
+    for name in ("a/1.png", "b/deep/1.png"):
+        save(tmp_path, name, colour(1))
+    (tmp_path / "b/2.png").symlink_to("../a/1.png")
+    assert passed_over(f"folder:{tmp_path}") == passed_over("digits") == ""
+
+
+def test_splits_within_a_class_are_said_to_be_read_as_the_class(tmp_path):
+    for name in ("a/train/1.png", "a/test/2.png", "b/1.png"):
+        save(tmp_path, name, colour(1))
+    assert load_folder(tmp_path).labels.tolist() == [0, 0, 1]
+    said = passed_over(f"folder:{tmp_path}")
+    assert said == "read as parts of their class: a/test/, a/train/"
+
+
+def test_a_name_that_is_no_text_stays_on_one_line(tmp_path):
+    for name in ("a/1.png", "b/1.png"):
+        save(tmp_path, name, colour(1))
+    (tmp_path / "two\nlines").write_text("no image")
+    assert passed_over(f"folder:{tmp_path}").endswith(": 'two\\nlines'")
+
+
+def test_other_and_hidden_files_are_passed_over(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    for name in ("README", "a/Thumbs.db", "a/.DS_Store", "b/.2.png", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    assert len(load_folder(tmp_path).labels) == 2
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 4))  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees: white on the right
+    save(tmp_path, "a/1.png", image, exif=exif)
+    save(tmp_path, "b/2.png", image)
+    images = load_folder(tmp_path).images
+    assert (images[0, :, :, 4:] == 255).all()
+    assert (images[0, :, :, :4] == 0).all()
+    assert (images[1, :, :4] == 255).all()
+
+
+def test_shorter_side_becomes_the_size_and_the_centre_is_kept(tmp_path):
+    stripes = Image.new("RGB", (24, 12))
+    stripes.paste((250, 250, 250), (6, 0, 18, 12))  # exactly the centre square
+    save(tmp_path, "a/1.png", stripes)
+    save(tmp_path, "b/2.png", Image.effect_noise((9, 8), 50).convert("RGB"))
+    images = load_folder(tmp_path, 8).images
+    assert (images[0] == 250).all()
+    noise = np.asarray(Image.open(tmp_path / "b/2.png"))[:, :8]
+    np.testing.assert_array_equal(images[1], noise.transpose(2, 0, 1))  # cropped, not resampled
+
+
+def test_downsizing_averages_rather_than_drops_pixels(tmp_path):
+    board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", board)
+    images = load_folder(tmp_path, 8).images
+    assert ((images > 110) & (images < 145)).all()
+
+
+def test_images_that_cannot_be_read_are_counted_and_the_first_five_named(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/0.png", colour(1))
+    for row in range(1, 8):
+        (tmp_path / "a" / f"{row}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^7 images cannot be read: .*/a/1\.png'") as caught:
+        load_folder(tmp_path)
+    said = str(caught.value)
+    assert all(said.count(f"a/{row}.png'") == 1 for row in range(2, 6))
+    assert "a/6.png" not in said
+    assert " and others; repair or remove them (the first: " in said
+
+
+def test_images_outside_a_class_folder_are_named(tmp_path):
+    save(tmp_path, "a.png", colour(1))
+    with pytest.raises(DataError, match=r"/a\.png' is not in a class folder: .* at least 2 class"):
+        load_folder(tmp_path)
+
+
+def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "BLOCK", 2)
+    for row in range(5):
+        save(tmp_path, f"{'ab'[row % 2]}/{row}.png", colour(row))
+    calls = []
+    load_source(f"folder:{tmp_path}", 8, tmp_path, lambda *call: calls.append(call))
+    assert calls == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_warning_filters_are_as_they_were_after_a_folder_was_read(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    before = list(warnings.filters)
+    load_folder(tmp_path)
+    assert warnings.filters == before
+
+
+def test_extensions_are_those_of_torchvision():
+    assert folders.EXTENSIONS == IMG_EXTENSIONS
+
+
+def test_link_within_the_folder_is_read(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    (tmp_path / "b/2.png").symlink_to("../a/1.png")
+    assert load_folder(tmp_path).labels.tolist() == [0, 1, 1]
+
+
+def test_listing_digest_follows_files_and_size_but_not_reading(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    dataset = f"folder:{tmp_path}"
+    digests = [listing_digest(dataset, 8), listing_digest(dataset, 16)]
+    load_folder(tmp_path)
+    assert listing_digest(dataset, 8) == digests[0]
+    save(tmp_path, "b/2.png", colour(1))
+    digests.append(listing_digest(dataset, 8))
+    (tmp_path / "b/2.png").rename(tmp_path / "b/3.png")
+    digests.append(listing_digest(dataset, 8))
+    (tmp_path / "b/3.png").write_bytes(b"other size")
+    digests.append(listing_digest(dataset, 8))
+    digests += [listing_digest("digits", 8), listing_digest("cifar10", 8)]
+    assert len(set(digests)) == len(digests)
+
+
+def test_listing_digest_does_not_take_one_folder_for_another(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"one/{name}/1.png", colour(1))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")  # names, sizes and times are the same
+    digests = [listing_digest(f"folder:{tmp_path / name}", 8) for name in ("one", "two")]
+    assert digests[0] != digests[1]
+
+
+def test_image_metadata_that_is_damaged_spoils_no_image(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.tif", colour(40))
+    path = save(tmp_path, "a/2.jpg", colour(40))
+    whole = path.read_bytes()
+    damaged = b"\xff\xe1\x00\x14Exif\0\0II*\0\x08\0\0\0\x09\0\0\0"  # nine entries, none there
+    path.write_bytes(whole[:2] + damaged + whole[2:])
+    assert len(load_folder(tmp_path).labels) == 3
+
+
+def test_text_bomb_in_a_png_is_refused(tmp_path):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("comment", "x" * 2_000_000, zip=True)
+    save(tmp_path, "a/1.png", colour(1), pnginfo=texts)
+    save(tmp_path, "b/1.png", colour(1))
+    with pytest.raises(DataError, match=r"1\.png' cannot be read as an image"):
+        load_folder(tmp_path)

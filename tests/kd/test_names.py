@@ -1,0 +1,83 @@
+import pytest
+
+from kd import names as catalogue
+from kd.errors import ProtocolError
+from kd.names import (
+    CIFAR_RESNETS,
+    MODELS,
+    SCALABLE_MODELS,
+    TORCHVISION_MODELS,
+    WIDE_RESNETS,
+    ModelName,
+    parse_model,
+)
+from kd.registry import check_name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_read_by_its_own_name(name: str) -> None:
+    assert parse_model(name) == ModelName(name, 1.0)
+
+
+@pytest.mark.parametrize("name", SCALABLE_MODELS)
+def test_a_width_factor_is_read(name: str) -> None:
+    assert parse_model(f"{name}-w0.125") == ModelName(name, 0.125)
+    assert parse_model(f"{name}-w2") == ModelName(name, 2.0)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - set(SCALABLE_MODELS)))
+def test_a_width_factor_of_a_model_that_has_none_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError, match=f"{name} has no width factor, got {name}-w0.5; models"):
+        parse_model(f"{name}-w0.5")
+
+
+@pytest.mark.parametrize("width", ["0", "0.001", "17", "9" * 40])
+def test_a_width_factor_out_of_range_is_refused(width: str) -> None:
+    with pytest.raises(ProtocolError, match=r"a width factor must lie in 0.01-16, got "):
+        parse_model(f"resnet8-w{width}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "resnet", "resnet8-w", "resnet8-w-1", "resnet8-w.5", "resnet8-w1e1", "resnet8-wnan",
+     "resnet8-w٣", "resnet8 ", "resnet8\n", "RESNET8", "-w1", "resnet8-w1-w1"],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_model_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError, match="unknown model") as raised:
+        parse_model(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_taps_are_counted_from_the_deepest_stage() -> None:
+    assert parse_model("resnet20").taps == ("last1", "last2", "last3")
+    assert parse_model("wrn-16-2-w0.5").taps == ("last1", "last2", "last3")
+    assert parse_model("resnet50").taps == ("last1", "last2", "last3", "last4")
+    assert parse_model("vgg11_bn").stages == 5
+
+
+def test_no_model_has_two_meanings() -> None:
+    families = [*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS]
+    assert len(set(families)) == len(families)
+
+
+def test_depths_are_those_that_the_families_allow() -> None:
+    assert all((depth - 2) % 6 == 0 for depth, _ in CIFAR_RESNETS.values())
+    assert all((depth - 4) % 6 == 0 for depth, _ in WIDE_RESNETS.values())
+
+
+def test_every_model_of_torchvision_exists_there() -> None:
+    models = pytest.importorskip("torchvision").models
+    assert set(TORCHVISION_MODELS) <= set(models.list_models(module=models))
+
+
+def test_the_nearest_name_is_offered_or_all_names() -> None:
+    check_name("stem", "cifar", ["cifar", "imagenet"])
+    with pytest.raises(ProtocolError, match=r"unknown stem 'cifer'; did you mean cifar\?"):
+        check_name("stem", "cifer", ["cifar", "imagenet"])
+    with pytest.raises(ProtocolError, match="unknown stem 'x'; known: cifar, imagenet"):
+        check_name("stem", "x", iter(["cifar", "imagenet"]))
+
+
+def test_the_catalogue_needs_no_torch() -> None:
+    assert "torch" not in vars(catalogue)

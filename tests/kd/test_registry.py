@@ -1,0 +1,70 @@
+"""Members of a kind are the files of its folder: listed, described, proposed for typos, loaded."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kd.errors import ProtocolError
+from kd.registry import Kind, check_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
+    """A kind with the members `large-one` and `small`; a member says so when it is imported."""
+    package = tmp_path / "sizes"
+    package.mkdir()
+    for name, text in {
+        "__init__": '"""Sizes."""',
+        "small": '"""A small one.\n\nNo more."""\nVALUE = 1\n',
+        "large_one": '"""A large one"""\nraise SystemExit("imported")\n',
+        "_shared": '"""No member."""',
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield Kind("size", "sizes")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sizes"]:
+        del sys.modules[name]
+
+
+def test_names_and_descriptions_come_from_files_and_import_none(kind: Kind) -> None:
+    assert kind.names == ("large-one", "small")
+    assert [kind.describe(name) for name in kind.names] == ["A large one", "A small one"]
+
+
+def test_one_more_file_is_one_more_member(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "sizes" / "huge.py").write_text("VALUE = 3\n")
+    assert kind.names == ("huge", "large-one", "small")
+    assert kind.load("huge").VALUE == 3
+    assert kind.describe("huge") == ""
+
+
+def test_only_the_member_that_is_asked_for_is_imported(kind: Kind) -> None:
+    assert kind.load("small").VALUE == 1
+    with pytest.raises(SystemExit, match="imported"):
+        kind.load("large-one")
+
+
+@pytest.mark.parametrize("name", ["smal", "shared", "_shared", "", "large_one", "../small"])
+def test_what_is_no_member_is_refused(kind: Kind, name: str) -> None:
+    for action in (kind.check, kind.load, kind.describe):
+        with pytest.raises(ProtocolError, match="unknown size"):
+            action(name)
+
+
+def test_a_typo_has_its_near_neighbour_and_no_far_one() -> None:
+    known = ("resnet152", "resnet18", "vgg16_bn")
+    with pytest.raises(ProtocolError, match=r"'vgg16'; did you mean vgg16_bn\?$"):
+        check_name("model", "vgg16", known)
+    with pytest.raises(ProtocolError, match=r"; known: resnet152, resnet18, vgg16_bn$"):
+        check_name("model", "densenet121", known)
+
+
+def test_the_registry_needs_no_heavy_library() -> None:
+    code = "import sys, kd.registry; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False False\n"

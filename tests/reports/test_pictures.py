@@ -1,0 +1,86 @@
+"""Test images in the report: which are read, when, and what becomes of them."""
+
+import base64
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.errors import ArtifactError
+from reports.compute.findings import Findings, find
+from reports.draw.pictures import LARGEST, data_uri, read_examples
+from reports.read.collect import collect
+from storage.files.seal import opened_images, openings, record_opening
+from tests.support.study_fixture import Fabricated, Plan, fabricate
+
+PLAN = Plan(name="small", trials=4, epochs=4, images=80)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
+    return fabricate(tmp_path_factory.mktemp("study"), PLAN)
+
+
+@pytest.fixture(scope="module")
+def findings(study: Fabricated) -> Findings:
+    return find(collect(study.layout, study.name, study.url))
+
+
+def decoded(uri: str) -> Image.Image:
+    head, _, code = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(code)))
+
+
+def test_a_picture_has_the_pixels_of_its_image() -> None:
+    generator = np.random.default_rng(1)
+    grey = generator.integers(0, 256, (1, 5, 4), np.uint8)
+    assert np.array_equal(np.asarray(decoded(data_uri(grey))), grey[0])
+    colour = generator.integers(0, 256, (3, 5, 4), np.uint8)
+    assert np.array_equal(np.asarray(decoded(data_uri(colour))), np.moveaxis(colour, 0, -1))
+
+
+def test_a_large_image_is_reduced() -> None:
+    assert decoded(data_uri(np.zeros((3, 224, 224), np.uint8))).size == (LARGEST, LARGEST)
+
+
+def test_examples_are_the_images_that_the_findings_name(
+    study: Fabricated, findings: Findings
+) -> None:
+    images = read_examples(study.layout, findings)
+    assert findings.classes is not None
+    named = [one.image for found in findings.classes.confusions for one in found.examples]
+    assert set(images) == set(named) != set()
+    assert all(np.all(image == place % 256) for place, image in images.items())
+
+
+def test_showing_examples_opens_nothing_anew(study: Fabricated, findings: Findings) -> None:
+    before = openings(study.study.seal)
+    read_examples(study.layout, findings)
+    assert openings(study.study.seal) == before
+
+
+def test_images_of_a_sealed_split_are_refused(study: Fabricated, tmp_path: Path) -> None:
+    folder = study.layout.dataset("d0d1d2d3d4d5d6d7")
+    seal = tmp_path / "seal.json"
+    with pytest.raises(ArtifactError, match="the test split is sealed"):
+        opened_images(folder, seal, [0])
+    record_opening(seal, "a test")
+    assert opened_images(folder, seal, [3, 1])[:, 0, 0, 0].tolist() == [3, 1]
+    with pytest.raises(ArtifactError, match=r"test\.safetensors"):
+        opened_images(folder, seal, [80])
+
+
+def test_without_a_record_of_openings_or_a_data_set_there_are_no_examples(
+    study: Fabricated, findings: Findings, tmp_path: Path
+) -> None:
+    assert (
+        read_examples(study.layout, replace(findings, data=replace(findings.data, seal=()))) == {}
+    )
+    shutil.copytree(study.layout.root, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "cache")
+    assert read_examples(replace(study.layout, root=tmp_path / "runs"), findings) == {}

@@ -1,0 +1,426 @@
+"""Data sets are kept once, named by what they hold, and their test split is sealed."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kd.errors import ArtifactError, DataError
+from kd.protocol import Protocol
+from storage.files import datasets
+from storage.files.artifacts import write_json
+from storage.files.datasets import channel_statistics, open_part, open_test, prepare
+from storage.files.layout import Layout
+from storage.files.seal import openings, record_opening
+from storage.files.tensors import write_tensors
+
+DIGITS = Protocol(
+    dataset="digits",
+    image_size=8,
+    teacher="resnet20",
+    teacher_epochs=1,
+    students=("resnet8",),
+    epochs=1,
+)
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "runs")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of two classes, ten images each, that differ in every pixel."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for row in range(10):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{row}.png")
+    return folder
+
+
+def protocol_of(folder: Path) -> Protocol:
+    return replace(DIGITS, dataset=f"folder:{folder}")
+
+
+@pytest.fixture
+def readings(monkeypatch) -> list[str]:
+    """The data sets that were read from their source rather than from the cache."""
+    seen = []
+    load = datasets.load_source
+
+    def counting(dataset: str, *rest: object) -> object:
+        seen.append(dataset)
+        return load(dataset, *rest)
+
+    monkeypatch.setattr(datasets, "load_source", counting)
+    return seen
+
+
+def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(layout, tmp_path):
+    manifest = prepare(layout, DIGITS, tmp_path)
+    info = manifest.info
+    assert info["classes"] == list("0123456789")
+    assert [sum(counts) for counts in info["counts"].values()] == [1294, 144, 359]
+    assert info["channels"] == 1
+    assert info["test_is_official"] is False
+    train = open_part(manifest.folder, "train")
+    pixels = train.images.double() / 255
+    torch.testing.assert_close(train.mean.double(), pixels.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    deviation = pixels.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(train.deviation.double(), deviation, atol=1e-6, rtol=0)
+    assert train.labels.bincount().tolist() == info["counts"]["train"]
+
+
+def test_statistics_of_a_channel_without_contrast_can_be_divided_by():
+    images = np.zeros((3, 2, 4, 4), np.uint8)
+    images[0, 1], images[2, 1] = 255, 7
+    mean, deviation = channel_statistics(images, np.array([0, 1]))
+    assert mean == [0.0, 0.5]
+    assert deviation == [1 / 255, 0.5]
+
+
+def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_path):
+    folder = prepare(layout, protocol_of(photos), tmp_path).folder
+    parts = [open_part(folder, "train"), open_part(folder, "validation")]
+    parts.append(open_test(folder, tmp_path / "seal.json", "a test"))
+    kept = {
+        (image.numpy().tobytes(), int(label))
+        for part in parts
+        for image, label in zip(part.images, part.labels, strict=True)
+    }
+    drawn = {
+        (np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes(), label)
+        for label, name in enumerate(("cat", "dog"))
+        for path in (photos / name).iterdir()
+    }
+    assert kept == drawn
+    assert sum(len(part) for part in parts) == 20
+
+
+def test_parts_are_mapped_from_the_file_rather_than_copied(layout, tmp_path):
+    folder = prepare(layout, DIGITS, tmp_path).folder
+    train = open_part(folder, "train")
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is mapped")
+    address = train.images.data_ptr()
+    for line in maps.read_text().splitlines():
+        low, high = (int(end, 16) for end in line.split()[0].split("-"))
+        if low <= address < high:
+            assert line.endswith(str(folder / "train.safetensors"))
+            return
+    pytest.fail("the images lie nowhere in memory")
+
+
+def test_second_start_reads_nothing_anew(layout, photos, tmp_path, readings):
+    protocol = protocol_of(photos)
+    first = prepare(layout, protocol, tmp_path)
+    second = prepare(layout, replace(protocol, seed=3, epochs=7), tmp_path)
+    assert first == second
+    assert len(readings) == 1
+
+
+def test_split_fields_and_image_size_make_another_data_set(layout, tmp_path, readings):
+    protocols = [
+        DIGITS,
+        replace(DIGITS, train_size=100),
+        replace(DIGITS, validation_fraction=0.2),
+        replace(DIGITS, test_fraction=0.3),
+        replace(DIGITS, image_size=9),
+    ]
+    folders = {prepare(layout, protocol, tmp_path).folder for protocol in protocols}
+    assert len(folders) == len(readings) == 5
+    assert prepare(layout, DIGITS, tmp_path).folder in folders
+    assert len(readings) == 5
+
+
+def test_copied_folder_has_the_same_fingerprint_until_a_pixel_changes(layout, photos, tmp_path):
+    original = prepare(layout, protocol_of(photos), tmp_path)
+    copy = Path(shutil.copytree(photos, tmp_path / "elsewhere" / "pictures"))
+    assert prepare(layout, protocol_of(copy), tmp_path) == original
+    path = copy / "dog" / "3.png"
+    image = Image.open(path)
+    red, green, blue = image.getpixel((0, 0))
+    image.putpixel((0, 0), (red ^ 1, green, blue))
+    image.save(path)
+    os.utime(path, ns=(1, 1))  # however coarse the clock of the file system
+    assert prepare(layout, protocol_of(copy), tmp_path).folder != original.folder
+
+
+def test_class_names_are_part_of_the_fingerprint(layout, photos, tmp_path):
+    original = prepare(layout, protocol_of(photos), tmp_path)
+    (photos / "dog").rename(photos / "wolf")
+    assert prepare(layout, protocol_of(photos), tmp_path).folder != original.folder
+
+
+def test_data_set_that_was_deleted_or_left_unfinished_is_made_again(
+    layout, photos, tmp_path, readings
+):
+    protocol = protocol_of(photos)
+    folder = prepare(layout, protocol, tmp_path).folder
+    (folder / "manifest.json").unlink()
+    assert prepare(layout, protocol, tmp_path).folder == folder
+    shutil.rmtree(folder)
+    assert prepare(layout, protocol, tmp_path).folder == folder
+    assert len(readings) == 3
+
+
+def test_two_that_prepare_at_once_read_once(layout, photos, tmp_path, readings):
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(prepare, layout, protocol_of(photos), tmp_path) for _ in range(4)]
+        folders = {job.result().folder for job in jobs}
+    assert len(folders) == len(readings) == 1
+
+
+def test_copies_that_are_prepared_at_once_are_written_once(layout, photos, tmp_path, monkeypatch):
+    written = []
+    write = datasets._write
+
+    def counting(*args: object) -> object:
+        written.append(args)
+        return write(*args)
+
+    monkeypatch.setattr(datasets, "_write", counting)
+    copies = [Path(shutil.copytree(photos, tmp_path / "copies" / name)) for name in "abcd"]
+    with ThreadPoolExecutor(4) as pool:
+        manifests = list(pool.map(lambda copy: prepare(layout, protocol_of(copy), copy), copies))
+    assert len(written) == 1
+    assert all(manifest == manifests[0] for manifest in manifests)
+
+
+def test_damaged_file_is_detected(layout, tmp_path):
+    manifest = prepare(layout, DIGITS, tmp_path)
+    path = manifest.folder / "validation.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"validation\.safetensors differs from its manifest"):
+        prepare(layout, DIGITS, tmp_path)
+    path.write_bytes(content[:5])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        open_part(manifest.folder, "validation")
+
+
+def test_damaged_listing_is_detected(layout, tmp_path):
+    prepare(layout, DIGITS, tmp_path)
+    (listing,) = layout.listing("x").parent.glob("*.json")
+    write_json(listing, {"fingerprint": "../../elsewhere"})
+    with pytest.raises(ArtifactError, match="names no data set; delete it"):
+        prepare(layout, DIGITS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, labels: {"images": images}, "must hold labels"),
+        (lambda images, labels: {"images": images[1:], "labels": labels[1:]}, "must hold images"),
+        (lambda images, labels: {"images": images.float(), "labels": labels}, "torch.uint8, got"),
+        (lambda images, labels: {"images": images, "labels": labels.int()}, "torch.int64, got"),
+        (lambda images, labels: {"images": images, "labels": labels + 1}, "holds other labels"),
+        (lambda images, labels: {"images": images, "labels": labels - 1}, "holds other labels"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_manifest_are_refused(layout, tmp_path, change, message):
+    folder = prepare(layout, DIGITS, tmp_path).folder
+    part = open_part(folder, "train")
+    images, labels = part.images.clone(), part.labels.clone()
+    write_tensors(folder / "train.safetensors", change(images, labels))
+    with pytest.raises(ArtifactError, match=message):
+        open_part(folder, "train")
+
+
+# The seal
+
+
+def test_open_part_refuses_the_test_split(layout, tmp_path):
+    folder = prepare(layout, DIGITS, tmp_path).folder
+    with pytest.raises(ArtifactError, match="test split is sealed"):
+        open_part(folder, "test")
+
+
+def test_every_opening_of_the_test_split_is_recorded_before_it_is_opened(layout, tmp_path):
+    folder = prepare(layout, DIGITS, tmp_path).folder
+    seal = layout.study("s").seal
+    assert openings(seal) == []
+    assert len(open_test(folder, seal, "confirm plain-default 00")) == 359
+    (folder / "test.safetensors").unlink()
+    with pytest.raises(ArtifactError):
+        open_test(folder, seal, "confirm plain-default 00")
+    assert [entry["purpose"] for entry in openings(seal)] == ["confirm plain-default 00"] * 2
+    assert all(entry["time"].endswith("+00:00") for entry in openings(seal))
+
+
+def test_openings_at_once_are_all_recorded(tmp_path):
+    seal = tmp_path / "seal.json"
+    purposes = [f"run {number}" for number in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda purpose: record_opening(seal, purpose), purposes))
+    assert sorted(entry["purpose"] for entry in openings(seal)) == sorted(purposes)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '[{"time": "now"}]', '[{"time": 1, "purpose": "x"}]']
+)
+def test_damaged_record_is_refused_and_never_begun_anew(tmp_path, content):
+    seal = tmp_path / "seal.json"
+    seal.write_text(content)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        record_opening(seal, "x")
+    assert seal.read_text() == content
+
+
+# Bad input
+
+
+def _missing(photos: Path) -> None:
+    shutil.rmtree(photos)
+
+
+def _empty(photos: Path) -> None:
+    shutil.rmtree(photos)
+    photos.mkdir()
+
+
+def _one_class(photos: Path) -> None:
+    shutil.rmtree(photos / "dog")
+
+
+def _class_without_image(photos: Path) -> None:
+    (photos / "emu").mkdir()
+    (photos / "emu" / "notes.txt").write_text("no emu")
+
+
+def _test_without_train(photos: Path) -> None:
+    photos.rename(photos.parent / "old")
+    shutil.copytree(photos.parent / "old", photos / "test")
+
+
+def _other_classes_in_test(photos: Path) -> None:
+    photos.rename(photos.parent / "old")
+    shutil.copytree(photos.parent / "old", photos / "train")
+    shutil.copytree(photos.parent / "old", photos / "test")
+    (photos / "test" / "dog").rename(photos / "test" / "emu")
+
+
+def _text_as_image(photos: Path) -> None:
+    (photos / "cat" / "a\nb.png").write_text("not an image")
+
+
+def _gif_as_png(photos: Path) -> None:
+    Image.new("P", (8, 8)).save(photos / "cat" / "a.png", format="GIF")
+
+
+def _truncated(photos: Path) -> None:
+    path = photos / "cat" / "0.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _sixteen_bits(photos: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(photos / "cat" / "0.png")
+
+
+def _pipe_as_image(photos: Path) -> None:
+    os.mkfifo(photos / "cat" / "pipe.png")
+
+
+def _link_out(photos: Path) -> None:
+    outside = photos.parent / "secret.png"
+    Image.new("RGB", (8, 8)).save(outside)
+    (photos / "cat" / "link.png").symlink_to(outside)
+
+
+def _link_to_parent(photos: Path) -> None:
+    (photos / "cat" / "up").symlink_to(photos / "dog")
+
+
+def _broken_link(photos: Path) -> None:
+    (photos / "cat" / "gone.png").symlink_to("nowhere.png")
+
+
+def _too_few(photos: Path) -> None:
+    for row in range(1, 10):
+        (photos / "dog" / f"{row}.png").unlink()
+
+
+BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
+    (_missing, "must name an existing folder"),
+    (_empty, "at least 2 classes, got []"),
+    (_one_class, "at least 2 classes, got ['cat']"),
+    (_class_without_image, "emu' holds no image"),
+    (_test_without_train, "holds test/ but no train/"),
+    (_other_classes_in_test, "only in train/: ['dog'], only in test/: ['emu']"),
+    (_text_as_image, r"a\nb.png' cannot be read as an image (it is none of JPEG, PNG"),
+    (_gif_as_png, "a.png' cannot be read as an image (it is none of JPEG, PNG"),
+    (_truncated, "0.png' cannot be read as an image"),
+    (_sixteen_bits, "more than 8 bits a channel"),
+    (_pipe_as_image, "pipe.png' is not a file"),
+    (_link_out, "link.png' is a symbolic link that leaves"),
+    (_link_to_parent, "up' is a symbolic link to a folder"),
+    (_broken_link, "gone.png' is not a file"),
+    (_too_few, "class 'dog' has 1 in all and none of them for"),
+]
+
+
+def files_under(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def fails_on_one_line(layout: Layout, protocol: Protocol, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare(layout, protocol, layout.downloads)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert files_under(layout.root) == []
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
+def test_bad_folder_is_one_clear_line_and_leaves_nothing(layout, photos, spoil, message):
+    spoil(photos)
+    fails_on_one_line(layout, protocol_of(photos), message)
+
+
+def test_bad_folder_can_be_used_once_it_is_repaired(layout, photos, tmp_path):
+    _text_as_image(photos)
+    fails_on_one_line(layout, protocol_of(photos), "cannot be read as an image")
+    (photos / "cat" / "a\nb.png").unlink()
+    assert prepare(layout, protocol_of(photos), tmp_path).info["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("limit", [20, 40])  # Pillow raises above twice the limit, and warns below
+def test_decompression_bomb_is_refused(layout, photos, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    fails_on_one_line(layout, protocol_of(photos), "decompression bomb")
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion-mnist"])
+def test_download_that_fails_is_one_line_and_leaves_nothing(layout, monkeypatch, dataset):
+    def refuse(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("no\nroute")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    fails_on_one_line(layout, replace(DIGITS, dataset=dataset), f"into {layout.downloads}")
+
+
+def test_images_that_do_not_fit_in_memory_are_refused(layout, photos, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", refuse)
+    fails_on_one_line(layout, protocol_of(photos), "20 images of 3x8x8 bytes do not fit in memory")
+
+
+def test_what_the_file_system_refuses_is_one_line(layout):
+    fails_on_one_line(layout, protocol_of(Path("a" * 5000)), "File name too long")

@@ -1,0 +1,112 @@
+"""The smallest protocol, images, networks and teacher that a test can train with, in milliseconds.
+
+Images are noise with random labels, so that nothing can be learned but by heart.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd.data.views import Augmentation, normalise
+from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.models.build import Network, build, tap_shapes
+from kd.protocol import Protocol
+from kd.recipe import Recipe, Schedule
+from kd.training.evaluation import LabelledImages, predict
+from kd.training.loop import Plan, TrainingState
+from kd.training.teacher import LiveTeacher, fit_projections
+
+CLASSES = 3
+SIZE = 8  # pixels
+TEACHER = "resnet8-w0.25"
+STUDENT = "resnet8-w0.125"
+TAPS = ("last1", "last2", "last3")
+AUGMENTATION = Augmentation(padding=1, flip=True, cutout=2)
+NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
+
+PLAIN = Recipe(lr=0.05)
+DISTILLED = Recipe(
+    lr=0.05,
+    soft_kind="kl",
+    temperature=Schedule(shape="linear", initial=5.0, final=1.0),
+    alpha=Schedule(shape="linear", initial=0.9, final=0.3),
+)
+
+
+def protocol(**changes: Any) -> Protocol:
+    """A protocol on scikit-learn's digits, which need no download."""
+    fields: dict[str, Any] = {
+        "dataset": "digits",
+        "image_size": SIZE,
+        "train_size": 60,
+        "crop_padding": 1,
+        "cutout": 2,
+        "teacher": TEACHER,
+        "teacher_epochs": 2,
+        "students": (STUDENT,),
+        "epochs": 2,
+        "batch_size": 16,
+    }
+    return Protocol(**{**fields, **changes})
+
+
+def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> LabelledImages:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, channels, SIZE, SIZE)
+    return LabelledImages(
+        images=torch.randint(0, 256, shape, generator=generator).to(torch.uint8),
+        labels=torch.randint(0, CLASSES, (count,), generator=generator),
+        mean=torch.full((channels,), 0.5),
+        deviation=torch.full((channels,), 0.29),
+    )
+
+
+def network(name: str = STUDENT, *, channels: int = 1, seed: int = 0) -> Network:
+    return build(name, classes=CLASSES, channels=channels, stem="cifar", seed=seed)
+
+
+def teacher(data: LabelledImages, validation: LabelledImages, *, seed: int = 11) -> LiveTeacher:
+    """An untrained teacher that tells images apart: fitted statistics, and a large last layer."""
+    model = network(TEACHER, seed=seed)
+    with torch.no_grad():
+        for _ in range(30):
+            model(normalise(data.images, data.mean, data.deviation))
+        model.body.fc.weight.mul_(5)
+        model.body.fc.bias.zero_()
+    projections = fit_projections(model, data, TAPS)
+    return LiveTeacher(model, projections, predict(model, validation))
+
+
+def plan(**changes: Any) -> Plan:
+    fields: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 8,
+        "warmup": 0.0,
+        "augmentation": AUGMENTATION,
+        "view_seed": 3,
+        "views": (0, 1),
+        "seed": 4,
+    }
+    return Plan(**{**fields, **changes})
+
+
+def begin(recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT) -> TrainingState:
+    """The state before the first epoch: the same for every recipe, but for its adapters."""
+    student = network(name)
+    taps = recipe.feature_taps if recipe.feature_kind in ADAPTED_KINDS else ()
+    shapes = tap_shapes(student, 1, SIZE)
+    adapters = Adapters(
+        {tap: shapes[tap][0] for tap in taps},
+        {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
+        seed=0,
+    )
+    return TrainingState.start(student, adapters, recipe)
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)

@@ -1,0 +1,321 @@
+"""The examples of docs/guide.md run as they are printed, on tiny data; its tables hold."""
+
+import json
+import logging
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import optuna.cli
+import pytest
+import torch
+from PIL import Image
+
+from conductor.command_line.cli import main
+from conductor.command_line.presets.folder import PROTOCOL as FOLDER
+from conductor.request import choose_spaces
+from kd.data.folders import read_folder
+from kd.data.sources import Source
+from kd.data.splits import split
+from kd.errors import DataError, ProtocolError
+from kd.protocol import Protocol
+from kd.recipe import FEATURE_KINDS, SHAPES, SOFT_KINDS, Recipe, Schedule
+from search_spaces.space import load_space
+from storage.files.layout import Layout, StudyLayout
+from storage.files.records import StudySettings
+from tests.support.tiny import changed, hasten
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+TINY = (
+    "--trials 2 --seeds 1 --epochs 2 --teacher-epochs 1 --train-size 48 --image-size 8 "
+    "--batch-size 16 --workers inline"
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch, tmp_path):
+    hasten(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+
+def section(title: str) -> str:
+    return GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def save_files(title: str, folder: Path = Path()) -> None:
+    """Save the files of a section."""
+    for file, block in re.findall(
+        r"`(\w+\.py)`[^`\n]*:\n\n```python\n(.*?)^```", section(title), re.M | re.S
+    ):
+        (folder / file).write_text(block)
+
+
+def commands(title: str) -> list[list[str]]:
+    """Arguments of every study.py in the indented blocks of a section."""
+    text = section(title).replace("\\\n", " ")
+    lines = re.findall(r"^    (?:\.venv/bin/)?python study\.py ([^\n#]*)", text, re.M)
+    assert lines
+    return [shlex.split(line) for line in lines]
+
+
+def follow(title: str, name: str) -> StudyLayout:
+    """Save the files of a section, run what writes data, then its commands; return the study."""
+    save_files(title)
+    for writer in Path().glob("make_*.py"):
+        runpy.run_path(str(writer))
+    for arguments in commands(title):
+        tiny = (TINY if arguments[0].startswith("-") else "--workers inline").split()
+        assert main(changed(arguments, tiny)) == 0
+    return Layout(Path("runs")).study(name)
+
+
+def report_of(paths: StudyLayout) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(paths.report_json.read_text())
+    assert report["study"]["missing"] == []
+    return report
+
+
+def table(title: str, first: str) -> list[list[str]]:
+    """Cells of the rows of a section's table, which has a row that begins with `first`."""
+    tables = re.findall(r"(?:^\|.*\n)+", section(title), re.M)
+    [found] = [rows for rows in tables if f"\n| {first} |" in rows]
+    return [line.strip("| ").split(" | ") for line in found.splitlines()[2:]]
+
+
+def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
+    titles = (
+        "Your own images",
+        "Your own models",
+        "Your own search space",
+        "How to use the result",
+    )
+    blocks = sum(section(title).count("```python") for title in titles)
+    assert blocks == GUIDE.count("```python") == len(titles)
+
+
+def test_what_to_do_first_ends_as_it_is_printed_and_the_study_can_be_removed(capsys, monkeypatch):
+    [arguments] = commands("Do this first")
+    assert main([*arguments, "--workers", "inline"]) == 0
+    printed = re.findall(r"(?:^    .*\n)+", section("Do this first"), re.M)[1]
+    said = capsys.readouterr().out.splitlines()
+    for line, begins in zip(said[-3:], printed.splitlines(), strict=True):
+        assert line.startswith(begins.strip().removesuffix(" …"))
+
+    lines = re.findall(r"^    ((?:optuna|rm) .*)$", section("Removing a study"), re.M)
+    *deletions, removal = map(shlex.split, lines)
+    for deletion in deletions:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", deletion)
+            patched.setattr(logging.root, "handlers", [])  # to which the command adds its own
+            assert optuna.cli.main() == 0
+    assert removal[:2] == ["rm", "-r"]
+    shutil.rmtree(removal[2])
+    assert optuna.get_all_study_names("sqlite:///runs/studies.db") == []
+    assert {path.name for path in Path("runs").iterdir() if path.is_dir()} == {"cache", "artifacts"}
+    assert len(list(Path("runs/artifacts").iterdir())) == 2 * 2 * 2  # arms, trials, files
+
+
+def test_images_of_ones_own_and_a_photo_for_the_student(capsys, monkeypatch):
+    paths = follow("Your own images", "photos")
+    dataset = StudySettings.read(paths.settings).dataset
+    manifest = json.loads((Layout(Path("runs")).dataset(dataset) / "manifest.json").read_text())
+    assert manifest["info"]["classes"] == ["digit-0", "digit-1", "digit-2"]
+    assert report_of(paths)["protocol"]["dataset"] == f"folder:{Path('photos').resolve()}"
+
+    assert main(["export", "--workers", "inline"]) == 0
+    [folder] = (paths.folder / "export").iterdir()
+    save_files("How to use the result", folder)
+    noise = np.random.default_rng(0).integers(0, 256, (11, 20, 4), dtype=np.uint8)
+    write("album/a/photo.png", Image.fromarray(noise), rotation=6)
+    write("album/b/photo.png", Image.new("RGB", (8, 8)))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "album/a/photo.png"])
+    monkeypatch.syspath_prepend(folder)
+    capsys.readouterr()
+    made = runpy.run_path(str(folder / "predict.py"))
+    del sys.modules["student"]
+    read = read_folder(Path("album"), 8, lambda done, total: None).images[:1]
+    assert torch.equal(made["images"], torch.from_numpy(read) / 255)
+    assert capsys.readouterr().out.strip() in manifest["info"]["classes"]
+
+
+def write(path: str, image: Image.Image, rotation: int = 1) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x112] = rotation
+    image.save(path, exif=exif)
+
+
+def images_of(folder: str) -> list[np.ndarray]:
+    """Images of a folder as it is read, [H, W, 3] each."""
+    return list(read_folder(Path(folder), 4, lambda done, total: None).images.transpose(0, 2, 3, 1))
+
+
+def test_files_become_what_the_guide_says():
+    red = Image.new("RGB", (4, 4), (200, 0, 0))
+    write("b/z/first.png", red)
+    for ending in ("jpg", "png", "ppm", "bmp", "tiff", "webp"):
+        write(f"b/a/deep/er/one.{ending}", red)
+    write("b/a/deep/one.pgm", Image.new("L", (4, 4), 77))
+    for name in ("a/passed.gif", "a/.hidden.png", "loose.png"):
+        write(f"b/{name}", red)
+    Path("b/a/passed.heic").write_text("not read")
+    assert len(images_of("b")) == 8
+
+    write("c/z/first.png", red)
+    wide = np.zeros((4, 8, 4), np.uint8)
+    wide[:2, 2:6] = (9, 8, 7, 0)  # transparent, in the upper half of the centre square
+    write("c/a/1.png", Image.fromarray(wide), rotation=6)
+    write("c/a/2.png", Image.new("L", (4, 4), 77))
+    write("c/a/3.tiff", Image.new("CMYK", (4, 4)))
+    red.quantize(2).save("c/a/5.png")
+    red.save("c/a/4.webp", save_all=True, append_images=[Image.new("RGB", (4, 4))], lossless=True)
+    turned, grey, cmyk, frames, palette, _ = images_of("c")
+    assert (turned[:, 2:] == (9, 8, 7)).all()
+    assert (turned[:, :2] == 0).all()
+    assert (grey == 77).all()
+    assert (cmyk == 255).all()
+    assert (frames == (200, 0, 0)).all()
+    assert (palette == (200, 0, 0)).all()
+
+
+def test_files_are_refused_by_name_as_the_guide_says():
+    write("photos/a/fine.png", Image.new("RGB", (4, 4)))
+    write("photos/b/fine.png", Image.new("RGB", (4, 4)))
+    deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    for image, kind in ((deep, "PNG"), (Image.new("L", (4, 4)), "GIF")):
+        image.save("photos/a/odd.png", kind)
+        with pytest.raises(DataError, match=r"odd\.png"):
+            images_of("photos")
+    Path("photos/a/odd.png").write_bytes(Path("photos/a/fine.png").read_bytes()[:50])
+    with pytest.raises(DataError, match=r"odd\.png"):
+        images_of("photos")
+
+
+def labelled(sizes: list[int]) -> Source:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    names = tuple(f"class {label}" for label in range(len(sizes)))
+    images = np.zeros((len(labels), 3, 1, 1), np.uint8)
+    return Source(images=images, labels=labels, classes=names, test=None)
+
+
+def test_as_many_images_of_a_class_as_the_guide_says_suffice_beside_any_others():
+    enough = int(re.findall(r"(\d+) images of each suffice", section("Your own images"))[0])
+    protocol = Protocol(**{**FOLDER, "dataset": "folder:photos"})
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        sizes = random.integers(enough, 40, random.integers(2, 12)).tolist()
+        split(labelled([enough, *sizes]), protocol)
+    others = [16] * 8 + [17] * 2  # whose fractions come first where one class must go without
+    split(labelled([enough, *others]), protocol)
+    with pytest.raises(DataError, match="class 0"):
+        split(labelled([enough - 1, *others]), protocol)
+
+
+def test_parts_keep_the_shares_of_uneven_classes():
+    source = labelled([400, 40])
+    parts = split(source, Protocol(**{**FOLDER, "dataset": "folder:photos"}))
+    for rows in (parts.train, parts.validation, parts.test):
+        large, small = np.bincount(source.labels[rows])
+        assert large == pytest.approx(10 * small, rel=0.15)
+
+
+def test_models_of_ones_own():
+    paths = follow("Your own models", "own")
+    report = report_of(paths)
+    students = {one["student"] for one in report["finalists"]}
+    assert [re.sub("@.*", "", name) for name in students] == ["networks.py:small"]
+    assert report["teacher"]["model"].startswith("networks.py:large@")
+    [folder] = (paths.folder / "export").iterdir()
+    student = runpy.run_path(str(folder / "student.py"))["load"]()
+    assert student(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+
+
+def test_a_search_space_of_ones_own():
+    report = report_of(follow("Your own search space", "annealed"))
+    assert report["study"]["arms"] == ["annealed", "plain"]
+    recipes = {
+        one["title"]: one["recipe"] for one in report["finalists"] if one["arm"] == "annealed"
+    }
+    assert {recipe["temperature"]["shape"] for recipe in recipes.values()} == {"cosine"}
+    space = load_space("annealed.py")
+    found = {
+        title: space.suggest(optuna.trial.FixedTrial(dict(parameters)))
+        for title, parameters in space.enqueued.items()
+    }
+    assert found["cosine"].feature_taps == ()
+    assert found["cosine and hint"].feature_taps == ("last1",)
+
+
+def test_a_space_of_ones_own_goes_with_arms_as_the_guide_says():
+    assert choose_spaces(None, "annealed.py") == ["annealed.py", "plain"]
+    [flags] = re.findall(r"`--arms (\S+) --space (\S+)`", section("Your own search space"))
+    assert choose_spaces(flags[0].split(","), flags[1]) == ["annealed.py", "scheduled", "plain"]
+
+
+RECIPE, SCHEDULE = "`lr`", "`shape`"
+
+
+@pytest.mark.parametrize(("first", "kind"), [(RECIPE, Recipe), (SCHEDULE, Schedule)])
+def test_tables_of_recipe_and_schedule_are_the_dataclasses(first, kind):
+    rows = table("Your own search space", first)
+    known = {"Schedule": Schedule, "to be given": MISSING}
+    found = {
+        name.strip("`"): known.get(default) or eval(default.strip("`"), known)  # noqa: S307
+        for name, _, default, _ in rows
+    }
+    assert found == {field.name: field.default for field in fields(kind)}
+    assert list(found) == [field.name for field in fields(kind)]
+
+
+def test_tables_name_every_kind_and_shape():
+    named = {
+        name.strip("`"): tuple(re.findall("`(\\w+)`", values))
+        for first in (RECIPE, SCHEDULE)
+        for name, values, _, _ in table("Your own search space", first)
+    }
+    assert named["soft_kind"] == SOFT_KINDS
+    assert named["feature_kind"] == FEATURE_KINDS
+    assert named["shape"] == SHAPES
+
+
+def with_value(field: str, value: float) -> object:
+    """Return what holds a value in a field, else as the defaults but for a hint."""
+    if field == "sharpness":
+        return Schedule(initial=1.0, final=1.0, sharpness=value)
+    hinted = Recipe(
+        soft_kind="kl", feature_kind="hint", feature_weight=1.0, feature_taps=("last1",)
+    )
+    scheduled = field in ("temperature", "alpha")
+    return replace(hinted, **{field: Schedule.constant(value) if scheduled else value})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param((name.strip("`"), *ends[0]), id=name)
+        for first in (RECIPE, SCHEDULE)
+        for name, values, _, _ in table("Your own search space", first)
+        if (ends := re.findall(r"([\[(])([\d.]+), ([\d.]+)([\])])", values))
+    ],
+)
+def test_ranges_in_the_tables_are_those_that_a_recipe_takes(row):
+    field, opened, low, high, closed = row
+    for end, beyond, included in (
+        (float(low), -1e-6, opened == "["),
+        (float(high), 1e-6, closed == "]"),
+    ):
+        with pytest.raises(ProtocolError):
+            with_value(field, end + beyond)
+        if included:
+            with_value(field, end)
+        else:
+            with_value(field, end - beyond)
+            with pytest.raises(ProtocolError):
+                with_value(field, end)

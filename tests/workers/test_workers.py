@@ -1,0 +1,481 @@
+"""Workers as processes: they give results, stop when told, and neither die nor live unnoticed."""
+
+import json
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conductor.stages.own_models import keep_models, pin_models
+from kd.errors import WorkerError
+from kd.protocol import Protocol
+from kd.recipe import Recipe, Schedule
+from storage.files.layout import Layout
+from workers.events import LAST_EVENTS, Event
+from workers.jobs import (
+    CostJob,
+    Job,
+    ModelsJob,
+    PrepareJob,
+    ProjectionJob,
+    ShardJob,
+    TeacherJob,
+    TrainJob,
+    to_wire,
+)
+from workers.machine import usable_cores
+from workers.pools.crew import Crew
+from workers.pools.inline import InlinePool
+from workers.pools.local import LocalPool
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # s that a test waits for what should happen at once, on a machine under load
+FOREVER = 100_000  # epochs
+DISTILLED = Recipe(
+    soft_kind="kl",
+    temperature=Schedule.constant(4.0),
+    alpha=Schedule.constant(0.9),
+    feature_kind="hint",
+    feature_weight=1.0,
+    feature_taps=("last1",),
+)
+PROTOCOL = Protocol(
+    dataset="digits",
+    image_size=8,
+    train_size=60,
+    teacher="resnet8-w0.25",
+    teacher_epochs=1,
+    students=("resnet8-w0.125",),
+    epochs=2,
+    batch_size=16,
+    crop_padding=1,
+)
+
+
+def run(pool: LocalPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
+    """Return the last event of a job, and all before it."""
+    ticket, told = pool.submit(job), []
+    while True:
+        for found, event in pool.events(PATIENCE):
+            assert found == ticket
+            if event["event"] in LAST_EVENTS:
+                return event, told
+            told.append(event)
+
+
+class Ground:
+    """A root with a data set, a teacher and a cache, and jobs on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.made: dict[str, str] = {}
+
+    def prepare(self, pool: LocalPool | InlinePool) -> None:
+        common: dict[str, Any] = {"protocol": PROTOCOL, "root": str(self.root)}
+        for name, kind in (
+            ("dataset", PrepareJob),
+            ("teacher", TeacherJob),
+            ("shards", ProjectionJob),
+        ):
+            more = {"data_dir": str(self.root)} if kind is PrepareJob else {}
+            result, _ = run(pool, kind(**common, **self.made, **more))
+            assert result["event"] == "result", result
+            self.made[name] = result[name]
+        for view in range(PROTOCOL.view_count):
+            shard = ShardJob(**common, **self.made, view=view, features=True)
+            assert run(pool, shard)[0]["event"] == "result"
+
+    def train(self, name: str, horizon: int = FOREVER, recipe: Recipe = DISTILLED) -> TrainJob:
+        return TrainJob(
+            protocol=PROTOCOL,
+            root=str(self.root),
+            **self.made,
+            cache="all",
+            recipe=recipe,
+            seed=7,
+            horizon=horizon,
+            views=[0, 1],
+            folder=str(self.root / "trials" / name),
+        )
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[LocalPool]:
+    pool = LocalPool(2)
+    pool.start()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def ground(pool: LocalPool, tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    ground = Ground(tmp_path_factory.mktemp("root"))
+    ground.prepare(pool)
+    return ground
+
+
+def until(pool: LocalPool, ticket: int, *kinds: str) -> Event:
+    """Return the next event of a job that is of one of these kinds, or its last."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for found, event in pool.events(PATIENCE):
+            if found == ticket and event["event"] in (*kinds, *LAST_EVENTS):
+                return event
+    raise AssertionError("the worker says nothing")
+
+
+def worker_pids() -> set[int]:
+    """Return the processes of all workers of this process."""
+    children = multiprocessing.active_children()
+    return {child.pid for child in children if child.name.startswith("retort-worker-")}
+
+
+def pid_of(pool: LocalPool, ticket: int) -> int:
+    """Return the process that runs a job."""
+    return next(worker.process.pid for worker in pool._workers if worker.ticket == ticket)
+
+
+def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tmp_path):
+    job = PrepareJob(protocol=PROTOCOL, root=str(tmp_path), data_dir=str(tmp_path))
+    result, _ = run(InlinePool(), job)
+    assert result["event"] == "result"
+    assert result["dataset"] == ground.made["dataset"]
+    assert {part: sum(counts) for part, counts in result["counts"].items()}["train"] == 60
+    again, _ = run(pool, job)
+    assert again == result
+
+
+def accuracies(events: list[Event]) -> list[tuple[int, float, float]]:
+    metrics = [event["metrics"] for event in events if event["event"] == "epoch"]
+    return [(one["epoch"], one["accuracy"], one["loss"]) for one in metrics]
+
+
+def test_training_in_a_process_gives_the_bits_that_it_gives_here(pool, ground):
+    here, told_here = run(InlinePool(), ground.train("here", 2))
+    there, told_there = run(pool, ground.train("there", 2))
+    assert here == there == {"event": "result", "test": None}
+    assert accuracies(told_here) == accuracies(told_there)
+    assert len(told_here) == 2
+
+
+def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
+    tickets = [pool.submit(ground.train(name)) for name in ("one", "two")]
+    assert pool.busy == pool.size == 2
+    with pytest.raises(WorkerError, match="all 2 workers are busy"):
+        pool.submit(ground.train("three"))
+    heard = set()
+    while heard < set(tickets):
+        heard |= {ticket for ticket, event in pool.events(PATIENCE) if event["event"] == "epoch"}
+    for ticket in tickets:
+        pool.stop(ticket)
+    ended = {}
+    while len(ended) < 2:
+        for ticket, event in pool.events(PATIENCE):
+            if event["event"] in LAST_EVENTS:
+                ended[ticket] = event["event"]
+    assert ended == dict.fromkeys(tickets, "stopped")
+    assert pool.busy == 0
+    assert len(worker_pids()) == 2
+
+
+def test_a_stopped_run_goes_on_from_its_last_full_epoch(pool, ground):
+    job = ground.train("stopped", 4)
+    ticket = pool.submit(job)
+    assert until(pool, ticket, "epoch")["metrics"]["epoch"] == 1
+    pool.stop(ticket)
+    until(pool, ticket)
+    checkpoint = Path(job.folder) / "checkpoint.safetensors"
+    assert checkpoint.exists()
+    whole, told = run(pool, ground.train("whole", 4))
+    again, told_again = run(pool, job)
+    assert again == whole
+    assert accuracies(told_again) == accuracies(told)
+
+
+def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tmp_path):
+    pids = worker_pids()
+    photos = PROTOCOL.to_json() | {"dataset": f"folder:{tmp_path / 'nowhere'}"}
+    bad = PrepareJob(
+        protocol=Protocol.from_json(photos), root=str(tmp_path), data_dir=str(tmp_path)
+    )
+    event, _ = run(pool, bad)
+    assert (event["event"], event["kind"]) == ("failed", "DataError")
+    assert "existing folder" in event["reason"]
+    assert run(pool, ground.train("after failure", 1))[0]["event"] == "result"
+    assert worker_pids() == pids
+
+
+def test_a_bug_in_a_job_is_a_failed_event_and_the_worker_goes_on(pool, ground):
+    pids = worker_pids()
+    event, _ = run(pool, replace(ground.train("bug", 1), views=[]))
+    assert (event["event"], event["kind"]) == ("failed", "ZeroDivisionError")
+    kept = Path(event["reason"].partition("; the traceback is in ")[2])
+    assert "ZeroDivisionError" in kept.read_text()
+    assert run(pool, ground.train("after bug", 1))[0]["event"] == "result"
+    assert worker_pids() == pids
+
+
+INTERRUPTING = """
+def small(classes, channels):
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, ground, tmp_path):
+    pids = worker_pids()
+    (tmp_path / "mine.py").write_text(INTERRUPTING)
+    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_models(Layout(ground.root), contents)
+    protocol = replace(PROTOCOL, **pinned)
+    job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
+    event, _ = run(pool, job)
+    assert (event["event"], event["kind"]) == ("failed", "ProtocolError")
+    assert event["reason"].startswith("KeyboardInterrupt (mine.py, line 3, in small)")
+    assert worker_pids() == pids
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, ground):
+    ticket = pool.submit(ground.train("killed"))
+    before, pid = worker_pids(), pid_of(pool, ticket)
+    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    os.kill(pid, signal.SIGKILL)
+    event = until(pool, ticket)
+    assert (event["event"], event["kind"]) == ("failed", "WorkerError")
+    assert event["reason"] == f"worker {pid} died with exit code -9"
+    assert pool.busy == 0
+    after = worker_pids()
+    assert len(after) == len(before)
+    assert before - after == {pid}
+    assert run(pool, ground.train("killed", 2))[0]["event"] == "result"
+
+
+def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground):
+    """Under the crew, which tries it again from its checkpoint."""
+    whole, told = run(pool, ground.train("not killed", 30))
+    crew, heard, notes = Crew(pool), {}, []
+    crew.start("run", ground.train("killed amid", 30))
+    while crew.busy:
+        for _, event in crew.events(PATIENCE):
+            if event["event"] == "epoch":
+                heard[event["metrics"]["epoch"]] = event
+                if len(heard) == 2 and not notes:
+                    os.kill(pid_of(pool, pool._tickets), signal.SIGKILL)
+            elif event["event"] == "note":
+                notes.append(event["text"])
+    assert event == whole
+    assert accuracies(list(heard.values())) == accuracies(told)
+    assert len(notes) == 1
+    assert notes[0].endswith("died with exit code -9; trying again")
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
+    before, pid = worker_pids(), pool._workers[0].process.pid
+    with open_pidfd(pid) as died:
+        os.kill(pid, signal.SIGKILL)
+        assert died(PATIENCE)
+    assert pool.events(PATIENCE) == []
+    after = worker_pids()
+    assert len(after) == len(before)
+    assert before - after == {pid}
+    assert run(pool, ground.train("after idle", 1))[0]["event"] == "result"
+
+
+def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
+    pid = pool._workers[0].process.pid
+    with open_pidfd(pid) as died:
+        os.kill(pid, signal.SIGKILL)
+        assert died(PATIENCE)
+    ticket = pool.submit(ground.train("given to the dead", 1))
+    assert until(pool, ticket)["kind"] == "WorkerError"
+    assert run(pool, ground.train("given to the living", 1))[0]["event"] == "result"
+
+
+def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
+    ticket = pool.submit(ground.train("early", 1))
+    worker = next(worker for worker in pool._workers if worker.ticket == ticket)
+    assert until(pool, ticket)["event"] == "result"
+    late = json.dumps({"stop": ticket}).encode()
+    worker.connection.send_bytes(late)  # as if sent before the result was read
+    following = pool.submit(ground.train("late", 3))
+    assert worker.ticket == following
+    assert until(pool, following, "epoch")["event"] == "epoch"
+    worker.connection.send_bytes(late)
+    assert until(pool, following)["event"] == "result"
+
+
+def test_a_stop_for_a_job_that_has_ended_is_not_even_sent(pool, ground):
+    ticket = pool.submit(ground.train("ended", 1))
+    until(pool, ticket)
+    pool.stop(ticket)
+    assert run(pool, ground.train("not stopped", 1))[0]["event"] == "result"
+
+
+def test_signals_of_a_terminal_do_not_reach_workers(pool, ground):
+    """Ctrl-C goes to the whole group; what happens then is the supervisor's decision."""
+    ticket = pool.submit(ground.train("interrupted"))
+    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid_of(pool, ticket), number)
+        assert until(pool, ticket, "epoch")["event"] == "epoch"
+    pool.stop(ticket)
+    assert until(pool, ticket)["event"] == "stopped"
+
+
+class open_pidfd:  # noqa: N801
+    """Watch a process, whoever's child it is: the block is given a function that waits for its end.
+
+    A process of another parent that nobody waits for stays in the table; this sees that it ended.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+
+    def __enter__(self) -> Any:
+        return lambda seconds: bool(select.select([self._descriptor], [], [], seconds)[0])
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+SUPERVISOR = """
+import json, multiprocessing, sys
+from workers.jobs import from_wire
+from workers.pools.local import LocalPool
+
+if __name__ == "__main__":
+    pool = LocalPool(2)
+    pool.start()
+    for wire in sys.argv[1:]:
+        pool.submit(from_wire(json.loads(wire)))
+    heard = set()
+    while len(heard) < len(sys.argv) - 1:
+        heard |= {ticket for ticket, event in pool.events() if event["event"] == "epoch"}
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    while True:
+        pool.events()
+"""
+
+
+def test_workers_leave_when_their_supervisor_is_killed(ground, tmp_path):
+    script = tmp_path / "supervisor.py"
+    script.write_text(SUPERVISOR)
+    jobs = [json.dumps(to_wire(ground.train(f"orphan {n}"))) for n in range(2)]
+    with subprocess.Popen(
+        [sys.executable, script, *jobs],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        assert len(pids) == 2
+        with open_pidfd(pids[0]) as one, open_pidfd(pids[1]) as other:
+            assert not one(0)
+            assert not other(0)
+            supervisor.kill()
+            assert one(PATIENCE)
+            assert other(PATIENCE)
+
+
+def leave(*arguments: object) -> None:
+    """The life of a worker that cannot start."""
+    os._exit(3)
+
+
+@pytest.mark.parametrize("size", [1, None])
+def test_workers_that_cannot_start_are_an_error_and_not_replaced_for_ever(
+    ground, monkeypatch, size
+):
+    monkeypatch.setattr("workers.pools.local.serve", leave)
+    pool = LocalPool(size)
+    pool.start()
+    with pytest.raises(WorkerError, match=r"worker \d+ died"):
+        (pool.submit(ground.train("never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
+    pool.close()
+
+
+def test_closing_a_pool_ends_its_workers_even_busy_ones(ground):
+    pool = LocalPool(1)
+    pool.start()
+    ticket = pool.submit(ground.train("busy"))
+    before = worker_pids()
+    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    pool.close()
+    assert len(worker_pids()) == len(before) - 1
+    assert pool.busy == 0
+
+
+def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
+    import torch
+
+    pool = LocalPool()
+    pool.start()
+    try:
+        accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        assert pool.size == (accelerators or usable_cores())
+        assert run(pool, ground.train("sized", 1))[0]["event"] == "result"
+    finally:
+        pool.close()
+
+
+def test_the_inline_worker_takes_one_job_at_a_time(ground):
+    pool = InlinePool()
+    assert (pool.size, pool.busy, pool.events()) == (1, 0, [])
+    ticket = pool.submit(ground.train("inline"))
+    assert pool.busy == 1
+    with pytest.raises(WorkerError, match="busy"):
+        pool.submit(ground.train("another"))
+    assert [event["event"] for _, event in pool.events()] == ["epoch"]
+    pool.stop(ticket - 1)
+    assert [event["event"] for _, event in pool.events()] == ["epoch"]
+    pool.stop(ticket)
+    assert pool.events() == [(ticket, {"event": "stopped"})]
+    assert (pool.busy, pool.events()) == (0, [])
+
+
+def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
+    pool = InlinePool()
+    ticket = pool.submit(ground.train("interrupted inline"))
+    pool.events()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.runners.training.write_checkpoint", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.events()
+    assert pool.events() == [(ticket, {"event": "stopped"})]
+    assert pool.busy == 0
+
+
+def _interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_closing_the_inline_worker_drops_its_job(ground):
+    pool = InlinePool()
+    pool.submit(ground.train("dropped"))
+    pool.events()
+    pool.close()
+    assert (pool.busy, pool.events()) == (0, [])
+
+
+def test_costs_of_two_students_of_one_architecture_are_the_same_numbers(pool, ground):
+    made = {name: ground.made[name] for name in ("dataset", "teacher")}
+    event, _ = run(pool, CostJob(protocol=PROTOCOL, root=str(ground.root), **made))
+    models = event["costs"]["models"]
+    assert set(models) == {"teacher", "distilled", "plain"}
+    for what in ("parameters", "macs", "bytes", "model"):
+        assert models["distilled"][what] == models["plain"][what] != models["teacher"][what]
+
+
+def test_fixtures_lie_where_the_layout_says(ground):
+    layout = Layout(ground.root)
+    assert layout.dataset(ground.made["dataset"]).is_dir()
+    assert layout.teacher(ground.made["teacher"]).is_dir()
+    assert layout.shards(ground.made["shards"]).is_dir()

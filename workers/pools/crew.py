@@ -1,0 +1,150 @@
+"""The crew: jobs given to workers under the conductor's keys, and tried again if one dies."""
+
+import time
+import typing
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kd import errors
+from kd.errors import RetortError, WorkerError
+from workers.events import LAST_EVENTS, Event, note_event
+from workers.jobs import Job
+from workers.pools.cluster import Cluster
+from workers.pools.inline import InlinePool
+from workers.pools.local import LocalPool
+from workers.pools.on_ray import RayPool
+
+RETRIES = 2  # of a job whose worker died, before it has failed
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Pool(typing.Protocol):
+    """What `workers` offers: jobs go in, (ticket, event) pairs come out."""
+
+    def start(self) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def busy(self) -> int: ...
+    def submit(self, job: Job) -> int: ...
+    def stop(self, ticket: int) -> None: ...
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]: ...
+    def close(self) -> None: ...
+
+
+def make_pool(workers: str, cluster: Cluster | None = None) -> Pool:
+    """Make the pool that `--workers` names: auto, inline, ray, or a number of processes."""
+    if workers == "inline":
+        return InlinePool()
+    if workers == "ray" and cluster:
+        return RayPool(cluster)
+    return LocalPool(None if workers == "auto" else int(workers))
+
+
+@dataclass(slots=True)
+class _Task:
+    key: Hashable
+    job: Job
+    deaths: int = 0
+    stopped: bool = False
+
+
+class Crew:
+    """Jobs under keys. A job whose worker died is tried again, from its checkpoint."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._tasks: dict[int, _Task] = {}
+
+    @property
+    def free(self) -> int:
+        return self._pool.size - self._pool.busy
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    def start(self, key: Hashable, job: Job) -> None:
+        self._tasks[self._pool.submit(job)] = _Task(key, job)
+
+    def stop(self, key: Hashable) -> None:
+        """Ask the job to stop at its next step; its last event follows."""
+        for ticket, task in self._tasks.items():
+            if task.key == key:
+                task.stopped = True
+                self._pool.stop(ticket)
+
+    def events(self, timeout: float | None = None) -> list[tuple[Any, Event]]:
+        """Wait until a job says something; return (key, event) pairs in order."""
+        found: list[tuple[Any, Event]] = []
+        for ticket, event in self._pool.events(timeout):
+            task = self._tasks[ticket]
+            if event["event"] not in LAST_EVENTS:
+                found.append((task.key, event))
+                continue
+            del self._tasks[ticket]
+            died = event.get("kind") == "WorkerError"
+            found.append((task.key, self._after_death(task, event) if died else event))
+        return found
+
+    def _after_death(self, task: _Task, event: Event) -> Event:
+        """Try the job again, and say so; one that was told to stop has stopped."""
+        if task.stopped:
+            return {"event": "stopped"}
+        if task.deaths >= RETRIES:
+            return event
+        task.deaths += 1
+        self._tasks[self._pool.submit(task.job)] = task
+        return note_event(f"{event['reason']}; trying again")
+
+    def drain(self, seconds: float) -> None:
+        """Wait until every job has kept its epoch at hand or has ended, for at most `seconds`.
+
+        What is said meanwhile is dropped: the checkpoints say it again.
+        """
+        waiting = set(self._tasks)
+        deadline = time.monotonic() + seconds
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for ticket, event in self._pool.events(left):
+                if event["event"] == "epoch" or event["event"] in LAST_EVENTS:
+                    waiting.discard(ticket)
+
+    def run(self, job: Job, listen: Callable[[Event], None]) -> Event:
+        """Run one job to its end, alone, and return its result. Raises what made it fail."""
+        for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
+            return event
+        raise WorkerError("the job ended without a result")
+
+    def run_all(
+        self, jobs: Mapping[Key, Job], listen: Callable[[Key, Event], None]
+    ) -> Iterator[tuple[Key, Event]]:
+        """Run jobs, as many at once as there are workers; yield (key, result) as they end.
+
+        Other events go to `listen`; a job that fails raises its error here.
+        """
+        waiting = list(jobs.items())
+        self._start_some(waiting)
+        while self.busy:
+            for key, event in self.events():
+                if event["event"] not in LAST_EVENTS:
+                    listen(key, event)
+                elif event["event"] == "result" or event["event"] == "diverged":
+                    self._start_some(waiting)  # first: what is done with a result takes time
+                    yield key, event
+                else:
+                    raise error_of(event)
+
+    def _start_some(self, waiting: list[tuple[Key, Job]]) -> None:
+        """Give every free worker the next of the waiting jobs."""
+        while waiting and self.free > 0:
+            self.start(*waiting.pop(0))
+
+
+def error_of(event: Event) -> RetortError:
+    """Return the error that a failed job's last event describes."""
+    kind = getattr(errors, event.get("kind", ""), None)
+    reason = event.get("reason", "the job was stopped")
+    if isinstance(kind, type) and issubclass(kind, RetortError):
+        return kind(reason)
+    return WorkerError(f"a job failed: {event.get('kind', '')} {reason}".strip())

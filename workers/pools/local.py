@@ -1,0 +1,228 @@
+"""Workers as local processes, forked from a server that has torch imported and no device touched.
+
+A worker serves jobs until it is closed. It leaves by itself when the supervisor dies, whatever it
+is doing: a thread waits for the end of a pipe that only the supervisor holds open.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from kd.errors import RetortError, WorkerError
+from workers.events import LAST_EVENTS, Event, failed_event
+from workers.jobs import Job, from_wire, to_wire
+from workers.machine import usable_cores
+
+PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
+CLOSING_SECONDS = 5  # that a worker has to leave by itself
+# Ctrl-C and batch systems signal every process of a group. What happens then is the supervisor's
+# decision: workers, and the server that they are forked from, are started with these blocked.
+SUPERVISED = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: ForkServerProcess
+    connection: Connection
+    lifeline: Connection  # the end that only the supervisor holds
+    slot: int
+    ticket: int | None = None
+    ready: bool = False
+
+
+class LocalPool:
+    """A pool of worker processes. `size` of None means one an accelerator, else one a core."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+        self._size = size
+        self._workers: list[_Worker] = []
+        self._tickets = 0
+
+    def start(self) -> None:
+        """Start the server that workers are forked from, which takes seconds, and go on at once.
+
+        The first worker is waited for when it is needed; what it says of the machine decides how
+        many more there are.
+        """
+        _start_server()
+
+    @property
+    def size(self) -> int:
+        """Number of jobs at once. Waits for the first worker when that has to be asked."""
+        if self._size is None:
+            worker = self._workers[0] if self._workers else self._launch(0)
+            try:
+                if not worker.ready:
+                    self._welcome(worker, _receive(worker.connection))
+            except (EOFError, OSError):
+                raise WorkerError(f"worker {worker.process.pid} died as it was started") from None
+        return self._size or 1
+
+    @property
+    def busy(self) -> int:
+        return sum(worker.ticket is not None for worker in self._workers)
+
+    def submit(self, job: Job) -> int:
+        """Give `job` to an idle worker; return its ticket. Raises WorkerError if all are busy."""
+        size = self.size  # before the idle are counted: asking may start the first worker
+        idle = [worker for worker in self._workers if worker.ticket is None]
+        if not idle:
+            if len(self._workers) >= size:
+                raise WorkerError(f"all {size} workers are busy")
+            idle = [self._launch(len(self._workers))]
+        self._tickets += 1
+        worker = idle[0]
+        worker.ticket = self._tickets
+        with suppress(OSError):  # it has died: `events` finds the end of its pipe and says so
+            _send(worker.connection, {"ticket": self._tickets, "job": to_wire(job)})
+        return self._tickets
+
+    def stop(self, ticket: int) -> None:
+        """Tell the worker to leave the job at the next step; its last event follows."""
+        for worker in self._workers:
+            if worker.ticket == ticket:
+                with suppress(OSError):
+                    _send(worker.connection, {"stop": ticket})
+
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
+        """Wait until a job says something, and return (ticket, event) pairs in order."""
+        connections = {worker.connection: worker for worker in self._workers}
+        found: list[tuple[int, Event]] = []
+        for connection in wait(list(connections), timeout):
+            found += self._read(connections[connection])  # type: ignore[index]
+        return found
+
+    def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
+        """Take all that a worker has said; a dead one is replaced, and its job failed."""
+        found: list[tuple[int, Event]] = []
+        try:
+            while worker.connection.poll():
+                message = _receive(worker.connection)
+                if not worker.ready:
+                    self._welcome(worker, message)
+                elif message["ticket"] == worker.ticket:
+                    found.append((message["ticket"], message["event"]))
+                    if message["event"]["event"] in LAST_EVENTS:
+                        worker.ticket = None
+        except (EOFError, OSError):
+            found += self._bury(worker)
+        return found
+
+    def _bury(self, worker: _Worker) -> list[tuple[int, Event]]:
+        worker.process.join(CLOSING_SECONDS)
+        code = worker.process.exitcode
+        worker.connection.close()
+        worker.lifeline.close()
+        self._workers.remove(worker)
+        died = WorkerError(f"worker {worker.process.pid} died with exit code {code}")
+        if worker.ticket is None and not worker.ready:
+            raise died  # a worker that cannot even start would be replaced for ever
+        self._launch(worker.slot)
+        return [] if worker.ticket is None else [(worker.ticket, failed_event(died))]
+
+    def close(self) -> None:
+        """End all workers, busy or not."""
+        for worker in self._workers:
+            worker.lifeline.close()
+        for worker in self._workers:
+            worker.process.join(CLOSING_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def _launch(self, slot: int) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        line_end, lifeline = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=serve,
+            args=(theirs, line_end, slot, self._size or 1),
+            name=f"retort-worker-{slot}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        line_end.close()
+        worker = _Worker(process, ours, lifeline, slot)
+        self._workers.append(worker)
+        return worker
+
+    def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
+        worker.ready = True
+        if self._size is None:
+            self._size = greeting["accelerators"] or usable_cores()
+
+
+def _start_server() -> None:
+    """Start the fork server with signals blocked; it and all workers inherit that."""
+    resource_tracker.ensure_running()  # first, since starting it unblocks signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED)
+    forkserver.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
+    """The life of worker `slot` of `workers`: greet, then run the jobs that come."""
+    threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
+    from workers.device import accelerator_count, choose_device
+    from workers.execute import execute
+    from workers.runners.failures import last_event
+
+    device = choose_device(slot, workers)
+    _send(connection, {"accelerators": accelerator_count()})
+    while True:
+        message = _receive(connection)
+        if "job" not in message:
+            continue  # a stop that came after the job's last event
+        ticket = message["ticket"]
+        stopped = _StopRequest(connection, ticket)
+        try:
+            job = from_wire(message["job"])
+        except RetortError as error:  # it is no job
+            _send(connection, {"ticket": ticket, "event": failed_event(error)})
+            continue
+        try:
+            for event in execute(job, device, stopped):
+                _send(connection, {"ticket": ticket, "event": event})
+        except (KeyboardInterrupt, GeneratorExit) as error:  # signals are blocked: a model's own
+            _send(connection, {"ticket": ticket, "event": last_event(job, error)})
+
+
+class _StopRequest:
+    """Says whether the supervisor has asked to stop the job at hand; it stays said."""
+
+    def __init__(self, connection: Connection, ticket: int) -> None:
+        self._connection = connection
+        self._ticket = ticket
+        self._asked = False
+
+    def __call__(self) -> bool:
+        while not self._asked and self._connection.poll():
+            self._asked = _receive(self._connection).get("stop") == self._ticket
+        return self._asked
+
+
+def _leave_after(lifeline: Connection) -> None:
+    """End the process as soon as the supervisor's end of the pipe is gone."""
+    wait([lifeline])
+    os._exit(1)
+
+
+def _send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _receive(connection: Connection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(connection.recv_bytes())
+    return message

@@ -1,0 +1,246 @@
+"""Workers as actors on Ray, on this machine or on a cluster, under the same supervisor.
+
+Ray starts the processes, shares out CPUs and GPUs, and says when a process or a node has died. What
+happens then is the supervisor's decision, so Ray's own restarts and retries are off. An actor dies
+with the supervisor that started it. Jobs and events travel as JSON, files through the folder that
+`--root` names: every node must see it under the same path.
+"""
+
+import json
+import os
+import secrets
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from kd.errors import RetortError, WorkerError
+from workers.events import LAST_EVENTS, Event, failed_event
+from workers.jobs import Job, from_wire, to_wire
+from workers.pools.cluster import Cluster, check_node, connect, reason, share_out
+
+STARTS = 3  # of workers in a row that may fail before the pool gives up
+SILENCE_SECONDS = 10.0  # of all workers, after which Ray itself is looked at
+THREADS = 3  # of an actor: one runs the job, one says what happens, one hears when to stop
+PATHS = ("root", "data_dir", "folder", "seal")  # what a job may name relative to the supervisor
+
+
+@dataclass(slots=True)
+class _Worker:
+    actor: Any
+    reply: Any  # of the call in flight: first the greeting, then what the job says
+    mark: Path  # a file in the root, which the worker must see
+    name: str = "a Ray worker"
+    ticket: int | None = None
+    ready: bool = False
+
+
+class RayPool:
+    """A pool of Ray actors, as many as the cluster had room for when the pool was started.
+
+    Where it has less room later, since a node is lost or others are using it, jobs wait here: one
+    is given only to a worker that has greeted.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._ray: Any = None
+        self._demand: dict[str, float] = {}
+        self._size = 0
+        self._workers: list[_Worker] = []
+        self._waiting: deque[tuple[int, Job]] = deque()
+        self._said: list[tuple[int, Event]] = []
+        self._tickets = 0
+        self._failed_starts = 0
+
+    def start(self) -> None:
+        """Start Ray here, or connect to the cluster, and start the first worker.
+
+        Raises WorkerError where there is no Ray, or no room for a worker.
+        """
+        self._ray = connect(self._cluster.address)
+        self._size, self._demand = share_out(self._ray.nodes(), self._cluster)
+        self._launch()
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def busy(self) -> int:
+        """Number of jobs that run or wait for a worker."""
+        return len(self._waiting) + sum(worker.ticket is not None for worker in self._workers)
+
+    def submit(self, job: Job) -> int:
+        """Take `job`, for the next worker that is idle; return its ticket."""
+        self._tickets += 1
+        self._waiting.append((self._tickets, job))
+        self._assign()
+        idle = sum(worker.ticket is None for worker in self._workers)
+        if idle < len(self._waiting) and len(self._workers) < self._size:
+            self._launch()
+        return self._tickets
+
+    def stop(self, ticket: int) -> None:
+        """Tell the worker to leave the job at the next step; its last event follows."""
+        for waiting in self._waiting:
+            if waiting[0] == ticket:
+                self._waiting.remove(waiting)
+                self._said.append((ticket, {"event": "stopped"}))
+                return
+        for worker in self._workers:
+            if worker.ticket == ticket:
+                worker.actor.stop.remote(ticket)
+
+    def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
+        """Wait until a job says something, and return (ticket, event) pairs in order.
+
+        Nothing is returned when a worker has greeted, or all have been silent for a while. Raises
+        WorkerError when Ray has gone, no worker can be started, or one has not what jobs need.
+        """
+        found, self._said = self._said, []
+        patience = SILENCE_SECONDS if timeout is None else min(timeout, SILENCE_SECONDS)
+        replies = {worker.reply: worker for worker in self._workers}
+        try:
+            if not (found or self._ray.wait(list(replies), timeout=patience)[0]):
+                check_node(self._ray)
+            for reply in self._ray.wait(list(replies), num_returns=len(replies), timeout=0)[0]:
+                found += self._read(replies[reply])
+        except ConnectionError as error:
+            raise WorkerError(f"Ray does not answer any more: {reason(error)}") from None
+        self._assign()
+        return found
+
+    def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
+        """Take all that a worker has said; a dead one is replaced, and its job failed."""
+        try:
+            reply = json.loads(self._ray.get(worker.reply))
+        except self._ray.exceptions.RayError as error:
+            return self._bury(worker, error)
+        worker.reply = worker.actor.hear.remote()
+        if not worker.ready:
+            self._welcome(worker, reply)
+            return []
+        found = [(ticket, event) for ticket, event in reply if ticket == worker.ticket]
+        if found and found[-1][1]["event"] in LAST_EVENTS:
+            worker.ticket = None
+        return found
+
+    def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
+        worker.mark.unlink(missing_ok=True)
+        check_greeting(greeting, self._cluster.root)
+        worker.name = f"Ray worker {greeting['pid']} on {greeting['node']}"
+        worker.ready = True
+        self._failed_starts = 0
+
+    def _bury(self, worker: _Worker, error: Exception) -> list[tuple[int, Event]]:
+        check_node(self._ray)
+        self._dismiss(worker)
+        died = WorkerError(f"{worker.name} died: {reason(error)}")
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise WorkerError(f"no Ray worker can be started: {reason(error)}")
+        self._launch()
+        return [] if worker.ticket is None else [(worker.ticket, failed_event(died))]
+
+    def _assign(self) -> None:
+        """Give jobs that wait to workers that are idle."""
+        for worker in self._workers:
+            if self._waiting and worker.ready and worker.ticket is None:
+                worker.ticket, job = self._waiting.popleft()
+                worker.actor.run.remote(worker.ticket, json.dumps(_absolute(to_wire(job))))
+
+    def _launch(self) -> None:
+        mark = self._cluster.root.absolute() / f".ray-{secrets.token_hex(8)}"
+        mark.touch()
+        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": THREADS}
+        actor_class = self._ray.remote(RayWorker).options(**options, **self._demand)
+        actor = actor_class.remote(self._demand.get("num_gpus", 0))
+        self._workers.append(_Worker(actor, actor.greet.remote(str(mark)), mark))
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """End a worker, which may only seem dead: its job is given to another."""
+        self._workers.remove(worker)
+        worker.mark.unlink(missing_ok=True)
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(worker.actor)
+
+    def close(self) -> None:
+        """End all workers, busy or not, and Ray itself where it was started here."""
+        while self._workers:
+            self._dismiss(self._workers[-1])
+        if self._ray:
+            self._ray.shutdown()
+
+
+def check_greeting(greeting: dict[str, Any], root: Path) -> None:
+    """Raise WorkerError unless a worker sees the root and has the supervisor's version of torch."""
+    node, torch = greeting["node"], version("torch")
+    if not greeting["sees_root"]:
+        raise WorkerError(
+            f"Ray node {node} does not see {root.absolute()}: mount the folder of --root there, "
+            "under the same path, and start again"
+        )
+    if greeting["torch"] != torch:
+        raise WorkerError(
+            f"Ray node {node} has torch {greeting['torch']}, the supervisor {torch}: results "
+            "depend on it, so install the same version on both"
+        )
+
+
+def _absolute(wire: dict[str, Any]) -> dict[str, Any]:
+    """Name files as the supervisor does: a worker's own folder is another."""
+    named = {name: str(Path(wire[name]).absolute()) for name in PATHS if wire.get(name)}
+    return {**wire, **named}
+
+
+class RayWorker:
+    """The actor: each method runs in a thread of its own."""
+
+    def __init__(self, gpus: float) -> None:
+        self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
+        self._stopped: set[int] = set()
+        self._gpus = gpus
+
+    def greet(self, mark: str) -> str:
+        """Say where this is, and whether it has what jobs need."""
+        from workers.device import choose_device, limit_memory
+
+        self._device = choose_device(0)  # Ray shows a worker its own GPU alone, as the first
+        limit_memory(self._device, self._gpus)
+        greeting = {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "sees_root": Path(mark).exists(),
+            "torch": version("torch"),
+        }
+        return json.dumps(greeting)
+
+    def run(self, ticket: int, wire: str) -> None:
+        """Run a job; `hear` says how it goes."""
+        from workers.execute import execute
+
+        def stopped() -> bool:
+            return ticket in self._stopped
+
+        try:
+            for event in execute(from_wire(json.loads(wire)), self._device, stopped):
+                self._events.put((ticket, event))
+        except RetortError as error:  # it is no job: this node has another version of Retort
+            self._events.put((ticket, failed_event(error)))
+
+    def hear(self) -> str:
+        """Wait until the job says something; return (ticket, event) pairs."""
+        found = [self._events.get()]
+        while not self._events.empty():
+            found.append(self._events.get())
+        return json.dumps(found)
+
+    def stop(self, ticket: int) -> None:
+        """Have the job leave at its next step."""
+        self._stopped.add(ticket)

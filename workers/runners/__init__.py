@@ -1,0 +1,1 @@
+"""Jobs and what runs them, one module a kind."""

@@ -1,0 +1,143 @@
+"""Jobs of the teacher cache: projections, shards, and their verification."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from kd.data.views import Augmentation, normalise, render, view
+from kd.models.build import Network
+from kd.models.numerics import place
+from kd.protocol import Protocol
+from kd.seeds import derive_seed
+from kd.training.evaluation import LabelledImages, predict
+from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projections
+from storage.files import shards
+from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
+from storage.files.layout import Layout
+from workers.events import Event, Stopped, progress_event, result_event
+from workers.jobs import ProjectionJob, ShardJob, VerifyJob
+from workers.runners.loading import load_live_teacher, load_teacher, open_parts
+
+CPU = torch.device("cpu")
+CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
+
+
+def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Fit the projections and begin the cache, unless that has been done."""
+    protocol, layout = job.protocol, job.layout
+    identity = _shards_identity(protocol, layout, job.dataset, job.teacher)
+    folder = layout.shards(fingerprint(identity))
+    with locked(folder.with_suffix(".lock"), wait=True):
+        if not is_finished(folder):
+            data, validation = open_parts(layout, job.dataset, device)
+            teacher = place(load_teacher(protocol, layout, job.dataset, job.teacher), device)
+            projections = fit_projections(teacher, data, protocol.taps)
+            logits = predict(teacher, validation)
+            sizes = _sizes(teacher, data, projections)
+            shards.begin(folder, identity, projections, logits, sizes)
+        manifest = read_manifest(folder, "shards", identity)
+        manifest.verify()
+    yield result_event(shards=folder.name, sizes=manifest.info["sizes"])
+
+
+def view_seed(protocol: Protocol) -> int:
+    """Return the seed of a study's views."""
+    return derive_seed(protocol.seed, "views")
+
+
+def _shards_identity(
+    protocol: Protocol, layout: Layout, dataset: str, teacher: str
+) -> dict[str, Any]:
+    """Say what every shard depends on, but for the number of its view."""
+    weights = read_manifest(layout.teacher(teacher), "teacher").files["weights.safetensors"]
+    return {
+        "format": 1,
+        "teacher": weights,
+        "dataset": dataset,
+        "view_seed": view_seed(protocol),
+        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
+        "taps": list(protocol.taps),
+        "dtypes": ["float32", "float16"],
+        "threads": protocol.threads,
+        "torch": torch.__version__,
+    }
+
+
+def _sizes(
+    teacher: Network, data: LabelledImages, projections: dict[str, Projection]
+) -> dict[str, int]:
+    """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
+    live = LiveTeacher(teacher, projections, torch.empty(0))
+    image = normalise(data.images[:1], data.mean, data.deviation)
+    reading = live.read(0, torch.zeros(1, dtype=torch.long), image, tuple(projections))
+    numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
+    return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
+
+
+def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Cache what the teacher says of one view; two supervisors do not read it side by side."""
+    started = time.perf_counter()
+    folder = job.layout.shards(job.shards)
+    place = shards.view_folder(folder, job.view)
+    missing = not is_finished(place)
+    with locked(place.with_suffix(".lock"), wait=True):
+        sweep(place / shards.READING)
+        if not (missing and is_finished(place)):  # else another has made it meanwhile
+            chunks: list[Reading] = []
+            yield from _read_view(job, device, stopped, chunks)
+            if stopped():
+                return
+            shards.write_shard(folder, job.view, chunks)
+    yield result_event(seconds=time.perf_counter() - started)
+
+
+def _read_view(
+    job: ShardJob, device: torch.device, stopped: Stopped, chunks: list[Reading]
+) -> Iterator[Event]:
+    """Add what the teacher says of the view to `chunks`, in the order of the rows."""
+    data, _ = open_parts(job.layout, job.dataset, device)
+    live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
+    taps = job.protocol.taps if job.features else ()
+    for index in torch.arange(len(data)).split(CHUNK):
+        if stopped():
+            return
+        chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
+        chunks.append(chunk.to(CPU))  # a whole view may be more than the device has left
+        yield progress_event(int(index[-1]) + 1, len(data))
+
+
+def _read_rows(
+    live: LiveTeacher,
+    protocol: Protocol,
+    data: LabelledImages,
+    k: int,
+    index: torch.Tensor,
+    taps: Sequence[str],
+) -> Reading:
+    """Return what the teacher says of the rows `index`, rendered as view `k`."""
+    augmentation = Augmentation.of(protocol)
+    rows = view(view_seed(protocol), k, len(data), data.images.shape[-1], augmentation).at(index)
+    device = data.images.device
+    images = data.images.index_select(0, index.to(device))
+    images = render(images, rows.to(device), augmentation)
+    return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
+
+
+def run_verify(job: VerifyJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Compare random rows of a shard with what the teacher says now."""
+    data, _ = open_parts(job.layout, job.dataset, device)
+    live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
+    generator = torch.Generator().manual_seed(derive_seed(job.protocol.seed, "verify", job.view))
+    index = torch.randperm(len(data), generator=generator)[: job.rows].sort().values
+    folder = job.layout.shards(job.shards)
+    shards.verify_shard(folder, job.view)
+    taps = shards.cached_taps(folder, job.view)
+    kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)
+    fresh = _read_rows(live, job.protocol, data, job.view, index, taps)
+    gaps = [(fresh.logits - kept.logits).abs().max()]
+    for tap in taps:
+        gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
+        gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
+    yield result_event(difference=float(torch.stack(gaps).max()), rows=len(index))

@@ -1,0 +1,113 @@
+"""Jobs that compare: the teacher on the test split, what models cost, which students fit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from kd.models import cost
+from kd.models.build import Network
+from kd.models.numerics import place
+from kd.seeds import derive_seed
+from kd.training.evaluation import predict, scores
+from storage.files.artifacts import read_manifest, write_json
+from storage.files.datasets import open_test
+from storage.files.records import Cost, Costs, Latency, StudentSize, StudentSizes
+from storage.files.tensors import write_tensors
+from workers.events import Event, Stopped, result_event
+from workers.jobs import CostJob, StudentsJob, TeacherTestJob
+from workers.runners.loading import load_teacher, untrained_student
+
+BATCH_SIZES = (1, 256)
+REPEATS = 40
+
+
+def run_teacher_test(
+    job: TeacherTestJob, device: torch.device, stopped: Stopped
+) -> Iterator[Event]:
+    """Test the teacher; `result.json` is written last."""
+    teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
+    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
+    logits = predict(teacher, test.to(device))
+    folder = Path(job.folder)
+    write_tensors(folder / "test.safetensors", {"logits": logits, "labels": test.labels})
+    found = scores(logits, test.labels)
+    write_json(folder / "result.json", {key: found[key] for key in ("accuracy", "nll", "ece")})
+    yield result_event(**found)
+
+
+def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Measure teacher and students, the first one once more, as a control of the clock."""
+    protocol, layout = job.protocol, job.layout
+    size, channels = protocol.image_size, _channels(job)
+    networks = {
+        "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
+        "distilled": untrained_student(protocol, layout, job.dataset, 0),
+        "plain": untrained_student(protocol, layout, job.dataset, 1),
+        **_students(job, protocol.students[1:]),
+    }
+    names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}
+    latency = _latency(job, networks, BATCH_SIZES, device)
+    costs = {
+        name: Cost(
+            model=names.get(name, name),
+            parameters=cost.parameter_count(network),
+            macs=cost.macs(network, channels, size),
+            bytes=cost.state_bytes(network),
+            latency=latency[name],
+        )
+        for name, network in networks.items()
+    }
+    record = Costs(device=str(device), threads=torch.get_num_threads(), models=costs)
+    yield result_event(costs=record.to_json())
+
+
+def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Measure every student, each as it is before training; their time only if it is limited."""
+    networks = _students(job, job.protocol.students)
+    timed = networks if job.protocol.max_latency_ms else {}
+    latency = _latency(job, timed, (1,), device)
+    record = StudentSizes(
+        protocol=job.protocol.hash,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        models={
+            name: StudentSize(
+                parameters=cost.parameter_count(network),
+                latency_ms=latency[name][0].median_ms if name in latency else None,
+            )
+            for name, network in networks.items()
+        },
+    )
+    yield result_event(sizes=record.to_json())
+
+
+def _channels(job: CostJob | StudentsJob) -> int:
+    return int(read_manifest(job.layout.dataset(job.dataset), "dataset").info["channels"])
+
+
+def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
+    return {
+        name: untrained_student(job.protocol, job.layout, job.dataset, 0, name) for name in names
+    }
+
+
+def _latency(
+    job: CostJob | StudentsJob,
+    networks: Mapping[str, Network],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+) -> dict[str, list[Latency]]:
+    """Time the networks in turns, on random images of the data set's shape."""
+    found = cost.measure_latency(
+        networks,
+        channels=_channels(job),
+        image_size=job.protocol.image_size,
+        batch_sizes=batch_sizes,
+        device=device,
+        repeats=REPEATS,
+        seed=derive_seed(job.protocol.seed, "latency"),
+    )
+    return {
+        name: [Latency.from_json(each.to_json()) for each in taken] for name, taken in found.items()
+    }

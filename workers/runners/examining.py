@@ -1,0 +1,143 @@
+"""Jobs of the doctor: what a worker computes with, and whether its device computes rightly."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd.data.views import Augmentation, normalise, render, view
+from kd.errors import WorkerError
+from kd.losses.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
+from kd.losses.logits import SOFT_LOSSES, hard
+from kd.models.numerics import place
+from kd.models.weights import imagenet_files
+from kd.recipe import Recipe
+from kd.training.loop import Plan, TrainingState, train
+from storage.files.checkpoints import read_checkpoint, write_checkpoint
+from workers.device import accelerator_count, memory_share
+from workers.events import Event, Stopped, result_event
+from workers.jobs import ExamineJob, MachineJob
+from workers.runners.loading import open_parts, untrained_student
+
+TOLERANCE = 1e-2  # of a loss or its gradient: what TensorFloat-32 may change
+Values = dict[str, Tensor]
+
+
+def run_machine(job: MachineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Describe the accelerators, and say which of torchvision's weights are kept."""
+    files = imagenet_files()
+    yield result_event(
+        device=str(device),
+        accelerators=[_accelerator(index) for index in range(accelerator_count())],
+        memory_share=memory_share(device),
+        weights_folder=str(next(iter(files.values())).parent),
+        weights=[name for name, path in files.items() if path.exists()],
+    )
+
+
+def _accelerator(index: int) -> dict[str, Any]:
+    """Return name, memory in bytes, capability and bfloat16; None for what it does not tell."""
+    current = torch.accelerator.current_accelerator()
+    kind = current.type if current else "cpu"
+    ask = getattr(torch.get_device_module(kind), "get_device_properties", None)
+    properties = ask(index) if ask else None
+    major, minor = (getattr(properties, name, None) for name in ("major", "minor"))
+    is_cuda = kind == "cuda" and torch.version.hip is None
+    return {
+        "name": getattr(properties, "name", kind),
+        "memory": getattr(properties, "total_memory", None),
+        "capability": f"{major}.{minor}" if major is not None else None,
+        "bf16": bool(major and major >= 8) if is_cuda else None,
+    }
+
+
+def run_examine(job: ExamineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Try one part. Raises WorkerError when the device computes something else than the CPU."""
+    yield result_event(said=PARTS[job.part](job, device))
+
+
+def _views(job: ExamineJob, device: torch.device) -> str:
+    """Render a view on the device: the very pixels that the CPU renders."""
+    data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
+    augmentation = Augmentation.of(job.protocol)
+    rows = view(0, 0, len(data), data.images.shape[-1], augmentation)
+    here = render(data.images, rows, augmentation)
+    there = render(data.images.to(device), rows.to(device), augmentation)
+    if not torch.equal(here, there.cpu()):
+        raise WorkerError(f"{device} renders other pixels than the CPU")
+    normal = normalise(there, data.mean.to(device), data.deviation.to(device))
+    if not normal.isfinite().all():
+        raise WorkerError(f"{device} makes pixels that are not finite")
+    return f"{len(data)} images on {device}, to the pixel as on the CPU"
+
+
+def _losses(job: ExamineJob, device: torch.device) -> str:
+    """Compute every loss and its gradient on the device, and compare them with the CPU's."""
+    wanted, found = _computed(torch.device("cpu")), _computed(device)
+    for name, value in wanted.items():
+        difference = float((found[name].cpu() - value).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(value.abs().max())):
+            raise WorkerError(f"{name} on {device} differs from the CPU's by {difference:.3g}")
+    return f"{len(wanted) // 2} losses and their gradients on {device}, as on the CPU"
+
+
+def _computed(device: torch.device) -> Values:
+    """Return each loss, and its gradient in what the student says, for the same random numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    student, maps = random(32, 10).requires_grad_(), random(32, 16, 8, 8).requires_grad_()
+    teacher = random(32, 10)
+    labels = torch.arange(32, device=device) % 10
+    reading = TapReading(
+        features=random(32, 16, 4, 4), attention=attention_map(random(32, 16, 8, 8)), variance=1.0
+    )
+    of_logits = {name: soft(student, teacher, labels, 4.0) for name, soft in SOFT_LOSSES.items()}
+    of_logits["hard"] = hard(student, labels, label_smoothing=0.1)
+    of_maps = {name: feature(maps, reading) for name, feature in FEATURE_LOSSES.items()}
+    computed: Values = {}
+    for losses, variable in ((of_logits, student), (of_maps, maps)):
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss, variable)
+            computed |= {name: loss.detach(), f"the gradient of {name}": gradient}
+    return computed
+
+
+def _checkpoint(job: ExamineJob, device: torch.device) -> str:
+    """Train for a step, keep the state, and put it back into another student, bit for bit."""
+    data, validation = open_parts(job.layout, job.dataset, device)
+    trained, other = _begun(job, 0, device), _begun(job, 1, device)
+    plan = Plan(
+        epochs=1,
+        batch_size=job.protocol.batch_size,
+        warmup=0.0,
+        augmentation=Augmentation.of(job.protocol),
+        view_seed=0,
+        views=(0,),
+        seed=0,
+    )
+    list(train(trained, Recipe(lr=0.05), plan, data, validation))
+    path, run = Path(job.folder) / "checkpoint.safetensors", {"run": "of the doctor"}
+    write_checkpoint(path, run, trained.tensors(), trained.history)
+    other.restore(*read_checkpoint(path, run))
+    kept, restored = trained.tensors(), other.tensors()
+    wrong = [name for name in kept if not torch.equal(kept[name], restored[name])]
+    if wrong or other.history != trained.history:
+        raise WorkerError(f"the checkpoint came back with another {', '.join(wrong) or 'history'}")
+    return f"{len(kept)} tensors came back, equal bit for bit"
+
+
+def _begun(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
+    network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
+    return TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=0.05))
+
+
+PARTS: dict[str, Callable[[ExamineJob, torch.device], str]] = {
+    "views": _views,
+    "losses": _losses,
+    "checkpoint": _checkpoint,
+}

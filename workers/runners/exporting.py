@@ -1,0 +1,226 @@
+"""The job that writes a student for use elsewhere, and compares what it wrote with the student.
+
+The comparisons run on the CPU and on validation images: the test split stays sealed.
+"""
+
+import copy
+import importlib
+import math
+import runpy
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd.errors import ArtifactError
+from kd.models.build import Network, build, export_state
+from kd.models.network import load_state
+from kd.models.numerics import place
+from kd.names import parse_model
+from kd.protocol import Protocol
+from kd.training.evaluation import LabelledImages, accuracy, batch_size, predict
+from storage.files.artifacts import read_json, read_manifest, write_json
+from storage.files.datasets import open_part
+from storage.files.layout import Layout
+from storage.files.tensors import read_checked, write_tensors
+from workers.events import Event, Stopped, result_event
+from workers.jobs import ExportJob
+from workers.runners.loading import untrained_student
+from workers.runners.standalone import standalone_source
+
+COMPARED = 64  # validation images on which files and student must say the same
+ONNX_BATCHES = (1, 7, 64)
+ONNX_TOLERANCE = 1e-4  # of the largest logit: another runtime adds up in another order
+ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up in another order
+FLIPS = 0.005  # share of validation images on which another device may say another class
+
+
+def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
+
+    Raises ArtifactError when the student's file is damaged, or what was written differs from it.
+    """
+    network = _load_student(job)
+    validation = open_part(job.layout.dataset(job.dataset), "validation")
+    _check_accuracy(job, network, validation, device)
+    folder = Path(job.folder)
+    some = validation.first(COMPARED)
+    config = describe(job.protocol, job.layout, job.dataset, job.student)
+    standalone = write_student(folder, network, config, job.layout.models, some)
+    differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
+    yield result_event(images=len(some), onnx_differences=differences)
+
+
+def write_student(
+    folder: Path,
+    network: Network,
+    config: dict[str, Any],
+    files: Path,
+    some: LabelledImages,
+) -> nn.Module:
+    """Write a student, which is on the CPU and in eval mode, and load it again, in plain PyTorch.
+
+    `config` is what `describe` returns, `files` the folder of models of the user's own. Raises
+    ArtifactError when what was written gives other logits of the images `some` than the student.
+    """
+    write_tensors(folder / "student.safetensors", export_state(network))
+    write_json(folder / "config.json", config)
+    # safetensors lets its owner alone read the file; what is taken away is for others too
+    shutil.copymode(folder / "config.json", folder / "student.safetensors")
+    own = parse_model(network.name)
+    if own.digest:
+        shutil.copyfile(files / own.file, folder / own.file)
+    source = standalone_source(network, config)
+    (folder / "student.py").write_text(source, encoding="utf-8")
+    return _check_files(folder, network, some)
+
+
+def _load_student(job: ExportJob) -> Network:
+    """Load a confirmed student, in eval mode, on the CPU."""
+    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student)
+    tensors, _ = read_checked(Path(job.weights))
+    load_state(network, tensors, job.weights, network.name)
+    return network.eval().requires_grad_(False)
+
+
+def _check_accuracy(
+    job: ExportJob, network: Network, validation: LabelledImages, device: torch.device
+) -> None:
+    """Raise ArtifactError unless the student scores what the record of its run says."""
+    placed = place(copy.deepcopy(network), device)  # its layout is another, and so its rounding
+    logits = predict(placed, validation.to(device))
+    found = accuracy(logits, validation.labels)
+    allowed = max(1, math.floor(FLIPS * len(validation)))
+    if abs(found - job.accuracy) * len(validation) > allowed + 0.5:
+        raise ArtifactError(
+            f"{job.weights} has a validation accuracy of {found:.4f}, and its run's record says "
+            f"{job.accuracy:.4f}: one of them is of another run"
+        )
+
+
+def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> dict[str, Any]:
+    """Return what it takes to build a student anew and to feed it; see `config.json`."""
+    info = read_manifest(layout.dataset(dataset), "dataset").info
+    return {
+        "model": student or protocol.student,
+        "stem": protocol.stem,
+        "classes": len(info["classes"]),
+        "class_names": info["classes"],
+        "channels": info["channels"],
+        "image_size": protocol.image_size,
+        "mean": info["mean"],
+        "deviation": info["deviation"],
+    }
+
+
+def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Module:
+    """Load the files in both ways that the card names; return the student in plain PyTorch.
+
+    Raises ArtifactError unless both give the very logits of the student, bit for bit, in the
+    batches of `predict`; in others, where the kernels of some layers add up in another order, they
+    may differ by rounding.
+    """
+    config = read_json(folder / "config.json")
+    wanted = predict(network, some)
+    rebuilt = build(
+        config["model"],
+        classes=config["classes"],
+        channels=config["channels"],
+        stem=config["stem"],
+        weights=str(folder / "student.safetensors"),
+        seed=0,
+        files=folder,
+    )
+    standalone: nn.Module = runpy.run_path(str(folder / "student.py"))["load"]()
+    chunks = (some.images / 255).split(batch_size(some.images))
+    found = {
+        "student.safetensors": predict(rebuilt, some),
+        "student.py": torch.cat([_answer(standalone, chunk) for chunk in chunks]),
+    }
+    for name, logits in found.items():
+        if not torch.equal(logits, wanted):
+            raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
+    check_batching(standalone, some.images / 255, wanted)
+    return standalone
+
+
+def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
+    """Raise ArtifactError if logits depend on the batch by more than rounding explains.
+
+    `wanted` are those of `pixels` as the study evaluates them; both are on the CPU.
+    """
+    allowed = ROUNDING * max(1.0, float(wanted.abs().max()))
+    for size in (1, len(pixels)):
+        logits = torch.cat([_answer(student, chunk) for chunk in pixels.split(size)])
+        difference = float((logits - wanted).abs().max())
+        if not difference <= allowed:
+            raise ArtifactError(
+                f"the logits in batches of {size} differ by {difference:.2g} from those of other "
+                f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
+                "image depends on the others"
+            )
+
+
+@torch.inference_mode()
+def _answer(student: nn.Module, pixels: Tensor) -> Tensor:
+    """Return logits of images [B, C, H, W] float32 in 0-1."""
+    logits: Tensor = student(pixels)
+    return logits
+
+
+def _export_onnx(path: Path, student: nn.Module, some: LabelledImages) -> dict[str, float]:
+    """Write the student as ONNX, normalisation included, for batches of any size.
+
+    Returns the largest difference of logits by batch size, in the ONNX runtime. Raises
+    ArtifactError when one is larger than rounding explains.
+    """
+    pixels = some.images / 255
+    _keep_locks_within_the_process()
+    with torch.no_grad():
+        torch.onnx.export(
+            student,
+            (pixels[:2],),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            external_data=False,
+            verbose=False,
+        )
+    run = _onnx_runner(path)
+    differences = {}
+    for size in ONNX_BATCHES:
+        wanted = _answer(student, pixels[:size])
+        differences[str(size)] = float((run(pixels[:size]) - wanted).abs().max())
+        allowed = ONNX_TOLERANCE * max(1.0, float(wanted.abs().max()))
+        if not differences[str(size)] <= allowed:
+            raise ArtifactError(
+                f"student.onnx differs from the student by {differences[str(size)]:.2g} on a batch "
+                f"of {size}, more than the {allowed:.2g} of rounding; nothing was exported"
+            )
+    return differences
+
+
+def _keep_locks_within_the_process() -> None:
+    """Torch draws its progress with tqdm, whose lock between processes would outlive a worker."""
+    if find_spec("tqdm"):
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
+
+
+def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return a function from images to logits that asks the ONNX runtime, on the CPU."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": pixels.numpy()})[0])
+
+    return run

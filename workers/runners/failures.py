@@ -1,0 +1,35 @@
+"""How a job that fails says so: one line, whatever was raised."""
+
+import torch
+
+from kd.errors import DivergenceError, ProtocolError, RetortError, one_line
+from kd.models.own import own_place
+from storage.files.logs import keep_traceback
+from workers.events import Event, failed_event
+from workers.jobs import Job
+
+LACKS = (OSError, MemoryError, torch.OutOfMemoryError)  # what a machine may lack: memory, a disk
+SHOWN = 300  # characters of a message that stands whole in the log file
+STARTED_ANEW = "correct it there, and start again with another --name"
+
+
+def last_event(job: Job, error: BaseException) -> Event:
+    """Return the last event of a job that raised `error`.
+
+    An error that arose in a file of the user's names file, line and function. One that is neither
+    that, nor meant for the user, nor of what the machine lacks is a fault of ours: its traceback is
+    kept in a file that the reason names.
+    """
+    if isinstance(error, DivergenceError):
+        return {"event": "diverged", "reason": str(error)}
+    if isinstance(error, RetortError):
+        return failed_event(error)
+    models = (job.protocol.teacher, *job.protocol.students)
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if not memory and (place := own_place(error, models)):
+        return failed_event(ProtocolError(f"{one_line(error)} ({place}); {STARTED_ANEW}"))
+    event = failed_event(error)
+    event["reason"] = " ".join(event["reason"].split())
+    if not isinstance(error, LACKS):
+        event["reason"] = f"{event['reason'][:SHOWN]}; {keep_traceback(job.layout, error)}"
+    return event

@@ -1,0 +1,97 @@
+"""What jobs load: splits, networks, and where readings of the teacher come from."""
+
+import torch
+
+from kd.errors import ArtifactError
+from kd.models.build import Network, build
+from kd.models.network import load_state
+from kd.models.numerics import place
+from kd.protocol import Protocol
+from kd.seeds import derive_seed
+from kd.training.evaluation import LabelledImages
+from kd.training.teacher import LiveTeacher, TeacherSource
+from storage.files import shards
+from storage.files.artifacts import read_manifest
+from storage.files.datasets import open_part
+from storage.files.layout import Layout
+from storage.files.shards import CachedTeacher
+from storage.files.tensors import map_tensors
+from workers.jobs import TrainJob
+
+
+def open_parts(
+    layout: Layout, dataset: str, device: torch.device
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return the training and the validation split on `device`."""
+    folder = layout.dataset(dataset)
+    return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
+
+
+def build_network(
+    protocol: Protocol, layout: Layout, dataset: str, *, name: str, weights: str, seed: int
+) -> Network:
+    """Build a model for the classes and channels of the data set."""
+    info = read_manifest(layout.dataset(dataset), "dataset").info
+    return build(
+        name,
+        classes=len(info["classes"]),
+        channels=info["channels"],
+        stem=protocol.stem,
+        weights=weights,
+        seed=seed,
+        files=layout.models,
+    )
+
+
+def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Network:
+    """Build the teacher as it is before fine-tuning."""
+    seed = derive_seed(protocol.seed, "teacher initialisation")
+    weights = protocol.teacher_weights
+    return build_network(
+        protocol, layout, dataset, name=protocol.teacher, weights=weights, seed=seed
+    )
+
+
+def untrained_student(
+    protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
+) -> Network:
+    """Build the student that a run with `seed` starts from; without a name the protocol's first."""
+    seed = derive_seed(seed, "initialisation")
+    name = student or protocol.student
+    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
+
+
+def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str) -> Network:
+    """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
+    network = build_network(
+        protocol, layout, dataset, name=protocol.teacher, weights="none", seed=0
+    )
+    path = layout.teacher(teacher) / "weights.safetensors"
+    tensors, own = map_tensors(path), network.state_dict()
+    other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
+    if other:
+        raise ArtifactError(f"{path} does not fit {protocol.teacher}: {other[0]} of another dtype")
+    load_state(network, tensors, str(path), protocol.teacher)
+    return network.eval().requires_grad_(False)
+
+
+def load_live_teacher(
+    protocol: Protocol, layout: Layout, dataset: str, teacher: str, cache: str, device: torch.device
+) -> LiveTeacher:
+    """Load the teacher, and the projections that its cache `cache` began with, onto `device`."""
+    projections, logits = shards.read_projections(layout.shards(cache))
+    network = place(load_teacher(protocol, layout, dataset, teacher), device)
+    moved = {tap: projection.to(device) for tap, projection in projections.items()}
+    return LiveTeacher(network, moved, logits)
+
+
+def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
+    """Return the cheapest source that can serve the job's recipe.
+
+    A plain recipe asks the teacher nothing but its cached logits of the validation split.
+    """
+    recipe = job.recipe
+    cached = job.cache == "all" or (job.cache == "logits" and recipe.feature_kind == "none")
+    if cached or not recipe.distils:
+        return CachedTeacher(job.layout.shards(job.shards), device)
+    return load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)

@@ -1,0 +1,179 @@
+"""The source of `student.py`, which an export carries: the student without Retort.
+
+A body is written as the calls that build it, since the text of a layer of PyTorch is the call that
+makes it. Blocks of our own come with their source; of torchvision's models only what differs from
+the original is written; a model of the user's own is made by the user's file, which lies beside.
+The job that exports runs the file and compares it with the student.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from kd.models.build import Network
+from kd.models.cifar import BasicBlock, PreActivationBlock, conv3x3
+from kd.models.network import twins
+from kd.models.torchvision_models import MOBILENET_CIFAR_STAGES
+from kd.names import ModelName, parse_model
+
+BLOCKS = (BasicBlock, PreActivationBlock)
+
+FILE = '''\
+"""{title}
+
+It needs {needs}, and nothing of Retort, which wrote it:
+
+    from student import load
+
+    student = load()
+    logits = student(images)  # images: [B, {channels}, {size}, {size}] float32, pixels in 0-1
+"""
+
+{imports}
+
+MEAN = {mean}  # of each channel of the training images, in units of 0-1 pixels
+DEVIATION = {deviation}
+{tied}
+{blocks}
+class Student(nn.Module):
+    """From images with pixels in 0-1 to logits: normalises as in training, to the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scale = 1 / (255 * self.deviation)
+        shift = self.mean / self.deviation
+        return self.body(255 * images * scale[:, None, None] - shift[:, None, None])
+
+
+def body() -> nn.Module:
+    """The layers, not trained yet."""
+{body}
+
+
+def load(path: Path = Path(__file__).with_name("student.safetensors")) -> Student:
+    """The trained student, in eval mode, on the CPU."""
+    student = Student()
+{loading}
+    return student.eval()
+'''
+
+# Of a network with tied weights, whose file holds a tensor of several names once.
+TIED = """\
+# names of a tensor that the file holds under another name
+TIED = {tied}
+"""
+LOADING = "    student.body.load_state_dict(load_file(path))"
+LOADING_TIED = """\
+    weights = load_file(path)
+    student.body.load_state_dict(weights | {name: weights[of] for name, of in TIED.items()})"""
+
+
+def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
+    """Return the source of a file that rebuilds `network` in plain PyTorch, beside its weights.
+
+    `config` is the content of the export's `config.json`.
+    """
+    own = parse_model(network.name)
+    blocks = [] if own.digest else _blocks(network.body)
+    if own.digest:
+        first, needs = ["import runpy"], f"PyTorch, safetensors and what {own.file} imports"
+        lines = _own_lines(own, config)
+    elif blocks:
+        first, needs = ["from collections import OrderedDict"], "PyTorch and safetensors"
+        lines = _sequential_lines(network)
+    else:
+        first, needs = [], "PyTorch, torchvision and safetensors"
+        lines = _torchvision_lines(network, config)
+    imports = [*first, "from pathlib import Path", "", "import torch"]
+    imports += [] if first else ["import torchvision"]
+    imports += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
+    tied = twins(network.body.state_dict())
+    return FILE.format(
+        title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
+        needs=needs,
+        channels=config["channels"],
+        size=config["image_size"],
+        imports="\n".join(imports),
+        mean=config["mean"],
+        deviation=config["deviation"],
+        tied=TIED.format(tied=tied) if tied else "",
+        loading=LOADING_TIED if tied else LOADING,
+        blocks="".join(f"\n{inspect.getsource(block)}\n" for block in blocks),
+        body="\n".join(f"    {line}" for line in lines),
+    )
+
+
+def _blocks(body: nn.Module) -> list[Callable[..., nn.Module]]:
+    """Return what a body of the CIFAR family is made of; nothing for torchvision's."""
+    kinds = {type(module) for module in body.modules() if isinstance(module, BLOCKS)}
+    return [conv3x3, *kinds] if kinds else []
+
+
+def _sequential_lines(network: Network) -> list[str]:
+    """Build a body of the CIFAR family layer by layer."""
+    layers = [f"    {name}={_call(child)}," for name, child in network.body.named_children()]
+    return ["layers = OrderedDict(", *layers, ")", "return nn.Sequential(layers)"]
+
+
+def _own_lines(own: ModelName, config: Mapping[str, Any]) -> list[str]:
+    """Call the function in the copy of the user's file."""
+    return [
+        f'made_by = runpy.run_path(str(Path(__file__).with_name("{own.file}")))',
+        f'return made_by["{own.function}"](classes={config["classes"]}, '
+        f"channels={config['channels']})",
+    ]
+
+
+def _torchvision_lines(network: Network, config: Mapping[str, Any]) -> list[str]:
+    """Build torchvision's model, and replace the layers that are not torchvision's."""
+    model = parse_model(network.name)
+    settings: dict[str, Any] = {"weights": None, "num_classes": config["classes"]}
+    if model.base == "mobilenet_v2":
+        settings["width_mult"] = model.width
+        if config["stem"] == "cifar":  # strides decide which of its blocks have a shortcut
+            settings["inverted_residual_setting"] = MOBILENET_CIFAR_STAGES
+    with torch.device("meta"):
+        original = torchvision.models.get_model(model.base, **settings)
+    given = [f"{name}={value}" for name, value in settings.items()]
+    return [
+        "body = torchvision.models.get_model(",
+        *(f"    {argument}," for argument in (f'"{model.base}"', *given)),
+        ")",
+        *(
+            f'body.set_submodule("{name}", {_call(layer)})'
+            for name, layer in _replaced(original, network.body)
+        ),
+        "return body",
+    ]
+
+
+def _replaced(original: nn.Module, body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what differs from the original, as (path, layer): the smallest parts that do."""
+    theirs = dict(original.named_children())
+    for name, child in body.named_children():
+        known = theirs[name]
+        if type(known) is not type(child) or not [*child.children()]:
+            if repr(known) != repr(child):
+                yield name, child
+        else:
+            for path, layer in _replaced(known, child):
+                yield f"{name}.{path}", layer
+
+
+def _call(module: nn.Module) -> str:
+    """Return the Python that makes a module anew, not trained."""
+    if isinstance(module, BLOCKS):
+        inputs, outputs = module.conv1.in_channels, module.conv2.out_channels
+        return f"{type(module).__name__}({inputs}, {outputs}, {module.conv1.stride[0]})"
+    if isinstance(module, nn.Sequential):
+        return f"nn.Sequential({', '.join(map(_call, module))})"
+    return f"nn.{module}"

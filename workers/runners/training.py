@@ -1,0 +1,137 @@
+"""The job that trains a student, with checkpoints, and tests it when it is a finalist."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.data.views import Augmentation
+from kd.errors import ArtifactError
+from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.models.build import Network, tap_shapes
+from kd.models.numerics import place
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from kd.training.evaluation import LabelledImages, predict, scores
+from kd.training.loop import Plan, TrainingState, train
+from kd.training.teacher import TeacherSource
+from storage.files.artifacts import locked, sweep
+from storage.files.checkpoints import read_checkpoint, write_checkpoint
+from storage.files.datasets import open_test
+from storage.files.layout import RunLayout
+from storage.files.shards import read_projections
+from storage.files.tensors import write_tensors
+from workers.events import Event, Stopped, epoch_event, note_event, result_event
+from workers.jobs import TrainJob
+from workers.runners.caching import view_seed
+from workers.runners.loading import open_parts, teacher_source, untrained_student
+
+
+def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+    """Train one student; a run that was interrupted goes on after its last full epoch."""
+    run = RunLayout(Path(job.folder))
+    with locked(run.lock, wait=True):
+        network = untrained_student(
+            job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
+        )
+        place(network, device)
+        data, validation = open_parts(job.layout, job.dataset, device)
+        state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
+        identity = {
+            "protocol": job.protocol.hash,
+            "recipe": job.recipe.to_json(),
+            "seed": job.seed,
+            "horizon": job.horizon,
+            "views": job.views,
+            "dataset": job.dataset,
+            "shards": job.shards,
+        }
+        source = teacher_source(job, device)
+        if len(source.validation_logits) != len(validation):
+            raise ArtifactError(
+                f"{job.layout.shards(job.shards)} holds {len(source.validation_logits)} rows of "
+                f"the validation split, not {len(validation)}; delete it to have it made again"
+            )
+        plan = _plan(job)
+        yield from checkpointed(
+            state, job.recipe, plan, data, validation, source, run, identity, stopped
+        )
+        if stopped():
+            return
+        test = _test(job, run, network, device) if job.confirm else None
+    yield result_event(test=test)
+
+
+def _plan(job: TrainJob) -> Plan:
+    protocol = job.protocol
+    return Plan(
+        epochs=job.horizon,
+        batch_size=protocol.batch_size,
+        warmup=protocol.warmup,
+        augmentation=Augmentation.of(protocol),
+        view_seed=view_seed(protocol),
+        views=job.views,
+        seed=job.seed,
+        precision=protocol.precision,
+        compile=protocol.compile,
+    )
+
+
+def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
+    """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
+    recipe = job.recipe
+    if recipe.feature_kind not in ADAPTED_KINDS:
+        return Adapters({}, {}, seed=0)
+    channels, size = data.images.shape[1], data.images.shape[-1]
+    shapes = tap_shapes(network, channels, size)
+    projections, _ = read_projections(job.layout.shards(job.shards))
+    return Adapters(
+        {tap: shapes[tap][0] for tap in recipe.feature_taps},
+        {tap: projections[tap].vectors.shape[1] for tap in recipe.feature_taps},
+        seed=derive_seed(job.seed, "adapters"),
+    )
+
+
+def checkpointed(
+    state: TrainingState,
+    recipe: Recipe,
+    plan: Plan,
+    data: LabelledImages,
+    validation: LabelledImages,
+    source: TeacherSource | None,
+    run: RunLayout,
+    identity: Mapping[str, Any],
+    stopped: Stopped,
+) -> Iterator[Event]:
+    """Train, and keep the state after every epoch; epochs trained before are said again first."""
+    sweep(run.checkpoint)
+    if run.checkpoint.exists():
+        yield from _resume(state, run, identity)
+    for metrics in state.history:
+        yield epoch_event(metrics, plan.epochs)
+    for metrics in train(state, recipe, plan, data, validation, source, stopped):
+        write_checkpoint(run.checkpoint, identity, state.tensors(), state.history)
+        yield epoch_event(metrics, plan.epochs)
+
+
+def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -> Iterator[Event]:
+    """Put the checkpoint back; one that does not fit is said to be, and the run begins anew."""
+    try:
+        tensors, history = read_checkpoint(run.checkpoint, identity)
+        state.restore(tensors, history)
+    except ArtifactError as error:
+        yield note_event(f"training begins anew: {error}")
+
+
+def _test(
+    job: TrainJob, run: RunLayout, network: Network, device: torch.device
+) -> dict[str, float | None]:
+    """Break the seal for this run: test the student, and keep it with its logits."""
+    folder = job.layout.dataset(job.dataset)
+    test = open_test(folder, Path(job.seal), job.confirm)
+    logits = predict(network, test.to(device))
+    write_tensors(run.weights, network.state_dict())
+    write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
+    found = scores(logits, test.labels)
+    return {key: found[key] for key in ("accuracy", "nll", "ece")}
