@@ -22,7 +22,12 @@ from conductor.stages.confirm import Confirmation
 from conductor.stages.jobs import JobMaker
 from conductor.stages.own_models import keep_models
 from conductor.stages.preparing import Preparation
-from conductor.stages.provenance import begin_settings, kept_settings, remember_command
+from conductor.stages.provenance import (
+    begin_settings,
+    kept_settings,
+    kernels_change,
+    remember_command,
+)
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.files.artifacts import locked, replacing
@@ -126,6 +131,8 @@ class Study:
         keep_models(self._layout, self._request.models)
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data.dataset))
+        if kept and (change := kernels_change(kept, data.kernels)):
+            self._display.say(change)
         preparation.models(data.dataset)
         budget = self._measure(data.dataset, crew)
         for line in announced(self._request) if search else ():

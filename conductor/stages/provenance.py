@@ -212,6 +212,17 @@ def kernels_so_far(was: str, now: str) -> str:
     return was if was.split(THEN)[-1] == now else f"{was}{THEN}{now}"
 
 
+def kernels_change(kept: StudySettings, now: str) -> str:
+    """Return the line to print where a study goes on with other kernels; empty if it does not."""
+    was = kept.machine.get("kernels", "").split(THEN)[-1]
+    if not was or not now or was == now:
+        return ""
+    return (
+        f"kernels: this study was computed with {was}, and goes on with {now}: "
+        "what is new may differ in its last bits from what an uninterrupted study would give"
+    )
+
+
 def machine(kernels: str) -> dict[str, str]:
     """Describe the machine; `kernels` is what convolutions are computed with, empty on a GPU."""
     return {

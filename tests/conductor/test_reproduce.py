@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conductor.command_line.cli import main
-from conductor.stages.provenance import kernels_so_far
+from conductor.stages.provenance import kernels_change, kernels_so_far
 from conductor.tools.reproducing import first_difference
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
@@ -164,3 +164,19 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
 )
 def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(was, now, kept):
     assert kernels_so_far(was, now) == kept
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("one", "two", "kernels: this study was computed with one, and goes on with two: "),
+        ("one; then two", "one", "kernels: this study was computed with two, and goes on with one"),
+        ("one; then two", "two", ""),
+        ("one", "", ""),
+    ],
+)
+def test_a_study_that_goes_on_with_other_kernels_is_told_so(tiny_study, was, now, said):
+    kept = StudySettings.read(Layout(tiny_study).study("digits").settings)
+    line = kernels_change(replace(kept, machine={**kept.machine, "kernels": was}), now)
+    assert line.startswith(said)
+    assert bool(line) == bool(said)

@@ -25,10 +25,10 @@ from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
 from workers.jobs import ModelsJob
-from workers.runners.exporting import check_batching, describe, write_student
+from workers.runners.exporting import COMPARED, check_batching, describe, write_student
 from workers.runners.loading import build_network, open_parts
 
-IMAGES = 4  # of a batch, at most, and of what is evaluated
+IMAGES = 4  # of a batch, at most
 RECIPE = Recipe(lr=0.01)
 
 
@@ -40,7 +40,7 @@ class Tryout:
         self._name = name
         self._device = device
         self._whole, validation = open_parts(job.layout, job.dataset, device)
-        self._data, self._some = (part.first(2 * IMAGES) for part in (self._whole, validation))
+        self._data, self._some = self._whole.first(2 * IMAGES), validation.first(COMPARED)
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
