@@ -83,16 +83,17 @@ class Tryout:
             seed=0,
             precision=self._job.protocol.precision,
         )
+        few = self._some.first(2 * IMAGES)
         with self._refusing("cannot be trained"):
             whole, resumed = self._begun(), self._begun()
             with suppress(DivergenceError):  # a result of a recipe, not of the model alone
-                for _ in train(whole, RECIPE, plan, self._data, self._some):
+                for _ in train(whole, RECIPE, plan, self._data, few):
                     if whole.epoch == 1:
                         write_checkpoint(path, {}, whole.tensors(), whole.history)
         if whole.epoch == plan.epochs:
             with self._refusing("cannot go on from a checkpoint"):
                 resumed.restore(*read_checkpoint(path, {}))
-                list(train(resumed, RECIPE, plan, self._data, self._some))
+                list(train(resumed, RECIPE, plan, self._data, few))
             self._compare(whole.tensors(), resumed.tensors())
         return whole.network
 
