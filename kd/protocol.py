@@ -6,7 +6,7 @@ import math
 import re
 import typing
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from kd.errors import ProtocolError
 from kd.names import (
@@ -22,41 +22,76 @@ from kd.registry import check_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """What every trial of a study has in common.
+    """What every trial of a study has in common. Each field has a flag of the same name.
 
-    Sizes of images are in pixels; shares (`*_fraction`, `warmup`) lie in 0-1; `margin` is in points
-    of accuracy. `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for
-    the horizon; the properties `view_count` and `confirm_horizon` resolve them.
+    The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
+    `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for the horizon;
+    the properties `view_count` and `confirm_horizon` resolve them.
     """
 
-    dataset: str  # digits, cifar10, cifar100, fashion-mnist, or folder:PATH
-    image_size: int
-    train_size: int = 0  # training images kept, spread evenly over the classes; 0 keeps all
-    validation_fraction: float = 0.1  # of what is not test
-    test_fraction: float = 0.2  # of everything, only where the source has no test split of its own
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 0  # side of the erased square; 0 erases nothing
-    teacher: str
-    teacher_weights: str = "none"  # where fine-tuning starts: none, imagenet or a .safetensors file
-    teacher_epochs: int
-    teacher_lr: float = 0.1
-    teacher_weight_decay: float = 5e-4
-    students: tuple[str, ...]  # models that learn; with several, the recipe says which
-    max_params: int = 0  # a student with more is infeasible; 0 sets no budget
-    max_latency_ms: float = 0.0  # so is one that takes longer for a batch of 1; 0 sets no budget
-    stem: str = "cifar"
-    taps: tuple[str, ...] = ("last1", "last2", "last3")  # what the teacher cache keeps
-    epochs: int  # the horizon
-    views: int = 0
-    confirm_epochs: int = 0
-    batch_size: int = 128
-    warmup: float = 0.1
-    margin: float = 0.5  # differences within it count as equivalent
-    seed: int = 0
-    threads: int = 1  # of every job; on a CPU the bits of a result depend on it
-    precision: str = "float32"  # of the forward pass in training; bfloat16 is for accelerators
-    compile: bool = False  # training steps with torch.compile
+    dataset: Annotated[
+        str, "digits, cifar10, cifar100, fashion-mnist, or folder:PATH with one folder a class"
+    ]
+    image_size: Annotated[int, "side in pixels that images are resized to"]
+    train_size: Annotated[
+        int,
+        "training images that are kept, evenly over the classes, and at most as many for "
+        "validation (0: all)",
+    ] = 0
+    validation_fraction: Annotated[
+        float, "share of what is not test that validates, for search and pruning"
+    ] = 0.1
+    test_fraction: Annotated[
+        float, "share that is sealed for the test, where the data has no test split"
+    ] = 0.2
+    crop_padding: Annotated[int, "pixels of padding before a random crop"] = 4
+    flip: Annotated[bool, "flip images left to right at random"] = True
+    cutout: Annotated[int, "side of a square erased at random (0: none)"] = 0
+    teacher: Annotated[
+        str,
+        "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as in "
+        "mine.py:large (see docs/guide.md)",
+    ]
+    teacher_weights: Annotated[
+        str, "where the teacher starts: none, imagenet, or a .safetensors file"
+    ] = "none"
+    teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
+    teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
+    teacher_weight_decay: Annotated[float, "weight decay of the teacher"] = 5e-4
+    students: Annotated[
+        tuple[str, ...],
+        "model that learns; given again, or several with commas: each trial chooses one",
+    ]
+    max_params: Annotated[int, "parameters that a student may have (0: any number)"] = 0
+    max_latency_ms: Annotated[
+        float, "median time in ms that a student may take for one image (0: any)"
+    ] = 0.0
+    stem: Annotated[
+        str, "first layers of torchvision models: cifar for small images, or imagenet"
+    ] = "cifar"
+    taps: Annotated[
+        tuple[str, ...], "where features are read, deepest first, as in last1,last2"
+    ] = ("last1", "last2", "last3")
+    epochs: Annotated[int, "the horizon: epochs that every trial is planned for"]
+    views: Annotated[
+        int,
+        "augmentations of the training set that are cached; epochs cycle through them "
+        "(0: one an epoch)",
+    ] = 0
+    confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
+    batch_size: Annotated[int, "images a training step"] = 128
+    warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
+    margin: Annotated[float, "points of accuracy within which two recipes count as equivalent"] = (
+        0.5
+    )
+    seed: Annotated[int, "seed of the study: the same seed gives the same study"] = 0
+    threads: Annotated[int, "CPU threads of a worker; the bits of a result depend on it"] = 1
+    precision: Annotated[
+        str, "of the forward pass in training: float32, or bfloat16 where the device has it"
+    ] = "float32"
+    compile: Annotated[
+        bool, "compile training steps; worth its minutes on a GPU, or with many epochs"
+    ] = False
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

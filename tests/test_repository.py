@@ -128,7 +128,8 @@ def take(arguments: list[str]) -> None:
     """Raise what the command line raises; names and ranges of a study are checked too."""
     options = cli._parser().parse(cli._with_command(arguments))
     if options.command == "run":
-        make_request(options, arguments)
+        options.words = arguments
+        make_request(options)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -155,9 +156,10 @@ def test_command_that_does_not_exist_would_be_noticed(line: str) -> None:
 
 def known_flags() -> set[str]:
     found = {"--help"}
-    for _, add_flags, _ in cli.COMMANDS.values():
+    for _, groups in cli.COMMANDS.values():
         parser = argparse.ArgumentParser()
-        add_flags(parser)
+        for add_flags in groups:
+            add_flags(parser)
         found |= set(parser._option_string_actions)
     return found
 
@@ -170,7 +172,7 @@ def test_every_flag_on_a_page_exists(page: Path) -> None:
 
 def test_the_page_of_studies_names_every_preset_and_every_command() -> None:
     page = (ROOT / "docs" / "studies.md").read_text()
-    assert [name for name in PRESETS if f"`{name}`" not in page] == []
+    assert [name for name in PRESETS.names if f"`{name}`" not in page] == []
     assert [name for name in cli.COMMANDS if f"study.py {name}" not in page] == []
 
 

@@ -11,8 +11,7 @@ from conductor.command_line.lookup import existing_study, storage_url
 from conductor.command_line.options import make_request
 from conductor.command_line.presets import PRESETS, preset
 from conductor.display import Display
-from conductor.request import Request, check_workers, parse_size
-from conductor.search.names import CACHE_BUDGET
+from conductor.request import Request, check_workers
 from kd.errors import StudyError
 from kd.protocol import Protocol
 from kd.recipe import require
@@ -24,9 +23,9 @@ if typing.TYPE_CHECKING:
     from workers.pools.crew import Crew
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run a study, and say what it found."""
-    request = make_request(options, arguments)
+    request = make_request(options)
     from conductor.study import Study
 
     display = Display()
@@ -34,14 +33,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return _conclude(request, display)
 
 
-def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
+def confirm(options: argparse.Namespace) -> int:
     """Confirm the winners of a study, and say what was found."""
     paths = existing_study(options)
     options.name = paths.name
-    for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
-        setattr(options, name, 1 if name == "trials" else None)
-    options.cache_budget = CACHE_BUDGET
-    request = make_request(options, arguments)
+    request = make_request(options)
     from conductor.study import Study
 
     display = Display()
@@ -205,7 +201,7 @@ def doctor(options: argparse.Namespace) -> int:
         url=options.storage or layout.studies_url,
         workers=options.workers,
         cluster=_cluster(options, PROTOCOL.threads),
-        cache_budget=parse_size(options.cache_budget),
+        cache_budget=options.cache_budget,
     )
     return 0 if Doctor(wanted, Display()).run() else 1
 
@@ -219,10 +215,10 @@ def _cluster(options: argparse.Namespace, threads: int) -> Cluster:
     )
 
 
-def presets() -> int:
+def presets(options: argparse.Namespace) -> int:
     """List the presets with their first lines."""
     display = Display()
-    for name in PRESETS:
+    for name in PRESETS.names:
         protocol = {"dataset": "folder:PATH", **preset(name)}
         display.say(
             f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "

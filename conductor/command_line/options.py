@@ -9,7 +9,7 @@ from typing import Any
 from conductor.command_line.lookup import kept_spaces
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
-from conductor.request import Request, choose_spaces, parse_size
+from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
 from kd.names import DATASETS
@@ -18,58 +18,47 @@ from storage.files.artifacts import read_json
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
 
-DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
 
-
-def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
+def make_request(options: argparse.Namespace) -> Request:
     """Put the request together, and refuse what is mistyped before a study is begun."""
-    given = {
-        field.name: getattr(options, field.name)
-        for field in fields(Protocol)
-        if getattr(options, field.name, None) is not None
-    }
+    given = _given(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
     given, models = pin_models(given)
-    base = options.preset or _preset_of(given.get("dataset", "digits"))
-    name = (
-        options.name
-        if options.name is not None
-        else (options.preset or dataset_slug(given.get("dataset", base)))
-    )
+    named = getattr(options, "preset", None)
+    base = named or _preset_of(given.get("dataset", "digits"))
+    name = options.name
+    if name is None:
+        name = named or dataset_slug(given.get("dataset", base))
     paths = Layout(Path(options.root)).study(name)
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
-    if paths.protocol.exists() and not options.preset:
+    if paths.protocol.exists() and not named:
         kept_protocol = Protocol.from_json(read_json(paths.protocol))
         protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
     else:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     if "dataset" not in {**protocol_fields, **given}:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
-    spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
-    if kept and not options.arms and not options.space:
-        spaces = kept_spaces(kept)
-    tactics = {
-        key: _first(getattr(options, key), getattr(kept, key, None), default)
-        for key, default in DEFAULTS.items()
+    arms, space = getattr(options, "arms", None), getattr(options, "space", None)
+    spaces = kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
+    settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
+    chosen: dict[str, Any] = {
+        **settings,
+        **_given(options, Request),
+        "name": name,
+        "root": Path(options.root),
+        "protocol": Protocol(**{**protocol_fields, **given}),
+        "spaces": spaces,
+        "command": ["python", "study.py", *settled_words(options.words)],
+        "models": models,
     }
-    return Request(
-        name=name,
-        root=Path(options.root),
-        protocol=Protocol(**{**protocol_fields, **given}),
-        trials=options.trials,
-        seeds=options.seeds,
-        ablate=options.ablate,
-        spaces=spaces,
-        workers=options.workers,
-        ray_address=options.ray_address,
-        gpus_per_trial=options.gpus_per_trial,
-        data_dir=options.data_dir or "",
-        cache_budget=parse_size(options.cache_budget),
-        command=["python", "study.py", *settled_words(arguments)],
-        models=models,
-        **tactics,
-    )
+    return Request(**chosen)
+
+
+def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
+    """Return the options that set a field of `kind`, by name, without those that are not given."""
+    values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_folder(dataset: str) -> None:
@@ -89,9 +78,9 @@ def _check_weights(weights: str) -> None:
 def _preset_of(dataset: str) -> str:
     """Return the preset that a data set begins with when none is named."""
     return (
-        "folder" if dataset.startswith("folder:") else dataset if dataset in PRESETS else "digits"
+        "folder"
+        if dataset.startswith("folder:")
+        else dataset
+        if dataset in PRESETS.names
+        else "digits"
     )
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

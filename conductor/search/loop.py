@@ -9,10 +9,11 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.errors import StudyError, WorkerError
 from kd.training.history import EpochMetrics
+from reports.wording import percent
 from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import LAST_EVENTS, Event
@@ -215,11 +216,11 @@ class Search:
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
         best = arm.best(1)
-        top = f", best {percent(best[0].value or 0.0)}" if best else ""
+        top = f", best {percent(best[0].value or 0.0, 1)}" if best else ""
         self._display.summarise(arm.name, f"{arm.name}: {arm.counted} trials{top}")
         how = {
-            "complete": f"{percent(record.accuracy)} validation accuracy",
-            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy)}",
+            "complete": f"{percent(record.accuracy, 1)} validation accuracy",
+            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy, 1)}",
             "diverged": f"diverged: {record.reason}",
             "failed": f"failed: {record.reason}",
         }[record.outcome]

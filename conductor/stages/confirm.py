@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.ablations import ablations
 from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
+from reports.wording import percent
 from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Event
@@ -223,8 +224,8 @@ def _ending(run: _Run, record: RunRecord) -> str:
     if record.outcome == "diverged":
         return f"{run.title}: diverged: {record.reason}"
     if record.test is None:
-        return f"{run.title}: {percent(record.accuracy)} validation accuracy"
-    return f"{run.title}: {percent(record.test['accuracy'])} test accuracy"
+        return f"{run.title}: {percent(record.accuracy, 1)} validation accuracy"
+    return f"{run.title}: {percent(record.test['accuracy'], 1)} test accuracy"
 
 
 def _finished(run: _Run) -> RunRecord | None:

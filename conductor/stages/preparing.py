@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conductor.display import Display, duration, percent
-from conductor.request import Request, show_size
+from conductor.display import Display
+from conductor.request import Request
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS, EpochMetrics
+from reports.wording import duration, percent, show_size
 from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout
 from workers.events import Event
@@ -109,7 +110,7 @@ class Preparation:
         how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
-            f"{percent(result['accuracy'])} validation accuracy"
+            f"{percent(result['accuracy'], 1)} validation accuracy"
         )
         return str(result["teacher"])
 
@@ -119,7 +120,7 @@ class Preparation:
             self._display.say(f"teacher: {event['text']}")
         if event["event"] == "epoch" and not self._display.is_live:
             metrics = EpochMetrics.from_json(event["metrics"])
-            accuracy = percent(metrics.accuracy)
+            accuracy = percent(metrics.accuracy, 1)
             self._display.say(f"teacher: epoch {metrics.epoch}/{event['total']}, {accuracy}")
 
     def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:

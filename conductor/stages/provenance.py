@@ -3,14 +3,13 @@
 import os
 import platform
 import re
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
-from conductor.command_line.flags import add_run_flags
-from conductor.request import Request
+from conductor.request import EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
 from kd.names import parse_model
@@ -56,7 +55,7 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             )
     if paths.settings.exists():
         kept = StudySettings.read(paths.settings)
-        for flag in ("sampler", "pruner", "lag", "storage"):
+        for flag in KEPT:
             was, wanted = getattr(kept, flag), getattr(request, flag)
             if flag == "storage":
                 was, wanted = without_password(was), without_password(wanted)
@@ -141,15 +140,27 @@ def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> li
 
     A total of trials never shrinks: a search that was confirmed before its end stays known as such.
     """
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    add_run_flags(parser)
-    said, _ = parser.parse_known_args(command)
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Request)}
+    said_trials = int(_last(command, "--trials") or defaults["trials"])
+    said_seeds = _last(command, "--seeds", "--evidence") or str(defaults["seeds"])
     words = list(command)
-    if said.trials < trials:
+    if said_trials < trials:
         words = [*_without(words, "--trials"), "--trials", str(trials)]
-    if said.seeds != seeds:
+    if int(EVIDENCE.get(said_seeds, said_seeds)) != seeds:
         words = [*_without(words, "--seeds", "--evidence"), "--seeds", str(seeds)]
-    return [*words, "--ablate"] if ablate and not said.ablate else words
+    return [*words, "--ablate"] if ablate and "--ablate" not in words else words
+
+
+def _last(words: list[str], *flags: str) -> str:
+    """Return the value of the last of these flags, as in `--seeds 3` or `--seeds=3`, or nothing."""
+    value = ""
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, text = word.partition("=")
+        if before in flags:
+            value = word
+        elif equals and flag in flags:
+            value = text
+    return value
 
 
 def _without(words: list[str], *flags: str) -> list[str]:

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from reports.compute.findings import Findings
 from reports.read.data import Confirmation, FinalistData, StudyData
+from reports.wording import percent
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
 from storage.files.layout import Layout, StudyLayout
@@ -149,8 +150,8 @@ class Export:
         accuracy = run.record.test["accuracy"] if run.record.test else 0.0
         display.say(
             f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
-            f"validation accuracy, {percent(run.record.accuracy)}; {percent(accuracy)} on the test "
-            "split"
+            f"validation accuracy, {percent(run.record.accuracy, 1)}; "
+            f"{percent(accuracy, 1)} on the test split"
         )
         display.say(f"safetensors: {exported.images} validation images, equal bit for bit")
         for batch, difference in exported.onnx_differences.items():

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conductor.request import show_size
 from conductor.stages.preparing import DISK_SHARE
+from reports.wording import show_size
 from storage.studies.databases import shown
 from workers.machine import installed_memory, usable_cores, usable_memory
 from workers.pools.cluster import Cluster

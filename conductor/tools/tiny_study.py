@@ -6,10 +6,10 @@ from typing import Any
 
 import optuna
 
-from conductor.request import show_size
 from conductor.tools.verifying import TOLERANCE
 from kd.errors import ArtifactError, WorkerError
 from kd.protocol import Protocol
+from reports.wording import show_size
 from search_spaces import scheduled
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import (

@@ -13,9 +13,9 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from conductor.search.arm import AUDIT_EVERY, Arm
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import (

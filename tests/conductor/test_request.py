@@ -7,8 +7,9 @@ import pytest
 
 from conductor.command_line.cli import main
 from conductor.command_line.presets import PRESETS, preset
-from conductor.request import Request, announced, choose_spaces, parse_size, show_size
-from conductor.search.names import PRUNERS, SAMPLERS
+from conductor.request import Request, announced, choose_spaces
+from conductor.search.pruners import PRUNERS
+from conductor.search.samplers import SAMPLERS
 from conductor.stages.provenance import composed
 from kd.errors import ProtocolError, StudyError
 from kd.protocol import Protocol
@@ -87,8 +88,8 @@ def test_a_request_that_breaks_a_rule_is_refused_with_the_rule(changed, message)
         request(**changed)
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("pruner", PRUNERS.names)
+@pytest.mark.parametrize("sampler", SAMPLERS.names)
 def test_samplers_and_pruners_go_together_but_gp_with_pruning(sampler, pruner):
     if sampler == "gp" and pruner != "none":
         with pytest.raises(ProtocolError, match="gp"):
@@ -100,36 +101,6 @@ def test_samplers_and_pruners_go_together_but_gp_with_pruning(sampler, pruner):
 @pytest.mark.parametrize("workers", ["auto", "inline", "ray", "1", "17"])
 def test_workers_are_a_word_or_a_number(workers):
     assert request(workers=workers).workers == workers
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("20GB", 20 * 10**9),
-        ("512 MB", 512 * 10**6),
-        ("1.5kb", 1500),
-        ("2T", 2 * 10**12),
-        ("7", 7),
-        ("0", 0),
-        (" 3 B ", 3),
-    ],
-)
-def test_a_size_is_a_number_and_a_unit(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["20XB", "GB", "", "-1GB", "1e9", "1,5GB", "20GiB", "inf"])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ProtocolError, match="a size is a number and a unit, such as 20GB"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (9_300_000_000, "9.3 GB"), (10**13, "10.0 TB")],
-)
-def test_sizes_are_shown_in_the_unit_that_fits(count, text):
-    assert show_size(count) == text
 
 
 def test_a_space_of_ones_own_takes_the_place_of_scheduled():
@@ -145,7 +116,7 @@ def test_a_space_of_ones_own_takes_the_place_of_scheduled():
         choose_spaces(["plain", "mine"], "a/mine.py")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS.names)
 def test_every_preset_is_a_valid_protocol_of_its_data_set(name):
     protocol = Protocol(**{"dataset": "folder:photos", **preset(name)})
     others = {"folder": "folder:photos", "cifar10-small": "cifar10"}
@@ -209,7 +180,9 @@ def test_run_may_be_left_out_and_the_command_is_kept(resolve, tmp_path):
     assert asked.command == ["python", "study.py", "--trials", "3", "--root", root]
 
 
-NAMED = [name for name in PRESETS if name not in ("folder", "cifar10-small")]  # by their data set
+NAMED = [
+    name for name in PRESETS.names if name not in ("folder", "cifar10-small")
+]  # by their data set
 
 
 @pytest.mark.parametrize("name", NAMED)

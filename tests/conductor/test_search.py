@@ -7,9 +7,9 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from conductor.search.arm import Arm
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import StudyError
 from kd.recipe import Recipe, Schedule
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.files.records import RunRecord
 from tests.support.fakes import (

@@ -8,7 +8,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import BaseTrial, TrialState
 
 from conductor.search import methods as tactics
-from conductor.search.tpe import ReadingTPESampler
+from conductor.search.samplers import tpe
+from conductor.search.samplers.tpe import ReadingTPESampler
 from kd.recipe import Recipe
 from search_spaces.space import Space
 from tests.support.fakes import job_maker, landscape, make_arm
@@ -75,7 +76,7 @@ SPACES = {
 )
 def test_it_asks_for_what_optuna_asks_for(space, count, lag, pruner, monkeypatch):
     ours = asked(SPACES[space], count, lag=lag, pruner=pruner)
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setattr(tpe, "make", optunas_own)
     assert ours == asked(SPACES[space], count, lag=lag, pruner=pruner)
     assert len({str(params) for params in ours}) == count
 
@@ -99,7 +100,7 @@ def test_it_learns_from_infeasible_trials_as_optuna_does(monkeypatch):
     space = Space("students", of_two_students, {}, "")
     ours = asked(space, 60, lag=4, budget=Limits())
     assert {"resnet8", "resnet20"} == {params["student"] for params in ours}
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setattr(tpe, "make", optunas_own)
     assert ours == asked(space, 60, lag=4, budget=Limits())
 
 

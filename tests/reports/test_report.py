@@ -29,7 +29,6 @@ from reports.draw.pictures import Images
 from reports.draw.tables import comparison_note, comparison_table
 from reports.read.collect import collect
 from reports.read.data import StudyData
-from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
 from reports.write import report as report_module
 from reports.write.page import draw_figures, key_figures, render_page
 from reports.write.report import write_report
@@ -620,25 +619,3 @@ def test_a_report_that_fails_leaves_the_old_one(
         write_report(copied.layout, copied.name, copied.url)
     assert [file.read_bytes() for file in files] == before
     assert not list(copied.study.folder.glob(".*.tmp"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (points(-0.00123, sign=True), "−0.12"),
-        (points(0.00004, sign=True), "0.00"),
-        (points(-0.00001), "0.00"),
-        (points(0.0123, sign=True), "+1.23"),
-        (interval(-0.001, 0.012), "−0.10 to +1.20"),
-        (figure(0.05), "0.05"),
-        (figure(1234.6), "1235"),
-        (figure(2e-5), "2e-05"),
-        (scaled(11_173_962), "11.2 M"),
-        (binary_size(23_016), "22.5 KiB"),
-        (duration(3725), "1 h 2 min"),
-        (duration(61), "1 min 1 s"),
-        (listed(["a", "b", "c"]), "a, b and c"),
-    ],
-)
-def test_numbers_are_put_into_words(text: str, expected: str) -> None:
-    assert text == expected
