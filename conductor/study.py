@@ -28,8 +28,9 @@ from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.files.artifacts import locked, replacing
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, deciding, open_storage, storage_file
+from storage.studies.databases import close_storage, deciding, open_storage
 from storage.studies.studies import open_study, study_name
+from storage.studies.urls import storage_file
 from workers.pools.crew import Crew, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted

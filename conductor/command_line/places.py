@@ -63,7 +63,7 @@ def _models(names: str) -> str:
 
 
 def _storage(url: str) -> str:
-    from storage.studies.databases import whole_url  # which imports Optuna
+    from storage.studies.urls import whole_url  # which imports SQLAlchemy
 
     return whole_url(url)
 

@@ -18,7 +18,7 @@ from search_spaces.space import Space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
-from storage.studies.databases import storage_file, without_password
+from storage.studies.urls import storage_file, without_password
 
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 

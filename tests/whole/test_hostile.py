@@ -34,7 +34,7 @@ from storage.files.layout import Layout
 from storage.files.records import RunRecord
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, read_checked, write_tensors
-from storage.studies.databases import without_password
+from storage.studies.urls import without_password
 from tests.support.fakes import job_maker, make_arm, metrics, protocol
 from tests.support.postgres import postgresql
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
