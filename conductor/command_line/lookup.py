@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kd.errors import StudyError
 from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside
 from storage.files.records import StudySettings
 
 
@@ -24,8 +25,6 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
         raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
     else:
         paths = layout.study(names[0])
-    from conductor.study import check_inside
-
     check_inside(layout.root, paths.folder)
     return paths
 
