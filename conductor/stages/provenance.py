@@ -98,13 +98,11 @@ def begin_settings(
     if kept:
         _check_unchanged(paths, kept, prepared, sources)
         sources = {**kept.spaces, **sources}
+    options: dict[str, Any] = {name: getattr(request, name) for name in KEPT}
     settings = StudySettings(
         arms=list(sources),
         spaces=sources,
-        sampler=request.sampler,
-        pruner=request.pruner,
-        lag=request.lag,
-        storage=without_password(request.storage),
+        **{**options, "storage": without_password(request.storage)},
         dataset=prepared.dataset,
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
