@@ -1,4 +1,4 @@
-"""Which process owns a study, and what of a root belongs to it."""
+"""Ownership of a study: one process at a time, and no files outside of its root."""
 
 import os
 import socket
@@ -15,21 +15,21 @@ from storage.files.layout import StudyLayout
 def remove_traces(root: Path) -> None:
     """Remove what a study that could not begin has left under a new root.
 
-    Locks, a database without studies, empty folders; what took work (data, teacher) stays.
+    Removed are locks, a database without studies and empty folders. Data and teacher stay.
     """
     for path in sorted(root.rglob("*"), reverse=True):
         if path.suffix == ".lock" or path.name.startswith("studies.db"):
             path.unlink()
         elif path.is_dir():
-            with suppress(OSError):  # it holds something that is worth keeping
+            with suppress(OSError):  # not empty
                 path.rmdir()
 
 
 def check_inside(root: Path, folder: Path) -> None:
-    """Raise StudyError if a study's folder is, or holds, a link that leads out of the root.
+    """Raise StudyError if a study's folder is, or contains, a link that leads out of the root.
 
-    What studies share (cache, database, artifacts) may lie on another disk: its user has put the
-    link there, and it holds what is named by a digest.
+    What studies share (cache, database, artifacts) may lie on another disk: there the user has made
+    the link, and its content is named by digests.
     """
     inside = os.path.realpath(root)
     for path in (folder, *folder.rglob("*")):
@@ -41,10 +41,10 @@ def check_inside(root: Path, folder: Path) -> None:
 
 @contextmanager
 def owned(paths: StudyLayout, file: Path | None) -> Iterator[None]:
-    """Own the study for the block, where its storage is a file; a server's (None) are shared.
+    """Own a study, whose storage is `file`, for the block; without a file nothing is locked.
 
-    The lock lies beside that file, since it is what two supervisors must not both write. Raises
-    StudyError, naming the owner, if the study is owned.
+    The lock lies beside that file, which two supervisors must not both write. Raises StudyError,
+    naming the owner, if the study has one.
     """
     if file is None:
         yield

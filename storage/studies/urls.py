@@ -1,6 +1,7 @@
-"""URLs of storages: checked, made whole, and shown without a password. Nothing is opened here."""
+"""Storage URLs: checked, made absolute, and shown without passwords. Opens no connection."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,9 +21,9 @@ CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy reads them: use
 
 
 def check_url(url: str) -> None:
-    """Raise StudyError, in one line without any password, for what no study can be kept in.
+    """Raise StudyError, in one line without any password, for a URL that cannot keep a study.
 
-    Nothing is opened or made. Messages of SQLAlchemy may hold a piece of the password.
+    Nothing is opened or created. SQLAlchemy's own messages may contain a part of the password.
     """
     if url.startswith(JOURNAL):
         if Path(url.removeprefix(JOURNAL)).is_dir():
@@ -58,10 +59,10 @@ def _check_sqlite(url: str, parsed: URL) -> None:
 
 
 def parse_url(url: str) -> URL:
-    """Raises ArgumentError for what is no URL, ValueError for one that a password has torn.
+    """Parse a URL. Raises ArgumentError for no URL, ValueError for an unescaped password.
 
-    For SQLAlchemy a password ends at the first @, and a parameter at the first &: what follows
-    would be taken for the host, the database or another parameter, and be printed.
+    For SQLAlchemy a password ends at the first @, and a parameter at the first &: the rest would be
+    read as the host, the database or another parameter, and be printed.
     """
     parsed = make_url(url)
     _, _, rest = url.partition("://")
@@ -76,7 +77,7 @@ def parse_url(url: str) -> URL:
 
 
 def storage_file(url: str) -> Path | None:
-    """Return the file that a storage is, whose studies have one supervisor; None for a server."""
+    """Return the file of a storage that is a file; None for a server."""
     if url.startswith(JOURNAL):
         return Path(url.removeprefix(JOURNAL)).absolute()
     try:
@@ -91,10 +92,10 @@ def storage_file(url: str) -> Path | None:
 
 
 def whole_url(url: str) -> str:
-    """Return the URL of a storage with whole paths: of its file, or of files that a driver reads.
+    """Return a storage URL with absolute paths: of its file, or of files that its driver reads.
 
-    A database in memory and what is no URL stay as they are, and so does `~` in a server's URL,
-    which may be the home folder of another user there.
+    A database in memory and a text that is no URL stay unchanged, and so does `~` in a server's
+    URL, which may be the home folder of another user there.
     """
     if url.startswith(JOURNAL) and url != JOURNAL:
         return f"{JOURNAL}{whole_path(url.removeprefix(JOURNAL))}"
@@ -111,7 +112,7 @@ def whole_url(url: str) -> str:
 
 
 def _whole_database(url: URL) -> str | None:
-    """Return SQLite's database, which may be `file:PATH` with ?uri=true, with its whole path."""
+    """Return SQLite's database, which may be `file:PATH` with ?uri=true, with an absolute path."""
     database = url.database or ""
     prefix = "file:" if database.startswith("file:") and "uri" in url.query else ""
     path = database.removeprefix(prefix)
@@ -120,13 +121,13 @@ def _whole_database(url: URL) -> str | None:
 
 
 def _whole_file(name: str, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return the value of a server's parameter: the whole path, where it names a file."""
+    """Return a parameter of a server's URL, with an absolute path where it names a file."""
     relative = name in FILES and isinstance(given, str) and given[:1] not in ("", "/", "~")
     return str(whole_path(str(given))) if relative and given != "system" else given
 
 
 def without_password(url: str) -> str:
-    """Return the URL as a study keeps it: with no password, and one server always written alike."""
+    """Return the URL as a study records it: without password, and in one spelling per server."""
     try:
         parsed = parse_url(url)
     except (ArgumentError, ValueError):
@@ -148,8 +149,19 @@ def without_password(url: str) -> str:
     return url if unchanged else kept.render_as_string(hide_password=False)
 
 
+def masked(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without the passwords of URLs."""
+    return [_masked(last, word) for last, word in zip(["", *words], words, strict=False)]
+
+
+def _masked(last: str, word: str) -> str:
+    flag = match[0] if (match := re.match(r"--[\w-]+=", word)) else ""
+    is_url = "://" in word or "--storage" in (last, flag.removesuffix("="))
+    return flag + without_password(word.removeprefix(flag)) if is_url else word
+
+
 def shown(url: str) -> str:
-    """Return the URL without its password. Where its parts are not known, only how it begins."""
+    """Return the URL without its password; only its beginning where it cannot be parsed."""
     if url.startswith(JOURNAL):
         return url
     try:
