@@ -41,7 +41,7 @@ class _Stage:
         left = self.total - self.done - self.ended
         if not self.ended or left <= 0:
             return ""
-        return duration((time.monotonic() - self.begun) / self.ended * left)
+        return duration(round((time.monotonic() - self.begun) / self.ended * left))
 
 
 class Display:

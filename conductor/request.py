@@ -17,8 +17,8 @@ from search_spaces import BUILT_IN_ARMS
 if TYPE_CHECKING:
     from workers.pools.cluster import Cluster
 
-MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "margin")  # of announced lines
+MOST = 1_000_000  # trials, seeds, runs at once: more is a typing mistake
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "margin")  # of lines of `announced`
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
@@ -138,7 +138,7 @@ class Request:
 
     @property
     def cluster(self) -> "Cluster":
-        """What the workers take of Ray, where they run on it."""
+        """How workers use Ray, where they run on it."""
         from workers.pools.cluster import Cluster
 
         return Cluster(
@@ -150,7 +150,7 @@ class Request:
 
 
 def check_workers(workers: str, ray_address: str, gpus_per_trial: float | None) -> None:
-    """Raise ProtocolError unless the flags that say what trains fit together."""
+    """Raise ProtocolError unless the options of the workers fit together."""
     known = workers in ("auto", "inline", "ray") or bool(re.fullmatch(r"[1-9]\d*", workers))
     require("--workers must be auto, inline, ray or a number", known, workers)
     if gpus_per_trial is not None:
@@ -171,9 +171,9 @@ def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
 
 
 def announced(request: Request) -> list[str]:
-    """Say what is about to run: the study, and every field of its protocol under its name.
+    """Return the lines that announce a run: the study, and every field of its protocol by name.
 
-    A field whose 0 stands for another is given the value of that one.
+    A field whose 0 stands for another field is shown with the value of that one.
     """
     protocol = request.protocol
     values = {
@@ -185,7 +185,7 @@ def announced(request: Request) -> list[str]:
     for name, value in values.items():
         if name in BEGINNINGS:
             lines.append([])
-        lines[-1].append(f"{name} {_told(value)}")
+        lines[-1].append(f"{name} {_shown(value)}")
     arms = ", ".join(Path(space).stem for space in request.spaces)
     tactics = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
     head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
@@ -195,7 +195,7 @@ def announced(request: Request) -> list[str]:
     ]
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "+".join(value) if isinstance(value, list) else str(value)

@@ -1,12 +1,8 @@
 """The whole way of a study: prepare, search, confirm, report."""
 
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -30,11 +26,13 @@ from conductor.stages.provenance import (
 )
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
-from storage.files.artifacts import locked, replacing
+from storage.files.artifacts import locked
 from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside, owned, remove_traces
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, deciding, open_storage, storage_file
+from storage.studies.databases import close_storage, deciding, open_storage
 from storage.studies.studies import open_study, study_name
+from storage.studies.urls import storage_file
 from workers.pools.crew import Crew, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -77,7 +75,7 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        with owned(self._paths, self._url):
+        with owned(self._paths, storage_file(self._url)):
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -239,56 +237,3 @@ class _Clock:
 
 def _distils(spaces: list[Space]) -> bool:
     return any(space.name != "plain" for space in spaces)
-
-
-def remove_traces(root: Path) -> None:
-    """Remove what a study that could not begin has left under a new root.
-
-    Locks, a database without studies, empty folders; what took work (data, teacher) stays.
-    """
-    for path in sorted(root.rglob("*"), reverse=True):
-        if path.suffix == ".lock" or path.name.startswith("studies.db"):
-            path.unlink()
-        elif path.is_dir():
-            with suppress(OSError):  # it holds something that is worth keeping
-                path.rmdir()
-
-
-def check_inside(root: Path, folder: Path) -> None:
-    """Raise StudyError if a study's folder is, or holds, a link that leads out of the root.
-
-    What studies share (cache, database, artifacts) may lie on another disk: its user has put the
-    link there, and it holds what is named by a digest.
-    """
-    inside = os.path.realpath(root)
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise StudyError(
-                f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
-            )
-
-
-@contextmanager
-def owned(paths: StudyLayout, url: str) -> Iterator[None]:
-    """Own the study for the block, where its storage is a file; a server's studies are shared.
-
-    The lock lies beside that file, since it is what two supervisors must not both write. Raises
-    StudyError, naming the owner, if the study is owned.
-    """
-    file = storage_file(url)
-    if file is None:
-        yield
-        return
-    lock = file.with_name(f"{file.name}.{paths.name}.lock")
-    owner = lock.with_suffix(".owner")
-    with locked(lock, wait=False) as taken:
-        if not taken:
-            who = owner.read_text().strip() if owner.exists() else "a process that has just begun"
-            raise StudyError(f"study {paths.name} is being run by {who}; end it, or wait for it")
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        with replacing(owner) as temporary:
-            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        try:
-            yield
-        finally:
-            owner.unlink(missing_ok=True)

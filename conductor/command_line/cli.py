@@ -1,4 +1,4 @@
-"""The command line: `python study.py --trials N` runs a study, other commands look after it.
+"""The command line: parses `python study.py …`, runs one command, prints errors in one line.
 
 Torch, Optuna and plotly are imported by the commands that need them, so `--help` is instant.
 """
@@ -18,7 +18,7 @@ from kd.errors import RetortError, one_line
 from kd.registry import check_name
 
 DESCRIPTION = """\
-Runs hyperparameter studies for knowledge distillation, and compares at the end honestly.
+Runs hyperparameter studies for knowledge distillation, and compares the best recipes fairly.
 
   python study.py --trials 20                    a whole study, in minutes on two cores
   python study.py --trials 100 --preset cifar10  ResNet50 to ResNet18 on CIFAR-10
@@ -28,7 +28,7 @@ INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that fails in one line, naming the nearest flag or all that it knows."""
+    """An argument parser that raises its errors, and refuses a flag that is given twice."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
@@ -36,13 +36,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str], namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse; fails for a flag that is given again, of which argparse takes the last value."""
+        """Parse. Raises ArgumentError for a flag given twice, of which argparse takes the last."""
         parsed = super().parse_known_args(args, namespace)
         self._check_given_once(list(args))
         return parsed
 
     def _check_given_once(self, words: list[str]) -> None:
-        given: dict[str, tuple[str, str]] = {}  # by what it sets: the flag, and its value
+        given: dict[str, tuple[str, str]] = {}  # by the option it sets: the flag, and its value
         for place, word in enumerate(words):
             flag, equals, value = word.partition("=")
             action = self._option_string_actions.get(flag)
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _given_again(first: str, one: str, second: str, other: str, action: argparse.Action) -> str:
-    """Say which flag is given again, with both values, and what to do."""
+    """Return the error for a flag that is given twice, with both values."""
     received = (
         ""
         if action.nargs == 0
@@ -87,8 +87,8 @@ def _given_again(first: str, one: str, second: str, other: str, action: argparse
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error, 130 for Ctrl-C.
 
-    An error is one line. Where it is a fault of ours, the line names a file with the traceback.
-    `reproduce` has 1 for a run that came out otherwise, `doctor` for a part that does not work.
+    An error is one line; for a fault of Retort itself, it names a file with the traceback.
+    `reproduce` returns 1 for a run with another result, `doctor` for a part that does not work.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = argparse.Namespace()
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except OSError as error:  # what a machine lacks is no bug: a disk, a right, a reader of a pipe
+    except OSError as error:  # no bug of ours: a full disk, a missing permission
         where = f": {error.filename}" if error.filename else ""
         print(f"study.py: {error.strerror or error}{where}", file=sys.stderr)
         return 2
@@ -129,10 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _masked(arguments: list[str]) -> list[str]:
-    """Return the arguments without the passwords of URLs, which belong into no log."""
+    """Return the arguments without passwords in URLs."""
     if not any("://" in word or "--storage" in word for word in arguments):
         return arguments
-    from conductor.stages.provenance import masked
+    from storage.studies.urls import masked
 
     return masked(arguments)
 

@@ -1,4 +1,4 @@
-"""The commands, each from its options to its exit code."""
+"""The commands of `study.py`: each takes its options and returns its exit code."""
 
 import argparse
 import socket
@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a study, and say what it found."""
+    """Run a study, and print its result."""
     request = make_request(options)
     from conductor.study import Study
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def confirm(options: argparse.Namespace) -> int:
-    """Confirm the winners of a study, and say what was found."""
+    """Confirm the winners of a study, and print its result."""
     paths = existing_study(options)
     options.name = paths.name
     request = make_request(options)
@@ -46,7 +46,7 @@ def confirm(options: argparse.Namespace) -> int:
 
 
 def _conclude(request: Request, display: Display) -> int:
-    """Write the report, and say the result and where to look."""
+    """Write the report, and print its headline and where it is."""
     from reports.write.report import write_report
 
     layout = Layout(request.root)
@@ -60,7 +60,7 @@ def _conclude(request: Request, display: Display) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a report anew, put several studies side by side, or print what was found."""
+    """Write a report again, compare several studies, or print the findings."""
     if options.studies and options.name is not None:
         raise StudyError(
             f"a study is named once: leave out --name {options.name}, "
@@ -107,7 +107,7 @@ def dashboard(options: argparse.Namespace) -> int:
 
 
 def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
-    """Return the root's own storage, or that of the study that is named, or of the only one."""
+    """Return the URL of the root's own storage, or of the study's that is named or the only one."""
     if options.name is None and (layout.root / "studies.db").exists():
         return layout.studies_url
     return storage_url(options, existing_study(options))
@@ -135,7 +135,7 @@ def verify(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
-    """Give a crew for what looks at a study that is there; its workers leave with the block."""
+    """Yield the workers for a command on an existing study; they end with the block."""
     from workers.pools.crew import Crew, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
@@ -149,7 +149,7 @@ def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Take a confirmed student away."""
+    """Export a confirmed student."""
     paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.tools.exporting import Export, check_format, choose
     from reports.write.report import Place
@@ -174,7 +174,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Train one run again; the exit code is 0 when it came out the same to the last bit, else 1."""
+    """Train one run again; the exit code is 0 if its result is equal to the last bit, else 1."""
     paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
 

@@ -218,7 +218,7 @@ def _evidence(level: str) -> int:
 
 def _storage(url: str) -> str:
     """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
-    from storage.studies.databases import check_url
+    from storage.studies.urls import check_url
 
     if url:
         check_url(url)

@@ -1,15 +1,16 @@
-"""Which study a command means, where its trials are, and how another command finds it."""
+"""Finds the existing study that a command is about, and the storage of its trials."""
 
 import argparse
 from pathlib import Path
 
 from kd.errors import StudyError
 from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside
 from storage.files.records import StudySettings
 
 
 def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
-    """Return the study that is named, or the only one. Raises StudyError otherwise."""
+    """Return the named study, or the only one. Raises StudyError if there is none or several."""
     name = options.name if name is None else name
     layout = Layout(Path(options.root))
     names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
@@ -24,14 +25,12 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
         raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
     else:
         paths = layout.study(names[0])
-    from conductor.study import check_inside
-
     check_inside(layout.root, paths.folder)
     return paths
 
 
 def kept_spaces(kept: StudySettings) -> list[str]:
-    """Return the search spaces of a study. Raises StudyError for a file that is there no more."""
+    """Return the search spaces of a study. Raises StudyError for a missing file."""
     sources = [kept.spaces[arm].source for arm in kept.arms]
     for source in sources:
         if source.endswith(".py") and not Path(source).is_file():
@@ -40,6 +39,6 @@ def kept_spaces(kept: StudySettings) -> list[str]:
 
 
 def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
-    """Return the URL of the study's trials: the flag's, what was kept, or the root's own."""
+    """Return the URL of the study's trials: by flag, as recorded, or the root's own."""
     kept = StudySettings.read(paths.settings).storage
     return options.storage or kept or Layout(Path(options.root)).studies_url

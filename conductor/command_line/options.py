@@ -1,4 +1,4 @@
-"""The request that options make: flags, before what the study has kept, before its preset."""
+"""Makes a request of the options: flags come first, then the study's record, then the preset."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ from storage.files.records import StudySettings
 
 
 def make_request(options: argparse.Namespace) -> Request:
-    """Put the request together, and refuse what is mistyped before a study is begun."""
+    """Return the request. Raises RetortError for mistakes before a study is begun."""
     given = _given(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
@@ -56,19 +56,19 @@ def make_request(options: argparse.Namespace) -> Request:
 
 
 def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
-    """Return the options that set a field of `kind`, by name, without those that are not given."""
+    """Return the options that are given and set a field of `kind`, by name."""
     values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_folder(dataset: str) -> None:
-    """Raise ProtocolError for the bare name of a folder, which is no data set's."""
+    """Raise ProtocolError for a folder that is named without `folder:`."""
     if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 
 def _check_weights(weights: str) -> None:
-    """Raise ProtocolError for a file that is not there, before data are prepared."""
+    """Raise ProtocolError for a missing file, before data are prepared."""
     if weights.endswith(".safetensors") and not Path(weights).is_file():
         raise ProtocolError(
             f"--teacher-weights takes a .safetensors file, got {weights}, which is not a file"
@@ -76,7 +76,7 @@ def _check_weights(weights: str) -> None:
 
 
 def _preset_of(dataset: str) -> str:
-    """Return the preset that a data set begins with when none is named."""
+    """Return the default preset of a data set."""
     return (
         "folder"
         if dataset.startswith("folder:")

@@ -1,6 +1,8 @@
 """How an arm is searched: its sampler and pruner, made from their names."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,11 +36,20 @@ def make_sampler(
     `past` is kept for all decisions of a study. Raises ProtocolError for an unknown name.
     """
     module = cast(SamplerModule, SAMPLERS.load(name))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _experiments_allowed():
         return module.make(seed % 2**32, startup, past or Past())
 
 
 def make_pruner(name: str, horizon: int) -> BasePruner:
     """Make a pruner for runs of `horizon` epochs. Raises ProtocolError for an unknown name."""
-    return cast(PrunerModule, PRUNERS.load(name)).make(horizon)
+    module = cast(PrunerModule, PRUNERS.load(name))
+    with _experiments_allowed():
+        return module.make(horizon)
+
+
+@contextmanager
+def _experiments_allowed() -> Iterator[None]:
+    """Silence Optuna's warning that a class is experimental, as some samplers and pruners are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

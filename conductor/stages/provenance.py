@@ -1,9 +1,7 @@
-"""What a study writes down of how it is run, and the refusal to go on in another way."""
+"""The record of how a study is run, and the check that it is resumed in the same way."""
 
 import os
 import platform
-import re
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,18 +16,18 @@ from search_spaces.space import Space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
-from storage.studies.databases import storage_file, without_password
+from storage.studies.urls import masked, storage_file, without_password
 
 THEN = "; then "  # between the kernels of sessions that computed with others
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:
-    """Return what the study was begun with; None for one that is new, or that begins anew.
+    """Return the recorded settings of a study; None if it is new, or may start over.
 
-    Until its teacher is there nothing has come of a study. Where its storage, `url`, is a file, so
-    that it has one supervisor, it may then be asked for in another way. Raises StudyError if one
-    that has come further has another protocol or other settings.
+    A study without a teacher has no results yet: where its storage, `url`, is a file, so that it
+    has one supervisor, it may start over with other options. Raises StudyError if a study with a
+    teacher has another protocol or other settings.
     """
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     try:
@@ -61,7 +59,8 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
                 was, wanted = without_password(was), without_password(wanted)
             if was != wanted:
                 raise StudyError(
-                    f"study {paths.name} was begun with --{flag} {was!r}, not {wanted!r}; "
+                    f"study {paths.name} was begun with --{flag.replace('_', '-')} {was!r}, not "
+                    f"{wanted!r}; "
                     "leave the flag out to go on with it, or give --name another name"
                 )
 
@@ -88,7 +87,7 @@ def begin_settings(
     prepared: Prepared,
     kept: StudySettings | None,
 ) -> StudySettings:
-    """Write protocol and settings down, or check them against what was written: `kept`.
+    """Write protocol and settings; where the study has settings (`kept`), check them first.
 
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
@@ -99,13 +98,11 @@ def begin_settings(
     if kept:
         _check_unchanged(paths, kept, prepared, sources)
         sources = {**kept.spaces, **sources}
+    options: dict[str, Any] = {name: getattr(request, name) for name in KEPT}
     settings = StudySettings(
         arms=list(sources),
         spaces=sources,
-        sampler=request.sampler,
-        pruner=request.pruner,
-        lag=request.lag,
-        storage=without_password(request.storage),
+        **{**options, "storage": without_password(request.storage)},
         dataset=prepared.dataset,
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
@@ -125,9 +122,9 @@ def begin_settings(
 
 
 def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:
-    """Write down the one command that makes what the sessions so far have made together.
+    """Record the one command that reproduces what all sessions so far have run together.
 
-    `trials` are those of an arm that count.
+    `trials` is the number of trials of an arm that count.
     """
     settings = StudySettings.read(paths.settings)
     ablated = any(finalist.role == "ablation" for finalist in chosen.finalists)
@@ -136,17 +133,18 @@ def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None
 
 
 def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:
-    """Return the command with these numbers where it says others, and otherwise as it is.
+    """Return the command with these totals in place of others, and otherwise unchanged.
 
-    A total of trials never shrinks: a search that was confirmed before its end stays known as such.
+    The number of trials never shrinks: of a search that was confirmed before its end, the planned
+    number stays recorded.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Request)}
-    said_trials = int(_last(command, "--trials") or defaults["trials"])
-    said_seeds = _last(command, "--seeds", "--evidence") or str(defaults["seeds"])
+    planned = int(_last(command, "--trials") or defaults["trials"])
+    evidence = _last(command, "--seeds", "--evidence") or str(defaults["seeds"])
     words = list(command)
-    if said_trials < trials:
+    if planned < trials:
         words = [*_without(words, "--trials"), "--trials", str(trials)]
-    if int(EVIDENCE.get(said_seeds, said_seeds)) != seeds:
+    if int(EVIDENCE.get(evidence, evidence)) != seeds:
         words = [*_without(words, "--seeds", "--evidence"), "--seeds", str(seeds)]
     return [*words, "--ablate"] if ablate and "--ablate" not in words else words
 
@@ -177,17 +175,6 @@ def _first(*values: str | None) -> str:
     return next((value for value in values if value is not None), "")
 
 
-def masked(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line without the passwords of URLs."""
-    return [_masked(last, word) for last, word in zip(["", *words], words, strict=False)]
-
-
-def _masked(last: str, word: str) -> str:
-    flag = match[0] if (match := re.match(r"--[\w-]+=", word)) else ""
-    is_url = "://" in word or "--storage" in (last, flag.removesuffix("="))
-    return flag + without_password(word.removeprefix(flag)) if is_url else word
-
-
 def _check_unchanged(
     paths: StudyLayout, kept: StudySettings, prepared: Prepared, sources: dict[str, SpaceSource]
 ) -> None:
@@ -209,7 +196,7 @@ def _check_unchanged(
 
 
 def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
-    """Whether both sides have it: a study is written down before its teacher is there."""
+    """Whether both have this fingerprint: a study is recorded before its teacher is trained."""
     return bool(getattr(kept, what) and getattr(prepared, what))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from conductor.stages.preparing import DISK_SHARE
 from reports.wording import show_size
-from storage.studies.databases import shown
+from storage.studies.urls import shown
 from workers.machine import installed_memory, usable_cores, usable_memory
 from workers.pools.cluster import Cluster
 

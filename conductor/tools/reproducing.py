@@ -16,6 +16,7 @@ from conductor.stages.jobs import JobMaker
 from conductor.stages.provenance import machine
 from kd.errors import StudyError
 from kd.protocol import Protocol
+from kd.registry import check_name
 from kd.training.history import EpochMetrics
 from reports.wording import counted
 from storage.files.artifacts import read_json
@@ -39,25 +40,25 @@ class Subject:
 def trial_subject(paths: StudyLayout, number: int, arm: str | None) -> Subject:
     """Return trial `number` of an arm, by default of the first that distils.
 
-    Raises StudyError for a trial that has not ended, or that a machine failed.
+    Raises ProtocolError for an unknown arm, StudyError for a trial that has not ended or that a
+    machine failed.
     """
     arms = StudySettings.read(paths.settings).arms
     name = arm or next((each for each in arms if each != "plain"), arms[0])
-    if name not in arms:
-        raise StudyError(f"study {paths.name} has no arm {name}; its arms: {', '.join(arms)}")
+    check_name(f"arm of study {paths.name}", name, arms)
     views = range(_protocol(paths).view_count)
     return _subject(f"trial {number} of {name}", paths.trial(name, number), list(views))
 
 
 def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
-    """Return confirmation run `replicate`, from 0, of a finalist. Raises StudyError."""
+    """Return confirmation run `replicate`, from 0, of a finalist.
+
+    Raises ProtocolError for an unknown finalist, StudyError for a run that has not ended.
+    """
     if not paths.finalists.exists():
         raise StudyError(f"study {paths.name} has not been confirmed")
-    known = list(dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists))
-    if name not in known:
-        raise StudyError(
-            f"study {paths.name} has no finalist {name}; its finalists: {', '.join(known)}"
-        )
+    known = dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists)
+    check_name(f"finalist of study {paths.name}", name, known)
     run, title = paths.confirmation(name, replicate), f"replicate {replicate} of {name}"
     subject = _subject(title, run, [])
     views = view_order(subject.record.seed, _protocol(paths).view_count)

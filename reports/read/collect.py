@@ -26,9 +26,10 @@ from storage.files.artifacts import is_finished, read_json, read_manifest
 from storage.files.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from storage.files.seal import openings
-from storage.studies.databases import close_storage, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
 from storage.studies.trials import ENDED, INFEASIBLE, check_trial
+from storage.studies.urls import storage_file
 
 
 def collect(layout: Layout, name: str, storage_url: str) -> StudyData:

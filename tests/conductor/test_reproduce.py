@@ -127,8 +127,8 @@ def test_a_run_diverges_again_in_the_same_step_or_it_differs(tiny_study):
 
 REFUSED = {
     "a trial that is not there": (["--trial", "7"], "trial 7 of scheduled has not ended"),
-    "an arm": (["--trial", "0", "--arm", "x"], "study digits has no arm x; its arms: scheduled"),
-    "a finalist": (["--finalist", "x"], "study digits has no finalist x; its finalists: "),
+    "an arm": (["--trial", "0", "--arm", "x"], "unknown arm of study digits 'x'; known: scheduled"),
+    "a finalist": (["--finalist", "x"], "unknown finalist of study digits 'x'; known: "),
     "a replicate": (["--finalist", "scheduled-00000", "--replicate", "5"], "replicate 5 of sched"),
     "nothing": ([], "one of the arguments --trial --finalist is required"),
     "both": (["--trial", "0", "--finalist", "x"], "not allowed with argument"),

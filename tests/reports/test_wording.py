@@ -43,7 +43,8 @@ def test_numbers_are_put_into_words(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.0 s"),
+        (0, "0 s"),
+        (0.4, "0.4 s"),
         (4.84, "4.8 s"),
         (9.96, "10 s"),
         (48, "48 s"),

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from conductor.command_line.cli import _parser, main
 from conductor.search.publish import study_note, trial_note
-from conductor.stages.provenance import masked
 from kd.errors import ArtifactError, ProtocolError
 from kd.models.build import build
 from kd.models.weights import load_file
@@ -34,7 +33,7 @@ from storage.files.layout import Layout
 from storage.files.records import RunRecord
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, read_checked, write_tensors
-from storage.studies.databases import without_password
+from storage.studies.urls import masked, without_password
 from tests.support.fakes import job_maker, make_arm, metrics, protocol
 from tests.support.postgres import postgresql
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed

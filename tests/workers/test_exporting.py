@@ -20,7 +20,7 @@ from conductor.command_line.cli import main
 from conductor.stages.own_models import keep_models, pin_models
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
 from kd.data.views import normalise
-from kd.errors import ArtifactError, StudyError
+from kd.errors import ArtifactError, ProtocolError, StudyError
 from kd.models.build import build, export_state
 from kd.models.cost import state_bytes
 from kd.models.numerics import memory_format
@@ -118,7 +118,7 @@ def test_the_default_is_the_median_of_validation_of_the_recipe_of_the_verdict(fa
 
 def test_an_unconfirmed_study_or_a_missing_run_is_refused_with_what_to_run(fabricated):
     data = fabricated
-    with pytest.raises(StudyError, match=r"has no finalist x; name one with --finalist: sched"):
+    with pytest.raises(ProtocolError, match=r"unknown finalist of study \w+ 'x'; known: sched"):
         choose(data, "x", "confirm")
     one = data.tuned("scheduled")
     lacking = tuple(
