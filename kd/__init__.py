@@ -1,1 +1,1 @@
-"""Knowledge distillation: what is computed. Knows nothing of Optuna, disks or processes."""
+"""Knowledge distillation itself: data, models, losses, training. No Optuna, files or processes."""

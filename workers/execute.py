@@ -1,4 +1,4 @@
-"""Run one job, whatever it is, and say how it ended."""
+"""Run a job of any kind, and report how it ended."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

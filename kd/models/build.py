@@ -1,8 +1,8 @@
-"""Teachers and students by name: `build("resnet20", …)` gives a `Network` with weights.
+"""Build a teacher or student from its name: `build("resnet20", …)` returns a `Network`.
 
 Names are those of `kd.names`; the networks themselves are in `kd.models.cifar` and
-`kd.models.torchvision_models`, or in a file of the user's (`kd.models.own`), and
-`kd.models.network` says what a network can do.
+`kd.models.torchvision_models`, or in the user's own file (`kd.models.own`);
+`kd.models.network` defines what a network can do.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, bytes, and time."""
+"""What a network costs: parameters, multiply-accumulates, bytes, and latency."""
 
 import copy
 import time

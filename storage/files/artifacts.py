@@ -1,8 +1,8 @@
-"""The primitives of keeping: write then rename, manifests with checksums, locks.
+"""Write files and folders so that an interrupted write is never taken for a complete one.
 
-A folder artifact is a set of files and a `manifest.json`, written last, that says what the files
-are (`kind`, `identity`: what they were made from), what is worth knowing of them (`info`), and
-their SHA-256. A folder without a manifest is unfinished work and is made again.
+A folder artifact is a set of files and a `manifest.json`, which is written last. The manifest has
+the kind of the files, what they were made from (`identity`), further facts about them (`info`), and
+their SHA-256. A folder without a manifest is unfinished, and is made again.
 """
 
 import fcntl

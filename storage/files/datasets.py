@@ -1,10 +1,10 @@
-"""Data sets as the cache keeps them: split once, uint8, memory-mapped by every process.
+"""Data sets on disk: split once, stored as uint8, and memory-mapped by every process.
 
-    data/listings/<digest>.json    which data set a source with this listing was found to hold
+    data/listings/<digest>.json    which data set a folder with this listing contains
     data/<fingerprint>/            manifest, and train, validation and test .safetensors
 
 The fingerprint covers the images, the labels and the split, so the same images in another folder
-are the same data set. The listing spares a second start from decoding them to find that out.
+are the same data set. With the listing, a second start need not decode the images to recognise it.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Every path of a run, from one object."""
+"""Every path under the root folder, from one object."""
 
 import os
 import re

@@ -1,6 +1,6 @@
-"""What a study writes down about itself, as frozen records with JSON both ways.
+"""The JSON records of a study: its runs, settings, finalists and costs.
 
-Written by the conductor, read by the conductor and the reports; none of it needs torch.
+`conductor` writes them, `conductor` and `reports` read them; none of them needs torch.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""The seal: the record of every opening of a study's test split.
+"""The record of every opening of a study's test split, which is sealed until confirmation.
 
-The test split is read through `storage.files.datasets.open_test` alone, which writes here first,
-but for the few images that a report shows once the seal is broken. Free of torch, since the report
-shows the record.
+The test split is read only through `storage.files.datasets.open_test`, which writes a record here
+first, except for the few images that a report shows after the first opening. This module imports no
+torch, because the report shows the record.
 """
 
 from collections.abc import Sequence

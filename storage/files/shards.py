@@ -1,11 +1,11 @@
-"""The teacher cache: shards on disk, and the teacher source that reads them.
+"""The teacher cache: the teacher's outputs for every augmented view of the training set.
 
     shards/<fingerprint>/            manifest: what every shard here was made from
         projections.safetensors      one projection a tap
         validation.safetensors       the teacher's logits of the validation split
         view-00000/                  one shard: manifest and reading.safetensors
 
-A shard is one folder artifact, so an interrupted fill goes on where it was. Tensors are read
+A shard is one folder artifact, so an interrupted fill continues where it stopped. Tensors are
 memory-mapped: all workers share one copy in the page cache.
 """
 

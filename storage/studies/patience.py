@@ -1,4 +1,4 @@
-"""A database that is waited for when it goes away, and that does each thing once."""
+"""Wait for a database server that does not answer, and repeat a write without doing it twice."""
 
 import functools
 import sqlite3

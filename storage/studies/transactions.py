@@ -1,4 +1,4 @@
-"""Optuna's storage in a database, with a trial begun and ended in one transaction each."""
+"""Write an Optuna trial in one transaction when it starts, and in one when it ends."""
 
 import copy
 import json

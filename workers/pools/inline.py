@@ -1,4 +1,4 @@
-"""The one worker that is no process: for tests, debuggers and profilers."""
+"""A pool with one worker in this process: for tests, debuggers and profilers."""
 
 from collections.abc import Iterator
 

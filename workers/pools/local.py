@@ -1,7 +1,8 @@
-"""Workers as local processes, forked from a server that has torch imported and no device touched.
+"""Workers as local processes, forked from a server that has already imported torch.
 
-A worker serves jobs until it is closed. It leaves by itself when the supervisor dies, whatever it
-is doing: a thread waits for the end of a pipe that only the supervisor holds open.
+A worker runs jobs until it is closed. It exits when the supervisor dies, whatever it is doing: a
+thread waits for the end of a pipe that only the supervisor holds open. The server that workers are
+forked from has touched no device.
 """
 
 import json

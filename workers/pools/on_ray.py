@@ -1,9 +1,9 @@
-"""Workers as actors on Ray, on this machine or on a cluster, under the same supervisor.
+"""Workers as Ray actors, on this machine or on a cluster.
 
-Ray starts the processes, shares out CPUs and GPUs, and says when a process or a node has died. What
-happens then is the supervisor's decision, so Ray's own restarts and retries are off. An actor dies
-with the supervisor that started it. Jobs and events travel as JSON, files through the folder that
-`--root` names: every node must see it under the same path.
+Ray starts the processes, assigns CPUs and GPUs, and reports when a process or a node has died. The
+supervisor decides what happens then, so Ray's own restarts and retries are off. An actor dies with
+the supervisor that started it. Jobs and events are sent as JSON, files are exchanged through the
+folder `--root`, which every node must see under the same path.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Jobs of the teacher cache: projections, shards, and their verification."""
+"""Jobs that fill and verify the teacher cache."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Jobs that compare: the teacher on the test split, what models cost, which students fit."""
+"""Jobs that test the teacher, measure costs, and measure the students before training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

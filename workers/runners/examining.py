@@ -1,4 +1,4 @@
-"""Jobs of the doctor: what a worker computes with, and whether its device computes rightly."""
+"""Jobs of the `doctor` command: describe the device, and test computations on it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The job that writes a student for use elsewhere, and compares what it wrote with the student.
+"""The job that exports a student, and compares the exported files with it.
 
 The comparisons run on the CPU and on validation images: the test split stays sealed.
 """

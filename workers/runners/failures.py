@@ -1,4 +1,4 @@
-"""How a job that fails says so: one line, whatever was raised."""
+"""Describe any exception of a job in one line."""
 
 import torch
 

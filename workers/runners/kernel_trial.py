@@ -1,7 +1,7 @@
-"""One trial of the convolution kernels, in a process of its own: what it computes may crash it.
+"""A test of the convolution kernels in its own process, because a faulty kernel may crash it.
 
-A job comes in as one line of JSON on standard input, whose end ends the process. Each line that
-goes out is a JSON object: `ready`, then `network` with the name of every network and `begun` for
+The job is one line of JSON on standard input; the end of the input ends the process. Every line of
+output is a JSON object: `ready`, then `network` with the name of every network and `begun` for
 every convolution of it, then `done`, or `wrong` with the reason.
 """
 

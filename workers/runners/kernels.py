@@ -1,9 +1,9 @@
-"""The kernels that workers on a CPU compute with: tried once a kind of machine, then limited.
+"""Find the convolution kernels that are correct on this CPU, and limit workers to them.
 
 A trial runs in a process of its own (`workers.runners.kernel_trial`), under glibc's checks of the
-heap: a kernel that writes past its memory is found when that memory is freed, and what was never
-written is read as huge numbers. What was found is kept by processor, versions and what the study
-computes.
+heap: a kernel that writes past its memory is detected when that memory is freed, and memory that
+was never written is read as huge numbers. The result is kept by processor, versions and the shapes
+that the study computes.
 """
 
 import json

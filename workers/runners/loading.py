@@ -1,4 +1,4 @@
-"""What jobs load: splits, networks, and where readings of the teacher come from."""
+"""Load what several jobs need: splits, networks, and the teacher's outputs."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Jobs that come before the search: data, models of the user's own, and teacher."""
+"""Jobs before the search: the data set, the user's own models, and the teacher."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The job that trains a student, with checkpoints, and tests it when it is a finalist."""
+"""The job that trains a student, with checkpoints, and tests it if it is a finalist."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""A model of the user's own tried out: all that a study will do with it, on a few images.
+"""Test the user's own model on a few images: everything that a study will do with it.
 
-`kd.models.own.try_out` has looked at what it returns. Here it is trained, kept, resumed, evaluated,
-measured and, if it is a student, exported, before anything is trained with it in earnest.
+`kd.models.own.try_out` has already checked its outputs. Here it is trained, saved, resumed,
+evaluated, measured and, if it is a student, exported, before the study trains it.
 """
 
 import copy
