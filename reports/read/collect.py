@@ -57,6 +57,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         finalists=finalists,
         labels=test.labels,
         teacher_correct=test.teacher_correct,
+        teacher_confidence=None if test.teacher is None else np.exp(test.teacher.max(1)),
         teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
@@ -269,6 +270,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
             record=record,
             predicted=None,
             correct=None,
+            confidence=None,
             agreement=None,
             teacher_kl=None,
         )
@@ -282,9 +284,15 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
         record=record,
         predicted=predicted,
         correct=predicted == labels,
+        confidence=_confidence(logits),
         agreement=agreement,
         teacher_kl=teacher_kl,
     )
+
+
+def _confidence(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of the likeliest class, 0-1: logits [N, C] -> [N]."""
+    return np.asarray(np.exp(log_softmax(logits.astype(float), axis=1).max(1)))
 
 
 def _check_run(run: RunLayout, recorded: float, found: float) -> None:

@@ -24,18 +24,25 @@ from reports.compute.caveats import edge_parameters
 from reports.compute.findings import Findings, find
 from reports.compute.verdict import less_teacher
 from reports.draw.drawing import Figure
-from reports.draw.figures.training import loss_shares
-from reports.draw.pictures import Images
+from reports.draw.figures.loss import loss_shares
 from reports.draw.tables import comparison_note, comparison_table
 from reports.read.collect import collect
 from reports.read.data import StudyData
 from reports.write import report as report_module
-from reports.write.page import draw_figures, key_figures, render_page
+from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from reports.write.summary import summarise, trials_frame
 from storage.files.arrays import write_arrays
 from storage.files.records import Finalists, RunRecord, SpaceSource, StudySettings
-from tests.support.study_fixture import CLASSES, TRAIN, Fabricated, Plan, fabricate, read_report
+from tests.support.study_fixture import (
+    CLASSES,
+    TRAIN,
+    Fabricated,
+    Plan,
+    drawn_figures,
+    fabricate,
+    read_report,
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = Plan(name="small", trials=12, epochs=4, images=80)
@@ -333,7 +340,7 @@ def test_a_parameter_named_like_a_column_keeps_its_own(data: StudyData) -> None:
 
 
 def by_key(findings: Findings, key: str) -> Figure:
-    return next(item for item in draw_figures(findings) if item.key == key)
+    return next(item for item in drawn_figures(findings) if item.key == key)
 
 
 def test_loss_shares_weigh_the_terms_as_the_loss_does() -> None:
@@ -611,7 +618,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     before = [file.read_bytes() for file in files]
     copied.study.seal.unlink()
 
-    def fail(findings: Findings, images: Images) -> str:
+    def fail(findings: Findings) -> str:
         raise RuntimeError("half-way")
 
     monkeypatch.setattr(report_module, "render_page", fail)

@@ -6,6 +6,7 @@ Its figures are invented, but every file is written as a real study would write 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +23,9 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
+from reports.compute.findings import Findings
+from reports.draw.drawing import Figure
+from reports.draw.figures import draw_figures
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
 from storage.files.artifacts import finish, write_json
@@ -482,6 +486,11 @@ def _costs() -> Costs:
         "plain": cost("resnet8-w0.25", 5_242, 1.012),
     }
     return Costs(device="cpu", threads=1, models=models)
+
+
+def drawn_figures(findings: Findings) -> list[Figure]:
+    """Return every figure of the page, in its order."""
+    return list(chain.from_iterable(draw_figures(findings).values()))
 
 
 def read_report(made: Fabricated) -> dict[str, Any]:
