@@ -162,6 +162,10 @@ def test_a_module_imports_nothing_from_a_floor_above(name):
     assert {found for found in theirs if floor(found) not in below} == set()
 
 
+def test_near_names_are_looked_for_in_one_place():
+    assert [name for name in MODULES if "difflib" in IMPORTS[name]] == ["kd.registry"]
+
+
 def test_no_folder_has_too_many_modules():
     folders = Counter(
         str(path.parent.relative_to(ROOT))

@@ -156,6 +156,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "hopeless command": (["zzz"], "unknown command 'zzz'; known: run, confirm, report, "),
     "no trials": (["--trials", "0"], "--trials must be at least 1, got 0"),
     "trials of letters": (["--trials", "x"], "argument --trials: invalid int value: 'x'"),
+    "a share of letters": (["--gpus-per-trial", "x"], "--gpus-per-trial: invalid float value: 'x'"),
     "flag without value": (["--trials"], "argument --trials: expected one argument"),
     "no epochs": (["--epochs", "0"], "epochs must lie in 1-100000, got 0"),
     "negative margin": (["--margin", "-1"], "margin must lie in 0-100 points, got -1"),
