@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from conductor.search.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, require
 from kd.protocol import Protocol
-from kd.recipe import require
 from kd.registry import check_name
 from workers.pools.cluster import Cluster
 

@@ -18,7 +18,7 @@ from kd.errors import StudyError
 from kd.protocol import Protocol
 from kd.training.history import EpochMetrics
 from reports.wording import counted
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from workers.jobs import TrainJob
@@ -74,7 +74,7 @@ def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
 
 
 def _protocol(paths: StudyLayout) -> Protocol:
-    return Protocol.from_json(read_json(paths.protocol))
+    return read_record(paths.protocol, Protocol)
 
 
 def reproduce_run(

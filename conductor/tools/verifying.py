@@ -3,7 +3,7 @@
 from conductor.display import Display
 from kd.errors import StudyError
 from kd.protocol import Protocol
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
 from workers.jobs import VerifyJob
@@ -20,7 +20,7 @@ def verify_cache(
     Prints and returns the largest difference. Raises ArtifactError for a damaged shard, StudyError
     when the difference is larger than rounding explains.
     """
-    protocol = Protocol.from_json(read_json(paths.protocol))
+    protocol = read_record(paths.protocol, Protocol)
     settings = StudySettings.read(paths.settings)
     if settings.cache == "none":
         raise StudyError(f"study {paths.name} has no teacher cache: it asked the live teacher")

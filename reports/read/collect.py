@@ -22,7 +22,7 @@ from reports.read.data import (
 )
 from reports.read.importances import find_importances
 from storage.files.arrays import made_again, read_arrays
-from storage.files.artifacts import is_finished, read_json, read_manifest
+from storage.files.artifacts import is_finished, read_json, read_manifest, read_record
 from storage.files.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from storage.files.seal import openings
@@ -38,7 +38,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     StudyError when the storage cannot be read.
     """
     study = layout.study(name)
-    protocol = Protocol.from_json(read_json(study.protocol))
+    protocol = read_record(study.protocol, Protocol)
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)

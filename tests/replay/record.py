@@ -13,7 +13,7 @@ from conductor.stages.jobs import JobMaker
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
 from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
@@ -31,7 +31,7 @@ def record(root: Path, workers: str) -> None:
         raise SystemExit(prepared)
     layout = Layout(root)
     paths = layout.study("replay")
-    protocol = Protocol.from_json(read_json(paths.protocol))
+    protocol = read_record(paths.protocol, Protocol)
     maker = JobMaker(protocol, layout, paths, StudySettings.read(paths.settings))
     runs: dict[Key, RunLayout] = {
         (point, seed): RunLayout(root / "grid" / "-".join(map(str, point)) / str(seed))

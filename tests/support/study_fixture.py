@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_softmax
 
 from kd import schedules
+from kd.models.latency import Latency
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
@@ -31,7 +32,6 @@ from storage.files.records import (
     Costs,
     Finalist,
     Finalists,
-    Latency,
     RunRecord,
     SpaceSource,
     StudySettings,

@@ -28,7 +28,7 @@ from kd.protocol import Protocol
 from kd.training.evaluation import LabelledImages, accuracy, predict
 from reports.read.collect import collect
 from reports.read.data import StudyData
-from storage.files.artifacts import read_json, read_manifest
+from storage.files.artifacts import read_json, read_manifest, read_record
 from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
@@ -252,7 +252,7 @@ def export_job(finished: Path, exported: Path, folder: Path, **changes: Any) -> 
     study = layout.study("digits")
     return ExportJob(
         **{
-            "protocol": Protocol.from_json(read_json(study.protocol)),
+            "protocol": read_record(study.protocol, Protocol),
             "root": str(finished),
             "dataset": StudySettings.read(study.settings).dataset,
             "weights": str(run.weights),

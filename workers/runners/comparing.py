@@ -7,12 +7,13 @@ import torch
 
 from kd.models import cost
 from kd.models.build import Network
+from kd.models.latency import Latency
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.evaluation import predict, scores
 from storage.files.artifacts import read_manifest, write_json
 from storage.files.datasets import open_test
-from storage.files.records import Cost, Costs, Latency, StudentSize, StudentSizes
+from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Stopped, result_event
 from workers.jobs import CostJob, StudentsJob, TeacherTestJob
@@ -99,7 +100,7 @@ def _latency(
     device: torch.device,
 ) -> dict[str, list[Latency]]:
     """Time the networks in turns, on random images of the data set's shape."""
-    found = cost.measure_latency(
+    return cost.measure_latency(
         networks,
         channels=_channels(job),
         image_size=job.protocol.image_size,
@@ -108,6 +109,3 @@ def _latency(
         repeats=REPEATS,
         seed=derive_seed(job.protocol.seed, "latency"),
     )
-    return {
-        name: [Latency.from_json(each.to_json()) for each in taken] for name, taken in found.items()
-    }
