@@ -1,7 +1,7 @@
 """From the protocol to a filled teacher cache: the stages before the search."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from conductor.display import Display, duration, percent
 from conductor.request import Request, show_size
 from kd.names import parse_model
 from kd.protocol import Protocol
-from kd.training.history import FEW_OF_A_CLASS, EpochMetrics
+from kd.training.history import FEW_OF_A_CLASS
 from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout
-from workers.events import Event
+from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
 from workers.pools.crew import Crew
 
@@ -113,14 +113,13 @@ class Preparation:
         )
         return str(result["teacher"])
 
-    def _hear_teacher(self, bar: object, event: Event) -> None:
+    def _hear_teacher(self, bar: Callable[[int, int], None], event: Event) -> None:
         _move(bar, event)
-        if event["event"] == "note":
-            self._display.say(f"teacher: {event['text']}")
-        if event["event"] == "epoch" and not self._display.is_live:
-            metrics = EpochMetrics.from_json(event["metrics"])
-            accuracy = percent(metrics.accuracy)
-            self._display.say(f"teacher: epoch {metrics.epoch}/{event['total']}, {accuracy}")
+        if isinstance(event, Note):
+            self._display.say(f"teacher: {event.text}")
+        if isinstance(event, EpochDone) and not self._display.is_live:
+            accuracy = percent(event.metrics.accuracy)
+            self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
 
     def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:
         job = ProjectionJob(
@@ -200,7 +199,7 @@ class Preparation:
                 bar(done, len(found))
 
 
-def kernel_lines(result: Event) -> list[str]:
+def kernel_lines(result: Result) -> list[str]:
     """Return the line that a user should read about the kernels, where they are limited."""
     if not result["reason"]:
         return []
@@ -226,9 +225,9 @@ def _fewest(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
     return f"; of class {classes[label]} only {train:,}, {validation:,} and {test:,}"
 
 
-def _move(bar: object, event: Event) -> None:
+def _move(bar: Callable[[int, int], None], event: Event) -> None:
     """Move a bar by a progress or an epoch event."""
-    if event["event"] == "progress":
-        bar(event["done"], event["total"])  # type: ignore[operator]
-    elif event["event"] == "epoch":
-        bar(event["metrics"]["epoch"], event["total"])  # type: ignore[operator]
+    if isinstance(event, Progress):
+        bar(event.done, event.total)
+    elif isinstance(event, EpochDone):
+        bar(event.metrics.epoch, event.total)

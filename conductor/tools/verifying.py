@@ -6,6 +6,7 @@ from kd.protocol import Protocol
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
+from workers.events import Result
 from workers.jobs import VerifyJob
 from workers.pools.crew import Crew
 
@@ -38,6 +39,7 @@ def verify_cache(
     }
     largest = 0.0
     for view, result in crew.run_all(jobs, lambda key, event: None):
+        assert isinstance(result, Result)  # nothing is trained, so nothing diverges
         largest = max(largest, result["difference"])
         display.say(
             f"view {view}: {result['rows']} rows differ by at most {result['difference']:.2g}"

@@ -35,6 +35,7 @@ from storage.files.records import RunRecord, StudySettings
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.study_fixture import Plan, fabricate
 from tests.support.tiny import FLAGS, assert_one_line, changed, hasten
+from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ExportJob
 from workers.runners import exporting
@@ -461,7 +462,7 @@ def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, 
     some = validation(finished)
     score = accuracy(predict(network, some), some.labels)
     event = last_event(replace(job, weights=str(weights), accuracy=score))
-    assert event["event"] == "result", event
+    assert isinstance(event, Result), event
 
 
 def test_every_byte_survives_the_division_by_255():

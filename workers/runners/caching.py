@@ -16,7 +16,7 @@ from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projection
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
 from storage.files.layout import Layout
-from workers.events import Event, Stopped, progress_event, result_event
+from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts
 
@@ -24,7 +24,9 @@ CPU = torch.device("cpu")
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
 
 
-def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_projections(
+    job: ProjectionJob, device: torch.device, stopped: ShouldStop
+) -> Iterator[Event]:
     """Fit the projections and begin the cache, unless that has been done."""
     protocol, layout = job.protocol, job.layout
     identity = _shards_identity(protocol, layout, job.dataset, job.teacher)
@@ -39,7 +41,7 @@ def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) 
             shards.begin(folder, identity, projections, logits, sizes)
         manifest = read_manifest(folder, "shards", identity)
         manifest.verify()
-    yield result_event(shards=folder.name, sizes=manifest.info["sizes"])
+    yield Result.of(shards=folder.name, sizes=manifest.info["sizes"])
 
 
 def view_seed(protocol: Protocol) -> int:
@@ -76,7 +78,7 @@ def _sizes(
     return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
 
 
-def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Cache what the teacher says of one view; two supervisors do not read it side by side."""
     started = time.perf_counter()
     folder = job.layout.shards(job.shards)
@@ -90,11 +92,11 @@ def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator
             if stopped():
                 return
             shards.write_shard(folder, job.view, chunks)
-    yield result_event(seconds=time.perf_counter() - started)
+    yield Result.of(seconds=time.perf_counter() - started)
 
 
 def _read_view(
-    job: ShardJob, device: torch.device, stopped: Stopped, chunks: list[Reading]
+    job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[Reading]
 ) -> Iterator[Event]:
     """Add what the teacher says of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job.layout, job.dataset, device)
@@ -105,7 +107,7 @@ def _read_view(
             return
         chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
         chunks.append(chunk.to(CPU))  # a whole view may be more than the device has left
-        yield progress_event(int(index[-1]) + 1, len(data))
+        yield Progress(done=int(index[-1]) + 1, total=len(data))
 
 
 def _read_rows(
@@ -125,7 +127,7 @@ def _read_rows(
     return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
 
 
-def run_verify(job: VerifyJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Compare random rows of a shard with what the teacher says now."""
     data, _ = open_parts(job.layout, job.dataset, device)
     live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
@@ -140,4 +142,4 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: Stopped) -> Iterat
     for tap in taps:
         gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
         gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
-    yield result_event(difference=float(torch.stack(gaps).max()), rows=len(index))
+    yield Result.of(difference=float(torch.stack(gaps).max()), rows=len(index))

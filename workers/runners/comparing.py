@@ -15,7 +15,7 @@ from storage.files.artifacts import read_manifest, write_json
 from storage.files.datasets import open_test
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import CostJob, StudentsJob, TeacherTestJob
 from workers.runners.loading import load_teacher, untrained_student
 
@@ -24,7 +24,7 @@ REPEATS = 40
 
 
 def run_teacher_test(
-    job: TeacherTestJob, device: torch.device, stopped: Stopped
+    job: TeacherTestJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
     """Test the teacher; `result.json` is written last."""
     teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
@@ -34,10 +34,10 @@ def run_teacher_test(
     write_tensors(folder / "test.safetensors", {"logits": logits, "labels": test.labels})
     found = scores(logits, test.labels)
     write_json(folder / "result.json", {key: found[key] for key in ("accuracy", "nll", "ece")})
-    yield result_event(**found)
+    yield Result.of(**found)
 
 
-def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students, the first one once more, as a control of the clock."""
     protocol, layout = job.protocol, job.layout
     size, channels = protocol.image_size, _channels(job)
@@ -60,10 +60,10 @@ def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[E
         for name, network in networks.items()
     }
     record = Costs(device=str(device), threads=torch.get_num_threads(), models=costs)
-    yield result_event(costs=record.to_json())
+    yield Result.of(costs=record.to_json())
 
 
-def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure every student, each as it is before training; their time only if it is limited."""
     networks = _students(job, job.protocol.students)
     timed = networks if job.protocol.max_latency_ms else {}
@@ -80,7 +80,7 @@ def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> It
             for name, network in networks.items()
         },
     )
-    yield result_event(sizes=record.to_json())
+    yield Result.of(sizes=record.to_json())
 
 
 def _channels(job: CostJob | StudentsJob) -> int:

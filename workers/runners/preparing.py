@@ -24,14 +24,14 @@ from storage.files.artifacts import fingerprint, finish, is_finished, locked, re
 from storage.files.datasets import prepare
 from storage.files.layout import RunLayout
 from storage.files.tensors import write_tensors
-from workers.events import Event, Stopped, progress_event, result_event
+from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ModelsJob, PrepareJob, TeacherJob
 from workers.runners.loading import open_parts, untrained_teacher
 from workers.runners.training import checkpointed
 from workers.runners.trying import Tryout
 
 
-def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Prepare the data set (`storage.files.datasets`) and, as the first job, check the device."""
     check_device(device, job.protocol.precision, job.protocol.compile)
     events: SimpleQueue[Event | None] = SimpleQueue()
@@ -41,16 +41,16 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iter
             job.layout,
             job.protocol,
             Path(job.data_dir),
-            progress=lambda done, total: events.put(progress_event(done, total)),
+            progress=lambda done, total: events.put(Progress(done=done, total=total)),
         )
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)
     manifest = future.result()
     unread = passed_over(job.protocol.dataset)
-    yield result_event(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
+    yield Result.of(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
 
 
-def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Try out the models of the user's own; see `kd.models.own` and `workers.runners.trying`."""
     protocol = job.protocol
     info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
@@ -67,10 +67,10 @@ def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterat
             students = name in protocol.students
             trains = students or protocol.teacher_epochs > 0
             Tryout(job, name, device).run(trains=trains, exports=students)
-    yield result_event()
+    yield Result.of()
 
 
-def run_teacher(job: TeacherJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Fine-tune the teacher on the training split alone, unless it is found in the cache."""
     identity = teacher_identity(job.protocol, job.dataset)
     folder = job.layout.teacher(fingerprint(identity))
@@ -82,7 +82,7 @@ def run_teacher(job: TeacherJob, device: torch.device, stopped: Stopped) -> Iter
             return
         manifest = read_manifest(folder, "teacher", identity)
         manifest.verify()
-    yield result_event(teacher=folder.name, found=found, **manifest.info)
+    yield Result.of(teacher=folder.name, found=found, **manifest.info)
 
 
 def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
@@ -107,7 +107,11 @@ def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
 
 
 def _fine_tune(
-    job: TeacherJob, folder: Path, identity: dict[str, Any], device: torch.device, stopped: Stopped
+    job: TeacherJob,
+    folder: Path,
+    identity: dict[str, Any],
+    device: torch.device,
+    stopped: ShouldStop,
 ) -> Iterator[Event]:
     protocol = job.protocol
     data, validation = open_parts(job.layout, job.dataset, device)
