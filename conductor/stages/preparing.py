@@ -13,7 +13,7 @@ from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
 from storage.files.artifacts import is_finished, read_manifest
-from storage.files.layout import Layout
+from storage.files.layout import Layout, view_folder
 from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
 from workers.pools.crew import Crew
@@ -135,7 +135,9 @@ class Preparation:
         budget, views = self._request.cache_budget, self._protocol.view_count
         free = int(DISK_SHARE * shutil.disk_usage(self._layout.root).free)
         kept = sum(
-            path.stat().st_size for path in self._layout.shards(shards).glob("view-*/*.safetensors")
+            path.stat().st_size
+            for k in range(views)
+            for path in view_folder(self._layout.shards(shards), k).glob("*.safetensors")
         )
         room = min(budget, free + kept)
         everything = views * (sizes["logits"] + sizes["features"])
@@ -207,12 +209,12 @@ def kernel_lines(result: Result) -> list[str]:
 
 
 def _verify_view(folder: Path, k: int, identity: dict[str, Any]) -> None:
-    read_manifest(folder / f"view-{k:05d}", "shard", {**identity, "view": k}).verify()
+    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
 
 
 def _has_view(folder: Path, k: int, features: bool) -> bool:
     """Whether shard `k` is finished, and holds features if they are wanted."""
-    place = folder / f"view-{k:05d}"
+    place = view_folder(folder, k)
     return is_finished(place) and (not features or bool(read_manifest(place, "shard").info["taps"]))
 
 

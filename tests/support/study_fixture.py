@@ -407,11 +407,11 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     ease = generator.normal(0, 1, plan.images)
     labels = _labels(plan)
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
-    folder = made.study.teacher_test
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "test.safetensors", {"logits": logits, "labels": labels})
+    test = made.study.teacher_test
+    test.folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(test.predictions, {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
-    write_json(folder / "result.json", scores)
+    write_json(test.result, scores)
     openings = [{"time": "2026-03-01T09:55:00+00:00", "purpose": "the teacher"}]
     for finalist in finalists:
         for replicate in range(plan.seeds):

@@ -29,7 +29,7 @@ from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards
 from storage.files.artifacts import finish, is_finished, read_manifest
 from storage.files.datasets import open_part
-from storage.files.layout import Layout, RunLayout
+from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
 from storage.files.seal import openings
 from storage.files.tensors import map_tensors, write_tensors
@@ -341,7 +341,7 @@ def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
     weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
     assert identity["teacher"] == weights["weights.safetensors"]
     assert identity["dataset"] == prepared.dataset
-    assert identity["augmentation"] == [1, True, 2]
+    assert identity["augmentation"] == {"padding": 1, "flip": True, "cutout": 2}
     assert identity["taps"] == ["last1", "last2", "last3"]
     monkeypatch.setattr("workers.runners.caching.fit_projections", None)
     assert result(prepared.projection_job())["shards"] == prepared.shards
@@ -359,7 +359,7 @@ def test_another_augmentation_or_other_taps_have_another_cache(
 
 def test_the_sizes_announced_are_those_on_disk(prepared: Ready) -> None:
     sizes = result(prepared.projection_job())["sizes"]
-    folder = shards.view_folder(prepared.layout.shards(prepared.shards), 0)
+    folder = view_folder(prepared.layout.shards(prepared.shards), 0)
     tensors = map_tensors(folder / shards.READING)
     bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     assert sizes == {
@@ -419,7 +419,7 @@ def test_a_shard_of_logits_alone_holds_no_features(ready: Ready) -> None:
 
 def test_a_stopped_shard_leaves_nothing(ready: Ready) -> None:
     assert run(ready.shard_job(2), lambda: True) == [Stopped()]
-    assert not shards.view_folder(ready.layout.shards(ready.shards), 2).exists()
+    assert not view_folder(ready.layout.shards(ready.shards), 2).exists()
 
 
 def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ready) -> None:
@@ -429,7 +429,7 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ready) ->
 
 
 def test_verifying_finds_a_flipped_byte(ready: Ready) -> None:
-    folder = shards.view_folder(ready.layout.shards(ready.shards), 0)
+    folder = view_folder(ready.layout.shards(ready.shards), 0)
     flip(folder / shards.READING)
     kind, reason = failure(ready.verify_job(0))
     assert kind == "ArtifactError"
@@ -534,7 +534,7 @@ def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ready) -
     logits = run(ready.train_job(DISTILLED, "logits", cache="logits"))
     assert isinstance(logits[-1], Result)
     for k in (0, 1):
-        shutil.rmtree(shards.view_folder(ready.layout.shards(ready.shards), k))
+        shutil.rmtree(view_folder(ready.layout.shards(ready.shards), k))
     for cache in ("all", "logits", "none"):
         assert history(run(ready.train_job(PLAIN, cache, cache=cache))) == expected[PLAIN]
     assert all(metrics.agreement is not None for metrics in expected[PLAIN])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kd.data.views import Augmentation, normalise, render, view
+from kd.json_data import plain
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -15,7 +16,7 @@ from kd.training.evaluation import LabelledImages, predict
 from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projections
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
-from storage.files.layout import Layout
+from storage.files.layout import lock_of, view_folder
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts
@@ -29,9 +30,11 @@ def run_projections(
 ) -> Iterator[Event]:
     """Fit the projections and begin the cache, unless that has been done."""
     protocol, layout = job.protocol, job.layout
-    identity = _shards_identity(protocol, layout, job.dataset, job.teacher)
+    weights = layout.teacher_weights(job.teacher)
+    checksum = read_manifest(weights.parent, "teacher").files[weights.name]
+    identity = shards_identity(protocol, job.dataset, checksum)
     folder = layout.shards(fingerprint(identity))
-    with locked(folder.with_suffix(".lock"), wait=True):
+    with locked(lock_of(folder), wait=True):
         if not is_finished(folder):
             data, validation = open_parts(layout, job.dataset, device)
             teacher = place(load_teacher(protocol, layout, job.dataset, job.teacher), device)
@@ -49,17 +52,17 @@ def view_seed(protocol: Protocol) -> int:
     return derive_seed(protocol.seed, "views")
 
 
-def _shards_identity(
-    protocol: Protocol, layout: Layout, dataset: str, teacher: str
-) -> dict[str, Any]:
-    """Say what every shard depends on, but for the number of its view."""
-    weights = read_manifest(layout.teacher(teacher), "teacher").files["weights.safetensors"]
+def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str, Any]:
+    """Return what every shard depends on, but for the number of its view.
+
+    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's.
+    """
     return {
         "format": 1,
         "teacher": weights,
         "dataset": dataset,
         "view_seed": view_seed(protocol),
-        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
+        "augmentation": plain(Augmentation.of(protocol), defaults=False),
         "taps": list(protocol.taps),
         "dtypes": ["float32", "float16"],
         "threads": protocol.threads,
@@ -82,9 +85,9 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
     """Cache what the teacher says of one view; two supervisors do not read it side by side."""
     started = time.perf_counter()
     folder = job.layout.shards(job.shards)
-    place = shards.view_folder(folder, job.view)
+    place = view_folder(folder, job.view)
     missing = not is_finished(place)
-    with locked(place.with_suffix(".lock"), wait=True):
+    with locked(lock_of(place), wait=True):
         sweep(place / shards.READING)
         if not (missing and is_finished(place)):  # else another has made it meanwhile
             chunks: list[Reading] = []

@@ -13,6 +13,7 @@ from kd.seeds import derive_seed
 from kd.training.evaluation import predict, scores
 from storage.files.artifacts import read_manifest, write_json
 from storage.files.datasets import open_test
+from storage.files.layout import RunLayout
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Result, ShouldStop
@@ -30,10 +31,10 @@ def run_teacher_test(
     teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
     logits = predict(teacher, test.to(device))
-    folder = Path(job.folder)
-    write_tensors(folder / "test.safetensors", {"logits": logits, "labels": test.labels})
+    run = RunLayout(Path(job.folder))
+    write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
     found = scores(logits, test.labels)
-    write_json(folder / "result.json", {key: found[key] for key in ("accuracy", "nll", "ece")})
+    write_json(run.result, {key: found[key] for key in ("accuracy", "nll", "ece")})
     yield Result.of(**found)
 
 

@@ -23,7 +23,7 @@ from kd.errors import ArtifactError, StudyError
 from kd.json_data import to_wire
 from kd.training import kernels
 from storage.files.artifacts import fingerprint, locked
-from storage.files.layout import kernels_record
+from storage.files.layout import kernels_record, lock_of
 from storage.files.records import Record
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import Job, KernelsJob
@@ -111,7 +111,7 @@ def _find(job: KernelsJob) -> Kernels:
         return Kernels(limit=kernels.limit(), reason=reason)
     path = kernels_record(fingerprint(_identity(job)))
     try:
-        with locked(path.with_suffix(".lock"), wait=True):
+        with locked(lock_of(path), wait=True):
             if not path.exists():
                 _try(job).write(path)
             return Kernels.read(path)

@@ -3,14 +3,16 @@
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from kd.data.splits import passed_over
 from kd.data.views import Augmentation
+from kd.json_data import plain
 from kd.losses.features import Adapters
 from kd.models.numerics import check_device, place
 from kd.models.own import try_out
@@ -22,11 +24,11 @@ from kd.training.evaluation import predict, scores
 from kd.training.loop import Plan, TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
 from storage.files.datasets import prepare
-from storage.files.layout import RunLayout
+from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ModelsJob, PrepareJob, TeacherJob
-from workers.runners.loading import open_parts, untrained_teacher
+from workers.runners.loading import initial_seed, open_parts, untrained_teacher
 from workers.runners.training import checkpointed
 from workers.runners.trying import Tryout
 
@@ -72,12 +74,13 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
 
 def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Fine-tune the teacher on the training split alone, unless it is found in the cache."""
-    identity = teacher_identity(job.protocol, job.dataset)
+    tuning = Tuning.of(job.protocol)
+    identity = teacher_identity(tuning, job.dataset)
     folder = job.layout.teacher(fingerprint(identity))
-    with locked(folder.with_suffix(".lock"), wait=True):
+    with locked(lock_of(folder), wait=True):
         found = is_finished(folder)
         if not found:
-            yield from _fine_tune(job, folder, identity, device, stopped)
+            yield from _fine_tune(job, folder, tuning, identity, device, stopped)
         if stopped():
             return
         manifest = read_manifest(folder, "teacher", identity)
@@ -85,30 +88,54 @@ def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> I
     yield Result.of(teacher=folder.name, found=found, **manifest.info)
 
 
-def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
-    """Say what a teacher's weights depend on."""
-    weights = protocol.teacher_weights
-    return {
-        "dataset": dataset,
-        "model": protocol.teacher,
-        "stem": protocol.stem,
-        "weights": sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
-        "epochs": protocol.teacher_epochs,
-        "lr": protocol.teacher_lr,
-        "weight_decay": protocol.teacher_weight_decay,
-        "batch_size": protocol.batch_size,
-        "warmup": protocol.warmup,
-        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
-        "seed": protocol.seed,
-        "threads": protocol.threads,
-        "precision": protocol.precision,
-        "compile": protocol.compile,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What a teacher's weights depend on beside the data set: its start and its training.
+
+    `weights` are none, imagenet or the SHA-256 of a file; `seed` is that of the initialisation.
+    """
+
+    model: str
+    stem: str
+    weights: str
+    seed: int
+    recipe: Recipe
+    plan: Plan
+    threads: int
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Self:
+        weights = protocol.teacher_weights
+        return cls(
+            model=protocol.teacher,
+            stem=protocol.stem,
+            weights=sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
+            seed=initial_seed(protocol),
+            recipe=Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay),
+            plan=Plan(
+                epochs=protocol.teacher_epochs,
+                batch_size=protocol.batch_size,
+                warmup=protocol.warmup,
+                augmentation=Augmentation.of(protocol),
+                view_seed=derive_seed(protocol.seed, "teacher views"),
+                views=range(protocol.teacher_epochs),
+                seed=derive_seed(protocol.seed, "teacher"),
+                precision=protocol.precision,
+                compile=protocol.compile,
+            ),
+            threads=protocol.threads,
+        )
+
+
+def teacher_identity(tuning: Tuning, dataset: str) -> dict[str, Any]:
+    """Return what names a teacher: the data set's fingerprint, and how it is tuned."""
+    return {"dataset": dataset, **plain(tuning, defaults=False)}
 
 
 def _fine_tune(
     job: TeacherJob,
     folder: Path,
+    tuning: Tuning,
     identity: dict[str, Any],
     device: torch.device,
     stopped: ShouldStop,
@@ -116,25 +143,13 @@ def _fine_tune(
     protocol = job.protocol
     data, validation = open_parts(job.layout, job.dataset, device)
     network = place(untrained_teacher(protocol, job.layout, job.dataset), device)
-    recipe = Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay)
-    plan = Plan(
-        epochs=protocol.teacher_epochs,
-        batch_size=protocol.batch_size,
-        warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
-        view_seed=derive_seed(protocol.seed, "teacher views"),
-        views=range(protocol.teacher_epochs),
-        seed=derive_seed(protocol.seed, "teacher"),
-        precision=protocol.precision,
-        compile=protocol.compile,
-    )
+    recipe, plan = tuning.recipe, tuning.plan
     state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
-    run = RunLayout(folder.with_suffix(".training"))
-    epochs = checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
-    yield from epochs
+    run = job.layout.teacher_training(folder.name)
+    yield from checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
     if stopped():
         return
-    write_tensors(folder / "weights.safetensors", network.state_dict())
+    write_tensors(job.layout.teacher_weights(folder.name), network.state_dict())
     found = scores(predict(network, validation), validation.labels.cpu())
     info = {key: found[key] for key in ("accuracy", "nll", "ece")}
     info["seconds"] = sum(metrics.seconds for metrics in state.history)
