@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, require
 from kd.protocol import Protocol
-from kd.recipe import require
 from kd.registry import check_name
 from search_spaces import BUILT_IN_ARMS
 

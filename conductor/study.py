@@ -211,8 +211,8 @@ class Study:
 
     def _compare(self, crew: Crew, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
-        tested = [self._paths.teacher_test / name for name in ("result.json", "test.safetensors")]
-        if not all(path.exists() for path in tested):
+        tested = self._paths.teacher_test
+        if not (tested.result.exists() and tested.predictions.exists()):
             crew.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")

@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 import re
-import typing
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Self
+from dataclasses import dataclass
+from typing import Annotated
 
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, require
+from kd.json_data import JsonData, plain
 from kd.names import (
     DATASETS,
     PRECISIONS,
@@ -16,12 +16,11 @@ from kd.names import (
     TORCHVISION_MODELS,
     parse_model,
 )
-from kd.recipe import check_keys, require, require_number
 from kd.registry import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
+class Protocol(JsonData):
     """What every trial of a study has in common. Each field has a flag of the same name.
 
     The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
@@ -94,9 +93,7 @@ class Protocol:
     ] = False
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for name, hint in hints.items():
-            _check_type(name, getattr(self, name), hint)
+        self.check_types()
         kind, _, path = self.dataset.partition(":")
         if kind == "folder":
             require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
@@ -109,9 +106,6 @@ class Protocol:
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
-        for name in (name for name, hint in hints.items() if hint is float):
-            # 1 and 1.0, 0.0 and -0.0 are equal: written alike, equal protocols have equal hashes.
-            object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
         check_name("precision", self.precision, PRECISIONS)
         for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
@@ -163,22 +157,12 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """64 bits of SHA-256 over the canonical JSON, as 16 hexadecimal digits."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """64 bits of SHA-256, as 16 hexadecimal digits, over all that differs from the defaults.
+
+        So a field that is added later, with a default, leaves the hashes of older studies alone.
+        """
+        text = json.dumps(plain(self, defaults=False), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "students": list(self.students), "taps": list(self.taps)}
-
-    @classmethod
-    def from_json(cls, given: Any) -> Self:
-        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
-        check_keys("protocol", given, tuple(field.name for field in fields(cls)))
-        values = dict(given)
-        for name in ("students", "taps"):
-            if isinstance(values[name], list):
-                values[name] = tuple(values[name])
-        return cls(**values)
 
     def differences(self, other: "Protocol") -> list[str]:
         """Say field by field where `other` differs, as `epochs: 12 -> 30`."""
@@ -194,22 +178,6 @@ def dataset_slug(dataset: str) -> str:
     last = re.split(r"[:/\\]", dataset.rstrip("/\\"))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
     return plain[:40].rstrip("-._") or "study"
-
-
-def _check_type(name: str, received: Any, hint: Any) -> None:
-    """Raise ProtocolError unless the value has the field's type: str, bool, int, float or names."""
-    if hint is float:
-        require_number(name, received)
-    elif hint is int:
-        whole = isinstance(received, int) and not isinstance(received, bool)
-        require(f"{name} must be a whole number", whole, received)
-    elif hint is bool:
-        require(f"{name} must be true or false", isinstance(received, bool), received)
-    elif hint is str:
-        require(f"{name} must be a text", isinstance(received, str), received)
-    else:
-        names = isinstance(received, tuple) and all(isinstance(item, str) for item in received)
-        require(f"{name} must be a list of names", names, received)
 
 
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (

@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 from conductor.command_line import cli
 from conductor.command_line.options import make_request
 from conductor.command_line.presets import PRESETS
+from kd import VERSION
 from kd.errors import RetortError
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +108,7 @@ def test_version_is_that_of_the_newest_entry_of_the_changelog() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     newest = re.search(r"^## \[([^]]+)\]", changelog, re.MULTILINE)
     assert newest is not None
-    assert newest[1] == METADATA["version"]
+    assert newest[1] == VERSION
 
 
 def commands(page: Path) -> list[str]:

@@ -12,10 +12,9 @@ from conductor.command_line.options import make_request
 from conductor.command_line.presets import PRESETS, preset
 from conductor.display import Display
 from conductor.request import Request, check_workers
-from kd.errors import StudyError
+from kd.errors import StudyError, require
 from kd.protocol import Protocol
-from kd.recipe import require
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
 from workers.pools.cluster import Cluster
 
@@ -139,7 +138,7 @@ def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
     from workers.pools.crew import Crew, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
-    threads = Protocol.from_json(read_json(paths.protocol)).threads
+    threads = read_record(paths.protocol, Protocol).threads
     pool = make_pool(options.workers, _cluster(options, threads))
     try:
         pool.start()

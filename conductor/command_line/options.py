@@ -14,7 +14,7 @@ from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
 from kd.names import DATASETS
 from kd.protocol import Protocol, dataset_slug
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
 
@@ -33,7 +33,7 @@ def make_request(options: argparse.Namespace) -> Request:
     paths = Layout(Path(options.root)).study(name)
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     if paths.protocol.exists() and not named:
-        kept_protocol = Protocol.from_json(read_json(paths.protocol))
+        kept_protocol = read_record(paths.protocol, Protocol)
         protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
     else:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))

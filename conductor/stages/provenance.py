@@ -13,7 +13,7 @@ from kd.errors import StudyError
 from kd.names import parse_model
 from kd.protocol import Protocol
 from search_spaces.space import Space
-from storage.files.artifacts import read_json, write_json
+from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
 from storage.studies.urls import masked, storage_file, without_password
@@ -43,7 +43,7 @@ def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettin
 def _check_resumable(paths: StudyLayout, request: Request) -> None:
     """Raise StudyError if the study exists with another protocol or other settings."""
     if paths.protocol.exists():
-        kept_protocol = Protocol.from_json(read_json(paths.protocol))
+        kept_protocol = read_record(paths.protocol, Protocol)
         _check_models(paths.name, kept_protocol, request.protocol)
         differences = kept_protocol.differences(request.protocol)
         if differences:

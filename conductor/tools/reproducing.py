@@ -19,9 +19,10 @@ from kd.protocol import Protocol
 from kd.registry import check_name
 from kd.training.history import EpochMetrics
 from reports.wording import counted
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
+from workers.events import Diverged, EpochDone, Failed, Note
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew, error_of
 
@@ -75,7 +76,7 @@ def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
 
 
 def _protocol(paths: StudyLayout) -> Protocol:
-    return Protocol.from_json(read_json(paths.protocol))
+    return read_record(paths.protocol, Protocol)
 
 
 def reproduce_run(
@@ -132,18 +133,16 @@ def _train(
         crew.start(subject.title, job)
         while crew.busy:
             for _, event in crew.events():
-                if event["event"] == "epoch" and event["metrics"]["epoch"] == len(history) + 1:
-                    history.append(EpochMetrics.from_json(event["metrics"]))
+                if isinstance(event, EpochDone) and event.metrics.epoch == len(history) + 1:
+                    history.append(event.metrics)
                     bar(len(history), epochs)
                     if len(history) == epochs < job.horizon:
                         crew.stop(subject.title)
-                elif event["event"] == "note":
-                    display.say(event["text"])
-                elif (
-                    event["event"] == "diverged" and len(history) < epochs
-                ):  # not beyond the record
-                    reason = event["reason"]
-                elif event["event"] == "failed":
+                elif isinstance(event, Note):
+                    display.say(event.text)
+                elif isinstance(event, Diverged) and len(history) < epochs:  # within the record
+                    reason = event.reason
+                elif isinstance(event, Failed):
                     raise error_of(event)
     return history[:epochs], reason
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kd.errors import require
 from kd.models.cifar import cifar_resnet, wide_resnet
 from kd.models.network import Built, Network, export_state, tap_shapes
 from kd.models.own import build_own
 from kd.models.torchvision_models import mobilenet, resnet, shufflenet, vgg
 from kd.models.weights import load_file, load_imagenet
 from kd.names import STEMS, ModelName, parse_model
-from kd.recipe import require
 from kd.registry import check_name
 
 __all__ = ["Network", "build", "export_state", "initialise", "tap_shapes"]

@@ -24,7 +24,7 @@ from kd.data.views import Augmentation
 from kd.models.build import build
 from kd.protocol import Protocol
 from kd.schedules import warmup_cosine
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.datasets import open_part
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
@@ -40,7 +40,7 @@ class Loop:
 
     def __init__(self, root: Path, study: str) -> None:
         paths = Layout(root).study(study)
-        self.protocol = Protocol.from_json(read_json(paths.protocol))
+        self.protocol = read_record(paths.protocol, Protocol)
         folder = Layout(root).dataset(StudySettings.read(paths.settings).dataset)
         self.parts = {part: open_part(folder, part) for part in ("train", "validation")}
         self.train = self._loader("train", 0)

@@ -29,7 +29,7 @@ from tests.support.fakes import (
     rows,
     search,
 )
-from workers.events import Event
+from workers.events import Event, Progress, Stopped
 from workers.jobs import TrainJob
 
 TRIALS = 16
@@ -488,8 +488,8 @@ def test_a_search_ends_only_when_its_workers_are_idle(tmp_path, clock):
         heir.tell(0, TrialState.COMPLETE, 0.25, {})
         yield from epochs([0.5])
         for clock.now in range(20):
-            yield {"event": "progress", "done": 1, "total": 2}
-        yield {"event": "stopped"}
+            yield Progress(done=1, total=2)
+        yield Stopped()
 
     pool = FakePool(objective=take_over)
     pool.stop = lambda ticket: None

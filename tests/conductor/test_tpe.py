@@ -37,8 +37,8 @@ def end(arm, number: int, job) -> None:
     """Report a trial until it is pruned or ends; every ninth fails."""
     events, value, state = landscape(job(arm, number)), 0.0, TrialState.COMPLETE
     for event in events[:-1]:
-        value = event["metrics"]["accuracy"]
-        if arm.report(number, event["metrics"]["epoch"], value):
+        value = event.metrics.accuracy
+        if arm.report(number, event.metrics.epoch, value):
             state = TrialState.PRUNED
             break
     if number % 9 == 5:

@@ -29,6 +29,7 @@ from tests.support.tiny import (
     succeed,
     without_openings,
 )
+from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
 from workers.runners.standalone import standalone_source
@@ -324,7 +325,7 @@ def prepared(tmp_path_factory) -> Path:
     *_, last = execute(
         PrepareJob(protocol=protocol(), root=str(root), data_dir=str(root)), CPU, lambda: False
     )
-    assert last["event"] == "result", last
+    assert isinstance(last, Result), last
     return root
 
 
@@ -391,7 +392,7 @@ def test_a_model_whose_tensors_share_memory_passes_all_that_a_study_does(prepare
     tie, layers = TIED[what]
     for teacher in (False, True):
         last = tried(prepared, MODEL.format(tie=tie, layers=layers), teacher=teacher)
-        assert last == {"event": "result"}
+        assert last == Result.of()
 
 
 def buffer(answer: str, value: str) -> str:
@@ -461,7 +462,7 @@ def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
 
 def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):
     frozen, _ = LATER["what is frozen"]
-    assert tried(prepared, frozen, teacher=True, epochs=0) == {"event": "result"}
+    assert tried(prepared, frozen, teacher=True, epochs=0) == Result.of()
     assert "has no parameter that learns" in tried(prepared, frozen, teacher=True)["reason"]
 
 

@@ -225,7 +225,7 @@ def test_the_teachers_interval_is_over_images_alone(findings: Findings) -> None:
 
 def test_fidelity_is_computed_from_the_logits_of_student_and_teacher(made: Fabricated) -> None:
     finalist = read_report(made)["finalists"][0]
-    teacher = load_file(made.study.teacher_test / "test.safetensors")["logits"]
+    teacher = load_file(made.study.teacher_test.predictions)["logits"]
     runs = [made.study.confirmation(finalist["name"], one) for one in range(6)]
     students = [load_file(run.predictions)["logits"] for run in runs]
     agreement = np.mean([student.argmax(1) == teacher.argmax(1) for student in students])

@@ -39,7 +39,7 @@ from tests.support.fakes import (
 )
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.tiny import changed
-from workers.events import LAST_EVENTS, Event
+from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
 from workers.pools.crew import Crew
 
@@ -346,12 +346,12 @@ class InstantPool:
 
     def stop(self, ticket: int) -> None:
         if ticket in self._running:
-            self._running[ticket] = iter([{"event": "stopped"}])
+            self._running[ticket] = iter([Stopped()])
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         ticket = self._random.choice(list(self._running))
         event = next(self._running[ticket])
-        if event["event"] in LAST_EVENTS:
+        if isinstance(event, LastEvent):
             del self._running[ticket]
         return [(ticket, event)]
 

@@ -28,13 +28,14 @@ from kd.protocol import Protocol
 from kd.training.evaluation import LabelledImages, accuracy, predict
 from reports.read.collect import collect
 from reports.read.data import StudyData
-from storage.files.artifacts import read_json, read_manifest
+from storage.files.artifacts import read_json, read_manifest, read_record
 from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.study_fixture import Plan, fabricate
 from tests.support.tiny import FLAGS, assert_one_line, changed, hasten
+from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ExportJob
 from workers.runners import exporting
@@ -252,7 +253,7 @@ def export_job(finished: Path, exported: Path, folder: Path, **changes: Any) -> 
     study = layout.study("digits")
     return ExportJob(
         **{
-            "protocol": Protocol.from_json(read_json(study.protocol)),
+            "protocol": read_record(study.protocol, Protocol),
             "root": str(finished),
             "dataset": StudySettings.read(study.settings).dataset,
             "weights": str(run.weights),
@@ -461,7 +462,7 @@ def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, 
     some = validation(finished)
     score = accuracy(predict(network, some), some.labels)
     event = last_event(replace(job, weights=str(weights), accuracy=score))
-    assert event["event"] == "result", event
+    assert isinstance(event, Result), event
 
 
 def test_every_byte_survives_the_division_by_255():

@@ -17,7 +17,7 @@ from kd.recipe import Recipe
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from workers.device import accelerator_count, memory_share
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExamineJob, MachineJob
 from workers.runners.loading import open_parts, untrained_student
 
@@ -25,10 +25,10 @@ TOLERANCE = 1e-2  # of a loss or its gradient: what TensorFloat-32 may change
 Values = dict[str, Tensor]
 
 
-def run_machine(job: MachineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Describe the accelerators, and say which of torchvision's weights are kept."""
     files = imagenet_files()
-    yield result_event(
+    yield Result.of(
         device=str(device),
         accelerators=[_accelerator(index) for index in range(accelerator_count())],
         memory_share=memory_share(device),
@@ -53,9 +53,9 @@ def _accelerator(index: int) -> dict[str, Any]:
     }
 
 
-def run_examine(job: ExamineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Try one part. Raises WorkerError when the device computes something else than the CPU."""
-    yield result_event(said=PARTS[job.part](job, device))
+    yield Result.of(said=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:

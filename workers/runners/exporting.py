@@ -28,7 +28,7 @@ from storage.files.artifacts import read_json, read_manifest, write_json
 from storage.files.datasets import open_part
 from storage.files.layout import Layout
 from storage.files.tensors import read_checked, write_tensors
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExportJob
 from workers.runners.loading import untrained_student
 from workers.runners.standalone import standalone_source
@@ -40,7 +40,7 @@ ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up
 FLIPS = 0.005  # share of validation images on which another device may say another class
 
 
-def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
 
     Raises ArtifactError when the student's file is damaged, or what was written differs from it.
@@ -53,7 +53,7 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     config = describe(job.protocol, job.layout, job.dataset, job.student)
     standalone = write_student(folder, network, config, job.layout.models, some)
     differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
-    yield result_event(images=len(some), onnx_differences=differences)
+    yield Result.of(images=len(some), onnx_differences=differences)
 
 
 def write_student(

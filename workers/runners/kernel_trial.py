@@ -15,7 +15,7 @@ import torch
 from kd.models.numerics import place
 from kd.training.kernels import WrongKernelError, try_kernels
 from storage.files.artifacts import read_manifest
-from workers.jobs import Job, KernelsJob, from_wire
+from workers.jobs import KernelsJob, job_from_wire
 from workers.runners.loading import build_network
 
 _answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints goes elsewhere
@@ -24,7 +24,7 @@ _answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints go
 def main() -> None:
     """Try the networks of the job that standard input describes."""
     os.dup2(2, 1)
-    job: Job = from_wire(json.loads(sys.stdin.readline()))
+    job = job_from_wire(json.loads(sys.stdin.readline()))
     assert isinstance(job, KernelsJob)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(job.protocol.threads)

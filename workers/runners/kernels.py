@@ -20,13 +20,14 @@ from typing import Any
 import torch
 
 from kd.errors import ArtifactError, ProtocolError, StudyError
+from kd.json_data import to_wire
 from kd.names import parse_model
 from kd.training import kernels
 from storage.files.artifacts import fingerprint, locked
-from storage.files.layout import kernels_record
+from storage.files.layout import kernels_record, lock_of
 from storage.files.records import Record
-from workers.events import Event, Stopped, result_event
-from workers.jobs import Job, KernelsJob, to_wire
+from workers.events import Event, Result, ShouldStop
+from workers.jobs import Job, KernelsJob
 from workers.machine import processor
 
 # glibc fills what is allocated with 0x7f bytes (3.4e38 as float32), and checks blocks when they
@@ -48,13 +49,13 @@ _STARTED_WITH = kernels.limit()  # what the user has limited the process to, bef
 _settled: dict[str, str] = {}  # of this process: the study's fingerprint, its limit
 
 
-def run_kernels(job: KernelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_kernels(job: KernelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Report what the kernels are limited to; every job begins with `limit_kernels`."""
     if device.type != "cpu":
-        yield result_event(limit="", reason="", used="")
+        yield Result.of(limit="", reason="", used="")
         return
     found = _find(job)
-    yield result_event(limit=found.limit, reason=found.reason, used=kernels_used())
+    yield Result.of(limit=found.limit, reason=found.reason, used=kernels_used())
 
 
 def kernels_used() -> str:
@@ -111,7 +112,7 @@ def _find(job: KernelsJob) -> Kernels:
         return Kernels(limit=kernels.limit(), reason=reason)
     path = kernels_record(fingerprint(_identity(job)))
     try:
-        with locked(path.with_suffix(".lock"), wait=True):
+        with locked(lock_of(path), wait=True):
             if not path.exists():
                 _try(job).write(path)
             return Kernels.read(path)
