@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -10,10 +9,12 @@ from typing import Any, Self
 
 from kd.errors import ProtocolError
 from kd.names import (
-    DATASETS,
     PRECISIONS,
     STEMS,
     TORCHVISION_MODELS,
+    augment_text,
+    parse_augment,
+    parse_dataset,
     parse_model,
 )
 from kd.recipe import check_keys, require, require_number
@@ -29,14 +30,12 @@ class Protocol:
     the horizon; the properties `view_count` and `confirm_horizon` resolve them.
     """
 
-    dataset: str  # digits, cifar10, cifar100, fashion-mnist, or folder:PATH
+    dataset: str  # a source of `kd.data.sources`: digits, folder:PATH, ...
     image_size: int
     train_size: int = 0  # training images kept, spread evenly over the classes; 0 keeps all
     validation_fraction: float = 0.1  # of what is not test
     test_fraction: float = 0.2  # of everything, only where the source has no test split of its own
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 0  # side of the erased square; 0 erases nothing
+    augment: str = "crop=4,flip"  # augmentations in the order of application, or none
     teacher: str
     teacher_weights: str = "none"  # where fine-tuning starts: none, imagenet or a .safetensors file
     teacher_epochs: int
@@ -62,11 +61,7 @@ class Protocol:
         hints = typing.get_type_hints(type(self))
         for name, hint in hints.items():
             _check_type(name, getattr(self, name), hint)
-        kind, _, path = self.dataset.partition(":")
-        if kind == "folder":
-            require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
-        else:
-            check_name("dataset", self.dataset, (*DATASETS, "folder:PATH"))
+        parse_dataset(self.dataset)
         for rule, low, high, names in _RANGES:
             for name in names:
                 received = getattr(self, name)
@@ -79,9 +74,8 @@ class Protocol:
             object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
         check_name("precision", self.precision, PRECISIONS)
-        for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
-            rule = f"{field} must be at most the image size of {self.image_size}"
-            require(rule, received <= self.image_size, received)
+        augment = augment_text(parse_augment(self.augment, self.image_size))
+        object.__setattr__(self, "augment", augment)  # of equal augmentations, equal texts
         self._check_models()
 
     def _check_models(self) -> None:
@@ -180,7 +174,6 @@ def _check_type(name: str, received: Any, hint: Any) -> None:
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
     ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
-    ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
     ("lie in 0-100 points", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),

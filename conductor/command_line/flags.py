@@ -4,18 +4,19 @@ from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
 from conductor.search.names import BUILT_IN_ARMS, CACHE_BUDGET, EVIDENCE, PRUNERS, SAMPLERS
+from kd.names import AUGMENTATIONS, SOURCES
+from kd.registry import Kind
 
 # field of the protocol: what its flag says. The order is that of the help.
 PROTOCOL_HELP = {
-    "dataset": "digits, cifar10, cifar100, fashion-mnist, or folder:PATH with one folder a class",
+    "dataset": "source of the images, as in digits or folder:PATH",
     "image_size": "side in pixels that images are brought to",
     "train_size": "keep so many training images, evenly over the classes, and at most as many for "
     "validation (0: all)",
     "validation_fraction": "share of what is not test that validates, for search and pruning",
     "test_fraction": "share that is sealed for the test, where the data has no test split",
-    "crop_padding": "pixels of padding before a random crop",
-    "flip": "flip images left to right at random",
-    "cutout": "side of a square erased at random (0: none)",
+    "augment": "augmentations of training images in the order of application, as in "
+    "crop=4,flip,cutout=8, or none",
     "teacher": "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as "
     "in mine.py:large (see docs/guide.md)",
     "teacher_weights": "where the teacher starts: none, imagenet, or a .safetensors file",
@@ -44,8 +45,6 @@ PROTOCOL_TYPES: dict[str, Any] = {
         (
             "image_size",
             "train_size",
-            "crop_padding",
-            "cutout",
             "teacher_epochs",
             "max_params",
             "epochs",
@@ -70,6 +69,8 @@ PROTOCOL_TYPES: dict[str, Any] = {
         float,
     ),
 }
+
+KINDS = {"dataset": SOURCES, "augment": AUGMENTATIONS}  # fields whose values are members
 
 REPEATABLE = ("students",)  # fields whose flag may be given again, each time with further values
 
@@ -227,8 +228,9 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("protocol, fixed for the whole study")
     group.add_argument("--preset", help="protocol to begin with; see: python study.py presets")
     for field, text in PROTOCOL_HELP.items():
+        text += listed(KINDS[field]) if field in KINDS else ""
         flag = f"--{field.replace('_', '-')}"
-        if field in ("flip", "compile"):
+        if field == "compile":
             group.add_argument(flag, action=BooleanOptionalAction, default=None, help=text)
         elif field == "taps":
             group.add_argument(flag, type=comma_separated, help=text)
@@ -244,6 +246,12 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
             )
         else:
             group.add_argument(flag, type=PROTOCOL_TYPES.get(field, str), help=text)
+
+
+def listed(kind: Kind) -> str:
+    """Return the names of a kind's members and what each is, for the help of its flag."""
+    members = ", ".join(f"{name} ({kind.describe(name)})" for name in kind.names)
+    return f": {members}".replace("%", "%%")
 
 
 def comma_separated(text: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import Request, choose_spaces, parse_size
 from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
-from kd.names import DATASETS
+from kd.names import SOURCES
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_json
 from storage.files.layout import Layout
@@ -74,7 +74,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
 
 def _check_folder(dataset: str) -> None:
     """Raise ProtocolError for the bare name of a folder, which is no data set's."""
-    if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
+    if dataset not in SOURCES.names and ":" not in dataset and dataset and Path(dataset).is_dir():
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 

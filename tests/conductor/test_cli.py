@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from conductor.command_line.cli import COMMANDS, _parser, main
-from conductor.command_line.flags import PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
+from conductor.command_line.flags import KINDS, PROTOCOL_HELP, PROTOCOL_TYPES, add_protocol_flags
 from kd.errors import StudyError
 from kd.protocol import Protocol
 from storage.files.layout import Layout
@@ -107,8 +107,15 @@ def test_every_field_of_the_protocol_has_a_flag_with_help():
     assert set(flags) == set(fields)
     for name, action in flags.items():
         assert f"--{name.replace('_', '-')}" in action.option_strings
-        assert action.help == PROTOCOL_HELP[name] != ""
+        assert PROTOCOL_HELP[name]
+        assert action.help.startswith(PROTOCOL_HELP[name])
         assert action.default is None
+
+
+@pytest.mark.parametrize(("field", "kind"), KINDS.items())
+def test_the_help_of_a_flag_lists_the_members_of_its_kind(field, kind):
+    for name in kind.names:
+        assert f"{name} ({kind.describe(name)})" in protocol_flags()[field].help.replace("%%", "%")
 
 
 def test_flags_read_the_types_of_the_protocol():
@@ -121,8 +128,8 @@ def test_flags_read_the_types_of_the_protocol():
             assert name not in PROTOCOL_TYPES
     parser = argparse.ArgumentParser()
     add_protocol_flags(parser)
-    given = parser.parse_args(["--no-flip", "--taps", "last1,last2", "--warmup", "0.2"])
-    assert (given.flip, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
+    given = parser.parse_args(["--no-compile", "--taps", "last1,last2", "--warmup", "0.2"])
+    assert (given.compile, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +260,6 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
         (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
         (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
         (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
-        (["--flip", "--no-flip"], "--no-flip is not allowed with --flip; give one of them"),
         (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
         (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),
         (["--ablate", "--ablate"], "--ablate is given twice; give it once"),

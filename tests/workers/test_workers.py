@@ -55,7 +55,7 @@ PROTOCOL = Protocol(
     students=("resnet8-w0.125",),
     epochs=2,
     batch_size=16,
-    crop_padding=1,
+    augment="crop=1,flip",
 )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from kd.data.splits import passed_over
-from kd.data.views import Augmentation
 from kd.losses.features import Adapters
 from kd.models.numerics import check_device, place
 from kd.models.own import try_out
@@ -98,7 +97,7 @@ def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
         "weight_decay": protocol.teacher_weight_decay,
         "batch_size": protocol.batch_size,
         "warmup": protocol.warmup,
-        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
+        "augment": protocol.augment,
         "seed": protocol.seed,
         "threads": protocol.threads,
         "precision": protocol.precision,
@@ -117,7 +116,7 @@ def _fine_tune(
         epochs=protocol.teacher_epochs,
         batch_size=protocol.batch_size,
         warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
+        augment=protocol.augment,
         view_seed=derive_seed(protocol.seed, "teacher views"),
         views=range(protocol.teacher_epochs),
         seed=derive_seed(protocol.seed, "teacher"),
