@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,10 +9,14 @@ from typing import Annotated
 from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain
 from kd.names import (
-    DATASETS,
+    AUGMENTATIONS,
     PRECISIONS,
+    SOURCES,
     STEMS,
     TORCHVISION_MODELS,
+    augment_text,
+    parse_augment,
+    parse_dataset,
     parse_model,
 )
 from kd.registry import check_name
@@ -28,9 +31,7 @@ class Protocol(JsonData):
     the properties `view_count` and `confirm_horizon` resolve them.
     """
 
-    dataset: Annotated[
-        str, "digits, cifar10, cifar100, fashion-mnist, or folder:PATH with one folder a class"
-    ]
+    dataset: Annotated[str, "source of the images, as in digits or folder:PATH", SOURCES]
     image_size: Annotated[int, "side in pixels that images are resized to"]
     train_size: Annotated[
         int,
@@ -43,9 +44,12 @@ class Protocol(JsonData):
     test_fraction: Annotated[
         float, "share that is sealed for the test, where the data has no test split"
     ] = 0.2
-    crop_padding: Annotated[int, "pixels of padding before a random crop"] = 4
-    flip: Annotated[bool, "flip images left to right at random"] = True
-    cutout: Annotated[int, "side of a square erased at random (0: none)"] = 0
+    augment: Annotated[
+        str,
+        "augmentations of training images in the order of application, as in "
+        "crop=4,flip,cutout=8, or none",
+        AUGMENTATIONS,
+    ] = "crop=4,flip"
     teacher: Annotated[
         str,
         "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as in "
@@ -94,11 +98,7 @@ class Protocol(JsonData):
 
     def __post_init__(self) -> None:
         self.check_types()
-        kind, _, path = self.dataset.partition(":")
-        if kind == "folder":
-            require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
-        else:
-            check_name("dataset", self.dataset, (*DATASETS, "folder:PATH"))
+        parse_dataset(self.dataset)
         for rule, low, high, names in _RANGES:
             for name in names:
                 received = getattr(self, name)
@@ -108,9 +108,8 @@ class Protocol(JsonData):
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
         check_name("stem", self.stem, STEMS)
         check_name("precision", self.precision, PRECISIONS)
-        for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
-            rule = f"{field} must be at most the image size of {self.image_size}"
-            require(rule, received <= self.image_size, received)
+        augment = augment_text(parse_augment(self.augment, self.image_size))
+        object.__setattr__(self, "augment", augment)  # of equal augmentations, equal texts
         self._check_models()
 
     def _check_models(self) -> None:
@@ -183,7 +182,6 @@ def dataset_slug(dataset: str) -> str:
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
     ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
-    ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
     ("lie in 0-100 points", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),

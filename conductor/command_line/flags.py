@@ -15,7 +15,7 @@ from typing import Any
 from conductor.command_line.presets import PRESETS
 from conductor.request import EVIDENCE, KEPT, Flag, Request
 from kd.protocol import Protocol
-from kd.registry import check_name
+from kd.registry import Kind, check_name
 from reports.wording import parse_size
 from search_spaces import BUILT_IN_ARMS
 
@@ -85,8 +85,8 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("protocol, fixed for the whole study")
     group.add_argument("--preset", help=f"protocol to begin with: {', '.join(PRESETS.names)}")
     for name, hint in typing.get_type_hints(Protocol, include_extras=True).items():
-        kind, text = typing.get_args(hint)
-        _add_flag(group, name, kind, text)
+        kind, text, *members = typing.get_args(hint)
+        _add_flag(group, name, kind, text + "".join(map(listed, members)))
 
 
 def add_report_flags(parser: ArgumentParser) -> None:
@@ -147,6 +147,12 @@ def add_reproduce_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--replicate", type=int, default=0, help="the finalist's run, from 0 (default: 0)"
     )
+
+
+def listed(kind: Kind) -> str:
+    """Return the names of a kind's members and what each is, for the help of its flag."""
+    members = ", ".join(f"{name} ({kind.describe(name)})" for name in kind.names)
+    return f": {members}".replace("%", "%%")
 
 
 def comma_separated(text: str) -> tuple[str, ...]:

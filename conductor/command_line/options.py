@@ -12,7 +12,7 @@ from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
-from kd.names import DATASETS
+from kd.names import SOURCES
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout
@@ -63,7 +63,7 @@ def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) ->
 
 def _check_folder(dataset: str) -> None:
     """Raise ProtocolError for a folder that is named without `folder:`."""
-    if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
+    if dataset not in SOURCES.names and ":" not in dataset and dataset and Path(dataset).is_dir():
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 

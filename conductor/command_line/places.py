@@ -6,9 +6,9 @@ See `storage.files.layout.whole_path`. Only the root stays as given: paths below
 import argparse
 from collections.abc import Callable
 
+from kd.names import SOURCES, takes_path
 from storage.files.layout import home_path, whole_path
 
-FOLDER = "folder:"
 SUFFIXES = (".py", ".safetensors")  # of files that flags name
 
 
@@ -53,8 +53,9 @@ def _file(name: str) -> str:
 
 
 def _dataset(name: str) -> str:
-    folder = name.removeprefix(FOLDER)
-    return f"{FOLDER}{whole_path(folder)}" if folder and folder != name else name
+    source, _, path = name.partition(":")
+    takes = path and source in SOURCES.names and takes_path(source)
+    return f"{source}:{whole_path(path)}" if takes else name
 
 
 def _models(names: str) -> str:

@@ -32,7 +32,7 @@ PROTOCOL = Protocol(
     dataset="digits",
     image_size=16,
     train_size=64,
-    cutout=4,
+    augment="crop=4,flip,cutout=4",
     teacher="resnet8-w0.25",
     teacher_epochs=1,
     students=("resnet8-w0.125",),

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from conductor.command_line.cli import COMMANDS, _parser, main
-from conductor.command_line.flags import add_protocol_flags
+from conductor.command_line.flags import add_protocol_flags, listed
 from conductor.request import KEPT, Request
 from kd.errors import StudyError
+from kd.names import AUGMENTATIONS, SOURCES
 from kd.protocol import Protocol
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
@@ -104,9 +105,10 @@ def flags_of(command: str) -> dict[str, argparse.Action]:
 def test_every_field_of_the_protocol_has_a_flag_with_its_text():
     flags = flags_of("run")
     for name, hint in typing.get_type_hints(Protocol, include_extras=True).items():
-        kind, text = typing.get_args(hint)
+        kind, text, *members = typing.get_args(hint)
         assert f"--{name.replace('_', '-')}" in flags[name].option_strings
-        assert flags[name].help == text != ""
+        assert flags[name].help == text + "".join(map(listed, members))
+        assert text != ""
         assert flags[name].default is None
         if kind in (str, int, float):
             assert flags[name].type is kind
@@ -123,11 +125,18 @@ def test_every_option_of_a_run_has_a_flag_with_its_text_and_its_default():
     assert flags["sampler"].help.endswith("gp, random, tpe (default: tpe)")
 
 
+@pytest.mark.parametrize(("field", "kind"), [("dataset", SOURCES), ("augment", AUGMENTATIONS)])
+def test_the_help_of_a_flag_lists_the_members_of_its_kind(field, kind):
+    for name in kind.names:
+        told = flags_of("run")[field].help.replace("%%", "%")
+        assert f"{name} ({kind.describe(name)})" in told
+
+
 def test_flags_read_the_types_of_the_protocol():
     parser = argparse.ArgumentParser()
     add_protocol_flags(parser)
-    given = parser.parse_args(["--no-flip", "--taps", "last1,last2", "--warmup", "0.2"])
-    assert (given.flip, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
+    given = parser.parse_args(["--no-compile", "--taps", "last1,last2", "--warmup", "0.2"])
+    assert (given.compile, given.taps, given.warmup) == (False, ("last1", "last2"), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +286,6 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
         (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
         (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
         (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
-        (["--flip", "--no-flip"], "--no-flip is not allowed with --flip; give one of them"),
         (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
         (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),
         (["--ablate", "--ablate"], "--ablate is given twice; give it once"),

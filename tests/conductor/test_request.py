@@ -187,9 +187,9 @@ NAMED = [
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_preset_names_the_study_and_flags_come_before_it(resolve, name):
-    asked = resolve("--preset", name, "--batch-size", "8", "--no-flip", "--margin", "1")
+    asked = resolve("--preset", name, "--batch-size", "8", "--augment=crop", "--margin", "1")
     assert asked.name == name
-    wanted = {**preset(name), "batch_size": 8, "flip": False, "margin": 1.0}
+    wanted = {**preset(name), "batch_size": 8, "augment": "crop=4", "margin": 1.0}
     assert asked.protocol == Protocol(**wanted)
     assert resolve("--dataset", name).protocol == Protocol(**preset(name))
 
@@ -288,7 +288,7 @@ def test_confirm_finds_the_only_study_whatever_its_name(resolve, begun, tmp_path
 
 
 def test_what_is_announced_is_what_will_run():
-    protocol = fakes.protocol(views=0, confirm_epochs=0, epochs=7, flip=False)
+    protocol = fakes.protocol(views=0, confirm_epochs=0, epochs=7)
     spaces = ["scheduled", "mine/space.py"]
     head, *lines = announced(request(protocol=protocol, spaces=spaces, trials=3))
     assert head == (
@@ -298,7 +298,7 @@ def test_what_is_announced_is_what_will_run():
     told = dict(part.split(" ") for line in lines for part in line.strip().split(", "))
     assert list(told) == list(protocol.to_json())
     assert (told["epochs"], told["views"], told["confirm_epochs"]) == ("7", "7", "7")
-    assert (told["flip"], told["taps"]) == ("no", "+".join(protocol.taps))
+    assert told["taps"] == "+".join(protocol.taps)
     assert [line.split()[0] for line in lines] == [
         "dataset",
         "teacher",

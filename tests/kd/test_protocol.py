@@ -30,9 +30,7 @@ OTHERS: dict[str, Any] = {
     "train_size": 1000,
     "validation_fraction": 0.2,
     "test_fraction": 0.3,
-    "crop_padding": 2,
-    "flip": False,
-    "cutout": 8,
+    "augment": "crop=4,flip,cutout=8",
     "teacher": "resnet50",
     "teacher_weights": "teacher.safetensors",
     "teacher_epochs": 31,
@@ -61,7 +59,19 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["cifar10", "folder:", "folder:x", "resnet8-w0", "last1", "none", 10**400])
+    | st.sampled_from(
+        [
+            "cifar10",
+            "folder:",
+            "folder:x",
+            "crop",
+            "jitter=0.5,flip",
+            "resnet8-w0",
+            "last1",
+            "none",
+            10**400,
+        ]
+    )
 )
 JSON = st.recursive(
     SCALARS,
@@ -184,7 +194,7 @@ def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
-@pytest.mark.parametrize("name", ["dataset", "teacher", "teacher_weights", "stem"])
+@pytest.mark.parametrize("name", ["dataset", "augment", "teacher", "teacher_weights", "stem"])
 def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
         Protocol.from_json(altered(**{name: absurd}))
@@ -192,8 +202,8 @@ def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
 
 @pytest.mark.parametrize("absurd", [None, 0, 1, "true", "", [], {}])
 def test_an_absurd_flag_is_refused(absurd: Any) -> None:
-    with pytest.raises(ProtocolError, match="flip must be true or false, got "):
-        Protocol.from_json(altered(flip=absurd))
+    with pytest.raises(ProtocolError, match="compile must be true or false, got "):
+        Protocol.from_json(altered(compile=absurd))
 
 
 @pytest.mark.parametrize("absurd", [None, "last1", 1, {}, [1], [None], [["last1"]]])
@@ -216,12 +226,15 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
         ({"margin": 101}, "margin must lie in 0-100 points, got 101"),
         ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),
-        ({"crop_padding": 33}, "crop_padding must be at most the image size of 32, got 33"),
-        ({"cutout": 33}, "cutout must be at most the image size of 32, got 33"),
+        (
+            {"augment": "crop=33"},
+            "augmentation crop takes a whole number in 1-32, as in crop=4, got crop=33",
+        ),
         ({"dataset": "cifar-10"}, "unknown dataset 'cifar-10'; did you mean cifar10?"),
         ({"dataset": "folder:"}, "folder: takes a path, as in folder:photos, got 'folder:'"),
         ({"dataset": "folder"}, "folder: takes a path, as in folder:photos, got 'folder'"),
-        ({"dataset": ""}, "unknown dataset ''; known: digits, cifar10"),
+        ({"dataset": "digits:x"}, "digits takes no path, got 'digits:x'"),
+        ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, digits"),
         ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
         ({"students": ("resnt20",)}, "unknown model 'resnt20'; did you mean resnet20?"),
         ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),

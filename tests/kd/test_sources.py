@@ -38,15 +38,15 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from kd.data.sources import read_named\n"
-        f"assert len(read_named('digits', Path({str(tmp_path)!r})).labels) == 1797\n"
+        "from kd.data.splits import load_source\n"
+        f"assert len(load_source('digits', 8, Path({str(tmp_path)!r})).labels) == 1797\n"
         "assert 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_digits_without_scikit_learn_are_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("kd.data.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("kd.data.sources.digits.find_spec", lambda name: None)
     with pytest.raises(DataError, match="come with scikit-learn, which is not installed"):
         load_source("digits", 8, tmp_path)
 

@@ -47,7 +47,7 @@ def protocol(**changed: Any) -> Protocol:
         "students": ("resnet8-w0.25",),
         "epochs": HORIZON,
         "views": 3,
-        "crop_padding": 1,
+        "augment": "crop=1,flip",
     }
     return Protocol(**{**fields, **changed})
 

@@ -106,8 +106,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
         confirm_epochs=plan.confirm_epochs,
         test_fraction=0.25,
         margin=plan.margin,
-        flip=False,
-        crop_padding=1,
+        augment="crop=1",
         seed=7,
     )
     made = Fabricated(plan=plan, layout=layout, protocol=protocol)

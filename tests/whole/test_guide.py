@@ -21,8 +21,8 @@ from PIL import Image
 from conductor.command_line.cli import main
 from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
-from kd.data.folders import read_folder
 from kd.data.sources import Source
+from kd.data.sources.folder import read as read_folder
 from kd.data.splits import split
 from kd.errors import DataError, ProtocolError
 from kd.protocol import Protocol

@@ -367,7 +367,7 @@ ABSURD: dict[str, Any] = {
     "threads": 10**6,
     "dataset": "folder:",
     "margin": None,
-    "flip": "no",
+    "augment": "flop",
     "unheard": 1,
 }
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import build
@@ -328,9 +328,8 @@ def live_reading(ready: Ready, k: int) -> Reading:
         ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
     )
     data = open_part(ready.layout.dataset(ready.dataset), "train")
-    augmentation = Augmentation.of(ready.protocol)
-    rows = view(view_seed(ready.protocol), k, len(data), 8, augmentation)
-    images = normalise(render(data.images, rows, augmentation), data.mean, data.deviation)
+    rows = view(view_seed(ready.protocol), k, data.images, ready.protocol.augment)
+    images = normalise(render(data.images, rows), data.mean, data.deviation)
     return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
 
 
@@ -341,14 +340,14 @@ def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
     weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
     assert identity["teacher"] == weights["weights.safetensors"]
     assert identity["dataset"] == prepared.dataset
-    assert identity["augmentation"] == {"padding": 1, "flip": True, "cutout": 2}
+    assert identity["augment"] == "crop=1,flip,cutout=2"
     assert identity["taps"] == ["last1", "last2", "last3"]
     monkeypatch.setattr("workers.runners.caching.fit_projections", None)
     assert result(prepared.projection_job())["shards"] == prepared.shards
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cutout": 3}, {"crop_padding": 2}, {"flip": False}, {"taps": ("last1",)}], ids=repr
+    "changes", [{"augment": "crop=1,flip"}, {"augment": "none"}, {"taps": ("last1",)}], ids=repr
 )
 def test_another_augmentation_or_other_taps_have_another_cache(
     ready: Ready, changes: dict[str, Any]

@@ -167,9 +167,9 @@ def test_a_model_that_ends_its_process_is_not_taken_for_wrong_kernels(
 ) -> None:
     monkeypatch.setattr(kernels, "narrower", lambda limit: ())
     event = run(with_own(job, tmp_path, how))
-    assert (event["event"], event["kind"]) == ("failed", "ProtocolError")
-    assert event["reason"].startswith("mine.py:small ends the process that tries it, whatever")
-    assert "\n" not in event["reason"]
+    assert event.kind == "ProtocolError"
+    assert event.reason.startswith("mine.py:small ends the process that tries it, whatever")
+    assert "\n" not in event.reason
 
 
 def test_a_model_that_raises_an_interrupt_leaves_the_kernels_right(

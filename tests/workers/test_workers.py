@@ -57,7 +57,7 @@ PROTOCOL = Protocol(
     students=("resnet8-w0.125",),
     epochs=2,
     batch_size=16,
-    crop_padding=1,
+    augment="crop=1,flip",
 )
 
 
@@ -238,8 +238,8 @@ def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, gro
     protocol = replace(PROTOCOL, **pinned)
     job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
     event, _ = run(pool, job)
-    assert (event["event"], event["kind"]) == ("failed", "ProtocolError")
-    assert event["reason"].startswith("KeyboardInterrupt (mine.py, line 3, in small)")
+    assert event.kind == "ProtocolError"
+    assert event.reason.startswith("KeyboardInterrupt (mine.py, line 3, in small)")
     assert worker_pids() == pids
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from kd.data.views import Augmentation, normalise, render, view
-from kd.json_data import plain
+from kd.data.views import normalise, render, view
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -62,7 +61,7 @@ def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str,
         "teacher": weights,
         "dataset": dataset,
         "view_seed": view_seed(protocol),
-        "augmentation": plain(Augmentation.of(protocol), defaults=False),
+        "augment": protocol.augment,
         "taps": list(protocol.taps),
         "dtypes": ["float32", "float16"],
         "threads": protocol.threads,
@@ -122,11 +121,10 @@ def _read_rows(
     taps: Sequence[str],
 ) -> Reading:
     """Return what the teacher says of the rows `index`, rendered as view `k`."""
-    augmentation = Augmentation.of(protocol)
-    rows = view(view_seed(protocol), k, len(data), data.images.shape[-1], augmentation).at(index)
+    rows = view(view_seed(protocol), k, data.images, protocol.augment).at(index)
     device = data.images.device
     images = data.images.index_select(0, index.to(device))
-    images = render(images, rows.to(device), augmentation)
+    images = render(images, rows.to(device))
     return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.errors import WorkerError
 from kd.losses.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
 from kd.losses.logits import SOFT_LOSSES, hard
@@ -61,10 +61,9 @@ def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> I
 def _views(job: ExamineJob, device: torch.device) -> str:
     """Render a view on the device: the very pixels that the CPU renders."""
     data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
-    augmentation = Augmentation.of(job.protocol)
-    rows = view(0, 0, len(data), data.images.shape[-1], augmentation)
-    here = render(data.images, rows, augmentation)
-    there = render(data.images.to(device), rows.to(device), augmentation)
+    rows = view(0, 0, data.images, job.protocol.augment)
+    here = render(data.images, rows)
+    there = render(data.images.to(device), rows.to(device))
     if not torch.equal(here, there.cpu()):
         raise WorkerError(f"{device} renders other pixels than the CPU")
     normal = normalise(there, data.mean.to(device), data.deviation.to(device))
@@ -115,7 +114,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
         epochs=1,
         batch_size=job.protocol.batch_size,
         warmup=0.0,
-        augmentation=Augmentation.of(job.protocol),
+        augment=job.protocol.augment,
         view_seed=0,
         views=(0,),
         seed=0,

@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 
 from kd.data.splits import passed_over
-from kd.data.views import Augmentation
 from kd.json_data import plain
 from kd.losses.features import Adapters
 from kd.models.numerics import check_device, place
@@ -116,7 +115,7 @@ class Tuning:
                 epochs=protocol.teacher_epochs,
                 batch_size=protocol.batch_size,
                 warmup=protocol.warmup,
-                augmentation=Augmentation.of(protocol),
+                augment=protocol.augment,
                 view_seed=derive_seed(protocol.seed, "teacher views"),
                 views=range(protocol.teacher_epochs),
                 seed=derive_seed(protocol.seed, "teacher"),

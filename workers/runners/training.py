@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from kd.data.views import Augmentation
 from kd.errors import ArtifactError
 from kd.losses.features import ADAPTED_KINDS, Adapters
 from kd.models.build import Network, tap_shapes
@@ -69,7 +68,7 @@ def _plan(job: TrainJob) -> Plan:
         epochs=job.horizon,
         batch_size=protocol.batch_size,
         warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
+        augment=protocol.augment,
         view_seed=view_seed(protocol),
         views=job.views,
         seed=job.seed,

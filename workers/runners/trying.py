@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.views import Augmentation, normalise
+from kd.data.views import normalise
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.features import Adapters
 from kd.models import cost
@@ -77,7 +77,7 @@ class Tryout:
             epochs=2,
             batch_size=batch,
             warmup=0.0,
-            augmentation=Augmentation.of(self._job.protocol),
+            augment=self._job.protocol.augment,
             view_seed=0,
             views=(0, 1),
             seed=0,
