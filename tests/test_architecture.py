@@ -26,8 +26,8 @@ MAY_IMPORT = {
 # it, so nothing goes in a circle or upwards
 FLOORS = {
     "kd": (
-        *("errors", "seeds", "registry", "schedules", "names", "recipe", "protocol", "ablations"),
-        *("data", "models", "losses", "training"),
+        *("errors", "seeds", "registry", "json_data", "schedules", "names", "recipe", "protocol"),
+        *("ablations", "augmentations", "data.sources", "data", "models", "losses", "training"),
     ),
     "storage": ("files", "studies"),
     "search_spaces": ("asking", "plain", "scheduled", "constant", "space"),

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conductor.command_line.lookup import existing_study, storage_url
-from conductor.command_line.options import make_request
+from conductor.command_line.options import existing_study, make_request, storage_url
 from conductor.command_line.presets import PRESETS, preset
 from conductor.display import Display
 from conductor.request import Request, check_workers

@@ -1,4 +1,4 @@
-"""Makes a request of the options: flags come first, then the study's record, then the preset."""
+"""What the options mean: the request of a new or resumed study, or the existing study."""
 
 import argparse
 import math
@@ -6,21 +6,24 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from conductor.command_line.lookup import kept_spaces
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_models import pin_models
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, StudyError
 from kd.names import SOURCES
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
-from storage.files.layout import Layout
+from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside
 from storage.files.records import StudySettings
 
 
 def make_request(options: argparse.Namespace) -> Request:
-    """Return the request. Raises RetortError for mistakes before a study is begun."""
+    """Return the request: flags come first, then the study's record, then its preset.
+
+    Raises RetortError for mistakes, before a study is begun.
+    """
     given = _given(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
@@ -40,7 +43,7 @@ def make_request(options: argparse.Namespace) -> Request:
     if "dataset" not in {**protocol_fields, **given}:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
     arms, space = getattr(options, "arms", None), getattr(options, "space", None)
-    spaces = kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
+    spaces = _kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
     chosen: dict[str, Any] = {
         **settings,
@@ -53,6 +56,41 @@ def make_request(options: argparse.Namespace) -> Request:
         "models": models,
     }
     return Request(**chosen)
+
+
+def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
+    """Return the named study, or the only one. Raises StudyError if there is none or several."""
+    name = options.name if name is None else name
+    layout = Layout(Path(options.root))
+    names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
+    if name is not None:
+        paths = layout.study(name)
+        if name not in names:
+            known = f"; there are {', '.join(names)}" if names else ""
+            raise StudyError(f"there is no study {name} under {layout.root}{known}")
+    elif len(names) != 1:
+        begin = command_line(options.root)
+        what = f"name one of {', '.join(names)} with --name" if names else f"run: {begin}"
+        raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
+    else:
+        paths = layout.study(names[0])
+    check_inside(layout.root, paths.folder)
+    return paths
+
+
+def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
+    """Return the URL of the study's trials: by flag, as recorded, or the root's own."""
+    kept = StudySettings.read(paths.settings).storage
+    return options.storage or kept or Layout(Path(options.root)).studies_url
+
+
+def _kept_spaces(kept: StudySettings) -> list[str]:
+    """Return the search spaces of a study. Raises StudyError for a missing file."""
+    sources = [kept.spaces[arm].source for arm in kept.arms]
+    for source in sources:
+        if source.endswith(".py") and not Path(source).is_file():
+            raise StudyError(f"the study's space {source} is gone; put it back")
+    return sources
 
 
 def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
@@ -77,10 +115,6 @@ def _check_weights(weights: str) -> None:
 
 def _preset_of(dataset: str) -> str:
     """Return the default preset of a data set."""
-    return (
-        "folder"
-        if dataset.startswith("folder:")
-        else dataset
-        if dataset in PRESETS.names
-        else "digits"
-    )
+    if dataset.startswith("folder:"):
+        return "folder"
+    return dataset if dataset in PRESETS.names else "digits"
