@@ -445,9 +445,9 @@ LATER = {
 def test_what_would_fail_later_is_refused_when_a_model_is_tried_out(prepared, what):
     source, said = LATER[what]
     last = tried(prepared, source)
-    assert last.get("kind") == "ProtocolError", last
-    assert re.search(said, last["reason"]), last["reason"]
-    assert "\n" not in last["reason"]
+    assert last.kind == "ProtocolError", last
+    assert re.search(said, last.reason), last.reason
+    assert "\n" not in last.reason
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -463,7 +463,7 @@ def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
 def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):
     frozen, _ = LATER["what is frozen"]
     assert tried(prepared, frozen, teacher=True, epochs=0) == Result.of()
-    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True)["reason"]
+    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True).reason
 
 
 PARTS = GOOD.replace(

@@ -433,7 +433,7 @@ def test_an_absurd_record_of_a_run_is_refused() -> None:
         ("recipe", {**record["recipe"], "lr": 10**400}),
         ("recipe", {**record["recipe"], "alpha": None}),
     ):
-        with pytest.raises(ArtifactError) as raised:
+        with pytest.raises(ProtocolError) as raised:
             RunRecord.from_json({**record, field: value})
         assert "\n" not in str(raised.value)
 

@@ -273,18 +273,17 @@ def last_event(job: ExportJob) -> dict[str, Any]:
 def test_weights_of_another_run_or_model_are_refused(finished, exported, tmp_path):
     accuracy = RunRecord.read(confirmed(finished, exported).result).accuracy
     other = last_event(export_job(finished, exported, tmp_path, accuracy=accuracy + 0.05))
-    assert "one of them is of another run" in other["reason"]
+    assert "one of them is of another run" in other.reason
     write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
     weights = str(tmp_path / "other.safetensors")
     misfit = last_event(export_job(finished, exported, tmp_path, weights=weights))
-    assert "does not fit resnet8-w0.25" in misfit["reason"]
+    assert "does not fit resnet8-w0.25" in misfit.reason
     damaged = bytearray((exported / "student.safetensors").read_bytes())
     damaged[-3] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(damaged)
     weights = str(tmp_path / "damaged.safetensors")
     assert (
-        "is damaged"
-        in last_event(export_job(finished, exported, tmp_path, weights=weights))["reason"]
+        "is damaged" in last_event(export_job(finished, exported, tmp_path, weights=weights)).reason
     )
 
 

@@ -295,7 +295,7 @@ def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, g
         os.kill(pid, signal.SIGKILL)
         assert died(PATIENCE)
     ticket = pool.submit(ground.train("given to the dead", 1))
-    assert until(pool, ticket)["kind"] == "WorkerError"
+    assert until(pool, ticket).kind == "WorkerError"
     assert isinstance(run(pool, ground.train("given to the living", 1))[0], Result)
 
 
@@ -348,6 +348,7 @@ class open_pidfd:  # noqa: N801
 
 SUPERVISOR = """
 import json, multiprocessing, sys
+from workers.events import EpochDone
 from workers.jobs import job_from_wire
 from workers.pools.local import LocalPool
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kd.errors import ArtifactError
+from kd.json_data import plain
 from kd.losses.features import ADAPTED_KINDS, Adapters
 from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
@@ -39,7 +40,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
         state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
         identity = {
             "protocol": job.protocol.hash,
-            "recipe": job.recipe.to_json(),
+            "recipe": plain(job.recipe, defaults=False),
             "seed": job.seed,
             "horizon": job.horizon,
             "views": job.views,
