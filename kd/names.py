@@ -166,7 +166,7 @@ def _augment_value(name: str, text: str | None, image_size: int) -> float | None
     default = constants.get("DEFAULT")
     if default is None:
         if text is not None:
-            raise ProtocolError(f"augmentation {name} takes no value, got {name}={text}")
+            raise ProtocolError(f"augmentation {name} takes no value, got {name}={text!r}")
         return None
     low, high = (
         image_size if bound == "image_size" else bound
@@ -181,6 +181,6 @@ def _augment_value(name: str, text: str | None, image_size: int) -> float | None
         what = "whole number" if kind is int else "number"
         raise ProtocolError(
             f"augmentation {name} takes a {what} in {low}-{high}, as in {name}={default}, "
-            f"got {name}={text}"
+            f"got {name}={text!r}"
         )
     return value

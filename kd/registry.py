@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 from kd.errors import ProtocolError
 
+PARSING = Lock()  # before 3.11.8, parsing in two threads raised SystemError (cpython 106905)
 NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyped one
 
 
@@ -67,7 +69,9 @@ class Kind:
         paths = importlib.import_module(self.package).__path__
         files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
         file = next((file for file in files if file.is_file()), None)
-        return ast.parse(file.read_text(encoding="utf-8") if file else "")
+        text = file.read_text(encoding="utf-8") if file else ""
+        with PARSING:
+            return ast.parse(text)
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kd.augmentations import Augmentation
+from kd.errors import WorkerError
 from kd.names import AUGMENTATIONS, parse_augment
 from kd.seeds import derive_seed
 
@@ -61,9 +62,18 @@ def view(seed: int, k: int, images: Tensor, augment: str) -> View:
 
 
 def render(images: Tensor, rows: View) -> Tensor:
-    """Augment `images` [B, C, H, W] uint8 as `rows`, one row per image. Returns the same shape."""
+    """Augment `images` [B, C, H, W] uint8 as `rows`, one row per image. Returns the same shape.
+
+    Raises WorkerError for an augmentation that returns another type or shape.
+    """
     for part in rows.parts:
-        images = part.member.apply(images, part.drawn, part.value)
+        changed = part.member.apply(images, part.drawn, part.value)
+        if changed.dtype != torch.uint8 or changed.shape != images.shape:
+            raise WorkerError(
+                f"{part.member} must return uint8 {list(images.shape)}, "
+                f"got {changed.dtype} {list(changed.shape)}"
+            )
+        images = changed
     return images
 
 

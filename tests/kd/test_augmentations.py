@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kd.augmentations import jitter
-from kd.errors import ProtocolError
+from kd.data.views import render, view
+from kd.errors import ProtocolError, WorkerError
 from kd.names import AUGMENTATIONS, augment_text, parse_augment
 from tests.support.small import protocol
 
@@ -52,14 +53,15 @@ def test_a_default_larger_than_the_image_is_the_image() -> None:
         ("", "unknown augmentation ''; known: crop, cutout, flip, jitter"),
         ("crop,none", "unknown augmentation 'none'; known: crop"),
         ("crop=1,crop=2", "augment must not repeat a name, got 'crop=1,crop=2'"),
-        ("flip=0.5", "augmentation flip takes no value, got flip=0.5"),
-        ("crop=", "augmentation crop takes a whole number in 1-8, as in crop=4, got crop="),
-        ("crop=0", "augmentation crop takes a whole number in 1-8, as in crop=4, got crop=0"),
-        ("crop=1.5", "takes a whole number in 1-8, as in crop=4, got crop=1.5"),
-        ("cutout=9", "takes a whole number in 1-8, as in cutout=8, got cutout=9"),
-        ("jitter=2", "augmentation jitter takes a number in 0.01-1, as in jitter=0.4, got jit"),
-        ("jitter=nan", "takes a number in 0.01-1, as in jitter=0.4, got jitter=nan"),
-        ("jitter=inf", "takes a number in 0.01-1, as in jitter=0.4, got jitter=inf"),
+        ("flip=0.5", "augmentation flip takes no value, got flip='0.5'"),
+        ("crop=", "augmentation crop takes a whole number in 1-8, as in crop=4, got crop=''"),
+        ("crop=0", "augmentation crop takes a whole number in 1-8, as in crop=4, got crop='0'"),
+        ("crop=1.5", "takes a whole number in 1-8, as in crop=4, got crop='1.5'"),
+        ("cutout=9", "takes a whole number in 1-8, as in cutout=8, got cutout='9'"),
+        ("jitter=2", "augmentation jitter takes a number in 0.01-1, as in jitter=0.4, got "),
+        ("jitter=nan", "takes a number in 0.01-1, as in jitter=0.4, got jitter='nan'"),
+        ("crop=\n9", "got crop='\\n9'"),
+        ("jitter=inf", "takes a number in 0.01-1, as in jitter=0.4, got jitter='inf'"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_received(text: str, message: str) -> None:
@@ -112,3 +114,11 @@ def test_jitter_scales_pixels_then_their_distance_to_the_mean() -> None:
     np.testing.assert_allclose(jitter.apply(images, drawn, 0.5), expected, atol=2.5)
     still = {name: torch.full_like(tensor, 256) for name, tensor in drawn.items()}
     assert torch.equal(jitter.apply(images, still, 0.5), images)
+
+
+def test_an_augmentation_that_returns_other_numbers_is_named(monkeypatch) -> None:
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    monkeypatch.setattr(jitter, "apply", lambda batch, drawn, value: batch.float())
+    message = r"kd\.augmentations\.jitter.* must return uint8 \[2, 1, 8, 8\], got torch\.float32"
+    with pytest.raises(WorkerError, match=message):
+        render(images, view(0, 0, images, "jitter"))

@@ -228,7 +228,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),
         (
             {"augment": "crop=33"},
-            "augmentation crop takes a whole number in 1-32, as in crop=4, got crop=33",
+            "augmentation crop takes a whole number in 1-32, as in crop=4, got crop='33'",
         ),
         ({"dataset": "cifar-10"}, "unknown dataset 'cifar-10'; did you mean cifar10?"),
         ({"dataset": "folder:"}, "folder: takes a path, as in folder:photos, got 'folder:'"),

@@ -504,6 +504,7 @@ FLAGS_GIVEN = {
     "--taps": [",", "../x", "last1,last1"],
     "--teacher-weights": ["/etc/passwd", "/nowhere.safetensors", "x" * 300 + ".safetensors"],
     "--dataset": ["folder:", "folder:/nowhere", "folder:/dev/null", "x" * 5000],
+    "--augment": ["", "../x", "none,flip", "crop=nan", "jitter=1e400", "crop=" + "9" * 5000],
     "--cache-budget": ["nan", "-1", "9" * 400 + "GB"],
     "--workers": ["0", "nan", "-1"],
     "--space": ["/etc/passwd", "/nowhere.py"],

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kd.errors import DataError
+
 if typing.TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,13 +26,33 @@ Progress = Callable[[int, int], None]  # images read, images in all
 class Source:
     """All images of a data set: `images` [N, C, H, W] uint8 with H = W, `labels` [N] int64.
 
-    `test` [N] says which images are the test split that the data set comes with, if it has one.
+    Labels count from 0 in the order of `classes`, their names. `test` [N] bool says which images
+    are the test split that the data set comes with, if it has one. Raises DataError for other
+    arrays.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     test: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        count, *shape = self.images.shape
+        self._check("images", len(shape) == 3 and shape[1] == shape[2], "uint8 [N, C, H, H]")
+        self._check("labels", self.labels.shape == (count,), f"int64 [{count}]")
+        if count and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise DataError(
+                f"labels must lie in 0-{len(self.classes) - 1}, one per class, "
+                f"got {self.labels.min()}-{self.labels.max()}"
+            )
+        if self.test is not None:
+            self._check("test", self.test.shape == (count,), f"bool [{count}]")
+
+    def _check(self, name: str, fits: bool, wanted: str) -> None:
+        array = getattr(self, name)
+        if not fits or array.dtype != wanted.partition(" ")[0]:
+            received = f"{array.dtype} {list(array.shape)}"
+            raise DataError(f"{name} of a data set must be {wanted}, got {received}")
 
 
 class DataSource(typing.Protocol):
