@@ -39,6 +39,7 @@ FLOORS = {
     ),
 }
 MOST_MODULES = 13  # in one folder; ten are the aim
+LISTS = {"reports/draw/figures"}  # folders of members of a kind: the more the better
 MOST_LINES = 330  # of a module
 LONGER: dict[str, str] = {}  # module: the reason why it is longer
 
@@ -172,7 +173,7 @@ def test_no_folder_has_too_many_modules():
         for path in MODULES.values()
         if path.name != "__init__.py" and path.parent != ROOT
     )
-    assert {name: count for name, count in folders.items() if count > MOST_MODULES} == {}
+    assert {name for name, count in folders.items() if count > MOST_MODULES} - LISTS == set()
 
 
 def test_no_module_is_too_long_without_a_reason():

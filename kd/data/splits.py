@@ -17,8 +17,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.images import one_line, resized
 from kd.data.sources import Progress, Source
+from kd.data.sources._images import one_line, resized
 from kd.errors import DataError
 from kd.names import SOURCES, parse_dataset
 from kd.protocol import Protocol

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.images import one_line
 from kd.data.sources import Source
+from kd.data.sources._images import one_line
 from kd.errors import DataError
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.images import BLOCK, allocate, one_line
 from kd.data.sources import Progress, Source
+from kd.data.sources._images import BLOCK, allocate, one_line
 from kd.errors import DataError
 
 PATH = "photos"
