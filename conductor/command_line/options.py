@@ -88,9 +88,7 @@ def _check_weights(weights: str) -> None:
 
 def _preset_of(dataset: str) -> str:
     """Return the preset that a data set begins with when none is named."""
-    return (
-        "folder" if dataset.startswith("folder:") else dataset if dataset in PRESETS else "digits"
-    )
+    return "folder" if ":" in dataset else dataset if dataset in PRESETS else "digits"
 
 
 def _first(*values: Any) -> Any:
