@@ -115,6 +115,6 @@ def _check_weights(weights: str) -> None:
 
 def _preset_of(dataset: str) -> str:
     """Return the default preset of a data set."""
-    if dataset.startswith("folder:"):
+    if ":" in dataset:  # a source that takes a path
         return "folder"
     return dataset if dataset in PRESETS.names else "digits"

@@ -31,8 +31,7 @@ def apply(batch: Tensor, drawn: Mapping[str, Tensor], value: float) -> Tensor:
         drawn[factor][:, None, None, None] for factor in ("brightness", "contrast")
     )
     bright = _scaled(batch.int(), brightness).clamp_(max=255)
-    mean = bright.flatten(1).sum(1)[:, None, None, None] // bright[0].numel()
-    mean = mean.int()
+    mean = (bright.flatten(1).sum(1) // bright[0].numel()).int()[:, None, None, None]
     return (_scaled(bright - mean, contrast) + mean).clamp_(0, 255).byte()
 
 

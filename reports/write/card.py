@@ -202,8 +202,8 @@ def _training(findings: Findings, exported: Exported) -> str:
         f"From random weights on {count}the training split of {protocol.dataset}, for "
         f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: SGD with "
         f"Nesterov momentum 0.9, a learning rate that rises over the first "
-        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine. The images were augmented "
-        f"by {protocol.augment}.{teacher} The weights are those after the last epoch."
+        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
+        f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
 
 

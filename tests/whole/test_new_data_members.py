@@ -9,10 +9,13 @@ import pytest
 import kd.augmentations
 import kd.data.sources
 from conductor.command_line.cli import main
+from conductor.command_line.places import settled_words
+from kd.data.splits import listing_digest, passed_over
 from kd.errors import ProtocolError
 from kd.names import SOURCES, parse_augment
 from storage.files.artifacts import read_json, read_manifest
 from storage.files.layout import Layout
+from tests.support.small import protocol
 from tests.support.tiny import hasten, refuse, succeed
 
 STRIPES = '''
@@ -85,7 +88,7 @@ def test_a_study_uses_them_and_its_records_name_them(tmp_path, capsys) -> None:
     )
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
     [card] = study.folder.glob("export/*/README.md")
-    assert "augmented by solarize=0,flip" in card.read_text().replace("\\", "")
+    assert "augmentation: solarize=0,flip." in card.read_text().replace("\\", "")
 
 
 def test_help_and_typos_propose_them(tmp_path, capsys) -> None:
@@ -98,3 +101,18 @@ def test_help_and_typos_propose_them(tmp_path, capsys) -> None:
         SOURCES.check("stripe")
     with pytest.raises(ProtocolError, match=r"'solarise'; did you mean solarize\?"):
         parse_augment("solarise", 8)
+
+
+def test_a_new_source_may_take_a_path(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = 'PATH = "a.txt"\n\n\ndef listing(place):\n    return place.read_text()\n'
+    (tmp_path / "members" / "kd.data.sources" / "stripes.py").write_text(text)
+    with pytest.raises(ProtocolError, match=r"stripes: takes a path, as in stripes:a\.txt, got 's"):
+        protocol(dataset="stripes")
+    [_, dataset] = settled_words(["--dataset", "stripes:b.txt"])
+    assert protocol(dataset=dataset).dataset == f"stripes:{tmp_path / 'b.txt'}"
+    (tmp_path / "b.txt").write_text("one")
+    before = listing_digest(dataset, 8)
+    (tmp_path / "b.txt").write_text("two")
+    assert listing_digest(dataset, 8) != before
+    assert passed_over(dataset) == ""
