@@ -1,7 +1,7 @@
 """Data: a source read as the protocol wants it, and split into train, validation and test.
 
 The split is a function of the labels and of the protocol's fractions, never of the study's seed:
-studies that differ in their seed alone are compared on the same images and share a teacher.
+studies that differ in their seed alone are compared on the same images.
 """
 
 import hashlib
