@@ -77,7 +77,7 @@ def report(options: argparse.Namespace) -> int:
         return 0
     display = Display()
     if len(places) > 1:
-        path = layout.root / "comparison.html"
+        path = layout.comparison
         display.say(write_comparison(places, path))
         display.say(f"report: {path}")
         return 0
@@ -106,7 +106,7 @@ def dashboard(options: argparse.Namespace) -> int:
 
 def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
     """Return the URL of the root's own storage, or of the study's that is named or the only one."""
-    if options.name is None and (layout.root / "studies.db").exists():
+    if options.name is None and layout.database.exists():
         return layout.studies_url
     return storage_url(options, existing_study(options))
 

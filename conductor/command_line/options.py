@@ -62,7 +62,7 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
     """Return the named study, or the only one. Raises StudyError if there is none or several."""
     name = options.name if name is None else name
     layout = Layout(Path(options.root))
-    names = sorted(path.parent.name for path in layout.root.glob("*/study.json"))
+    names = layout.studies
     if name is not None:
         paths = layout.study(name)
         if name not in names:

@@ -14,11 +14,11 @@ from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
 from reports.compute.findings import Findings
-from reports.read.data import Confirmation, FinalistData, StudyData
+from reports.read.data import ConfirmationRun, FinalistData, StudyData
 from reports.wording import percent
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
-from storage.files.layout import Layout, StudyLayout
+from storage.files.layout import ExportLayout, Layout, StudyLayout
 from workers.jobs import ExportJob
 from workers.pools.crew import Crew
 
@@ -30,7 +30,7 @@ class Choice:
     """What is exported: a finalist, and one of its confirmation runs."""
 
     one: FinalistData
-    run: Confirmation
+    run: ConfirmationRun
 
 
 def check_format(form: str) -> None:
@@ -106,12 +106,12 @@ class Export:
             exported = Exported(
                 one=self.choice.one,
                 run=self.choice.run,
-                config=read_json(folder / "config.json"),
+                config=read_json(ExportLayout(folder).config),
                 images=result["images"],
                 onnx_differences=result["onnx_differences"],
             )
             card = model_card(self.findings, exported)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            ExportLayout(folder).card.write_text(card, encoding="utf-8")
             finish(folder, "export", self._identity(), self._versions())
         self._say(exported, display)
 

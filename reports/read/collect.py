@@ -15,7 +15,7 @@ from kd.protocol import Protocol
 from reports.read.data import (
     ArmData,
     CachedViews,
-    Confirmation,
+    ConfirmationRun,
     FinalistData,
     StudyData,
     TrialData,
@@ -268,10 +268,10 @@ class _TestSplit:
         return agreement, float(kl)
 
 
-def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Confirmation:
+def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> ConfirmationRun:
     record = RunRecord.read(run.result)
     if record.test is None or not run.predictions.is_file():
-        return Confirmation(
+        return ConfirmationRun(
             replicate=replicate,
             record=record,
             predicted=None,
@@ -285,7 +285,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
     _check_run(run, record.test["accuracy"], float(np.mean(logits.argmax(1) == labels)))
     agreement, teacher_kl = test.fidelity(logits)
     predicted = logits.argmax(1)
-    return Confirmation(
+    return ConfirmationRun(
         replicate=replicate,
         record=record,
         predicted=predicted,

@@ -84,7 +84,7 @@ class ArmData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
+class ConfirmationRun:
     """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
 
     `correct` [N] says which test images it got right, `confidence` [N] float64 is the probability
@@ -105,7 +105,7 @@ class Confirmation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistData:
     finalist: Finalist
-    runs: tuple[Confirmation, ...]  # by replicate; those still missing are left out
+    runs: tuple[ConfirmationRun, ...]  # by replicate; those still missing are left out
 
     @property
     def key(self) -> str:
@@ -128,7 +128,7 @@ class FinalistData:
         return self.finalist.recipe.student
 
     @property
-    def tested(self) -> tuple[Confirmation, ...]:
+    def tested(self) -> tuple[ConfirmationRun, ...]:
         return tuple(run for run in self.runs if run.correct is not None and run.record.test)
 
     @property

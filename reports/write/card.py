@@ -9,7 +9,7 @@ from kd.names import TORCHVISION_MODELS, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
-from reports.read.data import Confirmation, FinalistData
+from reports.read.data import ConfirmationRun, FinalistData
 from reports.wording import (
     NONE,
     binary_size,
@@ -77,7 +77,7 @@ class Exported:
     """
 
     one: FinalistData
-    run: Confirmation
+    run: ConfirmationRun
     config: Mapping[str, Any]
     images: int
     onnx_differences: Mapping[str, float]

@@ -69,9 +69,24 @@ class Layout:
     root: Path
 
     @property
+    def database(self) -> Path:
+        """The file in which Optuna keeps the studies, unless `--storage` names another place."""
+        return self.root / "studies.db"
+
+    @property
     def studies_url(self) -> str:
         """The default storage of the Optuna studies."""
-        return sqlite_url(self.root.absolute() / "studies.db")
+        return sqlite_url(self.database.absolute())
+
+    @property
+    def studies(self) -> list[str]:
+        """The names of all studies that have begun, sorted."""
+        return sorted(path.parent.name for path in self.root.glob("*/study.json"))
+
+    @property
+    def comparison(self) -> Path:
+        """The report on several studies, side by side."""
+        return self.root / "comparison.html"
 
     @property
     def artifacts(self) -> Path:
@@ -213,7 +228,7 @@ class StudyLayout:
         return RunLayout(self.folder / "confirm" / finalist / f"{replicate:02d}")
 
     def export(self, finalist: str, replicate: int) -> Path:
-        """The folder that takes a confirmed student away."""
+        """The folder to which a confirmed student is exported; see `ExportLayout`."""
         return self.folder / "export" / f"{finalist}-{replicate:02d}"
 
 
@@ -261,3 +276,32 @@ class RunLayout:
     @property
     def lock(self) -> Path:
         return self.folder / "worker.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportLayout:
+    """The folder of one exported student."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "student.safetensors"
+
+    @property
+    def source(self) -> Path:
+        """The student in plain PyTorch."""
+        return self.folder / "student.py"
+
+    @property
+    def config(self) -> Path:
+        """What it takes to build the student anew and to feed it."""
+        return self.folder / "config.json"
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "student.onnx"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "README.md"

@@ -151,6 +151,11 @@ def test_run_all_keeps_every_worker_busy_and_yields_each_result():
     assert busy == [0, 1, 2, 2, 2, 2, 2]
 
 
+def test_run_raises_the_divergence_of_a_job_that_must_have_a_result():
+    with pytest.raises(DivergenceError, match="the loss is not finite"):
+        Crew(AnyJobPool(diverged([0.1]))).run(job(), lambda event: None)
+
+
 def test_run_all_yields_divergence_as_a_result():
     pool = AnyJobPool(diverged([0.1]))
     assert [type(event) for _, event in Crew(pool).run_all({"a": job()}, lambda *_: None)] == [
