@@ -4,11 +4,16 @@ import re
 from dataclasses import dataclass
 
 from kd.errors import ProtocolError
-from kd.registry import check_name
+from kd.registry import Kind, check_name
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
+
+# Kinds whose members are files; each folder's `__init__` says what a member offers.
+OPTIMIZERS = Kind("optimizer", "kd.optimizers")
+LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
+FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
 
 # name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
 CIFAR_RESNETS = {

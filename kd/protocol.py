@@ -11,6 +11,7 @@ from typing import Any, Self
 from kd.errors import ProtocolError
 from kd.names import (
     DATASETS,
+    OPTIMIZERS,
     PRECISIONS,
     STEMS,
     TORCHVISION_MODELS,
@@ -52,6 +53,7 @@ class Protocol:
     confirm_epochs: int = 0
     batch_size: int = 128
     warmup: float = 0.1
+    optimizer: str = "sgd"  # of the students; the teacher has sgd
     margin: float = 0.5  # differences within it count as equivalent
     seed: int = 0
     threads: int = 1  # of every job; on a CPU the bits of a result depend on it
@@ -79,6 +81,7 @@ class Protocol:
             object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
         check_name("precision", self.precision, PRECISIONS)
+        OPTIMIZERS.check(self.optimizer)
         for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             rule = f"{field} must be at most the image size of {self.image_size}"
             require(rule, received <= self.image_size, received)

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from kd.errors import ProtocolError
-from kd.names import parse_model
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
+from kd.registry import Kind, check_name
 
 SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
 SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
-SOFT_KINDS = ("none", "kl", "zscore", "dkd", "dist")
-FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
 
 
 def require(rule: str, holds: bool, received: object) -> None:
@@ -110,14 +109,12 @@ class Recipe:
         self._check_feature()
 
     def _check_soft(self) -> None:
-        rule = f"soft_kind must be one of {', '.join(SOFT_KINDS)}"
-        require(rule, self.soft_kind in SOFT_KINDS, self.soft_kind)
+        _check_loss("soft_kind", self.soft_kind, LOGIT_LOSSES)
         if self.soft_kind == "none":
             require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
 
     def _check_feature(self) -> None:
-        rule = f"feature_kind must be one of {', '.join(FEATURE_KINDS)}"
-        require(rule, self.feature_kind in FEATURE_KINDS, self.feature_kind)
+        _check_loss("feature_kind", self.feature_kind, FEATURE_LOSSES)
         taps = self.feature_taps
         listed = isinstance(taps, tuple) and all(isinstance(tap, str) for tap in taps)
         require("feature_taps must be a list of names", listed, taps)
@@ -152,6 +149,13 @@ class Recipe:
         if isinstance(values["feature_taps"], list):
             values["feature_taps"] = tuple(values["feature_taps"])
         return cls(**values)
+
+
+def _check_loss(field: str, received: Any, kind: Kind) -> None:
+    """Raise ProtocolError unless the field has the name of a loss, or none."""
+    require(f"{field} must be a text", isinstance(received, str), received)
+    if received != "none":
+        check_name(field, received, ("none", *kind.names))
 
 
 def _schedule_from_json(name: str, given: Any) -> Schedule:

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
 from conductor.search.names import BUILT_IN_ARMS, CACHE_BUDGET, EVIDENCE, PRUNERS, SAMPLERS
+from kd.names import OPTIMIZERS
 
 # field of the protocol: what its flag says. The order is that of the help.
 PROTOCOL_HELP = {
@@ -33,6 +34,7 @@ PROTOCOL_HELP = {
     "confirm_epochs": "epochs of a confirmation run (0: the horizon)",
     "batch_size": "images a training step",
     "warmup": "share of the training in which the learning rate warms up",
+    "optimizer": f"of the students: {', '.join(OPTIMIZERS.names)}",
     "margin": "points of accuracy within which two recipes count as equivalent",
     "seed": "the study's seed: the same gives the same study",
     "threads": "CPU threads of a worker; a result's bits depend on it",
