@@ -119,7 +119,8 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
     Where a recipe names its student itself, that remains. Raises ProtocolError when it is not
     feasible.
     """
-    enqueued = _with_student(space, feasible[0], f"{space.name}.py")
+    where = f"{space.name}.py" if space.file else f"the search space {space.name}"
+    enqueued = _with_student(space, feasible[0], where)
     for title, parameters in enqueued.items():
         recipe = space.suggest(FixedTrial({**parameters}))
         _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.errors import ProtocolError
-from kd.losses import features
+from kd.losses.features import FeatureLoss
 from kd.losses.maps import TapReading, matched
 from kd.seeds import derive_seed
 
@@ -50,7 +50,7 @@ def _adapter(student_channels: int, reading_channels: int, seed: int) -> nn.Conv
 
 
 def feature_loss(
-    kind: str,
+    loss: FeatureLoss,
     student_features: Mapping[str, Tensor],
     readings: Mapping[str, TapReading],
     adapters: Adapters,
@@ -61,14 +61,13 @@ def feature_loss(
     own channels. `adapters` has a layer for each tap where the loss needs one (`ADAPTED`).
     """
     _check_taps(student_features, readings)
-    member = features.load(kind)
     losses: list[Tensor] = []
     for tap, reading in readings.items():
         student = student_features[tap]
-        if member.ADAPTED:
+        if loss.ADAPTED:
             # A 1x1 convolution and averaging commute; pooled first, it has fewer positions to do.
             student = adapters(tap, matched(student, reading.features)[0])
-        losses.append(member.loss(student, reading))
+        losses.append(loss.loss(student, reading))
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 

@@ -12,9 +12,12 @@ from torch import Tensor
 from kd import optimizers, schedules
 from kd.data.views import Augmentation, normalise, render, view
 from kd.errors import ArtifactError, DivergenceError
+from kd.losses import features
 from kd.losses import logits as logit_losses
 from kd.losses.adapters import Adapters, feature_loss
+from kd.losses.features import FeatureLoss
 from kd.losses.hard import hard
+from kd.losses.logits import LogitLoss
 from kd.models.build import Network
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.recipe import Recipe, Schedule
@@ -191,6 +194,7 @@ def _train_epoch(
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
+    losses = _Losses.of(recipe)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
@@ -207,7 +211,7 @@ def _train_epoch(
         logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
         labels = data.labels[here]
-        parts = _losses(recipe, temperature, logits, maps, labels, reading, state.adapters)
+        parts = losses.compute(temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         for group in state.optimizer.param_groups:
             group["lr"] = lr
@@ -250,26 +254,41 @@ def _read(
     return source.read(k, index, images, recipe.feature_taps)
 
 
-def _losses(
-    recipe: Recipe,
-    temperature: float,
-    logits: Tensor,
-    maps: Mapping[str, Tensor],
-    labels: Tensor,
-    reading: Reading | None,
-    adapters: Adapters,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hard, soft and feature losses of a batch; a term that a recipe lacks is 0."""
-    hard_loss = hard(logits, labels, recipe.label_smoothing)
-    soft_loss = feature = torch.zeros_like(hard_loss)
-    if reading is not None:
-        if recipe.soft_kind != "none":
-            soft_loss = logit_losses.load(recipe.soft_kind).loss(
-                logits, reading.logits, labels, temperature
-            )
-        if recipe.feature_kind != "none":
-            feature = feature_loss(recipe.feature_kind, maps, reading.taps, adapters)
-    return hard_loss, soft_loss, feature
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """The losses of a recipe, found once and not at every step."""
+
+    label_smoothing: float
+    soft: LogitLoss | None
+    feature: FeatureLoss | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "_Losses":
+        soft, feature = recipe.soft_kind, recipe.feature_kind
+        return cls(
+            label_smoothing=recipe.label_smoothing,
+            soft=None if soft == "none" else logit_losses.load(soft),
+            feature=None if feature == "none" else features.load(feature),
+        )
+
+    def compute(
+        self,
+        temperature: float,
+        student_logits: Tensor,
+        maps: Mapping[str, Tensor],
+        labels: Tensor,
+        reading: Reading | None,
+        adapters: Adapters,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""
+        hard_loss = hard(student_logits, labels, self.label_smoothing)
+        soft_loss = feature = torch.zeros_like(hard_loss)
+        if reading is not None:
+            if self.soft:
+                soft_loss = self.soft.loss(student_logits, reading.logits, labels, temperature)
+            if self.feature:
+                feature = feature_loss(self.feature, maps, reading.taps, adapters)
+        return hard_loss, soft_loss, feature
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:

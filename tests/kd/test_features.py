@@ -348,7 +348,7 @@ def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
     students = {"last1": maps(3, 5, (2, 2), 25), "last2": maps(3, 4, (4, 4), 26)}
     readings = {"last2": reading(maps(3, 6, (4, 4), 27)), "last1": reading(maps(3, 7, (2, 2), 28))}
     adapters = Adapters({"last1": 5, "last2": 4}, {"last1": 7, "last2": 6}, seed=1).double()
-    found = feature_loss(kind, students, readings, adapters).item()
+    found = feature_loss(MEMBERS[kind], students, readings, adapters).item()
     parts = []
     for tap, student in students.items():
         adapted = adapters(tap, student) if kind in ADAPTED_KINDS else student
@@ -361,7 +361,7 @@ def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
 def test_pooling_before_the_adapter_changes_nothing(kind: str) -> None:
     student, teacher = maps(3, 5, (7, 9), 29), reading(maps(3, 6, (4, 4), 30))
     adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
-    found = feature_loss(kind, {"last1": student}, {"last1": teacher}, adapters)
+    found = feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters)
     expected = FEATURE_LOSSES[kind](adapters("last1", student), teacher)
     assert found.item() == pytest.approx(expected.item())
 
@@ -370,14 +370,14 @@ def test_pooling_before_the_adapter_changes_nothing(kind: str) -> None:
 def test_every_parameter_of_an_adapter_gets_a_gradient(kind: str) -> None:
     student, teacher = maps(3, 5, (4, 4), 31), reading(maps(3, 6, (4, 4), 32))
     adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
-    feature_loss(kind, {"last1": student}, {"last1": teacher}, adapters).backward()
+    feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters).backward()
     assert all((parameter.grad != 0).any() for parameter in adapters.parameters())
 
 
 def test_other_taps_than_those_read_are_refused() -> None:
     student, teacher = maps(3, 5, (4, 4), 33), reading(maps(3, 5, (4, 4), 34))
     with pytest.raises(ProtocolError, match="same taps"):
-        feature_loss("attention", {"last1": student}, {"last2": teacher}, NO_ADAPTERS)
+        feature_loss(MEMBERS["attention"], {"last1": student}, {"last2": teacher}, NO_ADAPTERS)
 
 
 # (channels, side) at last1, last2, last3
@@ -441,7 +441,7 @@ def test_feature_loss_starts_within_a_hundredth_and_ten(
     )
     for used in (taps[:1], taps[:2], taps):
         found = feature_loss(
-            kind,
+            MEMBERS[kind],
             {tap: students[tap] for tap in used},
             {tap: readings[tap] for tap in used},
             adapters,
