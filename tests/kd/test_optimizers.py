@@ -16,7 +16,16 @@ from kd.optimizers import Range
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
-from tests.support.small import DISTILLED, begin, labelled, plan, same_bits, teacher
+from tests.support.small import (
+    DISTILLED,
+    begin,
+    labelled,
+    plan,
+    protocol,
+    same_bits,
+    teacher,
+)
+from workers.runners.preparing import teacher_identity
 
 ROOT = Path(__file__).parents[2]
 DATA, VALIDATION = labelled(24), labelled(12, seed=1)
@@ -130,3 +139,11 @@ def test_ranges_are_read_without_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_teacher_is_the_same_whatever_the_students_optimizer() -> None:
+    given = protocol()
+    assert teacher_identity(given, "data") == teacher_identity(
+        replace(given, optimizer="adamw"), "data"
+    )
+    assert replace(given, optimizer="adamw").hash != given.hash

@@ -340,6 +340,8 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         (OUT_OF_RANGE, r"suggest of ENQUEUED\['bold'\] raises .*lr"),
         (STRAY, r"suggest of ENQUEUED\['stray'\] does not ask for momentum"),
         (NO_DICT, "ENQUEUED must be a dict from titles to dicts of parameters"),
+        (GOOD + "def enqueued(study):\n    1 / 0\n", r"enqueued\(study\): ZeroDivisionError"),
+        (GOOD + "def enqueued(study):\n    return [1]\n", r"enqueued\(study\) must be a dict fr"),
         (GOOD + "ENQUEUED = [1]\n", "ENQUEUED must be a dict from titles to dicts of parameters"),
     ],
 )
