@@ -25,7 +25,8 @@ from conductor.stages.provenance import (
     remember_command,
 )
 from kd.errors import RetortError, StudyError
-from search_spaces.space import Space, load_space, with_students, with_taps
+from search_spaces.context import StudyContext
+from search_spaces.space import Space, load_space, with_feasible
 from storage.files.artifacts import locked
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, owned, remove_traces
@@ -46,8 +47,11 @@ class Study:
         self._display = display
         self._layout = Layout(request.root)
         self._paths = self._layout.study(request.name)
-        taps = request.protocol.taps
-        self._spaces = [with_taps(load_space(space), taps) for space in request.spaces]
+        protocol = request.protocol
+        context = StudyContext(
+            taps=protocol.taps, optimizer=protocol.optimizer, students=protocol.students
+        )
+        self._spaces = [load_space(space, context) for space in request.spaces]
         self._url = request.storage or self._layout.studies_url
 
     def run(self) -> None:
@@ -160,9 +164,7 @@ class Study:
         """Measure the students before anything is trained, and give the spaces those there are."""
         protocol = self._request.protocol
         budget = measure_budget(protocol, self._layout, self._paths, dataset, crew, self._display)
-        self._spaces = [
-            with_students(space, protocol.students, budget.feasible) for space in self._spaces
-        ]
+        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         return budget
 
     def _open_arm(

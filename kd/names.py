@@ -12,6 +12,11 @@ AUGMENTATIONS = Kind("augmentation", "kd.augmentations")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
 
+# Kinds whose members are files; each folder's `__init__` says what a member offers.
+OPTIMIZERS = Kind("optimizer", "kd.optimizers")
+LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
+FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
+
 # name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
 CIFAR_RESNETS = {
     "resnet8": (8, 1),

@@ -10,6 +10,7 @@ from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain
 from kd.names import (
     AUGMENTATIONS,
+    OPTIMIZERS,
     PRECISIONS,
     SOURCES,
     STEMS,
@@ -84,6 +85,7 @@ class Protocol(JsonData):
     confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
+    optimizer: Annotated[str, "optimizer of the students; the teacher has sgd", OPTIMIZERS] = "sgd"
     margin: Annotated[float, "points of accuracy within which two recipes count as equivalent"] = (
         0.5
     )
@@ -108,6 +110,7 @@ class Protocol(JsonData):
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
         check_name("stem", self.stem, STEMS)
         check_name("precision", self.precision, PRECISIONS)
+        OPTIMIZERS.check(self.optimizer)
         augment = augment_text(parse_augment(self.augment, self.image_size))
         object.__setattr__(self, "augment", augment)  # of equal augmentations, equal texts
         self._check_models()

@@ -6,12 +6,11 @@ from typing import Self
 
 from kd.errors import require
 from kd.json_data import JsonData
-from kd.names import parse_model
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
+from kd.registry import Kind, check_name
 
 SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
 SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
-SOFT_KINDS = ("none", "kl", "zscore", "dkd", "dist")
-FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +83,12 @@ class Recipe(JsonData):
         self._check_feature()
 
     def _check_soft(self) -> None:
-        rule = f"soft_kind must be one of {', '.join(SOFT_KINDS)}"
-        require(rule, self.soft_kind in SOFT_KINDS, self.soft_kind)
+        _check_loss("soft_kind", self.soft_kind, LOGIT_LOSSES)
         if self.soft_kind == "none":
             require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
 
     def _check_feature(self) -> None:
-        rule = f"feature_kind must be one of {', '.join(FEATURE_KINDS)}"
-        require(rule, self.feature_kind in FEATURE_KINDS, self.feature_kind)
+        _check_loss("feature_kind", self.feature_kind, FEATURE_LOSSES)
         taps = self.feature_taps
         if self.feature_kind == "none":
             unused = self.feature_weight == 0 and not taps
@@ -110,3 +107,9 @@ class Recipe(JsonData):
     def distils(self) -> bool:
         """Whether training needs the teacher."""
         return self.soft_kind != "none" or self.feature_kind != "none"
+
+
+def _check_loss(field: str, received: str, kind: Kind) -> None:
+    """Raise ProtocolError unless the field has the name of a loss, or none."""
+    if received != "none":
+        check_name(field, received, ("none", *kind.names))

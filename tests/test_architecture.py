@@ -16,7 +16,14 @@ ROOMS = ("kd", "storage", "search_spaces", "workers", "conductor", "reports")
 MAY_IMPORT = {
     "kd": {"kd"},
     "storage": {"kd", "storage"},
-    "search_spaces": {"kd.recipe", "kd.errors", "search_spaces"},
+    "search_spaces": {
+        "kd.recipe",
+        "kd.errors",
+        "kd.names",
+        "kd.optimizers",
+        "kd.seeds",
+        "search_spaces",
+    },
     "workers": {"kd", "storage", "workers"},
     "reports": {"kd", "storage", "reports"},
     "conductor": set(ROOMS),

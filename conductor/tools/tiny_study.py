@@ -10,7 +10,7 @@ from conductor.tools.verifying import TOLERANCE
 from kd.errors import ArtifactError, WorkerError
 from kd.protocol import Protocol
 from reports.wording import show_size
-from search_spaces import scheduled
+from search_spaces.space import load_space
 from workers.events import LastEvent, Result
 from workers.jobs import (
     ExamineJob,
@@ -108,7 +108,8 @@ class TinyStudy:
         return f"{show_size(sum(begun['sizes'].values()))} came back as the teacher says"
 
     def student(self) -> str:
-        recipe = scheduled.suggest(optuna.trial.FixedTrial(scheduled.ENQUEUED["seed recipe"]))
+        space = load_space("scheduled")
+        recipe = space.suggest(optuna.trial.FixedTrial({**space.enqueued["classic"]}))
         self._run(
             TrainJob,
             **self._made,

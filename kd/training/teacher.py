@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.features import TapReading, attention_map
+from kd.losses.maps import TapReading, attention_map
 from kd.models.build import Network
 from kd.training.evaluation import LabelledImages, batch_size
 

@@ -22,7 +22,7 @@ class Tuning:
 
 
 def compare_tuning(data: StudyData) -> tuple[Tuning, ...]:
-    """Compare the tuned recipe of each arm with its trial 0, of `scheduled` the seed recipe."""
+    """Compare the tuned recipe of each arm with its trial 0, which in `scheduled` is `classic`."""
     found = []
     for arm in data.arms:
         tuned, first = data.tuned(arm.name), _first(data, arm.name)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import TORCHVISION_MODELS, parse_model
+from kd.names import OPTIMIZERS, TORCHVISION_MODELS, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -200,8 +200,8 @@ def _training(findings: Findings, exported: Exported) -> str:
     )
     return escaped(
         f"From random weights on {count}the training split of {protocol.dataset}, for "
-        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: SGD with "
-        f"Nesterov momentum 0.9, a learning rate that rises over the first "
+        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
+        f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
         f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )

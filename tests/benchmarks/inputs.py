@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from kd.data.views import normalise, render, view
-from kd.losses.features import Adapters
-from kd.losses.logits import hard
+from kd.losses.adapters import Adapters
+from kd.losses.hard import hard
 from kd.models.build import build
 from kd.models.numerics import place
 from kd.recipe import Recipe

@@ -22,13 +22,14 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.models.numerics import place
+from kd.optimizers.sgd import MOMENTUM
 from kd.recipe import Recipe, Schedule
 from kd.schedules import warmup_cosine
 from kd.training.evaluation import LabelledImages, accuracy, predict
-from kd.training.loop import MOMENTUM, Plan, TrainingState, train
+from kd.training.loop import Plan, TrainingState, train
 from storage.files.shards import CachedTeacher
 from tests.benchmarks.harness import Figure, ratio, spread
 from tests.benchmarks.pictures import Pictures

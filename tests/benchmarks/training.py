@@ -13,7 +13,7 @@ import torch
 
 from conductor.command_line.presets import preset
 from kd.data.views import normalise, render, view
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.models.numerics import place
 from kd.protocol import Protocol

@@ -133,7 +133,7 @@ def test_defaults_and_the_tuned_recipe_of_every_arm_are_confirmed(tmp_path):
     chosen = confirm(tmp_path, make_arms("scheduled", "plain", scores=SEARCHED[::-1]), pool)
     found = [(one.arm, one.role, one.title, one.trial) for one in chosen.finalists]
     assert [one for one in found if one[1] == "default"] == [
-        ("scheduled", "default", "seed recipe", 0),
+        ("scheduled", "default", "classic", 0),
         ("scheduled", "default", "vanilla KD", 1),
         ("plain", "default", "defaults", 0),
     ]

@@ -142,7 +142,7 @@ def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
     search(tmp_path, [arm], FakePool(2), 4, publisher.trial)
     assert [len(artifacts(arm, number)) for number in range(4)] == [2, 2, 2, 2]
     notes = [get_note(arm.stored_trial(number)) for number in range(4)]
-    assert "(seed recipe)" in notes[0]
+    assert "(classic)" in notes[0]
     assert "(vanilla KD)" in notes[1]
 
 

@@ -46,6 +46,7 @@ OTHERS: dict[str, Any] = {
     "confirm_epochs": 60,
     "batch_size": 64,
     "warmup": 0.2,
+    "optimizer": "adamw",
     "margin": 1.0,
     "seed": 1,
     "threads": 2,

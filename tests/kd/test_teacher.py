@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.features import attention_map
+from kd.losses.maps import attention_map
 from kd.models.network import Network, Route
 from kd.training import teacher as module
 from kd.training.evaluation import LabelledImages

@@ -15,7 +15,8 @@ from optuna.trial import BaseTrial, TrialState
 from conductor.search.arm import Arm
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
-from search_spaces.space import Space, load_space, with_students, with_taps
+from search_spaces.context import StudyContext
+from search_spaces.space import Space, load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import make_arm, rows
 
@@ -241,7 +242,7 @@ def test_numeric_ranges_may_depend_on_other_parameters(tmp_path):
 
 def test_the_built_in_choices_stay_as_they_are_for_other_taps_and_students():
     students = ("resnet8", "resnet14")
-    space = with_students(with_taps(load_space("scheduled"), ("last1",)), students, students)
+    space = load_space("scheduled", StudyContext(taps=("last1",), students=students))
     asked: dict[str, BaseDistribution] = {}
     arm = make_arm(InMemoryStorage(), space, lag=99)
     for _ in range(30):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kd.data.views import normalise
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.losses import features
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
@@ -89,17 +90,20 @@ def plan(**changes: Any) -> Plan:
     return Plan(**{**fields, **changes})
 
 
-def begin(recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT) -> TrainingState:
+def begin(
+    recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT, optimizer: str = "sgd"
+) -> TrainingState:
     """The state before the first epoch: the same for every recipe, but for its adapters."""
     student = network(name)
-    taps = recipe.feature_taps if recipe.feature_kind in ADAPTED_KINDS else ()
+    adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
+    taps = recipe.feature_taps if adapted else ()
     shapes = tap_shapes(student, 1, SIZE)
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
         seed=0,
     )
-    return TrainingState.start(student, adapters, recipe)
+    return TrainingState.start(student, adapters, recipe, optimizer)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def assert_one_line(code: int, said: str) -> None:
 
 
 def interrupt(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *more: str
 ) -> None:
     """Leave the study as a kill does after an epoch of its second trial."""
 
@@ -86,7 +86,7 @@ def interrupt(
     with monkeypatch.context() as patch:
         patch.setattr(InlinePool, "events", die)
         with pytest.raises(KilledError):
-            run(root, capsys)
+            run(root, capsys, *more)
     settle(root)
 
 

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from kd.data.views import normalise, render, view
 from kd.errors import WorkerError
-from kd.losses.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
-from kd.losses.logits import SOFT_LOSSES, hard
+from kd.losses import features
+from kd.losses import logits as logit_losses
+from kd.losses.adapters import Adapters
+from kd.losses.hard import hard
+from kd.losses.maps import TapReading, attention_map
 from kd.models.numerics import place
 from kd.models.weights import imagenet_files
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -95,9 +99,12 @@ def _computed(device: torch.device) -> Values:
     reading = TapReading(
         features=random(32, 16, 4, 4), attention=attention_map(random(32, 16, 8, 8)), variance=1.0
     )
-    of_logits = {name: soft(student, teacher, labels, 4.0) for name, soft in SOFT_LOSSES.items()}
+    of_logits = {
+        name: logit_losses.load(name).loss(student, teacher, labels, 4.0)
+        for name in LOGIT_LOSSES.names
+    }
     of_logits["hard"] = hard(student, labels, label_smoothing=0.1)
-    of_maps = {name: feature(maps, reading) for name, feature in FEATURE_LOSSES.items()}
+    of_maps = {name: features.load(name).loss(maps, reading) for name in FEATURE_LOSSES.names}
     computed: Values = {}
     for losses, variable in ((of_logits, student), (of_maps, maps)):
         for name, loss in losses.items():
@@ -132,7 +139,9 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
 
 def _begun(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
     network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
-    return TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=0.05))
+    return TrainingState.start(
+        network, Adapters({}, {}, seed=0), Recipe(lr=0.05), job.protocol.optimizer
+    )
 
 
 PARTS: dict[str, Callable[[ExamineJob, torch.device], str]] = {

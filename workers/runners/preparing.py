@@ -12,7 +12,7 @@ import torch
 
 from kd.data.splits import passed_over
 from kd.json_data import plain
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
 from kd.models.own import try_out
 from kd.names import parse_model

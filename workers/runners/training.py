@@ -8,7 +8,8 @@ import torch
 
 from kd.errors import ArtifactError
 from kd.json_data import plain
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.losses import features
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
 from kd.recipe import Recipe
@@ -37,7 +38,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
         )
         place(network, device)
         data, validation = open_parts(job.layout, job.dataset, device)
-        state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
+        adapters = _adapters(job, network, data).to(device)
+        state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
         identity = {
             "protocol": job.protocol.hash,
             "recipe": plain(job.recipe, defaults=False),
@@ -81,7 +83,7 @@ def _plan(job: TrainJob) -> Plan:
 def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
     """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
     recipe = job.recipe
-    if recipe.feature_kind not in ADAPTED_KINDS:
+    if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
     channels, size = data.images.shape[1], data.images.shape[-1]
     shapes = tap_shapes(network, channels, size)

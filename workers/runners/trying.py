@@ -14,7 +14,7 @@ import torch
 
 from kd.data.views import normalise
 from kd.errors import DivergenceError, ProtocolError, RetortError
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
@@ -101,7 +101,8 @@ class Tryout:
         network = self._built()
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise self._refused("has no parameter that learns: all are frozen")
-        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE)
+        optimizer = self._job.protocol.optimizer
+        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE, optimizer)
 
     def _compare(self, whole: dict[str, torch.Tensor], resumed: dict[str, torch.Tensor]) -> None:
         """Raise ProtocolError if a resumed run is another; accelerators may round as they like."""
