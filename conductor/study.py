@@ -112,7 +112,7 @@ class Study:
             with self._display.showing():
                 self._run_stages(crew, search=search)
         except KeyboardInterrupt:
-            self._display.say("stopping after the epochs at hand; interrupt again to stop now")
+            self._display.say("stopping after the running epochs; interrupt again to stop now")
             crew.drain(GRACE_SECONDS)
             raise
         finally:

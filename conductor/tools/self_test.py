@@ -118,7 +118,7 @@ def _storage(wanted: Wanted) -> str:
     journal = url.startswith(JOURNAL)
     if not (file.parent.is_dir() or journal or file.parent == wanted.root.absolute()):
         raise StudyError(f"{file.parent} is not a folder")
-    there = f"; {_count_studies(url)} studies are there" if file.exists() else ""
+    there = f"; {_count_studies(url)} existing studies" if file.exists() else ""
     with scratch(file.parent) as folder:
         path = folder / file.name
         return _check_storage(f"{JOURNAL}{path}" if journal else sqlite_url(path)) + there

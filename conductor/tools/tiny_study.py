@@ -105,7 +105,7 @@ class TinyStudy:
         if not found["difference"] <= TOLERANCE:
             raise ArtifactError(f"a shard came back {found['difference']:.3g} from the teacher")
         self._made = made
-        return f"{show_size(sum(begun['sizes'].values()))} came back as the teacher says"
+        return f"{show_size(sum(begun['sizes'].values()))} came back equal to the teacher's output"
 
     def student(self) -> str:
         space = load_space("scheduled")

@@ -24,7 +24,7 @@ def verify_cache(
     protocol = read_record(paths.protocol, Protocol)
     settings = StudySettings.read(paths.settings)
     if settings.cache == "none":
-        raise StudyError(f"study {paths.name} has no teacher cache: it asked the live teacher")
+        raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
     jobs = {
         view: VerifyJob(
             protocol=protocol,

@@ -223,7 +223,7 @@ def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
     for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
         sums = shares.sum(1)
         if bool((shares >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-            what = f"returns probabilities; leave the {layer} out, logits are asked for"
+            what = f"returns probabilities; leave the {layer} out, logits are required"
             raise refusal(name, files, what)
 
 

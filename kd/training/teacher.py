@@ -155,7 +155,7 @@ def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
     variance = float(values.sum() - (mean @ vectors).square().sum())
     if not variance > 1e-9 * total:
         raise ArtifactError(
-            f"the teacher says the same of every image at {tap}; train it, or name other --taps"
+            f"the teacher's output at {tap} is the same for all images; train it, or change --taps"
         )
     scale = (total / rank) ** 0.5
     return Projection(

@@ -22,7 +22,7 @@ class Tuning:
 
 
 def compare_tuning(data: StudyData) -> tuple[Tuning, ...]:
-    """Compare the tuned recipe of each arm with its trial 0, which in `scheduled` is `classic`."""
+    """Compare the tuned recipe of each arm with its trial 0."""
     found = []
     for arm in data.arms:
         tuned, first = data.tuned(arm.name), _first(data, arm.name)
@@ -42,13 +42,13 @@ def _first(data: StudyData, arm: str) -> FinalistData | None:
 def _text(tuned: FinalistData, first: FinalistData, difference: Difference | None) -> str:
     arm, recipe = first.finalist.arm, f"“{first.finalist.title}”, its first recipe"
     if tuned.key == first.key:
-        return f"Tuning {arm} added nothing: the search found none better than {recipe}."
+        return f"Tuning {arm} gained nothing: the search found nothing better than {recipe}."
     if difference is None:
-        return f"What tuning {arm} added to {recipe}, takes runs of both on two seeds to say."
+        return f"The gain from tuning {arm} over {recipe}, is known once both ran on two seeds."
     by, shown = points(abs(difference.mean)), f"({evidence(difference)})"
     change = f"{points(difference.mean, sign=True)} points of test accuracy {shown}"
     if difference.seeds < MINIMUM_PAIRS:
-        return f"Too few seeds to say what tuning {arm} did to {recipe}: {change}."
+        return f"Too few seeds to judge the gain from tuning {arm} over {recipe}: {change}."
     if difference.low > 0:
         return f"Tuning {arm} added {by} points of test accuracy to {recipe} {shown}."
     if difference.high < 0:

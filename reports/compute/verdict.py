@@ -96,7 +96,7 @@ def _tables(one: FinalistData) -> dict[int, Booleans]:
 
 
 def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
-    """Say every reason for which no conclusion is drawn, and that more seeds do not mend."""
+    """Return every reason against a conclusion that more runs would not remove."""
     arm, plain = data.primary_arm, data.arm(PLAIN)
     if arm is None:
         return ("no arm of this study distils",)
@@ -122,13 +122,13 @@ def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) 
     if a and b and data.student(a) != data.student(b):
         reasons.append(
             f"the tuned recipes train different students, {data.student(a)} and "
-            f"{data.student(b)}, so their difference is not distillation's alone"
+            f"{data.student(b)}, so their difference is not due to distillation alone"
         )
     return tuple(reasons)
 
 
 def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
-    """Say what is missing for a conclusion that more runs of the confirmation bring."""
+    """Return every reason against a conclusion that more confirmation runs would remove."""
     reasons = [
         f"confirmation is not finished: {len(one.runs)} of {data.seeds} runs of the tuned "
         f"{one.finalist.arm} recipe have ended"
@@ -137,7 +137,7 @@ def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None)
     ]
     pairs = len(set(_tables(a)) & set(_tables(b))) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
-        rule = f"a verdict takes at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
+        rule = f"a verdict requires at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
         reasons.append(f"{rule}, and there {'is' if pairs == 1 else 'are'} {pairs or 'none'}")
     return tuple(reasons)
 
@@ -153,40 +153,41 @@ def _budget_reasons(data: StudyData, name: str) -> list[str]:
 
 
 def _lost_runs(one: FinalistData, planned: int) -> list[str]:
-    """Look for diverged runs: the mean of what is left would flatter the recipe."""
+    """Return a reason where runs diverged: the mean of the others would be too high."""
     lost = sum(run.record.outcome != "complete" for run in one.runs)
     if lost:
         return [
-            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not reach "
-            "their end, and the mean of the others would flatter it"
+            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not finish, "
+            "and the mean of the others would be too high"
         ]
     return []
 
 
 def _text(data: StudyData, kind: str, difference: Difference) -> str:
-    by = points(abs(difference.mean))
     lead = {
-        "better": f"Distillation helped: {_pair(data, 'beats')} by {by} points of test accuracy",
-        "worse": f"Distillation hurt: {_pair(data, 'loses to')} by {by} points of test accuracy",
-        "equivalent": f"Distillation made no difference that matters: {_pair(data, 'and')} "
-        f"lie {by} points of test accuracy apart, within the margin of "
-        f"±{figure(data.protocol.margin)}",
-        "inconclusive": f"No detectable difference: {_pair(data, 'less')} is "
-        f"{points(difference.mean, sign=True)} points of test accuracy",
+        "better": f"Distillation helped: {_compared(data, difference)}",
+        "worse": f"Distillation hurt: {_compared(data, difference)}",
+        "equivalent": "Distillation made no relevant difference, within the margin of "
+        f"±{figure(data.protocol.margin)}: {_compared(data, difference)}",
+        "inconclusive": f"No detectable difference: {_compared(data, difference)}",
     }[kind]
     detectable = (
-        f"the smallest difference that would have been shown with 80 % power is "
+        f"the smallest difference that the study detects with 80 % power is "
         f"{points(difference.detectable)} points"
     )
     return f"{lead} ({evidence(difference)}); {detectable}."
 
 
-def _pair(data: StudyData, relation: str) -> str:
-    return f"tuned {data.primary_arm} {relation} tuned plain"
+def _compared(data: StudyData, difference: Difference) -> str:
+    more = "higher" if difference.mean >= 0 else "lower"
+    return (
+        f"tuned {data.primary_arm} scored {points(abs(difference.mean))} points of test accuracy "
+        f"{more} than tuned plain"
+    )
 
 
 def evidence(difference: Difference) -> str:
-    """Say how sure a difference is: its interval, seeds and test images."""
+    """Return a difference's interval and its numbers of seeds and test images, in words."""
     return (
         f"95 % interval {interval(difference.low, difference.high)}, "
         f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
@@ -197,10 +198,7 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
     text = f"No verdict: {'; '.join(reasons)}."
     if difference is None:
         return text
-    return (
-        f"{text} What there is: {_pair(data, 'less')} is "
-        f"{points(difference.mean, sign=True)} points of test accuracy ({evidence(difference)})."
-    )
+    return f"{text} In the runs so far, {_compared(data, difference)} ({evidence(difference)})."
 
 
 def secondary(data: StudyData) -> tuple[Comparison, ...]:
@@ -231,13 +229,13 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
     plain, primary = data.tuned(PLAIN), data.tuned(data.primary_arm)
     return [
         *(
-            (one, plain, "another arm, tuned, against tuned plain")
+            (one, plain, "another tuned arm against tuned plain")
             for one in tuned
             if plain and one.distils and one is not primary
             if not _budget_reasons(data, one.finalist.arm)
         ),
         *(
-            (primary, one, "one way to distil against another, both tuned")
+            (primary, one, "two tuned arms that distil")
             for one in tuned
             if primary and primary.distils and one.distils and one is not primary
             if len(_counted(data, one)) == len(_counted(data, primary))
@@ -249,7 +247,7 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
             if one.distils and not other.distils
         ),
         *(
-            (one, other, "what tuning gained")
+            (one, other, "the gain from tuning")
             for one in tuned
             for other in defaults
             if one.finalist.arm == other.finalist.arm and one.key != other.key

@@ -163,7 +163,7 @@ def _chart(studies: Sequence[Findings]) -> RowChart | None:
         return None
     return RowChart(
         rows=rows,
-        axis="tuned distilled less tuned plain, points of test accuracy",
+        axis="tuned distilled minus tuned plain, points of test accuracy",
         reference=0.0,
         reference_label="no difference",
     )

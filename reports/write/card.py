@@ -36,11 +36,11 @@ student = load()
 logits = student(images)
 ```
 
-`student.py` also normalises the images. On {images} the logits are those of the student that was \
-confirmed, bit for bit, on a CPU."""
+`student.py` also normalises the images. On {images}, its logits on a CPU \
+equal those of the confirmed student bit for bit."""
 
 WITH_RETORT = """\
-With Retort, which leaves the normalisation to you:
+With Retort, where you normalise the images:
 
 ```python
 import json
@@ -56,7 +56,7 @@ logits = network((images - mean) / deviation)
 ```"""
 
 WITH_ONNX = """\
-With the ONNX runtime, where normalisation is part of the graph, and batches have any size:
+With the ONNX runtime. The graph includes the normalisation and accepts batches of any size:
 
 ```python
 import onnxruntime
@@ -155,9 +155,9 @@ def _choice(findings: Findings, exported: Exported) -> str:
     return (
         f"The interval is over seeds and test images. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
-        f"accuracy is the median{middle}. To take the seed that is best on the test images would "
-        "be a selection on the test set, and its accuracy there would flatter it. What the recipe "
-        "is worth is said by the mean over seeds."
+        f"accuracy is the median{middle}. Choosing the seed that is best on the test images would "
+        "be a selection on the test set, and its accuracy there would be too high. The recipe's "
+        "accuracy is the mean over seeds."
     )
 
 
@@ -172,7 +172,7 @@ def _use(exported: Exported) -> list[str]:
     parts = [
         f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
         f"Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
-        "`config.json`, which has all that it takes to build the model anew.",
+        "`config.json`, which has everything that is needed to build the model.",
         PLAIN_TORCH.format(
             library=library,
             images=counted(exported.images, "validation image"),
@@ -193,8 +193,8 @@ def _training(findings: Findings, exported: Exported) -> str:
     images = findings.data.images.get("train")
     count = f"{counted(images, 'image')} of " if images else ""
     teacher = (
-        f" Its teacher, {protocol.teacher}, was trained on the same images and saw every crop "
-        "that the student saw."
+        f" Its teacher, {protocol.teacher}, was trained on the same images and received the same "
+        "crops as the student."
         if exported.one.distils
         else ""
     )
@@ -213,7 +213,7 @@ def _cost(findings: Findings, exported: Exported) -> str:
     students = (cost for name, cost in measured.items() if name != "teacher")
     cost = next((cost for cost in students if cost.model == model), None)
     if cost is None or costs is None:
-        return "The study has not measured it."
+        return "The study did not measure it."
     rows = [
         ["parameters", whole(cost.parameters)],
         ["multiply-accumulates an image", scaled(cost.macs)],
@@ -235,9 +235,9 @@ def _limits(findings: Findings, exported: Exported) -> str:
     what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
     limits = [
         f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
-        "sensors or classes, its accuracy is unknown; it names one of its classes for any image.",
-        f"It expects {what} brought to {config['image_size']} pixels as in training: bilinear and "
-        "antialiased, as Pillow does.",
+        "sensors or classes, its accuracy is unknown; it predicts one of its classes in any case.",
+        f"It expects {what} resized to {config['image_size']} pixels as in training: bilinear and "
+        "antialiased, as in Pillow.",
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

@@ -222,7 +222,7 @@ def test_studies_that_are_there_are_counted_and_left_as_they_are(tmp_path, kind)
     close_storage(storage)
     before = everything(tmp_path)
     said = part("storage", tmp_path / "runs", url).check()
-    assert said == "a trial was written, read back and removed; 1 studies are there"
+    assert said == "a trial was written, read back and removed; 1 existing studies"
     assert everything(tmp_path) == before
 
 

@@ -152,11 +152,11 @@ BAD = {
     "no arguments": ("def small():\n    return 1\n", r"^mine\.py:small must take classes and chan"),
     "softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.Softmax(1)"),
-        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are asked for \(min",
+        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are required \(min",
     ),
     "log softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.LogSoftmax(1)"),
-        r" returns probabilities; leave the LogSoftmax out, logits are asked for \(mine\.py, line ",
+        r" returns probabilities; leave the LogSoftmax out, logits are required \(mine\.py, line ",
     ),
     "module": (
         "def small(classes, channels):\n    return nn.Linear(2, 2)\n",

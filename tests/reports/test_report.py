@@ -116,7 +116,8 @@ def test_headline_gives_difference_interval_and_smallest_detectable(made: Fabric
     verdict = read_report(made)["verdict"]
     found = verdict["difference"]
     assert verdict["kind"] == "better"
-    assert "tuned scheduled beats tuned plain" in verdict["text"]
+    assert verdict["text"].startswith("Distillation helped: tuned scheduled scored ")
+    assert "points of test accuracy higher than tuned plain (" in verdict["text"]
     for key in ("mean", "low", "high", "detectable"):
         assert f"{abs(found[key]):.2f}" in verdict["text"]
     assert "6 seeds, 449 test images" in verdict["text"]
@@ -146,15 +147,15 @@ def test_arms_that_distil_are_compared_with_each_other(tmp_path: Path) -> None:
     arms = ("scheduled", "constant", "plain")
     study = fabricate(tmp_path, replace(SMALL, arms=arms))
     data = collect(study.layout, study.name, study.url)
-    found = [one for one in find(data).comparisons if "one way to distil" in one.question]
+    found = [one for one in find(data).comparisons if "tuned arms that distil" in one.question]
     assert [(one.a.label, one.b.label) for one in found] == [
         ("scheduled: tuned", "constant: tuned")
     ]
     quiet = with_recipe(data, soft_kind="kl", alpha=Schedule.constant(0.0), **NO_FEATURES)
-    assert not any("one way to distil" in one.question for one in find(quiet).comparisons)
+    assert not any("tuned arms that distil" in one.question for one in find(quiet).comparisons)
     unequal = fabricate(tmp_path / "b", replace(SMALL, arms=arms, fewer={"constant": 1}))
     comparisons = find(collect(unequal.layout, unequal.name, unequal.url)).comparisons
-    assert not any("one way to distil" in one.question for one in comparisons)
+    assert not any("tuned arms that distil" in one.question for one in comparisons)
 
 
 def test_the_comparison_has_no_ablation_and_every_role_once_an_arm(findings: Findings) -> None:
@@ -426,9 +427,9 @@ def test_seal_opened_more_often_than_runs_explain_is_a_caveat(data: StudyData) -
 
 
 def test_seal_that_lacks_openings_is_a_caveat(data: StudyData) -> None:
-    assert not any("not whole" in caveat for caveat in find(data).caveats)
+    assert not any("is incomplete" in caveat for caveat in find(data).caveats)
     lacking = replace(data, seal=data.seal[1:])
-    assert any("not whole" in caveat for caveat in find(lacking).caveats)
+    assert any("is incomplete" in caveat for caveat in find(lacking).caveats)
 
 
 def reasons(data: StudyData) -> str:
@@ -515,7 +516,7 @@ def test_no_verdict_on_fewer_than_six_pairs(tiny: Fabricated) -> None:
     assert "at least 6 pairs of runs on the same seeds, and there are 5" in reasons(data)
     verdict = find(data).verdict
     assert verdict.difference is not None
-    assert "What there is" in verdict.text
+    assert "In the runs so far, tuned scheduled scored " in verdict.text
     assert find(data).comparisons == ()
 
 
@@ -543,7 +544,7 @@ def test_no_verdict_while_confirmation_is_unfinished_or_a_run_diverged(
     run = copied.study.confirmation(tuned.name, 2)
     record = RunRecord.read(run.result)
     replace(record, outcome="diverged", test=None).write(run.result)
-    assert "did not reach their end" in reasons(read(copied))
+    assert "did not finish" in reasons(read(copied))
 
 
 def test_runs_on_other_test_images_are_refused(copied: Fabricated) -> None:
@@ -569,7 +570,7 @@ def test_an_interrupted_study_is_reported_as_far_as_it_came(tmp_path: Path) -> N
     for what in ("confirmation", "costs", "the data set", "the teacher", "the teacher cache"):
         assert what in missing
     page = paths.html.read_text(encoding="utf-8")
-    assert "Not there yet" in page
+    assert "Not available yet" in page
     assert "still sealed" in page
 
 

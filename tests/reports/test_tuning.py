@@ -99,12 +99,12 @@ def test_a_loss_and_what_may_be_chance_are_called_so(data: StudyData) -> None:
 
 def test_few_seeds_allow_no_conclusion_and_one_no_figure(data: StudyData) -> None:
     few = said(cut(ahead(data, -4), 5)).text
-    assert few.startswith("Too few seeds to say what tuning scheduled did to “classic”")
+    assert few.startswith("Too few seeds to judge the gain from tuning scheduled over “classic”")
     assert ": +5.00 points of test accuracy (95 %" in few
     assert few.endswith(", 5 seeds, 80 test images).")
     single = said(cut(data, 1))
     assert single.difference is None
-    assert single.text.endswith("takes runs of both on two seeds to say.")
+    assert single.text.endswith("its first recipe, is known once both ran on two seeds.")
 
 
 def test_an_arm_whose_first_recipe_won_says_so(data: StudyData) -> None:
@@ -114,7 +114,7 @@ def test_an_arm_whose_first_recipe_won_says_so(data: StudyData) -> None:
     one = said(replace(data, finalists=(winner, *others)))
     assert one.difference is None
     assert one.text == (
-        "Tuning scheduled added nothing: the search found none better than “classic”, its "
+        "Tuning scheduled gained nothing: the search found nothing better than “classic”, its "
         "first recipe."
     )
 

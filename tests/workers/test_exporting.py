@@ -192,7 +192,7 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
     settings = StudySettings.read(Layout(finished).study("digits").settings)
     assert card.startswith("# resnet8-w0.25 on digits\n")
     for part in (
-        "> No verdict: a verdict takes at least 6 pairs",
+        "> No verdict: a verdict requires at least 6 pairs",
         f"these weights, test accuracy | {100 * record.test['accuracy']:.2f} %",
         "selection on the test set",
         "this recipe, test accuracy, 3 seeds",
