@@ -34,10 +34,11 @@ MAY_IMPORT = {
 FLOORS = {
     "kd": (
         *("errors", "seeds", "registry", "json_data", "schedules", "names", "recipe", "protocol"),
-        *("ablations", "augmentations", "data.sources", "data", "models", "losses", "training"),
+        *("ablations", "augmentations", "data.sources", "data", "models", "losses.logits"),
+        *("losses.features", "losses", "optimizers", "training"),
     ),
     "storage": ("files", "studies"),
-    "search_spaces": ("asking", "plain", "scheduled", "constant", "space"),
+    "search_spaces": ("asking", "context", "digest", "plain", "scheduled", "constant", "space"),
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),
     "reports": ("statistics", "wording", "read", "compute", "draw", "draw.figures", "write"),
     "conductor": (

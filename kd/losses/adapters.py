@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kd.errors import ProtocolError
 from kd.losses.features import FeatureLoss
-from kd.losses.maps import TapReading, matched
+from kd.models.taps import TapReading, matched
 from kd.seeds import derive_seed
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.maps import TapReading, attention_map
 from kd.models.build import Network
+from kd.models.taps import TapReading, attention_map
 from kd.training.evaluation import LabelledImages, batch_size
 
 MAX_SIDE = 4  # of a pooled feature map

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kd.errors import ArtifactError
-from kd.losses.maps import TapReading
+from kd.models.taps import TapReading
 from kd.training.teacher import Projection, Reading
 from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
 from storage.files.layout import view_folder

@@ -12,7 +12,7 @@ from torch.nn import functional
 from kd.errors import ProtocolError
 from kd.losses import features as feature_losses
 from kd.losses.adapters import Adapters, feature_loss
-from kd.losses.maps import TapReading, attention_map
+from kd.models.taps import TapReading, attention_map
 
 MEMBERS = {
     name: feature_losses.load(name) for name in ("hint", "cosine", "attention", "similarity")

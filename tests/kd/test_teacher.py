@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.maps import attention_map
 from kd.models.network import Network, Route
+from kd.models.taps import attention_map
 from kd.training import teacher as module
 from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Projection, fit_projections

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError
-from kd.losses.maps import TapReading
+from kd.models.taps import TapReading
 from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards

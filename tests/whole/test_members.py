@@ -50,7 +50,7 @@ def loss(student_logits, teacher_logits, labels, temperature):
 '''
 ABSOLUTE = '''"""Absolute distance of adapted maps."""
 
-from kd.losses.maps import matched
+from kd.models.taps import matched
 
 ADAPTED = True
 

@@ -11,7 +11,7 @@ from kd.names import FEATURE_LOSSES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kd.losses.maps import TapReading
+    from kd.models.taps import TapReading
 
 
 class FeatureLoss(Protocol):
@@ -27,7 +27,7 @@ class FeatureLoss(Protocol):
         """Return the loss of one tap, a scalar: a mean over the batch, in the dtype of `student`.
 
         `student` is [B, C, H, W] float; `reading` holds the teacher's features [B, k, h, w] and
-        attention map [B, H', W'], whose sizes may differ: `kd.losses.maps.matched` pools them.
+        attention map [B, H', W'], whose sizes may differ: `kd.models.taps.matched` pools them.
         Finite, with a finite gradient, for any map, also where it is 0; of the order of 0.01-10
         for an untrained student, so that one range of weights serves all.
         """

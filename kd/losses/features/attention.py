@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kd.losses.maps import TapReading, attention_map, matched, unit_map
+from kd.models.taps import TapReading, attention_map, matched, unit_map
 
 ADAPTED = False
 

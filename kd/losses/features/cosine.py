@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kd.losses.maps import TapReading, matched, unit
+from kd.models.taps import TapReading, matched, unit
 
 ADAPTED = True
 

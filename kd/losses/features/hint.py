@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from kd.losses.maps import TapReading, matched
+from kd.models.taps import TapReading, matched
 
 ADAPTED = True
 
