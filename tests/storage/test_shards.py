@@ -32,7 +32,7 @@ from storage.files.shards import (
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors
-from tests.support.small import AUGMENTATION, TAPS, labelled, teacher
+from tests.support.small import AUGMENT, TAPS, labelled, teacher
 
 IDENTITY: dict[str, Any] = {"teacher": "w", "dataset": "d", "view_seed": 3, "taps": list(TAPS)}
 CPU = torch.device("cpu")
@@ -46,8 +46,8 @@ def live() -> LiveTeacher:
 
 
 def images_of(data: LabelledImages, k: int, index: torch.Tensor) -> torch.Tensor:
-    rows = view(3, k, len(data), 8, AUGMENTATION).at(index)
-    return normalise(render(data.images[index], rows, AUGMENTATION), data.mean, data.deviation)
+    rows = view(3, k, data.images, AUGMENT).at(index)
+    return normalise(render(data.images[index], rows), data.mean, data.deviation)
 
 
 def readings(live: LiveTeacher, k: int, taps: Sequence[str] = TAPS) -> list[Reading]:
