@@ -1,12 +1,9 @@
 """The whole way of a study: prepare, search, confirm, report."""
 
 import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -16,7 +13,7 @@ from conductor.request import Request, announced
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
-from conductor.search.methods import Tactics
+from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.stages.confirm import Confirmation
 from conductor.stages.jobs import JobMaker
@@ -25,11 +22,11 @@ from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import begin_settings, kept_settings, remember_command
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
-from storage.files.artifacts import locked, replacing
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, deciding, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage, storage_file
 from storage.studies.studies import open_study, study_name
+from storage.studies.supervision import own_file, own_session
 from workers.pools.crew import Crew, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -72,7 +69,8 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        with owned(self._paths, self._url):
+        file = storage_file(self._url)
+        with own_file(file, self._paths.name) if file else nullcontext():
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -88,7 +86,7 @@ class Study:
             root.rmdir()
 
     def _is_alone(self) -> bool:
-        """Whether no other supervisor can have begun under the root; for a server, nobody knows."""
+        """Whether no other study can have begun under the root; for a server, nobody knows."""
         locks = list(self._layout.root.glob("studies.db.*.lock"))
         return storage_file(self._url) is not None and len(locks) <= 1
 
@@ -115,7 +113,9 @@ class Study:
         """Open the storage first: one that does not answer is no reason to train a teacher."""
         storage = open_storage(self._url, self._display.say)
         try:
-            self._run_study(crew, storage, search=search)
+            with own_session(storage, self._paths.name) as check:
+                crew.check = check
+                self._run_study(crew, storage, search=search)
         finally:
             close_storage(storage)
 
@@ -144,12 +144,11 @@ class Study:
                 self._request.trials
             )
             clock.lap("search")
-        with locked(self._paths.confirm_lock, wait=True):
-            chosen = self._confirm(arms, crew, jobs)
-            remember_command(self._paths, max(arm.counted for arm in arms), chosen)
-            clock.lap("confirmation")
-            self._compare(crew, jobs)
-            clock.lap("comparison")
+        chosen = self._confirm(arms, crew, jobs)
+        remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
+        clock.lap("confirmation")
+        self._compare(crew, jobs)
+        clock.lap("comparison")
 
     def _measure(self, dataset: str, crew: Crew) -> Budget:
         """Measure the students before anything is trained, and give the spaces those there are."""
@@ -164,7 +163,7 @@ class Study:
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
     ) -> Arm:
         protocol = self._request.protocol
-        tactics = Tactics(
+        method = SearchMethod(
             sampler=settings.sampler,
             pruner=settings.pruner,
             lag=settings.lag,
@@ -181,17 +180,8 @@ class Study:
             "shards": settings.shards,
             **({"students": budget.digest} if budget.digest else {}),
         }
-        name = study_name(self._request.name, space.name)
-        study = open_study(storage, name, attributes)
-        return Arm(
-            space.name,
-            space,
-            study,
-            tactics,
-            budget=budget if len(protocol.students) > 1 else None,
-            lock=lambda: deciding(storage, name),
-            shared=storage_file(self._url) is None,
-        )
+        study = open_study(storage, study_name(self._request.name, space.name), attributes)
+        return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
     def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
@@ -259,29 +249,3 @@ def check_inside(root: Path, folder: Path) -> None:
             raise StudyError(
                 f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
             )
-
-
-@contextmanager
-def owned(paths: StudyLayout, url: str) -> Iterator[None]:
-    """Own the study for the block, where its storage is a file; a server's studies are shared.
-
-    The lock lies beside that file, since it is what two supervisors must not both write. Raises
-    StudyError, naming the owner, if the study is owned.
-    """
-    file = storage_file(url)
-    if file is None:
-        yield
-        return
-    lock = file.with_name(f"{file.name}.{paths.name}.lock")
-    owner = lock.with_suffix(".owner")
-    with locked(lock, wait=False) as taken:
-        if not taken:
-            who = owner.read_text().strip() if owner.exists() else "a process that has just begun"
-            raise StudyError(f"study {paths.name} is being run by {who}; end it, or wait for it")
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        with replacing(owner) as temporary:
-            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        try:
-            yield
-        finally:
-            owner.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
     spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
     if kept and not options.arms and not options.space:
         spaces = kept_spaces(kept)
-    tactics = {
+    method = {
         key: _first(getattr(options, key), getattr(kept, key, None), default)
         for key, default in DEFAULTS.items()
     }
@@ -68,7 +68,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
         cache_budget=parse_size(options.cache_budget),
         command=["python", "study.py", *settled_words(arguments)],
         models=models,
-        **tactics,
+        **method,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
-from storage.files.artifacts import fingerprint, locked
+from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudentSizes
 from workers.jobs import StudentsJob
@@ -80,17 +80,16 @@ def measure_budget(
     """
     if not protocol.has_budget:
         return Budget(protocol)
-    with locked(layout.students_lock(paths.name), wait=True):
-        sizes = _find(paths, protocol)
-        found = sizes is not None
-        if sizes is None:
-            job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
-            result = crew.run(job, lambda event: None)
-            sizes = StudentSizes.from_json(result["sizes"])
-        budget = Budget(protocol, sizes)
-        _check(budget)
-        if not found:
-            sizes.write(paths.students)
+    sizes = _find(paths, protocol)
+    found = sizes is not None
+    if sizes is None:
+        job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
+        result = crew.run(job, lambda event: None)
+        sizes = StudentSizes.from_json(result["sizes"])
+    budget = Budget(protocol, sizes)
+    _check(budget)
+    if not found:
+        sizes.write(paths.students)
     for name in protocol.students:
         how = "" if name in budget.feasible else "infeasible: "
         display.say(f"student: {name}, {how}{budget.describe(name)}{', found' if found else ''}")

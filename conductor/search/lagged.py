@@ -7,6 +7,12 @@ from collections.abc import Container, Iterable
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from storage.studies.optuna_internals import (
+    distributions_in_memory,
+    trial_id_of,
+    trials_in_memory,
+)
+
 
 class LaggedStorage(InMemoryStorage):
     """One study in memory that shows each decision exactly the trials that it may depend on.
@@ -29,7 +35,7 @@ class LaggedStorage(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Add a trial. What is suggested later has to be of the same kind as its parameters."""
         if template_trial is not None:
-            known = self._studies[study_id].param_distribution
+            known = distributions_in_memory(self, study_id)
             for name, distribution in template_trial.distributions.items():
                 known.setdefault(name, distribution)
         return super().create_new_trial(study_id, template_trial)
@@ -40,7 +46,7 @@ class LaggedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = self._studies[study_id].trials
+        trials = trials_in_memory(self, study_id)
         self._note_ended(trials)
         settled = min(max(0, self.deciding - self.lag + 1), len(trials))
         kept = min(settled, len(self._ended))
@@ -98,5 +104,5 @@ def _as_running(trial: FrozenTrial) -> FrozenTrial:
         user_attrs={},
         system_attrs={},
         intermediate_values={},
-        trial_id=trial._trial_id,
+        trial_id=trial_id_of(trial),
     )

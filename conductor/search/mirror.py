@@ -7,8 +7,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.search.lagged import LaggedStorage
-from conductor.search.methods import Tactics, make_pruner
+from conductor.search.methods import SearchMethod, make_pruner
 from conductor.search.tpe import Past
+from storage.studies.optuna_internals import study_id_of
 from storage.studies.trials import CONSTRAINTS
 
 CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
@@ -20,15 +21,16 @@ RUNG = "completed_rung_"  # how the system attributes begin in which it does
 class Mirror:
     """The trials of a study by number; a decision about one of them sees what the lag allows."""
 
-    def __init__(self, name: str, tactics: Tactics) -> None:
+    def __init__(self, name: str, method: SearchMethod) -> None:
         self.past = Past()
-        self._memory = LaggedStorage(tactics.lag)
+        self._memory = LaggedStorage(method.lag)
         self._study = optuna.create_study(
             storage=self._memory,
             study_name=name,
             direction="maximize",
-            pruner=make_pruner(tactics.pruner, tactics.horizon),
+            pruner=make_pruner(method.pruner, method.horizon),
         )
+        self._id_of_study = study_id_of(self._study)
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Copy a trial's parameters, as running.
@@ -43,7 +45,7 @@ class Mirror:
             user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
             constraints=trial.user_attrs.get(CONSTRAINTS),
         )
-        self._memory.create_new_trial(self._study._study_id, copied)
+        self._memory.create_new_trial(self._id_of_study, copied)
 
     def settle(self, trial: FrozenTrial) -> None:
         """Copy how a trial ended."""
@@ -72,7 +74,7 @@ class Mirror:
     def trials(self) -> list[FrozenTrial]:
         """All trials as they are now."""
         self._memory.deciding = EVERYTHING
-        return self._memory.get_all_trials(self._study._study_id, deepcopy=False)
+        return self._memory.get_all_trials(self._id_of_study, deepcopy=False)
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -109,5 +111,4 @@ class Mirror:
         return {RUNGS: rungs} if rungs or RUNGS in trial.user_attrs else {}
 
     def _id(self, number: int) -> int:
-        study_id = self._study._study_id
-        return self._memory.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._memory.get_trial_id_from_study_id_trial_number(self._id_of_study, number)

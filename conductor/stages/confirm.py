@@ -145,7 +145,7 @@ class Confirmation:
             if not candidates:
                 raise StudyError(f"arm {arm.name} has no complete trial to confirm; add --trials")
             for recipe, trial in candidates.items():
-                first = arm.first(recipe)
+                first = arm.decisions.first(recipe)
                 for replicate in range(SELECTION_SEEDS):
                     runs[arm.name, trial.number, replicate] = _Run(
                         title=f"{arm.name} {trial.number}, selection {replicate + 1}",
@@ -248,8 +248,8 @@ def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
     On the seeds of the selection, equal recipes would only come out equal.
     """
     found: dict[Recipe, FrozenTrial] = {}
-    for trial in arm.best(arm.asked):
-        found.setdefault(arm.recipe(trial.number), trial)
+    for trial in arm.decisions.best(arm.decisions.asked):
+        found.setdefault(arm.decisions.recipe(trial.number), trial)
         if len(found) == CANDIDATES:
             break
     return found
@@ -257,12 +257,14 @@ def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
 
 def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
     """Return the arm's defaults and, last, its winner by mean validation accuracy."""
-    trials = {trial.number: trial for trial in arm.trials}
+    trials = {trial.number: trial for trial in arm.decisions.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    by_recipe = {arm.recipe(number): accuracies for number, accuracies in scores.items()}
+    by_recipe = {arm.decisions.recipe(number): accuracies for number, accuracies in scores.items()}
     defaults = [
-        _finalist(arm, trials[number], title, "default", by_recipe.get(arm.recipe(number), []))
-        for number, title in enumerate(arm.space.enqueued)
+        _finalist(
+            arm, trials[number], title, "default", by_recipe.get(arm.decisions.recipe(number), [])
+        )
+        for number, title in enumerate(arm.decisions.space.enqueued)
         if number in trials
     ]
     return [*defaults, _finalist(arm, trials[winner], "tuned", "tuned", scores[winner])]
@@ -276,9 +278,9 @@ def _finalist(
     So one recipe is confirmed once, also where the winner asked again for a default's, or where
     further trials ask for a finalist's.
     """
-    recipe = arm.recipe(trial.number)
+    recipe = arm.decisions.recipe(trial.number)
     return Finalist(
-        name=f"{arm.name}-{arm.first(recipe):05d}",
+        name=f"{arm.name}-{arm.decisions.first(recipe):05d}",
         title=title,
         arm=arm.name,
         role=role,
@@ -291,7 +293,7 @@ def _finalist(
 
 def _defaults(arm: Arm) -> Recipe:
     """Return the recipe that an arm began with."""
-    return arm.recipe(0) if arm.space.enqueued else Recipe()
+    return arm.decisions.recipe(0) if arm.decisions.space.enqueued else Recipe()
 
 
 def view_order(seed: int, views: int) -> list[int]:

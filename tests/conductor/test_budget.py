@@ -12,8 +12,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.command_line.cli import main
-from conductor.search.arm import AUDIT_EVERY, Arm
+from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
+from conductor.search.decisions import AUDIT_EVERY
 from conductor.search.methods import STARTUP_TRIALS
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
@@ -222,9 +223,9 @@ def test_a_trial_over_the_budget_does_not_count_and_is_no_candidate(tmp_path):
     arm = limited_arm(InMemoryStorage())
     search(tmp_path, [arm], FakePool(), 12)
     trials = arm.study.get_trials()
-    assert arm.counted == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
-    assert not any(is_large(trial) for trial in arm.best(99))
-    assert limited_arm(arm.study._storage).counted == 12
+    assert arm.decisions.counted == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
+    assert not any(is_large(trial) for trial in arm.decisions.best(99))
+    assert limited_arm(arm.study._storage).decisions.counted == 12
 
 
 def test_a_trial_over_the_budget_is_no_auditor(tmp_path):
@@ -239,7 +240,7 @@ def test_recipes_to_try_first_are_tried_with_the_first_student_within_the_budget
     arm = limited_arm(InMemoryStorage(), "scheduled")
     search(tmp_path, [arm], FakePool(), 2)
     assert [trial.params["student"] for trial in arm.study.get_trials()] == [SMALL, SMALL]
-    assert {arm.recipe(number).student for number in (0, 1)} == {SMALL}
+    assert {arm.decisions.recipe(number).student for number in (0, 1)} == {SMALL}
 
 
 def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monkeypatch):
@@ -302,7 +303,7 @@ def test_a_resumed_arm_shows_its_sampler_the_constraints_of_all_trials(tmp_path)
         storage = open_storage(url)
         arm = limited_arm(storage)
         told = {trial.number: trial.constraints for trial in arm.study.get_trials()}
-        assert {trial.number: trial.constraints for trial in arm.trials} == told
+        assert {trial.number: trial.constraints for trial in arm.decisions.trials} == told
         search(tmp_path, [arm], FakePool(), total)
         close_storage(storage)
     assert any(values["parameters"] > 0 for values in told.values())
@@ -314,7 +315,7 @@ def test_digests_cover_what_a_trial_was_told_of_its_constraints(tmp_path, ended)
     arm = limited_arm(storage)
     search(tmp_path, [arm], FakePool(), 8)
     if not ended:
-        while arm.excess(arm.ask(99)):
+        while arm.decisions.excess(arm.ask(99)):
             continue
     trial = arm.study.get_trials()[-1]
     assert trial.state.is_finished() == ended

@@ -7,7 +7,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import BaseTrial, TrialState
 
-from conductor.search import methods as tactics
+from conductor.search import methods
 from conductor.search.tpe import ReadingTPESampler
 from kd.recipe import Recipe
 from search_spaces.space import Space
@@ -23,13 +23,13 @@ def asked(space: str | Space, count: int, **chosen) -> list[dict]:
     arm = make_arm(InMemoryStorage(), space, sampler="tpe", **chosen)
     job = job_maker(Path("unused")).trial
     running: list[int] = []
-    while arm.asked < count:
+    while arm.decisions.asked < count:
         number = arm.ask(2 * count)
         if number is None:
             end(arm, running.pop(0), job)
-        elif not arm.excess(number):
+        elif not arm.decisions.excess(number):
             running.append(number)
-    return [trial.params for trial in arm.trials]
+    return [trial.params for trial in arm.decisions.trials]
 
 
 def end(arm, number: int, job) -> None:
@@ -75,7 +75,7 @@ SPACES = {
 )
 def test_it_asks_for_what_optuna_asks_for(space, count, lag, pruner, monkeypatch):
     ours = asked(SPACES[space], count, lag=lag, pruner=pruner)
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setitem(methods._SAMPLERS, "tpe", optunas_own)
     assert ours == asked(SPACES[space], count, lag=lag, pruner=pruner)
     assert len({str(params) for params in ours}) == count
 
@@ -99,9 +99,9 @@ def test_it_learns_from_infeasible_trials_as_optuna_does(monkeypatch):
     space = Space("students", of_two_students, {}, "")
     ours = asked(space, 60, lag=4, budget=Limits())
     assert {"resnet8", "resnet20"} == {params["student"] for params in ours}
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setitem(methods._SAMPLERS, "tpe", optunas_own)
     assert ours == asked(space, 60, lag=4, budget=Limits())
 
 
 def test_the_sampler_of_a_study_is_the_one_that_reads_once():
-    assert isinstance(tactics.make_sampler("tpe", 0), ReadingTPESampler)
+    assert isinstance(methods.make_sampler("tpe", 0), ReadingTPESampler)

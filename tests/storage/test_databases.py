@@ -27,7 +27,7 @@ from tests.support.postgres import mariadb, postgresql
 
 SERVERS: dict[str, Any] = {"postgresql": postgresql, "mysql": mariadb}
 BACKENDS = ("sqlite", "journal", *SERVERS)
-TACTICS: dict[str, Any] = {"sampler": "tpe", "pruner": "hyperband", "lag": 4, "space": "scheduled"}
+CHOSEN: dict[str, Any] = {"sampler": "tpe", "pruner": "hyperband", "lag": 4, "space": "scheduled"}
 TRIALS = 13  # more than are random
 
 
@@ -51,7 +51,7 @@ class Backend:
 
     def arm(self, **chosen: Any) -> Arm:
         """Open storage and arm anew, as a session does."""
-        return make_arm(self.open(), name=self.name, **{**TACTICS, **chosen})
+        return make_arm(self.open(), name=self.name, **{**CHOSEN, **chosen})
 
     def execute(self, statement: str, **values: Any) -> None:
         """Change a database behind our back."""
@@ -93,7 +93,7 @@ def backend(request, tmp_path, servers) -> Iterator[Backend]:
 
 def expected(root: Path, name: str) -> list[Row]:
     """Return the rows of the same study in memory, run without an interruption."""
-    arm = make_arm(InMemoryStorage(), name=name, **TACTICS)
+    arm = make_arm(InMemoryStorage(), name=name, **CHOSEN)
     search(root, [arm], FakePool(), TRIALS)
     return rows(arm.study)
 
