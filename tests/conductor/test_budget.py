@@ -15,7 +15,7 @@ from conductor.command_line.cli import main
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.decisions import AUDIT_EVERY
-from conductor.search.methods import STARTUP_TRIALS
+from conductor.search.methods import STARTUP_TRIALS, make_sampler
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from search_spaces.space import load_space, with_students
@@ -245,13 +245,13 @@ def test_recipes_to_try_first_are_tried_with_the_first_student_within_the_budget
 
 def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monkeypatch):
     startups: list[int] = []
-    make = make_arm.__globals__["Arm"]._ask.__globals__["make_sampler"]
+    make = make_sampler
 
     def watched(name: str, seed: int, startup: int, past: Any) -> Any:
         startups.append(startup)
         return make(name, seed, startup, past)
 
-    monkeypatch.setattr("conductor.search.arm.make_sampler", watched)
+    monkeypatch.setattr("conductor.search.decisions.make_sampler", watched)
     arm = limited_arm(InMemoryStorage(), lag=1)
     search(tmp_path, [arm], FakePool(), TRIALS)
     over = [is_large(trial) for trial in arm.study.get_trials()]

@@ -282,7 +282,7 @@ def test_choices_that_change_amid_a_study_are_refused_and_the_study_goes_on(tmp_
         later.decisions.recipe(0)
     assert rows(arm.study) == before
     choices[:] = KEPT
-    assert len(asked(make_arm(storage, moody(choices)), 2).trials) == 5
+    assert len(asked(make_arm(storage, moody(choices)), 2).decisions.trials) == 5
     close_storage(storage)
 
 

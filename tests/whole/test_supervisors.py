@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import optuna
@@ -171,19 +173,37 @@ def finish(root: Path, url: str) -> None:
     assert process.returncode == 0, error
 
 
+@contextmanager
+def asleep(root: Path, url: str) -> Iterator[subprocess.Popen[str]]:
+    """Give a study whose supervisor sleeps amid the search; it wakes up after the block."""
+    process = begin(root, "--storage", url)
+    try:
+        wait_for("a trial", process, lambda: epochs(url))
+        os.kill(process.pid, signal.SIGSTOP)
+        yield process
+        os.kill(process.pid, signal.SIGCONT)
+        process.wait(SECONDS)
+    finally:
+        process.kill()
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    """Return the one line with which a supervisor has ended."""
+    _, error = process.communicate(timeout=SECONDS)
+    assert (process.returncode, error.count("\n")) == (2, 1), error
+    return str(error)
+
+
 def test_a_supervisor_whose_session_is_ended_stops_in_one_line_and_ends_its_jobs(
     tmp_path, server, alone
 ) -> None:
     url = database(server, "ended")
-    process = begin(tmp_path, "--storage", url, "--epochs", "2")
-    wait_for("a trial", process, lambda: epochs(url))
-    family = list(descendants(process.pid))
-    assert family
-    end_session(url)
-    _, error = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2
-    assert error.count("\n") == 1
-    assert "the database session that held study digits was ended; the same command goes" in error
+    with asleep(tmp_path, url) as process:
+        family = list(descendants(process.pid))
+        assert family
+        end_session(url)
+    line = last_line(process)
+    assert "the database session that held study digits was ended; the same command goes" in line
     deadline = time.monotonic() + SECONDS
     while any(map(command, family)):
         assert time.monotonic() < deadline, "its workers stay"
@@ -195,30 +215,20 @@ def test_a_supervisor_whose_session_is_ended_stops_in_one_line_and_ends_its_jobs
 def test_a_second_supervisor_is_refused_and_takes_over_once_the_session_is_gone(
     tmp_path, server, alone
 ) -> None:
-    """The first one is asleep meanwhile; when it wakes up, it ends and has changed nothing."""
+    """The first one sleeps meanwhile; when it wakes up, it ends and has changed nothing."""
     url = database(server, "asleep")
-    first = begin(tmp_path, "--storage", url)
-    wait_for("a trial", first, lambda: epochs(url))
-    second = begin(tmp_path, "--storage", url)
-    _, error = second.communicate(timeout=SECONDS)
-    assert second.returncode == 2
-    named = rf"study digits is being run by process {first.pid} on {os.uname().nodename} since 2"
-    assert re.search(named, error), error
-    os.killpg(first.pid, signal.SIGSTOP)
-    try:
+    with asleep(tmp_path, url) as first:
+        named = rf"study digits is being run by process {first.pid} on {gethostname()} since 2"
+        assert re.search(named, last_line(begin(tmp_path, "--storage", url)))
         end_session(url)
-        # its workers hold the locks of the runs at hand: they are ended, as their machine would be
-        for worker in descendants(first.pid):
+        for worker in descendants(first.pid):  # they hold the locks of the runs at hand
             os.kill(worker, signal.SIGKILL)
         finish(tmp_path, url)
         assert stored(url) == alone
-    finally:
-        os.killpg(first.pid, signal.SIGCONT)
-    _, error = first.communicate(timeout=SECONDS)
-    assert first.returncode == 2
-    assert "study digits was taken over by process" in error
-    assert error.count("\n") == 1
+        notes = query(url, "SELECT count(*) FROM study_system_attributes")
+    assert "study digits was taken over by process" in last_line(first)
     assert stored(url) == alone
+    assert query(url, "SELECT count(*) FROM study_system_attributes") == notes
 
 
 @pytest.mark.slow
