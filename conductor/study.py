@@ -27,7 +27,7 @@ from storage.files.records import Costs, Finalists, StudySettings
 from storage.studies.databases import close_storage, open_storage, storage_file
 from storage.studies.studies import open_study, study_name
 from storage.studies.supervision import own_file, own_session
-from workers.pools.crew import Crew, make_pool
+from workers.pools.worker_pool import WorkerPool, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
 
@@ -92,7 +92,7 @@ class Study:
 
     def _supervise(self, *, search: bool) -> None:
         pool = make_pool(self._request.workers, self._request.cluster)
-        crew = Crew(pool)
+        workers = WorkerPool(pool)
         try:
             pool.start()
             # some 1,100 modules that are needed later: imported while the fork server imports torch
@@ -101,33 +101,33 @@ class Study:
             import reports.write.report  # noqa: F401
 
             with self._display.showing():
-                self._run_stages(crew, search=search)
+                self._run_stages(workers, search=search)
         except KeyboardInterrupt:
             self._display.say("stopping after the epochs at hand; interrupt again to stop now")
-            crew.drain(GRACE_SECONDS)
+            workers.drain(GRACE_SECONDS)
             raise
         finally:
             pool.close()
 
-    def _run_stages(self, crew: Crew, *, search: bool) -> None:
+    def _run_stages(self, workers: WorkerPool, *, search: bool) -> None:
         """Open the storage first: one that does not answer is no reason to train a teacher."""
         storage = open_storage(self._url, self._display.say)
         try:
             with own_session(storage, self._paths.name) as check:
-                crew.check = check
-                self._run_study(crew, storage, search=search)
+                workers.check = check
+                self._run_study(workers, storage, search=search)
         finally:
             close_storage(storage)
 
-    def _run_study(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
+    def _run_study(self, workers: WorkerPool, storage: BaseStorage, *, search: bool) -> None:
         clock = _Clock(self._paths)
-        preparation = Preparation(self._request, self._layout, crew, self._display)
+        preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
         keep_models(self._layout, self._request.models)
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data.dataset))
         preparation.models(data.dataset)
-        budget = self._measure(data.dataset, crew)
+        budget = self._measure(data.dataset, workers)
         for line in announced(self._request) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
@@ -140,20 +140,22 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(arms, crew, self._paths, self._display, jobs.trial, publisher.trial).run(
+            Search(arms, workers, self._paths, self._display, jobs.trial, publisher.trial).run(
                 self._request.trials
             )
             clock.lap("search")
-        chosen = self._confirm(arms, crew, jobs)
+        chosen = self._confirm(arms, workers, jobs)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
         clock.lap("confirmation")
-        self._compare(crew, jobs)
+        self._compare(workers, jobs)
         clock.lap("comparison")
 
-    def _measure(self, dataset: str, crew: Crew) -> Budget:
+    def _measure(self, dataset: str, workers: WorkerPool) -> Budget:
         """Measure the students before anything is trained, and give the spaces those there are."""
         protocol = self._request.protocol
-        budget = measure_budget(protocol, self._layout, self._paths, dataset, crew, self._display)
+        budget = measure_budget(
+            protocol, self._layout, self._paths, dataset, workers, self._display
+        )
         self._spaces = [
             with_students(space, protocol.students, budget.feasible) for space in self._spaces
         ]
@@ -183,9 +185,9 @@ class Study:
         study = open_study(storage, study_name(self._request.name, space.name), attributes)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
-    def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> Finalists:
+    def _confirm(self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
-        confirmation = Confirmation(arms, crew, self._paths, self._display, jobs.confirmation)
+        confirmation = Confirmation(arms, workers, self._paths, self._display, jobs.confirmation)
         return confirmation.run(
             protocol.seed,
             self._request.seeds,
@@ -194,14 +196,14 @@ class Study:
             ablate=self._request.ablate,
         )
 
-    def _compare(self, crew: Crew, jobs: JobMaker) -> None:
+    def _compare(self, workers: WorkerPool, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
         tested = [self._paths.teacher_test / name for name in ("result.json", "test.safetensors")]
         if not all(path.exists() for path in tested):
-            crew.run(jobs.teacher_test(), lambda event: None)
+            workers.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
-            event = crew.run(jobs.cost(), lambda event: None)
+            event = workers.run(jobs.cost(), lambda event: None)
             Costs.from_json(event["costs"]).write(self._paths.costs)
 
 

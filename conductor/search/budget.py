@@ -9,7 +9,7 @@ from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudentSizes
 from workers.jobs import StudentsJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints that Optuna is told
 
@@ -71,7 +71,7 @@ def measure_budget(
     layout: Layout,
     paths: StudyLayout,
     dataset: str,
-    crew: Crew,
+    workers: WorkerPool,
     display: Display,
 ) -> Budget:
     """Measure the students with nothing else running, or find what was measured for the study.
@@ -84,7 +84,7 @@ def measure_budget(
     found = sizes is not None
     if sizes is None:
         job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
-        result = crew.run(job, lambda event: None)
+        result = workers.run(job, lambda event: None)
         sizes = StudentSizes.from_json(result["sizes"])
     budget = Budget(protocol, sizes)
     _check(budget)

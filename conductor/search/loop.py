@@ -1,4 +1,4 @@
-"""The search: ask, report, prune, tell, for all arms side by side on one crew."""
+"""The search: ask, report, prune, tell, for all arms side by side on the same workers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew, error_of
+from workers.pools.worker_pool import WorkerPool, error_of
 
 MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
@@ -41,14 +41,14 @@ class Search:
     def __init__(
         self,
         arms: list[Arm],
-        crew: Crew,
+        workers: WorkerPool,
         layout: StudyLayout,
         display: Display,
         make_job: MakeJob,
         publish: Publish,
     ) -> None:
         self.arms = arms
-        self._crew = crew
+        self._workers = workers
         self._layout = layout
         self._display = display
         self._make_job = make_job
@@ -65,14 +65,14 @@ class Search:
             self._display.say(f"trials: all {total} of each arm are there")
         self._unfinished = [(arm, number) for arm in self.arms for number in arm.decisions.running]
         self._fill(total)
-        while self._crew.busy:
-            for key, event in self._crew.events():
+        while self._workers.busy:
+            for key, event in self._workers.events():
                 self._hear(self._running[key], event)
             self._fill(total)
 
     def _fill(self, total: int) -> None:
         """Give every free worker a trial: first those that an earlier session left unfinished."""
-        while self._crew.free > 0:
+        while self._workers.free > 0:
             found = self._unfinished.pop(0) if self._unfinished else self._ask(total)
             if found is None:
                 return
@@ -94,7 +94,7 @@ class Search:
         key, job = (arm.name, number), self._make_job(arm, number)
         self._running[key] = _Trial(arm, number, job)
         self._display.run_started(key, f"{arm.name} {number}", job.horizon)
-        self._crew.start(key, job)
+        self._workers.start(key, job)
 
     def _hear(self, trial: _Trial, event: Event) -> None:
         if event["event"] == "epoch":
@@ -116,7 +116,7 @@ class Search:
         self._display.epoch(key, metrics.epoch, metrics.accuracy)
         if trial.arm.report(trial.number, metrics.epoch, metrics.accuracy):
             trial.pruned = True
-            self._crew.stop(key)
+            self._workers.stop(key)
 
     def _end(self, trial: _Trial, event: Event) -> None:
         """Tell a trial. Divergence is the worst value; only faults of a machine are failures.

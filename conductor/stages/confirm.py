@@ -23,7 +23,7 @@ from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Event
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 CANDIDATES = 3  # of each arm that run again before one is chosen
 SELECTION_SEEDS = 3
@@ -48,10 +48,15 @@ class Confirmation:
     """Selection and confirmation of one study. Runs that are there already are not run again."""
 
     def __init__(
-        self, arms: list[Arm], crew: Crew, layout: StudyLayout, display: Display, make_job: MakeJob
+        self,
+        arms: list[Arm],
+        workers: WorkerPool,
+        layout: StudyLayout,
+        display: Display,
+        make_job: MakeJob,
     ) -> None:
         self._arms = arms
-        self._crew = crew
+        self._workers = workers
         self._layout = layout
         self._display = display
         self._make_job = make_job
@@ -185,7 +190,7 @@ class Confirmation:
                 metrics = EpochMetrics.from_json(event["metrics"])
                 self._hear_epoch(index, runs[index], histories.setdefault(index, []), metrics)
 
-        for index, event in self._crew.run_all(jobs, listen):
+        for index, event in self._workers.run_all(jobs, listen):
             record = self._record(runs[index], event, histories.get(index, []))
             records[index] = record
             self._display.run_ended(index, _ending(runs[index], record))

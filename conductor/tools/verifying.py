@@ -7,13 +7,13 @@ from storage.files.artifacts import read_json
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
 from workers.jobs import VerifyJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 TOLERANCE = 1e-3  # of logits and scaled features: what another batch size or machine may change
 
 
 def verify_cache(
-    layout: Layout, paths: StudyLayout, crew: Crew, rows: int, display: Display
+    layout: Layout, paths: StudyLayout, workers: WorkerPool, rows: int, display: Display
 ) -> float:
     """Check every shard against its checksum and, on `rows` random rows, against the teacher.
 
@@ -37,7 +37,7 @@ def verify_cache(
         for view in range(protocol.view_count)
     }
     largest = 0.0
-    for view, result in crew.run_all(jobs, lambda key, event: None):
+    for view, result in workers.run_all(jobs, lambda key, event: None):
         largest = max(largest, result["difference"])
         display.say(
             f"view {view}: {result['rows']} rows differ by at most {result['difference']:.2g}"

@@ -26,8 +26,8 @@ from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protoco
 from tests.support.postgres import postgresql
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
-from workers.pools.crew import Crew
 from workers.pools.local import LocalPool
+from workers.pools.worker_pool import WorkerPool
 
 WORKERS = 8
 GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand
@@ -134,8 +134,8 @@ def search_of(arm: Arm, root: Path) -> Search:
     """Return the search of an arm, with workers that are instant."""
     layout = Layout(root)
     publisher = Publisher(protocol(), layout.artifacts)
-    crew, paths = Crew(InstantPool(WORKERS)), layout.study("study")
-    return Search([arm], crew, paths, quiet(), job_maker(root).trial, publisher.trial)
+    workers, paths = WorkerPool(InstantPool(WORKERS)), layout.study("study")
+    return Search([arm], workers, paths, quiet(), job_maker(root).trial, publisher.trial)
 
 
 def blocks(search: Search, done: int, total: int, count: int) -> list[float]:
@@ -212,13 +212,13 @@ def jobs(count: int) -> Figure:
     """Hand jobs that have nothing to do to two local workers; tell what one takes."""
     with TemporaryDirectory() as folder, closing(LocalPool(2)) as pool:
         pool.start()
-        crew = Crew(pool)
+        workers = WorkerPool(pool)
         preparation = PrepareJob(protocol=protocol(), root=folder, data_dir="")
-        dataset = crew.run(preparation, lambda event: None)["dataset"]
+        dataset = workers.run(preparation, lambda event: None)["dataset"]
         job = ModelsJob(protocol=protocol(), root=folder, dataset=dataset)
 
         def hand_out(size: int) -> None:
-            for _ in crew.run_all(dict.fromkeys(range(size), job), lambda key, event: None):
+            for _ in workers.run_all(dict.fromkeys(range(size), job), lambda key, event: None):
                 pass
 
         hand_out(4)  # starts the other worker
@@ -233,7 +233,7 @@ def lags(count: int) -> Iterator[Figure]:
             root, pool = Path(folder), VirtualPool(lag)
             arm = make_arm(InMemoryStorage(), sampler="random", lag=lag)
             paths, job = Layout(root).study("study"), job_maker(root).trial
-            Search([arm], Crew(pool), paths, quiet(), job, lambda *ended: None).run(count)
+            Search([arm], WorkerPool(pool), paths, quiet(), job, lambda *ended: None).run(count)
         note = "simulated: all epochs take as long, the median pruner cuts"
         busy = [pool.epochs / pool.now]
         yield spread(f"workers that an arm with lag {lag} keeps busy", busy, note=note)

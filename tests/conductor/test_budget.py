@@ -119,7 +119,7 @@ def test_without_a_budget_every_student_is_feasible_and_nothing_is_constrained()
 
 
 class Measuring:
-    """A crew that answers what students were measured to be, and remembers what it was asked."""
+    """Workers that answer what students were measured to be, and remember what they were asked."""
 
     def __init__(self) -> None:
         self.asked: list[StudentsJob] = []
@@ -129,33 +129,33 @@ class Measuring:
         return {"event": "result", "sizes": sizes(job.protocol).to_json()}
 
 
-def measured(root: Path, crew: Any, given: Protocol) -> Budget:
+def measured(root: Path, workers: Any, given: Protocol) -> Budget:
     layout = Layout(root)
-    return measure_budget(given, layout, layout.study("study"), "d" * 16, crew, quiet())
+    return measure_budget(given, layout, layout.study("study"), "d" * 16, workers, quiet())
 
 
 def test_students_are_measured_once_for_a_study(tmp_path):
-    crew, given = Measuring(), several(max_params=1000)
-    first = measured(tmp_path, crew, given)
+    workers, given = Measuring(), several(max_params=1000)
+    first = measured(tmp_path, workers, given)
     assert first.feasible == (SMALL, MIDDLE)
-    assert measured(tmp_path, crew, given) == first
-    assert [job.dataset for job in crew.asked] == ["d" * 16]
+    assert measured(tmp_path, workers, given) == first
+    assert [job.dataset for job in workers.asked] == ["d" * 16]
     assert StudentSizes.read(Layout(tmp_path).study("study").students) == sizes(given)
 
 
 def test_students_are_not_measured_without_a_budget(tmp_path):
-    crew = Measuring()
-    assert measured(tmp_path, crew, several()).sizes is None
-    assert crew.asked == []
+    workers = Measuring()
+    assert measured(tmp_path, workers, several()).sizes is None
+    assert workers.asked == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_measured_for_another_protocol_is_measured_anew(tmp_path):
     """Only a study that never began can have left it."""
-    crew = Measuring()
-    measured(tmp_path, crew, several(max_params=1000))
-    timed = measured(tmp_path, crew, several(max_params=1000, max_latency_ms=1.0))
-    assert len(crew.asked) == 2
+    workers = Measuring()
+    measured(tmp_path, workers, several(max_params=1000))
+    timed = measured(tmp_path, workers, several(max_params=1000, max_latency_ms=1.0))
+    assert len(workers.asked) == 2
     assert timed.feasible == (SMALL,)
 
 

@@ -29,7 +29,7 @@ from tests.support.fakes import (
 )
 from workers.events import Event
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 HORIZON, VIEWS, SEEDS = 5, 6, 4
 SEARCHED = [0.5, 0.9, 0.8, 0.7, 0.6, 0.4]  # search scores of trials 0, 1, …
@@ -66,7 +66,7 @@ def steady(job: TrainJob) -> list[Event]:
 
 def make_confirmation(root: Path, arms: list[Arm], pool: FakePool) -> Confirmation:
     jobs = job_maker(root, protocol(views=VIEWS))
-    return Confirmation(arms, Crew(pool), study_paths(root), quiet(), jobs.confirmation)
+    return Confirmation(arms, WorkerPool(pool), study_paths(root), quiet(), jobs.confirmation)
 
 
 def confirm(

@@ -28,7 +28,7 @@ from storage.files.records import RunRecord, SpaceSource, StudySettings
 from storage.studies.studies import open_study, study_name
 from workers.events import LAST_EVENTS, Event, epoch_event, result_event
 from workers.jobs import Job, TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 HORIZON = 8
 Objective = Callable[[TrainJob], Iterable[Event]]
@@ -262,7 +262,7 @@ def search(
     """Bring the arms to `total` trials, under `root`."""
     jobs = job_maker(root, protocol(seed=arms[0].decisions.method.seed))
     screen = display or quiet()
-    Search(arms, Crew(pool), study_paths(root), screen, jobs.trial, publish).run(total)
+    Search(arms, WorkerPool(pool), study_paths(root), screen, jobs.trial, publish).run(total)
 
 
 Row = tuple[Any, ...]

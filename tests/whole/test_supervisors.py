@@ -29,7 +29,7 @@ from tests.support.processes import command, descendants
 from tests.support.tiny import changed
 from workers.events import LAST_EVENTS, Event
 from workers.jobs import Job, TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # that a test waits for what happens soon, on a machine under load
@@ -78,7 +78,7 @@ def test_a_supervisor_that_was_killed_owns_nothing(tmp_path) -> None:
 def begin(root: Path, *more: str) -> subprocess.Popen[str]:
     """Start a tiny study whose supervisor looks after its session often."""
     script = (
-        "import sys, workers.pools.crew as pool\n"
+        "import sys, workers.pools.worker_pool as pool\n"
         "pool.CHECK_SECONDS = 0.2\n"
         "from conductor.command_line.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
@@ -295,7 +295,9 @@ def test_a_thousand_instant_trials_are_each_run_once(tmp_path, record_property) 
     pool, paths = InstantPool(8), study_paths(tmp_path)
     jobs = job_maker(tmp_path)
     began = time.perf_counter()
-    run = Search([arm], Crew(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None)
+    run = Search(
+        [arm], WorkerPool(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None
+    )
     run.run(1000)
     seconds = (time.perf_counter() - began) / 1000
     trials = arm.study.get_trials(deepcopy=False)

@@ -1,4 +1,4 @@
-"""The crew: jobs given to workers under the conductor's keys, and tried again if one dies."""
+"""The worker pool: runs jobs under the conductor's keys, and again where a worker has died."""
 
 import time
 import typing
@@ -51,7 +51,7 @@ class _Task:
     stopped: bool = False
 
 
-class Crew:
+class WorkerPool:
     """Jobs under keys. A job whose worker died is tried again, from its checkpoint.
 
     `check` is called every few seconds while jobs are waited for, and raises once the study belongs
