@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ VARYING = ["started", "seconds"]  # columns of trials.csv that no two runs share
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc"),
 ]
 
@@ -35,10 +33,9 @@ pytestmark = [
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head with one CPU, in processes of their own."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
+    utilities = pytest.importorskip("ray.cluster_utils")
     handler = signal.getsignal(signal.SIGTERM)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     yield made
     made.shutdown()
     signal.signal(signal.SIGTERM, handler)
