@@ -18,6 +18,7 @@ from conductor.search.arm import Arm
 from kd.errors import StudyError
 from storage.studies import patience
 from storage.studies.databases import close_storage, open_storage
+from storage.studies.supervision import own_session
 from tests.support.fakes import FakePool, Row, make_arm, rows, search
 from tests.support.postgres import PostgreSQL, postgresql
 
@@ -84,7 +85,8 @@ def before(arm: Arm, method: str, call: int, act: Callable[[], None]) -> None:
 def test_a_server_that_goes_away_amid_a_study_is_waited_for(
     tmp_path, server, open_url, said
 ) -> None:
-    arm = make_arm(open_url(server.url), name="away", **CHOSEN)
+    storage = open_url(server.url)
+    arm = make_arm(storage, name="away", **CHOSEN)
 
     def go_away() -> None:
         server.stop()
@@ -92,7 +94,9 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
 
     for method, call in (("ask", 1), ("report", 20), ("tell", 4)):
         before(arm, method, call, go_away)
-    search(tmp_path, [arm], FakePool(4, 1), 6)
+    with own_session(storage, "away") as check:
+        search(tmp_path, [arm], FakePool(4, 1), 6)
+        check()  # it takes its lock again
     assert rows(arm.study) == expected(tmp_path, "away", 6)
     assert [line.partition(",")[0] for line in said] == [
         "the storage does not answer",

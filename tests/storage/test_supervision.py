@@ -17,7 +17,7 @@ from storage.studies import patience
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.supervision import own_file, own_session
 from tests.support.fakes import make_arm
-from tests.support.postgres import PostgreSQL, postgresql
+from tests.support.postgres import PostgreSQL, mariadb, postgresql
 
 US = f"process {os.getpid()} on {socket.gethostname()} since 2"
 HELD = (
@@ -206,3 +206,28 @@ def test_a_killed_supervisor_owns_nothing(server, open_one) -> None:
         time.sleep(0.01)
     with own_session(administrator, "killed"):
         pass
+
+
+def test_mysql_has_one_supervisor_a_study_too() -> None:
+    holds = "SELECT IS_USED_LOCK(SHA2(CONCAT(DATABASE(), '/', 'retort.held'), 224))"
+    with mariadb() as url:
+        slow: Any = open_storage(url)
+        successor: Any = open_storage(url)
+        arm = make_arm(slow, "plain", name="held", lag=9)
+        with own_session(slow, "held") as check:
+            arm.ask(9)
+            with (
+                pytest.raises(StudyError, match=f"^study held is being run by {US}"),
+                own_session(successor, "held"),
+            ):
+                pass
+            check()
+            with successor.engine.begin() as connection:
+                connection.execute(text(f"KILL {connection.execute(text(holds)).scalar()}"))
+            with own_session(successor, "held"):
+                for late in (lambda: arm.report(0, 1, 0.5), check):
+                    with pytest.raises(StudyError, match=f"^study held was taken over by {US}"):
+                        late()
+                make_arm(successor, "plain", name="held", lag=9).ask(9)
+        for storage in (slow, successor):
+            close_storage(storage)
