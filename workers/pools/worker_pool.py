@@ -58,8 +58,8 @@ class WorkerPool:
     to another supervisor.
     """
 
-    def __init__(self, pool: Pool, check: Callable[[], None] | None = None) -> None:
-        self.check = check
+    def __init__(self, pool: Pool) -> None:
+        self.check: Callable[[], None] | None = None
         self._checked = time.monotonic()
         self._pool = pool
         self._tasks: dict[int, _Task] = {}
