@@ -1,8 +1,7 @@
 """The whole way of a study: prepare, search, confirm, report."""
 
-import os
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +18,21 @@ from conductor.stages.confirm import Confirmation
 from conductor.stages.jobs import JobMaker
 from conductor.stages.own_models import keep_models
 from conductor.stages.preparing import Preparation
-from conductor.stages.provenance import begin_settings, kept_settings, remember_command
+from conductor.stages.provenance import (
+    begin_settings,
+    kept_settings,
+    kernels_change,
+    remember_command,
+)
 from kd.errors import RetortError, StudyError
 from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside, own_file, remove_traces
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
-from storage.studies.supervision import own_file, own_session
+from storage.studies.supervision import own_session
+from storage.studies.urls import storage_file
 from workers.pools.worker_pool import WorkerPool, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -69,8 +75,7 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        file = storage_file(self._url)
-        with own_file(file, self._paths.name) if file else nullcontext():
+        with own_file(storage_file(self._url), self._paths.name):
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -126,6 +131,8 @@ class Study:
         keep_models(self._layout, self._request.models)
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data.dataset))
+        if kept and (change := kernels_change(kept, data.kernels)):
+            self._display.say(change)
         preparation.models(data.dataset)
         budget = self._measure(data.dataset, workers)
         for line in announced(self._request) if search else ():
@@ -198,8 +205,8 @@ class Study:
 
     def _compare(self, workers: WorkerPool, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
-        tested = [self._paths.teacher_test / name for name in ("result.json", "test.safetensors")]
-        if not all(path.exists() for path in tested):
+        tested = self._paths.teacher_test
+        if not (tested.result.exists() and tested.predictions.exists()):
             workers.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
@@ -224,30 +231,3 @@ class _Clock:
 
 def _distils(spaces: list[Space]) -> bool:
     return any(space.name != "plain" for space in spaces)
-
-
-def remove_traces(root: Path) -> None:
-    """Remove what a study that could not begin has left under a new root.
-
-    Locks, a database without studies, empty folders; what took work (data, teacher) stays.
-    """
-    for path in sorted(root.rglob("*"), reverse=True):
-        if path.suffix == ".lock" or path.name.startswith("studies.db"):
-            path.unlink()
-        elif path.is_dir():
-            with suppress(OSError):  # it holds something that is worth keeping
-                path.rmdir()
-
-
-def check_inside(root: Path, folder: Path) -> None:
-    """Raise StudyError if a study's folder is, or holds, a link that leads out of the root.
-
-    What studies share (cache, database, artifacts) may lie on another disk: its user has put the
-    link there, and it holds what is named by a digest.
-    """
-    inside = os.path.realpath(root)
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise StudyError(
-                f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
-            )

@@ -32,7 +32,7 @@ class Decisions:
     """Decides about the trials of one arm on a copy of its study in memory, and writes nothing.
 
     Every decision about trial n depends on n, never on the number of trials or on timing: the copy
-    shows it what the lag allows (`conductor.search.lagged`), and its sampler is made anew from
+    shows it what the lag allows (`conductor.search.mirror`), and its sampler is made anew from
     (seed, arm, n).
     """
 

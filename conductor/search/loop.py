@@ -7,17 +7,19 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.errors import StudyError, WorkerError
 from kd.training.history import EpochMetrics
+from reports.wording import percent
 from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
-from workers.events import LAST_EVENTS, Event
+from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
 from workers.jobs import TrainJob
 from workers.pools.worker_pool import WorkerPool, error_of
 
 MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
+ENDINGS: dict[type[LastEvent], str] = {Result: "complete", Diverged: "diverged"}
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
 MakeJob = Callable[[Arm, int], TrainJob]
@@ -97,11 +99,11 @@ class Search:
         self._workers.start(key, job)
 
     def _hear(self, trial: _Trial, event: Event) -> None:
-        if event["event"] == "epoch":
-            self._hear_epoch(trial, EpochMetrics.from_json(event["metrics"]))
-        elif event["event"] == "note":
-            self._display.say(f"{trial.arm.name} {trial.number}: {event['text']}")
-        elif event["event"] in LAST_EVENTS:
+        if isinstance(event, EpochDone):
+            self._hear_epoch(trial, event.metrics)
+        elif isinstance(event, Note):
+            self._display.say(f"{trial.arm.name} {trial.number}: {event.text}")
+        elif isinstance(event, LastEvent):
             self._end(trial, event)
 
     def _hear_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
@@ -118,23 +120,23 @@ class Search:
             trial.pruned = True
             self._workers.stop(key)
 
-    def _end(self, trial: _Trial, event: Event) -> None:
+    def _end(self, trial: _Trial, event: LastEvent) -> None:
         """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
 
         What is wrong with the study's own files (a full disk, a damaged shard) would fail every
         trial: it ends the session, raised here, and the trial goes on with the next one.
         """
-        if event["event"] == "failed" and not isinstance(error := error_of(event), WorkerError):
+        if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
-        ending = {"result": "complete", "diverged": "diverged"}.get(event["event"], "failed")
-        outcome = "pruned" if trial.pruned else ending
+        outcome = "pruned" if trial.pruned else ENDINGS.get(type(event), "failed")
+        reason = event.reason if isinstance(event, Diverged | Failed) else ""
         arm, number, job = trial.arm, trial.number, trial.job
         record = RunRecord(
             recipe=job.recipe,
             seed=job.seed,
             horizon=job.horizon,
             outcome=outcome,
-            reason=event.get("reason", "") if outcome in ("diverged", "failed") else "",
+            reason="" if trial.pruned else reason,
             history=trial.history,
             seconds=sum(metrics.seconds for metrics in trial.history),
         )
@@ -161,11 +163,11 @@ class Search:
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
         best = arm.decisions.best(1)
-        top = f", best {percent(best[0].value or 0.0)}" if best else ""
+        top = f", best {percent(best[0].value or 0.0, 1)}" if best else ""
         self._display.summarise(arm.name, f"{arm.name}: {arm.decisions.counted} trials{top}")
         how = {
-            "complete": f"{percent(record.accuracy)} validation accuracy",
-            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy)}",
+            "complete": f"{percent(record.accuracy, 1)} validation accuracy",
+            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy, 1)}",
             "diverged": f"diverged: {record.reason}",
             "failed": f"failed: {record.reason}",
         }[record.outcome]

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.ablations import ablations
 from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
+from reports.wording import percent
 from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
-from workers.events import Event
+from workers.events import Diverged, EpochDone, Event, Note, Result
 from workers.jobs import TrainJob
 from workers.pools.worker_pool import WorkerPool
 
@@ -184,11 +185,11 @@ class Confirmation:
         histories: dict[int, list[EpochMetrics]] = {}
 
         def listen(index: int, event: Event) -> None:
-            if event["event"] == "note":
-                self._display.say(f"{runs[index].title}: {event['text']}")
-            elif event["event"] == "epoch":
-                metrics = EpochMetrics.from_json(event["metrics"])
-                self._hear_epoch(index, runs[index], histories.setdefault(index, []), metrics)
+            if isinstance(event, Note):
+                self._display.say(f"{runs[index].title}: {event.text}")
+            elif isinstance(event, EpochDone):
+                history = histories.setdefault(index, [])
+                self._hear_epoch(index, runs[index], history, event.metrics)
 
         for index, event in self._workers.run_all(jobs, listen):
             record = self._record(runs[index], event, histories.get(index, []))
@@ -207,17 +208,16 @@ class Confirmation:
         self._display.epoch(index, metrics.epoch, metrics.accuracy)
 
     @staticmethod
-    def _record(run: _Run, event: Event, history: list[EpochMetrics]) -> RunRecord:
-        diverged = event["event"] == "diverged"
+    def _record(run: _Run, event: Result | Diverged, history: list[EpochMetrics]) -> RunRecord:
         record = RunRecord(
             recipe=run.recipe,
             seed=run.seed,
             horizon=run.horizon,
-            outcome="diverged" if diverged else "complete",
-            reason=event.get("reason", ""),
+            outcome="complete" if isinstance(event, Result) else "diverged",
+            reason=event.reason if isinstance(event, Diverged) else "",
             history=history,
             seconds=sum(metrics.seconds for metrics in history),
-            test=event.get("test"),
+            test=event["test"] if isinstance(event, Result) else None,
         )
         record.write(run.layout.result)
         run.layout.checkpoint.unlink(missing_ok=True)
@@ -228,8 +228,8 @@ def _ending(run: _Run, record: RunRecord) -> str:
     if record.outcome == "diverged":
         return f"{run.title}: diverged: {record.reason}"
     if record.test is None:
-        return f"{run.title}: {percent(record.accuracy)} validation accuracy"
-    return f"{run.title}: {percent(record.test['accuracy'])} test accuracy"
+        return f"{run.title}: {percent(record.accuracy, 1)} validation accuracy"
+    return f"{run.title}: {percent(record.test['accuracy'], 1)} test accuracy"
 
 
 def _finished(run: _Run) -> RunRecord | None:

@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
+from kd.registry import check_name
 from reports.compute.findings import Findings
 from reports.read.data import Confirmation, FinalistData, StudyData
+from reports.wording import percent
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
 from storage.files.layout import Layout, StudyLayout
@@ -44,8 +46,8 @@ def choose(data: StudyData, name: str | None, command: str) -> Choice:
     """Return the finalist `name`, by default the one that the verdict is about, and its run.
 
     The run is the one whose validation accuracy is the median, the lower of two: to take the best
-    on the test split would be a selection on it. Raises StudyError, naming `command`, unless all
-    its confirmation runs have ended.
+    on the test split would be a selection on it. Raises ProtocolError for an unknown name, and
+    StudyError, naming `command`, unless all its confirmation runs have ended.
     """
     one = _finalist(data, name, command)
     if len(one.runs) < data.seeds:
@@ -62,15 +64,17 @@ def choose(data: StudyData, name: str | None, command: str) -> Choice:
 def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
     if not data.contenders:
         raise StudyError(f"study {data.name} has not been confirmed; run: {command}")
-    known = ", ".join(dict.fromkeys(one.key for one in data.contenders))
-    found = data.tuned(data.primary_arm)
+    known = dict.fromkeys(one.key for one in data.contenders)
     if name:
+        check_name(f"finalist of study {data.name}", name, known)
         named = [one for one in data.contenders if one.key == name]
-        found = next((one for one in named if one.finalist.role == "tuned"), None)
-        found = found or next(iter(named), None)
+        return next((one for one in named if one.finalist.role == "tuned"), named[0])
+    found = data.tuned(data.primary_arm)
     if found is None:
-        what = f"has no finalist {name}" if name else "has no tuned recipe that distils"
-        raise StudyError(f"study {data.name} {what}; name one with --finalist: {known}")
+        raise StudyError(
+            f"study {data.name} has no tuned recipe that distils; name one with --finalist: "
+            + ", ".join(known)
+        )
     return found
 
 
@@ -149,8 +153,8 @@ class Export:
         accuracy = run.record.test["accuracy"] if run.record.test else 0.0
         display.say(
             f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
-            f"validation accuracy, {percent(run.record.accuracy)}; {percent(accuracy)} on the test "
-            "split"
+            f"validation accuracy, {percent(run.record.accuracy, 1)}; "
+            f"{percent(accuracy, 1)} on the test split"
         )
         display.say(f"safetensors: {exported.images} validation images, equal bit for bit")
         for batch, difference in exported.onnx_differences.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd import schedules
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError, DivergenceError
 from kd.losses.features import Adapters, feature_loss
 from kd.losses.logits import SOFT_LOSSES, hard
@@ -36,7 +36,7 @@ class Plan:
     epochs: int  # the horizon: schedules are planned for it, however far the run is let go
     batch_size: int
     warmup: float
-    augmentation: Augmentation
+    augment: str  # as the protocol's
     view_seed: int
     views: Sequence[int]
     seed: int
@@ -182,7 +182,7 @@ def _train_epoch(
     """
     device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
-    rows = view(plan.view_seed, k, len(data), data.images.shape[-1], plan.augmentation).to(device)
+    rows = view(plan.view_seed, k, data.images, plan.augment).to(device)
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
@@ -197,7 +197,7 @@ def _train_epoch(
         alpha = scheduled(recipe.alpha, progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
         images = data.images.index_select(0, here)
-        images = render(images, rows.at(here), plan.augmentation)
+        images = render(images, rows.at(here))
         images = normalise(images, data.mean, data.deviation)
         logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)

@@ -1,4 +1,4 @@
-"""What the teacher says of a batch: logits, and features reduced as the cache keeps them.
+"""The teacher's output for a batch: logits, and feature maps reduced for the teacher cache.
 
 A tap's feature map is average-pooled to at most 4x4 and projected onto the leading right singular
 vectors of its *uncentred* features, fitted once on un-augmented training images: centring would

@@ -1,6 +1,6 @@
 """Where two finalists differ: class by class, and the confusions that changed most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ MOST_CONFUSIONS = 6
 MOST_EXAMPLES = 4
 
 Integers = NDArray[np.int64]
+Images = Mapping[int, NDArray[np.uint8]]  # place in the test split: [C, H, W]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
 """Findings: everything that is computed from a study before anything is drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reports.compute.audit import Audit, audit
 from reports.compute.caveats import find_caveats
-from reports.compute.classes import ClassFindings, compare_classes
+from reports.compute.classes import ClassFindings, Images, compare_classes
 from reports.compute.ladder import Ablation, compare_ablations
 from reports.compute.ledger import Ledger, keep_ledger
 from reports.compute.tuning import Tuning, compare_tuning
@@ -74,6 +74,7 @@ class Findings:
     teacher_interval: tuple[float, float] | None
     ledger: Ledger
     caveats: tuple[str, ...]
+    images: Images = field(default_factory=dict)  # the test images that `classes` names, if read
 
     def standing(self, one: FinalistData | None) -> Standing | None:
         return next((item for item in self.standings if item.one is one), None)

@@ -2,21 +2,18 @@
 
 import base64
 import io
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reports.compute.classes import Images
 from reports.compute.findings import Findings
 from storage.files.artifacts import is_finished
 from storage.files.layout import Layout
 from storage.files.seal import opened_images
 
 LARGEST = 96  # px: larger ones are reduced, so that a few dozen stay small
-
-
-Images = Mapping[int, NDArray[np.uint8]]  # place in the test split: [C, H, W]
 
 
 def read_examples(layout: Layout, findings: Findings) -> Images:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kd.models.latency import Latency
 from kd.recipe import SHARP_SHAPES, Recipe, Schedule
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Table
@@ -22,7 +23,7 @@ from reports.wording import (
     scaled,
     whole,
 )
-from storage.files.records import Cost, Latency
+from storage.files.records import Cost
 
 
 def comparison_table(findings: Findings) -> Table:

@@ -22,13 +22,21 @@ from reports.read.data import (
 )
 from reports.read.importances import find_importances
 from storage.files.arrays import made_again, read_arrays
-from storage.files.artifacts import is_finished, read_json, read_manifest
-from storage.files.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
+from storage.files.artifacts import is_finished, read_json, read_manifest, read_record
+from storage.files.layout import (
+    DEFAULT_ROOT,
+    Layout,
+    RunLayout,
+    StudyLayout,
+    view_folder,
+    whole_path,
+)
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from storage.files.seal import openings
-from storage.studies.databases import close_storage, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
 from storage.studies.trials import ENDED, INFEASIBLE, check_trial
+from storage.studies.urls import storage_file
 
 
 def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
@@ -38,13 +46,13 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     StudyError when the storage cannot be read.
     """
     study = layout.study(name)
-    protocol = Protocol.from_json(read_json(study.protocol))
+    protocol = read_record(study.protocol, Protocol)
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
     seeds, finalists, test = _read_finalists(study, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
-    teacher_test = study.teacher_test / "result.json"
+    teacher_test = study.teacher_test.result
     return StudyData(
         name=name,
         root=_root(layout),
@@ -56,6 +64,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         finalists=finalists,
         labels=test.labels,
         teacher_correct=test.teacher_correct,
+        teacher_confidence=None if test.teacher is None else np.exp(test.teacher.max(1)),
         teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
@@ -103,7 +112,7 @@ def _read_cache(
     if not is_finished(folder):
         missing.append("the teacher cache")
         return None
-    views = [folder / f"view-{k:05d}" for k in range(protocol.view_count)]
+    views = [view_folder(folder, k) for k in range(protocol.view_count)]
     there = [view for view in views if is_finished(view)]
     files = [path for view in there for path in view.iterdir()]
     return CachedViews(views=len(there), bytes=sum(path.stat().st_size for path in files))
@@ -152,7 +161,7 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
 
 def _check_complete(study: StudyLayout, arm: str, trials: list[FrozenTrial]) -> None:
     """Raises StudyError when a trial has gone from the storage."""
-    results = study.trial(arm, 0).folder.parent.glob("*/result.json")
+    results = study.trial_results(arm)
     kept = [int(path.parent.name) for path in results if path.parent.name.isdecimal()]
     numbers = [trial.number for trial in trials]
     if numbers != list(range(len(trials))) or max(kept, default=-1) >= len(trials):
@@ -198,9 +207,8 @@ def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
 
 
 def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
-    folders = [study.selection(arm, 0, 0).folder.parent for arm in settings.arms]
-    found = [path for folder in folders for path in sorted(folder.glob("*/result.json"))]
-    return tuple(RunRecord.read(path) for path in found)
+    found = (path for arm in settings.arms for path in study.selection_results(arm))
+    return tuple(map(RunRecord.read, found))
 
 
 def _read_finalists(
@@ -211,7 +219,7 @@ def _read_finalists(
         missing.append("confirmation: no finalist has been chosen")
         return 0, (), _TestSplit(None, confirming)
     chosen = Finalists.read(study.finalists)
-    teacher = study.teacher_test / "test.safetensors"
+    teacher = study.teacher_test.predictions
     test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None, confirming)
     finalists = []
     for finalist in chosen.finalists:
@@ -268,6 +276,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
             record=record,
             predicted=None,
             correct=None,
+            confidence=None,
             agreement=None,
             teacher_kl=None,
         )
@@ -281,9 +290,15 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
         record=record,
         predicted=predicted,
         correct=predicted == labels,
+        confidence=_confidence(logits),
         agreement=agreement,
         teacher_kl=teacher_kl,
     )
+
+
+def _confidence(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of the likeliest class, 0-1: logits [N, C] -> [N]."""
+    return np.asarray(np.exp(log_softmax(logits.astype(float), axis=1).max(1)))
 
 
 def _check_run(run: RunLayout, recorded: float, found: float) -> None:

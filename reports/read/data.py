@@ -87,7 +87,8 @@ class ArmData:
 class Confirmation:
     """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
 
-    `correct` [N] says which test images it got right.
+    `correct` [N] says which test images it got right, `confidence` [N] float64 is the probability
+    that it gave to the class that it named.
     `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
     mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
     """
@@ -96,6 +97,7 @@ class Confirmation:
     record: RunRecord
     predicted: NDArray[np.int64] | None
     correct: NDArray[np.bool_] | None
+    confidence: NDArray[np.float64] | None
     agreement: float | None
     teacher_kl: float | None
 
@@ -170,6 +172,7 @@ class StudyData:
     finalists: tuple[FinalistData, ...]
     labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
     teacher_correct: NDArray[np.bool_] | None  # [N], the test images that the teacher gets right
+    teacher_confidence: NDArray[np.float64] | None  # [N], as that of a confirmation run
     teacher_test: Mapping[str, float]
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]

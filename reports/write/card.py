@@ -192,9 +192,6 @@ def _training(findings: Findings, exported: Exported) -> str:
     protocol, record = findings.data.protocol, exported.run.record
     images = findings.data.images.get("train")
     count = f"{counted(images, 'image')} of " if images else ""
-    changes = [f"random crops after {counted(protocol.crop_padding, 'pixel')} of padding"]
-    changes += ["random flips"] if protocol.flip else []
-    changes += [f"an erased square of {protocol.cutout} pixels"] if protocol.cutout else []
     teacher = (
         f" Its teacher, {protocol.teacher}, was trained on the same images and saw every crop "
         "that the student saw."
@@ -205,8 +202,8 @@ def _training(findings: Findings, exported: Exported) -> str:
         f"From random weights on {count}the training split of {protocol.dataset}, for "
         f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: SGD with "
         f"Nesterov momentum 0.9, a learning rate that rises over the first "
-        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine, {', '.join(changes)}."
-        f"{teacher} The weights are those after the last epoch."
+        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine. The images were augmented "
+        f"by {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
 
 

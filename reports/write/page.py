@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,10 @@ from plotly.offline import get_plotlyjs
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel
-from reports.draw.figures.ablations import ablation_figure
-from reports.draw.figures.audit import audit_figure
-from reports.draw.figures.classes import class_figure
-from reports.draw.figures.costs import cost_figure
-from reports.draw.figures.curves import curves_figure
-from reports.draw.figures.fidelity import fidelity_figure
-from reports.draw.figures.history import history_figure, importances_figure
-from reports.draw.figures.optimism import optimism_figure
-from reports.draw.figures.seeds import differences_figure, looks, seeds_figure
-from reports.draw.figures.slices import slice_figure
-from reports.draw.figures.training import loss_figure, schedules_figure
+from reports.draw.figures import draw_figures
 from reports.draw.palette import css_variables, recolouring
-from reports.draw.pictures import Images
 from reports.draw.rows import rows_svg
+from reports.draw.shared import looks
 from reports.draw.side_by_side import SideBySide
 from reports.draw.tables import (
     comparison_note,
@@ -48,13 +39,7 @@ from reports.statistics import Difference, mean_and_deviation
 from reports.wording import counted, figure, interval, listed, model_name, percent, points, spread
 
 HERE = Path(__file__).parent
-NO_IMAGES: Images = {}
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
-CONTENTS = {  # the figures of the page, under the headings of its contents
-    "Evidence": ("seeds", "differences", "ablations", "costs", "classes", "fidelity"),
-    "Recipe": ("schedules", "loss"),
-    "Search": ("history", "importances", "slices", "curves", "audit", "optimism"),
-}
 WORDS = {
     "better": "Distillation helped",
     "worse": "Distillation hurt",
@@ -86,16 +71,15 @@ class IntervalMark:
     band_width: float
 
 
-def render_page(findings: Findings, images: Images = NO_IMAGES) -> str:
-    """Return the report as one HTML document, with the test images that are its examples."""
+def render_page(findings: Findings) -> str:
+    """Return the report as one HTML document."""
     data = findings.data
-    figures = draw_figures(findings, images)
+    figures = draw_figures(findings)
     return template("report.html.j2").render(
         data=data,
         findings=findings,
-        figures={item.key: item for item in figures},
-        contents=CONTENTS,
-        plots=_plots(figures),
+        figures=figures,
+        plots=_plots(list(chain.from_iterable(figures.values()))),
         sign=SIGNS[findings.verdict.kind],
         word=WORDS[findings.verdict.kind],
         key_figures=key_figures(findings),
@@ -148,26 +132,6 @@ def _unbroken(value: Any) -> Any:
     """Keep a number and its % on one line; finished markup is left alone."""
     plain = isinstance(value, str) and not isinstance(value, Markup)
     return value.replace(" %", "\u00a0%") if plain else value
-
-
-def draw_figures(findings: Findings, images: Images = NO_IMAGES) -> list[Figure]:
-    """Every figure of the page, in its order."""
-    return [
-        seeds_figure(findings),
-        differences_figure(findings),
-        ablation_figure(findings),
-        cost_figure(findings),
-        class_figure(findings, images),
-        fidelity_figure(findings),
-        schedules_figure(findings),
-        loss_figure(findings),
-        history_figure(findings),
-        importances_figure(findings),
-        slice_figure(findings),
-        curves_figure(findings),
-        audit_figure(findings),
-        optimism_figure(findings),
-    ]
 
 
 def _plots(figures: list[Figure]) -> Markup:

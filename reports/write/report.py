@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
     """
     findings = find(collect(layout, name, storage_url))
     study = layout.study(name)
-    page = render_page(findings, read_examples(layout, findings))
+    page = render_page(replace(findings, images=read_examples(layout, findings)))
     with replacing(study.trials_csv) as temporary:
         trials_frame(findings.data).to_csv(
             temporary, index=False, lineterminator="\n", errors=UNENCODABLE

@@ -1,4 +1,4 @@
-"""Every path of a run, from one object."""
+"""Every path under the root folder, from one object."""
 
 import os
 import re
@@ -16,6 +16,11 @@ RESERVED = (
     "comparison.html",
 )  # what lies beside the studies
 DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock of whatever is made at `path`."""
+    return path.with_suffix(".lock")
 
 
 def kernels_record(fingerprint: str) -> Path:
@@ -92,6 +97,13 @@ class Layout:
     def teacher(self, fingerprint: str) -> Path:
         return self.cache / "teachers" / fingerprint
 
+    def teacher_weights(self, fingerprint: str) -> Path:
+        return self.teacher(fingerprint) / "weights.safetensors"
+
+    def teacher_training(self, fingerprint: str) -> "RunLayout":
+        """The run that fine-tunes a teacher; removed when it has ended."""
+        return RunLayout(self.teacher(fingerprint).with_suffix(".training"))
+
     def shards(self, fingerprint: str) -> Path:
         return self.cache / "shards" / fingerprint
 
@@ -151,9 +163,9 @@ class StudyLayout:
         return self.folder / "costs.json"
 
     @property
-    def teacher_test(self) -> Path:
-        """The folder of what the teacher said of the test split."""
-        return self.folder / "confirm" / "teacher"
+    def teacher_test(self) -> "RunLayout":
+        """The teacher's test: its result and its logits of the test split."""
+        return RunLayout(self.folder / "confirm" / "teacher")
 
     @property
     def finalists(self) -> Path:
@@ -175,6 +187,14 @@ class StudyLayout:
         """One trial of the search."""
         return RunLayout(self.folder / "trials" / arm / f"{number:05d}")
 
+    def trial_results(self, arm: str) -> list[Path]:
+        """The results of an arm's trials that have ended."""
+        return _results(self.trial(arm, 0).folder.parent)
+
+    def selection_results(self, arm: str) -> list[Path]:
+        """The results of an arm's selection runs that have ended."""
+        return _results(self.selection(arm, 0, 0).folder.parent)
+
     def selection(self, arm: str, number: int, replicate: int) -> "RunLayout":
         """One run, on a fresh seed, of a trial that may become a finalist."""
         return RunLayout(self.folder / "confirm" / "selection" / arm / f"{number:05d}-{replicate}")
@@ -186,6 +206,21 @@ class StudyLayout:
     def export(self, finalist: str, replicate: int) -> Path:
         """The folder that takes a confirmed student away."""
         return self.folder / "export" / f"{finalist}-{replicate:02d}"
+
+
+def _results(folder: Path) -> list[Path]:
+    runs = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [run.result for run in map(RunLayout, runs) if run.result.is_file()]
+
+
+def dataset_part(folder: Path, part: str) -> Path:
+    """Return the file of one part of the data set in `folder`: train, validation or test."""
+    return folder / f"{part}.safetensors"
+
+
+def view_folder(shards: Path, k: int) -> Path:
+    """Return the folder of the shard of view `k`."""
+    return shards / f"view-{k:05d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,17 @@
 """One supervisor a study: a lock names who may write to it, and a number refuses everyone else.
 
-In a file (SQLite, journal) the lock is the operating system's, on a file beside it, and ends with
-the process. On a server it belongs to a database session, which may end while its supervisor
+In a file (SQLite, journal) the lock is the operating system's (`storage.files.ownership`), and ends
+with the process. On a server it belongs to a database session, which may end while its supervisor
 lives. So every supervisor takes the next fencing number with the lock, and every transaction that
 writes compares its own number with the latest one.
 """
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from sqlalchemy import (
     BigInteger,
@@ -32,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from kd.errors import StudyError
-from storage.files.artifacts import locked, replacing
+from storage.files.ownership import holder, refusal
 from storage.studies.patience import SERVERS, PatientStorage
 
 WRITES = ("INSERT", "UPDATE", "DELETE")  # how statements begin that the fencing number guards
@@ -83,44 +80,13 @@ _MYSQL = _Dialect(
 Check = Callable[[], None]  # raises StudyError once another supervisor may have taken over
 
 
-def holder() -> str:
-    """Return how this process is named to others."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
-
-
-def _refuse(study: str, who: str) -> StudyError:
-    who = who or "a process that has just begun"
-    return StudyError(f"study {study} is being run by {who}; end it, or wait for it")
-
-
-@contextmanager
-def own_file(file: Path, study: str) -> Iterator[None]:
-    """Be the one supervisor of a study in `file` for the block.
-
-    The lock lies beside that file, since it is what two supervisors must not both write. Raises
-    StudyError, naming the supervisor, if there is one.
-    """
-    lock = file.with_name(f"{file.name}.{study}.lock")
-    owner = lock.with_suffix(".owner")
-    with locked(lock, wait=False) as taken:
-        if not taken:
-            raise _refuse(study, owner.read_text().strip() if owner.exists() else "")
-        with replacing(owner) as temporary:
-            temporary.write_text(f"{holder()}\n")
-        try:
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-
-
 @contextmanager
 def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
     """Be the one supervisor of a study on a server for the block; yield what tells its end.
 
     What `storage` writes within the block is refused once another supervisor has taken over. Does
-    nothing for a storage in a file, which `own_file` is for. Raises StudyError, naming the
-    supervisor, if there is one.
+    nothing for a storage in a file, which `storage.files.ownership` is for. Raises StudyError,
+    naming the supervisor, if there is one.
     """
     if not isinstance(storage, PatientStorage) or storage.dialect not in SERVERS:
         yield lambda: None
@@ -129,6 +95,9 @@ def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
     try:
         with _fence(storage.engine, session):
             yield session.check
+    except UpdateFinishedTrialError:  # Optuna reads that a successor has ended it, before any write
+        session.check()
+        raise
     finally:
         session.close()
 
@@ -153,7 +122,7 @@ class _Session:
             taken = self._take(connection)
             number, who = self._latest(connection)
             if not taken:
-                raise _refuse(self.study, who)
+                raise refusal(self.study, who)
             self.number = number + 1
             self._started = self._server_start(connection)
             self._write(connection)

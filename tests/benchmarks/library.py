@@ -22,7 +22,6 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
-from kd.data.views import Augmentation
 from kd.losses.features import Adapters
 from kd.models.build import Network
 from kd.models.numerics import place
@@ -73,7 +72,7 @@ def _epochs(name: str, pair: Pair, folder: Path, rounds: int) -> Figure:
         bench.live.network,
         bench.network(pair.student),
         bench.data,
-        pair.augmentation,
+        pair.augment,
         batch_size=pair.batch,
         total=100_000,
         warmup=0.1,
@@ -120,7 +119,7 @@ def _by_retort(job: TrainJob, seed: int) -> float:
         epochs=job.horizon,
         batch_size=protocol.batch_size,
         warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
+        augment=protocol.augment,
         view_seed=view_seed(protocol),
         views=job.views,
         seed=seed,
@@ -139,7 +138,7 @@ def _by_library(job: TrainJob, seed: int) -> float:
         place(load_teacher(protocol, job.layout, job.dataset, job.teacher), CPU),
         student,
         data,
-        Augmentation.of(protocol),
+        protocol.augment,
         batch_size=protocol.batch_size,
         total=job.horizon * (len(data) // protocol.batch_size),
         warmup=protocol.warmup,
@@ -155,7 +154,7 @@ def _box(
     teacher: Network,
     student: Network,
     data: LabelledImages,
-    augmentation: Augmentation,
+    augment: str,
     *,
     batch_size: int,
     total: int,
@@ -195,7 +194,7 @@ def _box(
             "scheduling_step": 1,
         },
     }
-    parts = {"train": Pictures(data, augmentation)}
+    parts = {"train": Pictures(data, augment)}
     return DistillationBox(teacher.eval(), student, parts, config, CPU, None, False, 1)
 
 

@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from conductor.search.arm import Arm
 from conductor.search.decisions import AUDIT_EVERY
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import (

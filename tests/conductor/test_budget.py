@@ -44,6 +44,7 @@ from tests.support.tiny import (
     trials_of,
     without_openings,
 )
+from workers.events import Result
 from workers.jobs import StudentsJob
 
 LARGE, SMALL, MIDDLE = "resnet20", "resnet8-w0.25", "resnet8"
@@ -126,7 +127,7 @@ class Measuring:
 
     def run(self, job: StudentsJob, listen: object) -> dict[str, Any]:
         self.asked.append(job)
-        return {"event": "result", "sizes": sizes(job.protocol).to_json()}
+        return Result.of(sizes=sizes(job.protocol).to_json())
 
 
 def measured(root: Path, workers: Any, given: Protocol) -> Budget:

@@ -27,7 +27,7 @@ from tests.support.fakes import (
     search,
     study_paths,
 )
-from workers.events import Event
+from workers.events import Event, Result
 from workers.jobs import TrainJob
 from workers.pools.worker_pool import WorkerPool
 
@@ -56,7 +56,7 @@ def ran(job: TrainJob, accuracy: float) -> list[Event]:
         predictions = RunLayout(Path(job.folder)).predictions
         predictions.parent.mkdir(parents=True, exist_ok=True)
         predictions.touch()
-    return [*epochs([0.2, accuracy]), {"event": "result", "test": test}]
+    return [*epochs([0.2, accuracy]), Result.of(test=test)]
 
 
 def steady(job: TrainJob) -> list[Event]:

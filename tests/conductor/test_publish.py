@@ -14,8 +14,7 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from conductor.search.arm import Arm
-from conductor.search.curves import curves
-from conductor.search.publish import Publisher, describe, study_note
+from conductor.search.publish import Publisher, curves, describe, study_note
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
 from storage.files.records import RunRecord

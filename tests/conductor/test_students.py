@@ -8,7 +8,7 @@ import pytest
 from conductor.search.publish import describe
 from kd.recipe import Recipe
 from reports.compute.findings import Findings, find
-from reports.draw.figures.history import history_figure
+from reports.draw.figures import history
 from reports.draw.side_by_side import compare_studies
 from reports.draw.tables import comparison_table, recipe_rows
 from reports.read.collect import collect
@@ -105,7 +105,7 @@ def test_a_trial_over_the_budget_is_listed_and_in_no_figure_of_accuracy(single: 
     )  # fmt: skip
     data = replace(single, arms=(replace(arm, trials=(*arm.trials, over)), *single.arms[1:]))
     assert data.arms[0].counted == arm.counted
-    was, now = (history_figure(find(one)) for one in (single, data))
+    was, now = (history.draw(find(one)) for one in (single, data))
     assert [len(trace["x"]) for trace in now.panels[0].plot["data"][:3]] == [
         len(trace["x"]) for trace in was.panels[0].plot["data"][:3]
     ]

@@ -102,23 +102,20 @@ def test_a_recipe_is_frozen() -> None:
 
 
 def test_an_unknown_key_is_named() -> None:
-    with pytest.raises(ProtocolError, match=r"a recipe has unknown keys \['learning_rate'\]"):
+    with pytest.raises(ProtocolError, match="unknown key 'learning_rate' of Recipe"):
         Recipe.from_json(altered(learning_rate=0.1))
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
-def test_a_missing_key_is_named(name: str) -> None:
-    given = SEED_RECIPE.to_json()
-    del given[name]
-    with pytest.raises(ProtocolError, match=rf"lacks \['{name}'\]"):
-        Recipe.from_json(given)
+def test_missing_keys_take_the_defaults() -> None:
+    assert Recipe.from_json({}) == Recipe()
+    assert Recipe.from_json({"lr": 0.2}) == Recipe(lr=0.2)
 
 
-@pytest.mark.parametrize("name", ["shape", "initial", "final", "sharpness"])
+@pytest.mark.parametrize("name", ["initial", "final"])
 def test_a_missing_key_of_a_schedule_is_named(name: str) -> None:
     schedule = SEED_RECIPE.to_json()["alpha"]
     del schedule[name]
-    with pytest.raises(ProtocolError, match=rf"a schedule of alpha .* lacks \['{name}'\]"):
+    with pytest.raises(ProtocolError, match=f"alpha: Schedule lacks '{name}'"):
         Recipe.from_json(altered(alpha=schedule))
 
 
@@ -144,14 +141,17 @@ def test_an_absurd_number_in_a_schedule_is_refused(name: str, key: str, absurd: 
 @pytest.mark.parametrize("absurd", [None, 1, True, "kl ", "KL", [], ["kl"], {"kl": 1}, math.nan])
 @pytest.mark.parametrize("name", ["soft_kind", "feature_kind"])
 def test_an_absurd_kind_is_refused(name: str, absurd: Any) -> None:
-    with pytest.raises(ProtocolError, match=f"{name} must be one of none, "):
+    with pytest.raises(ProtocolError, match=f"{name} must be (a text|one of none, )"):
         Recipe.from_json(altered(**{name: absurd}))
 
 
 @pytest.mark.parametrize("absurd", [None, 1, "quadratic", [], ["linear"], {}])
 def test_an_absurd_shape_is_refused(absurd: Any) -> None:
     schedule = {**SEED_RECIPE.to_json()["alpha"], "shape": absurd}
-    with pytest.raises(ProtocolError, match="alpha: a shape must be one of constant, linear"):
+    with pytest.raises(
+        ProtocolError,
+        match=r"alpha: (shape must be a text|a shape must be one of constant, linear)",
+    ):
         Recipe.from_json(altered(alpha=schedule))
 
 
@@ -165,7 +165,7 @@ def test_an_absurd_shape_is_refused(absurd: Any) -> None:
     ids=repr,
 )  # fmt: skip
 def test_absurd_taps_are_refused(taps: Any) -> None:
-    with pytest.raises(ProtocolError, match="feature_taps must "):
+    with pytest.raises(ProtocolError, match=r"feature_taps(\[0\])? must "):
         Recipe.from_json(altered(feature_taps=taps))
 
 
@@ -178,19 +178,19 @@ def test_absurd_taps_are_refused(taps: Any) -> None:
         ({"label_smoothing": 1}, "label_smoothing must lie in 0-1 .*, got 1"),
         (
             {"temperature": Schedule.constant(0)},
-            r"temperature must lie in \(0, 1000\], got \(0, 0\)",
+            r"temperature must lie in \(0, 1000\], got \(0.0, 0.0\)",
         ),
         ({"temperature": Schedule.constant(1001)}, r"temperature must lie in \(0, 1000\], got"),
         (
             {"alpha": Schedule(shape="step", initial=0, final=1.1)},
             r"alpha must lie in 0-1, got \(0",
         ),
-        ({"alpha": 0.5}, "alpha must be a Schedule, got 0.5"),
+        ({"alpha": 0.5}, "alpha: Schedule must be a JSON object, got 0.5"),
         ({"soft_kind": "none"}, "without a soft loss alpha must be 0"),
         ({"feature_kind": "none"}, "feature_weight and feature_taps need a feature_kind"),
         ({"feature_weight": 0}, r"feature_weight must lie in \(0, 1000\], got 0"),
         ({"feature_taps": ()}, r"feature_taps must name taps such as last1, got \(\)"),
-        ({"feature_taps": ["last1"]}, r"feature_taps must be a list of names, got \['last1'\]"),
+        ({"feature_taps": ["last1"]}, r"feature_taps must be a tuple, got \['last1'\]"),
         ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
     ],
 )
@@ -211,9 +211,9 @@ def test_a_constant_schedule_with_two_ends_is_refused() -> None:
         Schedule(shape="constant", initial=1, final=2)
 
 
-@pytest.mark.parametrize("given", [None, 1, "recipe", [], [["lr", 0.1]], math.nan, {}])
+@pytest.mark.parametrize("given", [None, 1, "recipe", [], [["lr", 0.1]], math.nan])
 def test_what_is_no_recipe_is_refused(given: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"a recipe (must be a JSON object|has unknown keys)"):
+    with pytest.raises(ProtocolError, match="Recipe must be a JSON object"):
         Recipe.from_json(given)
 
 
@@ -234,8 +234,8 @@ def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> No
         assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-@given(JSON)
-def test_from_json_of_anything_raises_a_protocol_error(given: Any) -> None:
+@given(JSON.filter(lambda value: value != {}))  # of which all keys take their defaults
+def test_from_json_of_anything_else_raises_a_protocol_error(given: Any) -> None:
     with pytest.raises(ProtocolError):
         Recipe.from_json(given)
 

@@ -26,10 +26,9 @@ from kd.training.teacher import LiveTeacher, Reading, fit_projections
 from search_spaces.space import BUILT_IN, load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from tests.support.small import (
-    AUGMENTATION,
+    AUGMENT,
     CLASSES,
     DISTILLED,
-    NO_AUGMENTATION,
     PLAIN,
     TAPS,
     TEACHER,
@@ -96,8 +95,7 @@ def timeless(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 
 def one_batch(images: LabelledImages, given: Plan) -> Tensor:
     """The whole training set as view 0 shows it."""
-    rows = view(given.view_seed, 0, len(images), 8, given.augmentation)
-    rendered = render(images.images, rows, given.augmentation)
+    rendered = render(images.images, view(given.view_seed, 0, images.images, given.augment))
     return normalise(rendered, images.mean, images.deviation)
 
 
@@ -544,10 +542,8 @@ def test_each_epoch_shows_the_pixels_of_its_view(source: LiveTeacher) -> None:
     trained(DISTILLED, plan(views=(6, 1)), spy, live=source)
     assert spy.views == [6] * 3 + [1] * 3
     for k, index, images in zip(spy.views, spy.index, spy.images, strict=True):
-        rows = view(3, k, 24, 8, AUGMENTATION).at(index)
-        expected = normalise(
-            render(DATA.images[index], rows, AUGMENTATION), DATA.mean, DATA.deviation
-        )
+        rows = view(3, k, DATA.images, AUGMENT).at(index)
+        expected = normalise(render(DATA.images[index], rows), DATA.mean, DATA.deviation)
         assert torch.equal(images, expected)
 
 
@@ -672,7 +668,7 @@ BY_HEART = labelled(32, seed=5)
 def learnt(recipe: Recipe, live: LiveTeacher | None) -> tuple[Network, float]:
     """Train a small student on BY_HEART; return it and its accuracy on the same images."""
     state = begin(recipe, live, name="resnet8-w0.5")
-    given = plan(epochs=20, batch_size=16, views=(0,), augmentation=NO_AUGMENTATION, warmup=0.1)
+    given = plan(epochs=20, batch_size=16, views=(0,), augment="none", warmup=0.1)
     *_, last = train(state, recipe, given, BY_HEART, BY_HEART, live)
     return state.network, last.accuracy
 

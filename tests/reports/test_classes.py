@@ -7,8 +7,7 @@ import pytest
 
 from reports.compute.classes import changed_confusions, class_differences
 from reports.compute.findings import find
-from reports.draw.figures.classes import class_figure
-from reports.draw.pictures import Images
+from reports.draw.figures import classes
 from reports.read.collect import collect
 from reports.statistics import paired_difference
 from tests.support.study_fixture import Plan, fabricate
@@ -73,8 +72,7 @@ def test_examples_are_the_images_that_changed_most_in_the_direction_of_the_whole
 
 def test_the_title_says_first_how_many_classes_differ_beyond_chance(tmp_path: Path) -> None:
     study = fabricate(tmp_path, Plan(name="small", trials=4, epochs=4, images=80, gain=0.0))
-    images: Images = {}
-    figure = class_figure(find(collect(study.layout, study.name, study.url)), images)
+    figure = classes.draw(find(collect(study.layout, study.name, study.url)))
     start = "None of 10 classes differ beyond chance; tuned scheduled less tuned plain runs from +"
     assert figure.title.startswith(start)
 

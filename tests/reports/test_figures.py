@@ -1,7 +1,10 @@
 """Figures of costs, fidelity and slices; what holds for all figures is tested with the page."""
 
 import base64
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +13,17 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from kd.recipe import Recipe
 from reports.compute.findings import find
+from reports.draw import figures
 from reports.draw.drawing import Panel, log_axis
-from reports.draw.figures.costs import cost_figure
-from reports.draw.figures.fidelity import fidelity_figure
-from reports.draw.figures.optimism import optimism_figure
-from reports.draw.figures.slices import best_tenth, completed, slice_figure
-from reports.draw.figures.training import loss_figure, schedules_figure
+from reports.draw.figures import calibration, costs, fidelity, loss, optimism, schedules, slices
+from reports.draw.figures.slices import best_tenth
+from reports.draw.shared import completed
 from reports.read.collect import collect
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.read.importances import Importance
 from reports.statistics import paired_difference
 from reports.wording import interval, points
+from reports.write.page import render_page
 from storage.files.records import Costs, RunRecord
 from tests.support.study_fixture import Plan, fabricate
 
@@ -45,7 +48,7 @@ def dots_of(panel: Panel) -> dict[str, tuple[float, float]]:
 def test_costs_are_those_measured_and_equal_students_share_their_mean_latency(
     data: StudyData,
 ) -> None:
-    latency, parameters = cost_figure(find(data)).panels
+    latency, parameters = costs.draw(find(data)).panels
     found = dots_of(latency)
     assert found["teacher (resnet14)"][0] == pytest.approx(0.6 * 5.1)
     assert found["scheduled: tuned"][0] == pytest.approx(0.6 * (1 + 1.012) / 2)
@@ -59,7 +62,7 @@ def test_costs_are_those_measured_and_equal_students_share_their_mean_latency(
 def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
     data: StudyData,
 ) -> None:
-    title = cost_figure(find(data)).title
+    title = costs.draw(find(data)).title
     assert "1/33.4 of the teacher's parameters" in title  # 174,970 / 5,242
     assert "5.1 times as fast" in title
     tuned = data.tuned("scheduled")
@@ -75,9 +78,9 @@ def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
     always = replace(always, teacher_test={**data.teacher_test, "accuracy": 1.0})
     below = 1 - np.mean(tuned.accuracies)
     assert (
-        f"and is {points(below)} points below it (95 % interval " in cost_figure(find(always)).title
+        f"and is {points(below)} points below it (95 % interval " in costs.draw(find(always)).title
     )
-    assert not cost_figure(find(replace(data, costs=None))).panels
+    assert not costs.draw(find(replace(data, costs=None))).panels
 
 
 def with_students(data: StudyData) -> StudyData:
@@ -107,7 +110,7 @@ def named(record: RunRecord) -> Recipe:
 
 def test_of_several_students_each_ones_best_trial_is_drawn_by_its_size(data: StudyData) -> None:
     several = with_students(data)
-    figure = cost_figure(find(several))
+    figure = costs.draw(find(several))
     table = figure.tables[1]
     expected = {}
     for arm in several.arms:
@@ -117,11 +120,11 @@ def test_of_several_students_each_ones_best_trial_is_drawn_by_its_size(data: Stu
     assert {(row[0], row[1]): row[3] for row in table.rows} == expected
     dots = figure.panels[2].plot["data"][1:]
     assert {trace["x"][0] for trace in dots} == {5242, 1384}
-    assert len(cost_figure(find(data)).tables) == 1
+    assert len(costs.draw(find(data)).tables) == 1
 
 
 def test_fidelity_is_drawn_seed_by_seed_and_epoch_by_epoch(data: StudyData) -> None:
-    seeds, epochs = fidelity_figure(find(data)).panels
+    seeds, epochs = fidelity.draw(find(data)).panels
     drawn = [len(trace["x"]) for trace in seeds.plot["data"] if "customdata" in trace]
     assert drawn == [6] * 5
     (first, _) = epochs.plot["data"]
@@ -130,7 +133,7 @@ def test_fidelity_is_drawn_seed_by_seed_and_epoch_by_epoch(data: StudyData) -> N
     trial = data.arms[0].trials[tuned.finalist.trial]
     assert list(first["y"]) == [100 * (epoch.agreement or 0) for epoch in trial.history]
     nothing = replace(data, finalists=())
-    assert not fidelity_figure(find(nothing)).panels
+    assert not fidelity.draw(find(nothing)).panels
 
 
 def test_the_recipe_drawn_is_called_the_tuned_one_and_before_confirmation_the_best_so_far(
@@ -139,12 +142,12 @@ def test_the_recipe_drawn_is_called_the_tuned_one_and_before_confirmation_the_be
     tuned = data.tuned("scheduled")
     assert tuned is not None
     named = f"tuned recipe of scheduled (trial {tuned.finalist.trial})"
-    for figure in (schedules_figure(find(data)), loss_figure(find(data))):
+    for figure in (schedules.draw(find(data)), loss.draw(find(data))):
         assert f"he {named} " in figure.title
         assert "best" not in figure.title
     best = data.arms[0].best
     assert best is not None
-    early = schedules_figure(find(replace(data, finalists=())))
+    early = schedules.draw(find(replace(data, finalists=())))
     assert f"best recipe so far of scheduled (trial {best.number})" in early.title
 
 
@@ -157,7 +160,7 @@ def test_the_change_from_search_to_fresh_seeds_has_its_unit_at_its_first_number(
         replace(first, searched=0.9, confirmed=0.8778),
         replace(second, searched=0.9, confirmed=0.9111),
     )
-    title = optimism_figure(replace(findings, optimism=changed)).title
+    title = optimism.draw(replace(findings, optimism=changed)).title
     assert title.endswith("moved by −2.22 points for scheduled and +1.11 for plain")
 
 
@@ -203,7 +206,7 @@ def test_the_best_tenth_is_rounded_up() -> None:
 
 
 def test_slices_say_where_the_best_tenth_lies(data: StudyData) -> None:
-    figure = slice_figure(find(replace(data, arms=(by_hand(),), finalists=())))
+    figure = slices.draw(find(replace(data, arms=(by_hand(),), finalists=())))
     assert "best 2 of 11 scheduled trials: lr 0.1 to 0.2" in figure.title
     rows = {row[1]: row for row in figure.tables[0].rows}
     assert rows["lr"][2:5] == ["0.01 to 1, log", "0.1 to 0.2", "0.1"]
@@ -219,7 +222,7 @@ def values(encoded: dict[str, str]) -> NDArray[np.generic]:
 def test_slices_draw_every_completed_trial_the_weightiest_parameter_first(
     data: StudyData,
 ) -> None:
-    figure = slice_figure(find(replace(data, arms=(by_hand(),), finalists=())))
+    figure = slices.draw(find(replace(data, arms=(by_hand(),), finalists=())))
     assert [panel.heading for panel in figure.panels] == ["lr", "kind", "momentum"]
     counts = [values(panel.plot["data"][0]["y"]).shape for panel in figure.panels]
     assert counts == [(11,), (11,), (1,)]
@@ -241,3 +244,68 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(low: float, high: float) -> No
     assert 10**start < low <= high < 10**end
     assert 1 <= len(made["tickvals"]) == len(made["ticktext"]) <= 7
     assert all(start <= np.log10(tick) <= end for tick in made["tickvals"])
+
+
+def test_calibration_counts_every_prediction_and_compares_confidence_with_accuracy(
+    data: StudyData,
+) -> None:
+    drawn = calibration.draw(find(data))
+    assert drawn is not None
+    tuned = data.tuned("plain")
+    assert tuned is not None
+    rows = [row for row in drawn.tables[0].rows if row[0] == "plain: tuned"]
+    assert sum(int(row[1]) for row in rows) == len(tuned.tested) * data.test_images
+    confidence = np.concatenate(
+        [run.confidence for run in tuned.tested if run.confidence is not None]
+    )
+    excess = confidence.mean() - np.mean(tuned.accuracies)
+    assert drawn.title.endswith(f"{points(float(excess), sign=True, digits=1)} for plain")
+    assert calibration.draw(find(replace(data, finalists=()))) is None
+
+
+ADDED = """
+\"\"\"How many trials each arm has.\"\"\"
+from reports.draw.drawing import Figure, Table
+
+GROUP = "{group}"
+ORDER = 35
+
+def draw(findings):
+    rows = [[arm.name, str(len(arm.trials))] for arm in findings.data.arms]
+    if not findings.data.finalists:
+        return None
+    return Figure(
+        key="counts", name="Trials by arm", title="Two arms",
+        tables=[Table(columns=["arm", "trials"], rows=rows)],
+    )
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A second folder of figures."""
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(tmp_path)])
+    yield tmp_path
+    sys.modules.pop("reports.draw.figures.counts", None)
+
+
+@pytest.mark.parametrize(("group", "before"), [("Search", "slices"), ("Else", None)])
+def test_a_figure_is_added_by_its_file_alone(
+    data: StudyData, folder: Path, group: str, before: str | None
+) -> None:
+    (folder / "counts.py").write_text(ADDED.format(group=group))
+    keys = [one.key for one in figures.draw_figures(find(data))[group]]
+    place = keys.index("counts")
+    assert (keys[place - 1] if place else None) == before
+    page = render_page(find(data))
+    assert f"<span>{group}</span>" in page
+    assert '<a href="#counts">Trials by arm</a>' in page
+    assert '<section id="counts">' in page
+    assert '"#counts"' not in render_page(find(replace(data, finalists=())))
+
+
+def test_every_figure_says_its_group_and_no_two_share_a_place() -> None:
+    modules = [figures.FIGURES.load(name) for name in figures.FIGURES.names]
+    places = [(module.GROUP, module.ORDER) for module in modules]
+    assert {group for group, _ in places} == set(figures.GROUPS)
+    assert len(set(places)) == len(places)

@@ -7,7 +7,7 @@ import pytest
 
 from reports.compute.findings import find
 from reports.compute.ladder import compare_ablations
-from reports.draw.figures.ablations import ablation_figure
+from reports.draw.figures import ablations
 from reports.read.collect import collect
 from reports.read.data import StudyData
 from reports.statistics import holm
@@ -58,7 +58,7 @@ def test_below_six_pairs_there_is_no_ladder(data: StudyData) -> None:
         data, finalists=tuple(replace(one, runs=one.runs[:5]) for one in data.finalists)
     )
     assert compare_ablations(fewer) == ()
-    figure = ablation_figure(find(fewer))
+    figure = ablations.draw(find(fewer))
     assert not figure.panels
     assert "not on six seeds" in figure.note
 
@@ -70,7 +70,7 @@ def test_the_title_says_how_many_parts_matter_and_then_what_changes_the_winner_m
     ladder = findings.ablations
     sure = [step for step in ladder if step.p_holm < 0.05] or list(ladder)
     most = max(sure, key=lambda step: abs(step.difference.mean))
-    title = ablation_figure(findings).title
+    title = ablations.draw(findings).title
     count = sum(step.p_holm < 0.05 for step in ladder) or "None"
     assert title.startswith(f"{count} of 2 ablations make")
     assert f"; {most.one.finalist.title} the winner changes most" in title
@@ -78,6 +78,6 @@ def test_the_title_says_how_many_parts_matter_and_then_what_changes_the_winner_m
 
 
 def test_a_study_without_ablations_says_how_to_run_them(data: StudyData) -> None:
-    figure = ablation_figure(find(replace(data, finalists=data.contenders)))
+    figure = ablations.draw(find(replace(data, finalists=data.contenders)))
     wanted = "--name small --ablate --seeds 6"
     assert figure.note.endswith(f"python study.py confirm --root {data.root} {wanted}")

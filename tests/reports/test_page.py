@@ -22,12 +22,12 @@ from reports.draw.rows import ticks
 from reports.draw.tables import comparison_table, provenance_table
 from reports.read.collect import collect
 from reports.read.data import ArmData, TrialData
-from reports.write.page import CONTENTS, draw_figures, key_figures, render_page
+from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from reports.write.summary import summarise
 from storage.files.artifacts import read_json, write_json
 from storage.files.records import Finalists, StudySettings
-from tests.support.study_fixture import Fabricated, Plan, fabricate
+from tests.support.study_fixture import Fabricated, Plan, drawn_figures, fabricate
 
 ROOT = Path(__file__).parents[2]
 SMALL = Plan(name="small", trials=12, epochs=4, images=80)
@@ -113,9 +113,17 @@ def test_a_reader_without_javascript_has_every_table_and_the_main_figures_drawn(
             assert "<table>" in section, key
 
 
-def test_contents_name_every_figure_in_the_order_of_the_page(findings: Findings) -> None:
-    named = [key for keys in CONTENTS.values() for key in keys]
-    assert named == [item.key for item in draw_figures(findings)]
+def test_contents_name_every_figure_by_its_group_in_the_order_of_the_page(made: Fabricated) -> None:
+    page = made.study.report_html.read_text(encoding="utf-8").split("<script", 1)[0]
+    contents = re.search(r"<nav.*?</nav>", page, re.DOTALL)
+    assert contents is not None
+    assert re.findall(r"<span>(\w+)</span>", contents[0]) == [
+        "Evidence", "Recipe", "Search", "Record",
+    ]  # fmt: skip
+    named = re.findall(r'href="#(\w+)"', contents[0])
+    assert named == re.findall(r'<section id="(\w+)">', page)
+    assert named[:2] == ["seeds", "differences"]
+    assert named[-4:] == ["optimism", "ledger", "seal", "provenance"]
 
 
 def test_contents_lead_to_sections_that_exist_once(made: Fabricated) -> None:
@@ -149,10 +157,10 @@ def _longer(arm: ArmData, number: int) -> TrialData:
 
 
 def test_every_figure_states_its_finding_with_text_and_table_behind_it(findings: Findings) -> None:
-    figures = draw_figures(findings)
+    figures = drawn_figures(findings)
     drawn = [item for item in figures if item.panels]
     assert {item.key for item in figures} - {item.key for item in drawn} == set()
-    assert len(drawn) == 14
+    assert len(drawn) == 15
     for item in drawn:
         assert item.caption
         assert item.tables
@@ -164,7 +172,7 @@ def test_every_figure_states_its_finding_with_text_and_table_behind_it(findings:
 
 
 def by_key(findings: Findings, key: str) -> Figure:
-    return next(item for item in draw_figures(findings) if item.key == key)
+    return next(item for item in drawn_figures(findings) if item.key == key)
 
 
 def test_titles_follow_the_data(findings: Findings) -> None:
@@ -254,7 +262,7 @@ def colours_of(value: Any) -> Iterator[str]:
 
 
 def test_every_colour_of_a_figure_has_a_dark_one(findings: Findings) -> None:
-    plots = [panel.plot for item in draw_figures(findings) for panel in item.panels]
+    plots = [panel.plot for item in drawn_figures(findings) for panel in item.panels]
     used = {
         colour
         for plot in plots
@@ -382,7 +390,7 @@ def opened(small: Fabricated, tmp_path_factory: pytest.TempPathFactory) -> dict[
     assert answer is not None, ran.stderr
     found: dict[str, Any] = json.loads(unquote(answer[1]))
     found["console"] = [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
-    figures = draw_figures(find(collect(study.layout, study.name, study.url)))
+    figures = drawn_figures(find(collect(study.layout, study.name, study.url)))
     found["panels"] = sum(len(item.panels) for item in figures)
     return found
 

@@ -24,19 +24,25 @@ from reports.compute.caveats import edge_parameters
 from reports.compute.findings import Findings, find
 from reports.compute.verdict import less_teacher
 from reports.draw.drawing import Figure
-from reports.draw.figures.training import loss_shares
-from reports.draw.pictures import Images
+from reports.draw.figures.loss import loss_shares
 from reports.draw.tables import comparison_note, comparison_table
 from reports.read.collect import collect
 from reports.read.data import StudyData
-from reports.wording import binary_size, duration, figure, interval, listed, points, scaled
 from reports.write import report as report_module
-from reports.write.page import draw_figures, key_figures, render_page
+from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from reports.write.summary import summarise, trials_frame
 from storage.files.arrays import write_arrays
 from storage.files.records import Finalists, RunRecord, SpaceSource, StudySettings
-from tests.support.study_fixture import CLASSES, TRAIN, Fabricated, Plan, fabricate, read_report
+from tests.support.study_fixture import (
+    CLASSES,
+    TRAIN,
+    Fabricated,
+    Plan,
+    drawn_figures,
+    fabricate,
+    read_report,
+)
 
 ROOT = Path(__file__).parents[2]
 SMALL = Plan(name="small", trials=12, epochs=4, images=80)
@@ -219,7 +225,7 @@ def test_the_teachers_interval_is_over_images_alone(findings: Findings) -> None:
 
 def test_fidelity_is_computed_from_the_logits_of_student_and_teacher(made: Fabricated) -> None:
     finalist = read_report(made)["finalists"][0]
-    teacher = load_file(made.study.teacher_test / "test.safetensors")["logits"]
+    teacher = load_file(made.study.teacher_test.predictions)["logits"]
     runs = [made.study.confirmation(finalist["name"], one) for one in range(6)]
     students = [load_file(run.predictions)["logits"] for run in runs]
     agreement = np.mean([student.argmax(1) == teacher.argmax(1) for student in students])
@@ -334,7 +340,7 @@ def test_a_parameter_named_like_a_column_keeps_its_own(data: StudyData) -> None:
 
 
 def by_key(findings: Findings, key: str) -> Figure:
-    return next(item for item in draw_figures(findings) if item.key == key)
+    return next(item for item in drawn_figures(findings) if item.key == key)
 
 
 def test_loss_shares_weigh_the_terms_as_the_loss_does() -> None:
@@ -612,7 +618,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     before = [file.read_bytes() for file in files]
     copied.study.seal.unlink()
 
-    def fail(findings: Findings, images: Images) -> str:
+    def fail(findings: Findings) -> str:
         raise RuntimeError("half-way")
 
     monkeypatch.setattr(report_module, "render_page", fail)
@@ -620,25 +626,3 @@ def test_a_report_that_fails_leaves_the_old_one(
         write_report(copied.layout, copied.name, copied.url)
     assert [file.read_bytes() for file in files] == before
     assert not list(copied.study.folder.glob(".*.tmp"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (points(-0.00123, sign=True), "−0.12"),
-        (points(0.00004, sign=True), "0.00"),
-        (points(-0.00001), "0.00"),
-        (points(0.0123, sign=True), "+1.23"),
-        (interval(-0.001, 0.012), "−0.10 to +1.20"),
-        (figure(0.05), "0.05"),
-        (figure(1234.6), "1235"),
-        (figure(2e-5), "2e-05"),
-        (scaled(11_173_962), "11.2 M"),
-        (binary_size(23_016), "22.5 KiB"),
-        (duration(3725), "1 h 2 min"),
-        (duration(61), "1 min 1 s"),
-        (listed(["a", "b", "c"]), "a, b and c"),
-    ],
-)
-def test_numbers_are_put_into_words(text: str, expected: str) -> None:
-    assert text == expected

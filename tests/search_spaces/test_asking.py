@@ -58,6 +58,20 @@ def refusal(folder: Path, body: str, end: str = END) -> str:
     return message
 
 
+OLD = """\
+    trial.suggest_uniform('low', 0.0, 1.0)
+    trial.suggest_loguniform('rate', 1e-3, 1.0)
+    trial.suggest_discrete_uniform('step', 0.0, 1.0, 0.25)
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_old_names_of_ranges_are_asked_for_without_warnings_and_checked(tmp_path):
+    load_space(write(tmp_path, OLD.strip()))
+    message = refusal(tmp_path, "trial.suggest_uniform('low', 0.0, float('inf'))")
+    assert "the range of 'low' must be of finite numbers" in message
+
+
 TEXTS = "let texts stand for the values, as in {'a': "
 
 

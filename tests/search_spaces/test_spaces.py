@@ -13,9 +13,9 @@ from optuna.distributions import (
 from optuna.trial import FixedTrial
 
 import search_spaces.plain
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError
 from kd.recipe import FEATURE_KINDS, SHAPES, Recipe, Schedule
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import BUILT_IN, load_space, with_students, with_taps
 
 TEMPERATURE = FloatDistribution(1, 10, log=True)

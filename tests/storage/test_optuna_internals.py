@@ -137,8 +137,8 @@ def test_no_other_module_reaches_into_an_object_of_optuna():
 
 
 def test_all_that_our_classes_take_from_a_class_of_optuna_is_listed():
-    from conductor.search.lagged import LaggedStorage
-    from conductor.search.tpe import ReadingTPESampler
+    from conductor.search.mirror import LaggedStorage
+    from conductor.search.samplers.tpe import ReadingTPESampler
     from storage.studies.patience import PatientStorage
 
     for ours in (PatientStorage, ReadingTPESampler, LaggedStorage):

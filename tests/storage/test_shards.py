@@ -24,11 +24,11 @@ from storage.files.artifacts import (
     read_manifest,
     write_json,
 )
+from storage.files.layout import view_folder
 from storage.files.shards import (
     CachedTeacher,
     missing_views,
     verify_shard,
-    view_folder,
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from kd.errors import StudyError
+from storage.files.ownership import own_file
 from storage.studies import patience
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.supervision import own_file, own_session
+from storage.studies.supervision import own_session
 from tests.support.fakes import make_arm
 from tests.support.postgres import PostgreSQL, mariadb, postgresql
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise
+from kd.data.views import normalise
 from kd.losses.features import ADAPTED_KINDS, Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
@@ -22,8 +22,7 @@ SIZE = 8  # pixels
 TEACHER = "resnet8-w0.25"
 STUDENT = "resnet8-w0.125"
 TAPS = ("last1", "last2", "last3")
-AUGMENTATION = Augmentation(padding=1, flip=True, cutout=2)
-NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
+AUGMENT = "crop=1,flip,cutout=2"
 
 PLAIN = Recipe(lr=0.05)
 DISTILLED = Recipe(
@@ -40,8 +39,7 @@ def protocol(**changes: Any) -> Protocol:
         "dataset": "digits",
         "image_size": SIZE,
         "train_size": 60,
-        "crop_padding": 1,
-        "cutout": 2,
+        "augment": AUGMENT,
         "teacher": TEACHER,
         "teacher_epochs": 2,
         "students": (STUDENT,),
@@ -83,7 +81,7 @@ def plan(**changes: Any) -> Plan:
         "epochs": 2,
         "batch_size": 8,
         "warmup": 0.0,
-        "augmentation": AUGMENTATION,
+        "augment": AUGMENT,
         "view_seed": 3,
         "views": (0, 1),
         "seed": 4,

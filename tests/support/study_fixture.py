@@ -6,6 +6,7 @@ Its figures are invented, but every file is written as a real study would write 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,10 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_softmax
 
 from kd import schedules
+from kd.models.latency import Latency
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
+from reports.compute.findings import Findings
+from reports.draw.drawing import Figure
+from reports.draw.figures import draw_figures
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
 from storage.files.artifacts import finish, write_json
@@ -31,7 +36,6 @@ from storage.files.records import (
     Costs,
     Finalist,
     Finalists,
-    Latency,
     RunRecord,
     SpaceSource,
     StudySettings,
@@ -102,8 +106,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
         confirm_epochs=plan.confirm_epochs,
         test_fraction=0.25,
         margin=plan.margin,
-        flip=False,
-        crop_padding=1,
+        augment="crop=1",
         seed=7,
     )
     made = Fabricated(plan=plan, layout=layout, protocol=protocol)
@@ -407,11 +410,11 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     ease = generator.normal(0, 1, plan.images)
     labels = _labels(plan)
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
-    folder = made.study.teacher_test
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "test.safetensors", {"logits": logits, "labels": labels})
+    test = made.study.teacher_test
+    test.folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(test.predictions, {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
-    write_json(folder / "result.json", scores)
+    write_json(test.result, scores)
     openings = [{"time": "2026-03-01T09:55:00+00:00", "purpose": "the teacher"}]
     for finalist in finalists:
         for replicate in range(plan.seeds):
@@ -482,6 +485,11 @@ def _costs() -> Costs:
         "plain": cost("resnet8-w0.25", 5_242, 1.012),
     }
     return Costs(device="cpu", threads=1, models=models)
+
+
+def drawn_figures(findings: Findings) -> list[Figure]:
+    """Return every figure of the page, in its order."""
+    return list(chain.from_iterable(draw_figures(findings).values()))
 
 
 def read_report(made: Fabricated) -> dict[str, Any]:

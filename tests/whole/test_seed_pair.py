@@ -35,7 +35,7 @@ from storage.files.layout import Layout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.files.shards import read_projections, view_folder
 from storage.files.tensors import map_tensors
-from tests.support.small import NO_AUGMENTATION, plan
+from tests.support.small import plan
 from tests.support.tiny import hasten
 from workers.runners import preparing as stages
 
@@ -143,9 +143,7 @@ def learn(
     """Train a network without augmentation; return it, and its accuracy on `data` by epoch."""
     network = build(name, classes=CLASSES, channels=1, stem="cifar", seed=1)
     state = begin(network, recipe, source, 8, torch.device("cpu"))
-    way = plan(
-        epochs=epochs, batch_size=16, warmup=0.1, augmentation=NO_AUGMENTATION, views=(0,), seed=2
-    )
+    way = plan(epochs=epochs, batch_size=16, warmup=0.1, augment="none", views=(0,), seed=2)
     return network, [one.accuracy for one in train(state, recipe, way, data, data, source)]
 
 

@@ -21,13 +21,13 @@ import sqlalchemy
 from conductor.command_line.cli import main
 from conductor.search.loop import Search
 from storage.files.layout import Layout
+from storage.files.ownership import holder, own_file
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.supervision import holder, own_file
 from tests.support.fakes import Row, job_maker, make_arm, quiet, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.processes import command, descendants
 from tests.support.tiny import changed
-from workers.events import LAST_EVENTS, Event
+from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
 from workers.pools.worker_pool import WorkerPool
 
@@ -61,7 +61,7 @@ def test_a_second_supervisor_is_told_who_the_first_is(tmp_path, capsys) -> None:
 
 def test_a_supervisor_that_was_killed_owns_nothing(tmp_path) -> None:
     script = (
-        "import os, pathlib; from storage.studies.supervision import own_file\n"
+        "import os, pathlib; from storage.files.ownership import own_file\n"
         f"with own_file(pathlib.Path({str(tmp_path)!r}) / 's.db', 'digits'):\n"
         "    os.kill(os.getpid(), 9)"
     )
@@ -278,12 +278,12 @@ class InstantPool:
 
     def stop(self, ticket: int) -> None:
         if ticket in self._running:
-            self._running[ticket] = iter([{"event": "stopped"}])
+            self._running[ticket] = iter([Stopped()])
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         ticket = self._random.choice(list(self._running))
         event = next(self._running[ticket])
-        if event["event"] in LAST_EVENTS:
+        if isinstance(event, LastEvent):
             del self._running[ticket]
         return [(ticket, event)]
 

@@ -1,4 +1,4 @@
-"""Jobs of the doctor: what a worker computes with, and whether its device computes rightly."""
+"""Jobs of the `doctor` command: describe the device, and test computations on it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.errors import WorkerError
 from kd.losses.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
 from kd.losses.logits import SOFT_LOSSES, hard
@@ -17,7 +17,7 @@ from kd.recipe import Recipe
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from workers.device import accelerator_count, memory_share
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExamineJob, MachineJob
 from workers.runners.loading import open_parts, untrained_student
 
@@ -25,10 +25,10 @@ TOLERANCE = 1e-2  # of a loss or its gradient: what TensorFloat-32 may change
 Values = dict[str, Tensor]
 
 
-def run_machine(job: MachineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Describe the accelerators, and say which of torchvision's weights are kept."""
     files = imagenet_files()
-    yield result_event(
+    yield Result.of(
         device=str(device),
         accelerators=[_accelerator(index) for index in range(accelerator_count())],
         memory_share=memory_share(device),
@@ -53,18 +53,17 @@ def _accelerator(index: int) -> dict[str, Any]:
     }
 
 
-def run_examine(job: ExamineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Try one part. Raises WorkerError when the device computes something else than the CPU."""
-    yield result_event(said=PARTS[job.part](job, device))
+    yield Result.of(said=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:
     """Render a view on the device: the very pixels that the CPU renders."""
     data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
-    augmentation = Augmentation.of(job.protocol)
-    rows = view(0, 0, len(data), data.images.shape[-1], augmentation)
-    here = render(data.images, rows, augmentation)
-    there = render(data.images.to(device), rows.to(device), augmentation)
+    rows = view(0, 0, data.images, job.protocol.augment)
+    here = render(data.images, rows)
+    there = render(data.images.to(device), rows.to(device))
     if not torch.equal(here, there.cpu()):
         raise WorkerError(f"{device} renders other pixels than the CPU")
     normal = normalise(there, data.mean.to(device), data.deviation.to(device))
@@ -115,7 +114,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
         epochs=1,
         batch_size=job.protocol.batch_size,
         warmup=0.0,
-        augmentation=Augmentation.of(job.protocol),
+        augment=job.protocol.augment,
         view_seed=0,
         views=(0,),
         seed=0,

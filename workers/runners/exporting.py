@@ -1,4 +1,4 @@
-"""The job that writes a student for use elsewhere, and compares what it wrote with the student.
+"""The job that exports a student, and compares the exported files with it.
 
 The comparisons run on the CPU and on validation images: the test split stays sealed.
 """
@@ -28,7 +28,7 @@ from storage.files.artifacts import read_json, read_manifest, write_json
 from storage.files.datasets import open_part
 from storage.files.layout import Layout
 from storage.files.tensors import read_checked, write_tensors
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExportJob
 from workers.runners.loading import untrained_student
 from workers.runners.standalone import standalone_source
@@ -40,7 +40,7 @@ ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up
 FLIPS = 0.005  # share of validation images on which another device may say another class
 
 
-def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
 
     Raises ArtifactError when the student's file is damaged, or what was written differs from it.
@@ -53,7 +53,7 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     config = describe(job.protocol, job.layout, job.dataset, job.student)
     standalone = write_student(folder, network, config, job.layout.models, some)
     differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
-    yield result_event(images=len(some), onnx_differences=differences)
+    yield Result.of(images=len(some), onnx_differences=differences)
 
 
 def write_student(
@@ -162,7 +162,7 @@ def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
             raise ArtifactError(
                 f"the logits in batches of {size} differ by {difference:.2g} from those of other "
                 f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
-                "image depends on the others; nothing was exported"
+                "image depends on the others"
             )
 
 

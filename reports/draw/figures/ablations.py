@@ -3,13 +3,16 @@
 from reports.compute.findings import Findings
 from reports.compute.ladder import Ablation
 from reports.draw.drawing import Figure, Table
-from reports.draw.figures.seeds import looks, row_panel
 from reports.draw.rows import Row, RowChart
+from reports.draw.shared import looks, row_panel
 from reports.statistics import MINIMUM_PAIRS
 from reports.wording import counted, interval, p_value, points
 
+GROUP = "Evidence"
+ORDER = 30
 
-def ablation_figure(findings: Findings) -> Figure:
+
+def draw(findings: Findings) -> Figure:
     """Draw what each part of the winner's recipe is worth, the most valuable first."""
     ladder = findings.ablations
     name = "Ablations"

@@ -8,11 +8,14 @@ import plotly.graph_objects as go
 from reports.compute.audit import Audit, Auditor
 from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot, text_label
-from reports.draw.figures.seeds import arm_legend, looks
 from reports.draw.palette import light
 from reports.draw.rows import HEAD, ROW, swarm
+from reports.draw.shared import arm_legend, looks
 from reports.statistics import MINIMUM_AUDITORS
 from reports.wording import NONE, counted, figure, listed, percent, points
+
+GROUP = "Search"
+ORDER = 50
 
 KEPT, CUT, WRONG = "kept", "cut", "cut wrongly"
 # mark of Plotly, its size, and its colour; an arm's own where that is empty
@@ -21,7 +24,7 @@ MARKS = {KEPT: ("circle", 11, ""), CUT: ("x-thin", 10, "grey"), WRONG: ("diamond
 SPREAD = 0.22  # of a row, to either side
 
 
-def audit_figure(findings: Findings) -> Figure:
+def draw(findings: Findings) -> Figure:
     """Draw every auditor's end by what would have become of it, and the ranks by epoch."""
     audits = [audit for audit in findings.audits if audit.auditors]
     name = "Pruning audit"

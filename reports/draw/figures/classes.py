@@ -5,20 +5,30 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.compute.classes import ClassDifference, ClassFindings, Confusion, Example, class_name
+from reports.compute.classes import (
+    ClassDifference,
+    ClassFindings,
+    Confusion,
+    Example,
+    Images,
+    class_name,
+)
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Gallery, Panel, Picture, Table
-from reports.draw.figures.seeds import looks, row_panel
-from reports.draw.pictures import Images, data_uri
+from reports.draw.pictures import data_uri
 from reports.draw.rows import Row, RowChart
+from reports.draw.shared import looks, row_panel
 from reports.read.data import StudyData
 from reports.wording import counted, decimals, interval, p_value, percent, points, shortened
+
+GROUP = "Evidence"
+ORDER = 50
 
 MOST_ROWS = 12  # classes drawn: those that gained and lost most; the table has all
 MOST_IN_A_PANEL = 6
 
 
-def class_figure(findings: Findings, images: Images) -> Figure:
+def draw(findings: Findings) -> Figure:
     """Draw the paired difference on every class, and show the confusions that changed most."""
     found = findings.classes
     name = "Classes and confusions"
@@ -37,7 +47,9 @@ def class_figure(findings: Findings, images: Images) -> Figure:
         "changed most, so some of the change is chance; below an image stand the runs, of "
         f"{found.seeds}, that confuse it so: tuned {arm_b} → tuned {arm_a}.",
         panels=_panels(findings.data, found, rows, title),
-        galleries=[_gallery(findings.data, found, one, images) for one in found.confusions],
+        galleries=[
+            _gallery(findings.data, found, one, findings.images) for one in found.confusions
+        ],
         tables=[_class_table(findings.data, found), _confusion_table(findings.data, found)],
     )
 

@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 from reports.compute.findings import Findings, Standing
 from reports.compute.verdict import less_teacher
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, log_axis, plot
-from reports.draw.figures.seeds import arm_legend, looks, unconfirmed
-from reports.draw.figures.slices import completed
 from reports.draw.palette import TEACHER_LOOK, Look, light
+from reports.draw.shared import arm_legend, completed, looks, unconfirmed
 from reports.read.data import StudyData, TrialData
 from reports.statistics import Difference, pareto_front
 from reports.wording import (
@@ -26,6 +25,9 @@ from reports.wording import (
     scaled,
 )
 from storage.files.records import Cost
+
+GROUP = "Evidence"
+ORDER = 40
 
 FRONT = {"color": light("grey"), "width": 1.5, "dash": "dot"}
 
@@ -42,7 +44,7 @@ class _Model:
     hollow: bool = False
 
 
-def cost_figure(findings: Findings) -> Figure:
+def draw(findings: Findings) -> Figure:
     """Draw what accuracy costs, with the models that no other beats in both."""
     models = _models(findings)
     name = "Accuracy and cost"

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot
-from reports.draw.figures.seeds import looks
 from reports.draw.palette import light
+from reports.draw.shared import looks
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.wording import counted, percent
 
+GROUP = "Search"
+ORDER = 40
 
-def curves_figure(findings: Findings) -> Figure:
+
+def draw(findings: Findings) -> Figure:
     """Draw the validation accuracy of every trial by epoch, pruned ones apart."""
     data = findings.data
     arms = [arm for arm in data.arms if any(trial.values for trial in arm.trials)]

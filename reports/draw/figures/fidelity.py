@@ -4,14 +4,17 @@ from html import escape
 
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Figure, Panel, Table, axis, line, plot
-from reports.draw.figures.seeds import looks, row_panel
 from reports.draw.rows import Row, RowChart
+from reports.draw.shared import looks, row_panel
 from reports.read.data import PLAIN, StudyData, TrialData
 from reports.statistics import mean_and_deviation
 from reports.wording import decimals, listed, percent, points, spread
 
+GROUP = "Evidence"
+ORDER = 60
 
-def fidelity_figure(findings: Findings) -> Figure:
+
+def draw(findings: Findings) -> Figure:
     """Draw on how many test images each finalist names the teacher's class, seed by seed."""
     standings = [one for one in findings.distinct if one.agreement is not None]
     name = "Fidelity to the teacher"

@@ -7,14 +7,17 @@ import plotly.graph_objects as go
 
 from reports.compute.findings import Findings, Optimism
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis, plot, text_label
-from reports.draw.figures.seeds import looks, unconfirmed
 from reports.draw.palette import light
 from reports.draw.rows import HEAD, ROW
+from reports.draw.shared import looks, unconfirmed
 from reports.read.data import StudyData
 from reports.wording import listed, percent, points
 
+GROUP = "Search"
+ORDER = 60
 
-def optimism_figure(findings: Findings) -> Figure:
+
+def draw(findings: Findings) -> Figure:
     """Draw what each tuned recipe scored on validation images in search and on fresh seeds."""
     found = [one for one in findings.optimism if one.fresh is not None]
     name = "Optimism of the search"

@@ -11,16 +11,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
-from reports.draw.figures.history import accuracy_span
-from reports.draw.figures.seeds import arm_legend, looks
+from reports.draw.shared import accuracy_span, arm_legend, completed, looks
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.wording import counted, figure, listed, percent
+
+GROUP = "Search"
+ORDER = 30
 
 MOST_PANELS = 9
 LOW = 230  # px
 
 
-def slice_figure(findings: Findings) -> Figure:
+def draw(findings: Findings) -> Figure:
     """Draw validation accuracy against the parameters that matter most, all arms in one panel."""
     data = findings.data
     arms = [arm for arm in data.arms if completed(arm)]
@@ -40,12 +42,6 @@ def slice_figure(findings: Findings) -> Figure:
         legend=arm_legend(data, [arm.name for arm in arms]),
         tables=[_table(arms)],
     )
-
-
-def completed(arm: ArmData) -> list[TrialData]:
-    """The trials that were trained to the horizon, the best first."""
-    found = [one for one in arm.trials if one.state == "COMPLETE" and not one.diverged]
-    return sorted(found, key=lambda one: (-(one.value or 0.0), one.number))
 
 
 def best_tenth(arm: ArmData) -> list[TrialData]:

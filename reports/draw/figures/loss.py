@@ -1,0 +1,128 @@
+"""The shares of the terms in the training loss of the tuned recipes."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kd.recipe import Recipe
+from kd.training.history import EpochMetrics
+from reports.compute.findings import Findings
+from reports.draw.drawing import Figure, Legend, Panel, Table, axis, plot
+from reports.draw.palette import light
+from reports.draw.shared import at, chosen_trials, recipe_of
+from reports.read.data import StudyData, TrialData, learns_from_teacher
+from reports.wording import figure, percent
+
+GROUP = "Recipe"
+ORDER = 20
+
+TERMS = (("hard", "faint"), ("soft", "blue"), ("feature", "green"))
+
+
+def draw(findings: Findings) -> Figure:
+    """Draw which share of the training loss each term had, epoch by epoch."""
+    trials = [one for one in chosen_trials(findings.data) if learns_from_teacher(recipe_of(one))]
+    trials = [one for one in trials if one.history]
+    name = "What the loss is made of"
+    if not trials:
+        note = "No trial that distils has completed yet."
+        return Figure(key="loss", name=name, title="No distilled trial yet", note=note)
+    return Figure(
+        key="loss",
+        name=name,
+        title=_loss_title(findings.data, trials[0]),
+        caption="Weighted terms as shares of the loss; a large term need not pull hardest.",
+        panels=[_loss_panel(trial, findings.data.protocol.epochs) for trial in trials],
+        legend=[Legend(text=term, colour=colour, mark="area") for term, colour in TERMS],
+        tables=[_loss_table(trials, findings.data.protocol.epochs)],
+    )
+
+
+def loss_shares(recipe: Recipe, epoch: EpochMetrics, horizon: int) -> tuple[float, float, float]:
+    """Shares of the hard, soft and feature term in an epoch's loss; they sum to 1.
+
+    loss = (1 - alpha) hard + alpha soft + feature_weight feature, with the mean alpha of the epoch
+    and the mean losses of its steps.
+    """
+    steps = [(epoch.epoch - 1 + (step + 0.5) / 16) / horizon for step in range(16)]
+    alpha = sum(at(recipe.alpha, min(step, 1.0)) for step in steps) / len(steps)
+    parts = (
+        (1 - alpha) * epoch.hard_loss,
+        alpha * epoch.soft_loss,
+        recipe.feature_weight * epoch.feature_loss,
+    )
+    total = sum(parts) or 1.0
+    return parts[0] / total, parts[1] / total, parts[2] / total
+
+
+def _shares(trial: TrialData, horizon: int) -> list[tuple[float, float, float]]:
+    return [loss_shares(recipe_of(trial), epoch, horizon) for epoch in trial.history]
+
+
+def _loss_title(data: StudyData, trial: TrialData) -> str:
+    shares = _shares(trial, data.protocol.epochs)
+    first, last = shares[0], shares[-1]
+    place = 1 if first[1] or last[1] else 2
+    term = TERMS[place][0]
+    return (
+        f"In the {data.trial_title(trial)} the {term} term is {percent(first[place], 0)} of the "
+        f"loss in the first epoch and {percent(last[place], 0)} in the last"
+    )
+
+
+def _loss_panel(trial: TrialData, horizon: int) -> Panel:
+    shares = _shares(trial, horizon)
+    epochs = [epoch.epoch for epoch in trial.history]
+    traces: list[Any] = []
+    for place, (term, colour) in enumerate(TERMS):
+        traces.append(
+            go.Bar(
+                x=epochs,
+                y=[100 * share[place] for share in shares],
+                name=term,
+                marker={"color": light(colour), "line": {"width": 0}},
+                hovertemplate=f"{term}, epoch %{{x}}: %{{y:.0f}} %<extra></extra>",
+            )
+        )
+    made = plot(
+        traces,
+        barmode="stack",
+        bargap=0.12,
+        xaxis=axis("epoch"),
+        yaxis=axis("share of the loss, %", range=[0, 100]),
+    )
+    last = shares[-1]
+    alt = f"{trial.arm}, last epoch: " + ", ".join(
+        f"{term} {percent(share, 0)}" for (term, _), share in zip(TERMS, last, strict=True)
+    )
+    heading = f"{trial.arm}, trial {trial.number}"
+    return Panel(key=f"loss-{trial.arm}", plot=made, height=260, alt=alt, heading=heading)
+
+
+def _loss_table(trials: list[TrialData], horizon: int) -> Table:
+    rows = []
+    for trial in trials:
+        for epoch, shares in zip(trial.history, _shares(trial, horizon), strict=True):
+            rows.append(
+                [
+                    trial.arm,
+                    str(epoch.epoch),
+                    figure(epoch.loss),
+                    figure(epoch.hard_loss),
+                    figure(epoch.soft_loss),
+                    figure(epoch.feature_loss),
+                    *(percent(share, 0) for share in shares),
+                ]
+            )
+    columns = [
+        "arm",
+        "epoch",
+        "loss",
+        "hard",
+        "soft",
+        "feature",
+        "share of hard",
+        "share of soft",
+        "share of feature",
+    ]
+    return Table(columns=columns, rows=rows)
