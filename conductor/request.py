@@ -186,10 +186,10 @@ def announced(request: Request) -> list[str]:
             lines.append([])
         lines[-1].append(f"{name} {_shown(value)}")
     arms = ", ".join(Path(space).stem for space in request.spaces)
-    tactics = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
+    method = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
     head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
     return [
-        f"{head}seeds {request.seeds}, {tactics}",
+        f"{head}seeds {request.seeds}, {method}",
         *(f"  {', '.join(line)}" for line in lines),
     ]
 

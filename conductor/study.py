@@ -12,7 +12,7 @@ from conductor.request import Request, announced
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
-from conductor.search.methods import Tactics
+from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.stages.confirm import Confirmation
 from conductor.stages.jobs import JobMaker
@@ -27,14 +27,14 @@ from conductor.stages.provenance import (
 from kd.errors import RetortError, StudyError
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space, with_feasible
-from storage.files.artifacts import locked
 from storage.files.layout import Layout, StudyLayout, command_line
-from storage.files.ownership import check_inside, owned, remove_traces
+from storage.files.ownership import check_inside, own_file, remove_traces
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, deciding, open_storage
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
+from storage.studies.supervision import own_session
 from storage.studies.urls import storage_file
-from workers.pools.crew import Crew, make_pool
+from workers.pools.worker_pool import WorkerPool, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
 
@@ -79,7 +79,7 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        with owned(self._paths, storage_file(self._url)):
+        with own_file(storage_file(self._url), self._paths.name):
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -95,13 +95,13 @@ class Study:
             root.rmdir()
 
     def _is_alone(self) -> bool:
-        """Whether no other supervisor can have begun under the root; for a server, nobody knows."""
+        """Whether no other study can have begun under the root; for a server, nobody knows."""
         locks = list(self._layout.root.glob("studies.db.*.lock"))
         return storage_file(self._url) is not None and len(locks) <= 1
 
     def _supervise(self, *, search: bool) -> None:
         pool = make_pool(self._request.workers, self._request.cluster)
-        crew = Crew(pool)
+        workers = WorkerPool(pool)
         try:
             pool.start()
             # some 1,100 modules that are needed later: imported while the fork server imports torch
@@ -110,25 +110,27 @@ class Study:
             import reports.write.report  # noqa: F401
 
             with self._display.showing():
-                self._run_stages(crew, search=search)
+                self._run_stages(workers, search=search)
         except KeyboardInterrupt:
             self._display.say("stopping after the running epochs; interrupt again to stop now")
-            crew.drain(GRACE_SECONDS)
+            workers.drain(GRACE_SECONDS)
             raise
         finally:
             pool.close()
 
-    def _run_stages(self, crew: Crew, *, search: bool) -> None:
+    def _run_stages(self, workers: WorkerPool, *, search: bool) -> None:
         """Open the storage first: one that does not answer is no reason to train a teacher."""
         storage = open_storage(self._url, self._display.say)
         try:
-            self._run_study(crew, storage, search=search)
+            with own_session(storage, self._paths.name) as check:
+                workers.check = check
+                self._run_study(workers, storage, search=search)
         finally:
             close_storage(storage)
 
-    def _run_study(self, crew: Crew, storage: BaseStorage, *, search: bool) -> None:
+    def _run_study(self, workers: WorkerPool, storage: BaseStorage, *, search: bool) -> None:
         clock = _Clock(self._paths)
-        preparation = Preparation(self._request, self._layout, crew, self._display)
+        preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
         keep_models(self._layout, self._request.models)
         data = preparation.data()
@@ -136,7 +138,7 @@ class Study:
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
         preparation.models(data.dataset)
-        budget = self._measure(data.dataset, crew)
+        budget = self._measure(data.dataset, workers)
         for line in announced(self._request) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
@@ -149,21 +151,22 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(arms, crew, self._paths, self._display, jobs.trial, publisher.trial).run(
+            Search(arms, workers, self._paths, self._display, jobs.trial, publisher.trial).run(
                 self._request.trials
             )
             clock.lap("search")
-        with locked(self._paths.confirm_lock, wait=True):
-            chosen = self._confirm(arms, crew, jobs)
-            remember_command(self._paths, max(arm.counted for arm in arms), chosen)
-            clock.lap("confirmation")
-            self._compare(crew, jobs)
-            clock.lap("comparison")
+        chosen = self._confirm(arms, workers, jobs)
+        remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
+        clock.lap("confirmation")
+        self._compare(workers, jobs)
+        clock.lap("comparison")
 
-    def _measure(self, dataset: str, crew: Crew) -> Budget:
+    def _measure(self, dataset: str, workers: WorkerPool) -> Budget:
         """Measure the students before anything is trained, and give the spaces those there are."""
         protocol = self._request.protocol
-        budget = measure_budget(protocol, self._layout, self._paths, dataset, crew, self._display)
+        budget = measure_budget(
+            protocol, self._layout, self._paths, dataset, workers, self._display
+        )
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         return budget
 
@@ -171,7 +174,7 @@ class Study:
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
     ) -> Arm:
         protocol = self._request.protocol
-        tactics = Tactics(
+        method = SearchMethod(
             sampler=settings.sampler,
             pruner=settings.pruner,
             lag=settings.lag,
@@ -188,21 +191,12 @@ class Study:
             "shards": settings.shards,
             **({"students": budget.digest} if budget.digest else {}),
         }
-        name = study_name(self._request.name, space.name)
-        study = open_study(storage, name, attributes)
-        return Arm(
-            space.name,
-            space,
-            study,
-            tactics,
-            budget=budget if len(protocol.students) > 1 else None,
-            lock=lambda: deciding(storage, name),
-            shared=storage_file(self._url) is None,
-        )
+        study = open_study(storage, study_name(self._request.name, space.name), attributes)
+        return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
-    def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> Finalists:
+    def _confirm(self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
-        confirmation = Confirmation(arms, crew, self._paths, self._display, jobs.confirmation)
+        confirmation = Confirmation(arms, workers, self._paths, self._display, jobs.confirmation)
         return confirmation.run(
             protocol.seed,
             self._request.seeds,
@@ -211,14 +205,14 @@ class Study:
             ablate=self._request.ablate,
         )
 
-    def _compare(self, crew: Crew, jobs: JobMaker) -> None:
+    def _compare(self, workers: WorkerPool, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
         tested = self._paths.teacher_test
         if not (tested.result.exists() and tested.predictions.exists()):
-            crew.run(jobs.teacher_test(), lambda event: None)
+            workers.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
-            event = crew.run(jobs.cost(), lambda event: None)
+            event = workers.run(jobs.cost(), lambda event: None)
             Costs.from_json(event["costs"]).write(self._paths.costs)
 
 

@@ -32,7 +32,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 METADATA = PROJECT["project"]
 README = (ROOT / "README.md").read_text()
-FOREIGN_FLAGS = {"--editable", "--study-name"}  # of pip and of optuna
+FOREIGN_FLAGS = {  # of pip and Optuna, of Ray, of Slurm
+    *("--editable", "--study-name"),
+    *("--address", "--block", "--head", "--port"),
+    *("--exclude", "--gpus-per-node", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node"),
+    *("--overlap", "--signal", "--time"),
+}
 
 
 def modules(*folders: str) -> list[Path]:

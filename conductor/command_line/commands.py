@@ -18,7 +18,7 @@ from storage.files.layout import Layout, StudyLayout, command_line
 from workers.pools.cluster import Cluster
 
 if typing.TYPE_CHECKING:
-    from workers.pools.crew import Crew
+    from workers.pools.worker_pool import WorkerPool
 
 
 def run(options: argparse.Namespace) -> int:
@@ -126,22 +126,22 @@ def verify(options: argparse.Namespace) -> int:
     paths = existing_study(options)
     from conductor.tools.verifying import verify_cache
 
-    with _crew(options, paths) as crew:
-        verify_cache(Layout(Path(options.root)), paths, crew, options.rows, Display())
+    with _workers(options, paths) as workers:
+        verify_cache(Layout(Path(options.root)), paths, workers, options.rows, Display())
     return 0
 
 
 @contextmanager
-def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
+def _workers(options: argparse.Namespace, paths: StudyLayout) -> Iterator["WorkerPool"]:
     """Yield the workers for a command on an existing study; they end with the block."""
-    from workers.pools.crew import Crew, make_pool
+    from workers.pools.worker_pool import WorkerPool, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
     threads = read_record(paths.protocol, Protocol).threads
     pool = make_pool(options.workers, _cluster(options, threads))
     try:
         pool.start()
-        yield Crew(pool)
+        yield WorkerPool(pool)
     finally:
         pool.close()
 
@@ -166,8 +166,8 @@ def export(options: argparse.Namespace) -> int:
         onnx=options.format == "onnx",
     )
     order.check_target()
-    with _crew(options, paths) as crew:
-        order.run(crew, Display())
+    with _workers(options, paths) as workers:
+        order.run(workers, Display())
     return 0
 
 
@@ -181,8 +181,8 @@ def reproduce(options: argparse.Namespace) -> int:
         if options.finalist
         else trial_subject(paths, options.trial, options.arm)
     )
-    with _crew(options, paths) as crew:
-        same = reproduce_run(layout, paths, subject, crew, Display(), paths.command("verify"))
+    with _workers(options, paths) as workers:
+        same = reproduce_run(layout, paths, subject, workers, Display(), paths.command("verify"))
     return 0 if same else 1
 
 

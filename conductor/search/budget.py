@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
-from storage.files.artifacts import fingerprint, locked
+from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudentSizes
 from workers.jobs import StudentsJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints that Optuna is told
 
@@ -71,7 +71,7 @@ def measure_budget(
     layout: Layout,
     paths: StudyLayout,
     dataset: str,
-    crew: Crew,
+    workers: WorkerPool,
     display: Display,
 ) -> Budget:
     """Measure the students with nothing else running, or find what was measured for the study.
@@ -80,17 +80,16 @@ def measure_budget(
     """
     if not protocol.has_budget:
         return Budget(protocol)
-    with locked(layout.students_lock(paths.name), wait=True):
-        sizes = _find(paths, protocol)
-        found = sizes is not None
-        if sizes is None:
-            job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
-            result = crew.run(job, lambda event: None)
-            sizes = StudentSizes.from_json(result["sizes"])
-        budget = Budget(protocol, sizes)
-        _check(budget)
-        if not found:
-            sizes.write(paths.students)
+    sizes = _find(paths, protocol)
+    found = sizes is not None
+    if sizes is None:
+        job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
+        result = workers.run(job, lambda event: None)
+        sizes = StudentSizes.from_json(result["sizes"])
+    budget = Budget(protocol, sizes)
+    _check(budget)
+    if not found:
+        sizes.write(paths.students)
     for name in protocol.students:
         how = "" if name in budget.feasible else "infeasible: "
         display.say(f"student: {name}, {how}{budget.describe(name)}{', found' if found else ''}")

@@ -1,12 +1,10 @@
-"""The search: ask, report, prune, tell, for all arms side by side on one crew."""
+"""The search: ask, report, prune, tell, for all arms side by side on the same workers."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from conductor.display import Display
@@ -18,9 +16,8 @@ from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew, error_of
+from workers.pools.worker_pool import WorkerPool, error_of
 
-LOOK_SECONDS = 2.0  # between two looks at what other supervisors do
 MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
 ENDINGS: dict[type[LastEvent], str] = {Result: "complete", Diverged: "diverged"}
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
@@ -46,111 +43,60 @@ class Search:
     def __init__(
         self,
         arms: list[Arm],
-        crew: Crew,
+        workers: WorkerPool,
         layout: StudyLayout,
         display: Display,
         make_job: MakeJob,
         publish: Publish,
     ) -> None:
         self.arms = arms
-        self._crew = crew
+        self._workers = workers
         self._layout = layout
         self._display = display
         self._make_job = make_job
         self._publish = publish
         self._running: dict[tuple[str, int], _Trial] = {}
         self._failed: Counter[str] = Counter()
-        self._orphans: list[tuple[Arm, int]] = []
-        self._leaving: set[tuple[str, int]] = set()  # given up, and not stopped yet
-        self._looked = -LOOK_SECONDS
+        self._unfinished: list[tuple[Arm, int]] = []
 
     def run(self, total: int) -> None:
         """Run until every arm has `total` trials that count."""
-        done = sum(min(arm.counted, total) for arm in self.arms)
+        done = sum(min(arm.decisions.counted, total) for arm in self.arms)
         self._display.begin("trials", total * len(self.arms), done)
         if done == total * len(self.arms):
             self._display.say(f"trials: all {total} of each arm are there")
-        try:
-            while True:
-                self._look_around()
-                self._fill(total)
-                if not self._crew.busy and all(arm.counted >= total for arm in self.arms):
-                    return
-                self._listen()
-        finally:
-            for arm in self.arms:
-                arm.membership.leave()
-
-    def _look_around(self) -> None:
-        """Take over trials that nobody runs: at the start, and again where others may die."""
-        due = time.monotonic() - self._looked >= LOOK_SECONDS
-        for arm in self.arms:
-            arm.membership.beat()
-            if due and (arm.membership.shared or self._looked < 0):
-                self._orphans += [(arm, number) for number in arm.claim()]
-        if due:
-            self._looked = time.monotonic()
-            for key, trial in list(self._running.items()):
-                if not trial.arm.owns(trial.number):
-                    self._give_up(key, "taken over by another supervisor")
-                    self._leaving.add(key)
+        self._unfinished = [(arm, number) for arm in self.arms for number in arm.decisions.running]
+        self._fill(total)
+        while self._workers.busy:
+            for key, event in self._workers.events():
+                self._hear(self._running[key], event)
+            self._fill(total)
 
     def _fill(self, total: int) -> None:
-        """Give every free worker a trial: orphans first, then of the arm that has fewest."""
-        while self._crew.free > 0:
-            found = self._next_orphan() or self._ask(total)
+        """Give every free worker a trial: first those that an earlier session left unfinished."""
+        while self._workers.free > 0:
+            found = self._unfinished.pop(0) if self._unfinished else self._ask(total)
             if found is None:
                 return
             self._start(*found)
 
-    def _next_orphan(self) -> tuple[Arm, int] | None:
-        """Return a trial to take over; one that we gave up is not taken again while we leave it."""
-        orphans = [(arm, number) for arm, number in self._orphans if arm.owns(number)]
-        ready = [orphan for orphan in orphans if (orphan[0].name, orphan[1]) not in self._leaving]
-        self._orphans = [orphan for orphan in orphans if orphan not in ready[:1]]
-        return ready[0] if ready else None
-
     def _ask(self, total: int) -> tuple[Arm, int] | None:
-        ready = [arm for arm in self.arms if arm.may_ask(total)]
-        for arm in sorted(ready, key=lambda arm: arm.asked):
+        """Ask the arm that has fewest trials, of those that may begin one, for the next."""
+        ready = [arm for arm in self.arms if arm.decisions.may_ask(total)]
+        for arm in sorted(ready, key=lambda arm: arm.decisions.asked):
             number = arm.ask(total)
-            while number is not None and (excess := arm.excess(number)):
+            while number is not None and (excess := arm.decisions.excess(number)):
                 self._display.say(f"{arm.name} {number}: infeasible: {excess}")
                 number = arm.ask(total)
             if number is not None:
                 return arm, number
         return None
 
-    def _listen(self) -> None:
-        """Hear what the workers say; with others about, only until it is time to look around."""
-        shared = any(arm.membership.shared for arm in self.arms)
-        if not self._crew.busy:
-            time.sleep(LOOK_SECONDS)  # the trials that are missing are run by others
-            return
-        for key, event in self._crew.events(LOOK_SECONDS if shared else None):
-            last = isinstance(event, LastEvent)
-            if key in self._leaving:
-                self._leaving -= {key} if last else set()
-                continue
-            try:
-                self._hear(self._running[key], event)
-            except UpdateFinishedTrialError:
-                arm = self._running[key].arm
-                self._give_up(key, "ended by another supervisor")
-                self._leaving |= set() if last else {key}
-                arm.refresh()
-
-    def _give_up(self, key: tuple[str, int], reason: str) -> None:
-        """Leave a trial that another supervisor took over while we seemed dead."""
-        self._crew.stop(key)
-        trial = self._running.pop(key)
-        self._display.run_ended(key, f"{trial.arm.name} {trial.number}: {reason}")
-
     def _start(self, arm: Arm, number: int) -> None:
         key, job = (arm.name, number), self._make_job(arm, number)
         self._running[key] = _Trial(arm, number, job)
         self._display.run_started(key, f"{arm.name} {number}", job.horizon)
-        self._crew.start(key, job)
+        self._workers.start(key, job)
 
     def _hear(self, trial: _Trial, event: Event) -> None:
         if isinstance(event, EpochDone):
@@ -172,7 +118,7 @@ class Search:
         self._display.epoch(key, metrics.epoch, metrics.accuracy)
         if trial.arm.report(trial.number, metrics.epoch, metrics.accuracy):
             trial.pruned = True
-            self._crew.stop(key)
+            self._workers.stop(key)
 
     def _end(self, trial: _Trial, event: LastEvent) -> None:
         """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
@@ -197,7 +143,7 @@ class Search:
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
         value = None if outcome == "failed" else record.accuracy
         attributes = _attributes(record)
-        record = replace(record, digest=arm.digest(number, state, value, attributes))
+        record = replace(record, digest=arm.decisions.digest(number, state, value, attributes))
         record.write(self._layout.trial(arm.name, number).result)
         self._publish(arm, number, record)
         arm.tell(number, state, value, attributes)
@@ -216,9 +162,9 @@ class Search:
             )
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
-        best = arm.best(1)
+        best = arm.decisions.best(1)
         top = f", best {percent(best[0].value or 0.0, 1)}" if best else ""
-        self._display.summarise(arm.name, f"{arm.name}: {arm.counted} trials{top}")
+        self._display.summarise(arm.name, f"{arm.name}: {arm.decisions.counted} trials{top}")
         how = {
             "complete": f"{percent(record.accuracy, 1)} validation accuracy",
             "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy, 1)}",

@@ -18,8 +18,8 @@ STARTUP_TRIALS = 10  # random trials before a sampler learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tactics:
-    """How an arm is searched: names of sampler and pruner, lag, and the study's seed."""
+class SearchMethod:
+    """How an arm is searched: names of sampler and pruner, lag, seed, and horizon in epochs."""
 
     sampler: str
     pruner: str

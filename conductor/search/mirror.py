@@ -13,8 +13,14 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from conductor.search.methods import Tactics, make_pruner
+from conductor.search.methods import SearchMethod, make_pruner
 from conductor.search.samplers.tpe import Past
+from storage.studies.optuna_internals import (
+    distributions_in_memory,
+    study_id_of,
+    trial_id_of,
+    trials_in_memory,
+)
 from storage.studies.trials import CONSTRAINTS
 
 CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
@@ -26,15 +32,16 @@ RUNG = "completed_rung_"  # how the system attributes begin in which it does
 class Mirror:
     """The trials of a study by number; a decision about one of them sees what the lag allows."""
 
-    def __init__(self, name: str, tactics: Tactics) -> None:
+    def __init__(self, name: str, method: SearchMethod) -> None:
         self.past = Past()
-        self._memory = LaggedStorage(tactics.lag)
+        self._memory = LaggedStorage(method.lag)
         self._study = optuna.create_study(
             storage=self._memory,
             study_name=name,
             direction="maximize",
-            pruner=make_pruner(tactics.pruner, tactics.horizon),
+            pruner=make_pruner(method.pruner, method.horizon),
         )
+        self._id_of_study = study_id_of(self._study)
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Copy a trial's parameters, as running.
@@ -49,7 +56,7 @@ class Mirror:
             user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
             constraints=trial.user_attrs.get(CONSTRAINTS),
         )
-        self._memory.create_new_trial(self._study._study_id, copied)
+        self._memory.create_new_trial(self._id_of_study, copied)
 
     def settle(self, trial: FrozenTrial) -> None:
         """Copy how a trial ended."""
@@ -78,7 +85,7 @@ class Mirror:
     def trials(self) -> list[FrozenTrial]:
         """All trials as they are now."""
         self._memory.deciding = EVERYTHING
-        return self._memory.get_all_trials(self._study._study_id, deepcopy=False)
+        return self._memory.get_all_trials(self._id_of_study, deepcopy=False)
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -115,8 +122,7 @@ class Mirror:
         return {RUNGS: rungs} if rungs or RUNGS in trial.user_attrs else {}
 
     def _id(self, number: int) -> int:
-        study_id = self._study._study_id
-        return self._memory.get_trial_id_from_study_id_trial_number(study_id, number)
+        return self._memory.get_trial_id_from_study_id_trial_number(self._id_of_study, number)
 
 
 class LaggedStorage(InMemoryStorage):
@@ -140,7 +146,7 @@ class LaggedStorage(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Add a trial. What is suggested later has to be of the same kind as its parameters."""
         if template_trial is not None:
-            known = self._studies[study_id].param_distribution
+            known = distributions_in_memory(self, study_id)
             for name, distribution in template_trial.distributions.items():
                 known.setdefault(name, distribution)
         return super().create_new_trial(study_id, template_trial)
@@ -151,7 +157,7 @@ class LaggedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = self._studies[study_id].trials
+        trials = trials_in_memory(self, study_id)
         self._note_ended(trials)
         settled = min(max(0, self.deciding - self.lag + 1), len(trials))
         kept = min(settled, len(self._ended))
@@ -209,5 +215,5 @@ def _as_running(trial: FrozenTrial) -> FrozenTrial:
         user_attrs={},
         system_attrs={},
         intermediate_values={},
-        trial_id=trial._trial_id,
+        trial_id=trial_id_of(trial),
     )

@@ -11,12 +11,13 @@ from typing import Any
 
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
-from conductor.search.arm import Arm, StoredTrial
+from conductor.search.arm import Arm
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
 from reports.wording import percent
 from storage.files.records import RunRecord
+from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
@@ -50,7 +51,7 @@ class Publisher:
         """
         from optuna_dashboard import save_note
 
-        trial = arm.stored_trial(number)
+        trial = arm.ledger.stored_trial(number)
         save_note(_Noted(trial), trial_note(arm, number, record))
         if not record.history:
             return
@@ -71,7 +72,7 @@ class _Noted:
 
     def __init__(self, trial: StoredTrial) -> None:
         self.study, self.storage = trial.study, self
-        self._trial_id, self._storage = trial._trial_id, trial.storage
+        self._trial_id, self._storage = trial_id_of(trial), trial.storage
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         return system_attributes(self._storage, study_id, f"dashboard:{self._trial_id}:")
@@ -148,7 +149,7 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
 
 
 def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
-    titles = dict(enumerate(arm.space.enqueued))
+    titles = dict(enumerate(arm.decisions.space.enqueued))
     head = f"{arm.name} {number}" + (f" ({_plain(titles[number])})" if number in titles else "")
     lines = [
         f"# {head}: {record.outcome} at {percent(record.accuracy, 1)}",
@@ -156,7 +157,7 @@ def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
         *(f"- {line}" for line in describe(record.recipe)),
         f"- {len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s",
     ]
-    if arm.is_auditor(number):
+    if arm.decisions.is_auditor(number):
         lines.append("- exempt from pruning, as an auditor of the pruner")
     if record.reason:
         lines.append(f"- {_plain(record.reason)}")

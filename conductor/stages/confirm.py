@@ -24,7 +24,7 @@ from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Diverged, EpochDone, Event, Note, Result
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 CANDIDATES = 3  # of each arm that run again before one is chosen
 SELECTION_SEEDS = 3
@@ -49,10 +49,15 @@ class Confirmation:
     """Selection and confirmation of one study. Runs that are there already are not run again."""
 
     def __init__(
-        self, arms: list[Arm], crew: Crew, layout: StudyLayout, display: Display, make_job: MakeJob
+        self,
+        arms: list[Arm],
+        workers: WorkerPool,
+        layout: StudyLayout,
+        display: Display,
+        make_job: MakeJob,
     ) -> None:
         self._arms = arms
-        self._crew = crew
+        self._workers = workers
         self._layout = layout
         self._display = display
         self._make_job = make_job
@@ -146,7 +151,7 @@ class Confirmation:
             if not candidates:
                 raise StudyError(f"arm {arm.name} has no complete trial to confirm; add --trials")
             for recipe, trial in candidates.items():
-                first = arm.first(recipe)
+                first = arm.decisions.first(recipe)
                 for replicate in range(SELECTION_SEEDS):
                     runs[arm.name, trial.number, replicate] = _Run(
                         title=f"{arm.name} {trial.number}, selection {replicate + 1}",
@@ -186,7 +191,7 @@ class Confirmation:
                 history = histories.setdefault(index, [])
                 self._hear_epoch(index, runs[index], history, event.metrics)
 
-        for index, event in self._crew.run_all(jobs, listen):
+        for index, event in self._workers.run_all(jobs, listen):
             record = self._record(runs[index], event, histories.get(index, []))
             records[index] = record
             self._display.run_ended(index, _ending(runs[index], record))
@@ -248,8 +253,8 @@ def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
     On the seeds of the selection, equal recipes would only come out equal.
     """
     found: dict[Recipe, FrozenTrial] = {}
-    for trial in arm.best(arm.asked):
-        found.setdefault(arm.recipe(trial.number), trial)
+    for trial in arm.decisions.best(arm.decisions.asked):
+        found.setdefault(arm.decisions.recipe(trial.number), trial)
         if len(found) == CANDIDATES:
             break
     return found
@@ -257,12 +262,14 @@ def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
 
 def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
     """Return the arm's defaults and, last, its winner by mean validation accuracy."""
-    trials = {trial.number: trial for trial in arm.trials}
+    trials = {trial.number: trial for trial in arm.decisions.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    by_recipe = {arm.recipe(number): accuracies for number, accuracies in scores.items()}
+    by_recipe = {arm.decisions.recipe(number): accuracies for number, accuracies in scores.items()}
     defaults = [
-        _finalist(arm, trials[number], title, "default", by_recipe.get(arm.recipe(number), []))
-        for number, title in enumerate(arm.space.enqueued)
+        _finalist(
+            arm, trials[number], title, "default", by_recipe.get(arm.decisions.recipe(number), [])
+        )
+        for number, title in enumerate(arm.decisions.space.enqueued)
         if number in trials
     ]
     return [*defaults, _finalist(arm, trials[winner], "tuned", "tuned", scores[winner])]
@@ -276,9 +283,9 @@ def _finalist(
     So one recipe is confirmed once, also where the winner asked again for a default's, or where
     further trials ask for a finalist's.
     """
-    recipe = arm.recipe(trial.number)
+    recipe = arm.decisions.recipe(trial.number)
     return Finalist(
-        name=f"{arm.name}-{arm.first(recipe):05d}",
+        name=f"{arm.name}-{arm.decisions.first(recipe):05d}",
         title=title,
         arm=arm.name,
         role=role,
@@ -291,7 +298,7 @@ def _finalist(
 
 def _defaults(arm: Arm) -> Recipe:
     """Return the recipe that an arm began with."""
-    return arm.recipe(0) if arm.space.enqueued else Recipe()
+    return arm.decisions.recipe(0) if arm.decisions.space.enqueued else Recipe()
 
 
 def view_order(seed: int, views: int) -> list[int]:

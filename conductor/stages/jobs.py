@@ -30,7 +30,7 @@ class JobMaker:
     def trial(self, arm: Arm, number: int) -> TrainJob:
         """A trial: its seed depends on its number alone, so arms meet the same seeds."""
         return TrainJob(
-            recipe=arm.recipe(number),
+            recipe=arm.decisions.recipe(number),
             seed=derive_seed(self._protocol.seed, "trial", number),
             horizon=self._protocol.epochs,
             views=list(range(self._protocol.view_count)),

@@ -17,7 +17,7 @@ from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout, view_folder
 from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 CHECKS = 4  # shards that are compared with their checksums at once
 DISK_SHARE = 0.9  # of the free disk that the cache may fill
@@ -41,11 +41,13 @@ class Prepared:
 class Preparation:
     """Runs the stages before the search; each finds what an earlier session has finished."""
 
-    def __init__(self, request: Request, layout: Layout, crew: Crew, display: Display) -> None:
+    def __init__(
+        self, request: Request, layout: Layout, workers: WorkerPool, display: Display
+    ) -> None:
         self._request = request
         self._protocol: Protocol = request.protocol
         self._layout = layout
-        self._crew = crew
+        self._workers = workers
         self._display = display
         self._root = str(layout.root)
 
@@ -63,7 +65,7 @@ class Preparation:
         folder = Path(self._request.data_dir) if self._request.data_dir else self._layout.downloads
         job = PrepareJob(protocol=self._protocol, root=self._root, data_dir=str(folder))
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
-            result = self._crew.run(job, lambda event: _move(bar, event))
+            result = self._workers.run(job, lambda event: _move(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}
         self._display.say(
             f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
@@ -88,7 +90,7 @@ class Preparation:
         """
         job = KernelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
         with self._display.bar("kernels", 1):
-            result = self._crew.run(job, lambda event: None)
+            result = self._workers.run(job, lambda event: None)
         for line in kernel_lines(result):
             self._display.say(line)
         return str(result["used"])
@@ -101,12 +103,12 @@ class Preparation:
         names = (self._protocol.teacher, *self._protocol.students)
         if any(parse_model(name).digest for name in names):
             job = ModelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
-            self._crew.run(job, lambda event: None)
+            self._workers.run(job, lambda event: None)
 
     def _prepare_teacher(self, dataset: str) -> str:
         job = TeacherJob(protocol=self._protocol, root=self._root, dataset=dataset)
         with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
-            result = self._crew.run(job, lambda event: self._hear_teacher(bar, event))
+            result = self._workers.run(job, lambda event: self._hear_teacher(bar, event))
         how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
@@ -126,7 +128,7 @@ class Preparation:
         job = ProjectionJob(
             protocol=self._protocol, root=self._root, dataset=dataset, teacher=teacher
         )
-        result = self._crew.run(job, lambda event: None)
+        result = self._workers.run(job, lambda event: None)
         return str(result["shards"]), dict(result["sizes"])
 
     def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
@@ -184,7 +186,7 @@ class Preparation:
             for k in missing
         }
         with self._display.bar("teacher cache", len(missing)) as bar:
-            for done, _ in enumerate(self._crew.run_all(jobs, lambda key, event: None), 1):
+            for done, _ in enumerate(self._workers.run_all(jobs, lambda key, event: None), 1):
                 bar(done, len(missing))
 
     def _verify_shards(self, folder: Path, found: list[int]) -> None:

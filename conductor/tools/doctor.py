@@ -10,7 +10,7 @@ from conductor.display import Display
 from conductor.tools.inventory import Lines, Wanted, computing, offered, used
 from conductor.tools.self_test import Part, disk_part, parts, scratch, worker_part
 from conductor.tools.tiny_study import TinyStudy
-from workers.pools.crew import make_pool
+from workers.pools.worker_pool import make_pool
 
 LONGEST = 400  # letters of a reason
 WIDTH = 11  # of the names in front of the lines

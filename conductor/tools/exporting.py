@@ -20,7 +20,7 @@ from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
 from storage.files.layout import ExportLayout, Layout, StudyLayout
 from workers.jobs import ExportJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -95,14 +95,14 @@ class Export:
         if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise StudyError(f"{target} exists; delete it, or name another folder with --out")
 
-    def run(self, crew: Crew, display: Display) -> None:
+    def run(self, workers: WorkerPool, display: Display) -> None:
         """Write the student, all or nothing, and say how it compared.
 
         Raises ArtifactError when what was written differs from the student that was confirmed.
         """
         self.check_target()
         with building(self.target) as folder:
-            result = crew.run(self._job(folder), lambda event: None)
+            result = workers.run(self._job(folder), lambda event: None)
             exported = Exported(
                 one=self.choice.one,
                 run=self.choice.run,

@@ -24,7 +24,7 @@ from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from workers.events import Diverged, EpochDone, Failed, Note
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew, error_of
+from workers.pools.worker_pool import WorkerPool, error_of
 
 DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits of a run
 
@@ -83,7 +83,7 @@ def reproduce_run(
     layout: Layout,
     paths: StudyLayout,
     subject: Subject,
-    crew: Crew,
+    workers: WorkerPool,
     display: Display,
     verifying: str,
 ) -> bool:
@@ -100,7 +100,7 @@ def reproduce_run(
         job = jobs.confirmation(
             record.recipe, record.seed, record.horizon, subject.views, run, purpose=""
         )
-        history, reason = _train(subject, job, crew, display)
+        history, reason = _train(subject, job, workers, display)
     difference = first_difference(record, history, reason)
     if difference is None:
         how = f"; it diverged again: {reason}" if reason else ""
@@ -108,7 +108,7 @@ def reproduce_run(
         display.say(f"{subject.title}: {epochs}, equal to the last bit{how}")
         return True
     display.say(f"{subject.title}: {difference}")
-    kernels = str(crew.run(jobs.kernels(), lambda event: None)["used"])
+    kernels = str(workers.run(jobs.kernels(), lambda event: None)["used"])
     reasons = list(known_reasons(settings, paths, kernels))
     display.say(
         f"what may explain it: {'; '.join(reasons)}"
@@ -120,7 +120,7 @@ def reproduce_run(
 
 
 def _train(
-    subject: Subject, job: TrainJob, crew: Crew, display: Display
+    subject: Subject, job: TrainJob, workers: WorkerPool, display: Display
 ) -> tuple[list[EpochMetrics], str]:
     """Train as far as the record goes; return the epochs, and why it diverged, if it did.
 
@@ -130,14 +130,14 @@ def _train(
     history: list[EpochMetrics] = []
     epochs = len(record.history) + (record.outcome == "diverged")
     with display.bar(subject.title, epochs) as bar:
-        crew.start(subject.title, job)
-        while crew.busy:
-            for _, event in crew.events():
+        workers.start(subject.title, job)
+        while workers.busy:
+            for _, event in workers.events():
                 if isinstance(event, EpochDone) and event.metrics.epoch == len(history) + 1:
                     history.append(event.metrics)
                     bar(len(history), epochs)
                     if len(history) == epochs < job.horizon:
-                        crew.stop(subject.title)
+                        workers.stop(subject.title)
                 elif isinstance(event, Note):
                     display.say(event.text)
                 elif isinstance(event, Diverged) and len(history) < epochs:  # within the record

@@ -24,7 +24,7 @@ from workers.jobs import (
     TrainJob,
     VerifyJob,
 )
-from workers.pools.crew import Crew, Pool, error_of
+from workers.pools.worker_pool import Pool, WorkerPool, error_of
 
 PATIENCE = 120.0  # s that a job may take here: a driver that hangs says nothing
 # One step each of the teacher and the student: a batch has room for all training images.
@@ -50,7 +50,7 @@ class TinyStudy:
 
     def __init__(self, pool: Pool, folder: Path) -> None:
         self._pool = pool
-        self._crew = Crew(pool)
+        self._workers = WorkerPool(pool)
         self._folder = folder
         self._silent = False
         self._made: dict[str, str] = {}  # dataset, teacher, shards: fingerprints, as they come
@@ -126,10 +126,10 @@ class TinyStudy:
         """Run one job of the tiny study to its end. Raises what made it fail."""
         if self._silent:
             raise WorkerError("the worker did not answer before")
-        self._crew.start("", kind(protocol=PROTOCOL, root=str(self._folder), **fields))
+        self._workers.start("", kind(protocol=PROTOCOL, root=str(self._folder), **fields))
         deadline = time.monotonic() + PATIENCE
         while (left := deadline - time.monotonic()) > 0:
-            for _, event in self._crew.events(left):
+            for _, event in self._workers.events(left):
                 if isinstance(event, Result):
                     return event
                 if isinstance(event, LastEvent):

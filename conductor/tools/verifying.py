@@ -8,13 +8,13 @@ from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
 from workers.events import Result
 from workers.jobs import VerifyJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 TOLERANCE = 1e-3  # of logits and scaled features: what another batch size or machine may change
 
 
 def verify_cache(
-    layout: Layout, paths: StudyLayout, crew: Crew, rows: int, display: Display
+    layout: Layout, paths: StudyLayout, workers: WorkerPool, rows: int, display: Display
 ) -> float:
     """Check every shard against its checksum and, on `rows` random rows, against the teacher.
 
@@ -38,7 +38,7 @@ def verify_cache(
         for view in range(protocol.view_count)
     }
     largest = 0.0
-    for view, result in crew.run_all(jobs, lambda key, event: None):
+    for view, result in workers.run_all(jobs, lambda key, event: None):
         assert isinstance(result, Result)  # nothing is trained, so nothing diverges
         largest = max(largest, result["difference"])
         display.say(

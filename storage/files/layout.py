@@ -131,10 +131,6 @@ class Layout:
         """A traceback, which the line that says what failed names."""
         return self.root / "logs" / f"{name}.log"
 
-    def students_lock(self, study: str) -> Path:
-        """Held by the supervisor that measures a study's students; others wait for its record."""
-        return self.cache / "students" / f"{study}.lock"
-
     def study(self, name: str) -> "StudyLayout":
         """Raises StudyError for a name that is not plain, or that something else has."""
         reserved = name in RESERVED or name.startswith("studies.db")
@@ -170,11 +166,6 @@ class StudyLayout:
     def students(self) -> Path:
         """What the students were measured to be before any training, where there is a budget."""
         return self.folder / "students.json"
-
-    @property
-    def confirm_lock(self) -> Path:
-        """Held by the supervisor that confirms; others wait for what it finds."""
-        return self.folder / "confirm.lock"
 
     @property
     def seal(self) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kd.errors import StudyError
 from storage.files.artifacts import locked, replacing
-from storage.files.layout import StudyLayout
 
 
 def remove_traces(root: Path) -> None:
@@ -39,25 +38,35 @@ def check_inside(root: Path, folder: Path) -> None:
             )
 
 
+def holder() -> str:
+    """Return how this process is named to others."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
+
+
+def refusal(study: str, who: str) -> StudyError:
+    """Return the error of a second supervisor; `who` names the first, or is empty if unknown."""
+    who = who or "a process that has just begun"
+    return StudyError(f"study {study} is being run by {who}; end it, or wait for it")
+
+
 @contextmanager
-def owned(paths: StudyLayout, file: Path | None) -> Iterator[None]:
-    """Own a study, whose storage is `file`, for the block; without a file nothing is locked.
+def own_file(file: Path | None, study: str) -> Iterator[None]:
+    """Be the one supervisor of a study in `file` for the block; without a file, lock nothing.
 
     The lock lies beside that file, which two supervisors must not both write. Raises StudyError,
-    naming the owner, if the study has one.
+    naming the supervisor, if there is one.
     """
     if file is None:
         yield
         return
-    lock = file.with_name(f"{file.name}.{paths.name}.lock")
+    lock = file.with_name(f"{file.name}.{study}.lock")
     owner = lock.with_suffix(".owner")
     with locked(lock, wait=False) as taken:
         if not taken:
-            who = owner.read_text().strip() if owner.exists() else "a process that has just begun"
-            raise StudyError(f"study {paths.name} is being run by {who}; end it, or wait for it")
-        since = datetime.now(UTC).isoformat(timespec="seconds")
+            raise refusal(study, owner.read_text().strip() if owner.exists() else "")
         with replacing(owner) as temporary:
-            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+            temporary.write_text(f"{holder()}\n")
         try:
             yield
         finally:

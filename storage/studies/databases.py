@@ -1,20 +1,18 @@
 """Where Optuna studies live: SQLite, PostgreSQL, MySQL, or Optuna's journal file.
 
-sqlite:///runs/studies.db            one supervisor a study
-journal:runs/studies.journal         one supervisor a study
-postgresql+psycopg://user@host/db    several supervisors may share a study
-mysql+pymysql://user@host/db         several supervisors may share a study
+sqlite:///runs/studies.db
+journal:runs/studies.journal
+postgresql+psycopg://user@host/db
+mysql+pymysql://user@host/db
 """
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
-from sqlalchemy import Connection, event, text
+from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import (
@@ -28,7 +26,6 @@ from kd.errors import RetortError, StudyError
 from storage.studies.journal import JournalFile
 from storage.studies.patience import (
     RESTORE,
-    SERVERS,
     Notify,
     PatientStorage,
     cause_of,
@@ -43,7 +40,6 @@ PASSWORDS = (
     "give it in --storage again, or as PGPASSWORD or in ~/.pgpass for PostgreSQL, "
     "or with ?read_default_file=~/.my.cnf for MySQL"
 )
-HOLDING_SECONDS = 30  # that one supervisor may decide before the server lets the next one
 
 
 def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage:
@@ -87,7 +83,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
 
 
 def _connect(url: str, notify: Notify) -> PatientStorage:
-    """Connect, again if another supervisor has just made the tables that we were about to make."""
+    """Connect, again if another process has just made the tables that we were about to make."""
     for pause in OPENING_PAUSES:
         try:
             return PatientStorage(url, notify)
@@ -152,54 +148,3 @@ def _fail_at_once(context: ExceptionContext, url: URL) -> None:
     error = context.sqlalchemy_exception or context.original_exception
     if isinstance(error, SQLAlchemyError) and not isinstance(error, IntegrityError):
         raise StudyError(failure(error, url))
-
-
-@contextmanager
-def deciding(storage: BaseStorage, study: str) -> Iterator[None]:
-    """Hold the right to decide on trials of `study` for the block: one supervisor at a time.
-
-    On a server it is a lock of the session, which the server drops when the supervisor dies. A
-    storage in a file has one supervisor, which holds it anyway.
-    """
-    dialect = getattr(storage, "dialect", "")
-    if not isinstance(storage, PatientStorage) or dialect not in SERVERS:
-        yield
-        return
-    prepare, take, drop = _LOCKS["postgresql" if dialect == "postgresql" else "mysql"]
-    lock = {"name": f"retort.{study}"}
-
-    def taken() -> Connection:
-        connection = storage.engine.connect()
-        try:
-            connection.execute(text(prepare))
-            if connection.execute(text(take), lock).scalar() in (0, None):
-                raise StudyError(f"another supervisor decides on {study} and does not let go")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    connection: Connection = storage.patiently(taken)
-    try:
-        yield
-    finally:
-        with suppress(SQLAlchemyError):  # a connection that was lost has lost its lock too
-            connection.execute(text(drop), lock)
-            connection.close()
-
-
-# Statements that bound how long a lock is held in silence, take it by name, and drop it. A
-# supervisor that was put to sleep amid a decision loses its lock so; what it then wants to write
-# is refused, since the trial's number is taken (`storage.studies.patience`).
-_LOCKS = {
-    "postgresql": (
-        f"SET LOCAL idle_in_transaction_session_timeout = '{HOLDING_SECONDS}s'",
-        "SELECT pg_advisory_lock(hashtextextended(:name, 0))",
-        "SELECT pg_advisory_unlock(hashtextextended(:name, 0))",
-    ),
-    "mysql": (
-        f"SET SESSION wait_timeout = {HOLDING_SECONDS}",
-        "SELECT GET_LOCK(SHA2(:name, 224), 600)",
-        "SELECT RELEASE_LOCK(SHA2(:name, 224))",
-    ),
-}

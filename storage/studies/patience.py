@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
 )
 
 from kd.errors import StudyError
+from storage.studies.optuna_internals import trial_id_of
 from storage.studies.transactions import WholeTrialStorage
 from storage.studies.urls import parse_url
 
@@ -37,8 +38,8 @@ RESTORE = "restore it, or delete it and run the study again: all of its trials r
 Notify = Callable[[str], None]
 
 
-class OvertakenError(StudyError):
-    """Another supervisor has taken the number of the trial that was to be created."""
+class _NumberTakenError(StudyError):
+    """There is a trial with the number of the one that was to be created."""
 
 
 class PatientStorage(WholeTrialStorage):
@@ -98,21 +99,20 @@ class PatientStorage(WholeTrialStorage):
             raise
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        return self._create_new_trial(study_id, template_trial)._trial_id
+        return trial_id_of(self._create_new_trial(study_id, template_trial))
 
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
     ) -> FrozenTrial:
         """Create a trial once, under the number of its template, if that has one.
 
-        Whether it is the next number is asked in the transaction itself. So neither an answer that
-        got lost nor another supervisor makes two trials of one. Raises OvertakenError when another
-        has taken the number.
+        The transaction itself checks that it is the next number. So an answer that got lost does
+        not make two trials of one. Raises StudyError when the number belongs to another trial.
         """
         create = super()._create_new_trial
         try:
             created: FrozenTrial = self.patiently(lambda: create(study_id, template_trial))
-        except OvertakenError:
+        except _NumberTakenError:
             for trial in self._get_trials(study_id, None, set(), -1):
                 if template_trial and _is_same(trial, template_trial):
                     return trial
@@ -125,7 +125,10 @@ class PatientStorage(WholeTrialStorage):
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
         wanted = -1 if template_trial is None else template_trial.number
         if wanted not in (-1, trial.number):
-            raise OvertakenError(f"another supervisor has taken trial {wanted}")
+            raise _NumberTakenError(
+                f"trial {wanted} of the study was not written by this supervisor; "
+                "the same command goes on from it"
+            )
         return trial
 
     def set_trial_state_values(
@@ -177,7 +180,7 @@ class PatientStorage(WholeTrialStorage):
 
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
-    """Whether a trial is the one that `template` became: its attributes name its supervisor."""
+    """Whether a trial is the one that `template` became."""
     return (trial.number, trial.params, trial.user_attrs) == (
         template.number,
         template.params,

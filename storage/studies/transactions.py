@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
+
+from storage.studies.optuna_internals import database_behind, database_session, models
 
 
 class WholeTrialStorage(RDBStorage):
@@ -48,7 +48,7 @@ class WholeTrialStorage(RDBStorage):
 
         Raises UpdateFinishedTrialError, and changes nothing, if it has ended before.
         """
-        with _create_scoped_session(self.scoped_session) as session:
+        with database_session(self.scoped_session) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self.check_trial_is_updatable(trial_id, trial.state)
             for key, attribute in attributes.items():
@@ -63,7 +63,7 @@ class WholeTrialStorage(RDBStorage):
     def matching_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
         """Return those of a study's system attributes whose names begin with `prefix`."""
         kind = models.StudySystemAttributeModel
-        with _create_scoped_session(self.scoped_session) as session:
+        with database_session(self.scoped_session) as session:
             found = session.query(kind.key, kind.value_json).filter(
                 kind.study_id == study_id, kind.key.startswith(prefix, autoescape=True)
             )
@@ -71,8 +71,8 @@ class WholeTrialStorage(RDBStorage):
 
 
 def in_database(storage: BaseStorage) -> WholeTrialStorage | None:
-    """Return the storage behind the cache that Optuna puts before a database; else None."""
-    database = getattr(storage, "_backend", None)
+    """Return the storage of a database, without the cache before it; None for another storage."""
+    database = database_behind(storage)
     return database if isinstance(database, WholeTrialStorage) else None
 
 

@@ -21,7 +21,7 @@ ASKED = "asked"  # user attribute: digest of what was asked
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
 CONSTRAINTS = "constraints"  # user attribute: how far its student is over each limit, if any
 INFEASIBLE = "infeasible"  # user attribute: why a trial was told to have failed its constraints
-CHANGING = (ENDED, "owner", "seconds")  # user attributes that no digest covers
+CHANGING = (ENDED, "seconds")  # user attributes that no digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:

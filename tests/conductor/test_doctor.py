@@ -28,8 +28,8 @@ from storage.studies.databases import close_storage, open_storage
 from tests.whole.test_faults import disk, remount
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
 from workers.pools.cluster import Cluster
-from workers.pools.crew import Crew
 from workers.pools.inline import InlinePool
+from workers.pools.worker_pool import WorkerPool
 from workers.runners import examining
 from workers.runners.examining import run_examine, run_machine
 
@@ -288,7 +288,7 @@ def ground(tmp_path_factory) -> ExamineJob:
     """A job over the tiny study's data."""
     root = str(tmp_path_factory.mktemp("ground"))
     job = PrepareJob(protocol=PROTOCOL, root=root, data_dir=root)
-    dataset = Crew(InlinePool()).run(job, lambda event: None)["dataset"]
+    dataset = WorkerPool(InlinePool()).run(job, lambda event: None)["dataset"]
     return ExamineJob(protocol=PROTOCOL, root=root, dataset=dataset, part="", folder=root)
 
 

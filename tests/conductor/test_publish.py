@@ -35,7 +35,7 @@ def publisher(tmp_path) -> Publisher:
 
 def record(arm: Arm, history: list[EpochMetrics], **changed: Any) -> RunRecord:
     values: dict[str, Any] = {
-        "recipe": arm.recipe(0),
+        "recipe": arm.decisions.recipe(0),
         "seed": 1,
         "horizon": 8,
         "outcome": "complete",
@@ -47,7 +47,7 @@ def record(arm: Arm, history: list[EpochMetrics], **changed: Any) -> RunRecord:
 
 def artifacts(arm: Arm, number: int) -> dict[str, str]:
     """Return the files of a trial by name: the ids under which the store keeps them."""
-    found = get_all_artifact_meta(arm.stored_trial(number))
+    found = get_all_artifact_meta(arm.ledger.stored_trial(number))
     assert len({meta.filename for meta in found}) == len(found)
     return {meta.filename: meta.artifact_id for meta in found}
 
@@ -68,7 +68,7 @@ def test_a_trial_has_a_note_a_picture_and_a_table(arm, publisher):
     rows = list(csv.DictReader(io.StringIO(content(publisher, found["epochs.csv"]))))
     assert list(rows[0]) == list(history[0].to_json())
     assert [float(row["accuracy"]) for row in rows] == [one.accuracy for one in history]
-    note = get_note(arm.stored_trial(number))
+    note = get_note(arm.ledger.stored_trial(number))
     assert note.startswith("# plain 0 (defaults): complete at 30.0 %")
     assert "learning rate 0.1, weight decay 0.0005" in note
     assert "3 of 8 epochs, 2.0 s" in note
@@ -109,7 +109,7 @@ def test_a_trial_without_an_epoch_has_a_note_alone(arm, publisher):
     failed = record(arm, [], outcome="failed", reason="no space left")
     publisher.trial(arm, number, failed)
     assert artifacts(arm, number) == {}
-    assert "- no space left" in get_note(arm.stored_trial(number))
+    assert "- no space left" in get_note(arm.ledger.stored_trial(number))
 
 
 def test_the_note_of_a_trial_that_is_no_auditor_does_not_say_so(arm, publisher):
@@ -117,7 +117,7 @@ def test_the_note_of_a_trial_that_is_no_auditor_does_not_say_so(arm, publisher):
         number = arm.ask(9)
         arm.tell(number, TrialState.COMPLETE, 0.5, {}) if number == 0 else None
     publisher.trial(arm, number, record(arm, [metrics(1, 0.5)], outcome="pruned"))
-    note = get_note(arm.stored_trial(number))
+    note = get_note(arm.ledger.stored_trial(number))
     assert note.startswith("# plain 1: pruned at 50.0 %")
     assert "auditor" not in note
 
@@ -141,7 +141,7 @@ def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
     publisher = Publisher(protocol(), tmp_path / "artifacts")
     search(tmp_path, [arm], FakePool(2), 4, publisher.trial)
     assert [len(artifacts(arm, number)) for number in range(4)] == [2, 2, 2, 2]
-    notes = [get_note(arm.stored_trial(number)) for number in range(4)]
+    notes = [get_note(arm.ledger.stored_trial(number)) for number in range(4)]
     assert "(classic)" in notes[0]
     assert "(vanilla KD)" in notes[1]
 

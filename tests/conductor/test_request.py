@@ -231,7 +231,7 @@ def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
 
 @pytest.fixture
 def begun(tmp_path):
-    """A study that was begun with a protocol, arms and tactics of its own."""
+    """A study that was begun with a protocol, arms and search method of its own."""
     (tmp_path / "mine.py").write_text(SPACE)
     paths = Layout(tmp_path / "runs").study("digits")
     protocol = fakes.protocol(epochs=7, taps=("last1",), seed=5)
@@ -246,7 +246,7 @@ def begun(tmp_path):
     return protocol
 
 
-def test_a_study_is_resumed_with_its_own_protocol_arms_and_tactics(resolve, begun, tmp_path):
+def test_a_study_is_resumed_with_its_own_protocol_arms_and_search_method(resolve, begun, tmp_path):
     for asked in (resolve("--trials", "50"), resolve("--name", "digits"), resolve("confirm")):
         assert asked.protocol == begun
         assert asked.spaces == ["constant", str(tmp_path / "mine.py")]

@@ -102,7 +102,7 @@ def test_result_files_say_what_the_database_says(tmp_path):
         assert record.outcome == outcome
         assert {one.epoch: one.accuracy for one in record.history} == trial.intermediate_values
         assert record.accuracy == (trial.value or 0.0)
-        assert record.recipe == job.recipe == arm.recipe(trial.number)
+        assert record.recipe == job.recipe == arm.decisions.recipe(trial.number)
         assert (record.seed, record.horizon) == (job.seed, HORIZON)
         assert record.digest == attributes["digest"]
         assert record.reason == attributes.get("reason", "")
@@ -125,8 +125,8 @@ def test_divergence_is_complete_with_the_worst_value(tmp_path):
     assert trial.user_attrs["diverged"] is True
     assert trial.user_attrs["reason"] == "the loss is not finite"
     assert trial.intermediate_values == {1: 0.9, 2: 0.95}
-    assert arm.counted == 3
-    assert 1 not in [best.number for best in arm.best(3)]
+    assert arm.decisions.counted == 3
+    assert 1 not in [best.number for best in arm.decisions.best(3)]
 
 
 def test_divergence_before_the_first_epoch_has_a_result(tmp_path):
@@ -153,7 +153,7 @@ def test_five_failed_trials_end_the_study_in_one_line(tmp_path):
     with pytest.raises(StudyError, match="5 trials of plain have failed; the last: no space"):
         search(tmp_path, [arm], pool, 10)
     assert len(pool.jobs) == 5
-    assert arm.running == []
+    assert arm.decisions.running == []
 
 
 def test_a_study_that_gave_up_goes_on_once_the_fault_is_mended(tmp_path):
@@ -164,13 +164,13 @@ def test_a_study_that_gave_up_goes_on_once_the_fault_is_mended(tmp_path):
     arm = make_arm(storage, "plain")
     pool = FakePool(objective=lambda job: failed() if number_of(job) == 6 else landscape(job))
     search(tmp_path, [arm], pool, 4)
-    assert arm.counted == 4
+    assert arm.decisions.counted == 4
 
 
 def test_no_further_trial_begins_once_every_arm_has_its_total(tmp_path):
     arms = [make_arm(InMemoryStorage(), space, lag=4) for space in ("scheduled", "plain")]
     search(tmp_path, arms, FakePool(4), 7)
-    assert [arm.counted for arm in arms] == [7, 7]
+    assert [arm.decisions.counted for arm in arms] == [7, 7]
     again = FakePool(4)
     search(tmp_path, arms, again, 7)
     search(tmp_path, arms, again, 3)
@@ -263,7 +263,7 @@ def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name
     jobs, suggested = job_maker(tmp_path), set()
     for _ in range(150):
         number = arm.ask(200)
-        given = arm.trials[number].params
+        given = arm.decisions.trials[number].params
         suggested |= set(given)
         assert jobs.trial(arm, number).recipe == expected_recipe(name, given)
     rest = load_space(name).enqueued

@@ -7,7 +7,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import BaseTrial, TrialState
 
-from conductor.search import methods as tactics
+from conductor.search import methods
 from conductor.search.samplers import tpe
 from conductor.search.samplers.tpe import ReadingTPESampler
 from kd.recipe import Recipe
@@ -24,13 +24,13 @@ def asked(space: str | Space, count: int, **chosen) -> list[dict]:
     arm = make_arm(InMemoryStorage(), space, sampler="tpe", **chosen)
     job = job_maker(Path("unused")).trial
     running: list[int] = []
-    while arm.asked < count:
+    while arm.decisions.asked < count:
         number = arm.ask(2 * count)
         if number is None:
             end(arm, running.pop(0), job)
-        elif not arm.excess(number):
+        elif not arm.decisions.excess(number):
             running.append(number)
-    return [trial.params for trial in arm.trials]
+    return [trial.params for trial in arm.decisions.trials]
 
 
 def end(arm, number: int, job) -> None:
@@ -105,4 +105,4 @@ def test_it_learns_from_infeasible_trials_as_optuna_does(monkeypatch):
 
 
 def test_the_sampler_of_a_study_is_the_one_that_reads_once():
-    assert isinstance(tactics.make_sampler("tpe", 0), ReadingTPESampler)
+    assert isinstance(methods.make_sampler("tpe", 0), ReadingTPESampler)

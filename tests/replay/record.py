@@ -19,7 +19,7 @@ from storage.files.records import RunRecord, StudySettings
 from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
 from workers.events import Diverged, EpochDone, Event
 from workers.jobs import TrainJob
-from workers.pools.crew import Crew, make_pool
+from workers.pools.worker_pool import WorkerPool, make_pool
 
 Key = tuple[Point, int]
 
@@ -59,7 +59,7 @@ def record(root: Path, workers: str) -> None:
     pool = make_pool(workers)
     pool.start()
     try:
-        for done, (key, event) in enumerate(Crew(pool).run_all(jobs, listen), 1):
+        for done, (key, event) in enumerate(WorkerPool(pool).run_all(jobs, listen), 1):
             _keep(runs[key], jobs[key], event, histories.pop(key, []))
             print(f"{done} of {len(jobs)}", flush=True)
     finally:

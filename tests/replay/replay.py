@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from conductor.search.arm import Arm
-from conductor.search.methods import Tactics
+from conductor.search.methods import SearchMethod
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
@@ -124,14 +124,14 @@ def _search(way: Way, repetition: int) -> Iterator[tuple[Point, NDArray[np.float
 
     horizon = next(iter(table().values())).shape[1]
     study = open_study(InMemoryStorage(), "replay", {})
-    tactics = Tactics(
+    method = SearchMethod(
         sampler=way.sampler,
         pruner=way.pruner,
         lag=way.lag,
         seed=derive_seed(repetition, "replay"),
         horizon=horizon,
     )
-    arm = Arm("grid", Space("grid", suggest, {}, ""), study, tactics)
+    arm = Arm(Space("grid", suggest, {}, ""), study, method)
     for _ in range(TRIALS):
         number = arm.ask(TRIALS)
         assert number is not None  # each trial has ended before the next is asked

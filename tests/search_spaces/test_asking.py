@@ -138,7 +138,7 @@ def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
     space = load_space(write(tmp_path, f"trial.suggest_categorical('taps', {choices})"))
     arm = make_arm(InMemoryStorage(), space)
     arm.ask(1)
-    (distribution,) = arm.trials[0].distributions.values()
+    (distribution,) = arm.decisions.trials[0].distributions.values()
     assert isinstance(distribution, CategoricalDistribution)
     back = json_to_distribution(distribution_to_json(distribution))
     assert isinstance(back, CategoricalDistribution)
@@ -166,10 +166,12 @@ def test_numbers_of_numpy_may_bound_a_range(tmp_path):
     made = make_arm(storage, space)
     for _ in range(3):
         made.ask(9)
-        made.tell(made.asked - 1, TrialState.COMPLETE, 0.5, {})
+        made.tell(made.decisions.asked - 1, TrialState.COMPLETE, 0.5, {})
     close_storage(storage)
     again = make_arm(open_storage(f"sqlite:///{tmp_path}/s.db"), space)
-    assert [trial.params for trial in again.trials] == [trial.params for trial in made.trials]
+    assert [trial.params for trial in again.decisions.trials] == [
+        trial.params for trial in made.decisions.trials
+    ]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_numeric_ranges_may_depend_on_other_parameters(tmp_path):
         number = arm.ask(99)
         assert number is not None
         arm.tell(number, TrialState.COMPLETE, 0.5, {})
-    assert len({str(trial.distributions["n"]) for trial in arm.trials}) > 3
+    assert len({str(trial.distributions["n"]) for trial in arm.decisions.trials}) > 3
 
 
 def test_the_built_in_choices_stay_as_they_are_for_other_taps_and_students():
@@ -247,7 +249,7 @@ def test_the_built_in_choices_stay_as_they_are_for_other_taps_and_students():
     arm = make_arm(InMemoryStorage(), space, lag=99)
     for _ in range(30):
         arm.ask(99)
-    for trial in arm.trials:
+    for trial in arm.decisions.trials:
         for name, distribution in trial.distributions.items():
             assert asked.setdefault(name, distribution) == distribution
 
@@ -292,10 +294,10 @@ def test_choices_that_change_amid_a_study_are_refused_and_the_study_goes_on(tmp_
     with pytest.raises(ProtocolError, match=match):
         asked(later, 1)
     with pytest.raises(ProtocolError, match=match.replace("trial 3", "trial 0")):
-        later.recipe(0)
+        later.decisions.recipe(0)
     assert rows(arm.study) == before
     choices[:] = KEPT
-    assert len(asked(make_arm(storage, moody(choices)), 2).trials) == 5
+    assert len(asked(make_arm(storage, moody(choices)), 2).decisions.trials) == 5
     close_storage(storage)
 
 
@@ -308,4 +310,6 @@ def test_a_recipe_is_made_again_from_the_number_of_its_trial():
     space = Space("mine", suggest, {}, "0" * 64)
     first = asked(make_arm(storage, space), 3)
     again = make_arm(storage, space)
-    assert [again.recipe(n) for n in range(3)] == [first.recipe(n) for n in range(3)]
+    assert [again.decisions.recipe(n) for n in range(3)] == [
+        first.decisions.recipe(n) for n in range(3)
+    ]

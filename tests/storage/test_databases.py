@@ -27,7 +27,7 @@ from tests.support.postgres import mariadb, postgresql
 
 SERVERS: dict[str, Any] = {"postgresql": postgresql, "mysql": mariadb}
 BACKENDS = ("sqlite", "journal", *SERVERS)
-TACTICS: dict[str, Any] = {"sampler": "tpe", "pruner": "hyperband", "lag": 4, "space": "scheduled"}
+CHOSEN: dict[str, Any] = {"sampler": "tpe", "pruner": "hyperband", "lag": 4, "space": "scheduled"}
 TRIALS = 13  # more than are random
 
 
@@ -51,7 +51,7 @@ class Backend:
 
     def arm(self, **chosen: Any) -> Arm:
         """Open storage and arm anew, as a session does."""
-        return make_arm(self.open(), name=self.name, **{**TACTICS, **chosen})
+        return make_arm(self.open(), name=self.name, **{**CHOSEN, **chosen})
 
     def execute(self, statement: str, **values: Any) -> None:
         """Change a database behind our back."""
@@ -93,7 +93,7 @@ def backend(request, tmp_path, servers) -> Iterator[Backend]:
 
 def expected(root: Path, name: str) -> list[Row]:
     """Return the rows of the same study in memory, run without an interruption."""
-    arm = make_arm(InMemoryStorage(), name=name, **TACTICS)
+    arm = make_arm(InMemoryStorage(), name=name, **CHOSEN)
     search(root, [arm], FakePool(), TRIALS)
     return rows(arm.study)
 
@@ -184,7 +184,7 @@ def test_a_trial_ends_once(backend: Backend) -> None:
     arm = backend.arm(space="plain")
     arm.tell(arm.ask(9), TrialState.COMPLETE, 0.5, {})
     before = rows(arm.study)
-    trial_id = arm._ids[0]
+    trial_id = arm.ledger.stored_trial(0)._trial_id
     for change in (
         lambda storage: storage.set_trial_state_values(trial_id, TrialState.FAIL, None),
         lambda storage: storage.set_trial_intermediate_value(trial_id, 1, 0.25),
@@ -229,7 +229,10 @@ CHANGES = {
 def test_what_is_changed_in_a_database_is_found_on_open(backend: Backend, change: str) -> None:
     arm = begun(backend)
     backend.arm(space="plain")
-    ids = {"ended": arm._ids[0], "running": arm._ids[1]}
+    ids = {
+        "ended": arm.ledger.stored_trial(0)._trial_id,
+        "running": arm.ledger.stored_trial(1)._trial_id,
+    }
     statement = CHANGES[change]
     backend.execute(statement, **{key: ids[key] for key in ids if f":{key}" in statement})
     number = 1 if change == "running" else 0

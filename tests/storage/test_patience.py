@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from conductor.search.arm import Arm
 from kd.errors import StudyError
-from search_spaces.space import Space
-from storage.studies import databases, patience
-from storage.studies.databases import close_storage, deciding, open_storage
+from storage.studies import patience
+from storage.studies.databases import close_storage, open_storage
+from storage.studies.supervision import own_session
 from tests.support.fakes import FakePool, Row, make_arm, rows, search
 from tests.support.postgres import PostgreSQL, postgresql
 
@@ -85,7 +85,8 @@ def before(arm: Arm, method: str, call: int, act: Callable[[], None]) -> None:
 def test_a_server_that_goes_away_amid_a_study_is_waited_for(
     tmp_path, server, open_url, said
 ) -> None:
-    arm = make_arm(open_url(server.url), name="away", **CHOSEN)
+    storage = open_url(server.url)
+    arm = make_arm(storage, name="away", **CHOSEN)
 
     def go_away() -> None:
         server.stop()
@@ -93,7 +94,9 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
 
     for method, call in (("ask", 1), ("report", 20), ("tell", 4)):
         before(arm, method, call, go_away)
-    search(tmp_path, [arm], FakePool(4, 1), 6)
+    with own_session(storage, "away") as check:
+        search(tmp_path, [arm], FakePool(4, 1), 6)
+        check()  # it takes its lock again
     assert rows(arm.study) == expected(tmp_path, "away", 6)
     assert [line.partition(",")[0] for line in said] == [
         "the storage does not answer",
@@ -134,9 +137,8 @@ def test_a_server_that_refuses_is_not_waited_for(server, open_url, said) -> None
 
 
 def test_once_a_wait_is_interrupted_nothing_waits_any_more(server, open_url, monkeypatch) -> None:
-    """The process is to end, and says on its way out that it leaves."""
-    arm = make_arm(open_url(server.url), name="interrupted", shared=True)
-    arm.membership.beat()
+    """The process is to end."""
+    arm = make_arm(open_url(server.url), name="interrupted")
     arm.ask(9)
 
     def interrupt(seconds: float) -> None:
@@ -149,7 +151,8 @@ def test_once_a_wait_is_interrupted_nothing_waits_any_more(server, open_url, mon
             with pytest.raises(KeyboardInterrupt):
                 arm.report(0, 1, 0.5)
         monkeypatch.setattr(patience, "PAUSE", 1000)
-        arm.membership.leave()
+        with pytest.raises(StudyError, match="the storage fails"):
+            arm.report(0, 2, 0.5)
     finally:
         server.start()
 
@@ -220,56 +223,13 @@ def test_a_trial_whose_end_gets_no_answer_has_ended(
     assert rows(arm.study) == expected(tmp_path, "ended", 3)
 
 
-def test_a_number_that_another_supervisor_took_is_not_taken_twice(
-    tmp_path, server, open_url
-) -> None:
-    """One that was asleep amid a decision, and whose lock the server has dropped, decides anew."""
-    slow, fast = (make_arm(open_url(server.url), name="taken", **CHOSEN) for _ in range(2))
-    suggest, taken = slow.space.suggest, []
-
-    def asleep(trial: Any) -> Any:
-        if not taken:
-            taken.append(fast.ask(9))
-        return suggest(trial)
-
-    slow.space = Space("plain", asleep, slow.space.enqueued, slow.space.digest)
-    assert slow.ask(9) is None
-    assert taken == [0]
-    assert slow.ask(9) == 1
-    assert [trial.number for trial in slow.study.get_trials()] == [0, 1]
-    asked = [row[3] for row in expected(tmp_path, "taken", 2)]
-    assert [trial.params for trial in slow.study.get_trials()] == asked
-
-
-def test_one_supervisor_at_a_time_decides(server, open_url) -> None:
-    storages = [open_url(server.url) for _ in range(2)]
-    first, waiting = threading.Event(), threading.Thread(target=lambda: decide(storages[1]))
-    order: list[str] = []
-
-    def decide(storage: BaseStorage) -> None:
-        with deciding(storage, "study"):
-            order.append("second")
-
-    with deciding(storages[0], "study"):
-        waiting.start()
-        with deciding(storages[1], "another study"):
-            order.append("another")
-        first.wait(0.2)
-        order.append("first")
-    waiting.join(10)
-    assert order == ["another", "first", "second"]
-
-
-def test_a_supervisor_that_sleeps_amid_a_decision_does_not_hold_up_others(
-    server, open_url, monkeypatch
-) -> None:
-    prepare, *others = databases._LOCKS["postgresql"]
-    short = prepare.replace("30s", "200ms")
-    assert short != prepare
-    monkeypatch.setitem(databases._LOCKS, "postgresql", (short, *others))
-    asleep, other = (open_url(server.url) for _ in range(2))
-    with deciding(asleep, "asleep"), deciding(other, "asleep"):
-        pass
+def test_a_number_that_has_a_trial_is_not_taken_twice(server, open_url) -> None:
+    first, second = (make_arm(open_url(server.url), name="taken", **CHOSEN) for _ in range(2))
+    assert first.ask(9) == 0
+    first.ledger.note(0, "differs", 1)
+    with pytest.raises(StudyError, match=r"^trial 0 of the study was not written by"):
+        second.ask(9)
+    assert [trial.number for trial in first.study.get_trials()] == [0]
 
 
 # A file.

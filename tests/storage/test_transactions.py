@@ -120,7 +120,7 @@ def test_an_arm_ends_a_trial_with_its_attributes_on_any_storage(in_memory, tmp_p
     url = f"sqlite:///{tmp_path}/studies.db"
     storage = InMemoryStorage() if in_memory else open_storage(url)
     arm = make_arm(storage, "plain")
-    trial = arm.stored_trial(arm.ask(1))
+    trial = arm.ledger.stored_trial(arm.ask(1))
     end_trial(trial.storage, trial._trial_id, TrialState.COMPLETE, [0.5], {"epochs": 3})
     (found,) = arm.study.get_trials(deepcopy=False)
     assert (found.values, found.user_attrs["epochs"]) == ([0.5], 3)
@@ -156,7 +156,7 @@ def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch):
         patched.setattr(PatientStorage, "get_study_system_attrs", None)
         for number in (0, 1, 1):
             publisher.trial(arm, number, record(arm, [metrics(1, 0.25 * number)]))
-    notes = [get_note(arm.stored_trial(number)) for number in range(2)]
+    notes = [get_note(arm.ledger.stored_trial(number)) for number in range(2)]
     assert ["at 0.0 %" in notes[0], "at 25.0 %" in notes[1]] == [True, True]
     study = arm.study
     versions = system_attributes(study._storage, study._study_id, "dashboard:2:note_ver")

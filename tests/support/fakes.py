@@ -5,7 +5,6 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from rich.console import Console
 
 from conductor.display import Display
-from conductor.search.arm import Arm, Lock, Tactics
+from conductor.search.arm import Arm
 from conductor.search.budget import Budget
 from conductor.search.loop import Search
+from conductor.search.methods import SearchMethod
 from conductor.stages.jobs import JobMaker
 from kd.protocol import Protocol
 from kd.recipe import Recipe
@@ -28,7 +28,7 @@ from storage.files.records import RunRecord, SpaceSource, StudySettings
 from storage.studies.studies import open_study, study_name
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Result, Stopped
 from workers.jobs import Job, TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 HORIZON = 8
 Objective = Callable[[TrainJob], Iterable[Event]]
@@ -211,14 +211,12 @@ def make_arm(
     seed: int = 0,
     name: str = "study",
     budget: Budget | None = None,
-    lock: Lock = nullcontext,
-    shared: bool = False,
 ) -> Arm:
     """Open an arm anew, as a session does."""
     loaded = load_space(space) if isinstance(space, str) else space
-    tactics = Tactics(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
+    method = SearchMethod(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
     study = open_study(storage, study_name(name, loaded.name), {})
-    return Arm(loaded.name, loaded, study, tactics, budget=budget, lock=lock, shared=shared)
+    return Arm(loaded, study, method, budget=budget)
 
 
 def quiet() -> Display:
@@ -262,16 +260,16 @@ def search(
     display: Display | None = None,
 ) -> None:
     """Bring the arms to `total` trials, under `root`."""
-    jobs = job_maker(root, protocol(seed=arms[0].tactics.seed))
+    jobs = job_maker(root, protocol(seed=arms[0].decisions.method.seed))
     screen = display or quiet()
-    Search(arms, Crew(pool), study_paths(root), screen, jobs.trial, publish).run(total)
+    Search(arms, WorkerPool(pool), study_paths(root), screen, jobs.trial, publish).run(total)
 
 
 Row = tuple[Any, ...]
 
 
 def rows(study: optuna.Study) -> list[Row]:
-    """Return all of each trial that a study must repeat: everything but times and owners."""
+    """Return all of each trial that a study must repeat: everything but times."""
     return [
         (
             trial.number,
@@ -280,7 +278,7 @@ def rows(study: optuna.Study) -> list[Row]:
             trial.params,
             trial.distributions,
             trial.intermediate_values,
-            {key: kept for key, kept in trial.user_attrs.items() if key != "owner"},
+            trial.user_attrs,
             trial.system_attrs,
         )
         for trial in study.get_trials(deepcopy=False)

@@ -24,6 +24,12 @@ class PostgreSQL:
         self._server = library.get_server(folder / "data")
         uri = self._server.get_uri()
         self.url = uri.replace("postgresql://", "postgresql+psycopg://", 1)
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the server was started."""
+        return time.monotonic() - self._started
 
     def stop(self) -> None:
         """Stop the server, and drop all connections."""
@@ -31,6 +37,7 @@ class PostgreSQL:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+        self._started = time.monotonic()
 
     def close(self) -> None:
         self._server.cleanup()

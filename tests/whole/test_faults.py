@@ -250,7 +250,7 @@ class BackwardClock(datetime.datetime):
 
 CLOCKS = (
     "storage.files.seal",
-    "conductor.study",
+    "storage.studies.supervision",
     "conductor.stages.provenance",
     "optuna.storages._rdb.storage",
     "optuna.storages._in_memory",

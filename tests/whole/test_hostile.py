@@ -623,7 +623,9 @@ def test_notes_for_the_dashboard_hold_no_html_from_outside(tmp_path) -> None:
     from optuna.storages import InMemoryStorage
 
     arm = make_arm(InMemoryStorage(), "plain")
-    arm.space = replace(arm.space, enqueued={SCRIPT: dict(arm.space.enqueued["defaults"])})
+    arm.decisions.space = replace(
+        arm.decisions.space, enqueued={SCRIPT: dict(arm.decisions.space.enqueued["defaults"])}
+    )
     note = study_note(arm, protocol(dataset=f"folder:/{SCRIPT}"))
     job = job_maker(tmp_path).trial(arm, arm.ask(1) or 0)
     record = RunRecord(

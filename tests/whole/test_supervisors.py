@@ -1,51 +1,42 @@
-"""Supervisors: several share a study on a server, one owns it in a file; none loses a trial."""
+"""One supervisor runs a study; a second one is refused or, once the first is gone, goes on."""
 
 import os
 import random
+import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
+import sqlalchemy
 
 from conductor.command_line.cli import main
-from conductor.search.arm import Arm
 from conductor.search.loop import Search
 from storage.files.layout import Layout
-from storage.files.ownership import owned
-from storage.studies.databases import close_storage, deciding, open_storage
-from tests.support.fakes import (
-    FakePool,
-    Killed,
-    Row,
-    job_maker,
-    landscape,
-    make_arm,
-    quiet,
-    rows,
-    search,
-    study_paths,
-    trained,
-)
+from storage.files.ownership import holder, own_file
+from storage.studies.databases import close_storage, open_storage
+from tests.support.fakes import Row, job_maker, make_arm, quiet, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
+from tests.support.processes import command, descendants
 from tests.support.tiny import changed
 from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
-from workers.pools.crew import Crew
+from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
-CHOSEN: dict[str, Any] = {"sampler": "tpe", "pruner": "median", "space": "plain", "lag": 4}
-TRIALS = 14
+SECONDS = 120  # that a test waits for what happens soon, on a machine under load
+TINY = shlex.split(
+    "--train-size 60 --image-size 8 --teacher resnet8-w0.25 --teacher-epochs 1 --epochs 2 "
+    "--batch-size 16 --seeds 1 --trials 4 --workers 1"
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,43 +45,86 @@ def server() -> Iterator[PostgreSQL]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def _quick(request, monkeypatch):
-    """Nobody waits: neither for the disk, nor for others, nor to be sure that one is dead."""
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-    monkeypatch.setattr("conductor.search.loop.LOOK_SECONDS", 0.02)
-    monkeypatch.setattr("conductor.search.membership.BEAT_SECONDS", 0.05)
-    monkeypatch.setattr("conductor.search.membership.DEAD_SECONDS", 0.5)
+# In a file.
 
 
-Begin = Callable[[], Arm]
+def test_a_second_supervisor_is_told_who_the_first_is(tmp_path, capsys) -> None:
+    database = tmp_path / "studies.db"
+    with own_file(database, "digits"):
+        assert main([*TINY, "--root", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert f"study digits is being run by {holder().partition('T')[0]}" in message
+    assert message.count("\n") == 1
+    with own_file(database, "digits"):
+        pass  # it was let go
 
 
-@pytest.fixture
-def begin(request, server) -> Iterator[Begin]:
-    """Open an arm of this test's study, as one more supervisor that shares it."""
-    opened: list[BaseStorage] = []
-    name = request.node.name.partition("[")[0]
-
-    def begin() -> Arm:
-        opened.append(open_storage(server.url))
-        lock = f"{name}.plain"
-        storage = opened[-1]
-        return make_arm(
-            storage, name=name, shared=True, lock=lambda: deciding(storage, lock), **CHOSEN
-        )
-
-    begin.study = name  # type: ignore[attr-defined]
-    yield begin
-    for storage in opened:
-        close_storage(storage)
+def test_a_supervisor_that_was_killed_owns_nothing(tmp_path) -> None:
+    script = (
+        "import os, pathlib; from storage.files.ownership import own_file\n"
+        f"with own_file(pathlib.Path({str(tmp_path)!r}) / 's.db', 'digits'):\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("*.owner"))
+    with own_file(tmp_path / "s.db", "digits"):
+        pass
 
 
-def alone(root: Path, begin: Begin) -> list[Row]:
-    """Return the rows that one supervisor leaves, in memory."""
-    arm = make_arm(InMemoryStorage(), name=begin.study, **CHOSEN)  # type: ignore[attr-defined]
-    search(root, [arm], FakePool(), TRIALS)
-    return rows(arm.study)
+# On a server.
+
+
+def begin(root: Path, *more: str) -> subprocess.Popen[str]:
+    """Start a tiny study whose supervisor looks after its session often."""
+    script = (
+        "import sys, workers.pools.worker_pool as pool\n"
+        "pool.CHECK_SECONDS = 0.2\n"
+        "from conductor.command_line.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    line = [sys.executable, "-c", script, *changed(TINY, more), "--root", str(root)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(line, cwd=ROOT, text=True, start_new_session=True, **pipes)
+
+
+def wait_for(what: str, process: subprocess.Popen[str], happens: Any) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not happens():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def query(url: str, statement: str) -> list[Any]:
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            return list(connection.execute(sqlalchemy.text(statement)))
+    finally:
+        engine.dispose()
+
+
+def epochs(url: str) -> int:
+    """Return how many epochs have been reported."""
+    if not query(url, "SELECT 1 FROM pg_tables WHERE tablename = 'trial_intermediate_values'"):
+        return 0
+    return int(query(url, "SELECT count(*) FROM trial_intermediate_values")[0][0])
+
+
+def end_session(url: str) -> None:
+    """End the session that holds the study."""
+    ended = query(url, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    assert len(ended) == 1
+
+
+def database(server: PostgreSQL, name: str) -> str:
+    """Return the URL of a new database."""
+    engine = sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.url.replace("/postgres?", f"/{name}?")
 
 
 def lasting(trials: list[Row]) -> list[Row]:
@@ -110,165 +144,6 @@ def lasting(trials: list[Row]) -> list[Row]:
     ]
 
 
-# Sharing.
-
-
-def test_supervisors_on_one_server_lose_no_trial_and_run_none_twice(tmp_path, begin) -> None:
-    arms, pools = [begin() for _ in range(3)], [FakePool(2, order) for order in range(3)]
-    with ThreadPoolExecutor(3) as threads:
-        done = [
-            threads.submit(search, tmp_path, [arm], pool, TRIALS)
-            for arm, pool in zip(arms, pools, strict=True)
-        ]
-    for future in done:
-        future.result()
-    assert rows(arms[0].study) == alone(tmp_path, begin)
-    folders = [job.folder for pool in pools for job in pool.jobs if isinstance(job, TrainJob)]
-    assert len(folders) == len(set(folders)) == TRIALS
-
-
-def test_trials_of_a_supervisor_that_died_are_taken_over(tmp_path, begin) -> None:
-    dead, pool = begin(), FakePool(3)
-    pool.fuse = 6
-    with pytest.raises(Killed):  # it also says that it leaves, which a kill would not let it
-        search(tmp_path, [dead], pool, TRIALS)
-    assert dead.running
-    dead.membership._say(7)
-    heir = begin()
-    assert heir.claim() == []  # it may be alive
-    search(tmp_path, [heir], FakePool(2), TRIALS)
-    assert rows(heir.study) == alone(tmp_path, begin)
-
-
-def test_of_many_heirs_one_takes_a_trial_over(begin) -> None:
-    """Also where the others had seen the trial run before."""
-    dead, *heirs = (begin() for _ in range(4))
-    dead.membership.beat()
-    numbers = [dead.ask(TRIALS) for _ in range(2)]
-    for heir in heirs:
-        heir.membership.beat()
-        heir.refresh()
-    dead.membership.leave()
-    assert [heir.claim() for heir in heirs] == [numbers, [], []]
-
-
-def test_one_that_comes_back_from_the_dead_leaves_what_has_ended(tmp_path, begin) -> None:
-    heir_pools: list[FakePool] = []
-
-    def asleep(job: TrainJob) -> Iterator[Event]:
-        """Amid the first trial, sleep until another supervisor has ended the whole study."""
-        for count, event in enumerate(landscape(job)):
-            if count == 2 and not heir_pools:
-                heir_pools.append(FakePool(2, 1))
-                search(tmp_path, [begin()], heir_pools[0], TRIALS)
-            yield event
-
-    slow, pool = begin(), FakePool(1, objective=asleep)
-    search(tmp_path, [slow], pool, TRIALS)
-    assert rows(slow.study) == alone(tmp_path, begin)
-    assert len(pool.jobs) == 1
-    assert len(heir_pools[0].jobs) == TRIALS
-    assert (slow.counted, slow.running) == (TRIALS, [])
-
-
-def test_one_that_comes_back_gives_way_to_its_heir_and_takes_over_in_turn(tmp_path, begin) -> None:
-    """The heir takes the first trial over, and dies as well."""
-    heirs: list[Arm] = []
-
-    def asleep(job: TrainJob) -> Iterator[Event]:
-        for count, event in enumerate(landscape(job)):
-            if count == 2 and not heirs:
-                heirs.append(begin())
-                heirs[0].membership.is_dead = lambda owner: True  # type: ignore[method-assign]
-                heir_pool = FakePool(1)
-                heir_pool.fuse = 1
-                with suppress(Killed):
-                    search(tmp_path, heirs, heir_pool, TRIALS)
-                assert heirs[0].owns(0)
-                heirs[0].membership._say(9)  # a kill would not have let it leave
-            yield event
-
-    slow, pool = begin(), FakePool(1, objective=asleep)
-    search(tmp_path, [slow], pool, TRIALS)
-    assert rows(slow.study) == alone(tmp_path, begin)
-    firsts = [job for job in pool.jobs if isinstance(job, TrainJob) and job.folder.endswith("000")]
-    assert len(firsts) == 2  # given up, and taken over again
-    assert 1 in pool.stopped
-
-
-def test_an_outage_makes_nobody_seem_dead(begin) -> None:
-    """While a server is away nobody can give a sign of life, and nobody looks for one."""
-    alive, other = begin(), begin()
-    alive.membership.beat()
-    alive.ask(TRIALS)
-    assert other.claim() == []
-    time.sleep(0.6)  # longer than a silence that means death
-    assert other.claim() == []
-
-
-def test_a_trial_that_ends_while_it_is_taken_over_is_left(begin) -> None:
-    slow, heir = begin(), begin()
-    slow.membership.beat()
-    slow.ask(TRIALS)
-    slow.membership.leave()
-    refresh = heir.refresh
-
-    def ends_now() -> None:
-        refresh()
-        slow.tell(0, optuna.trial.TrialState.COMPLETE, 0.5, {})
-
-    heir.refresh = ends_now  # type: ignore[method-assign]
-    assert heir.claim() == []
-
-
-# Owning.
-
-TINY = shlex.split(
-    "--train-size 60 --image-size 8 --teacher resnet8-w0.25 --teacher-epochs 1 --epochs 2 "
-    "--batch-size 16 --seeds 1 --trials 4 --workers 1"
-)
-
-
-def test_a_second_supervisor_is_told_who_owns_the_study(tmp_path, capsys) -> None:
-    layout = Layout(tmp_path)
-    with owned(layout.study("digits"), tmp_path / "studies.db"):
-        assert main([*TINY, "--root", str(tmp_path)]) == 2
-    message = capsys.readouterr().err
-    owner = f"process {os.getpid()} on {socket.gethostname()} since 2"
-    assert f"study digits is being run by {owner}" in message
-    assert message.count("\n") == 1
-    with owned(layout.study("digits"), tmp_path / "studies.db"):
-        pass  # it was let go
-
-
-def test_an_owner_that_was_killed_owns_nothing(tmp_path) -> None:
-    layout = Layout(tmp_path)
-    script = (
-        "import os, pathlib, storage.files.layout as l; from storage.files.ownership import owned\n"
-        f"layout = l.Layout(pathlib.Path({str(tmp_path)!r}))\n"
-        "with owned(layout.study('digits'), layout.root / 'studies.db'): os.kill(os.getpid(), 9)"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert list(tmp_path.glob("*.owner"))
-    with owned(layout.study("digits"), tmp_path / "studies.db"):
-        pass
-
-
-# Whole studies.
-
-
-def command(root: Path, *more: str) -> list[str]:
-    """Return the command of a tiny study whose supervisors give each other up early."""
-    script = (
-        "import sys, conductor.search.membership as m, conductor.search.loop as s\n"
-        "m.BEAT_SECONDS, m.DEAD_SECONDS, s.LOOK_SECONDS = 0.2, 2.0, 0.2\n"
-        "from conductor.command_line.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    return [sys.executable, "-c", script, *changed(TINY, more), "--root", str(root)]
-
-
 def stored(url: str) -> dict[str, list[Row]]:
     """Return the rows of both arms in a storage."""
     storage = open_storage(url)
@@ -282,36 +157,93 @@ def stored(url: str) -> dict[str, list[Row]]:
         close_storage(storage)
 
 
-def ended(url: str) -> int:
-    storage = open_storage(url)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, list[Row]]:
+    """What one study leaves that nothing disturbs."""
+    root = tmp_path_factory.mktemp("alone")
+    process = begin(root)
+    _, error = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, error
+    return stored(Layout(root).studies_url)
+
+
+def finish(root: Path, url: str) -> None:
+    process = begin(root, "--storage", url)
+    _, error = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, error
+
+
+@contextmanager
+def asleep(root: Path, url: str) -> Iterator[subprocess.Popen[str]]:
+    """Give a study whose supervisor sleeps amid the search; it wakes up after the block."""
+    process = begin(root, "--storage", url)
     try:
-        studies = storage.get_all_studies()
-        trials = [trial for one in studies for trial in storage.get_all_trials(one._study_id)]
-        return sum(trial.state.is_finished() for trial in trials)
+        wait_for("a trial", process, lambda: epochs(url))
+        os.kill(process.pid, signal.SIGSTOP)
+        yield process
+        os.kill(process.pid, signal.SIGCONT)
+        process.wait(SECONDS)
     finally:
-        close_storage(storage)
+        process.kill()
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    """Return the one line with which a supervisor has ended."""
+    _, error = process.communicate(timeout=SECONDS)
+    assert (process.returncode, error.count("\n")) == (2, 1), error
+    return str(error)
+
+
+def test_a_supervisor_whose_session_is_ended_stops_in_one_line_and_ends_its_jobs(
+    tmp_path, server, alone
+) -> None:
+    url = database(server, "ended")
+    with asleep(tmp_path, url) as process:
+        family = list(descendants(process.pid))
+        assert family
+        end_session(url)
+    line = last_line(process)
+    assert "the database session that held study digits was ended; the same command goes" in line
+    deadline = time.monotonic() + SECONDS
+    while any(map(command, family)):
+        assert time.monotonic() < deadline, "its workers stay"
+        time.sleep(0.02)
+    finish(tmp_path, url)
+    assert stored(url) == alone
+
+
+def test_a_second_supervisor_is_refused_and_takes_over_once_the_session_is_gone(
+    tmp_path, server, alone
+) -> None:
+    """The first one sleeps meanwhile; when it wakes up, it ends and has changed nothing."""
+    url = database(server, "asleep")
+    with asleep(tmp_path, url) as first:
+        named = rf"study digits is being run by process {first.pid} on {gethostname()} since 2"
+        assert re.search(named, last_line(begin(tmp_path, "--storage", url)))
+        end_session(url)
+        for worker in descendants(first.pid):  # they hold the locks of the runs at hand
+            os.kill(worker, signal.SIGKILL)
+        finish(tmp_path, url)
+        assert stored(url) == alone
+        notes = query(url, "SELECT count(*) FROM study_system_attributes")
+    assert "study digits was taken over by process" in last_line(first)
+    assert stored(url) == alone
+    assert query(url, "SELECT count(*) FROM study_system_attributes") == notes
 
 
 @pytest.mark.slow
-def test_two_studies_on_one_server_of_which_one_is_killed_equal_one_alone(tmp_path, server) -> None:
-    alone = subprocess.run(command(tmp_path / "alone"), cwd=ROOT, check=False, capture_output=True)
-    assert alone.returncode == 0, alone.stderr
-    line = command(tmp_path / "shared", "--storage", server.url)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    killed, other = (subprocess.Popen(line, cwd=ROOT, text=True, **pipes) for _ in range(2))
-    while ended(server.url) < 1:
-        assert killed.poll() is other.poll() is None, killed.communicate()
-        time.sleep(0.05)
-    killed.kill()
-    killed.communicate()
-    said, _ = other.communicate(timeout=300)
-    assert other.returncode == 0, said
-    wanted = stored(Layout(tmp_path / "alone").studies_url)
-    assert stored(server.url) == wanted
-    assert [len(trials) for trials in wanted.values()] == [4, 4]
-    again = subprocess.run(line, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert stored(server.url) == wanted
+def test_a_study_whose_supervisor_is_killed_goes_on_from_its_checkpoints(
+    tmp_path, server, alone
+) -> None:
+    url = database(server, "killed")
+    process = begin(tmp_path, "--storage", url)
+    wait_for("a trial", process, lambda: epochs(url))
+    process.kill()
+    process.communicate()
+    finish(tmp_path, url)
+    assert stored(url) == alone
+    finish(tmp_path, url)
+    assert stored(url) == alone
 
 
 # Many trials.
@@ -363,7 +295,9 @@ def test_a_thousand_instant_trials_are_each_run_once(tmp_path, record_property) 
     pool, paths = InstantPool(8), study_paths(tmp_path)
     jobs = job_maker(tmp_path)
     began = time.perf_counter()
-    run = Search([arm], Crew(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None)
+    run = Search(
+        [arm], WorkerPool(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None
+    )
     run.run(1000)
     seconds = (time.perf_counter() - began) / 1000
     trials = arm.study.get_trials(deepcopy=False)

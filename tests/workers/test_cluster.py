@@ -21,8 +21,8 @@ from workers.events import Failed, Note, Result, Stopped
 from workers.jobs import PrepareJob
 from workers.pools import on_ray
 from workers.pools.cluster import Cluster, check_node, reason, share_out
-from workers.pools.crew import make_pool
 from workers.pools.on_ray import RayPool, RayWorker, check_greeting
+from workers.pools.worker_pool import make_pool
 
 ROOT = Path(__file__).parents[2]
 JOB = PrepareJob(protocol=protocol(), root="runs", data_dir="runs")

@@ -20,6 +20,7 @@ from conductor.command_line.cli import main
 from kd.errors import WorkerError
 from kd.training.history import EpochMetrics
 from storage.files.layout import RunLayout
+from tests.support.processes import command, descendants
 from tests.support.small import DISTILLED, protocol
 from workers.events import EpochDone, Event, Failed, LastEvent, Result, Stopped
 from workers.jobs import Job, PrepareJob, ProjectionJob, TeacherJob, TrainJob
@@ -120,25 +121,6 @@ def pool(ground: Ground) -> Iterator[RayPool]:
     assert signal.getsignal(signal.SIGTERM) == handler
     yield pool
     pool.close()
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Yield the processes that a process has started, and those that they have."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
-        return
-    for child in children:
-        yield int(child)
-        yield from descendants(int(child))
-
-
-def command(pid: int) -> str:
-    """Return what a process runs; empty when it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def bits(run: RunLayout) -> bytes:

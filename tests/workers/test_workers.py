@@ -33,9 +33,9 @@ from workers.jobs import (
     TrainJob,
 )
 from workers.machine import usable_cores
-from workers.pools.crew import Crew
 from workers.pools.inline import InlinePool
 from workers.pools.local import LocalPool
+from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # s that a test waits for what should happen at once, on a machine under load
@@ -259,12 +259,12 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, groun
 
 
 def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground):
-    """Under the crew, which tries it again from its checkpoint."""
+    """It is tried again from its checkpoint."""
     whole, told = run(pool, ground.train("not killed", 30))
-    crew, heard, notes = Crew(pool), {}, []
-    crew.start("run", ground.train("killed amid", 30))
-    while crew.busy:
-        for _, event in crew.events(PATIENCE):
+    workers, heard, notes = WorkerPool(pool), {}, []
+    workers.start("run", ground.train("killed amid", 30))
+    while workers.busy:
+        for _, event in workers.events(PATIENCE):
             if isinstance(event, EpochDone):
                 heard[event.metrics.epoch] = event
                 if len(heard) == 2 and not notes:

@@ -7,10 +7,17 @@ from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
-from optuna.samplers._tpe.sampler import _split_trials, default_gamma
-from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.trial import FrozenTrial, TrialState
+
+from storage.studies.optuna_internals import (
+    ParzenEstimator,
+    SearchSpaceGroup,
+    default_gamma,
+    split_trials,
+    storage_of,
+    study_id_of,
+    trials_of,
+)
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 CAPACITY = 64  # trials that there is room for at first
@@ -31,7 +38,7 @@ class Past:
 
     def read(self, study: Study, number: int) -> None:
         """Take in the parameters of the trials before `number`, whether or not they have ended."""
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = storage_of(study).get_all_trials(study_id_of(study), deepcopy=False)
         for trial in trials[self._count : number]:
             self._make_room(trial)
             kind = frozenset(trial.params)
@@ -49,13 +56,13 @@ class Past:
             self._values = np.pad(self._values, ((0, more), (0, len(new))), constant_values=np.nan)
             self._kind_of = np.pad(self._kind_of, (0, more))
 
-    def groups(self, trials: list[FrozenTrial]) -> _SearchSpaceGroup:
+    def groups(self, trials: list[FrozenTrial]) -> SearchSpaceGroup:
         """Return the groups of parameters of these trials.
 
         Parameters that came together before divide no group again, so of the trials that have the
         same ones only the first counts.
         """
-        group = _SearchSpaceGroup()
+        group = SearchSpaceGroup()
         kinds = self._kind_of[_numbers(trials)]
         for place in sorted(np.unique(kinds, return_index=True)[1]):
             group.add_distributions(trials[place].distributions)
@@ -95,7 +102,7 @@ class ReadingTPESampler(TPESampler):
     ) -> dict[str, BaseDistribution]:
         """Look at the trials, once for all that is asked about this one."""
         self._past.read(study, trial.number)
-        self._ended = study._get_trials(deepcopy=False, states=ENDED)
+        self._ended = trials_of(study, ENDED)
         self._divided = []
         self._search_space_group = self._past.groups(self._ended)
         return {
@@ -116,7 +123,7 @@ class ReadingTPESampler(TPESampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         below, above = (
-            _ParzenEstimator(
+            ParzenEstimator(
                 self._past.observations(numbers, search_space),
                 search_space,
                 self._parzen_estimator_parameters,
@@ -133,10 +140,10 @@ class ReadingTPESampler(TPESampler):
     def _divide(self, study: Study, trial: FrozenTrial) -> list[NDArray[np.int64]]:
         """Return the numbers of the good trials and of all others, running ones among these."""
         if not self._divided:
-            seen = study._get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            seen = trials_of(study, (TrialState.RUNNING,))
             running = [one for one in seen if one.number != trial.number]
             good = default_gamma(len(self._ended))
-            divided = _split_trials(study, self._ended + running, good)
+            divided = split_trials(study, self._ended + running, good)
             self._divided = [_numbers(part) for part in divided]
         return self._divided
 

@@ -1,4 +1,4 @@
-"""The crew: jobs given to workers under the conductor's keys, and tried again if one dies."""
+"""The worker pool: runs jobs under the conductor's keys, and again where a worker has died."""
 
 import time
 import typing
@@ -15,6 +15,7 @@ from workers.pools.inline import InlinePool
 from workers.pools.local import LocalPool
 from workers.pools.on_ray import RayPool
 
+CHECK_SECONDS = 5.0  # between two checks that the supervisor may go on
 RETRIES = 2  # of a job whose worker died, before it has failed
 Key = TypeVar("Key", bound=Hashable)
 
@@ -50,10 +51,16 @@ class _Task:
     stopped: bool = False
 
 
-class Crew:
-    """Jobs under keys. A job whose worker died is tried again, from its checkpoint."""
+class WorkerPool:
+    """Jobs under keys. A job whose worker died is tried again, from its checkpoint.
+
+    `check` is called every few seconds while jobs are waited for, and raises once the study belongs
+    to another supervisor.
+    """
 
     def __init__(self, pool: Pool) -> None:
+        self.check: Callable[[], None] | None = None
+        self._checked = time.monotonic()
         self._pool = pool
         self._tasks: dict[int, _Task] = {}
 
@@ -76,9 +83,12 @@ class Crew:
                 self._pool.stop(ticket)
 
     def events(self, timeout: float | None = None) -> list[tuple[Any, Event]]:
-        """Wait until a job says something; return (key, event) pairs in order."""
+        """Wait until a job says something; return (key, event) pairs in order.
+
+        None are returned after `timeout` or `CHECK_SECONDS`. Raises what `check` raises.
+        """
         found: list[tuple[Any, Event]] = []
-        for ticket, event in self._pool.events(timeout):
+        for ticket, event in self._listen(timeout):
             task = self._tasks[ticket]
             if not isinstance(event, LastEvent):
                 found.append((task.key, event))
@@ -89,6 +99,15 @@ class Crew:
             else:
                 found.append((task.key, event))
         return found
+
+    def _listen(self, timeout: float | None) -> list[tuple[int, Event]]:
+        if self.check is None:
+            return self._pool.events(timeout)
+        events = self._pool.events(CHECK_SECONDS if timeout is None else timeout)
+        if time.monotonic() - self._checked >= CHECK_SECONDS:
+            self.check()  # before anything is made of what was said, also after a long sleep
+            self._checked = time.monotonic()
+        return events
 
     def _after_death(self, task: _Task, event: Failed) -> Event:
         """Try the job again, and report so; one that was told to stop has stopped."""

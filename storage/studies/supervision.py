@@ -1,0 +1,258 @@
+"""One supervisor a study: a lock names who may write to it, and a number refuses everyone else.
+
+In a file (SQLite, journal) the lock is the operating system's (`storage.files.ownership`), and ends
+with the process. On a server it belongs to a database session, which may end while its supervisor
+lives. So every supervisor takes the next fencing number with the lock, and every transaction that
+writes compares its own number with the latest one.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    Select,
+    String,
+    Table,
+    event,
+    select,
+    text,
+)
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+
+from kd.errors import StudyError
+from storage.files.ownership import holder, refusal
+from storage.studies.patience import SERVERS, PatientStorage
+
+WRITES = ("INSERT", "UPDATE", "DELETE")  # how statements begin that the fencing number guards
+SAME_START = 2.0  # s by which two readings of a server's start may differ; MySQL counts in seconds
+
+SUPERVISORS = Table(
+    "retort_supervisors",
+    MetaData(),
+    Column("study", String(255), primary_key=True),
+    Column("number", BigInteger, nullable=False),  # the fencing number: one more each time
+    Column("holder", String(512), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dialect:
+    """Statements of a server."""
+
+    settings: tuple[str, ...]  # of the session that holds the lock
+    take: str  # the lock `:name`, at once or not at all
+    drop: str
+    started: str  # the last column: when the server was started, in seconds; MySQL: its uptime
+    asleep: str  # ends the session of a supervisor that fell asleep amid a transaction
+
+
+# PostgreSQL notices within a minute that the machine of a supervisor is gone, MySQL when the
+# keepalive of its own system says so. MySQL's locks belong to the server, PostgreSQL's to a
+# database.
+_POSTGRESQL = _Dialect(
+    settings=(
+        "SET tcp_keepalives_idle = 15",
+        "SET tcp_keepalives_interval = 15",
+        "SET tcp_keepalives_count = 3",
+    ),
+    take="SELECT pg_try_advisory_lock(hashtextextended(:name, 0))",
+    drop="SELECT pg_advisory_unlock(hashtextextended(:name, 0))",
+    started="SELECT extract(epoch FROM pg_postmaster_start_time())",
+    asleep="SET idle_in_transaction_session_timeout = '30s'",
+)
+_MYSQL = _Dialect(
+    settings=("SET SESSION wait_timeout = 86400",),
+    take="SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224), 0)",
+    drop="SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224))",
+    started="SHOW GLOBAL STATUS LIKE 'Uptime'",
+    asleep="SET SESSION wait_timeout = 30",
+)
+
+Check = Callable[[], None]  # raises StudyError once another supervisor may have taken over
+
+
+@contextmanager
+def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
+    """Be the one supervisor of a study on a server for the block; yield what tells its end.
+
+    What `storage` writes within the block is refused once another supervisor has taken over. Does
+    nothing for a storage in a file, which `storage.files.ownership` is for. Raises StudyError,
+    naming the supervisor, if there is one.
+    """
+    if not isinstance(storage, PatientStorage) or storage.dialect not in SERVERS:
+        yield lambda: None
+        return
+    session = _Session(storage, study)
+    try:
+        with _fence(storage.engine, session):
+            yield session.check
+    except UpdateFinishedTrialError:  # Optuna reads that a successor has ended it, before any write
+        session.check()
+        raise
+    finally:
+        session.close()
+
+
+class _Session:
+    """A database session that holds the lock of a study, and the fencing number that came with it.
+
+    When the whole server was started again, every supervisor has lost its session, and the first
+    to come back goes on. When the session alone has ended, this supervisor ends too.
+    """
+
+    def __init__(self, storage: PatientStorage, study: str) -> None:
+        self.study = study
+        self.dialect = _POSTGRESQL if storage.dialect == "postgresql" else _MYSQL
+        self._storage = storage
+        self._connection: Connection = storage.patiently(self._begin)
+
+    def _begin(self) -> Connection:
+        """Take the lock and the next fencing number. Raises StudyError if another has the lock."""
+        _make_table(self._storage.engine)
+        with self._connecting() as connection:
+            taken = self._take(connection)
+            number, who = self._latest(connection)
+            if not taken:
+                raise refusal(self.study, who)
+            self.number = number + 1
+            self._started = self._server_start(connection)
+            self._write(connection)
+            return connection
+
+    def check(self) -> None:
+        """Raise StudyError if the session has ended, and with it the right to go on."""
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            with suppress(SQLAlchemyError):
+                self._connection.invalidate()
+                self._connection.close()
+            self._connection = self._storage.patiently(self._return)
+
+    def _return(self) -> Connection:
+        """Take the lock again after a restart of the server, unless another was faster."""
+        with self._connecting() as connection:
+            started = self._server_start(connection)
+            taken = self._take(connection)
+            number, who = self._latest(connection)
+            if number != self.number or not taken:
+                raise self.lost(who)
+            if abs(started - self._started) < SAME_START:
+                raise StudyError(
+                    f"the database session that held study {self.study} was ended; "
+                    "the same command goes on afterwards"
+                )
+            self._started = started
+            return connection
+
+    def lost(self, who: str) -> StudyError:
+        return StudyError(f"study {self.study} was taken over by {who}; this supervisor ends")
+
+    def close(self) -> None:
+        """Give the lock back; a session that was lost has lost it already."""
+        with suppress(SQLAlchemyError):
+            self._connection.execute(text(self.dialect.drop), self._lock)
+            self._connection.invalidate()  # its settings are not for others
+        with suppress(SQLAlchemyError):
+            self._connection.close()
+
+    @property
+    def _lock(self) -> dict[str, str]:
+        return {"name": f"retort.{self.study}"}
+
+    @contextmanager
+    def _connecting(self) -> Iterator[Connection]:
+        """Give a new connection, which is closed when the block raises."""
+        connection = self._storage.engine.connect()
+        try:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            for setting in self.dialect.settings:
+                connection.execute(text(setting))
+            yield connection
+        except BaseException:
+            with suppress(SQLAlchemyError):
+                connection.invalidate()
+                connection.close()
+            raise
+
+    def _take(self, connection: Connection) -> bool:
+        return connection.execute(text(self.dialect.take), self._lock).scalar() in (1, True)
+
+    def _server_start(self, connection: Connection) -> float:
+        """Return when the server was started, in seconds since 1970 by its own clock."""
+        seconds = float(connection.execute(text(self.dialect.started)).one()[-1])
+        if self.dialect is _POSTGRESQL:
+            return seconds
+        return float(connection.execute(text("SELECT UNIX_TIMESTAMP()")).one()[0]) - seconds
+
+    def _latest(self, connection: Connection) -> tuple[int, str]:
+        """Return the latest fencing number of the study and its holder; 0 before the first."""
+        row: Any = connection.execute(_latest_number(self.study)).first()
+        return (row.number, row.holder) if row else (0, "")
+
+    def _write(self, connection: Connection) -> None:
+        """Write the number down; from here on what was begun under older ones is refused."""
+        values = {"number": self.number, "holder": holder()}
+        change = SUPERVISORS.update().where(SUPERVISORS.c.study == self.study).values(**values)
+        if not connection.execute(change).rowcount:
+            connection.execute(SUPERVISORS.insert().values(study=self.study, **values))
+
+
+def _make_table(engine: Engine) -> None:
+    """Make the table of supervisors, unless it exists or another is making it at this moment."""
+    with suppress(IntegrityError, ProgrammingError):
+        SUPERVISORS.metadata.create_all(engine)
+
+
+def _latest_number(study: str) -> Select[tuple[int, str]]:
+    query = select(SUPERVISORS.c.number, SUPERVISORS.c.holder)
+    return query.where(SUPERVISORS.c.study == study)
+
+
+@contextmanager
+def _fence(engine: Engine, session: _Session) -> Iterator[None]:
+    """Compare the fencing number in each transaction of `engine` that writes within the block.
+
+    The row stays locked against a new number until that transaction ends. So one that has passed
+    is committed before the next supervisor reads the study.
+    """
+    query = _latest_number(session.study).with_for_update(read=True)
+
+    def begin(connection: Connection) -> None:
+        connection.info["passed"] = False
+
+    def compare(connection: Connection, cursor: object, statement: str, *others: object) -> None:
+        if connection.info.get("passed") or not statement.lstrip().upper().startswith(WRITES):
+            return
+        connection.info["passed"] = True
+        row: Any = connection.execute(query).first()
+        if row is None or row.number != session.number:
+            raise session.lost(row.holder if row else "another supervisor")
+
+    def prepare(raw: Any, record: object) -> None:
+        with closing(raw.cursor()) as cursor:
+            cursor.execute(session.dialect.asleep)
+        raw.commit()
+
+    listeners = (
+        (engine, "begin", begin),
+        (engine, "before_cursor_execute", compare),
+        (engine, "connect", prepare),
+    )
+    for listener in listeners:
+        event.listen(*listener)
+    engine.dispose()  # connections that were opened before are not prepared
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            event.remove(*listener)
