@@ -455,9 +455,9 @@ def test_what_would_fail_later_is_refused_when_a_model_is_tried_out(prepared, wh
 def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
     scripted = GOOD.replace("nn.Linear(24, classes)", "torch.jit.script(nn.Linear(24, classes))")
     last = tried(prepared, scripted)
-    assert last.get("kind") == "ProtocolError", last
-    assert "(mine.py, line" in last["reason"]
-    assert "\n" not in last["reason"]
+    assert last.kind == "ProtocolError", last
+    assert "(mine.py, line" in last.reason
+    assert "\n" not in last.reason
 
 
 def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):

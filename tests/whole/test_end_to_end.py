@@ -41,8 +41,8 @@ TINY = [
     "2",
     "--batch-size",
     "16",
-    "--crop-padding",
-    "1",
+    "--augment",
+    "crop=1",
     "--seeds",
     "1",
 ]
