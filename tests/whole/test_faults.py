@@ -250,7 +250,7 @@ class BackwardClock(datetime.datetime):
 
 CLOCKS = (
     "storage.files.seal",
-    "storage.studies.supervision",
+    "storage.files.ownership",
     "conductor.stages.provenance",
     "optuna.storages._rdb.storage",
     "optuna.storages._in_memory",

@@ -80,7 +80,8 @@ def test_a_study_uses_them_and_its_records_name_them(tmp_path, capsys) -> None:
     assert (protocol["dataset"], protocol["augment"]) == ("stripes", "solarize=0,flip")
     for kind, pattern in (("teacher", "cache/teachers/*/"), ("shards", "cache/shards/*/")):
         [folder] = [path for path in root.glob(pattern) if (path / "manifest.json").exists()]
-        assert read_manifest(folder, kind).identity["augment"] == "solarize=0,flip"
+        identity = read_manifest(folder, kind).identity
+        assert identity.get("plan", identity)["augment"] == "solarize=0,flip"
     assert '"solarize=0,flip"' in (study.folder / "report.json").read_text()
     succeed(root, capsys, *flags[:3], "solarize=0,flip", "--name", "new")  # nothing is left to do
     assert "augment: solarize=0,flip -> solarize=128,flip" in refuse(
