@@ -477,4 +477,6 @@ def test_the_export_of_a_plain_arm_says_so(finished, tmp_path, capsys):
     assert "trained without distillation" in (out / "README.md").read_text()
     identity = json.loads((out / "manifest.json").read_text())["identity"]
     assert identity["finalist"] == "plain-00000"
-    assert "unknown finalist of study digits 'x'; known: scheduled-0" in refuse(finished, capsys, "--finalist", "x")
+    assert "unknown finalist of study digits 'x'; known: scheduled-0" in refuse(
+        finished, capsys, "--finalist", "x"
+    )
