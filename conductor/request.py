@@ -14,7 +14,7 @@ from kd.registry import check_name
 from workers.pools.cluster import Cluster
 
 MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "margin")  # of announced lines
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of announced lines
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 

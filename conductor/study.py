@@ -24,6 +24,7 @@ from conductor.stages.own_models import keep_models
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import begin_settings, kept_settings, remember_command
 from kd.errors import RetortError, StudyError
+from reports.wording import measure
 from search_spaces.space import Space, load_space, with_students, with_taps
 from storage.files.artifacts import locked, replacing
 from storage.files.layout import Layout, StudyLayout, command_line
@@ -140,9 +141,7 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(arms, crew, self._paths, self._display, jobs.trial, publisher.trial).run(
-                self._request.trials
-            )
+            self._search(arms, crew, jobs, publisher)
             clock.lap("search")
         with locked(self._paths.confirm_lock, wait=True):
             chosen = self._confirm(arms, crew, jobs)
@@ -182,7 +181,7 @@ class Study:
             **({"students": budget.digest} if budget.digest else {}),
         }
         name = study_name(self._request.name, space.name)
-        study = open_study(storage, name, attributes)
+        study = open_study(storage, name, attributes, measure(protocol.metric).name)
         return Arm(
             space.name,
             space,
@@ -193,9 +192,21 @@ class Study:
             shared=storage_file(self._url) is None,
         )
 
+    def _search(self, arms: list[Arm], crew: Crew, jobs: JobMaker, publisher: Publisher) -> None:
+        metric, paths = self._request.protocol.metric, self._paths
+        search = Search(arms, crew, paths, self._display, jobs.trial, publisher.trial, metric)
+        search.run(self._request.trials)
+
     def _confirm(self, arms: list[Arm], crew: Crew, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
-        confirmation = Confirmation(arms, crew, self._paths, self._display, jobs.confirmation)
+        confirmation = Confirmation(
+            arms,
+            crew,
+            self._paths,
+            self._display,
+            jobs.confirmation,
+            protocol.metric,
+        )
         return confirmation.run(
             protocol.seed,
             self._request.seeds,

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 
 from kd.errors import ProtocolError
-from kd.registry import check_name
+from kd.registry import Kind, check_name
 
+METRICS = Kind("metric", "kd.metrics")
 DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")

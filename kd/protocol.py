@@ -11,6 +11,7 @@ from typing import Any, Self
 from kd.errors import ProtocolError
 from kd.names import (
     DATASETS,
+    METRICS,
     PRECISIONS,
     STEMS,
     TORCHVISION_MODELS,
@@ -24,9 +25,9 @@ from kd.registry import check_name
 class Protocol:
     """What every trial of a study has in common.
 
-    Sizes of images are in pixels; shares (`*_fraction`, `warmup`) lie in 0-1; `margin` is in points
-    of accuracy. `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for
-    the horizon; the properties `view_count` and `confirm_horizon` resolve them.
+    Sizes of images are in pixels; shares (`*_fraction`, `warmup`) lie in 0-1; `margin` is in
+    the metric's unit. `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of
+    0 for the horizon; the properties `view_count` and `confirm_horizon` resolve them.
     """
 
     dataset: str  # digits, cifar10, cifar100, fashion-mnist, or folder:PATH
@@ -52,6 +53,7 @@ class Protocol:
     confirm_epochs: int = 0
     batch_size: int = 128
     warmup: float = 0.1
+    metric: str = "accuracy"  # what trials are searched, chosen, compared and reported by
     margin: float = 0.5  # differences within it count as equivalent
     seed: int = 0
     threads: int = 1  # of every job; on a CPU the bits of a result depend on it
@@ -78,6 +80,7 @@ class Protocol:
             # 1 and 1.0, 0.0 and -0.0 are equal: written alike, equal protocols have equal hashes.
             object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
+        METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             rule = f"{field} must be at most the image size of {self.image_size}"
@@ -181,7 +184,7 @@ _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
     ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
     ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
-    ("lie in 0-100 points", 0, 100, ("margin",)),
+    ("lie in 0-100", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
     ("lie in 1-100000", 1, 100_000, ("epochs",)),

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
 from conductor.search.names import BUILT_IN_ARMS, CACHE_BUDGET, EVIDENCE, PRUNERS, SAMPLERS
+from kd.names import METRICS
 
 # field of the protocol: what its flag says. The order is that of the help.
 PROTOCOL_HELP = {
@@ -33,7 +34,9 @@ PROTOCOL_HELP = {
     "confirm_epochs": "epochs of a confirmation run (0: the horizon)",
     "batch_size": "images a training step",
     "warmup": "share of the training in which the learning rate warms up",
-    "margin": "points of accuracy within which two recipes count as equivalent",
+    "metric": "what trials are searched and compared by: " + ", ".join(METRICS.names),
+    "margin": "how far two recipes may lie apart and still count as equivalent, in the metric's "
+    "unit, as in points of accuracy (default: the metric's own)",
     "seed": "the study's seed: the same gives the same study",
     "threads": "CPU threads of a worker; a result's bits depend on it",
     "precision": "of the forward pass in training: float32, or bfloat16 where the device has it",

@@ -14,6 +14,7 @@ from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
 from kd.names import DATASETS
 from kd.protocol import Protocol, dataset_slug
+from kd.training.scoring import load_metric
 from storage.files.artifacts import read_json
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
@@ -46,6 +47,9 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     if "dataset" not in {**protocol_fields, **given}:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
+    chosen = {**protocol_fields, **given}
+    if "margin" not in chosen:
+        chosen["margin"] = load_metric(chosen.get("metric", "accuracy")).MARGIN
     spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
     if kept and not options.arms and not options.space:
         spaces = kept_spaces(kept)
@@ -56,7 +60,7 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
     return Request(
         name=name,
         root=Path(options.root),
-        protocol=Protocol(**{**protocol_fields, **given}),
+        protocol=Protocol(**chosen),
         trials=options.trials,
         seeds=options.seeds,
         ablate=options.ablate,

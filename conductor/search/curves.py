@@ -6,20 +6,19 @@ from kd.training.history import EpochMetrics
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
-PANELS = ("accuracy", "temperature", "alpha", "lr")
 TITLES = {
-    "accuracy": "validation accuracy",
+    "objective": "validation {metric}",
     "temperature": "temperature",
     "alpha": "alpha",
     "lr": "learning rate",
 }
 
 
-def curves(history: list[EpochMetrics]) -> str:
-    """Draw validation accuracy and schedules against the epoch, in two rows of two panels."""
+def curves(history: list[EpochMetrics], metric: str) -> str:
+    """Draw validation metric and schedules against the epoch, in two rows of two panels."""
     panels = [
-        _panel(TITLES[name], [getattr(metrics, name) for metrics in history], index)
-        for index, name in enumerate(PANELS)
+        _panel(title.format(metric=metric), [getattr(one, name) for one in history], index)
+        for index, (name, title) in enumerate(TITLES.items())
     ]
     size = f'width="{2 * WIDTH}" height="{2 * HEIGHT}" viewBox="0 0 {2 * WIDTH} {2 * HEIGHT}"'
     style = 'font-family="system-ui, sans-serif" font-size="11" fill="#333"'

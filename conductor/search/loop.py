@@ -9,10 +9,11 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.errors import StudyError, WorkerError
 from kd.training.history import EpochMetrics
+from reports.wording import measure
 from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import LAST_EVENTS, Event
@@ -49,7 +50,9 @@ class Search:
         display: Display,
         make_job: MakeJob,
         publish: Publish,
+        metric: str = "accuracy",
     ) -> None:
+        self._measure = measure(metric)
         self.arms = arms
         self._crew = crew
         self._layout = layout
@@ -167,8 +170,8 @@ class Search:
             return
         trial.history.append(metrics)
         key = (trial.arm.name, trial.number)
-        self._display.epoch(key, metrics.epoch, metrics.accuracy)
-        if trial.arm.report(trial.number, metrics.epoch, metrics.accuracy):
+        self._display.epoch(key, metrics.epoch, self._measure.value(metrics.objective, 1))
+        if trial.arm.report(trial.number, metrics.epoch, metrics.objective):
             trial.pruned = True
             self._crew.stop(key)
 
@@ -193,7 +196,7 @@ class Search:
             seconds=sum(metrics.seconds for metrics in trial.history),
         )
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
-        value = None if outcome == "failed" else record.accuracy
+        value = None if outcome == "failed" else record.objective(self._measure.worst)
         attributes = _attributes(record)
         record = replace(record, digest=arm.digest(number, state, value, attributes))
         record.write(self._layout.trial(arm.name, number).result)
@@ -215,11 +218,12 @@ class Search:
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
         best = arm.best(1)
-        top = f", best {percent(best[0].value or 0.0)}" if best else ""
+        top = f", best {self._measure.value(best[0].value, 1)}" if best else ""
+        value = self._measure.value(record.objective(self._measure.worst), 1)
         self._display.summarise(arm.name, f"{arm.name}: {arm.counted} trials{top}")
         how = {
-            "complete": f"{percent(record.accuracy)} validation accuracy",
-            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy)}",
+            "complete": f"{value} validation {self._measure.name}",
+            "pruned": f"pruned after epoch {len(record.history)} at {value}",
             "diverged": f"diverged: {record.reason}",
             "failed": f"failed: {record.reason}",
         }[record.outcome]

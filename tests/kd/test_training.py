@@ -22,6 +22,7 @@ from kd.recipe import FEATURE_KINDS, SHAPES, SHARP_SHAPES, SOFT_KINDS, Recipe, S
 from kd.training.evaluation import LabelledImages, predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import MOMENTUM, Plan, TrainingState, train
+from kd.training.scoring import objective
 from kd.training.teacher import LiveTeacher, Reading, fit_projections
 from search_spaces.space import BUILT_IN, load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -649,9 +650,12 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
         logits = state.network.eval()(pixels)
     named, taught = logits.argmax(1), source.validation_logits.argmax(1)
     assert metrics.accuracy == (named == VALIDATION.labels).double().mean()
+    assert metrics.objective == metrics.accuracy
     assert metrics.agreement == (named == taught).double().mean()
     assert metrics.teacher_kl > 0
-    (alone,) = run(begin(PLAIN, source), PLAIN, plan(epochs=1), None)
+    (alone,) = run(begin(PLAIN, source), PLAIN, plan(epochs=1, metric="balanced-accuracy"), None)
+    balanced = objective("balanced-accuracy", logits.numpy(), VALIDATION.labels.numpy())
+    assert (alone.accuracy, alone.objective) == (metrics.accuracy, balanced)
     assert (alone.agreement, alone.teacher_kl) == (None, None)
     assert timeless([replace(metrics, agreement=None, teacher_kl=None)]) == timeless([alone])
 
