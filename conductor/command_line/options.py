@@ -14,7 +14,6 @@ from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError
 from kd.names import DATASETS
 from kd.protocol import Protocol, dataset_slug
-from kd.training.scoring import load_metric
 from storage.files.artifacts import read_json
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
@@ -49,6 +48,8 @@ def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
     chosen = {**protocol_fields, **given}
     if "margin" not in chosen:
+        from kd.training.scoring import load_metric  # numpy, which help does not need
+
         chosen["margin"] = load_metric(chosen.get("metric", "accuracy")).MARGIN
     spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
     if kept and not options.arms and not options.space:
