@@ -11,21 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from reports.wording import duration
+
 REFRESH = 4  # times a second
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as 48 s, 3 min 05 s or 2 h 07 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @dataclass(slots=True)
@@ -53,7 +41,7 @@ class _Stage:
         left = self.total - self.done - self.ended
         if not self.ended or left <= 0:
             return ""
-        return duration((time.monotonic() - self.begun) / self.ended * left)
+        return duration(round((time.monotonic() - self.begun) / self.ended * left))
 
 
 class Display:

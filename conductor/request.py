@@ -1,45 +1,116 @@
-"""What the command line asks for, and the rules that one flag alone cannot break."""
+"""What a study is asked to do: the options of a run, and the rules that hold between them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from conductor.search.names import BUILT_IN_ARMS, PRUNERS, SAMPLERS
-from kd.errors import ProtocolError
+from conductor.search.pruners import PRUNERS
+from conductor.search.samplers import SAMPLERS
+from kd.errors import ProtocolError, require
 from kd.protocol import Protocol
-from kd.recipe import require
 from kd.registry import check_name
-from workers.pools.cluster import Cluster
+from search_spaces import BUILT_IN_ARMS
 
-MOST = 1_000_000  # trials, seeds, runs at once: more is a slip of the finger
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of announced lines
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+if TYPE_CHECKING:
+    from workers.pools.cluster import Cluster
+
+MOST = 1_000_000  # trials, seeds, runs at once: more is a typing mistake
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of lines of `announced`
+# Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
+# about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
+EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
+# Options that belong to a study: without their flags it goes on with those that it was begun with.
+KEPT = ("sampler", "pruner", "lag", "storage")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """The flag of an option: the group that it is listed in, and its help."""
+
+    group: str
+    help: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call of `python study.py run`. `spaces` are names of built-in arms or paths."""
+    """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
+
+    `spaces` are names of built-in arms or paths; `models` are described in
+    `conductor.stages.own_models`.
+    """
 
     name: str
     root: Path
     protocol: Protocol
-    trials: int
-    seeds: int
-    ablate: bool
     spaces: list[str]
-    sampler: str
-    pruner: str
-    lag: int
-    workers: str
-    storage: str  # empty for the default under the root
-    data_dir: str  # empty for the default under the root
-    cache_budget: int  # bytes
     command: list[str]
-    models: Mapping[str, bytes] = field(default_factory=dict)  # see `conductor.stages.own_models`
-    ray_address: str = ""  # empty for a Ray of our own on this machine
-    gpus_per_trial: float | None = None  # None for a whole GPU where there are any
+    models: Mapping[str, bytes] = field(default_factory=dict)
+    storage: Annotated[
+        str, Flag("study", "URL of the Optuna studies (default: SQLite in the root)")
+    ] = ""
+    trials: Annotated[
+        int,
+        Flag(
+            "search",
+            "total number of trials of an arm; the same line again finishes, or does nothing",
+        ),
+    ] = 20
+    sampler: Annotated[
+        str, Flag("search", f"how recipes are proposed: {', '.join(SAMPLERS.names)}")
+    ] = "tpe"
+    pruner: Annotated[
+        str, Flag("search", f"how trials are ended early: {', '.join(PRUNERS.names)}")
+    ] = "median"
+    lag: Annotated[
+        int,
+        Flag(
+            "search",
+            "how many trials behind decisions look, and how many of an arm run at once",
+        ),
+    ] = 4
+    seeds: Annotated[int, Flag("comparison", "fresh seeds of each finalist, at least")] = 6
+    ablate: Annotated[
+        bool,
+        Flag("comparison", "also run the winner without each of its parts, on the same seeds"),
+    ] = False
+    workers: Annotated[
+        str,
+        Flag(
+            "workers",
+            "processes that train: a number, auto (one an accelerator, else one a core), ray "
+            "(see docs/machines.md), or inline (this process, for debugging)",
+        ),
+    ] = "auto"
+    ray_address: Annotated[
+        str,
+        Flag(
+            "workers",
+            "a Ray cluster, as in auto or HOST:6379; all nodes must see --root "
+            "(default: Ray is started on this machine)",
+        ),
+    ] = ""
+    gpus_per_trial: Annotated[
+        float | None,
+        Flag(
+            "workers",
+            "share of a GPU, and of its memory, for each worker on Ray (default: 1 where there "
+            "are GPUs)",
+        ),
+    ] = None
+    data_dir: Annotated[
+        str,
+        Flag("data", "where data sets are found, or downloaded to (default: in the root)"),
+    ] = ""
+    cache_budget: Annotated[
+        int,
+        Flag(
+            "cache",
+            "most that the teacher cache may hold; over it the live teacher is used "
+            "(default: 20GB)",
+        ),
+    ] = 20 * 10**9  # bytes
 
     def __post_init__(self) -> None:
         for flag in ("trials", "seeds", "lag"):
@@ -47,8 +118,8 @@ class Request:
             require(f"--{flag} must be at least 1", received >= 1, received)
             require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
         check_workers(self.workers, self.ray_address, self.gpus_per_trial)
-        check_name("sampler", self.sampler, SAMPLERS)
-        check_name("pruner", self.pruner, PRUNERS)
+        SAMPLERS.check(self.sampler)
+        PRUNERS.check(self.pruner)
         if self.sampler == "gp" and self.pruner != "none":
             raise ProtocolError(
                 f"the gp sampler ignores pruned trials: use --pruner none, not {self.pruner}"
@@ -65,8 +136,10 @@ class Request:
         require("an arm is named once", len(set(names)) == len(names), names)
 
     @property
-    def cluster(self) -> Cluster:
-        """What the workers take of Ray, where they run on it."""
+    def cluster(self) -> "Cluster":
+        """How workers use Ray, where they run on it."""
+        from workers.pools.cluster import Cluster
+
         return Cluster(
             root=self.root,
             threads=self.protocol.threads,
@@ -76,7 +149,7 @@ class Request:
 
 
 def check_workers(workers: str, ray_address: str, gpus_per_trial: float | None) -> None:
-    """Raise ProtocolError unless the flags that say what trains fit together."""
+    """Raise ProtocolError unless the options of the workers fit together."""
     known = workers in ("auto", "inline", "ray") or bool(re.fullmatch(r"[1-9]\d*", workers))
     require("--workers must be auto, inline, ray or a number", known, workers)
     if gpus_per_trial is not None:
@@ -85,38 +158,21 @@ def check_workers(workers: str, ray_address: str, gpus_per_trial: float | None) 
         raise ProtocolError(f"--ray-address and --gpus-per-trial need --workers ray, not {workers}")
 
 
-def choose_spaces(arms: list[str] | None, space: str | None) -> list[str]:
+def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
     """Return the arms to run: a space of the user's own takes the place of `scheduled`."""
     if space is None:
-        return arms or ["scheduled", "plain"]
+        return list(arms or ("scheduled", "plain"))
     if not space.endswith(".py"):
         raise ProtocolError(f"--space takes a Python file (.py), got {space}")
     if Path(space).stem in (arms or []):
         raise ProtocolError(f"{space} joins by itself: leave {Path(space).stem} out of --arms")
-    return [space, *(arms or ["plain"])]
-
-
-def parse_size(text: str) -> int:
-    """Read a number of bytes such as 20GB or 512 MB (decimal). Raises ProtocolError."""
-    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = match and (match[2] if match[2].endswith("B") or not match[2] else match[2] + "B")
-    if match is None or unit not in UNITS:
-        raise ProtocolError(f"a size is a number and a unit, such as 20GB or 512MB, got {text!r}")
-    return int(float(match[1]) * UNITS[unit])
-
-
-def show_size(count: int) -> str:
-    """Write bytes as 9.3 GB."""
-    for unit in ("TB", "GB", "MB", "KB"):
-        if count >= UNITS[unit]:
-            return f"{count / UNITS[unit]:.1f} {unit}"
-    return f"{count} B"
+    return [space, *(arms or ("plain",))]
 
 
 def announced(request: Request) -> list[str]:
-    """Say what is about to run: the study, and every field of its protocol under its name.
+    """Return the lines that announce a run: the study, and every field of its protocol by name.
 
-    A field whose 0 stands for another is given the value of that one.
+    A field whose 0 stands for another field is shown with the value of that one.
     """
     protocol = request.protocol
     values = {
@@ -128,7 +184,7 @@ def announced(request: Request) -> list[str]:
     for name, value in values.items():
         if name in BEGINNINGS:
             lines.append([])
-        lines[-1].append(f"{name} {_told(value)}")
+        lines[-1].append(f"{name} {_shown(value)}")
     arms = ", ".join(Path(space).stem for space in request.spaces)
     tactics = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
     head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
@@ -138,7 +194,7 @@ def announced(request: Request) -> list[str]:
     ]
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "+".join(value) if isinstance(value, list) else str(value)

@@ -1,12 +1,8 @@
 """The whole way of a study: prepare, search, confirm, report."""
 
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -22,15 +18,23 @@ from conductor.stages.confirm import Confirmation
 from conductor.stages.jobs import JobMaker
 from conductor.stages.own_models import keep_models
 from conductor.stages.preparing import Preparation
-from conductor.stages.provenance import begin_settings, kept_settings, remember_command
+from conductor.stages.provenance import (
+    begin_settings,
+    kept_settings,
+    kernels_change,
+    remember_command,
+)
 from kd.errors import RetortError, StudyError
 from reports.wording import measure
-from search_spaces.space import Space, load_space, with_students, with_taps
-from storage.files.artifacts import locked, replacing
+from search_spaces.context import StudyContext
+from search_spaces.space import Space, load_space, with_feasible
+from storage.files.artifacts import locked
 from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside, owned, remove_traces
 from storage.files.records import Costs, Finalists, StudySettings
-from storage.studies.databases import close_storage, deciding, open_storage, storage_file
+from storage.studies.databases import close_storage, deciding, open_storage
 from storage.studies.studies import open_study, study_name
+from storage.studies.urls import storage_file
 from workers.pools.crew import Crew, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -44,8 +48,11 @@ class Study:
         self._display = display
         self._layout = Layout(request.root)
         self._paths = self._layout.study(request.name)
-        taps = request.protocol.taps
-        self._spaces = [with_taps(load_space(space), taps) for space in request.spaces]
+        protocol = request.protocol
+        context = StudyContext(
+            taps=protocol.taps, optimizer=protocol.optimizer, students=protocol.students
+        )
+        self._spaces = [load_space(space, context) for space in request.spaces]
         self._url = request.storage or self._layout.studies_url
 
     def run(self) -> None:
@@ -73,7 +80,7 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        with owned(self._paths, self._url):
+        with owned(self._paths, storage_file(self._url)):
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -106,7 +113,7 @@ class Study:
             with self._display.showing():
                 self._run_stages(crew, search=search)
         except KeyboardInterrupt:
-            self._display.say("stopping after the epochs at hand; interrupt again to stop now")
+            self._display.say("stopping after the running epochs; interrupt again to stop now")
             crew.drain(GRACE_SECONDS)
             raise
         finally:
@@ -127,6 +134,8 @@ class Study:
         keep_models(self._layout, self._request.models)
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data.dataset))
+        if kept and (change := kernels_change(kept, data.kernels)):
+            self._display.say(change)
         preparation.models(data.dataset)
         budget = self._measure(data.dataset, crew)
         for line in announced(self._request) if search else ():
@@ -154,9 +163,7 @@ class Study:
         """Measure the students before anything is trained, and give the spaces those there are."""
         protocol = self._request.protocol
         budget = measure_budget(protocol, self._layout, self._paths, dataset, crew, self._display)
-        self._spaces = [
-            with_students(space, protocol.students, budget.feasible) for space in self._spaces
-        ]
+        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         return budget
 
     def _open_arm(
@@ -217,8 +224,8 @@ class Study:
 
     def _compare(self, crew: Crew, jobs: JobMaker) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
-        tested = [self._paths.teacher_test / name for name in ("result.json", "test.safetensors")]
-        if not all(path.exists() for path in tested):
+        tested = self._paths.teacher_test
+        if not (tested.result.exists() and tested.predictions.exists()):
             crew.run(jobs.teacher_test(), lambda event: None)
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
@@ -243,56 +250,3 @@ class _Clock:
 
 def _distils(spaces: list[Space]) -> bool:
     return any(space.name != "plain" for space in spaces)
-
-
-def remove_traces(root: Path) -> None:
-    """Remove what a study that could not begin has left under a new root.
-
-    Locks, a database without studies, empty folders; what took work (data, teacher) stays.
-    """
-    for path in sorted(root.rglob("*"), reverse=True):
-        if path.suffix == ".lock" or path.name.startswith("studies.db"):
-            path.unlink()
-        elif path.is_dir():
-            with suppress(OSError):  # it holds something that is worth keeping
-                path.rmdir()
-
-
-def check_inside(root: Path, folder: Path) -> None:
-    """Raise StudyError if a study's folder is, or holds, a link that leads out of the root.
-
-    What studies share (cache, database, artifacts) may lie on another disk: its user has put the
-    link there, and it holds what is named by a digest.
-    """
-    inside = os.path.realpath(root)
-    for path in (folder, *folder.rglob("*")):
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-            raise StudyError(
-                f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
-            )
-
-
-@contextmanager
-def owned(paths: StudyLayout, url: str) -> Iterator[None]:
-    """Own the study for the block, where its storage is a file; a server's studies are shared.
-
-    The lock lies beside that file, since it is what two supervisors must not both write. Raises
-    StudyError, naming the owner, if the study is owned.
-    """
-    file = storage_file(url)
-    if file is None:
-        yield
-        return
-    lock = file.with_name(f"{file.name}.{paths.name}.lock")
-    owner = lock.with_suffix(".owner")
-    with locked(lock, wait=False) as taken:
-        if not taken:
-            who = owner.read_text().strip() if owner.exists() else "a process that has just begun"
-            raise StudyError(f"study {paths.name} is being run by {who}; end it, or wait for it")
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        with replacing(owner) as temporary:
-            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        try:
-            yield
-        finally:
-            owner.unlink(missing_ok=True)

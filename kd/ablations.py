@@ -1,4 +1,4 @@
-"""The ablation ladder: a recipe with one of its parts taken away at a time."""
+"""Ablations: copies of a recipe, each without one of its parts, to see what it contributes."""
 
 import math
 from dataclasses import replace

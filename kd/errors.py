@@ -1,7 +1,7 @@
 """Every error that Retort raises on purpose.
 
 RetortError               one line for the user: the rule, the value received, the next command
-├── ProtocolError         a protocol or recipe breaks a rule, or names something unknown
+├── ProtocolError         a protocol, recipe or record breaks a rule, or names something unknown
 ├── DataError             a data set is missing, empty, unreadable or too small
 ├── ArtifactError         a file that Retort keeps is missing, damaged or made for something else
 ├── StudyError            a study cannot be opened, resumed or owned
@@ -19,7 +19,7 @@ class RetortError(Exception):
 
 
 class ProtocolError(RetortError):
-    """A protocol or recipe breaks a rule, or names something unknown."""
+    """A protocol, a recipe or a record breaks a rule, or names something unknown."""
 
 
 class DataError(RetortError):
@@ -40,6 +40,12 @@ class WorkerError(RetortError):
 
 class DivergenceError(RetortError):
     """The training loss stopped being finite; the message names the step."""
+
+
+def require(rule: str, holds: bool, received: object) -> None:
+    """Raise ProtocolError, naming the rule and the value received, unless the rule holds."""
+    if not holds:
+        raise ProtocolError(f"{rule}, got {received!r}")
 
 
 def place_in(error: BaseException, own: Callable[[Path], str]) -> str:

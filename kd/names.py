@@ -1,15 +1,22 @@
 """Names that a protocol may use: data sets, models, and what is known of each without torch."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from kd.errors import ProtocolError
 from kd.registry import Kind, check_name
 
+SOURCES = Kind("dataset", "kd.data.sources")
+AUGMENTATIONS = Kind("augmentation", "kd.augmentations")
 METRICS = Kind("metric", "kd.metrics")
-DATASETS = ("digits", "cifar10", "cifar100", "fashion-mnist")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
+
+# Kinds whose members are files; each folder's `__init__` says what a member offers.
+OPTIMIZERS = Kind("optimizer", "kd.optimizers")
+LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
+FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
 
 # name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
 CIFAR_RESNETS = {
@@ -110,3 +117,76 @@ def parse_model(name: str) -> ModelName:
     if not 0.01 <= float(width) <= 16:
         raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")
     return ModelName(base, float(width))
+
+
+def takes_path(source: str) -> bool:
+    """Whether a source's name is followed by a path, as in `folder:photos`."""
+    return "PATH" in SOURCES.literals(source)
+
+
+def parse_dataset(name: str) -> tuple[str, str]:
+    """Split `digits` or `folder:photos` into the source and the path, empty for most sources.
+
+    Raises ProtocolError for an unknown source, and a path that is missing or has no place.
+    """
+    source, colon, path = name.partition(":")
+    SOURCES.check(source)
+    if takes_path(source) and not path:
+        example = SOURCES.literals(source)["PATH"]
+        raise ProtocolError(f"{source}: takes a path, as in {source}:{example}, got {name!r}")
+    if colon and not takes_path(source):
+        raise ProtocolError(f"{source} takes no path, got {name!r}")
+    return source, path
+
+
+def parse_augment(text: str, image_size: int) -> tuple[tuple[str, float | None], ...]:
+    """Read `crop=4,flip` as augmentations with their values, in the order given; `none` as none.
+
+    A value that is left out is the member's default; it is None for one that takes no value.
+
+    Raises ProtocolError for an unknown or repeated name, and for a value out of range.
+    """
+    if text.strip() == "none":
+        return ()
+    found: dict[str, float | None] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        AUGMENTATIONS.check(name)
+        if name in found:
+            raise ProtocolError(f"augment must not repeat a name, got {text!r}")
+        found[name] = _augment_value(name, value if equals else None, image_size)
+    return tuple(found.items())
+
+
+def augment_text(parts: tuple[tuple[str, float | None], ...]) -> str:
+    """Write what `parse_augment` read, every value spelled out."""
+    texts = (
+        name if value is None else f"{name}={value!r}".removesuffix(".0") for name, value in parts
+    )
+    return ",".join(texts) or "none"
+
+
+def _augment_value(name: str, text: str | None, image_size: int) -> float | None:
+    """Read the value behind `name=`, or take its default. Raises ProtocolError."""
+    constants = AUGMENTATIONS.literals(name)
+    default = constants.get("DEFAULT")
+    if default is None:
+        if text is not None:
+            raise ProtocolError(f"augmentation {name} takes no value, got {name}={text!r}")
+        return None
+    low, high = (
+        image_size if bound == "image_size" else bound
+        for bound in constants.get("RANGE", (-math.inf, math.inf))
+    )
+    kind = int if isinstance(default, int) else float
+    try:
+        value: float = min(default, high) if text is None else kind(text)
+    except ValueError:
+        value = math.nan
+    if not (low <= value <= high and math.isfinite(value)):
+        what = "whole number" if kind is int else "number"
+        raise ProtocolError(
+            f"augmentation {name} takes a {what} in {low}-{high}, as in {name}={default}, "
+            f"got {name}={text!r}"
+        )
+    return value

@@ -2,73 +2,111 @@
 
 import hashlib
 import json
-import math
 import re
-import typing
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Annotated
 
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, require
+from kd.json_data import JsonData, plain
 from kd.names import (
-    DATASETS,
+    AUGMENTATIONS,
     METRICS,
+    OPTIMIZERS,
     PRECISIONS,
+    SOURCES,
     STEMS,
     TORCHVISION_MODELS,
+    augment_text,
+    parse_augment,
+    parse_dataset,
     parse_model,
 )
-from kd.recipe import check_keys, require, require_number
 from kd.registry import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
-    """What every trial of a study has in common.
+class Protocol(JsonData):
+    """What every trial of a study has in common. Each field has a flag of the same name.
 
-    Sizes of images are in pixels; shares (`*_fraction`, `warmup`) lie in 0-1; `margin` is in
-    the metric's unit. `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of
-    0 for the horizon; the properties `view_count` and `confirm_horizon` resolve them.
+    The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
+    `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for the horizon;
+    the properties `view_count` and `confirm_horizon` resolve them.
     """
 
-    dataset: str  # digits, cifar10, cifar100, fashion-mnist, or folder:PATH
-    image_size: int
-    train_size: int = 0  # training images kept, spread evenly over the classes; 0 keeps all
-    validation_fraction: float = 0.1  # of what is not test
-    test_fraction: float = 0.2  # of everything, only where the source has no test split of its own
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 0  # side of the erased square; 0 erases nothing
-    teacher: str
-    teacher_weights: str = "none"  # where fine-tuning starts: none, imagenet or a .safetensors file
-    teacher_epochs: int
-    teacher_lr: float = 0.1
-    teacher_weight_decay: float = 5e-4
-    students: tuple[str, ...]  # models that learn; with several, the recipe says which
-    max_params: int = 0  # a student with more is infeasible; 0 sets no budget
-    max_latency_ms: float = 0.0  # so is one that takes longer for a batch of 1; 0 sets no budget
-    stem: str = "cifar"
-    taps: tuple[str, ...] = ("last1", "last2", "last3")  # what the teacher cache keeps
-    epochs: int  # the horizon
-    views: int = 0
-    confirm_epochs: int = 0
-    batch_size: int = 128
-    warmup: float = 0.1
-    metric: str = "accuracy"  # what trials are searched, chosen, compared and reported by
-    margin: float = 0.5  # differences within it count as equivalent
-    seed: int = 0
-    threads: int = 1  # of every job; on a CPU the bits of a result depend on it
-    precision: str = "float32"  # of the forward pass in training; bfloat16 is for accelerators
-    compile: bool = False  # training steps with torch.compile
+    dataset: Annotated[str, "source of the images, as in digits or folder:PATH", SOURCES]
+    image_size: Annotated[int, "side in pixels that images are resized to"]
+    train_size: Annotated[
+        int,
+        "training images that are kept, evenly over the classes, and at most as many for "
+        "validation (0: all)",
+    ] = 0
+    validation_fraction: Annotated[
+        float, "share of what is not test that validates, for search and pruning"
+    ] = 0.1
+    test_fraction: Annotated[
+        float, "share that is sealed for the test, where the data has no test split"
+    ] = 0.2
+    augment: Annotated[
+        str,
+        "augmentations of training images in the order of application, as in "
+        "crop=4,flip,cutout=8, or none",
+        AUGMENTATIONS,
+    ] = "crop=4,flip"
+    teacher: Annotated[
+        str,
+        "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as in "
+        "mine.py:large (see docs/guide.md)",
+    ]
+    teacher_weights: Annotated[
+        str, "where the teacher starts: none, imagenet, or a .safetensors file"
+    ] = "none"
+    teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
+    teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
+    teacher_weight_decay: Annotated[float, "weight decay of the teacher"] = 5e-4
+    students: Annotated[
+        tuple[str, ...],
+        "model that learns; given again, or several with commas: each trial chooses one",
+    ]
+    max_params: Annotated[int, "parameters that a student may have (0: any number)"] = 0
+    max_latency_ms: Annotated[
+        float, "median time in ms that a student may take for one image (0: any)"
+    ] = 0.0
+    stem: Annotated[
+        str, "first layers of torchvision models: cifar for small images, or imagenet"
+    ] = "cifar"
+    taps: Annotated[
+        tuple[str, ...], "where features are read, deepest first, as in last1,last2"
+    ] = ("last1", "last2", "last3")
+    epochs: Annotated[int, "the horizon: epochs that every trial is planned for"]
+    views: Annotated[
+        int,
+        "augmentations of the training set that are cached; epochs cycle through them "
+        "(0: one an epoch)",
+    ] = 0
+    confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
+    batch_size: Annotated[int, "images a training step"] = 128
+    warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
+    optimizer: Annotated[str, "optimizer of the students; the teacher has sgd", OPTIMIZERS] = "sgd"
+    metric: Annotated[str, "what trials are searched, selected and compared by", METRICS] = (
+        "accuracy"
+    )
+    margin: Annotated[
+        float,
+        "how much two recipes may differ and still count as equivalent, in the metric's unit, as "
+        "in points of accuracy (default: the metric's own)",
+    ] = 0.5
+    seed: Annotated[int, "seed of the study: the same seed gives the same study"] = 0
+    threads: Annotated[int, "CPU threads of a worker; the bits of a result depend on it"] = 1
+    precision: Annotated[
+        str, "of the forward pass in training: float32, or bfloat16 where the device has it"
+    ] = "float32"
+    compile: Annotated[
+        bool, "compile training steps; worth its minutes on a GPU, or with many epochs"
+    ] = False
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for name, hint in hints.items():
-            _check_type(name, getattr(self, name), hint)
-        kind, _, path = self.dataset.partition(":")
-        if kind == "folder":
-            require("folder: takes a path, as in folder:photos", bool(path), self.dataset)
-        else:
-            check_name("dataset", self.dataset, (*DATASETS, "folder:PATH"))
+        self.check_types()
+        parse_dataset(self.dataset)
         for rule, low, high, names in _RANGES:
             for name in names:
                 received = getattr(self, name)
@@ -76,15 +114,12 @@ class Protocol:
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
-        for name in (name for name, hint in hints.items() if hint is float):
-            # 1 and 1.0, 0.0 and -0.0 are equal: written alike, equal protocols have equal hashes.
-            object.__setattr__(self, name, getattr(self, name) + 0.0)
         check_name("stem", self.stem, STEMS)
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
-        for field, received in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
-            rule = f"{field} must be at most the image size of {self.image_size}"
-            require(rule, received <= self.image_size, received)
+        OPTIMIZERS.check(self.optimizer)
+        augment = augment_text(parse_augment(self.augment, self.image_size))
+        object.__setattr__(self, "augment", augment)  # of equal augmentations, equal texts
         self._check_models()
 
     def _check_models(self) -> None:
@@ -131,22 +166,12 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """64 bits of SHA-256 over the canonical JSON, as 16 hexadecimal digits."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """64 bits of SHA-256, as 16 hexadecimal digits, over all that differs from the defaults.
+
+        So a field that is added later, with a default, leaves the hashes of older studies alone.
+        """
+        text = json.dumps(plain(self, defaults=False), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "students": list(self.students), "taps": list(self.taps)}
-
-    @classmethod
-    def from_json(cls, given: Any) -> Self:
-        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
-        check_keys("protocol", given, tuple(field.name for field in fields(cls)))
-        values = dict(given)
-        for name in ("students", "taps"):
-            if isinstance(values[name], list):
-                values[name] = tuple(values[name])
-        return cls(**values)
 
     def differences(self, other: "Protocol") -> list[str]:
         """Say field by field where `other` differs, as `epochs: 12 -> 30`."""
@@ -164,26 +189,9 @@ def dataset_slug(dataset: str) -> str:
     return plain[:40].rstrip("-._") or "study"
 
 
-def _check_type(name: str, received: Any, hint: Any) -> None:
-    """Raise ProtocolError unless the value has the field's type: str, bool, int, float or names."""
-    if hint is float:
-        require_number(name, received)
-    elif hint is int:
-        whole = isinstance(received, int) and not isinstance(received, bool)
-        require(f"{name} must be a whole number", whole, received)
-    elif hint is bool:
-        require(f"{name} must be true or false", isinstance(received, bool), received)
-    elif hint is str:
-        require(f"{name} must be a text", isinstance(received, str), received)
-    else:
-        names = isinstance(received, tuple) and all(isinstance(item, str) for item in received)
-        require(f"{name} must be a list of names", names, received)
-
-
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
     ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
-    ("be at least 0", 0, math.inf, ("cutout", "crop_padding")),
     ("lie in 0-100", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),

@@ -1,41 +1,20 @@
 """The recipe: all that a trial may vary. Frozen, validated, JSON both ways."""
 
-import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
-from kd.errors import ProtocolError
-from kd.names import parse_model
+from kd.errors import require
+from kd.json_data import JsonData
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
+from kd.registry import Kind, check_name
 
 SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
 SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
-SOFT_KINDS = ("none", "kl", "zscore", "dkd", "dist")
-FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
-
-
-def require(rule: str, holds: bool, received: object) -> None:
-    """Raise ProtocolError, naming the rule and the value received, unless the rule holds."""
-    if not holds:
-        raise ProtocolError(f"{rule}, got {received!r}")
-
-
-def require_number(name: str, received: Any) -> None:
-    """Raise ProtocolError unless this is a finite number; true and false are none."""
-    number = isinstance(received, int | float) and not isinstance(received, bool)
-    require(f"{name} must be a finite number", number and abs(received) < math.inf, received)
-
-
-def check_keys(what: str, given: Any, known: tuple[str, ...]) -> None:
-    """Raise ProtocolError unless `given` is a JSON object with exactly the `known` keys."""
-    require(f"a {what} must be a JSON object", isinstance(given, dict), given)
-    unknown, missing = sorted(set(given) - set(known)), sorted(set(known) - set(given))
-    if unknown or missing:
-        raise ProtocolError(f"a {what} has unknown keys {unknown} and lacks {missing}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(JsonData):
     """How a quantity goes from `initial` to `final` over the horizon; see `kd.schedules`."""
 
     shape: str = "constant"
@@ -44,8 +23,7 @@ class Schedule:
     sharpness: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("initial", "final", "sharpness"):
-            require_number(name, getattr(self, name))
+        self.check_types()
         require(f"a shape must be one of {', '.join(SHAPES)}", self.shape in SHAPES, self.shape)
         require("sharpness must lie in 0-1", 0 <= self.sharpness <= 1, self.sharpness)
         if self.shape == "constant":
@@ -61,7 +39,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(JsonData):
     """What one trial trains with.
 
     loss = (1 - alpha) * hard + alpha * soft + feature_weight * feature
@@ -83,14 +61,9 @@ class Recipe:
     feature_taps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require("student must be a text", isinstance(self.student, str), self.student)
+        self.check_types()
         if self.student:
             parse_model(self.student)  # which raises for one that is not in the catalogue
-        for name in ("lr", "weight_decay", "label_smoothing", "feature_weight"):
-            require_number(name, getattr(self, name))
-        for name in ("temperature", "alpha"):
-            received = getattr(self, name)
-            require(f"{name} must be a Schedule", isinstance(received, Schedule), received)
         require("lr must lie in (0, 10]", 0 < self.lr <= 10, self.lr)
         require("weight_decay must lie in 0-1", 0 <= self.weight_decay <= 1, self.weight_decay)
         require(
@@ -110,17 +83,13 @@ class Recipe:
         self._check_feature()
 
     def _check_soft(self) -> None:
-        rule = f"soft_kind must be one of {', '.join(SOFT_KINDS)}"
-        require(rule, self.soft_kind in SOFT_KINDS, self.soft_kind)
+        _check_loss("soft_kind", self.soft_kind, LOGIT_LOSSES)
         if self.soft_kind == "none":
             require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
 
     def _check_feature(self) -> None:
-        rule = f"feature_kind must be one of {', '.join(FEATURE_KINDS)}"
-        require(rule, self.feature_kind in FEATURE_KINDS, self.feature_kind)
+        _check_loss("feature_kind", self.feature_kind, FEATURE_LOSSES)
         taps = self.feature_taps
-        listed = isinstance(taps, tuple) and all(isinstance(tap, str) for tap in taps)
-        require("feature_taps must be a list of names", listed, taps)
         if self.feature_kind == "none":
             unused = self.feature_weight == 0 and not taps
             require("feature_weight and feature_taps need a feature_kind", unused, self)
@@ -139,24 +108,8 @@ class Recipe:
         """Whether training needs the teacher."""
         return self.soft_kind != "none" or self.feature_kind != "none"
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "feature_taps": list(self.feature_taps)}
 
-    @classmethod
-    def from_json(cls, given: Any) -> Self:
-        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
-        check_keys("recipe", given, tuple(field.name for field in fields(cls)))
-        values = dict(given)
-        for name in ("temperature", "alpha"):
-            values[name] = _schedule_from_json(name, values[name])
-        if isinstance(values["feature_taps"], list):
-            values["feature_taps"] = tuple(values["feature_taps"])
-        return cls(**values)
-
-
-def _schedule_from_json(name: str, given: Any) -> Schedule:
-    check_keys(f"schedule of {name}", given, tuple(field.name for field in fields(Schedule)))
-    try:
-        return Schedule(**given)
-    except ProtocolError as error:
-        raise ProtocolError(f"{name}: {error}") from None
+def _check_loss(field: str, received: str, kind: Kind) -> None:
+    """Raise ProtocolError unless the field has the name of a loss, or none."""
+    if received != "none":
+        check_name(field, received, ("none", *kind.names))

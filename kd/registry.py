@@ -9,12 +9,16 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
+from typing import Any
 
 from kd.errors import ProtocolError
 
+PARSING = Lock()  # before 3.11.8, parsing in two threads raised SystemError (cpython 106905)
 NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyped one
 
 
@@ -47,13 +51,27 @@ class Kind:
 
     def describe(self, name: str) -> str:
         """Return the first line of a member's docstring, which help and reports show."""
+        return (ast.get_docstring(self._parsed(name)) or "").partition("\n")[0].rstrip(".")
+
+    def literals(self, name: str) -> dict[str, Any]:
+        """Return a member's constants that are written as literals, without importing it."""
+        found: dict[str, Any] = {}
+        for node in self._parsed(name).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                with suppress(ValueError):  # it is computed
+                    value = ast.literal_eval(node.value)
+                    found |= {one.id: value for one in targets if isinstance(one, ast.Name)}
+        return found
+
+    def _parsed(self, name: str) -> ast.Module:
         self.check(name)
-        for folder in importlib.import_module(self.package).__path__:
-            file = Path(folder) / f"{_stem(name)}.py"
-            if file.is_file():
-                text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-                return text.partition("\n")[0].rstrip(".")
-        return ""
+        paths = importlib.import_module(self.package).__path__
+        files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
+        file = next((file for file in files if file.is_file()), None)
+        text = file.read_text(encoding="utf-8") if file else ""
+        with PARSING:
+            return ast.parse(text)
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -1,8 +1,8 @@
-"""Schedule shapes: pure functions from progress in [0, 1] to the fraction of the way gone.
+"""Schedule shapes: functions of training progress by which temperature and alpha change.
 
 A schedule is `initial + (final - initial) * fraction`, computed from Python floats, so that a step
 never waits for a device. Every shape starts at 0 and, but for `constant`, ends at 1, and none
-decreases; the direction of a schedule comes from its two ends alone.
+decreases; whether a schedule rises or falls follows from its two ends alone.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The one source of randomness: every generator in Retort is seeded by `derive_seed`."""
+"""Random seeds: every random generator in Retort gets its seed from `derive_seed`."""
 
 import hashlib
 import json

@@ -1,12 +1,14 @@
-"""How numbers are put into words, in the report and in its headline."""
+"""How numbers are written: in the report, and in what a study prints."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from kd.metrics import POINTS
-from kd.training.scoring import load_metric
+from kd.errors import ProtocolError
+from kd.metrics import POINTS, load_metric
 
+SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 MINUS = "−"
 NONE = "–"
 
@@ -136,6 +138,22 @@ def scaled(value: float | None, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as 20GB or 512 MB (decimal). Raises ProtocolError."""
+    match = re.fullmatch(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([KMGT]?)B?\s*", text.upper())
+    if match is None:
+        raise ProtocolError(f"a size is a number and a unit, such as 20GB or 512MB, got {text!r}")
+    return int(float(match[1]) * SIZES[f"{match[2]}B"])
+
+
+def show_size(count: int) -> str:
+    """Write bytes as 9.3 GB."""
+    for unit, size in SIZES.items():
+        if count >= size > 1:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
 def binary_size(count: float | None) -> str:
     """Bytes in KiB, MiB or GiB."""
     if count is None:
@@ -147,15 +165,17 @@ def binary_size(count: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """3725 -> 1 h 2 min"""
+    """Write seconds as 4.8 s, 48 s, 3 min 05 s or 2 h 07 min."""
     if seconds is None:
         return NONE
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def whole(count: int) -> str:

@@ -69,6 +69,17 @@ class AskedTrial:
         self._note(name, distribution)
         return self._trial.suggest_int(name, low, high, step=step, log=bool(log))
 
+    # The names of old: Optuna warns of each call, and would be asked past the checks above.
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        return self.suggest_float(name, low, high, step=q)
+
     def set_user_attr(self, key: str, value: Any) -> None:
         try:
             json.dumps(value)

@@ -1,21 +1,23 @@
 """Distillation with a fixed temperature and alpha, and a feature loss."""
 
 from dataclasses import replace
+from typing import Any
 
 from optuna.trial import BaseTrial
 
 from kd.recipe import Recipe, Schedule
 from search_spaces import plain
+from search_spaces.context import StudyContext
 from search_spaces.scheduled import suggest_feature
 
 
-def suggest(trial: BaseTrial) -> Recipe:
+def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe."""
     temperature = trial.suggest_float("temperature", 1, 10, log=True)
     alpha = trial.suggest_float("alpha", 0, 1)
-    feature_kind, feature_weight, feature_taps = suggest_feature(trial)
+    feature_kind, feature_weight, feature_taps = suggest_feature(trial, study)
     return replace(
-        plain.suggest(trial),
+        plain.suggest(trial, study),
         soft_kind="kl",
         temperature=Schedule.constant(temperature),
         alpha=Schedule.constant(alpha),
@@ -25,6 +27,7 @@ def suggest(trial: BaseTrial) -> Recipe:
     )
 
 
-ENQUEUED = {
-    "vanilla KD": {"temperature": 4.0, "alpha": 0.9, "feature_kind": "none", **plain.DEFAULTS},
-}
+def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
+    """Return what is tried first, by title."""
+    vanilla = {"temperature": 4.0, "alpha": 0.9, "feature_kind": "none"}
+    return {"vanilla KD": {**vanilla, **plain.defaults(study)}}

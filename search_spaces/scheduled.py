@@ -1,22 +1,25 @@
 """The default space: temperature and alpha schedules, and a feature loss."""
 
 from dataclasses import replace
+from typing import Any
 
 from optuna.trial import BaseTrial
 
-from kd.recipe import FEATURE_KINDS, SHAPES, SHARP_SHAPES, Recipe, Schedule
+from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from search_spaces import plain
+from search_spaces.context import StudyContext
 
+FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
 TAPS = ("last1", "last1+last2", "last1+last2+last3")
 
 
-def suggest(trial: BaseTrial) -> Recipe:
+def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe. A parameter that would have no effect is not sampled."""
     temperature = suggest_schedule(trial, "temperature", 1, 10, log=True)
     alpha = suggest_schedule(trial, "alpha", 0, 1)
-    feature_kind, feature_weight, feature_taps = suggest_feature(trial)
+    feature_kind, feature_weight, feature_taps = suggest_feature(trial, study)
     return replace(
-        plain.suggest(trial),
+        plain.suggest(trial, study),
         soft_kind="kl",
         temperature=temperature,
         alpha=alpha,
@@ -41,17 +44,19 @@ def suggest_schedule(
     return Schedule(shape=shape, initial=initial, final=final, sharpness=sharpness)
 
 
-def suggest_feature(trial: BaseTrial) -> tuple[str, float, tuple[str, ...]]:
+def suggest_feature(trial: BaseTrial, study: StudyContext) -> tuple[str, float, tuple[str, ...]]:
     """Suggest kind, weight and taps of the feature loss."""
     kind = trial.suggest_categorical("feature_kind", FEATURE_KINDS)
     if kind == "none":
         return kind, 0.0, ()
     weight = trial.suggest_float("feature_weight", 1e-3, 10, log=True)
-    return kind, weight, tuple(trial.suggest_categorical("feature_taps", TAPS).split("+"))
+    taps = trial.suggest_categorical("feature_taps", study.offered(TAPS))
+    return kind, weight, tuple(taps.split("+"))
 
 
-ENQUEUED = {
-    "seed recipe": {
+def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
+    """Return what is tried first, by title: the classic recipe, and Hinton's."""
+    classic = {
         "temperature_shape": "linear",
         "temperature_initial": 5.0,
         "temperature_final": 1.0,
@@ -60,15 +65,14 @@ ENQUEUED = {
         "alpha_final": 0.3,
         "feature_kind": "hint",
         "feature_weight": 1.0,
-        "feature_taps": "last1+last2",
-        **plain.DEFAULTS,
-    },
-    "vanilla KD": {
+        "feature_taps": study.offered(TAPS[:2])[-1],
+    }
+    vanilla = {
         "temperature_shape": "constant",
         "temperature_initial": 4.0,
         "alpha_shape": "constant",
         "alpha_initial": 0.9,
         "feature_kind": "none",
-        **plain.DEFAULTS,
-    },
-}
+    }
+    common = plain.defaults(study)
+    return {"classic": {**classic, **common}, "vanilla KD": {**vanilla, **common}}

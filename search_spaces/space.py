@@ -1,11 +1,12 @@
 """A search space suggests recipes, and says which recipes to try first.
 
-A space is a Python file with `suggest(trial) -> Recipe`, and `ENQUEUED`, a dict from a title to the
-parameters of a recipe that is tried first. `--space path/to/mine.py` runs a file of your own.
+A space is a Python file with `suggest(trial) -> Recipe` or `suggest(trial, study) -> Recipe`, where
+`study` is a `StudyContext`. What it tries first is a dict from titles to parameters: `ENQUEUED`, or
+what `enqueued(study)` returns. `--space path/to/mine.py` runs a file of your own.
 """
 
-import hashlib
 import importlib.util
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,139 +14,128 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-import optuna
 from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError, one_line, place_in
 from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
 from search_spaces.asking import Asked, AskedTrial, check_enqueued
+from search_spaces.context import StudyContext
+from search_spaces.digest import described, seeded_trials, space_digest
 
 BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
-DRAWS = 50  # random trials with which a space is tried out, so that rare branches are met early
+DRAWS = 200  # trials with which a space is tried out, so that rare branches are met early
+Enqueued = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """A search space: `enqueued` maps the title of each recipe to try first to its parameters.
 
-    `digest` is the SHA-256 of its source: a study is not resumed with another. `file` and `line`
-    say where `suggest` of a file of the user's is.
+    `digest` covers what it does, see `search_spaces.digest`: a study is not resumed with another.
+    `file` and `line` say where `suggest` of a file of the user's is.
     """
 
     name: str
     suggest: Callable[[BaseTrial], Recipe]
-    enqueued: Mapping[str, Mapping[str, Any]]
+    enqueued: Enqueued
     digest: str
     file: str = ""
     line: str = ""
 
 
-def load_space(name_or_path: str) -> Space:
-    """Load a built-in space by name, or a file that ends in .py.
+def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
+    """Load a built-in space by name, or a file that ends in .py, for a study.
 
-    Raises ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests
-    what is not a Recipe for one of the recipes that it wants tried first.
+    With several students, one is among the parameters unless the recipe names it. Raises
+    ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests what is
+    not a Recipe, or one that reads a tap or names a student which the study has not.
     """
+    study = study or StudyContext()
     path, own = Path(name_or_path), {}
+    where = f"the search space {name_or_path}"
     if name_or_path in BUILT_IN:
         module: Any = BUILT_IN[name_or_path]
-        path = Path(module.__file__)
     else:
         module = _import_file(path)
         code = getattr(module.suggest, "__code__", None)
         line = f"line {code.co_firstlineno}, in suggest" if code else ""
-        own = {"file": str(path.absolute()), "line": line}
-    space = Space(
-        name=path.stem,
-        suggest=module.suggest,
-        enqueued=getattr(module, "ENQUEUED", {}),
-        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        **own,
-    )
-    _check(space, str(path))
-    return space
+        own, where = {"file": str(path.absolute()), "line": line}, str(path)
+    suggest = _for_study(module.suggest, study)
+    space = Space(path.stem, suggest, enqueued=_enqueued(module, where, study), digest="", **own)
+    return replace(space, digest=_try_out(space, where, study))
 
 
-def with_taps(space: Space, taps: Sequence[str]) -> Space:
-    """Return the space, whose recipes may then read no tap but `taps`, the protocol's.
+def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[BaseTrial], Any]:
+    """Return a function of the trial alone, which chooses a student and checks taps and student."""
+    try:
+        takes_study = "study" in inspect.signature(suggest).parameters
+    except ValueError:  # of some functions written in C
+        takes_study = False
 
-    Of the built-in spaces' choices of taps, those remain that the protocol has; what is tried
-    first takes the widest of them in place of one that it has not. Raises ProtocolError when a
-    space reads another tap all the same.
-    """
-    offered = [choice for choice in scheduled.TAPS if {*choice.split("+")} <= {*taps}]
-    narrowed = space.name in BUILT_IN and len(offered) < len(scheduled.TAPS)
-
-    def suggest(trial: BaseTrial) -> Recipe:
-        recipe = space.suggest(cast(BaseTrial, _Narrowed(trial, offered)) if narrowed else trial)
+    def for_study(trial: BaseTrial) -> Any:
+        recipe = suggest(trial, study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
-            raise ProtocolError(f"it returns {recipe!r}, not a Recipe")
-        missing = [tap for tap in recipe.feature_taps if tap not in taps]
+            return recipe  # which `propose` refuses
+        missing = [tap for tap in recipe.feature_taps if tap not in study.taps]
         if missing:
             raise ProtocolError(
-                f"it reads {', '.join(missing)}, and the protocol has {', '.join(taps)}: let the "
-                "space read these alone, or name all in --taps"
+                f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: let "
+                "the space read these alone, or name all in --taps"
             )
-        return recipe
-
-    enqueued: dict[str, Mapping[str, Any]] = dict(space.enqueued)
-    for title, parameters in space.enqueued.items():
-        if narrowed and offered and parameters.get("feature_taps", offered[0]) not in offered:
-            enqueued[title] = {**parameters, "feature_taps": offered[-1]}
-    found = replace(space, suggest=suggest, enqueued=enqueued)
-    _check(found, f"{space.name}.py" if space.file else f"the search space {space.name}")
-    return found
-
-
-class _Narrowed:
-    """A trial to which a built-in space offers, of its choices of taps, only `offered`."""
-
-    def __init__(self, trial: BaseTrial, offered: Sequence[str]) -> None:
-        self._trial = trial
-        self._offered = offered
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trial, name)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if name == "feature_taps":
-            choices = self._offered
-        if not choices:
-            raise ProtocolError(
-                "it reads last1, which the protocol lacks: name it in --taps, or give --space, "
-                "a search space of your own"
-            )
-        return self._trial.suggest_categorical(name, choices)
-
-
-def with_students(space: Space, students: Sequence[str], feasible: Sequence[str]) -> Space:
-    """Return the space with the student among its parameters, where there are several.
-
-    What is tried first is tried with the first feasible student. A space of the user's own may
-    choose the student itself: where its recipe names one, it is not asked for. Raises
-    ProtocolError when that is none of `students`, or not feasible for a recipe to try first.
-    """
-
-    def suggest(trial: BaseTrial) -> Recipe:
-        recipe = space.suggest(trial)
-        if not recipe.student and len(students) > 1:
-            chosen = trial.suggest_categorical("student", students)
+        if not recipe.student and len(study.students) > 1:
+            chosen = trial.suggest_categorical("student", study.students)
             recipe = replace(recipe, student=chosen)
-        _check_student("it", recipe, students)
+        _check_student("it", recipe, study.students)
         return recipe
 
+    return for_study
+
+
+def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
+    """Return what a module tries first: its `ENQUEUED`, then what its `enqueued(study)` returns.
+
+    Raises ProtocolError unless both are dicts of dicts.
+    """
+    parts = {"ENQUEUED": getattr(module, "ENQUEUED", {})}
+    if callable(of_study := getattr(module, "enqueued", None)):
+        try:
+            parts["enqueued(study)"] = of_study(study)
+        except (Exception, SystemExit) as error:
+            raise ProtocolError(f"{where}: enqueued(study): {one_line(error)}") from error
+    enqueued: dict[str, Mapping[str, Any]] = {}
+    for name, part in parts.items():
+        if not isinstance(part, dict) or not all(isinstance(each, dict) for each in part.values()):
+            raise ProtocolError(
+                f"{where}: {name} must be a dict from titles to dicts of parameters"
+            )
+        enqueued |= part
+    return enqueued
+
+
+def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
+    """Return the space, which tries its first recipes with the first feasible student.
+
+    Where a recipe names its student itself, that remains. Raises ProtocolError when it is not
+    feasible.
+    """
+    where = f"{space.name}.py" if space.file else f"the search space {space.name}"
+    enqueued = _with_student(space, feasible[0], where)
+    for title, parameters in enqueued.items():
+        recipe = space.suggest(FixedTrial({**parameters}))
+        _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)
+    return replace(space, enqueued=enqueued)
+
+
+def _with_student(space: Space, student: str, where: str) -> Enqueued:
+    """Return what is tried first, with this student where the study asks for one."""
     enqueued: dict[str, Mapping[str, Any]] = {}
     for title, parameters in space.enqueued.items():
-        recipe = propose(
-            space, FixedTrial({**parameters}), f"{space.name}.py", f"ENQUEUED[{title!r}]", {}
-        )
-        _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)
-        asks = not recipe.student and len(students) > 1
-        enqueued[title] = {**parameters, "student": feasible[0]} if asks else parameters
-    found = replace(space, suggest=suggest, enqueued=enqueued)
-    _check(found, f"{space.name}.py" if space.file else f"the search space {space.name}")
-    return found
+        trial = FixedTrial({"student": student, **parameters})
+        propose(space, trial, where, f"ENQUEUED[{title!r}]", {})
+        asks = "student" in trial.distributions
+        enqueued[title] = {"student": student, **parameters} if asks else parameters
+    return enqueued
 
 
 def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
@@ -179,35 +169,34 @@ def _import_file(path: Path) -> Any:
         raise ProtocolError(f"{path} does not import: {one_line(error)}{at}") from error
     if not callable(getattr(module, "suggest", None)):
         raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
-    enqueued = getattr(module, "ENQUEUED", {})
-    if not isinstance(enqueued, dict) or not all(isinstance(v, dict) for v in enqueued.values()):
-        raise ProtocolError(f"{path}: ENQUEUED must be a dict from titles to dicts of parameters")
     return module
 
 
-def _check(space: Space, path: str) -> None:
-    """Try the space: what it enqueues, and random trials, must come out as recipes.
+def _try_out(space: Space, where: str, study: StudyContext) -> str:
+    """Try what a space enqueues, and seeded trials; return the digest of what comes out.
 
-    All of them together must ask for what one study can keep.
+    All of them must come out as recipes, and together ask for what one study can keep.
     """
     asked: Asked = {}
-    for number, (title, parameters) in enumerate(space.enqueued.items()):
+    enqueued = space.enqueued
+    if len(study.students) > 1:
+        enqueued = _with_student(space, study.students[0], where)
+    for number, (title, parameters) in enumerate(enqueued.items()):
         trial = FixedTrial(dict(parameters), number)
         what = f"ENQUEUED[{title!r}]"
-        propose(space, trial, path, what, asked)
+        propose(space, trial, where, what, asked)
         try:
             check_enqueued(parameters, trial.distributions)
         except ProtocolError as error:
-            raise ProtocolError(f"{path}: {what}: {error}") from None
+            raise ProtocolError(f"{where}: {what}: {error}") from None
         unused = sorted(set(parameters) - set(trial.params))
         if unused:
-            raise ProtocolError(f"{path}: suggest of {what} does not ask for {', '.join(unused)}")
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    optuna.logging.set_verbosity(verbosity)
-    for _ in range(DRAWS):
-        propose(space, study.ask(), path, "a random trial", asked)
+            raise ProtocolError(f"{where}: suggest of {what} does not ask for {', '.join(unused)}")
+    draws = [
+        described(trial, propose(space, trial, where, "a random trial", asked))
+        for trial in seeded_trials(DRAWS)
+    ]
+    return space_digest(draws, space.enqueued)
 
 
 def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked) -> Recipe:

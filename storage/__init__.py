@@ -1,1 +1,1 @@
-"""What is kept: paths, artifacts, teacher cache, checkpoints, Optuna studies."""
+"""Everything on disk: the files of a study, the teacher cache, and Optuna studies."""

@@ -1,4 +1,4 @@
-"""The repository's own rules: what is said in one place and holds in another agrees."""
+"""The repository's own rules: pages, settings and code agree with each other."""
 
 import argparse
 import ast
@@ -23,8 +23,8 @@ from packaging.utils import canonicalize_name
 from conductor.command_line import cli
 from conductor.command_line.options import make_request
 from conductor.command_line.presets import PRESETS
+from kd import VERSION
 from kd.errors import RetortError
-from search_spaces.space import load_space
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("kd", "storage", "search_spaces", "workers", "conductor", "reports")
@@ -37,16 +37,6 @@ FOREIGN_FLAGS = {"--editable", "--study-name"}  # of pip and of optuna
 
 def modules(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def source_files() -> list[Path]:
-    """Everything of the rooms that a reader may look for in the README."""
-    found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*"))]
-    return [
-        path
-        for path in found
-        if path.is_file() and path.parent.name != "__pycache__" and path.name != "__init__.py"
-    ]
 
 
 def tracked() -> list[str]:
@@ -69,26 +59,30 @@ def rows(text: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
 
 
-def test_readme_names_everything_at_the_top_level() -> None:
-    top = {name.split("/")[0] for name in tracked()}
-    named = {name.split("/")[0] for name in rows(README)}
-    assert top <= named | {"README.md"}
-
-
-def test_every_file_in_a_table_of_the_readme_exists() -> None:
-    gone = [
-        name
-        for name in rows(README)
-        if "/" in name and not name.startswith("runs/") and not (ROOT / name).exists()
-    ]
-    assert gone == []
+def test_the_readme_leads_to_every_page() -> None:
+    pages = {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([^)#]+)", README))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids(PAGES))
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
-    dead = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    dead = [
+        f"{link}#{anchor}"
+        for link, anchor in links
+        if "://" not in link
+        and (
+            not (target := page.parent / link if link else page).exists()
+            or (anchor and anchor not in anchors(target.read_text()))
+        )
+    ]
     assert dead == []
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as a viewer of Markdown makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids(PAGES))
@@ -114,7 +108,7 @@ def test_version_is_that_of_the_newest_entry_of_the_changelog() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     newest = re.search(r"^## \[([^]]+)\]", changelog, re.MULTILINE)
     assert newest is not None
-    assert newest[1] == METADATA["version"]
+    assert newest[1] == VERSION
 
 
 def commands(page: Path) -> list[str]:
@@ -135,7 +129,8 @@ def take(arguments: list[str]) -> None:
     """Raise what the command line raises; names and ranges of a study are checked too."""
     options = cli._parser().parse(cli._with_command(arguments))
     if options.command == "run":
-        make_request(options, arguments)
+        options.words = arguments
+        make_request(options)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -162,9 +157,10 @@ def test_command_that_does_not_exist_would_be_noticed(line: str) -> None:
 
 def known_flags() -> set[str]:
     found = {"--help"}
-    for _, add_flags, _ in cli.COMMANDS.values():
+    for _, groups in cli.COMMANDS.values():
         parser = argparse.ArgumentParser()
-        add_flags(parser)
+        for add_flags in groups:
+            add_flags(parser)
         found |= set(parser._option_string_actions)
     return found
 
@@ -175,9 +171,10 @@ def test_every_flag_on_a_page_exists(page: Path) -> None:
     assert named - known_flags() - FOREIGN_FLAGS == set()
 
 
-def test_readme_names_every_preset_and_every_command() -> None:
-    assert [name for name in PRESETS if f"`{name}`" not in README] == []
-    assert [name for name in cli.COMMANDS if f"study.py {name}" not in README] == []
+def test_the_page_of_studies_names_every_preset_and_every_command() -> None:
+    page = (ROOT / "docs" / "studies.md").read_text()
+    assert [name for name in PRESETS.names if f"`{name}`" not in page] == []
+    assert [name for name in cli.COMMANDS if f"study.py {name}" not in page] == []
 
 
 def test_targets_of_make_named_on_a_page_exist() -> None:
@@ -196,29 +193,17 @@ def test_no_page_says_that_the_test_split_is_opened_once() -> None:
         assert "the only ones that see the test" not in text
 
 
-def test_the_default_study_of_the_readme_is_that_of_the_results() -> None:
-    """One run: picture, table and verdict of several would contradict each other."""
-    section = README.split("\n## The default study\n")[1].split("\n## ")[0]
-    digits = (ROOT / "docs" / "results.md").read_text().split("\n## Digits\n")[1]
-    six = digits.split("confirm --seeds 20")[0].replace("−", "-")
-    for row in re.findall(r"^\| (.+?) \| ([\d.]+(?: ± [\d.]+)?) \| ", section, re.M):
-        assert f"| {row[0].split(' (')[0]} | {row[1]} |" in six
-    verdict = section.split("Verdict: ")[1].split(" The answer ")[0]
-    for figure in re.findall(r"\d+\.\d+", verdict):
-        assert figure in six
-    assert "![" not in README.split("\n## Start\n")[0]
-
-
-def test_the_search_space_of_the_readme_works(tmp_path: Path) -> None:
-    [block] = [block for block in blocks(README, "python") if "def suggest" in block]
-    (tmp_path / "mine.py").write_text(block)
-    space = load_space(str(tmp_path / "mine.py"))
-    assert space.enqueued
-    assert len(block.split("\n")) <= 16
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def test_figures_of_studies_in_the_readme_are_those_of_the_results() -> None:
+    """A figure comes from a recorded run, and from the same one as its neighbours."""
+    results = (ROOT / "docs" / "results.md").read_text().replace("−", "-")
+    recorded = README.split("\n## Recorded studies\n")[1].split("\n## ")[0]
+    figures = re.findall(r"-?\d+\.\d+", re.sub(r"\([^)]*\)", "", recorded))
+    assert [figure for figure in figures if figure not in results] == []
+    [seconds, parameters] = re.findall(
+        r"the default study \| about (\d+ s): .* with ([\d,]+) parameters", README
+    )[0]
+    digits = results.split("\n## Digits\n")[1].split("\n## ")[0]
+    assert {seconds, parameters} <= set(re.findall(r"\d+ s\b|\d,\d+", digits))
 
 
 def named_requirements(listed: Iterable[str]) -> dict[str, SpecifierSet]:
@@ -308,7 +293,8 @@ def test_packages_that_are_installed_are_all_there_are() -> None:
 
 def test_every_file_of_the_report_is_installed() -> None:
     ((package, patterns),) = PROJECT["tool"]["setuptools"]["package-data"].items()
-    files = {path for path in source_files() if path.suffix != ".py"}
+    found = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
+    files = {path for path in found if path.suffix not in (".py", ".pyc")}
     folder = ROOT.joinpath(*package.split("."))
     assert files == {path for pattern in patterns for path in folder.glob(pattern)}
 

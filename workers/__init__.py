@@ -1,1 +1,1 @@
-"""Workers run one job at a time and stream events; they know nothing of Optuna."""
+"""Workers run one job at a time and send events back; they do not use Optuna."""

@@ -1,4 +1,4 @@
-"""Which device a worker computes on, and how much of its memory it may take; chosen once."""
+"""Choose the device that a worker computes on, and limit its share of the device's memory."""
 
 import torch
 

@@ -1,40 +1,92 @@
-"""Events: what a worker says while it runs a job, as plain JSON objects.
-
-{"event": "progress", "done": 3, "total": 12}      part of a job is done
-{"event": "epoch", "metrics": {…}, "total": 12}    an epoch was trained (`kd.training.history`)
-{"event": "note", "text": "…"}                     something the user should read
-{"event": "result", …}                             the job's result; the last event
-{"event": "diverged", "reason": "…"}               a loss stopped being finite; the last event
-{"event": "failed", "kind": "…", "reason": "…"}    the job failed; the last event
-{"event": "stopped"}                               the job was told to stop; the last event
-"""
+"""Events: what a worker reports while it runs a job. They travel as JSON."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
+from kd.json_data import JsonData, from_wire, kinds_in
 from kd.training.history import EpochMetrics
 
-Event = dict[str, Any]
-Stopped = Callable[[], bool]  # asked between steps: whether to leave the job
-
-LAST_EVENTS = ("result", "diverged", "failed", "stopped")
+ShouldStop = Callable[[], bool]  # asked between steps: whether to leave the job
 
 
-def progress_event(done: int, total: int) -> Event:
-    return {"event": "progress", "done": done, "total": total}
+class Event(JsonData):
+    """Base of all events."""
+
+    __slots__ = ()
 
 
-def epoch_event(metrics: EpochMetrics, total: int) -> Event:
-    return {"event": "epoch", "metrics": metrics.to_json(), "total": total}
+class LastEvent(Event):
+    """Base of the events that end a job."""
+
+    __slots__ = ()
 
 
-def note_event(text: str) -> Event:
-    return {"event": "note", "text": text}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Event):
+    """A part of the job is done."""
+
+    done: int
+    total: int
 
 
-def result_event(**values: Any) -> Event:
-    return {"event": "result", **values}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochDone(Event):
+    """An epoch of `total` was trained, or read from the checkpoint of an earlier attempt."""
+
+    metrics: EpochMetrics
+    total: int
 
 
-def failed_event(error: BaseException) -> Event:
-    return {"event": "failed", "kind": type(error).__name__, "reason": str(error) or repr(error)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note(Event):
+    """Something that the user should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(LastEvent):
+    """The job has ended well. Its docstring says which `values` it returns: plain JSON."""
+
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        return cls(values=values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diverged(LastEvent):
+    """A loss stopped being finite."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(LastEvent):
+    """The job raised an error of the class named `kind`."""
+
+    kind: str
+    reason: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        return cls(kind=type(error).__name__, reason=str(error) or repr(error))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(LastEvent):
+    """The job was asked to stop."""
+
+
+EVENTS = kinds_in(globals(), Event)
+
+
+def event_from_wire(given: Any) -> Event:
+    """Return the event that `kd.json_data.to_wire` wrote. Raises ProtocolError if it is none."""
+    event: Event = from_wire(given, EVENTS)
+    return event

@@ -1,20 +1,27 @@
-"""Jobs: what a worker can be asked to do, as frozen records that travel as JSON."""
+"""Jobs: what a worker can be asked to do, as frozen dataclasses that travel as JSON.
+
+Each names its runner, the function that runs it in a worker: a generator of events. It is named as
+a text, since runners import torch and the supervisor does not.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from kd.errors import ArtifactError
+from kd.json_data import JsonData, from_wire, kinds_in
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from storage.files.layout import Layout
-from storage.files.records import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(Record):
-    """What every job needs: the protocol, and the folder that `--root` names."""
+class Job(JsonData):
+    """What every job needs: the protocol, and the folder that `--root` names.
 
+    `runner` is the module of `workers.runners` and the function in it that run the job.
+    """
+
+    runner: ClassVar[str] = ""
     protocol: Protocol
     root: str
 
@@ -27,6 +34,7 @@ class Job(Record):
 class PrepareJob(Job):
     """Turn the data set into tensor files. Result: `dataset`, its fingerprint."""
 
+    runner: ClassVar[str] = "preparing.run_prepare"
     data_dir: str
 
 
@@ -38,6 +46,7 @@ class KernelsJob(Job):
     and `used`, both with the version in words; all empty on an accelerator.
     """
 
+    runner: ClassVar[str] = "kernels.run_kernels"
     dataset: str
 
 
@@ -45,6 +54,7 @@ class KernelsJob(Job):
 class ModelsJob(Job):
     """Try out the models of the user's own, before anything is trained with them."""
 
+    runner: ClassVar[str] = "preparing.run_models"
     dataset: str
 
 
@@ -52,6 +62,7 @@ class ModelsJob(Job):
 class TeacherJob(Job):
     """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 
+    runner: ClassVar[str] = "preparing.run_teacher"
     dataset: str
 
 
@@ -59,6 +70,7 @@ class TeacherJob(Job):
 class ProjectionJob(Job):
     """Begin the teacher cache. Result: `shards`, its fingerprint, and a view's `sizes` in bytes."""
 
+    runner: ClassVar[str] = "caching.run_projections"
     dataset: str
     teacher: str
 
@@ -67,6 +79,7 @@ class ProjectionJob(Job):
 class ShardJob(Job):
     """Cache what the teacher says of view `view`, with features or logits alone."""
 
+    runner: ClassVar[str] = "caching.run_shard"
     dataset: str
     teacher: str
     shards: str
@@ -83,6 +96,7 @@ class TrainJob(Job):
     logits of the test split are kept. Events: `epoch`; result: `seconds` and `test`.
     """
 
+    runner: ClassVar[str] = "training.run_train"
     dataset: str
     teacher: str
     shards: str
@@ -100,6 +114,7 @@ class TrainJob(Job):
 class TeacherTestJob(Job):
     """Test the teacher once, for the comparison; its logits are kept in `folder`."""
 
+    runner: ClassVar[str] = "comparing.run_teacher_test"
     dataset: str
     teacher: str
     folder: str
@@ -110,6 +125,7 @@ class TeacherTestJob(Job):
 class CostJob(Job):
     """Measure parameters, MACs, bytes and latency of teacher and students. Result: `costs`."""
 
+    runner: ClassVar[str] = "comparing.run_cost"
     dataset: str
     teacher: str
 
@@ -118,6 +134,7 @@ class CostJob(Job):
 class StudentsJob(Job):
     """Measure what the budget of the protocol asks of each student. Result: `sizes`."""
 
+    runner: ClassVar[str] = "comparing.run_students"
     dataset: str
 
 
@@ -125,6 +142,7 @@ class StudentsJob(Job):
 class VerifyJob(Job):
     """Ask the teacher anew about random rows of shard `view`. Result: `difference`, the largest."""
 
+    runner: ClassVar[str] = "caching.run_verify"
     dataset: str
     teacher: str
     shards: str
@@ -141,6 +159,7 @@ class ExportJob(Job):
     `onnx_differences`, the largest of logits by batch size.
     """
 
+    runner: ClassVar[str] = "exporting.run_export"
     dataset: str
     weights: str
     folder: str
@@ -158,45 +177,23 @@ class MachineJob(Job):
     the models whose ImageNet weights are in `weights_folder`.
     """
 
+    runner: ClassVar[str] = "examining.run_machine"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamineJob(Job):
     """Try `part` of what training takes: views, losses or checkpoint. Result: what was `said`."""
 
+    runner: ClassVar[str] = "examining.run_examine"
     dataset: str
     part: str
     folder: str
 
 
-def to_wire(job: Job) -> dict[str, Any]:
-    return {"kind": type(job).__name__, **job.to_json()}
+JOBS = kinds_in(globals(), Job)
 
 
-def from_wire(given: dict[str, Any]) -> Job:
-    """Raises ArtifactError for what is not a job."""
-    values = dict(given)
-    kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in JOBS:
-        raise ArtifactError(f"not a job: {kind!r}")
-    return JOBS[kind].from_json(values)
-
-
-JOBS: dict[str, type[Job]] = {
-    kind.__name__: kind
-    for kind in (
-        PrepareJob,
-        KernelsJob,
-        ModelsJob,
-        TeacherJob,
-        ProjectionJob,
-        ShardJob,
-        TrainJob,
-        TeacherTestJob,
-        CostJob,
-        StudentsJob,
-        VerifyJob,
-        ExportJob,
-        MachineJob,
-        ExamineJob,
-    )
-}
+def job_from_wire(given: Any) -> Job:
+    """Return the job that `kd.json_data.to_wire` wrote. Raises ProtocolError if it is none."""
+    job: Job = from_wire(given, JOBS)
+    return job

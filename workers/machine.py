@@ -1,4 +1,4 @@
-"""What this machine gives to a process: its processor, and cores and memory within its cgroups."""
+"""The processor, cores and memory that this process may use, within the limits of cgroups."""
 
 import math
 import os

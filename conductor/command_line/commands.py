@@ -1,4 +1,4 @@
-"""The commands, each from its options to its exit code."""
+"""The commands of `study.py`: each takes its options and returns its exit code."""
 
 import argparse
 import socket
@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conductor.command_line.lookup import existing_study, storage_url
-from conductor.command_line.options import make_request
+from conductor.command_line.options import existing_study, make_request, storage_url
 from conductor.command_line.presets import PRESETS, preset
 from conductor.display import Display
-from conductor.request import Request, check_workers, parse_size
-from conductor.search.names import CACHE_BUDGET
-from kd.errors import StudyError
+from conductor.request import Request, check_workers
+from kd.errors import StudyError, require
 from kd.protocol import Protocol
-from kd.recipe import require
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
 from workers.pools.cluster import Cluster
 
@@ -24,9 +21,9 @@ if typing.TYPE_CHECKING:
     from workers.pools.crew import Crew
 
 
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Run a study, and say what it found."""
-    request = make_request(options, arguments)
+def run(options: argparse.Namespace) -> int:
+    """Run a study, and print its result."""
+    request = make_request(options)
     from conductor.study import Study
 
     display = Display()
@@ -34,14 +31,11 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return _conclude(request, display)
 
 
-def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Confirm the winners of a study, and say what was found."""
+def confirm(options: argparse.Namespace) -> int:
+    """Confirm the winners of a study, and print its result."""
     paths = existing_study(options)
     options.name = paths.name
-    for name in ("preset", "arms", "space", "trials", "sampler", "pruner", "lag"):
-        setattr(options, name, 1 if name == "trials" else None)
-    options.cache_budget = CACHE_BUDGET
-    request = make_request(options, arguments)
+    request = make_request(options)
     from conductor.study import Study
 
     display = Display()
@@ -50,7 +44,7 @@ def confirm(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _conclude(request: Request, display: Display) -> int:
-    """Write the report, and say the result and where to look."""
+    """Write the report, and print its headline and where it is."""
     from reports.write.report import write_report
 
     layout = Layout(request.root)
@@ -64,7 +58,7 @@ def _conclude(request: Request, display: Display) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a report anew, put several studies side by side, or print what was found."""
+    """Write a report again, compare several studies, or print the findings."""
     if options.studies and options.name is not None:
         raise StudyError(
             f"a study is named once: leave out --name {options.name}, "
@@ -83,7 +77,7 @@ def report(options: argparse.Namespace) -> int:
         return 0
     display = Display()
     if len(places) > 1:
-        path = layout.root / "comparison.html"
+        path = layout.comparison
         display.say(write_comparison(places, path))
         display.say(f"report: {path}")
         return 0
@@ -111,8 +105,8 @@ def dashboard(options: argparse.Namespace) -> int:
 
 
 def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
-    """Return the root's own storage, or that of the study that is named, or of the only one."""
-    if options.name is None and (layout.root / "studies.db").exists():
+    """Return the URL of the root's own storage, or of the study's that is named or the only one."""
+    if options.name is None and layout.database.exists():
         return layout.studies_url
     return storage_url(options, existing_study(options))
 
@@ -139,11 +133,11 @@ def verify(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
-    """Give a crew for what looks at a study that is there; its workers leave with the block."""
+    """Yield the workers for a command on an existing study; they end with the block."""
     from workers.pools.crew import Crew, make_pool
 
     check_workers(options.workers, options.ray_address, options.gpus_per_trial)
-    threads = Protocol.from_json(read_json(paths.protocol)).threads
+    threads = read_record(paths.protocol, Protocol).threads
     pool = make_pool(options.workers, _cluster(options, threads))
     try:
         pool.start()
@@ -153,7 +147,7 @@ def _crew(options: argparse.Namespace, paths: StudyLayout) -> Iterator["Crew"]:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Take a confirmed student away."""
+    """Export a confirmed student."""
     paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.tools.exporting import Export, check_format, choose
     from reports.write.report import Place
@@ -178,7 +172,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Train one run again; the exit code is 0 when it came out the same to the last bit, else 1."""
+    """Train one run again; the exit code is 0 if its result is equal to the last bit, else 1."""
     paths, layout = existing_study(options), Layout(Path(options.root))
     from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
 
@@ -205,7 +199,7 @@ def doctor(options: argparse.Namespace) -> int:
         url=options.storage or layout.studies_url,
         workers=options.workers,
         cluster=_cluster(options, PROTOCOL.threads),
-        cache_budget=parse_size(options.cache_budget),
+        cache_budget=options.cache_budget,
     )
     return 0 if Doctor(wanted, Display()).run() else 1
 
@@ -219,10 +213,10 @@ def _cluster(options: argparse.Namespace, threads: int) -> Cluster:
     )
 
 
-def presets() -> int:
+def presets(options: argparse.Namespace) -> int:
     """List the presets with their first lines."""
     display = Display()
-    for name in PRESETS:
+    for name in PRESETS.names:
         protocol = {"dataset": "folder:PATH", **preset(name)}
         display.say(
             f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "

@@ -1,4 +1,4 @@
-"""The request that options make: flags, before what the study has kept, before its preset."""
+"""What the options mean: the request of a new or resumed study, or the existing study."""
 
 import argparse
 import math
@@ -6,85 +6,111 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from conductor.command_line.lookup import kept_spaces
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
-from conductor.request import Request, choose_spaces, parse_size
+from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_models import pin_models
-from kd.errors import ProtocolError
-from kd.names import DATASETS
+from kd.errors import ProtocolError, StudyError
+from kd.metrics import load_metric
+from kd.names import SOURCES
 from kd.protocol import Protocol, dataset_slug
-from storage.files.artifacts import read_json
-from storage.files.layout import Layout
+from storage.files.artifacts import read_record
+from storage.files.layout import Layout, StudyLayout, command_line
+from storage.files.ownership import check_inside
 from storage.files.records import StudySettings
 
-DEFAULTS = {"sampler": "tpe", "pruner": "median", "lag": 4, "storage": ""}
 
+def make_request(options: argparse.Namespace) -> Request:
+    """Return the request: flags come first, then the study's record, then its preset.
 
-def make_request(options: argparse.Namespace, arguments: list[str]) -> Request:
-    """Put the request together, and refuse what is mistyped before a study is begun."""
-    given = {
-        field.name: getattr(options, field.name)
-        for field in fields(Protocol)
-        if getattr(options, field.name, None) is not None
-    }
+    Raises RetortError for mistakes, before a study is begun.
+    """
+    given = _given(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
     given, models = pin_models(given)
-    base = options.preset or _preset_of(given.get("dataset", "digits"))
-    name = (
-        options.name
-        if options.name is not None
-        else (options.preset or dataset_slug(given.get("dataset", base)))
-    )
+    named = getattr(options, "preset", None)
+    base = named or _preset_of(given.get("dataset", "digits"))
+    name = options.name
+    if name is None:
+        name = named or dataset_slug(given.get("dataset", base))
     paths = Layout(Path(options.root)).study(name)
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
-    if paths.protocol.exists() and not options.preset:
-        kept_protocol = Protocol.from_json(read_json(paths.protocol))
+    if paths.protocol.exists() and not named:
+        kept_protocol = read_record(paths.protocol, Protocol)
         protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
     else:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     if "dataset" not in {**protocol_fields, **given}:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
-    chosen = {**protocol_fields, **given}
-    if "margin" not in chosen:
-        from kd.training.scoring import load_metric  # numpy, which help does not need
-
-        chosen["margin"] = load_metric(chosen.get("metric", "accuracy")).MARGIN
-    spaces = choose_spaces(list(options.arms) if options.arms else None, options.space)
-    if kept and not options.arms and not options.space:
-        spaces = kept_spaces(kept)
-    tactics = {
-        key: _first(getattr(options, key), getattr(kept, key, None), default)
-        for key, default in DEFAULTS.items()
+    if "margin" not in protocol_fields and "margin" not in given:
+        metric = {**protocol_fields, **given}.get("metric", "accuracy")
+        given["margin"] = load_metric(metric).MARGIN
+    arms, space = getattr(options, "arms", None), getattr(options, "space", None)
+    spaces = _kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
+    settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
+    chosen: dict[str, Any] = {
+        **settings,
+        **_given(options, Request),
+        "name": name,
+        "root": Path(options.root),
+        "protocol": Protocol(**{**protocol_fields, **given}),
+        "spaces": spaces,
+        "command": ["python", "study.py", *settled_words(options.words)],
+        "models": models,
     }
-    return Request(
-        name=name,
-        root=Path(options.root),
-        protocol=Protocol(**chosen),
-        trials=options.trials,
-        seeds=options.seeds,
-        ablate=options.ablate,
-        spaces=spaces,
-        workers=options.workers,
-        ray_address=options.ray_address,
-        gpus_per_trial=options.gpus_per_trial,
-        data_dir=options.data_dir or "",
-        cache_budget=parse_size(options.cache_budget),
-        command=["python", "study.py", *settled_words(arguments)],
-        models=models,
-        **tactics,
-    )
+    return Request(**chosen)
+
+
+def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:
+    """Return the named study, or the only one. Raises StudyError if there is none or several."""
+    name = options.name if name is None else name
+    layout = Layout(Path(options.root))
+    names = layout.studies
+    if name is not None:
+        paths = layout.study(name)
+        if name not in names:
+            known = f"; there are {', '.join(names)}" if names else ""
+            raise StudyError(f"there is no study {name} under {layout.root}{known}")
+    elif len(names) != 1:
+        begin = command_line(options.root)
+        what = f"name one of {', '.join(names)} with --name" if names else f"run: {begin}"
+        raise StudyError(f"there are {len(names)} studies under {layout.root}; {what}")
+    else:
+        paths = layout.study(names[0])
+    check_inside(layout.root, paths.folder)
+    return paths
+
+
+def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
+    """Return the URL of the study's trials: by flag, as recorded, or the root's own."""
+    kept = StudySettings.read(paths.settings).storage
+    return options.storage or kept or Layout(Path(options.root)).studies_url
+
+
+def _kept_spaces(kept: StudySettings) -> list[str]:
+    """Return the search spaces of a study. Raises StudyError for a missing file."""
+    sources = [kept.spaces[arm].source for arm in kept.arms]
+    for source in sources:
+        if source.endswith(".py") and not Path(source).is_file():
+            raise StudyError(f"the study's space {source} is gone; put it back")
+    return sources
+
+
+def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
+    """Return the options that are given and set a field of `kind`, by name."""
+    values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_folder(dataset: str) -> None:
-    """Raise ProtocolError for the bare name of a folder, which is no data set's."""
-    if dataset not in DATASETS and ":" not in dataset and dataset and Path(dataset).is_dir():
+    """Raise ProtocolError for a folder that is named without `folder:`."""
+    if dataset not in SOURCES.names and ":" not in dataset and dataset and Path(dataset).is_dir():
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 
 def _check_weights(weights: str) -> None:
-    """Raise ProtocolError for a file that is not there, before data are prepared."""
+    """Raise ProtocolError for a missing file, before data are prepared."""
     if weights.endswith(".safetensors") and not Path(weights).is_file():
         raise ProtocolError(
             f"--teacher-weights takes a .safetensors file, got {weights}, which is not a file"
@@ -92,11 +118,7 @@ def _check_weights(weights: str) -> None:
 
 
 def _preset_of(dataset: str) -> str:
-    """Return the preset that a data set begins with when none is named."""
-    return (
-        "folder" if dataset.startswith("folder:") else dataset if dataset in PRESETS else "digits"
-    )
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+    """Return the default preset of a data set."""
+    if ":" in dataset:  # a source that takes a path
+        return "folder"
+    return dataset if dataset in PRESETS.names else "digits"

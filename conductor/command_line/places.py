@@ -1,15 +1,14 @@
-"""The one rule for paths on the command line: what a study keeps is found from any folder.
+"""Paths on the command line are made absolute, so that a study can be resumed from any folder.
 
-Every path is made absolute as soon as it is given (`storage.files.layout.whole_path`); the root
-alone stays as it is, since what lies in it is named relative to it.
+See `storage.files.layout.whole_path`. Only the root stays as given: paths below it are relative.
 """
 
 import argparse
 from collections.abc import Callable
 
+from kd.names import SOURCES, takes_path
 from storage.files.layout import home_path, whole_path
 
-FOLDER = "folder:"
 SUFFIXES = (".py", ".safetensors")  # of files that flags name
 
 
@@ -22,7 +21,7 @@ def settle_paths(options: argparse.Namespace) -> None:
 
 
 def settled_words(words: list[str]) -> list[str]:
-    """Return the words of a command line that means the same in any folder."""
+    """Return a command line that means the same in any folder."""
     settled = []
     for before, word in zip(["", *words], words, strict=False):
         flag, equals, given = word.partition("=")
@@ -34,9 +33,9 @@ def settled_words(words: list[str]) -> list[str]:
 
 
 def whole_model(name: str) -> str:
-    """Return the name of a model, with the whole path of its file where it is the user's own.
+    """Return the name of a model, with an absolute path if it is in a file of the user's.
 
-    A name with a digest is that of the copy under the root, and stays.
+    A name with a digest is that of the copy under the root, and stays unchanged.
     """
     path, _, function = name.rpartition(":")
     own = path.endswith(".py") and "@" not in function
@@ -48,14 +47,15 @@ def _path(path: str) -> str:
 
 
 def _file(name: str) -> str:
-    """Leave what is no file as it is: a name, or a slip, which an error shows as it was given."""
+    """Leave a text that names no file unchanged: a name, or a mistake that an error shows."""
     path = whole_path(name)
     return str(path) if path.suffix in SUFFIXES and path.is_file() else name
 
 
 def _dataset(name: str) -> str:
-    folder = name.removeprefix(FOLDER)
-    return f"{FOLDER}{whole_path(folder)}" if folder and folder != name else name
+    source, _, path = name.partition(":")
+    takes = path and source in SOURCES.names and takes_path(source)
+    return f"{source}:{whole_path(path)}" if takes else name
 
 
 def _models(names: str) -> str:
@@ -63,7 +63,7 @@ def _models(names: str) -> str:
 
 
 def _storage(url: str) -> str:
-    from storage.studies.databases import whole_url  # which imports Optuna
+    from storage.studies.urls import whole_url  # which imports SQLAlchemy
 
     return whole_url(url)
 

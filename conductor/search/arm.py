@@ -52,7 +52,7 @@ class Arm:
     """The trials of one arm. Every decision about trial n depends on n, never on N or on timing.
 
     A decision is taken on a copy of the study in memory, which shows it what the lag allows (see
-    `conductor.search.lagged`), by a sampler made anew from (seed, arm, n); then it is written to
+    `conductor.search.mirror`), by a sampler made anew from (seed, arm, n); then it is written to
     the study in one transaction, so that a kill leaves no half-asked trial.
     """
 

@@ -16,12 +16,13 @@ from kd.training.history import EpochMetrics
 from reports.wording import measure
 from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
-from workers.events import LAST_EVENTS, Event
+from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew, error_of
 
 LOOK_SECONDS = 2.0  # between two looks at what other supervisors do
 MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
+ENDINGS: dict[type[LastEvent], str] = {Result: "complete", Diverged: "diverged"}
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
 MakeJob = Callable[[Arm, int], TrainJob]
@@ -129,7 +130,7 @@ class Search:
             time.sleep(LOOK_SECONDS)  # the trials that are missing are run by others
             return
         for key, event in self._crew.events(LOOK_SECONDS if shared else None):
-            last = event["event"] in LAST_EVENTS
+            last = isinstance(event, LastEvent)
             if key in self._leaving:
                 self._leaving -= {key} if last else set()
                 continue
@@ -154,11 +155,11 @@ class Search:
         self._crew.start(key, job)
 
     def _hear(self, trial: _Trial, event: Event) -> None:
-        if event["event"] == "epoch":
-            self._hear_epoch(trial, EpochMetrics.from_json(event["metrics"]))
-        elif event["event"] == "note":
-            self._display.say(f"{trial.arm.name} {trial.number}: {event['text']}")
-        elif event["event"] in LAST_EVENTS:
+        if isinstance(event, EpochDone):
+            self._hear_epoch(trial, event.metrics)
+        elif isinstance(event, Note):
+            self._display.say(f"{trial.arm.name} {trial.number}: {event.text}")
+        elif isinstance(event, LastEvent):
             self._end(trial, event)
 
     def _hear_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
@@ -175,23 +176,23 @@ class Search:
             trial.pruned = True
             self._crew.stop(key)
 
-    def _end(self, trial: _Trial, event: Event) -> None:
+    def _end(self, trial: _Trial, event: LastEvent) -> None:
         """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
 
         What is wrong with the study's own files (a full disk, a damaged shard) would fail every
         trial: it ends the session, raised here, and the trial goes on with the next one.
         """
-        if event["event"] == "failed" and not isinstance(error := error_of(event), WorkerError):
+        if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
-        ending = {"result": "complete", "diverged": "diverged"}.get(event["event"], "failed")
-        outcome = "pruned" if trial.pruned else ending
+        outcome = "pruned" if trial.pruned else ENDINGS.get(type(event), "failed")
+        reason = event.reason if isinstance(event, Diverged | Failed) else ""
         arm, number, job = trial.arm, trial.number, trial.job
         record = RunRecord(
             recipe=job.recipe,
             seed=job.seed,
             horizon=job.horizon,
             outcome=outcome,
-            reason=event.get("reason", "") if outcome in ("diverged", "failed") else "",
+            reason="" if trial.pruned else reason,
             history=trial.history,
             seconds=sum(metrics.seconds for metrics in trial.history),
         )

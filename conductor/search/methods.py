@@ -1,23 +1,18 @@
-"""Samplers and pruners by name. They need Optuna, so they are made only where a study runs."""
+"""How an arm is searched: its sampler and pruner, made from their names."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import optuna
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    PercentilePruner,
-    SuccessiveHalvingPruner,
-)
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
-from conductor.search.names import PRUNERS, SAMPLERS
-from conductor.search.tpe import Past, ReadingTPESampler
-from kd.registry import check_name
+from conductor.search.pruners import PRUNERS, PrunerModule
+from conductor.search.samplers import SAMPLERS, SamplerModule
+from conductor.search.samplers.tpe import Past
 
 STARTUP_TRIALS = 10  # random trials before a sampler learns
 
@@ -40,36 +35,21 @@ def make_sampler(
 
     `past` is kept for all decisions of a study. Raises ProtocolError for an unknown name.
     """
-    check_name("sampler", name, SAMPLERS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _SAMPLERS[name](seed % 2**32, startup, past or Past())
+    module = cast(SamplerModule, SAMPLERS.load(name))
+    with _experiments_allowed():
+        return module.make(seed % 2**32, startup, past or Past())
 
 
 def make_pruner(name: str, horizon: int) -> BasePruner:
-    """Make a pruner for runs of `horizon` epochs. Raises ProtocolError for an unknown name.
-
-    Resources are set, never left to `auto`, which resolves anew in every process.
-    """
-    check_name("pruner", name, PRUNERS)
-    return _PRUNERS[name](horizon)
+    """Make a pruner for runs of `horizon` epochs. Raises ProtocolError for an unknown name."""
+    module = cast(PrunerModule, PRUNERS.load(name))
+    with _experiments_allowed():
+        return module.make(horizon)
 
 
-_SAMPLERS: dict[str, Callable[[int, int, Past], BaseSampler]] = {
-    "tpe": lambda seed, startup, past: ReadingTPESampler(past, startup=startup, seed=seed),
-    "random": lambda seed, startup, past: RandomSampler(seed=seed),
-    "gp": lambda seed, startup, past: GPSampler(n_startup_trials=startup, seed=seed),
-}
-_PRUNERS: dict[str, Callable[[int], BasePruner]] = {
-    "median": lambda horizon: MedianPruner(n_startup_trials=5, n_warmup_steps=horizon // 4),
-    "quartile": lambda horizon: PercentilePruner(
-        25.0, n_startup_trials=5, n_warmup_steps=horizon // 4
-    ),
-    "halving": lambda horizon: SuccessiveHalvingPruner(
-        min_resource=max(1, horizon // 9), reduction_factor=3
-    ),
-    "hyperband": lambda horizon: HyperbandPruner(
-        min_resource=max(1, horizon // 9), max_resource=horizon, reduction_factor=3
-    ),
-    "none": lambda horizon: NopPruner(),
-}
+@contextmanager
+def _experiments_allowed() -> Iterator[None]:
+    """Silence Optuna's warning that a class is experimental, as some samplers and pruners are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
-from conductor.display import Display, percent
+from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.ablations import ablations
 from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import Measure, measure
+from reports.wording import Measure, measure, percent
 from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
-from workers.events import Event
+from workers.events import Diverged, EpochDone, Event, Note, Result
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew
 
@@ -187,11 +187,11 @@ class Confirmation:
         histories: dict[int, list[EpochMetrics]] = {}
 
         def listen(index: int, event: Event) -> None:
-            if event["event"] == "note":
-                self._display.say(f"{runs[index].title}: {event['text']}")
-            elif event["event"] == "epoch":
-                metrics = EpochMetrics.from_json(event["metrics"])
-                self._hear_epoch(index, runs[index], histories.setdefault(index, []), metrics)
+            if isinstance(event, Note):
+                self._display.say(f"{runs[index].title}: {event.text}")
+            elif isinstance(event, EpochDone):
+                history = histories.setdefault(index, [])
+                self._hear_epoch(index, runs[index], history, event.metrics)
 
         for index, event in self._crew.run_all(jobs, listen):
             record = self._record(runs[index], event, histories.get(index, []))
@@ -210,17 +210,16 @@ class Confirmation:
         self._display.epoch(index, metrics.epoch, self._measure.value(metrics.objective, 1))
 
     @staticmethod
-    def _record(run: _Run, event: Event, history: list[EpochMetrics]) -> RunRecord:
-        diverged = event["event"] == "diverged"
+    def _record(run: _Run, event: Result | Diverged, history: list[EpochMetrics]) -> RunRecord:
         record = RunRecord(
             recipe=run.recipe,
             seed=run.seed,
             horizon=run.horizon,
-            outcome="diverged" if diverged else "complete",
-            reason=event.get("reason", ""),
+            outcome="complete" if isinstance(event, Result) else "diverged",
+            reason=event.reason if isinstance(event, Diverged) else "",
             history=history,
             seconds=sum(metrics.seconds for metrics in history),
-            test=event.get("test"),
+            test=event["test"] if isinstance(event, Result) else None,
         )
         record.write(run.layout.result)
         run.layout.checkpoint.unlink(missing_ok=True)
@@ -233,7 +232,7 @@ def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
     if record.test is None:
         value = measure.value(record.objective(measure.worst), 1)
         return f"{run.title}: {value} validation {measure.name}"
-    return f"{run.title}: {percent(record.test['accuracy'])} test accuracy"
+    return f"{run.title}: {percent(record.test['accuracy'], 1)} test accuracy"
 
 
 def _finished(run: _Run) -> RunRecord | None:

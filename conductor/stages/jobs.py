@@ -62,7 +62,7 @@ class JobMaker:
         )
 
     def teacher_test(self) -> TeacherTestJob:
-        folder, seal = str(self._paths.teacher_test), str(self._paths.seal)
+        folder, seal = str(self._paths.teacher_test.folder), str(self._paths.seal)
         return TeacherTestJob(folder=folder, seal=seal, **self._common)
 
     def kernels(self) -> KernelsJob:

@@ -1,20 +1,21 @@
 """From the protocol to a filled teacher cache: the stages before the search."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conductor.display import Display, duration, percent
-from conductor.request import Request, show_size
+from conductor.display import Display
+from conductor.request import Request
 from kd.names import parse_model
 from kd.protocol import Protocol
-from kd.training.history import FEW_OF_A_CLASS, EpochMetrics
+from kd.training.history import FEW_OF_A_CLASS
+from reports.wording import duration, percent, show_size
 from storage.files.artifacts import is_finished, read_manifest
-from storage.files.layout import Layout
-from workers.events import Event
+from storage.files.layout import Layout, view_folder
+from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
 from workers.pools.crew import Crew
 
@@ -109,18 +110,17 @@ class Preparation:
         how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
-            f"{percent(result['accuracy'])} validation accuracy"
+            f"{percent(result['accuracy'], 1)} validation accuracy"
         )
         return str(result["teacher"])
 
-    def _hear_teacher(self, bar: object, event: Event) -> None:
+    def _hear_teacher(self, bar: Callable[[int, int], None], event: Event) -> None:
         _move(bar, event)
-        if event["event"] == "note":
-            self._display.say(f"teacher: {event['text']}")
-        if event["event"] == "epoch" and not self._display.is_live:
-            metrics = EpochMetrics.from_json(event["metrics"])
-            accuracy = percent(metrics.accuracy)
-            self._display.say(f"teacher: epoch {metrics.epoch}/{event['total']}, {accuracy}")
+        if isinstance(event, Note):
+            self._display.say(f"teacher: {event.text}")
+        if isinstance(event, EpochDone) and not self._display.is_live:
+            accuracy = percent(event.metrics.accuracy, 1)
+            self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
 
     def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:
         job = ProjectionJob(
@@ -136,7 +136,9 @@ class Preparation:
         budget, views = self._request.cache_budget, self._protocol.view_count
         free = int(DISK_SHARE * shutil.disk_usage(self._layout.root).free)
         kept = sum(
-            path.stat().st_size for path in self._layout.shards(shards).glob("view-*/*.safetensors")
+            path.stat().st_size
+            for k in range(views)
+            for path in view_folder(self._layout.shards(shards), k).glob("*.safetensors")
         )
         room = min(budget, free + kept)
         everything = views * (sizes["logits"] + sizes["features"])
@@ -200,7 +202,7 @@ class Preparation:
                 bar(done, len(found))
 
 
-def kernel_lines(result: Event) -> list[str]:
+def kernel_lines(result: Result) -> list[str]:
     """Return the line that a user should read about the kernels, where they are limited."""
     if not result["reason"]:
         return []
@@ -208,12 +210,12 @@ def kernel_lines(result: Event) -> list[str]:
 
 
 def _verify_view(folder: Path, k: int, identity: dict[str, Any]) -> None:
-    read_manifest(folder / f"view-{k:05d}", "shard", {**identity, "view": k}).verify()
+    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
 
 
 def _has_view(folder: Path, k: int, features: bool) -> bool:
     """Whether shard `k` is finished, and holds features if they are wanted."""
-    place = folder / f"view-{k:05d}"
+    place = view_folder(folder, k)
     return is_finished(place) and (not features or bool(read_manifest(place, "shard").info["taps"]))
 
 
@@ -226,9 +228,9 @@ def _fewest(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
     return f"; of class {classes[label]} only {train:,}, {validation:,} and {test:,}"
 
 
-def _move(bar: object, event: Event) -> None:
+def _move(bar: Callable[[int, int], None], event: Event) -> None:
     """Move a bar by a progress or an epoch event."""
-    if event["event"] == "progress":
-        bar(event["done"], event["total"])  # type: ignore[operator]
-    elif event["event"] == "epoch":
-        bar(event["metrics"]["epoch"], event["total"])  # type: ignore[operator]
+    if isinstance(event, Progress):
+        bar(event.done, event.total)
+    elif isinstance(event, EpochDone):
+        bar(event.metrics.epoch, event.total)

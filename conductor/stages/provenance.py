@@ -1,35 +1,33 @@
-"""What a study writes down of how it is run, and the refusal to go on in another way."""
+"""The record of how a study is run, and the check that it is resumed in the same way."""
 
 import os
 import platform
-import re
-from argparse import ArgumentParser
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
-from conductor.command_line.flags import add_run_flags
-from conductor.request import Request
+from conductor.request import EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
 from kd.names import parse_model
 from kd.protocol import Protocol
 from search_spaces.space import Space
-from storage.files.artifacts import read_json, write_json
+from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
-from storage.studies.databases import storage_file, without_password
+from storage.studies.urls import masked, storage_file, without_password
 
+THEN = "; then "  # between the kernels of sessions that computed with others
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:
-    """Return what the study was begun with; None for one that is new, or that begins anew.
+    """Return the recorded settings of a study; None if it is new, or may start over.
 
-    Until its teacher is there nothing has come of a study. Where its storage, `url`, is a file, so
-    that it has one supervisor, it may then be asked for in another way. Raises StudyError if one
-    that has come further has another protocol or other settings.
+    A study without a teacher has no results yet: where its storage, `url`, is a file, so that it
+    has one supervisor, it may start over with other options. Raises StudyError if a study with a
+    teacher has another protocol or other settings.
     """
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     try:
@@ -45,7 +43,7 @@ def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettin
 def _check_resumable(paths: StudyLayout, request: Request) -> None:
     """Raise StudyError if the study exists with another protocol or other settings."""
     if paths.protocol.exists():
-        kept_protocol = Protocol.from_json(read_json(paths.protocol))
+        kept_protocol = read_record(paths.protocol, Protocol)
         _check_models(paths.name, kept_protocol, request.protocol)
         differences = kept_protocol.differences(request.protocol)
         if differences:
@@ -55,13 +53,14 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             )
     if paths.settings.exists():
         kept = StudySettings.read(paths.settings)
-        for flag in ("sampler", "pruner", "lag", "storage"):
+        for flag in KEPT:
             was, wanted = getattr(kept, flag), getattr(request, flag)
             if flag == "storage":
                 was, wanted = without_password(was), without_password(wanted)
             if was != wanted:
                 raise StudyError(
-                    f"study {paths.name} was begun with --{flag} {was!r}, not {wanted!r}; "
+                    f"study {paths.name} was begun with --{flag.replace('_', '-')} {was!r}, not "
+                    f"{wanted!r}; "
                     "leave the flag out to go on with it, or give --name another name"
                 )
 
@@ -88,7 +87,7 @@ def begin_settings(
     prepared: Prepared,
     kept: StudySettings | None,
 ) -> StudySettings:
-    """Write protocol and settings down, or check them against what was written: `kept`.
+    """Write protocol and settings; where the study has settings (`kept`), check them first.
 
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
@@ -99,13 +98,11 @@ def begin_settings(
     if kept:
         _check_unchanged(paths, kept, prepared, sources)
         sources = {**kept.spaces, **sources}
+    options: dict[str, Any] = {name: getattr(request, name) for name in KEPT}
     settings = StudySettings(
         arms=list(sources),
         spaces=sources,
-        sampler=request.sampler,
-        pruner=request.pruner,
-        lag=request.lag,
-        storage=without_password(request.storage),
+        **{**options, "storage": without_password(request.storage)},
         dataset=prepared.dataset,
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),
@@ -114,7 +111,9 @@ def begin_settings(
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
         versions={name: version(name) for name in LIBRARIES},
-        machine=machine(prepared.kernels),
+        machine=machine(
+            kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
+        ),
         seconds=kept.seconds if kept else {},
     )
     write_json(paths.protocol, request.protocol.to_json())
@@ -123,9 +122,9 @@ def begin_settings(
 
 
 def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:
-    """Write down the one command that makes what the sessions so far have made together.
+    """Record the one command that reproduces what all sessions so far have run together.
 
-    `trials` are those of an arm that count.
+    `trials` is the number of trials of an arm that count.
     """
     settings = StudySettings.read(paths.settings)
     ablated = any(finalist.role == "ablation" for finalist in chosen.finalists)
@@ -134,19 +133,32 @@ def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None
 
 
 def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:
-    """Return the command with these numbers where it says others, and otherwise as it is.
+    """Return the command with these totals in place of others, and otherwise unchanged.
 
-    A total of trials never shrinks: a search that was confirmed before its end stays known as such.
+    The number of trials never shrinks: of a search that was confirmed before its end, the planned
+    number stays recorded.
     """
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    add_run_flags(parser)
-    said, _ = parser.parse_known_args(command)
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Request)}
+    planned = int(_last(command, "--trials") or defaults["trials"])
+    evidence = _last(command, "--seeds", "--evidence") or str(defaults["seeds"])
     words = list(command)
-    if said.trials < trials:
+    if planned < trials:
         words = [*_without(words, "--trials"), "--trials", str(trials)]
-    if said.seeds != seeds:
+    if int(EVIDENCE.get(evidence, evidence)) != seeds:
         words = [*_without(words, "--seeds", "--evidence"), "--seeds", str(seeds)]
-    return [*words, "--ablate"] if ablate and not said.ablate else words
+    return [*words, "--ablate"] if ablate and "--ablate" not in words else words
+
+
+def _last(words: list[str], *flags: str) -> str:
+    """Return the value of the last of these flags, as in `--seeds 3` or `--seeds=3`, or nothing."""
+    value = ""
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, text = word.partition("=")
+        if before in flags:
+            value = word
+        elif equals and flag in flags:
+            value = text
+    return value
 
 
 def _without(words: list[str], *flags: str) -> list[str]:
@@ -161,17 +173,6 @@ def _without(words: list[str], *flags: str) -> list[str]:
 
 def _first(*values: str | None) -> str:
     return next((value for value in values if value is not None), "")
-
-
-def masked(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line without the passwords of URLs."""
-    return [_masked(last, word) for last, word in zip(["", *words], words, strict=False)]
-
-
-def _masked(last: str, word: str) -> str:
-    flag = match[0] if (match := re.match(r"--[\w-]+=", word)) else ""
-    is_url = "://" in word or "--storage" in (last, flag.removesuffix("="))
-    return flag + without_password(word.removeprefix(flag)) if is_url else word
 
 
 def _check_unchanged(
@@ -195,8 +196,29 @@ def _check_unchanged(
 
 
 def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
-    """Whether both sides have it: a study is written down before its teacher is there."""
+    """Whether both have this fingerprint: a study is recorded before its teacher is trained."""
     return bool(getattr(kept, what) and getattr(prepared, what))
+
+
+def kernels_so_far(was: str, now: str) -> str:
+    """Name the kernels of all sessions, in order: trials that are there keep the bits of theirs.
+
+    `was` is what the sessions before have computed with, empty for none on a CPU.
+    """
+    if not now or not was:
+        return now
+    return was if was.split(THEN)[-1] == now else f"{was}{THEN}{now}"
+
+
+def kernels_change(kept: StudySettings, now: str) -> str:
+    """Return the line to print where a study goes on with other kernels; empty if it does not."""
+    was = kept.machine.get("kernels", "").split(THEN)[-1]
+    if not was or not now or was == now:
+        return ""
+    return (
+        f"kernels: this study was computed with {was}, and goes on with {now}: "
+        "what is new may differ in its last bits from what an uninterrupted study would give"
+    )
 
 
 def machine(kernels: str) -> dict[str, str]:

@@ -12,11 +12,12 @@ from typing import Any
 
 from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
+from kd.registry import check_name
 from reports.compute.findings import Findings
-from reports.read.data import Confirmation, FinalistData, StudyData
+from reports.read.data import ConfirmationRun, FinalistData, StudyData
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
-from storage.files.layout import Layout, StudyLayout
+from storage.files.layout import ExportLayout, Layout, StudyLayout
 from workers.jobs import ExportJob
 from workers.pools.crew import Crew
 
@@ -28,7 +29,7 @@ class Choice:
     """What is exported: a finalist, and one of its confirmation runs."""
 
     one: FinalistData
-    run: Confirmation
+    run: ConfirmationRun
 
 
 def check_format(form: str) -> None:
@@ -43,9 +44,9 @@ def check_format(form: str) -> None:
 def choose(data: StudyData, name: str | None, command: str) -> Choice:
     """Return the finalist `name`, by default the one that the verdict is about, and its run.
 
-    The run is the one whose validation metric is the median, the lower of two: to take the best on
-    the test split would be a selection on it. Raises StudyError, naming `command`, unless all its
-    confirmation runs have ended.
+    The run is the one whose validation metric is the median, the lower of two: to take the best
+    on the test split would be a selection on it. Raises ProtocolError for an unknown name, and
+    StudyError, naming `command`, unless all its confirmation runs have ended.
     """
     one = _finalist(data, name, command)
     if len(one.runs) < data.seeds:
@@ -64,15 +65,17 @@ def choose(data: StudyData, name: str | None, command: str) -> Choice:
 def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
     if not data.contenders:
         raise StudyError(f"study {data.name} has not been confirmed; run: {command}")
-    known = ", ".join(dict.fromkeys(one.key for one in data.contenders))
-    found = data.tuned(data.primary_arm)
+    known = dict.fromkeys(one.key for one in data.contenders)
     if name:
+        check_name(f"finalist of study {data.name}", name, known)
         named = [one for one in data.contenders if one.key == name]
-        found = next((one for one in named if one.finalist.role == "tuned"), None)
-        found = found or next(iter(named), None)
+        return next((one for one in named if one.finalist.role == "tuned"), named[0])
+    found = data.tuned(data.primary_arm)
     if found is None:
-        what = f"has no finalist {name}" if name else "has no tuned recipe that distils"
-        raise StudyError(f"study {data.name} {what}; name one with --finalist: {known}")
+        raise StudyError(
+            f"study {data.name} has no tuned recipe that distils; name one with --finalist: "
+            + ", ".join(known)
+        )
     return found
 
 
@@ -104,12 +107,12 @@ class Export:
             exported = Exported(
                 one=self.choice.one,
                 run=self.choice.run,
-                config=read_json(folder / "config.json"),
+                config=read_json(ExportLayout(folder).config),
                 images=result["images"],
                 onnx_differences=result["onnx_differences"],
             )
             card = model_card(self.findings, exported)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            ExportLayout(folder).card.write_text(card, encoding="utf-8")
             finish(folder, "export", self._identity(), self._versions())
         self._say(exported, display)
 

@@ -16,11 +16,13 @@ from conductor.stages.jobs import JobMaker
 from conductor.stages.provenance import machine
 from kd.errors import StudyError
 from kd.protocol import Protocol
+from kd.registry import check_name
 from kd.training.history import EpochMetrics
 from reports.wording import counted
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
+from workers.events import Diverged, EpochDone, Failed, Note
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew, error_of
 
@@ -39,25 +41,25 @@ class Subject:
 def trial_subject(paths: StudyLayout, number: int, arm: str | None) -> Subject:
     """Return trial `number` of an arm, by default of the first that distils.
 
-    Raises StudyError for a trial that has not ended, or that a machine failed.
+    Raises ProtocolError for an unknown arm, StudyError for a trial that has not ended or that a
+    machine failed.
     """
     arms = StudySettings.read(paths.settings).arms
     name = arm or next((each for each in arms if each != "plain"), arms[0])
-    if name not in arms:
-        raise StudyError(f"study {paths.name} has no arm {name}; its arms: {', '.join(arms)}")
+    check_name(f"arm of study {paths.name}", name, arms)
     views = range(_protocol(paths).view_count)
     return _subject(f"trial {number} of {name}", paths.trial(name, number), list(views))
 
 
 def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
-    """Return confirmation run `replicate`, from 0, of a finalist. Raises StudyError."""
+    """Return confirmation run `replicate`, from 0, of a finalist.
+
+    Raises ProtocolError for an unknown finalist, StudyError for a run that has not ended.
+    """
     if not paths.finalists.exists():
         raise StudyError(f"study {paths.name} has not been confirmed")
-    known = list(dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists))
-    if name not in known:
-        raise StudyError(
-            f"study {paths.name} has no finalist {name}; its finalists: {', '.join(known)}"
-        )
+    known = dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists)
+    check_name(f"finalist of study {paths.name}", name, known)
     run, title = paths.confirmation(name, replicate), f"replicate {replicate} of {name}"
     subject = _subject(title, run, [])
     views = view_order(subject.record.seed, _protocol(paths).view_count)
@@ -74,7 +76,7 @@ def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
 
 
 def _protocol(paths: StudyLayout) -> Protocol:
-    return Protocol.from_json(read_json(paths.protocol))
+    return read_record(paths.protocol, Protocol)
 
 
 def reproduce_run(
@@ -131,18 +133,16 @@ def _train(
         crew.start(subject.title, job)
         while crew.busy:
             for _, event in crew.events():
-                if event["event"] == "epoch" and event["metrics"]["epoch"] == len(history) + 1:
-                    history.append(EpochMetrics.from_json(event["metrics"]))
+                if isinstance(event, EpochDone) and event.metrics.epoch == len(history) + 1:
+                    history.append(event.metrics)
                     bar(len(history), epochs)
                     if len(history) == epochs < job.horizon:
                         crew.stop(subject.title)
-                elif event["event"] == "note":
-                    display.say(event["text"])
-                elif (
-                    event["event"] == "diverged" and len(history) < epochs
-                ):  # not beyond the record
-                    reason = event["reason"]
-                elif event["event"] == "failed":
+                elif isinstance(event, Note):
+                    display.say(event.text)
+                elif isinstance(event, Diverged) and len(history) < epochs:  # within the record
+                    reason = event.reason
+                elif isinstance(event, Failed):
                     raise error_of(event)
     return history[:epochs], reason
 

@@ -11,17 +11,19 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 
-from conductor.request import Request, show_size
+from conductor.request import Request
 from conductor.stages.preparing import Prepared
 from conductor.stages.provenance import begin_settings
 from conductor.tools.inventory import Wanted
 from conductor.tools.tiny_study import PROTOCOL, TinyStudy
 from kd.errors import ArtifactError, StudyError
+from reports.wording import show_size
 from search_spaces.space import load_space
 from storage.files.artifacts import locked, read_json, write_json
 from storage.files.layout import Layout, sqlite_url
-from storage.studies.databases import JOURNAL, close_storage, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, open_study, study_name
+from storage.studies.urls import JOURNAL, storage_file
 
 NAME = "doctor"  # of folders and studies that are its own
 ARMS = ("scheduled", "plain")
@@ -116,7 +118,7 @@ def _storage(wanted: Wanted) -> str:
     journal = url.startswith(JOURNAL)
     if not (file.parent.is_dir() or journal or file.parent == wanted.root.absolute()):
         raise StudyError(f"{file.parent} is not a folder")
-    there = f"; {_count_studies(url)} studies are there" if file.exists() else ""
+    there = f"; {_count_studies(url)} existing studies" if file.exists() else ""
     with scratch(file.parent) as folder:
         path = folder / file.name
         return _check_storage(f"{JOURNAL}{path}" if journal else sqlite_url(path)) + there

@@ -6,12 +6,12 @@ from typing import Any
 
 import optuna
 
-from conductor.request import show_size
 from conductor.tools.verifying import TOLERANCE
 from kd.errors import ArtifactError, WorkerError
 from kd.protocol import Protocol
-from search_spaces import scheduled
-from workers.events import LAST_EVENTS, Event
+from reports.wording import show_size
+from search_spaces.space import load_space
+from workers.events import LastEvent, Result
 from workers.jobs import (
     ExamineJob,
     Job,
@@ -32,7 +32,7 @@ PROTOCOL = Protocol(
     dataset="digits",
     image_size=16,
     train_size=64,
-    cutout=4,
+    augment="crop=4,flip,cutout=4",
     teacher="resnet8-w0.25",
     teacher_epochs=1,
     students=("resnet8-w0.125",),
@@ -54,12 +54,12 @@ class TinyStudy:
         self._folder = folder
         self._silent = False
         self._made: dict[str, str] = {}  # dataset, teacher, shards: fingerprints, as they come
-        self.machine: Event | None = None  # what a worker said of it
+        self.machine: dict[str, Any] | None = None  # what a worker said of it
 
     def worker(self) -> str:
         started = time.monotonic()
         self._pool.start()
-        self.machine = self._run(MachineJob)
+        self.machine = self._run(MachineJob).values
         return f"answered after {time.monotonic() - started:.1f} s"
 
     def data(self) -> str:
@@ -84,7 +84,7 @@ class TinyStudy:
     def checkpoint(self) -> str:
         return str(self._examine("checkpoint")["said"])
 
-    def _examine(self, part: str) -> Event:
+    def _examine(self, part: str) -> Result:
         dataset = self._made.get("dataset", "")
         return self._run(ExamineJob, dataset=dataset, part=part, folder=str(self._folder))
 
@@ -105,10 +105,11 @@ class TinyStudy:
         if not found["difference"] <= TOLERANCE:
             raise ArtifactError(f"a shard came back {found['difference']:.3g} from the teacher")
         self._made = made
-        return f"{show_size(sum(begun['sizes'].values()))} came back as the teacher says"
+        return f"{show_size(sum(begun['sizes'].values()))} came back equal to the teacher's output"
 
     def student(self) -> str:
-        recipe = scheduled.suggest(optuna.trial.FixedTrial(scheduled.ENQUEUED["seed recipe"]))
+        space = load_space("scheduled")
+        recipe = space.suggest(optuna.trial.FixedTrial({**space.enqueued["classic"]}))
         self._run(
             TrainJob,
             **self._made,
@@ -121,7 +122,7 @@ class TinyStudy:
         )
         return f"one step of {PROTOCOL.student}, taught from the shard"
 
-    def _run(self, kind: type[Job], **fields: Any) -> Event:
+    def _run(self, kind: type[Job], **fields: Any) -> Result:
         """Run one job of the tiny study to its end. Raises what made it fail."""
         if self._silent:
             raise WorkerError("the worker did not answer before")
@@ -129,9 +130,9 @@ class TinyStudy:
         deadline = time.monotonic() + PATIENCE
         while (left := deadline - time.monotonic()) > 0:
             for _, event in self._crew.events(left):
-                if event["event"] == "result":
+                if isinstance(event, Result):
                     return event
-                if event["event"] in LAST_EVENTS:
+                if isinstance(event, LastEvent):
                     raise error_of(event)
         self._silent = True
         raise WorkerError(f"no answer in {PATIENCE:.0f} s")

@@ -3,9 +3,10 @@
 from conductor.display import Display
 from kd.errors import StudyError
 from kd.protocol import Protocol
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
+from workers.events import Result
 from workers.jobs import VerifyJob
 from workers.pools.crew import Crew
 
@@ -20,10 +21,10 @@ def verify_cache(
     Prints and returns the largest difference. Raises ArtifactError for a damaged shard, StudyError
     when the difference is larger than rounding explains.
     """
-    protocol = Protocol.from_json(read_json(paths.protocol))
+    protocol = read_record(paths.protocol, Protocol)
     settings = StudySettings.read(paths.settings)
     if settings.cache == "none":
-        raise StudyError(f"study {paths.name} has no teacher cache: it asked the live teacher")
+        raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
     jobs = {
         view: VerifyJob(
             protocol=protocol,
@@ -38,6 +39,7 @@ def verify_cache(
     }
     largest = 0.0
     for view, result in crew.run_all(jobs, lambda key, event: None):
+        assert isinstance(result, Result)  # nothing is trained, so nothing diverges
         largest = max(largest, result["difference"])
         display.say(
             f"view {view}: {result['rows']} rows differ by at most {result['difference']:.2g}"

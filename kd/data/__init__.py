@@ -1,1 +1,1 @@
-"""Images and labels: sources, splits, and the views that augment them."""
+"""Images and labels: where they come from, how they are split and how they are augmented."""

@@ -1,7 +1,7 @@
-"""Data: a source read as the protocol wants it, and split into train, validation and test.
+"""Read a data set and split it into training, validation and test images.
 
 The split is a function of the labels and of the protocol's fractions, never of the study's seed:
-studies that differ in their seed alone are compared on the same images and share a teacher.
+studies that differ only in their seed are compared on the same images.
 """
 
 import hashlib
@@ -12,18 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data import folders
-from kd.data.folders import folder_digest, read_folder
-from kd.data.sources import Progress, Source, one_line, read_named, resized
+from kd.data.sources import Progress, Source
+from kd.data.sources._images import one_line, resized
 from kd.errors import DataError
+from kd.names import SOURCES, parse_dataset
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
-
-FORMAT = 1  # to be raised when the same files would give other arrays
 
 Pools = list[NDArray[np.int64]]  # rows of the source, one array a class
 
@@ -42,34 +41,35 @@ def load_source(
 ) -> Source:
     """Read a data set with every image in `image_size`; only what differs in size is resized.
 
-    `data_dir` is where torchvision's data sets are looked for and downloaded to. `progress` is
-    called as images are decoded or resized. Raises DataError, one line that says what to do.
+    `data_dir` is the folder for downloads. `progress` is called as images are decoded or resized.
+    Raises DataError, one line that says what to do.
     """
     report = progress or _silent
+    member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        if root := _folder_of(dataset):
-            return read_folder(root, image_size, report)
-        return resized(read_named(dataset, data_dir), image_size, report)
+        source = member.read(path or data_dir, image_size, report)
+        return resized(source, image_size, report)
 
 
 def listing_digest(dataset: str, image_size: int) -> str:
     """Return a digest that stays the same while `load_source` would return the same.
 
-    No image is read: a folder is judged by its path and by the names, sizes and times of its
-    images; the other data sets never change. Raises DataError for a folder without a data set.
+    No image is read: what lies at a path is judged by the source's `listing`, and by the file that
+    reads it. Raises DataError for a path without a data set.
     """
+    member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        root = _folder_of(dataset)
-        listed = folder_digest(root) if root else dataset
-    text = json.dumps([FORMAT, listed, image_size])
+        listed = member.listing(path) if hasattr(member, "listing") else dataset
+        reader = hashlib.sha256(Path(str(member.__file__)).read_bytes()).hexdigest()
+    text = json.dumps([listed, reader, image_size])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def passed_over(dataset: str) -> str:
-    """Return what of a folder is not read, in one sentence; nothing for other data sets."""
+    """Return what at a data set's path is not read, in one sentence; empty for most data sets."""
+    member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        root = _folder_of(dataset)
-        return folders.passed_over(root) if root else ""
+        return str(member.passed_over(path)) if hasattr(member, "passed_over") else ""
 
 
 def split(source: Source, protocol: Protocol) -> Split:
@@ -133,9 +133,10 @@ def _silent(done: int, total: int) -> None:
     """Report no progress."""
 
 
-def _folder_of(dataset: str) -> Path | None:
-    kind, _, path = dataset.partition(":")
-    return Path(path).expanduser() if kind == "folder" else None
+def _member(dataset: str) -> tuple[ModuleType, Path | None]:
+    """Return the module of a data set's source, and the path behind its name, if any."""
+    source, path = parse_dataset(dataset)
+    return SOURCES.load(source), Path(path).expanduser() if path else None
 
 
 def _shuffled(pools: Pools) -> Pools:

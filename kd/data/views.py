@@ -1,117 +1,80 @@
 """Views: the augmentation of the whole training set for one epoch, a pure function of (seed, k).
 
 The teacher cache and the students render the same view, pixel for pixel, so that what was cached
-is what the teacher says of the very crop that the student sees (Beyer et al. 2021, 2106.05237).
+is the teacher's output for the very pixels that the student sees (Beyer et al. 2021, 2106.05237).
 """
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from kd.protocol import Protocol
+from kd.augmentations import Augmentation
+from kd.errors import WorkerError
+from kd.names import AUGMENTATIONS, parse_augment
 from kd.seeds import derive_seed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """Random crop after `padding` pixels of black on each side, flip, and an erased square."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One augmentation of a view: its module, its value, and what was drawn, one row per image."""
 
-    padding: int
-    flip: bool
-    cutout: int
+    member: Augmentation
+    value: float
+    drawn: dict[str, Tensor]
 
-    @classmethod
-    def of(cls, protocol: Protocol) -> Self:
-        return cls(padding=protocol.crop_padding, flip=protocol.flip, cutout=protocol.cutout)
+    def change(self, function: Callable[[Tensor], Tensor]) -> "Part":
+        drawn = {name: function(tensor) for name, tensor in self.drawn.items()}
+        return replace(self, drawn=drawn)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Augmentation parameters, one row an image: int64 [N], but for `flipped`, bool [N].
+    """What was drawn for each image, for every augmentation in the order of application."""
 
-    `top` and `left` are the crop's corner in the padded image; `erased_top` and `erased_left` the
-    corner of the erased square, which may lie partly outside the image.
-    """
-
-    top: Tensor
-    left: Tensor
-    flipped: Tensor
-    erased_top: Tensor
-    erased_left: Tensor
+    parts: tuple[Part, ...]
 
     def at(self, index: Tensor) -> "View":
-        """Return the parameters of the images that `index` [B] names."""
-        return View(*(getattr(self, name)[index] for name in self.__slots__))
+        """Return the rows of the images that `index` [B] names."""
+        return View(tuple(part.change(lambda drawn: drawn[index]) for part in self.parts))
 
     def to(self, device: torch.device) -> "View":
-        return View(*(getattr(self, name).to(device) for name in self.__slots__))
+        return View(tuple(part.change(lambda drawn: drawn.to(device)) for part in self.parts))
 
 
-def view(seed: int, k: int, count: int, image_size: int, augmentation: Augmentation) -> View:
-    """Return view `k` of `count` images: the same for the same arguments, on every machine."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "view", k))
+def view(seed: int, k: int, images: Tensor, augment: str) -> View:
+    """Return view `k` of `images` [N, C, H, W]: the same for the same arguments, on every machine.
 
-    def uniform(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (count,), generator=generator)
-
-    offsets = 2 * augmentation.padding + 1
-    half = augmentation.cutout // 2
-    return View(
-        top=uniform(0, offsets),
-        left=uniform(0, offsets),
-        flipped=uniform(0, 2).bool() & augmentation.flip,
-        erased_top=uniform(0, image_size) - half,
-        erased_left=uniform(0, image_size) - half,
-    )
-
-
-def render(images: Tensor, rows: View, augmentation: Augmentation) -> Tensor:
-    """Augment `images` [B, C, H, W] uint8 as `rows`, one row an image, say; the same shape back."""
-    height, width = images.shape[-2:]
-    if augmentation.padding:
-        padded = functional.pad(images, [augmentation.padding] * 4)
-        cut = _cut_on_cpu if padded.device.type == "cpu" else _cut
-        images = cut(padded, rows.top, rows.left, height, width)
-    if augmentation.flip:
-        # Both ways behind each other, then whole images chosen: on a CPU a third of torch.where.
-        both = torch.cat([images, images.flip(-1)])
-        own = torch.arange(len(images), device=images.device)
-        images = both.index_select(0, own + len(images) * rows.flipped)
-    if augmentation.cutout:
-        images = images * ~_erased(rows, augmentation.cutout, height, width)
-    return images
-
-
-def _cut(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Cut the window at `top`, `left` [B] out of each image [B, C, H, W]."""
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(padded), device=padded.device), :, top, left]
-
-
-def _cut_on_cpu(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Do as `_cut`, in a third of its time: whole lines of a window are copied, not pixels.
-
-    The windows at all places in memory, overlapping, are the rows of one tensor; those that begin
-    at the corners are chosen. Other devices may have to write out such a tensor.
+    Of the images, only the shape matters. `augment` is the protocol's. One generator serves all
+    augmentations in the order of their names there.
     """
-    image, channel, line, pixel = padded.stride()
-    channels = padded.shape[1]
-    span = 1 + (channels - 1) * channel + (height - 1) * line + (width - 1) * pixel
-    strides = (1, channel, line, pixel)
-    windows = padded.as_strided((padded.numel() - span + 1, channels, height, width), strides)
-    return windows.index_select(0, torch.arange(len(padded)) * image + top * line + left * pixel)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "view", k))
+    count, *shape = images.shape
+    parts = []
+    for name, value in parse_augment(augment, shape[-1]):
+        member = cast(Augmentation, AUGMENTATIONS.load(name))
+        number = 0 if value is None else value
+        drawn = member.draw(generator, count, (shape[0], shape[1], shape[2]), number)
+        parts.append(Part(member, number, drawn))
+    return View(tuple(parts))
 
 
-def _erased(rows: View, side: int, height: int, width: int) -> Tensor:
-    """Return the mask [B, 1, H, W] of the erased squares."""
-    device = rows.erased_top.device
-    down = torch.arange(height, device=device) - rows.erased_top[:, None]
-    across = torch.arange(width, device=device) - rows.erased_left[:, None]
-    inside = ((down >= 0) & (down < side))[:, :, None] & ((across >= 0) & (across < side))[:, None]
-    return inside[:, None]
+def render(images: Tensor, rows: View) -> Tensor:
+    """Augment `images` [B, C, H, W] uint8 as `rows`, one row per image. Returns the same shape.
+
+    Raises WorkerError for an augmentation that returns another type or shape.
+    """
+    for part in rows.parts:
+        changed = part.member.apply(images, part.drawn, part.value)
+        if changed.dtype != torch.uint8 or changed.shape != images.shape:
+            raise WorkerError(
+                f"{part.member} must return uint8 {list(images.shape)}, "
+                f"got {changed.dtype} {list(changed.shape)}"
+            )
+        images = changed
+    return images
 
 
 def normalise(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Metrics: what a study searches, compares and reports by; each module of this folder is one."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kd.names import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,3 +35,8 @@ class Metric(Protocol):
         examples, such as accuracy, they are the examples' own values. For any other metric they
         are its value plus each example's influence on it, and influences sum to 0.
         """
+
+
+def load_metric(name: str) -> Metric:
+    """Return a metric by its name. Raises ProtocolError for an unknown one."""
+    return cast(Metric, METRICS.load(name))

@@ -1,1 +1,1 @@
-"""Networks: families, taps, weights, layout and cost."""
+"""Networks: families of models, where features are read, pretrained weights and cost."""

@@ -1,8 +1,8 @@
-"""Teachers and students by name: `build("resnet20", …)` gives a `Network` with weights.
+"""Build a teacher or student from its name: `build("resnet20", …)` returns a `Network`.
 
 Names are those of `kd.names`; the networks themselves are in `kd.models.cifar` and
-`kd.models.torchvision_models`, or in a file of the user's (`kd.models.own`), and
-`kd.models.network` says what a network can do.
+`kd.models.torchvision_models`, or in the user's own file (`kd.models.own`);
+`kd.models.network` defines what a network can do.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kd.errors import require
 from kd.models.cifar import cifar_resnet, wide_resnet
 from kd.models.network import Built, Network, export_state, tap_shapes
 from kd.models.own import build_own
 from kd.models.torchvision_models import mobilenet, resnet, shufflenet, vgg
 from kd.models.weights import load_file, load_imagenet
 from kd.names import STEMS, ModelName, parse_model
-from kd.recipe import require
 from kd.registry import check_name
 
 __all__ = ["Network", "build", "export_state", "initialise", "tap_shapes"]

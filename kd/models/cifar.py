@@ -1,4 +1,4 @@
-"""Residual networks made for small images: He et al. 2015, and wide ones, 2016.
+"""Residual networks for small images: ResNets (He et al. 2015) and wide ResNets (2016).
 
 Sizes follow the distillation literature (the CRD and mdistiller repositories): shortcuts are a 1x1
 convolution with batch norm (a bare one in the wide networks) where the shape changes, and the `x4`

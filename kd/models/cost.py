@@ -1,10 +1,8 @@
-"""What a network costs: parameters, multiply-accumulates, bytes, and time."""
+"""What a network costs: parameters, multiply-accumulates, bytes, and latency."""
 
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy
 import safetensors.torch
@@ -12,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from kd.errors import require
+from kd.models.latency import Latency
 from kd.models.network import Network, export_state, rehearse
 from kd.models.numerics import place
-from kd.recipe import require
 from kd.seeds import derive_seed
 
 WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
@@ -22,19 +21,6 @@ WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
 # rounds do, but one of warm-up and LEAST_ROUNDS that count.
 PATIENCE = 60.0  # seconds
 LEAST_ROUNDS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Time of one forward pass over a batch, in ms, over `repeats` passes."""
-
-    batch_size: int
-    median_ms: float
-    p95_ms: float
-    repeats: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def parameter_count(network: Network) -> int:

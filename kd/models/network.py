@@ -1,4 +1,4 @@
-"""A classifier whose stages can be read, whatever library its layers come from."""
+"""A classifier that returns the feature maps of its stages as well as its logits."""
 
 import copy
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""How a network computes: layout in memory, kernels, the precision of its passes, compilation.
+"""How a network is computed: memory layout, kernels, precision and compilation.
 
-None of them changes what is computed but for rounding, which results depend on bit by bit: so
-layout and kernels are fixed for a model, and the others are the protocol's.
+These choices change the result only by rounding. Because results are repeatable to the last bit,
+layout and kernels are fixed for each model, and precision and compilation are protocol fields.
 """
 
 import math

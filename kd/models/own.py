@@ -1,13 +1,13 @@
-"""Models of the user's own: a Python file with a function that returns the layers.
+"""Models from the user's own Python file: a function that returns an `nn.Sequential`.
 
     def small(classes, channels):
         return nn.Sequential(OrderedDict(stage1=…, stage2=…, pool=…, flatten=…, fc=…))
 
-The children whose names begin with `stage` are those whose outputs are read, the last one as
-`last1`. What comes before a stage belongs to it, what follows the last one is the head. The layers
-keep the initialisation that their classes give them.
+The outputs of the children whose names begin with `stage` are read as taps, the last one as
+`last1`. Layers before a stage belong to it, layers after the last stage are the head. The layers
+keep the initialisation of their classes.
 
-A file is named by its content: what has changed has another name, and is another model.
+A file is identified by its content: a changed file is another model.
 """
 
 import hashlib
@@ -181,7 +181,7 @@ def _pass(
             lambda module, given, output, name=name: returned.append((name, module, output))
         )
         for name, module in network.body.named_modules()
-        if name
+        if name and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
     ]
     try:
         found = network.forward_taps(images, taps)
@@ -223,7 +223,7 @@ def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
     for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
         sums = shares.sum(1)
         if bool((shares >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-            what = f"returns probabilities; leave the {layer} out, logits are asked for"
+            what = f"returns probabilities; leave the {layer} out, logits are required"
             raise refusal(name, files, what)
 
 

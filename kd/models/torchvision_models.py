@@ -1,18 +1,17 @@
-"""torchvision's models, with stems for small images.
+"""torchvision's models, with first layers that suit small images.
 
-The `imagenet` stem is torchvision's own. The `cifar` stem keeps more of a small image: it takes
-away the two halvings that come first, so that an image of 32 pixels leaves the last stage as a map
-of 4x4 and not of 1x1:
+The `imagenet` stem is torchvision's own. The `cifar` stem omits the first two halvings of
+the image, so that an image of 32 pixels leaves the last stage as a map of 4x4 instead of 1x1:
 
 ResNet        a 3x3 convolution of stride 1 in place of 7x7 and stride 2, no max-pool
 ShuffleNetV2  first convolution of stride 1, no max-pool
 MobileNetV2   first convolution and first strided stage (24 channels) of stride 1
-VGG-BN        its first layers keep the size anyway; what goes is the head made for 7x7 maps: global
-              average pool and one linear layer in place of 4096-4096. Five max-pools stay, so
-              images must have 32 pixels or more
+VGG-BN        its first layers keep the size anyway; a global average pool and one linear layer
+              replace the head for 7x7 maps (4096-4096). Five max-pools stay, so images must have
+              32 pixels or more
 
-Dropout, which MobileNetV2 and VGG have before their linear layers, is left out: a run then depends
-on its seeds alone, and no model of a pair has a regulariser that the protocol does not name.
+Dropout, which MobileNetV2 and VGG have before their linear layers, is omitted: a run then depends
+only on its seeds, and no model has a regulariser that the protocol does not name.
 """
 
 from typing import Any

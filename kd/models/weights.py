@@ -1,4 +1,4 @@
-"""Weights that a network starts from: a file of ours, or ImageNet's from torchvision."""
+"""Load the initial weights of a network: from a safetensors file, or ImageNet weights."""
 
 from collections.abc import Mapping
 from pathlib import Path

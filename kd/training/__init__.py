@@ -1,1 +1,1 @@
-"""Training, its teacher, and how a network is evaluated."""
+"""Training a student, the teacher that it learns from, and evaluating networks."""

@@ -1,4 +1,4 @@
-"""What a network says of a set of images, and how good that is."""
+"""Evaluate a network on images: accuracy, likelihood, calibration, agreement with the teacher."""
 
 from dataclasses import dataclass, replace
 

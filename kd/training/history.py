@@ -1,11 +1,10 @@
 """What a training run says after each epoch."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
-from kd.recipe import check_keys, require, require_number
+from kd.errors import require
+from kd.json_data import JsonData
 
-NEEDS_TEACHER = ("agreement", "teacher_kl")
 SHARES = ("accuracy", "ece", "agreement")
 # With fewer images of a class, Wilson's 95 % interval of an accuracy of one half is wider than the
 # 53 points that it has for 10.
@@ -13,7 +12,7 @@ FEW_OF_A_CLASS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpochMetrics:
+class EpochMetrics(JsonData):
     """One epoch of one run. Accuracies and shares lie in 0-1, losses are means over the steps.
 
     `agreement` (share of validation images on which student and teacher name the same class) and
@@ -37,19 +36,8 @@ class EpochMetrics:
     lr: float
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_json(cls, given: Any) -> Self:
-        """Read what `to_json` wrote. Raises ProtocolError for unknown, missing or absurd values."""
-        check_keys("record of an epoch", given, tuple(field.name for field in fields(cls)))
-        for name, received in given.items():
-            if received is not None or name not in NEEDS_TEACHER:
-                require_number(name, received)
+    def __post_init__(self) -> None:
         for name in SHARES:
-            share = given[name]
+            share = getattr(self, name)
             require(f"{name} must lie in 0-1", share is None or 0 <= share <= 1, share)
-        whole = isinstance(given["epoch"], int) and given["epoch"] >= 1
-        require("epoch must be a whole number from 1", whole, given["epoch"])
-        return cls(**given)
+        require("epoch must be at least 1", self.epoch >= 1, self.epoch)

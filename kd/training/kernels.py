@@ -1,9 +1,9 @@
-"""Whether this processor's convolution kernels compute what they should, and a limit to those used.
+"""Test whether this processor's convolution kernels compute correctly, and limit them if not.
 
-On x86 processors PyTorch's convolutions are oneDNN's, written for each instruction set. Some were
-seen to write past their memory, or to give weights that are not finite, and nothing reports it. So
-a training step is run with every convolution compared with the same one in float64, which is
-computed by PyTorch's own kernels.
+On x86 processors PyTorch's convolutions use oneDNN, which has kernels for each instruction set.
+Some of them write past their memory, or give weights that are not finite, without an error. So a
+training step is run in which every convolution is compared with the same one in float64, which
+PyTorch's own kernels compute.
 """
 
 import os

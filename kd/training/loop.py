@@ -1,5 +1,6 @@
 """Training: one run of one recipe, as a generator of epochs; its state can be kept in between."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd import schedules
-from kd.data.views import Augmentation, normalise, render, view
+from kd import optimizers, schedules
+from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError, DivergenceError
-from kd.losses.features import Adapters, feature_loss
-from kd.losses.logits import SOFT_LOSSES, hard
+from kd.losses import features
+from kd.losses import logits as logit_losses
+from kd.losses.adapters import Adapters, feature_loss
+from kd.losses.features import FeatureLoss
+from kd.losses.hard import hard
+from kd.losses.logits import LogitLoss
 from kd.models.build import Network
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.recipe import Recipe, Schedule
@@ -22,8 +27,6 @@ from kd.training.evaluation import LabelledImages, predict
 from kd.training.history import EpochMetrics
 from kd.training.scoring import objective
 from kd.training.teacher import Reading, TeacherSource
-
-MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Plan:
     epochs: int  # the horizon: schedules are planned for it, however far the run is let go
     batch_size: int
     warmup: float
-    augmentation: Augmentation
+    augment: str  # as the protocol's
     view_seed: int
     views: Sequence[int]
     seed: int
@@ -60,39 +63,34 @@ class TrainingState:
     history: list[EpochMetrics] = field(default_factory=list)
 
     @classmethod
-    def start(cls, network: Network, adapters: Adapters, recipe: Recipe) -> "TrainingState":
-        """Make the optimizer: SGD with Nesterov momentum over the student and its adapters.
-
-        Every parameter has a momentum from the start, 0, also one that is frozen, or that no
-        gradient ever reaches: the state is then the same after any epoch, and the fused step, which
-        takes no tensor for missing, serves a parameter whose first gradient comes late.
-        """
+    def start(
+        cls, network: Network, adapters: Adapters, recipe: Recipe, optimizer: str = "sgd"
+    ) -> "TrainingState":
+        """Make the optimizer of this name, over the student and its adapters."""
         parameters = [*network.parameters(), *adapters.parameters()]
-        device = parameters[0].device.type
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=recipe.lr,
-            momentum=MOMENTUM,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-            fused=device in ("cpu", "cuda"),
-        )
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
-        return cls(network, adapters, optimizer)
+        device = parameters[0].device
+        made = optimizers.load(optimizer).make(parameters, recipe.lr, recipe.weight_decay, device)
+        return cls(network, adapters, made)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of the state by name."""
-        named = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for name, value in self.adapters.state_dict().items():
-            named[f"adapters.{name}"] = value
-        return named | self._momentum()
+        """Return every tensor of the state by name.
 
-    def _momentum(self) -> dict[str, Tensor]:
-        parameters = self.optimizer.param_groups[0]["params"]
+        Raises TypeError for an optimizer whose state has other values than tensors.
+        """
+        named = self._modules()
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                if not isinstance(value, Tensor):
+                    raise TypeError(f"an optimizer's state must be tensors, got {key} {value!r}")
+                named[f"optimizer.{index}.{key}"] = value
+        return named
+
+    def _modules(self) -> dict[str, Tensor]:
+        modules = {"network": self.network, "adapters": self.adapters}
         return {
-            f"optimizer.{index}": self.optimizer.state[parameter]["momentum_buffer"]
-            for index, parameter in enumerate(parameters)
+            f"{part}.{name}": value
+            for part, module in modules.items()
+            for name, value in module.state_dict().items()
         }
 
     def restore(self, named: dict[str, Tensor], history: list[EpochMetrics]) -> None:
@@ -100,18 +98,28 @@ class TrainingState:
 
         Raises ArtifactError, and changes nothing, when they are those of another model or recipe.
         """
-        modules = {"network": self.network, "adapters": self.adapters}
-        targets = {
-            f"{part}.{name}": value
-            for part, module in modules.items()
-            for name, value in module.state_dict().items()
-        }
-        targets |= self._momentum()
-        _check_alike(named, targets)
-        for name, target in targets.items():
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        entries: dict[int, dict[str, Tensor]] = {}
+        first: dict[str, Tensor] = {}  # of parameters whose state begins with their first step
+        for name, value in named.items():
+            entry = re.fullmatch(r"optimizer\.(\d+)\.(\w+)", name)
+            if entry and (index := int(entry[1])) < len(parameters):
+                entries.setdefault(index, {})[entry[2]] = _laid_out(value, parameters[index])
+                if parameters[index] not in self.optimizer.state:
+                    first[name] = value
+        _check_alike(named, self.tensors() | first)
+        for name, target in self._modules().items():
             target.copy_(named[name])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
         self.history = list(history)
         self.epoch = len(history)
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """Copy a tensor of an optimizer's state, as strided as the parameter where it is as large."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter.detach(), dtype=value.dtype).copy_(value)
 
 
 def _check_alike(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
@@ -186,10 +194,11 @@ def _train_epoch(
     """
     device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
-    rows = view(plan.view_seed, k, len(data), data.images.shape[-1], plan.augmentation).to(device)
+    rows = view(plan.view_seed, k, data.images, plan.augment).to(device)
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
+    losses = _Losses.of(recipe)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
@@ -201,14 +210,15 @@ def _train_epoch(
         alpha = scheduled(recipe.alpha, progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
         images = data.images.index_select(0, here)
-        images = render(images, rows.at(here), plan.augmentation)
+        images = render(images, rows.at(here))
         images = normalise(images, data.mean, data.deviation)
         logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
         labels = data.labels[here]
-        parts = _losses(recipe, temperature, logits, maps, labels, reading, state.adapters)
+        parts = losses.compute(temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
-        state.optimizer.param_groups[0]["lr"] = lr
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
         state.optimizer.zero_grad(set_to_none=True)
         backward(loss)
         state.optimizer.step()
@@ -248,24 +258,41 @@ def _read(
     return source.read(k, index, images, recipe.feature_taps)
 
 
-def _losses(
-    recipe: Recipe,
-    temperature: float,
-    logits: Tensor,
-    maps: Mapping[str, Tensor],
-    labels: Tensor,
-    reading: Reading | None,
-    adapters: Adapters,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hard, soft and feature losses of a batch; a term that a recipe lacks is 0."""
-    hard_loss = hard(logits, labels, recipe.label_smoothing)
-    soft_loss = feature = torch.zeros_like(hard_loss)
-    if reading is not None:
-        if recipe.soft_kind != "none":
-            soft_loss = SOFT_LOSSES[recipe.soft_kind](logits, reading.logits, labels, temperature)
-        if recipe.feature_kind != "none":
-            feature = feature_loss(recipe.feature_kind, maps, reading.taps, adapters)
-    return hard_loss, soft_loss, feature
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """The losses of a recipe, found once and not at every step."""
+
+    label_smoothing: float
+    soft: LogitLoss | None
+    feature: FeatureLoss | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "_Losses":
+        soft, feature = recipe.soft_kind, recipe.feature_kind
+        return cls(
+            label_smoothing=recipe.label_smoothing,
+            soft=None if soft == "none" else logit_losses.load(soft),
+            feature=None if feature == "none" else features.load(feature),
+        )
+
+    def compute(
+        self,
+        temperature: float,
+        student_logits: Tensor,
+        maps: Mapping[str, Tensor],
+        labels: Tensor,
+        reading: Reading | None,
+        adapters: Adapters,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""
+        hard_loss = hard(student_logits, labels, self.label_smoothing)
+        soft_loss = feature = torch.zeros_like(hard_loss)
+        if reading is not None:
+            if self.soft:
+                soft_loss = self.soft.loss(student_logits, reading.logits, labels, temperature)
+            if self.feature:
+                feature = feature_loss(self.feature, maps, reading.taps, adapters)
+        return hard_loss, soft_loss, feature
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:

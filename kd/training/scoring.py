@@ -1,21 +1,13 @@
 """Scores of predictions by the study's metric, for training and reports alike: no torch."""
 
-from typing import cast
-
 import numpy as np
 from numpy.typing import NDArray
 
 from kd.errors import ProtocolError
-from kd.metrics import Metric
-from kd.names import METRICS
+from kd.metrics import load_metric
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-
-def load_metric(name: str) -> Metric:
-    """Return a metric by its name. Raises ProtocolError for an unknown one."""
-    return cast(Metric, METRICS.load(name))
 
 
 def scores(name: str, logits: NDArray[np.float32], labels: Integers) -> Floats:

@@ -1,4 +1,4 @@
-"""What the teacher says of a batch: logits, and features reduced as the cache keeps them.
+"""The teacher's output for a batch: logits, and feature maps reduced for the teacher cache.
 
 A tap's feature map is average-pooled to at most 4x4 and projected onto the leading right singular
 vectors of its *uncentred* features, fitted once on un-augmented training images: centring would
@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.features import TapReading, attention_map
 from kd.models.build import Network
+from kd.models.taps import TapReading, attention_map
 from kd.training.evaluation import LabelledImages, batch_size
 
 MAX_SIDE = 4  # of a pooled feature map
@@ -155,7 +155,7 @@ def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
     variance = float(values.sum() - (mean @ vectors).square().sum())
     if not variance > 1e-9 * total:
         raise ArtifactError(
-            f"the teacher says the same of every image at {tap}; train it, or name other --taps"
+            f"the teacher's output at {tap} is the same for all images; train it, or change --taps"
         )
     scale = (total / rank) ** 0.5
     return Projection(

@@ -1,4 +1,4 @@
-"""Caveats: what a careful reader would hold against a study, as far as the tool can know it."""
+"""The limitations of a study that Retort can detect, one sentence each."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -62,9 +62,9 @@ def _of_learning(data: StudyData) -> Iterator[str]:
     if poor:
         largest = class_name(data, int(counts.argmax()))
         yield (
-            f"Naming the largest class ({largest}) for every test image gives "
-            f"{data.measure.value(share)}: {listed(poor)} "
-            f"{'is' if len(poor) == 1 else 'are'} not above it beyond chance."
+            f"Predicting the largest class ({largest}) for every test image gives "
+            f"{data.measure.value(share)}: {listed(poor)} {'is' if len(poor) == 1 else 'are'} not "
+            "significantly above it."
         )
 
 
@@ -76,13 +76,13 @@ def _of_tuning(data: StudyData) -> Iterator[str]:
     short = [one for one in data.arms if asked and len(one.counted) < asked]
     if short:
         ended = [f"{len(one.counted)} of {counted(asked, 'trial')} of {one.name}" for one in short]
-        yield f"The search has not ended: {listed(ended)}."
+        yield f"The search is not finished: {listed(ended)}."
     few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
     if few:
         searched = [f"{one.name} with {counted(len(one.counted), 'trial')}" for one in few]
         yield (
-            f"Little tuning: {listed(searched)}. No sampler learns from fewer than "
-            f"{STARTUP_TRIALS}; until then recipes are set or drawn at random."
+            f"Little tuning: {listed(searched)}. Samplers learn from {STARTUP_TRIALS} trials on; "
+            "until then recipes are set or drawn at random."
         )
 
 
@@ -116,8 +116,8 @@ def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
         yield _few_images(data, verdict)
     if MINIMUM_PAIRS <= data.seeds < FEW_SEEDS:
         yield (
-            f"With {data.seeds} seeds the deviation between seeds is itself known only roughly, "
-            f"which the interval allows for; {FEW_SEEDS} or more would narrow it."
+            f"With {data.seeds} seeds the deviation between seeds is known only roughly, which "
+            f"widens the interval; {FEW_SEEDS} seeds or more would narrow it."
         )
 
 
@@ -130,7 +130,7 @@ def _few_images(data: StudyData, verdict: Verdict) -> str:
         return text
     floor = data.measure.number(1.96 * verdict.difference.se_image)
     return (
-        f"{text} They alone leave ±{floor} {data.measure.unit} open, whatever the number of seeds."
+        f"{text} They alone leave ±{floor} {data.measure.unit} uncertain, with any number of seeds."
     )
 
 
@@ -147,7 +147,7 @@ def _of_classes(data: StudyData) -> Iterator[str]:
                 f"{counted(len(few), 'class', 'classes')} of {len(counts)} "
                 f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images, "
                 f"the fewest {class_name(data, label)} with {least} of {sum(counts)}: it makes up "
-                f"{share} of them, and one image is {one} points of its accuracy."
+                f"{share} of them, and one image is {one} points of the class's accuracy."
             )
 
 
@@ -156,8 +156,7 @@ def _of_search(data: StudyData) -> Iterator[str]:
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
             f"The search ranks trials by {counted(validation, 'validation image')}: one image is "
-            f"{points(1 / validation)} points of accuracy, so neighbours in its ranking are not "
-            "told apart."
+            f"{points(1 / validation)} points of accuracy, so similar trials cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
@@ -167,12 +166,12 @@ def _of_search(data: StudyData) -> Iterator[str]:
         lost = sum(trial.diverged for trial in arm.trials)
         if arm.counted and lost > MANY_DIVERGED * len(arm.counted):
             yield (
-                f"{lost} of {len(arm.counted)} trials of {arm.name} diverged: its search space "
-                "reaches where training fails."
+                f"{lost} of {len(arm.counted)} trials of {arm.name} diverged: the ranges of "
+                "its search space are too wide."
             )
         failed = arm.count("FAIL")
         if failed:
-            yield f"{counted(failed, 'trial')} of {arm.name} failed and counted for nothing."
+            yield f"{counted(failed, 'trial')} of {arm.name} failed and did not count."
 
 
 def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
@@ -180,7 +179,7 @@ def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
     for default in data.of_role("default"):
         if tuned and default.key == tuned.key:
             yield (
-                f"The search of {arm.name} found nothing better than where it began, "
+                f"The search of {arm.name} found nothing better than its first recipe, "
                 f"{default.finalist.title}: both are the same recipe and the same runs."
             )
 
@@ -193,7 +192,7 @@ def _edges(data: StudyData, trial: TrialData) -> Iterator[str]:
     if found:
         yield (
             f"The {data.trial_title(trial)} lies at the edge of its search space: "
-            f"{listed(found)}. A wider range could hold a better one."
+            f"{listed(found)}. A wider range could contain a better one."
         )
 
 
@@ -235,8 +234,8 @@ def _of_pruning(
             yield (
                 f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
                 f"pruning, the {pruner} pruner would have cut {audit.cut}, "
-                f"{audit.wrong} of them wrongly, and so lost {lost}: it may have cut good recipes "
-                "too. --pruner none cuts nothing."
+                f"{audit.wrong} of them wrongly, and so lost {lost}: it may have cut good recipes. "
+                "--pruner none cuts nothing."
             )
 
 
@@ -250,11 +249,11 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
     train = data.images.get("train", 0)
     if 0 < train < 2 * protocol.batch_size:  # the last incomplete batch of an epoch is left out
         held = "all" if train <= protocol.batch_size else f"{protocol.batch_size} of"
-        yield f"A batch holds {held} {counted(train, 'training image')}: 1 step an epoch."
+        yield f"A batch contains {held} {counted(train, 'training image')}: 1 step per epoch."
     if protocol.confirm_horizon != protocol.epochs:
         yield (
             f"Recipes were searched at {counted(protocol.epochs, 'epoch')} and confirmed at "
-            f"{protocol.confirm_horizon}: what is best at one need not be at the other."
+            f"{protocol.confirm_horizon}: the best recipe at one need not be the best at the other."
         )
     if protocol.view_count < max(protocol.epochs, protocol.confirm_horizon):
         yield (
@@ -262,7 +261,7 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
             f"see each more than once."
         )
     if data.settings.cache == "none":
-        yield "Nothing of the teacher was cached: it ran beside every distilled run."
+        yield "The teacher was not cached: it ran during every distilled run."
 
 
 def _of_seal(data: StudyData) -> Iterator[str]:
@@ -271,12 +270,12 @@ def _of_seal(data: StudyData) -> Iterator[str]:
     tested = sum(run.test is not None for run in data.confirmations) + bool(data.teacher_test)
     if openings < tested:
         yield (
-            f"{counted(tested, 'run')} saw the test split, and its seal records "
-            f"{counted(openings, 'opening')}: the record is not whole, and there may have been "
+            f"{counted(tested, 'run')} read the test split, but its seal records "
+            f"{counted(openings, 'opening')}: the record is incomplete, and there may have been "
             "others."
         )
     if openings > confirmed + 1 and confirmed:
         yield (
-            f"The test split was opened {openings} times, and {confirmed} confirmation runs and "
-            "the teacher explain fewer: see the openings of the seal."
+            f"The test split was opened {openings} times, more often than {confirmed} confirmation "
+            "runs and the teacher explain: see the openings of the seal."
         )

@@ -21,7 +21,7 @@ class Tuning:
 
 
 def compare_tuning(data: StudyData) -> tuple[Tuning, ...]:
-    """Compare the tuned recipe of each arm with its trial 0, of `scheduled` the seed recipe."""
+    """Compare the tuned recipe of each arm with its trial 0."""
     found = []
     for arm in data.arms:
         tuned, first = data.tuned(arm.name), _first(data, arm.name)
@@ -43,14 +43,14 @@ def _text(
 ) -> str:
     arm, recipe = first.finalist.arm, f"“{first.finalist.title}”, its first recipe"
     if tuned.key == first.key:
-        return f"Tuning {arm} added nothing: the search found none better than {recipe}."
+        return f"Tuning {arm} gained nothing: the search found nothing better than {recipe}."
     if difference is None:
-        return f"What tuning {arm} added to {recipe}, takes runs of both on two seeds to say."
+        return f"The gain from tuning {arm} over {recipe}, is known once both ran on two seeds."
     unit = f"{data.measure.unit} of test {data.measure.name}"
     by, shown = data.measure.number(abs(difference.mean)), f"({evidence(data, difference)})"
     change = f"{data.measure.number(difference.mean, sign=True)} {unit} {shown}"
     if difference.seeds < MINIMUM_PAIRS:
-        return f"Too few seeds to say what tuning {arm} did to {recipe}: {change}."
+        return f"Too few seeds to judge the gain from tuning {arm} over {recipe}: {change}."
     if difference.low > 0:
         return f"Tuning {arm} added {by} {unit} to {recipe} {shown}."
     if difference.high < 0:

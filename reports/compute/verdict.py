@@ -92,7 +92,7 @@ def less_teacher(data: StudyData, one: FinalistData) -> Difference | None:
 
 
 def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
-    """Say every reason for which no conclusion is drawn, and that more seeds do not mend."""
+    """Return every reason against a conclusion that more runs would not remove."""
     arm, plain = data.primary_arm, data.arm(PLAIN)
     if arm is None:
         return ("no arm of this study distils",)
@@ -118,13 +118,13 @@ def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) 
     if a and b and data.student(a) != data.student(b):
         reasons.append(
             f"the tuned recipes train different students, {data.student(a)} and "
-            f"{data.student(b)}, so their difference is not distillation's alone"
+            f"{data.student(b)}, so their difference is not due to distillation alone"
         )
     return tuple(reasons)
 
 
 def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
-    """Say what is missing for a conclusion that more runs of the confirmation bring."""
+    """Return every reason against a conclusion that more confirmation runs would remove."""
     reasons = [
         f"confirmation is not finished: {len(one.runs)} of {data.seeds} runs of the tuned "
         f"{one.finalist.arm} recipe have ended"
@@ -133,7 +133,7 @@ def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None)
     ]
     pairs = len(set(a.scores) & set(b.scores)) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
-        rule = f"a verdict takes at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
+        rule = f"a verdict requires at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
         reasons.append(f"{rule}, and there {'is' if pairs == 1 else 'are'} {pairs or 'none'}")
     return tuple(reasons)
 
@@ -149,41 +149,41 @@ def _budget_reasons(data: StudyData, name: str) -> list[str]:
 
 
 def _lost_runs(one: FinalistData, planned: int) -> list[str]:
-    """Look for diverged runs: the mean of what is left would flatter the recipe."""
+    """Return a reason where runs diverged: the mean of the others would be too high."""
     lost = sum(run.record.outcome != "complete" for run in one.runs)
     if lost:
         return [
-            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not reach "
-            "their end, and the mean of the others would flatter it"
+            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not finish, "
+            "and the mean of the others would be too high"
         ]
     return []
 
 
 def _text(data: StudyData, kind: str, difference: Difference) -> str:
-    unit = f"{data.measure.unit} of test {data.measure.name}"
-    by = f"{data.measure.number(abs(difference.mean))} {unit}"
     lead = {
-        "better": f"Distillation helped: {_pair(data, 'beats')} by {by}",
-        "worse": f"Distillation hurt: {_pair(data, 'loses to')} by {by}",
-        "equivalent": f"Distillation made no difference that matters: {_pair(data, 'and')} "
-        f"lie {by} apart, within the margin of "
-        f"±{figure(data.protocol.margin)}",
-        "inconclusive": f"No detectable difference: {_pair(data, 'less')} is "
-        f"{data.measure.number(difference.mean, sign=True)} {unit}",
+        "better": f"Distillation helped: {_compared(data, difference)}",
+        "worse": f"Distillation hurt: {_compared(data, difference)}",
+        "equivalent": "Distillation made no relevant difference, within the margin of "
+        f"±{figure(data.protocol.margin)}: {_compared(data, difference)}",
+        "inconclusive": f"No detectable difference: {_compared(data, difference)}",
     }[kind]
     detectable = (
-        f"the smallest difference that would have been shown with 80 % power is "
+        f"the smallest difference that the study detects with 80 % power is "
         f"{data.measure.number(difference.detectable)} {data.measure.unit}"
     )
     return f"{lead} ({evidence(data, difference)}); {detectable}."
 
 
-def _pair(data: StudyData, relation: str) -> str:
-    return f"tuned {data.primary_arm} {relation} tuned plain"
+def _compared(data: StudyData, difference: Difference) -> str:
+    more = "higher" if difference.mean >= 0 else "lower"
+    by = f"{data.measure.number(abs(difference.mean))} {data.measure.unit}"
+    return (
+        f"tuned {data.primary_arm} scored {by} of test {data.measure.name} {more} than tuned plain"
+    )
 
 
 def evidence(data: StudyData, difference: Difference) -> str:
-    """Say how sure a difference is: its interval, seeds and test images."""
+    """Return a difference's interval and its numbers of seeds and test images, in words."""
     return (
         f"95 % interval {data.measure.interval(difference.low, difference.high)}, "
         f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
@@ -195,9 +195,7 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
     if difference is None:
         return text
     return (
-        f"{text} What there is: {_pair(data, 'less')} is "
-        f"{data.measure.number(difference.mean, sign=True)} {data.measure.unit} of test "
-        f"{data.measure.name} ({evidence(data, difference)})."
+        f"{text} In the runs so far, {_compared(data, difference)} ({evidence(data, difference)})."
     )
 
 
@@ -229,13 +227,13 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
     plain, primary = data.tuned(PLAIN), data.tuned(data.primary_arm)
     return [
         *(
-            (one, plain, "another arm, tuned, against tuned plain")
+            (one, plain, "another tuned arm against tuned plain")
             for one in tuned
             if plain and one.distils and one is not primary
             if not _budget_reasons(data, one.finalist.arm)
         ),
         *(
-            (primary, one, "one way to distil against another, both tuned")
+            (primary, one, "two tuned arms that distil")
             for one in tuned
             if primary and primary.distils and one.distils and one is not primary
             if len(_counted(data, one)) == len(_counted(data, primary))
@@ -247,7 +245,7 @@ def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, 
             if one.distils and not other.distils
         ),
         *(
-            (one, other, "what tuning gained")
+            (one, other, "the gain from tuning")
             for one in tuned
             for other in defaults
             if one.finalist.arm == other.finalist.arm and one.key != other.key

@@ -173,7 +173,7 @@ def _chart(studies: Sequence[Findings]) -> RowChart | None:
     )
     return RowChart(
         rows=rows,
-        axis=f"tuned distilled less tuned plain, {listed(list(units))}",
+        axis=f"tuned distilled minus tuned plain, {listed(list(units))}",
         reference=0.0,
         reference_label="no difference",
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kd.models.latency import Latency
 from kd.recipe import SHARP_SHAPES, Recipe, Schedule
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Table
@@ -23,7 +24,7 @@ from reports.wording import (
     scaled,
     whole,
 )
-from storage.files.records import Cost, Latency
+from storage.files.records import Cost
 
 
 def comparison_table(findings: Findings) -> Table:
@@ -109,12 +110,12 @@ def _latency(found: Latency) -> str:
 
 
 def comparison_note(data: StudyData) -> str:
-    """Say how the table is to be read, and how far apart two equal students came out."""
+    """Return how to read the table, and how much two measurements of one student differ."""
     text = (
         f"{capitalised(data.measure.name)}: mean over the seeds, interval over seeds and test "
-        "images (the teacher's over images alone). Gap recovered: how far from tuned plain to the "
-        "teacher; – where that gap may be chance or is below the margin. Agrees: names the "
-        "teacher's class."
+        "images (the teacher's over images alone). Gap recovered: share of the gap between tuned "
+        "plain and the teacher; – where that gap may be chance or is below the margin. Agrees: "
+        "predicts the teacher's class."
     )
     text = text if data.seeds else ""
     if data.costs is None:
@@ -132,12 +133,12 @@ def comparison_note(data: StudyData) -> str:
     ]
     student = model_name(data.protocol.student)
     return (
-        f"{text} {student} was measured twice: the difference is the clock's noise, {listed(gaps)}."
+        f"{text} {student} was measured twice: the difference is measurement noise, {listed(gaps)}."
     )
 
 
 def epochs_table(findings: Findings) -> Table:
-    """What each arm's search trained, and what it did not have to."""
+    """Epochs that each arm's search planned, trained and saved."""
     rows = [
         [
             arm.arm,
@@ -173,13 +174,13 @@ def epochs_table(findings: Findings) -> Table:
 
 
 def ledger_title(findings: Findings) -> str:
-    """Say what share of the planned epochs pruning saved."""
+    """Return a title with the share of the planned epochs that pruning saved."""
     arms = findings.ledger.arms
     planned, saved = sum(arm.planned for arm in arms), sum(arm.saved for arm in arms)
     if not planned:
         return "Nothing has been trained yet"
     if not saved:
-        return f"All of {whole(planned)} planned epochs were due: nothing was pruned"
+        return f"All of {whole(planned)} planned epochs were needed: nothing was pruned"
     return (
         f"Pruning saved {whole(saved)} of {whole(planned)} planned epochs, "
         f"{percent(saved / planned, 0)}"
@@ -197,19 +198,19 @@ def seconds_table(findings: Findings) -> Table:
 
 
 def teacher_passes(findings: Findings) -> str:
-    """Say what the teacher cache cost and saved."""
+    """Return a sentence on what the teacher cache cost and saved."""
     ledger = findings.ledger
     if findings.data.settings.cache == "none":
-        return "Nothing of the teacher was cached."
+        return "The teacher was not cached."
     if ledger.teacher_saved is None or ledger.teacher_asked is None:
-        return "What the cache saved is not known until the data set and the cache are there."
+        return "What the cache saves is unknown before the data set and the cache are complete."
     outcome = (
-        f"saved {whole(ledger.teacher_saved)} passes of the teacher over an image"
+        f"saved {whole(ledger.teacher_saved)} forward passes of the teacher"
         if ledger.teacher_saved >= 0
-        else f"has cost {whole(-ledger.teacher_saved)} passes of the teacher more than it saved "
-        "so far"
+        else f"has cost {whole(-ledger.teacher_saved)} forward passes of the teacher more than it "
+        "saved so far"
     )
-    size = f" It holds {binary_size(ledger.cache_bytes)}." if ledger.cache_bytes else ""
+    size = f" Its size is {binary_size(ledger.cache_bytes)}." if ledger.cache_bytes else ""
     return (
         f"The teacher cache {outcome}: {counted(ledger.distilled_epochs, 'distilled epoch')} read "
         f"it, and filling it took {whole(ledger.teacher_asked)} passes.{size}"

@@ -16,20 +16,28 @@ from kd.training.scoring import scores
 from reports.read.data import (
     ArmData,
     CachedViews,
-    Confirmation,
+    ConfirmationRun,
     FinalistData,
     StudyData,
     TrialData,
 )
 from reports.read.importances import find_importances
 from storage.files.arrays import made_again, read_arrays
-from storage.files.artifacts import is_finished, read_json, read_manifest
-from storage.files.layout import DEFAULT_ROOT, Layout, RunLayout, StudyLayout, whole_path
+from storage.files.artifacts import is_finished, read_json, read_manifest, read_record
+from storage.files.layout import (
+    DEFAULT_ROOT,
+    Layout,
+    RunLayout,
+    StudyLayout,
+    view_folder,
+    whole_path,
+)
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from storage.files.seal import openings
-from storage.studies.databases import close_storage, open_storage, storage_file
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
 from storage.studies.trials import ENDED, INFEASIBLE, check_trial
+from storage.studies.urls import storage_file
 
 
 def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
@@ -39,13 +47,13 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     StudyError when the storage cannot be read.
     """
     study = layout.study(name)
-    protocol = Protocol.from_json(read_json(study.protocol))
+    protocol = read_record(study.protocol, Protocol)
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
     seeds, finalists, test = _read_finalists(study, protocol.metric, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
-    teacher_test = study.teacher_test / "result.json"
+    teacher_test = study.teacher_test.result
     return StudyData(
         name=name,
         root=_root(layout),
@@ -106,7 +114,7 @@ def _read_cache(
     if not is_finished(folder):
         missing.append("the teacher cache")
         return None
-    views = [folder / f"view-{k:05d}" for k in range(protocol.view_count)]
+    views = [view_folder(folder, k) for k in range(protocol.view_count)]
     there = [view for view in views if is_finished(view)]
     files = [path for view in there for path in view.iterdir()]
     return CachedViews(views=len(there), bytes=sum(path.stat().st_size for path in files))
@@ -155,7 +163,7 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
 
 def _check_complete(study: StudyLayout, arm: str, trials: list[FrozenTrial]) -> None:
     """Raises StudyError when a trial has gone from the storage."""
-    results = study.trial(arm, 0).folder.parent.glob("*/result.json")
+    results = study.trial_results(arm)
     kept = [int(path.parent.name) for path in results if path.parent.name.isdecimal()]
     numbers = [trial.number for trial in trials]
     if numbers != list(range(len(trials))) or max(kept, default=-1) >= len(trials):
@@ -201,9 +209,8 @@ def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
 
 
 def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
-    folders = [study.selection(arm, 0, 0).folder.parent for arm in settings.arms]
-    found = [path for folder in folders for path in sorted(folder.glob("*/result.json"))]
-    return tuple(RunRecord.read(path) for path in found)
+    found = (path for arm in settings.arms for path in study.selection_results(arm))
+    return tuple(map(RunRecord.read, found))
 
 
 def _read_finalists(
@@ -214,7 +221,7 @@ def _read_finalists(
         missing.append("confirmation: no finalist has been chosen")
         return 0, (), _TestSplit(None, metric, confirming)
     chosen = Finalists.read(study.finalists)
-    teacher = study.teacher_test / "test.safetensors"
+    teacher = study.teacher_test.predictions
     predictions = _read_predictions(teacher) if teacher.is_file() else None
     test = _TestSplit(predictions, metric, confirming)
     finalists = []
@@ -266,10 +273,10 @@ class _TestSplit:
         return agreement, float(kl)
 
 
-def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Confirmation:
+def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> ConfirmationRun:
     record = RunRecord.read(run.result)
     if record.test is None or not run.predictions.is_file():
-        return Confirmation(
+        return ConfirmationRun(
             replicate=replicate,
             record=record,
             predicted=None,
@@ -284,7 +291,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
     _check_run(run, record.test["accuracy"], float(np.mean(logits.argmax(1) == labels)))
     agreement, teacher_kl = test.fidelity(logits)
     predicted = logits.argmax(1)
-    return Confirmation(
+    return ConfirmationRun(
         replicate=replicate,
         record=record,
         predicted=predicted,

@@ -90,7 +90,7 @@ class ArmData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
+class ConfirmationRun:
     """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
 
     `scores` [N] are those of the study's metric, `correct` [N] says which test images it got right,
@@ -117,7 +117,7 @@ class Confirmation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistData:
     finalist: Finalist
-    runs: tuple[Confirmation, ...]  # by replicate; those still missing are left out
+    runs: tuple[ConfirmationRun, ...]  # by replicate; those still missing are left out
 
     @property
     def key(self) -> str:
@@ -140,7 +140,7 @@ class FinalistData:
         return self.finalist.recipe.student
 
     @property
-    def tested(self) -> tuple[Confirmation, ...]:
+    def tested(self) -> tuple[ConfirmationRun, ...]:
         return tuple(run for run in self.runs if run.scores is not None and run.record.test)
 
     @property

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import TORCHVISION_MODELS, parse_model
+from kd.names import OPTIMIZERS, TORCHVISION_MODELS, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
-from reports.read.data import Confirmation, FinalistData
+from reports.read.data import ConfirmationRun, FinalistData
 from reports.wording import (
     NONE,
     binary_size,
@@ -34,11 +34,11 @@ student = load()
 logits = student(images)
 ```
 
-`student.py` also normalises the images. On {images} the logits are those of the student that was \
-confirmed, bit for bit, on a CPU."""
+`student.py` also normalises the images. On {images}, its logits on a CPU \
+equal those of the confirmed student bit for bit."""
 
 WITH_RETORT = """\
-With Retort, which leaves the normalisation to you:
+With Retort, where you normalise the images:
 
 ```python
 import json
@@ -54,7 +54,7 @@ logits = network((images - mean) / deviation)
 ```"""
 
 WITH_ONNX = """\
-With the ONNX runtime, where normalisation is part of the graph, and batches have any size:
+With the ONNX runtime. The graph includes the normalisation and accepts batches of any size:
 
 ```python
 import onnxruntime
@@ -75,7 +75,7 @@ class Exported:
     """
 
     one: FinalistData
-    run: Confirmation
+    run: ConfirmationRun
     config: Mapping[str, Any]
     images: int
     onnx_differences: Mapping[str, float]
@@ -160,9 +160,9 @@ def _choice(findings: Findings, exported: Exported) -> str:
     return (
         f"The interval is over seeds and test images. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
-        f"{findings.data.measure.name} is the median{middle}. To take the seed that is best on "
-        "the test images would be a selection on the test set, and its result there would flatter "
-        "it. What the recipe is worth is said by the mean over seeds."
+        f"{findings.data.measure.name} is the median{middle}. Choosing the seed that is best on "
+        "the test images would be a selection on the test set, and its result there would be too "
+        f"high. The recipe's {findings.data.measure.name} is the mean over seeds."
     )
 
 
@@ -177,7 +177,7 @@ def _use(exported: Exported) -> list[str]:
     parts = [
         f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
         f"Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
-        "`config.json`, which has all that it takes to build the model anew.",
+        "`config.json`, which has everything that is needed to build the model.",
         PLAIN_TORCH.format(
             library=library,
             images=counted(exported.images, "validation image"),
@@ -197,21 +197,18 @@ def _training(findings: Findings, exported: Exported) -> str:
     protocol, record = findings.data.protocol, exported.run.record
     images = findings.data.images.get("train")
     count = f"{counted(images, 'image')} of " if images else ""
-    changes = [f"random crops after {counted(protocol.crop_padding, 'pixel')} of padding"]
-    changes += ["random flips"] if protocol.flip else []
-    changes += [f"an erased square of {protocol.cutout} pixels"] if protocol.cutout else []
     teacher = (
-        f" Its teacher, {protocol.teacher}, was trained on the same images and saw every crop "
-        "that the student saw."
+        f" Its teacher, {protocol.teacher}, was trained on the same images and received the same "
+        "crops as the student."
         if exported.one.distils
         else ""
     )
     return escaped(
         f"From random weights on {count}the training split of {protocol.dataset}, for "
-        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: SGD with "
-        f"Nesterov momentum 0.9, a learning rate that rises over the first "
-        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine, {', '.join(changes)}."
-        f"{teacher} The weights are those after the last epoch."
+        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
+        f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
+        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
+        f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
 
 
@@ -221,7 +218,7 @@ def _cost(findings: Findings, exported: Exported) -> str:
     students = (cost for name, cost in measured.items() if name != "teacher")
     cost = next((cost for cost in students if cost.model == model), None)
     if cost is None or costs is None:
-        return "The study has not measured it."
+        return "The study did not measure it."
     rows = [
         ["parameters", whole(cost.parameters)],
         ["multiply-accumulates an image", scaled(cost.macs)],
@@ -243,9 +240,9 @@ def _limits(findings: Findings, exported: Exported) -> str:
     what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
     limits = [
         f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
-        "sensors or classes, its accuracy is unknown; it names one of its classes for any image.",
-        f"It expects {what} brought to {config['image_size']} pixels as in training: bilinear and "
-        "antialiased, as Pillow does.",
+        "sensors or classes, its accuracy is unknown; it predicts one of its classes in any case.",
+        f"It expects {what} resized to {config['image_size']} pixels as in training: bilinear and "
+        "antialiased, as in Pillow.",
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

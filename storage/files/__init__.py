@@ -1,1 +1,1 @@
-"""Files: paths, artifacts, tensors, data sets, teacher cache, records."""
+"""The files of a study: paths, tensors, data sets, teacher cache, checkpoints, records."""

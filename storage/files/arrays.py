@@ -1,6 +1,6 @@
-"""Tensor files as numpy arrays, for what must not import torch (see `storage.files.tensors`).
+"""Read safetensors files as NumPy arrays, for code that must not import torch.
 
-The header of a file keeps a JSON note and a digest over note and tensors.
+The header of a file has a JSON note and a digest over note and tensors (`storage.files.tensors`).
 """
 
 import hashlib

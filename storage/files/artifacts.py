@@ -1,8 +1,8 @@
-"""The primitives of keeping: write then rename, manifests with checksums, locks.
+"""Write files and folders so that an interrupted write is never taken for a complete one.
 
-A folder artifact is a set of files and a `manifest.json`, written last, that says what the files
-are (`kind`, `identity`: what they were made from), what is worth knowing of them (`info`), and
-their SHA-256. A folder without a manifest is unfinished work and is made again.
+A folder artifact is a set of files and a `manifest.json`, which is written last. The manifest has
+the kind of the files, what they were made from (`identity`), further facts about them (`info`), and
+their SHA-256. A folder without a manifest is unfinished, and is made again.
 """
 
 import fcntl
@@ -14,12 +14,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kd.errors import ArtifactError
+from kd import VERSION
+from kd.errors import ArtifactError, ProtocolError
+from kd.json_data import JsonData
 
 MANIFEST = "manifest.json"
 CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
+WRITER = "retort"  # and the one that names the version of Retort which wrote it
+
+T = TypeVar("T", bound=JsonData)
 
 
 @contextmanager
@@ -60,20 +65,40 @@ def _not_written(path: Path, error: OSError) -> ArtifactError:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as JSON with a checksum of its own, `sha256`: all or nothing.
+    """Write an object as JSON: all or nothing.
 
-    NaN and infinity are refused (ValueError).
+    The file also holds this version of Retort, `retort`, and a checksum, `sha256`. NaN and infinity
+    are refused (ValueError).
     """
+    content = {**value, WRITER: VERSION}
     with replacing(path) as temporary:
-        text = json.dumps({**value, CHECKSUM: checksum(value)}, indent=1, allow_nan=False)
+        text = json.dumps({**content, CHECKSUM: checksum(content)}, indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what `write_json` wrote.
+    """Return the object that `write_json` wrote.
 
     Raises ArtifactError when the file is missing, not JSON, or differs from its checksum.
     """
+    return _read_content(path)[0]
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Return the protocol or record that `write_json` wrote.
+
+    Raises ArtifactError, naming the file, when it is missing, damaged, of another kind, or has keys
+    of a newer version of Retort.
+    """
+    content, writer = _read_content(path)
+    try:
+        return kind.from_json(content, writer)
+    except ProtocolError as error:
+        raise ArtifactError(f"{path} cannot be used: {error}") from None
+
+
+def _read_content(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the object in a file, and the version of Retort that wrote it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -86,7 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} is damaged ({error}); restore it, or delete it to have it made again"
         ) from None
-    return value
+    return value, str(value.pop(WRITER, ""))
 
 
 def checksum(value: Mapping[str, Any]) -> str:

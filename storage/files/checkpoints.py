@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run after its last full epoch, in one file."""
+"""Checkpoints: the complete state of a training run after its last full epoch, in one file."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Data sets as the cache keeps them: split once, uint8, memory-mapped by every process.
+"""Data sets on disk: split once, stored as uint8, and memory-mapped by every process.
 
-    data/listings/<digest>.json    which data set a source with this listing was found to hold
+    data/listings/<digest>.json    which data set a folder with this listing contains
     data/<fingerprint>/            manifest, and train, validation and test .safetensors
 
 The fingerprint covers the images, the labels and the split, so the same images in another folder
-are the same data set. The listing spares a second start from decoding them to find that out.
+are the same data set. With the listing, a second start need not decode the images to recognise it.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from storage.files.artifacts import (
     read_manifest,
     write_json,
 )
-from storage.files.layout import Layout
+from storage.files.layout import Layout, dataset_part, lock_of
 from storage.files.seal import record_opening
 from storage.files.tensors import map_tensors, write_tensors
 
@@ -58,7 +58,7 @@ def prepare(
     wanted = _wanted(protocol)
     digest = listing_digest(protocol.dataset, protocol.image_size)
     listing = layout.listing(fingerprint({**wanted, "listing": digest}))
-    with locked(listing.with_suffix(".lock"), wait=True):
+    with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
@@ -118,7 +118,7 @@ def _read_verified(folder: Path) -> Manifest:
 def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) -> Manifest:
     identity = {**wanted, "content": _content(source, parts)}
     folder = layout.dataset(fingerprint(identity))
-    with locked(folder.with_suffix(".lock"), wait=True):  # two listings may hold the same
+    with locked(lock_of(folder), wait=True):  # two listings may hold the same
         kept = is_finished(folder)
         return _read_verified(folder) if kept else _write(folder, identity, source, parts)
 
@@ -136,7 +136,7 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
     for part, rows in asdict(parts).items():
         images, labels = source.images[rows], source.labels[rows]
         tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
-        write_tensors(folder / f"{part}.safetensors", tensors)
+        write_tensors(dataset_part(folder, part), tensors)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
     mean, deviation = channel_statistics(source.images, parts.train)
     info = {
@@ -173,7 +173,7 @@ def channel_statistics(
 
 def _open(folder: Path, part: str) -> LabelledImages:
     manifest = read_manifest(folder, KIND)
-    path, info = folder / f"{part}.safetensors", manifest.info
+    path, info = dataset_part(folder, part), manifest.info
     tensors = map_tensors(path)
     counts = torch.tensor(info["counts"][part])
     size = manifest.identity["image_size"]

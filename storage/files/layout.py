@@ -1,4 +1,4 @@
-"""Every path of a run, from one object."""
+"""Every path under the root folder, from one object."""
 
 import os
 import re
@@ -16,6 +16,11 @@ RESERVED = (
     "comparison.html",
 )  # what lies beside the studies
 DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock of whatever is made at `path`."""
+    return path.with_suffix(".lock")
 
 
 def kernels_record(fingerprint: str) -> Path:
@@ -64,9 +69,24 @@ class Layout:
     root: Path
 
     @property
+    def database(self) -> Path:
+        """The file in which Optuna keeps the studies, unless `--storage` names another place."""
+        return self.root / "studies.db"
+
+    @property
     def studies_url(self) -> str:
         """The default storage of the Optuna studies."""
-        return sqlite_url(self.root.absolute() / "studies.db")
+        return sqlite_url(self.database.absolute())
+
+    @property
+    def studies(self) -> list[str]:
+        """The names of all studies that have begun, sorted."""
+        return sorted(path.parent.name for path in self.root.glob("*/study.json"))
+
+    @property
+    def comparison(self) -> Path:
+        """The report on several studies, side by side."""
+        return self.root / "comparison.html"
 
     @property
     def artifacts(self) -> Path:
@@ -91,6 +111,13 @@ class Layout:
 
     def teacher(self, fingerprint: str) -> Path:
         return self.cache / "teachers" / fingerprint
+
+    def teacher_weights(self, fingerprint: str) -> Path:
+        return self.teacher(fingerprint) / "weights.safetensors"
+
+    def teacher_training(self, fingerprint: str) -> "RunLayout":
+        """The run that fine-tunes a teacher; removed when it has ended."""
+        return RunLayout(self.teacher(fingerprint).with_suffix(".training"))
 
     def shards(self, fingerprint: str) -> Path:
         return self.cache / "shards" / fingerprint
@@ -160,9 +187,9 @@ class StudyLayout:
         return self.folder / "costs.json"
 
     @property
-    def teacher_test(self) -> Path:
-        """The folder of what the teacher said of the test split."""
-        return self.folder / "confirm" / "teacher"
+    def teacher_test(self) -> "RunLayout":
+        """The teacher's test: its result and its logits of the test split."""
+        return RunLayout(self.folder / "confirm" / "teacher")
 
     @property
     def finalists(self) -> Path:
@@ -184,6 +211,14 @@ class StudyLayout:
         """One trial of the search."""
         return RunLayout(self.folder / "trials" / arm / f"{number:05d}")
 
+    def trial_results(self, arm: str) -> list[Path]:
+        """The results of an arm's trials that have ended."""
+        return _results(self.trial(arm, 0).folder.parent)
+
+    def selection_results(self, arm: str) -> list[Path]:
+        """The results of an arm's selection runs that have ended."""
+        return _results(self.selection(arm, 0, 0).folder.parent)
+
     def selection(self, arm: str, number: int, replicate: int) -> "RunLayout":
         """One run, on a fresh seed, of a trial that may become a finalist."""
         return RunLayout(self.folder / "confirm" / "selection" / arm / f"{number:05d}-{replicate}")
@@ -193,8 +228,23 @@ class StudyLayout:
         return RunLayout(self.folder / "confirm" / finalist / f"{replicate:02d}")
 
     def export(self, finalist: str, replicate: int) -> Path:
-        """The folder that takes a confirmed student away."""
+        """The folder to which a confirmed student is exported; see `ExportLayout`."""
         return self.folder / "export" / f"{finalist}-{replicate:02d}"
+
+
+def _results(folder: Path) -> list[Path]:
+    runs = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [run.result for run in map(RunLayout, runs) if run.result.is_file()]
+
+
+def dataset_part(folder: Path, part: str) -> Path:
+    """Return the file of one part of the data set in `folder`: train, validation or test."""
+    return folder / f"{part}.safetensors"
+
+
+def view_folder(shards: Path, k: int) -> Path:
+    """Return the folder of the shard of view `k`."""
+    return shards / f"view-{k:05d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +276,32 @@ class RunLayout:
     @property
     def lock(self) -> Path:
         return self.folder / "worker.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportLayout:
+    """The folder of one exported student."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "student.safetensors"
+
+    @property
+    def source(self) -> Path:
+        """The student in plain PyTorch."""
+        return self.folder / "student.py"
+
+    @property
+    def config(self) -> Path:
+        """What it takes to build the student anew and to feed it."""
+        return self.folder / "config.json"
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "student.onnx"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "README.md"

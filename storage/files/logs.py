@@ -1,4 +1,4 @@
-"""Tracebacks: kept in files, so that what is printed stays one line."""
+"""Keep tracebacks in files, so that an error message is one line."""
 
 import os
 import traceback

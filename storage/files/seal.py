@@ -1,8 +1,8 @@
-"""The seal: the record of every opening of a study's test split.
+"""The record of every opening of a study's test split, which is sealed until confirmation.
 
-The test split is read through `storage.files.datasets.open_test` alone, which writes here first,
-but for the few images that a report shows once the seal is broken. Free of torch, since the report
-shows the record.
+The test split is read only through `storage.files.datasets.open_test`, which writes a record here
+first, except for the few images that a report shows after the first opening. This module imports no
+torch, because the report shows the record.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kd.errors import ArtifactError
 from storage.files.arrays import read_rows
 from storage.files.artifacts import locked, read_json, write_json
+from storage.files.layout import dataset_part, lock_of
 
 
 def record_opening(seal_path: Path, purpose: str) -> None:
@@ -22,7 +23,7 @@ def record_opening(seal_path: Path, purpose: str) -> None:
 
     Raises ArtifactError when the record is damaged: it is never begun anew.
     """
-    with locked(seal_path.with_suffix(".lock"), wait=True):
+    with locked(lock_of(seal_path), wait=True):
         time = datetime.now(UTC).isoformat(timespec="seconds")
         record = [*openings(seal_path), {"time": time, "purpose": purpose}]
         write_json(seal_path, {"openings": record})
@@ -54,7 +55,7 @@ def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray
     """
     if not openings(seal_path):
         raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; confirm first")
-    path = folder / "test.safetensors"
+    path = dataset_part(folder, "test")
     images = read_rows(path, "images", rows)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
         raise ArtifactError(f"{path} does not hold the images that were tested; delete {folder}")

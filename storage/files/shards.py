@@ -1,11 +1,11 @@
-"""The teacher cache: shards on disk, and the teacher source that reads them.
+"""The teacher cache: the teacher's outputs for every augmented view of the training set.
 
     shards/<fingerprint>/            manifest: what every shard here was made from
         projections.safetensors      one projection a tap
         validation.safetensors       the teacher's logits of the validation split
         view-00000/                  one shard: manifest and reading.safetensors
 
-A shard is one folder artifact, so an interrupted fill goes on where it was. Tensors are read
+A shard is one folder artifact, so an interrupted fill continues where it stopped. Tensors are
 memory-mapped: all workers share one copy in the page cache.
 """
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from kd.errors import ArtifactError
-from kd.losses.features import TapReading
+from kd.models.taps import TapReading
 from kd.training.teacher import Projection, Reading
 from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
+from storage.files.layout import view_folder
 from storage.files.tensors import map_tensors, write_tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -79,10 +80,6 @@ def _check_dtypes(
             f"{path} holds {names} of another dtype or shape than it should; delete {path.parent} "
             "to have it made again"
         )
-
-
-def view_folder(folder: Path, k: int) -> Path:
-    return folder / f"view-{k:05d}"
 
 
 def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:

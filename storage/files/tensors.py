@@ -1,4 +1,4 @@
-"""Tensor files: safetensors, written then renamed, read memory-mapped."""
+"""Write and read safetensors files; reading maps them into memory."""
 
 from collections.abc import Mapping
 from pathlib import Path

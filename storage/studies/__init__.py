@@ -1,1 +1,1 @@
-"""Optuna studies in databases and journals."""
+"""Optuna studies in SQLite, PostgreSQL, MySQL or a journal file."""

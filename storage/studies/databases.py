@@ -7,12 +7,10 @@ mysql+pymysql://user@host/db         several supervisors may share a study
 """
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
@@ -20,7 +18,6 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import (
-    ArgumentError,
     IntegrityError,
     NoSuchModuleError,
     ProgrammingError,
@@ -28,27 +25,20 @@ from sqlalchemy.exc import (
 )
 
 from kd.errors import RetortError, StudyError
-from storage.files.layout import whole_path
 from storage.studies.journal import JournalFile
 from storage.studies.patience import (
     RESTORE,
-    SECRET,
     SERVERS,
     Notify,
     PatientStorage,
     cause_of,
     failure,
     one_line,
-    parse_url,
     remedy,
 )
+from storage.studies.urls import JOURNAL, check_url, shown, storage_file
 
-JOURNAL = "journal:"
 OPENING_PAUSES = (0.1, 0.2, 0.5, 1.0)  # s between attempts to open a new database
-FILES = (  # parameters of PostgreSQL's and MySQL's drivers that name one
-    *("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"),
-    *("read_default_file", "ssl_ca", "ssl_cert", "ssl_key", "ssl_capath"),
-)
 PASSWORDS = (
     "give it in --storage again, or as PGPASSWORD or in ~/.pgpass for PostgreSQL, "
     "or with ?read_default_file=~/.my.cnf for MySQL"
@@ -96,44 +86,6 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     return storage
 
 
-def check_url(url: str) -> None:
-    """Raise StudyError, in one line without any password, for what no study can be kept in.
-
-    Nothing is opened or made. Messages of SQLAlchemy may hold a piece of the password.
-    """
-    if url.startswith(JOURNAL):
-        if Path(url.removeprefix(JOURNAL)).is_dir():
-            raise StudyError(f"--storage {url!r} names no file; name one, as in {JOURNAL}log")
-        return
-    try:
-        parsed = parse_url(url)
-    except ArgumentError:
-        raise StudyError(
-            f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}"
-        ) from None
-    except ValueError:
-        raise StudyError(
-            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose parts cannot be told "
-            "apart; percent-encode what user and password hold: @ as %40, / as %2F, : as %3A, "
-            "? as %3F, & as %26"
-        ) from None
-    if parsed.get_backend_name() == "sqlite":
-        _check_sqlite(url, parsed)
-
-
-def _check_sqlite(url: str, parsed: URL) -> None:
-    name = (parsed.database or "").removeprefix("file:")
-    place = parsed.query.get("mode"), parsed.query.get("vfs")
-    if name in ("", ":memory:") or "memory" in place or "memdb" in place:
-        raise StudyError(
-            f"--storage takes an SQLAlchemy URL of a database that outlives its process, got "
-            f"{url!r}, which is in memory; name a file: sqlite:///studies.db"
-        )
-    file = storage_file(url)
-    if file and file.is_dir():
-        raise StudyError(f"the storage {url} is a folder; move it away, or name a file")
-
-
 def _connect(url: str, notify: Notify) -> PatientStorage:
     """Connect, again if another supervisor has just made the tables that we were about to make."""
     for pause in OPENING_PAUSES:
@@ -160,56 +112,6 @@ def close_storage(storage: BaseStorage) -> None:
     if isinstance(storage, PatientStorage):
         storage.remove_session()
         storage.engine.dispose()
-
-
-def storage_file(url: str) -> Path | None:
-    """Return the file that a storage is, whose studies have one supervisor; None for a server."""
-    if url.startswith(JOURNAL):
-        return Path(url.removeprefix(JOURNAL)).absolute()
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return None
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    if parsed.database.startswith("file:") and parsed.query.get("uri"):  # SQLite's own URI
-        return Path(unquote(urlsplit(parsed.database).path)).absolute()
-    return Path(parsed.database).absolute()
-
-
-def whole_url(url: str) -> str:
-    """Return the URL of a storage with whole paths: of its file, or of files that a driver reads.
-
-    A database in memory and what is no URL stay as they are, and so does `~` in a server's URL,
-    which may be the home folder of another user there.
-    """
-    if url.startswith(JOURNAL) and url != JOURNAL:
-        return f"{JOURNAL}{whole_path(url.removeprefix(JOURNAL))}"
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return url
-    if parsed.get_backend_name() == "sqlite":
-        whole = parsed.set(database=_whole_database(parsed))
-    else:
-        files = {name: _whole_file(name, given) for name, given in parsed.query.items()}
-        whole = parsed.set(query=files)
-    return url if whole == parsed else whole.render_as_string(hide_password=False)
-
-
-def _whole_database(url: URL) -> str | None:
-    """Return SQLite's database, which may be `file:PATH` with ?uri=true, with its whole path."""
-    database = url.database or ""
-    prefix = "file:" if database.startswith("file:") and "uri" in url.query else ""
-    path = database.removeprefix(prefix)
-    in_memory = path in ("", ":memory:") or (prefix and url.query.get("mode") == "memory")
-    return url.database if in_memory else f"{prefix}{whole_path(path)}"
-
-
-def _whole_file(name: str, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return the value of a server's parameter: the whole path, where it names a file."""
-    relative = name in FILES and isinstance(given, str) and given[:1] not in ("", "/", "~")
-    return str(whole_path(str(given))) if relative and given != "system" else given
 
 
 def _open_journal(path: Path) -> BaseStorage:
@@ -301,39 +203,3 @@ _LOCKS = {
         "SELECT RELEASE_LOCK(SHA2(:name, 224))",
     ),
 }
-
-
-def without_password(url: str) -> str:
-    """Return the URL as a study keeps it: with no password, and one server always written alike."""
-    try:
-        parsed = parse_url(url)
-    except (ArgumentError, ValueError):
-        return shown(url)
-    query = {
-        name: value
-        for name, value in parsed.query.items()
-        if not re.search(SECRET, name, re.IGNORECASE)
-    }
-    kept = URL.create(
-        parsed.drivername,
-        username=parsed.username or None,
-        host=parsed.host,
-        port=parsed.port,
-        database=parsed.database,
-        query=query,
-    )
-    unchanged = storage_file(url) is not None and kept == parsed
-    return url if unchanged else kept.render_as_string(hide_password=False)
-
-
-def shown(url: str) -> str:
-    """Return the URL without its password. Where its parts are not known, only how it begins."""
-    if url.startswith(JOURNAL):
-        return url
-    try:
-        parsed = parse_url(url)
-        plain = parsed.render_as_string(hide_password=True) if parsed.password else url
-    except (ArgumentError, ValueError):
-        beginning, colon, rest = url.partition(":")
-        return f"{beginning}:{'//' * rest.startswith('//')}***" if colon else url
-    return re.sub(rf"({SECRET}=).*", r"\1***", plain, flags=re.IGNORECASE | re.DOTALL)

@@ -1,8 +1,8 @@
-"""Optuna's journal in a file, made to outlive a kill amid a line and a disk that is full.
+"""Optuna's journal file, made robust against kills within a line and against a full disk.
 
-Optuna's own file backend writes a line after whatever the file ends with: after half a line, the
-whole journal can no longer be read. It holds its lock by a symbolic link, which a killed process
-leaves behind for half a minute.
+Optuna's own file backend appends to whatever the file ends with: after half a line, the whole
+journal is unreadable. Its lock is a symbolic link, which a killed process leaves behind for half a
+minute.
 """
 
 import json

@@ -1,7 +1,6 @@
-"""A database that is waited for when it goes away, and that does each thing once."""
+"""Wait for a database server that does not answer, and repeat a write without doing it twice."""
 
 import functools
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     DataError,
     IntegrityError,
@@ -21,6 +20,7 @@ from sqlalchemy.exc import (
 
 from kd.errors import StudyError
 from storage.studies.transactions import WholeTrialStorage
+from storage.studies.urls import parse_url
 
 SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
@@ -33,9 +33,6 @@ REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 # from a damaged file.
 LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
 RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
-
-SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
-CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy reads them: user:password@
 
 Notify = Callable[[str], None]
 
@@ -250,24 +247,6 @@ def remedy(error: BaseException) -> str:
     code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
     damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
     return RESTORE if damaged else "the same command goes on afterwards"
-
-
-def parse_url(url: str) -> URL:
-    """Raises ArgumentError for what is no URL, ValueError for one that a password has torn.
-
-    For SQLAlchemy a password ends at the first @, and a parameter at the first &: what follows
-    would be taken for the host, the database or another parameter, and be printed.
-    """
-    parsed = make_url(url)
-    _, _, rest = url.partition("://")
-    credentials = CREDENTIALS.match(rest)
-    behind = rest[credentials.end() :] if credentials else rest
-    if parsed.get_backend_name() != "sqlite" and "@" in behind:
-        raise ValueError
-    _, _, query = behind.partition("?")
-    if re.search(SECRET, query, re.IGNORECASE) and not all("=" in one for one in query.split("&")):
-        raise ValueError
-    return parsed
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Optuna studies on any storage URL: opened, checked, resumed."""
+"""Open an Optuna study at any storage URL, check it, and continue it."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Optuna's storage in a database, with a trial begun and ended in one transaction each."""
+"""Write an Optuna trial in one transaction when it starts, and in one when it ends."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ class WholeTrialStorage(RDBStorage):
         """Write a trial, with all that its template has.
 
         Optuna checks here that a parameter keeps its kind from trial to trial; ours are checked
-        where they are suggested (`conductor.search.lagged`).
+        where they are suggested (`conductor.search.mirror`).
         """
         if template_trial is None:
             return super()._get_prepared_new_trial(study_id, None, session)

@@ -1,7 +1,7 @@
-"""What ties a trial in a database to what was decided: digests that are kept beside it.
+"""Digests stored with each trial, so that later changes to a database are detected.
 
-A database is edited by hand, restored from an old copy, or loses a bit. A trial's parameters are
-therefore kept with their digest from the moment that it is asked, and all of it from its end on.
+A database may be edited by hand, restored from an old copy, or lose a bit. So a trial's parameters
+are stored with a digest from the moment that it is asked, and its outcome with another one.
 """
 
 import hashlib

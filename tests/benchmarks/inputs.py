@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from kd.data.views import Augmentation, normalise, render, view
-from kd.losses.features import Adapters
-from kd.losses.logits import hard
+from kd.data.views import normalise, render, view
+from kd.losses.adapters import Adapters
+from kd.losses.hard import hard
 from kd.models.build import build
 from kd.models.numerics import place
 from kd.recipe import Recipe
@@ -24,7 +24,7 @@ from tests.benchmarks.training import CLASSES, CPU, random_images
 
 BATCH = 128
 CHANNELS = 3
-AUGMENTATION = Augmentation(padding=4, flip=True, cutout=0)
+AUGMENT = "crop=4,flip"
 EPOCH = 352  # batches; the images of CIFAR-10's training split, which no cache of a core holds
 STEPS = 4  # training steps that are timed together
 
@@ -58,10 +58,10 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 def prepare(data: LabelledImages) -> None:
     """Make the input of an epoch, batch after batch, as `kd.training.loop` does."""
-    rows = view(0, 0, len(data), data.images.shape[-1], AUGMENTATION)
+    rows = view(0, 0, data.images, AUGMENT)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for index in order.split(BATCH):
-        images = render(data.images.index_select(0, index), rows.at(index), AUGMENTATION)
+        images = render(data.images.index_select(0, index), rows.at(index))
         normalise(images, data.mean, data.deviation), data.labels[index]
 
 
@@ -85,7 +85,7 @@ def trainer(name: str, data: LabelledImages) -> Callable[[], None]:
 def loader(data: LabelledImages, processes: int) -> Callable[[], None]:
     """Return an action that takes an epoch from a DataLoader, whose processes stay from then on."""
     batches = DataLoader(
-        Pictures(data, AUGMENTATION),
+        Pictures(data, AUGMENT),
         batch_size=BATCH,
         shuffle=True,
         num_workers=processes,

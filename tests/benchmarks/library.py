@@ -22,14 +22,14 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
-from kd.data.views import Augmentation
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.models.numerics import place
+from kd.optimizers.sgd import MOMENTUM
 from kd.recipe import Recipe, Schedule
 from kd.schedules import warmup_cosine
 from kd.training.evaluation import LabelledImages, accuracy, predict
-from kd.training.loop import MOMENTUM, Plan, TrainingState, train
+from kd.training.loop import Plan, TrainingState, train
 from storage.files.shards import CachedTeacher
 from tests.benchmarks.harness import Figure, ratio, spread
 from tests.benchmarks.pictures import Pictures
@@ -73,7 +73,7 @@ def _epochs(name: str, pair: Pair, folder: Path, rounds: int) -> Figure:
         bench.live.network,
         bench.network(pair.student),
         bench.data,
-        pair.augmentation,
+        pair.augment,
         batch_size=pair.batch,
         total=100_000,
         warmup=0.1,
@@ -120,7 +120,7 @@ def _by_retort(job: TrainJob, seed: int) -> float:
         epochs=job.horizon,
         batch_size=protocol.batch_size,
         warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
+        augment=protocol.augment,
         view_seed=view_seed(protocol),
         views=job.views,
         seed=seed,
@@ -139,7 +139,7 @@ def _by_library(job: TrainJob, seed: int) -> float:
         place(load_teacher(protocol, job.layout, job.dataset, job.teacher), CPU),
         student,
         data,
-        Augmentation.of(protocol),
+        protocol.augment,
         batch_size=protocol.batch_size,
         total=job.horizon * (len(data) // protocol.batch_size),
         warmup=protocol.warmup,
@@ -155,7 +155,7 @@ def _box(
     teacher: Network,
     student: Network,
     data: LabelledImages,
-    augmentation: Augmentation,
+    augment: str,
     *,
     batch_size: int,
     total: int,
@@ -195,7 +195,7 @@ def _box(
             "scheduling_step": 1,
         },
     }
-    parts = {"train": Pictures(data, augmentation)}
+    parts = {"train": Pictures(data, augment)}
     return DistillationBox(teacher.eval(), student, parts, config, CPU, None, False, 1)
 
 

@@ -20,15 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from kd.data.views import Augmentation
 from kd.models.build import build
 from kd.protocol import Protocol
 from kd.schedules import warmup_cosine
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.datasets import open_part
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
-from tests.benchmarks.pictures import AS_IT_IS, Pictures
+from tests.benchmarks.pictures import Pictures
 
 THREADS = 2
 CLASSES = 10
@@ -40,7 +39,7 @@ class Loop:
 
     def __init__(self, root: Path, study: str) -> None:
         paths = Layout(root).study(study)
-        self.protocol = Protocol.from_json(read_json(paths.protocol))
+        self.protocol = read_record(paths.protocol, Protocol)
         folder = Layout(root).dataset(StudySettings.read(paths.settings).dataset)
         self.parts = {part: open_part(folder, part) for part in ("train", "validation")}
         self.train = self._loader("train", 0)
@@ -53,7 +52,7 @@ class Loop:
     def _loader(self, part: str, workers: int) -> DataLoader[tuple[Tensor, int]]:
         data, protocol = self.parts[part], self.protocol
         return DataLoader(
-            Pictures(data, Augmentation.of(protocol) if part == "train" else AS_IT_IS),
+            Pictures(data, protocol.augment if part == "train" else "none"),
             batch_size=protocol.batch_size if part == "train" else 256,
             shuffle=part == "train",
             drop_last=part == "train",

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from conductor.command_line import cli
-from workers.events import LAST_EVENTS, Event
+from workers.events import EpochDone, Event, LastEvent
 from workers.jobs import Job, TrainJob
 from workers.pools.crew import Pool, make_pool
 
@@ -105,10 +105,10 @@ class RecordingPool:
         now = time.perf_counter()
         self._recording.begun = self._recording.begun or now
         for ticket, event in found:
-            if event["event"] == "epoch":
-                self._open[ticket].trained += event["metrics"]["seconds"]
+            if isinstance(event, EpochDone):
+                self._open[ticket].trained += event.metrics.seconds
                 self._recording.watch()
-            if event["event"] in LAST_EVENTS:
+            if isinstance(event, LastEvent):
                 self._open.pop(ticket).ended = now
         return found
 

@@ -24,7 +24,7 @@ from storage.studies.databases import close_storage, deciding, open_storage
 from tests.benchmarks.harness import Figure, seconds, spread
 from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
 from tests.support.postgres import postgresql
-from workers.events import LAST_EVENTS, Event
+from workers.events import Diverged, EpochDone, Event, LastEvent, Stopped
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
 from workers.pools.crew import Crew
 from workers.pools.local import LocalPool
@@ -59,12 +59,12 @@ class InstantPool:
         return self._tickets
 
     def stop(self, ticket: int) -> None:
-        self._events[ticket] = [{"event": "stopped"}]
+        self._events[ticket] = [Stopped()]
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         ticket = next(iter(self._events))
         event = self._events[ticket].pop(0)
-        if event["event"] in LAST_EVENTS:
+        if isinstance(event, LastEvent):
             del self._events[ticket]
         return [(ticket, event)]
 
@@ -85,13 +85,13 @@ class VirtualPool(InstantPool):
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         if self._heard in self._events:
-            ends = self._events[self._heard][0]["event"] in LAST_EVENTS
+            ends = isinstance(self._events[self._heard][0], LastEvent)
             heapq.heappush(self._due, (self.now + (not ends), self._heard))
         self.now, ticket = heapq.heappop(self._due)
         event = self._events[ticket].pop(0)
-        self.epochs += event["event"] == "epoch"
+        self.epochs += isinstance(event, EpochDone)
         self._heard = ticket
-        if event["event"] in LAST_EVENTS:
+        if isinstance(event, LastEvent):
             del self._events[ticket]
         return [(ticket, event)]
 
@@ -190,14 +190,14 @@ def run(arm: Arm, number: int, events: list[Event]) -> None:
     """Report a trial until it is pruned or ends, and tell it."""
     value, state = 0.0, TrialState.COMPLETE
     for event in events:
-        if event["event"] != "epoch":
-            value = 0.0 if event["event"] == "diverged" else value
+        if not isinstance(event, EpochDone):
+            value = 0.0 if isinstance(event, Diverged) else value
             break
-        value = event["metrics"]["accuracy"]
-        if arm.report(number, event["metrics"]["epoch"], value):
+        value = event.metrics.accuracy
+        if arm.report(number, event.metrics.epoch, value):
             state = TrialState.PRUNED
             break
-    arm.tell(number, state, value, {"diverged": events[-1]["event"] == "diverged"})
+    arm.tell(number, state, value, {"diverged": isinstance(events[-1], Diverged)})
 
 
 def epochs(arm: Arm, total: int) -> list[float]:

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from conductor.command_line.presets import preset
-from kd.data.views import Augmentation, normalise, render, view
-from kd.losses.features import Adapters
+from kd.data.views import normalise, render, view
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -50,12 +50,7 @@ class Pair:
     batch: int
     stem: str = "cifar"
     channels: int = 3
-    padding: int = 4
-    flip: bool = True
-
-    @property
-    def augmentation(self) -> Augmentation:
-        return Augmentation(padding=self.padding, flip=self.flip, cutout=0)
+    augment: str = "crop=4,flip"
 
 
 SMALL = Pair(teacher="resnet20", student="resnet20", size=32, images=256, batch=128)
@@ -75,8 +70,7 @@ def default_pair() -> Pair:
         images=14 * protocol.batch_size,
         batch=protocol.batch_size,
         channels=1,
-        padding=protocol.crop_padding,
-        flip=protocol.flip,
+        augment=protocol.augment,
     )
 
 
@@ -164,9 +158,9 @@ class Bench:
 
     def _readings(self, k: int) -> Iterator[Reading]:
         pair, data = self.pair, self.data
-        rows = view(0, k, len(data), pair.size, pair.augmentation)
+        rows = view(0, k, data.images, pair.augment)
         for index in torch.arange(len(data)).split(CHUNK):
-            images = render(data.images[index], rows.at(index), pair.augmentation)
+            images = render(data.images[index], rows.at(index))
             images = normalise(images, data.mean, data.deviation)
             yield self.live.read(k, index, images, TAPS)
 
@@ -178,7 +172,7 @@ class Bench:
             epochs=100_000,  # more than are run: far from its end the rate is that of the warm-up
             batch_size=self.pair.batch,
             warmup=0.1,
-            augmentation=self.pair.augmentation,
+            augment=self.pair.augment,
             view_seed=0,
             views=VIEWS,
             seed=0,

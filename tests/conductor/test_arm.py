@@ -13,9 +13,9 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from conductor.search.arm import AUDIT_EVERY, Arm
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import (
@@ -29,7 +29,7 @@ from tests.support.fakes import (
     rows,
     search,
 )
-from workers.events import Event
+from workers.events import Event, Progress, Stopped
 from workers.jobs import TrainJob
 
 TRIALS = 16
@@ -269,26 +269,26 @@ def test_asking_writes_the_whole_trial_at_once():
     arm = make_arm(storage, "scheduled")
     storage.fuse = 1
     arm.ask(99)
-    assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["seed recipe"]
+    assert arm.study.get_trials()[0].params == load_space("scheduled").enqueued["classic"]
 
 
 def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from search_spaces import plain\n\n\ndef suggest(trial):\n"
-        "    lr = 1 / 0 if trial.number == 60 else 0.1\n    return plain.suggest(trial)\n"
+        "from search_spaces import plain\n\n\ndef suggest(trial, study):\n"
+        "    lr = 1 / 0 if trial.number == 200 else 0.1\n    return plain.suggest(trial, study)\n"
     )
     storage = InMemoryStorage()
-    arm = make_arm(storage, load_space(str(path)), lag=99)
-    for number in range(60):
-        assert arm.ask(99) == number
+    arm = make_arm(storage, load_space(str(path)), lag=999)
+    for number in range(200):
+        assert arm.ask(999) == number
     match = (
-        r"^mine\.py, line 5, in suggest: suggest of trial 60 raises ZeroDivisionError: division "
+        r"^mine\.py, line 5, in suggest: suggest of trial 200 raises ZeroDivisionError: division "
         r"by zero; the trials so far are kept, a corrected space takes another --name$"
     )
     with pytest.raises(ProtocolError, match=match):
-        arm.ask(99)
-    assert len(arm.study.get_trials()) == 60
+        arm.ask(999)
+    assert len(arm.study.get_trials()) == 200
 
 
 def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
@@ -488,8 +488,8 @@ def test_a_search_ends_only_when_its_workers_are_idle(tmp_path, clock):
         heir.tell(0, TrialState.COMPLETE, 0.25, {})
         yield from epochs([0.5])
         for clock.now in range(20):
-            yield {"event": "progress", "done": 1, "total": 2}
-        yield {"event": "stopped"}
+            yield Progress(done=1, total=2)
+        yield Stopped()
 
     pool = FakePool(objective=take_over)
     pool.stop = lambda ticket: None

@@ -17,7 +17,8 @@ from conductor.search.budget import Budget, measure_budget
 from conductor.search.methods import STARTUP_TRIALS
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
-from search_spaces.space import load_space, with_students
+from search_spaces.context import StudyContext
+from search_spaces.space import load_space, with_feasible
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
 from storage.files.records import Costs, Finalists, RunRecord, StudentSize, StudentSizes
@@ -43,6 +44,7 @@ from tests.support.tiny import (
     trials_of,
     without_openings,
 )
+from workers.events import Result
 from workers.jobs import StudentsJob
 
 LARGE, SMALL, MIDDLE = "resnet20", "resnet8-w0.25", "resnet8"
@@ -79,7 +81,8 @@ def budget(**limits: Any) -> Budget:
 def limited_arm(storage: BaseStorage, name: str = "plain", **chosen: Any) -> Arm:
     """An arm of which a student is over the budget, opened as a session does."""
     found = budget(max_params=1000)
-    space = with_students(load_space(name), tuple(SIZES), found.feasible)
+    context = StudyContext(students=tuple(SIZES))
+    space = with_feasible(load_space(name, context), found.feasible)
     return make_arm(storage, space, budget=found, **{"sampler": "tpe", "lag": 4, **chosen})
 
 
@@ -125,7 +128,7 @@ class Measuring:
 
     def run(self, job: StudentsJob, listen: object) -> dict[str, Any]:
         self.asked.append(job)
-        return {"event": "result", "sizes": sizes(job.protocol).to_json()}
+        return Result.of(sizes=sizes(job.protocol).to_json())
 
 
 def measured(root: Path, crew: Any, given: Protocol) -> Budget:

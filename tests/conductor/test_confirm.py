@@ -27,7 +27,7 @@ from tests.support.fakes import (
     search,
     study_paths,
 )
-from workers.events import Event
+from workers.events import Event, Result
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew
 
@@ -56,7 +56,7 @@ def ran(job: TrainJob, accuracy: float) -> list[Event]:
         predictions = RunLayout(Path(job.folder)).predictions
         predictions.parent.mkdir(parents=True, exist_ok=True)
         predictions.touch()
-    return [*epochs([0.2, accuracy]), {"event": "result", "test": test}]
+    return [*epochs([0.2, accuracy]), Result.of(test=test)]
 
 
 def steady(job: TrainJob) -> list[Event]:
@@ -133,7 +133,7 @@ def test_defaults_and_the_tuned_recipe_of_every_arm_are_confirmed(tmp_path):
     chosen = confirm(tmp_path, make_arms("scheduled", "plain", scores=SEARCHED[::-1]), pool)
     found = [(one.arm, one.role, one.title, one.trial) for one in chosen.finalists]
     assert [one for one in found if one[1] == "default"] == [
-        ("scheduled", "default", "seed recipe", 0),
+        ("scheduled", "default", "classic", 0),
         ("scheduled", "default", "vanilla KD", 1),
         ("plain", "default", "defaults", 0),
     ]

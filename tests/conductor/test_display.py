@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from conductor.display import Display, duration, percent
+from conductor.display import Display
 
 HOSTILE = "[bold red]x[/] [/nonsense] [link=http://x]"
 
@@ -48,29 +48,6 @@ def screen(display: Display) -> str:
     with display.console.capture() as captured:
         display.console.print(display._view())
     return captured.get()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (48, "48 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599, "59 min 59 s"),
-        (3599.7, "1 h 00 min"),
-        (7620, "2 h 07 min"),
-        (100 * 3600, "100 h 00 min"),
-    ],
-)
-def test_durations_are_in_two_units(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_percent_has_one_digit_after_the_point():
-    assert [percent(share) for share in (0, 0.12345, 1)] == ["0.0 %", "12.3 %", "100.0 %"]
 
 
 def test_lines_are_plain_when_there_is_no_terminal(plain):

@@ -22,6 +22,7 @@ from conductor.tools.self_test import Part, disk_part, parts, worker_part
 from conductor.tools.tiny_study import PROTOCOL, TinyStudy
 from kd.errors import WorkerError
 from kd.models.weights import imagenet_files
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage
 from tests.whole.test_faults import disk, remount
@@ -221,7 +222,7 @@ def test_studies_that_are_there_are_counted_and_left_as_they_are(tmp_path, kind)
     close_storage(storage)
     before = everything(tmp_path)
     said = part("storage", tmp_path / "runs", url).check()
-    assert said == "a trial was written, read back and removed; 1 studies are there"
+    assert said == "a trial was written, read back and removed; 1 existing studies"
     assert everything(tmp_path) == before
 
 
@@ -315,7 +316,7 @@ def test_a_device_that_computes_another_loss_is_noticed(ground, monkeypatch, nam
 
 
 def test_every_loss_is_compared_with_its_gradient():
-    names = {"hard", *examining.SOFT_LOSSES, *examining.FEATURE_LOSSES}
+    names = {"hard", *LOGIT_LOSSES.names, *FEATURE_LOSSES.names}
     computed = examining._computed(CPU)
     assert set(computed) == {*names, *(f"the gradient of {name}" for name in names)}
     assert all(value.isfinite().all() and value.any() for value in computed.values())
@@ -326,11 +327,11 @@ def test_a_checkpoint_of_other_bits_is_noticed(ground, monkeypatch):
 
     def flipped(path: Path, run: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[Any]]:
         tensors, history = real(path, run)
-        tensors["optimizer.0"].view(torch.int32)[0] ^= 1
+        tensors["optimizer.0.momentum_buffer"].view(torch.int32)[0] ^= 1
         return tensors, history
 
     monkeypatch.setattr(examining, "read_checkpoint", flipped)
-    with pytest.raises(WorkerError, match=r"came back with another optimizer.0$"):
+    with pytest.raises(WorkerError, match=r"came back with another optimizer.0.momentum_buffer$"):
         say(ground, "checkpoint")
 
 

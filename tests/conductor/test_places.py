@@ -14,7 +14,7 @@ from storage.files.artifacts import read_json
 from storage.files.layout import Layout, StudyLayout, whole_path
 from storage.files.records import StudySettings
 from storage.files.tensors import write_tensors
-from storage.studies.databases import whole_url
+from storage.studies.urls import whole_url
 from tests.kd.test_own_models import GOOD, HEAD
 from tests.support.tiny import hasten
 

@@ -14,8 +14,7 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from conductor.search.arm import Arm
-from conductor.search.curves import curves
-from conductor.search.publish import Publisher, describe, study_note
+from conductor.search.publish import Publisher, curves, describe, study_note
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
 from storage.files.records import RunRecord
@@ -143,7 +142,7 @@ def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
     search(tmp_path, [arm], FakePool(2), 4, publisher.trial)
     assert [len(artifacts(arm, number)) for number in range(4)] == [2, 2, 2, 2]
     notes = [get_note(arm.stored_trial(number)) for number in range(4)]
-    assert "(seed recipe)" in notes[0]
+    assert "(classic)" in notes[0]
     assert "(vanilla KD)" in notes[1]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conductor.command_line.cli import main
+from conductor.stages.provenance import kernels_change, kernels_so_far
 from conductor.tools.reproducing import first_difference
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
@@ -126,8 +127,8 @@ def test_a_run_diverges_again_in_the_same_step_or_it_differs(tiny_study):
 
 REFUSED = {
     "a trial that is not there": (["--trial", "7"], "trial 7 of scheduled has not ended"),
-    "an arm": (["--trial", "0", "--arm", "x"], "study digits has no arm x; its arms: scheduled"),
-    "a finalist": (["--finalist", "x"], "study digits has no finalist x; its finalists: "),
+    "an arm": (["--trial", "0", "--arm", "x"], "unknown arm of study digits 'x'; known: scheduled"),
+    "a finalist": (["--finalist", "x"], "unknown finalist of study digits 'x'; known: "),
     "a replicate": (["--finalist", "scheduled-00000", "--replicate", "5"], "replicate 5 of sched"),
     "nothing": ([], "one of the arguments --trial --finalist is required"),
     "both": (["--trial", "0", "--finalist", "x"], "not allowed with argument"),
@@ -148,3 +149,34 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
     code, _, said = reproduce(copied.folder.parent, capsys, "--trial", "1")
     assert_one_line(code, said)
     assert "was failed by a machine (worker 12 died): nothing to compare" in said
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "kept"),
+    [
+        ("", "wide", "wide"),
+        ("wide", "wide", "wide"),
+        ("narrow", "wide", "narrow; then wide"),
+        ("narrow; then wide", "wide", "narrow; then wide"),
+        ("narrow; then wide", "narrow", "narrow; then wide; then narrow"),
+        ("narrow", "", ""),
+    ],
+)
+def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(was, now, kept):
+    assert kernels_so_far(was, now) == kept
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("one", "two", "kernels: this study was computed with one, and goes on with two: "),
+        ("one; then two", "one", "kernels: this study was computed with two, and goes on with one"),
+        ("one; then two", "two", ""),
+        ("one", "", ""),
+    ],
+)
+def test_a_study_that_goes_on_with_other_kernels_is_told_so(tiny_study, was, now, said):
+    kept = StudySettings.read(Layout(tiny_study).study("digits").settings)
+    line = kernels_change(replace(kept, machine={**kept.machine, "kernels": was}), now)
+    assert line.startswith(said)
+    assert bool(line) == bool(said)

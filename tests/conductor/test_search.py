@@ -7,9 +7,9 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from conductor.search.arm import Arm
-from conductor.search.names import BUILT_IN_ARMS
 from kd.errors import StudyError
 from kd.recipe import Recipe, Schedule
+from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.files.records import RunRecord
 from tests.support.fakes import (
@@ -25,7 +25,7 @@ from tests.support.fakes import (
     study_paths,
     trained,
 )
-from workers.events import Event
+from workers.events import Event, Note, Progress, Result
 from workers.jobs import TrainJob
 
 
@@ -293,9 +293,9 @@ def test_every_parameter_that_a_space_suggests_changes_the_recipe(name):
 
 def test_an_event_of_progress_or_a_note_changes_no_trial(tmp_path):
     def objective(job: TrainJob) -> list[Event]:
-        progress = {"event": "progress", "done": 1, "total": 2}
-        chatter = [{"event": "note", "text": "[bold]"}, progress]
-        return [*chatter, *epochs([0.5]), *chatter, {"event": "result", "test": None}]
+        progress = Progress(done=1, total=2)
+        chatter = [Note(text="[bold]"), progress]
+        return [*chatter, *epochs([0.5]), *chatter, Result.of(test=None)]
 
     arm, _ = searched(tmp_path, objective, 1)
     assert arm.study.get_trials()[0].intermediate_values == {1: 0.5}

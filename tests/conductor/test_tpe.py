@@ -8,7 +8,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import BaseTrial, TrialState
 
 from conductor.search import methods as tactics
-from conductor.search.tpe import ReadingTPESampler
+from conductor.search.samplers import tpe
+from conductor.search.samplers.tpe import ReadingTPESampler
 from kd.recipe import Recipe
 from search_spaces.space import Space
 from tests.support.fakes import job_maker, landscape, make_arm
@@ -36,8 +37,8 @@ def end(arm, number: int, job) -> None:
     """Report a trial until it is pruned or ends; every ninth fails."""
     events, value, state = landscape(job(arm, number)), 0.0, TrialState.COMPLETE
     for event in events[:-1]:
-        value = event["metrics"]["accuracy"]
-        if arm.report(number, event["metrics"]["epoch"], value):
+        value = event.metrics.accuracy
+        if arm.report(number, event.metrics.epoch, value):
             state = TrialState.PRUNED
             break
     if number % 9 == 5:
@@ -75,7 +76,7 @@ SPACES = {
 )
 def test_it_asks_for_what_optuna_asks_for(space, count, lag, pruner, monkeypatch):
     ours = asked(SPACES[space], count, lag=lag, pruner=pruner)
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setattr(tpe, "make", optunas_own)
     assert ours == asked(SPACES[space], count, lag=lag, pruner=pruner)
     assert len({str(params) for params in ours}) == count
 
@@ -99,7 +100,7 @@ def test_it_learns_from_infeasible_trials_as_optuna_does(monkeypatch):
     space = Space("students", of_two_students, {}, "")
     ours = asked(space, 60, lag=4, budget=Limits())
     assert {"resnet8", "resnet20"} == {params["student"] for params in ours}
-    monkeypatch.setitem(tactics._SAMPLERS, "tpe", optunas_own)
+    monkeypatch.setattr(tpe, "make", optunas_own)
     assert ours == asked(space, 60, lag=4, budget=Limits())
 
 

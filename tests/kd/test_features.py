@@ -10,19 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kd.errors import ProtocolError
-from kd.losses.features import (
-    ADAPTED_KINDS,
-    FEATURE_LOSSES,
-    Adapters,
-    TapReading,
-    attention,
-    attention_map,
-    cosine,
-    feature_loss,
-    hint,
-    similarity,
-)
-from kd.recipe import FEATURE_KINDS
+from kd.losses import features as feature_losses
+from kd.losses.adapters import Adapters, feature_loss
+from kd.models.taps import TapReading, attention_map
+
+MEMBERS = {
+    name: feature_losses.load(name) for name in ("hint", "cosine", "attention", "similarity")
+}
+FEATURE_LOSSES = {name: member.loss for name, member in MEMBERS.items()}
+ADAPTED_KINDS = [name for name, member in MEMBERS.items() if member.ADAPTED]
+hint, cosine, attention, similarity = FEATURE_LOSSES.values()
 
 NO_ADAPTERS = Adapters({}, {}, seed=0)
 SIDES = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -128,9 +125,8 @@ NAIVE = {
 }
 
 
-def test_every_feature_kind_of_a_recipe_has_a_loss() -> None:
-    assert tuple(FEATURE_LOSSES) == tuple(kind for kind in FEATURE_KINDS if kind != "none")
-    assert set(ADAPTED_KINDS) < set(FEATURE_LOSSES)
+def test_hint_and_cosine_compare_channel_by_channel_and_have_adapters() -> None:
+    assert ADAPTED_KINDS == ["hint", "cosine"]
 
 
 @pytest.mark.parametrize("kind", FEATURE_LOSSES)
@@ -352,7 +348,7 @@ def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
     students = {"last1": maps(3, 5, (2, 2), 25), "last2": maps(3, 4, (4, 4), 26)}
     readings = {"last2": reading(maps(3, 6, (4, 4), 27)), "last1": reading(maps(3, 7, (2, 2), 28))}
     adapters = Adapters({"last1": 5, "last2": 4}, {"last1": 7, "last2": 6}, seed=1).double()
-    found = feature_loss(kind, students, readings, adapters).item()
+    found = feature_loss(MEMBERS[kind], students, readings, adapters).item()
     parts = []
     for tap, student in students.items():
         adapted = adapters(tap, student) if kind in ADAPTED_KINDS else student
@@ -365,7 +361,7 @@ def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
 def test_pooling_before_the_adapter_changes_nothing(kind: str) -> None:
     student, teacher = maps(3, 5, (7, 9), 29), reading(maps(3, 6, (4, 4), 30))
     adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
-    found = feature_loss(kind, {"last1": student}, {"last1": teacher}, adapters)
+    found = feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters)
     expected = FEATURE_LOSSES[kind](adapters("last1", student), teacher)
     assert found.item() == pytest.approx(expected.item())
 
@@ -374,14 +370,14 @@ def test_pooling_before_the_adapter_changes_nothing(kind: str) -> None:
 def test_every_parameter_of_an_adapter_gets_a_gradient(kind: str) -> None:
     student, teacher = maps(3, 5, (4, 4), 31), reading(maps(3, 6, (4, 4), 32))
     adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
-    feature_loss(kind, {"last1": student}, {"last1": teacher}, adapters).backward()
+    feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters).backward()
     assert all((parameter.grad != 0).any() for parameter in adapters.parameters())
 
 
 def test_other_taps_than_those_read_are_refused() -> None:
     student, teacher = maps(3, 5, (4, 4), 33), reading(maps(3, 5, (4, 4), 34))
     with pytest.raises(ProtocolError, match="same taps"):
-        feature_loss("attention", {"last1": student}, {"last2": teacher}, NO_ADAPTERS)
+        feature_loss(MEMBERS["attention"], {"last1": student}, {"last2": teacher}, NO_ADAPTERS)
 
 
 # (channels, side) at last1, last2, last3
@@ -445,7 +441,7 @@ def test_feature_loss_starts_within_a_hundredth_and_ten(
     )
     for used in (taps[:1], taps[:2], taps):
         found = feature_loss(
-            kind,
+            MEMBERS[kind],
             {tap: students[tap] for tap in used},
             {tap: readings[tap] for tap in used},
             adapters,

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kd.data import folders
-from kd.data.folders import is_split_name
 from kd.data.sources import Source
+from kd.data.sources import folder as folders
+from kd.data.sources.folder import is_split_name
 from kd.data.splits import listing_digest, load_source, passed_over
 from kd.errors import DataError
 

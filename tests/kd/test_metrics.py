@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import kd.metrics
 from kd.errors import ProtocolError
+from kd.metrics import load_metric
 from kd.names import METRICS
 from kd.protocol import Protocol
-from kd.training.scoring import load_metric, objective, scores
+from kd.training.scoring import objective, scores
 from reports.compute.findings import find
 from reports.read.collect import collect
 from reports.statistics import crossed_errors, paired_difference

@@ -29,6 +29,7 @@ from tests.support.tiny import (
     succeed,
     without_openings,
 )
+from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
 from workers.runners.standalone import standalone_source
@@ -151,11 +152,11 @@ BAD = {
     "no arguments": ("def small():\n    return 1\n", r"^mine\.py:small must take classes and chan"),
     "softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.Softmax(1)"),
-        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are asked for \(min",
+        r"^mine\.py:small returns probabilities; leave the Softmax out, logits are required \(min",
     ),
     "log softmax": (
         GOOD.replace("24, classes)", "24, classes), softmax=nn.LogSoftmax(1)"),
-        r" returns probabilities; leave the LogSoftmax out, logits are asked for \(mine\.py, line ",
+        r" returns probabilities; leave the LogSoftmax out, logits are required \(mine\.py, line ",
     ),
     "module": (
         "def small(classes, channels):\n    return nn.Linear(2, 2)\n",
@@ -324,7 +325,7 @@ def prepared(tmp_path_factory) -> Path:
     *_, last = execute(
         PrepareJob(protocol=protocol(), root=str(root), data_dir=str(root)), CPU, lambda: False
     )
-    assert last["event"] == "result", last
+    assert isinstance(last, Result), last
     return root
 
 
@@ -391,7 +392,7 @@ def test_a_model_whose_tensors_share_memory_passes_all_that_a_study_does(prepare
     tie, layers = TIED[what]
     for teacher in (False, True):
         last = tried(prepared, MODEL.format(tie=tie, layers=layers), teacher=teacher)
-        assert last == {"event": "result"}
+        assert last == Result.of()
 
 
 def buffer(answer: str, value: str) -> str:
@@ -429,6 +430,10 @@ LATER = {
         "        return gradient.absent\n\n\n" + layer("return Back.apply(x)"),
         r"cannot be trained: AttributeError: .* \(mine\.py, line 13, in backward\); correct it",
     ),
+    "a batch of the study": (
+        layer("assert len(x) < 9, 'too many'; return x"),
+        r"does not take a batch of the study: AssertionError: too many \(mine\.py, line 8, in for",
+    ),
     "a layer changed in place": (
         layer("y = x.sigmoid(); y += 1; return y"),
         r"small cannot be trained: RuntimeError: .* by an inplace operation.*\(mine\.py, line 13, ",
@@ -440,15 +445,25 @@ LATER = {
 def test_what_would_fail_later_is_refused_when_a_model_is_tried_out(prepared, what):
     source, said = LATER[what]
     last = tried(prepared, source)
+    assert last.kind == "ProtocolError", last
+    assert re.search(said, last.reason), last.reason
+    assert "\n" not in last.reason
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
+    scripted = GOOD.replace("nn.Linear(24, classes)", "torch.jit.script(nn.Linear(24, classes))")
+    last = tried(prepared, scripted)
     assert last.get("kind") == "ProtocolError", last
-    assert re.search(said, last["reason"]), last["reason"]
+    assert "(mine.py, line" in last["reason"]
     assert "\n" not in last["reason"]
 
 
 def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):
     frozen, _ = LATER["what is frozen"]
-    assert tried(prepared, frozen, teacher=True, epochs=0) == {"event": "result"}
-    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True)["reason"]
+    assert tried(prepared, frozen, teacher=True, epochs=0) == Result.of()
+    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True).reason
 
 
 PARTS = GOOD.replace(

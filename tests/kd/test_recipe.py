@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from kd import schedules
 from kd.errors import ProtocolError
-from kd.recipe import FEATURE_KINDS, SHAPES, SOFT_KINDS, Recipe, Schedule
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
+from kd.recipe import SHAPES, Recipe, Schedule
 
-SEED_RECIPE = Recipe(
+CLASSIC = Recipe(
     soft_kind="kl",
     temperature=Schedule(shape="linear", initial=5, final=1),
     alpha=Schedule(shape="linear", initial=0.9, final=0.3),
@@ -41,7 +42,7 @@ PLAIN = st.fixed_dictionaries(
 )
 SOFT = st.just({}) | st.fixed_dictionaries(
     {
-        "soft_kind": st.sampled_from(SOFT_KINDS[1:]),
+        "soft_kind": st.sampled_from(LOGIT_LOSSES.names),
         "temperature": scheduled(0.01, 1000),
         "alpha": scheduled(0, 1),
     }
@@ -49,7 +50,7 @@ SOFT = st.just({}) | st.fixed_dictionaries(
 TAPS = st.lists(st.sampled_from(["last1", "last2", "last3", "last12"]), min_size=1, unique=True)
 FEATURE = st.just({}) | st.fixed_dictionaries(
     {
-        "feature_kind": st.sampled_from(FEATURE_KINDS[1:]),
+        "feature_kind": st.sampled_from(FEATURE_LOSSES.names),
         "feature_weight": st.floats(1e-6, 1000),
         "feature_taps": TAPS.map(tuple),
     }
@@ -76,7 +77,7 @@ JSON = st.recursive(
 
 
 def altered(**changes: Any) -> dict[str, Any]:
-    return {**SEED_RECIPE.to_json(), **changes}
+    return {**CLASSIC.to_json(), **changes}
 
 
 def test_shapes_of_a_recipe_are_those_of_schedules() -> None:
@@ -89,36 +90,33 @@ def test_a_recipe_survives_json(recipe: Recipe) -> None:
 
 
 def test_json_of_a_recipe_has_every_field() -> None:
-    assert set(SEED_RECIPE.to_json()) == {field.name for field in dataclasses.fields(Recipe)}
-    assert SEED_RECIPE.to_json()["feature_taps"] == ["last1", "last2"]
-    assert SEED_RECIPE.to_json()["alpha"] == {
+    assert set(CLASSIC.to_json()) == {field.name for field in dataclasses.fields(Recipe)}
+    assert CLASSIC.to_json()["feature_taps"] == ["last1", "last2"]
+    assert CLASSIC.to_json()["alpha"] == {
         "shape": "linear", "initial": 0.9, "final": 0.3, "sharpness": 0.5
     }  # fmt: skip
 
 
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        SEED_RECIPE.lr = 1.0  # type: ignore[misc]
+        CLASSIC.lr = 1.0  # type: ignore[misc]
 
 
 def test_an_unknown_key_is_named() -> None:
-    with pytest.raises(ProtocolError, match=r"a recipe has unknown keys \['learning_rate'\]"):
+    with pytest.raises(ProtocolError, match="unknown key 'learning_rate' of Recipe"):
         Recipe.from_json(altered(learning_rate=0.1))
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
-def test_a_missing_key_is_named(name: str) -> None:
-    given = SEED_RECIPE.to_json()
-    del given[name]
-    with pytest.raises(ProtocolError, match=rf"lacks \['{name}'\]"):
-        Recipe.from_json(given)
+def test_missing_keys_take_the_defaults() -> None:
+    assert Recipe.from_json({}) == Recipe()
+    assert Recipe.from_json({"lr": 0.2}) == Recipe(lr=0.2)
 
 
-@pytest.mark.parametrize("name", ["shape", "initial", "final", "sharpness"])
+@pytest.mark.parametrize("name", ["initial", "final"])
 def test_a_missing_key_of_a_schedule_is_named(name: str) -> None:
-    schedule = SEED_RECIPE.to_json()["alpha"]
+    schedule = CLASSIC.to_json()["alpha"]
     del schedule[name]
-    with pytest.raises(ProtocolError, match=rf"a schedule of alpha .* lacks \['{name}'\]"):
+    with pytest.raises(ProtocolError, match=f"alpha: Schedule lacks '{name}'"):
         Recipe.from_json(altered(alpha=schedule))
 
 
@@ -136,7 +134,7 @@ def test_an_absurd_number_is_refused(name: str, absurd: Any) -> None:
 @pytest.mark.parametrize("key", ["initial", "final", "sharpness"])
 @pytest.mark.parametrize("name", ["temperature", "alpha"])
 def test_an_absurd_number_in_a_schedule_is_refused(name: str, key: str, absurd: Any) -> None:
-    schedule = {**SEED_RECIPE.to_json()[name], key: absurd}
+    schedule = {**CLASSIC.to_json()[name], key: absurd}
     with pytest.raises(ProtocolError, match=rf"({name}|{key}) ?.*must .*, got "):
         Recipe.from_json(altered(**{name: schedule}))
 
@@ -144,14 +142,20 @@ def test_an_absurd_number_in_a_schedule_is_refused(name: str, key: str, absurd: 
 @pytest.mark.parametrize("absurd", [None, 1, True, "kl ", "KL", [], ["kl"], {"kl": 1}, math.nan])
 @pytest.mark.parametrize("name", ["soft_kind", "feature_kind"])
 def test_an_absurd_kind_is_refused(name: str, absurd: Any) -> None:
-    with pytest.raises(ProtocolError, match=f"{name} must be one of none, "):
+    with pytest.raises(
+        ProtocolError,
+        match=f"^({name} must be a text, got|unknown {name} .*; (did you mean|known: none, ))",
+    ):
         Recipe.from_json(altered(**{name: absurd}))
 
 
 @pytest.mark.parametrize("absurd", [None, 1, "quadratic", [], ["linear"], {}])
 def test_an_absurd_shape_is_refused(absurd: Any) -> None:
-    schedule = {**SEED_RECIPE.to_json()["alpha"], "shape": absurd}
-    with pytest.raises(ProtocolError, match="alpha: a shape must be one of constant, linear"):
+    schedule = {**CLASSIC.to_json()["alpha"], "shape": absurd}
+    with pytest.raises(
+        ProtocolError,
+        match=r"alpha: (shape must be a text|a shape must be one of constant, linear)",
+    ):
         Recipe.from_json(altered(alpha=schedule))
 
 
@@ -165,7 +169,7 @@ def test_an_absurd_shape_is_refused(absurd: Any) -> None:
     ids=repr,
 )  # fmt: skip
 def test_absurd_taps_are_refused(taps: Any) -> None:
-    with pytest.raises(ProtocolError, match="feature_taps must "):
+    with pytest.raises(ProtocolError, match=r"feature_taps(\[0\])? must "):
         Recipe.from_json(altered(feature_taps=taps))
 
 
@@ -178,25 +182,25 @@ def test_absurd_taps_are_refused(taps: Any) -> None:
         ({"label_smoothing": 1}, "label_smoothing must lie in 0-1 .*, got 1"),
         (
             {"temperature": Schedule.constant(0)},
-            r"temperature must lie in \(0, 1000\], got \(0, 0\)",
+            r"temperature must lie in \(0, 1000\], got \(0.0, 0.0\)",
         ),
         ({"temperature": Schedule.constant(1001)}, r"temperature must lie in \(0, 1000\], got"),
         (
             {"alpha": Schedule(shape="step", initial=0, final=1.1)},
             r"alpha must lie in 0-1, got \(0",
         ),
-        ({"alpha": 0.5}, "alpha must be a Schedule, got 0.5"),
+        ({"alpha": 0.5}, "alpha: Schedule must be a JSON object, got 0.5"),
         ({"soft_kind": "none"}, "without a soft loss alpha must be 0"),
         ({"feature_kind": "none"}, "feature_weight and feature_taps need a feature_kind"),
         ({"feature_weight": 0}, r"feature_weight must lie in \(0, 1000\], got 0"),
         ({"feature_taps": ()}, r"feature_taps must name taps such as last1, got \(\)"),
-        ({"feature_taps": ["last1"]}, r"feature_taps must be a list of names, got \['last1'\]"),
+        ({"feature_taps": ["last1"]}, r"feature_taps must be a tuple, got \['last1'\]"),
         ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
     ],
 )
 def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(ProtocolError, match=rule) as raised:
-        dataclasses.replace(SEED_RECIPE, **changes)
+        dataclasses.replace(CLASSIC, **changes)
     assert "\n" not in str(raised.value)
 
 
@@ -211,16 +215,16 @@ def test_a_constant_schedule_with_two_ends_is_refused() -> None:
         Schedule(shape="constant", initial=1, final=2)
 
 
-@pytest.mark.parametrize("given", [None, 1, "recipe", [], [["lr", 0.1]], math.nan, {}])
+@pytest.mark.parametrize("given", [None, 1, "recipe", [], [["lr", 0.1]], math.nan])
 def test_what_is_no_recipe_is_refused(given: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"a recipe (must be a JSON object|has unknown keys)"):
+    with pytest.raises(ProtocolError, match="Recipe must be a JSON object"):
         Recipe.from_json(given)
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> None:
-    given = SEED_RECIPE.to_json()
+    given = CLASSIC.to_json()
     keys = data.draw(st.lists(st.sampled_from(sorted(given)), min_size=1, max_size=3))
     for key in keys:
         inside = key in ("temperature", "alpha") and data.draw(st.booleans())
@@ -234,14 +238,14 @@ def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> No
         assert Recipe.from_json(recipe.to_json()) == recipe
 
 
-@given(JSON)
-def test_from_json_of_anything_raises_a_protocol_error(given: Any) -> None:
+@given(JSON.filter(lambda value: value != {}))  # of which all keys take their defaults
+def test_from_json_of_anything_else_raises_a_protocol_error(given: Any) -> None:
     with pytest.raises(ProtocolError):
         Recipe.from_json(given)
 
 
 def test_a_recipe_distils_when_any_loss_needs_the_teacher() -> None:
     assert not Recipe().distils
-    assert SEED_RECIPE.distils
+    assert CLASSIC.distils
     assert Recipe(soft_kind="kl", alpha=Schedule.constant(0.9)).distils
     assert Recipe(feature_kind="attention", feature_weight=1, feature_taps=("last1",)).distils

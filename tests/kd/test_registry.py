@@ -1,8 +1,11 @@
 """Members of a kind are the files of its folder: listed, described, proposed for typos, loaded."""
 
+import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,27 @@ def test_the_registry_needs_no_heavy_library() -> None:
     code = "import sys, kd.registry; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False False\n"
+
+
+def test_constants_that_are_literals_are_read_and_no_others(kind: Kind, tmp_path: Path) -> None:
+    text = "A, B = 1, 2\nLOW: float = 0.5\nRANGE = (1, 'side')\nHIGH = 2 * LOW\nraise OSError\n"
+    (tmp_path / "sizes" / "huge.py").write_text(text)
+    assert kind.literals("huge") == {"LOW": 0.5, "RANGE": (1, "side")}
+
+
+def test_members_are_read_by_several_threads_at_once() -> None:
+    """Python 3.11.7 fails when a collection of garbage lets another thread parse meanwhile."""
+
+    def let_another_thread_run(*_: object) -> None:
+        time.sleep(1e-6)
+
+    kind, threshold = Kind("source", "kd.data.sources"), gc.get_threshold()
+    gc.callbacks.append(let_another_thread_run)
+    gc.set_threshold(100)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: kind.literals("folder")["PATH"], range(20)))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(let_another_thread_run)
+    assert found == ["photos"] * 20

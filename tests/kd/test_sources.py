@@ -1,5 +1,6 @@
 """Named data sets come as published, or not at all: MD5 first, downloads whole."""
 
+import dataclasses
 import gzip
 import hashlib
 import pickle
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets import utils as torchvision_files
 
+from kd.data.sources import Source
 from kd.data.splits import load_source
 from kd.errors import DataError
 
@@ -38,15 +40,15 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from kd.data.sources import read_named\n"
-        f"assert len(read_named('digits', Path({str(tmp_path)!r})).labels) == 1797\n"
+        "from kd.data.splits import load_source\n"
+        f"assert len(load_source('digits', 8, Path({str(tmp_path)!r})).labels) == 1797\n"
         "assert 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_digits_without_scikit_learn_are_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("kd.data.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("kd.data.sources.digits.find_spec", lambda name: None)
     with pytest.raises(DataError, match="come with scikit-learn, which is not installed"):
         load_source("digits", 8, tmp_path)
 
@@ -185,3 +187,25 @@ def test_fashion_mnist_is_read_from_its_archives(tmp_path, monkeypatch, no_netwo
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=rf"put train-images.*t10k-labels.*ubyte\.gz into {raw}"):
         load_source("fashion-mnist", 28, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"images": np.zeros((4, 1, 8, 8))},
+            "images of a data set must be uint8 [N, C, H, H], got",
+        ),
+        ({"images": np.zeros((4, 8, 8), np.uint8)}, "must be uint8 [N, C, H, H], got uint8 [4, 8,"),
+        ({"images": np.zeros((4, 1, 8, 9), np.uint8)}, "got uint8 [4, 1, 8, 9]"),
+        ({"labels": np.array([0, 1, 0])}, "labels of a data set must be int64 [4], got int64 [3]"),
+        ({"labels": np.array([0, 1, 0, 2])}, "labels must lie in 0-1, one per class, got 0-2"),
+        ({"test": np.array([0, 1, 0, 1])}, "test of a data set must be bool [4], got int64 [4]"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused(change, message):
+    images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    good = Source(images=images, labels=labels, classes=("a", "b"))
+    with pytest.raises(DataError) as raised:
+        dataclasses.replace(good, **change)
+    assert message in str(raised.value)

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from kd.data.views import normalise
 from kd.errors import ArtifactError
-from kd.losses.features import attention_map
 from kd.models.network import Network, Route
+from kd.models.taps import attention_map
 from kd.training import teacher as module
 from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
@@ -162,7 +162,9 @@ def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> Non
 
 def test_a_tap_that_says_the_same_of_every_image_is_refused(data: LabelledImages) -> None:
     model = linear_teacher(torch.zeros(4, 1), shift=torch.ones(4))
-    with pytest.raises(ArtifactError, match="the teacher says the same of every image at last1"):
+    with pytest.raises(
+        ArtifactError, match="the teacher's output at last1 is the same for all images"
+    ):
         fit_projections(model, data, ["last1"])
 
 

@@ -15,22 +15,22 @@ from torch.nn import functional
 
 from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError, DivergenceError
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.models.network import Route
-from kd.recipe import FEATURE_KINDS, SHAPES, SHARP_SHAPES, SOFT_KINDS, Recipe, Schedule
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
+from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from kd.training.evaluation import LabelledImages, predict
 from kd.training.history import EpochMetrics
-from kd.training.loop import MOMENTUM, Plan, TrainingState, train
+from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
 from kd.training.teacher import LiveTeacher, Reading, fit_projections
 from search_spaces.space import BUILT_IN, load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from tests.support.small import (
-    AUGMENTATION,
+    AUGMENT,
     CLASSES,
     DISTILLED,
-    NO_AUGMENTATION,
     PLAIN,
     TAPS,
     TEACHER,
@@ -46,6 +46,8 @@ from tests.support.small import (
 HINT = replace(DISTILLED, feature_kind="hint", feature_weight=0.5, feature_taps=("last1", "last2"))
 SIMILARITY = replace(HINT, feature_kind="similarity", feature_taps=("last2",))
 KINDS = {"plain": PLAIN, "hint": HINT, "similarity": SIMILARITY}
+
+SOFT_KINDS, FEATURE_KINDS = ("none", *LOGIT_LOSSES.names), ("none", *FEATURE_LOSSES.names)
 
 DATA = labelled(24)
 VALIDATION = labelled(12, seed=1)
@@ -97,8 +99,7 @@ def timeless(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 
 def one_batch(images: LabelledImages, given: Plan) -> Tensor:
     """The whole training set as view 0 shows it."""
-    rows = view(given.view_seed, 0, len(images), 8, given.augmentation)
-    rendered = render(images.images, rows, given.augmentation)
+    rendered = render(images.images, view(given.view_seed, 0, images.images, given.augment))
     return normalise(rendered, images.mean, images.deviation)
 
 
@@ -163,7 +164,7 @@ def test_a_step_is_one_of_nesterov_momentum_with_weight_decay(source: LiveTeache
     list(run(state, recipe, given, None))
     for after, before in zip(state.network.parameters(), twin.parameters(), strict=True):
         gradient = before.grad + recipe.weight_decay * before
-        expected = before - recipe.lr * (1 + MOMENTUM) * gradient
+        expected = before - recipe.lr * 1.9 * gradient
         torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -173,7 +174,7 @@ def test_every_parameter_of_student_and_adapters_is_optimized_and_moves(
 ) -> None:
     recipe = replace(HINT, feature_kind=kind) if kind != "none" else DISTILLED
     state = begin(recipe, source)
-    assert bool(state.adapters.layers) == (kind in ADAPTED_KINDS)
+    assert bool(state.adapters.layers) == (kind in ("hint", "cosine"))
     named = dict(state.network.named_parameters()) | dict(state.adapters.named_parameters())
     held = [each for group in state.optimizer.param_groups for each in group["params"]]
     assert {id(parameter) for parameter in held} == {id(each) for each in named.values()}
@@ -545,10 +546,8 @@ def test_each_epoch_shows_the_pixels_of_its_view(source: LiveTeacher) -> None:
     trained(DISTILLED, plan(views=(6, 1)), spy, live=source)
     assert spy.views == [6] * 3 + [1] * 3
     for k, index, images in zip(spy.views, spy.index, spy.images, strict=True):
-        rows = view(3, k, 24, 8, AUGMENTATION).at(index)
-        expected = normalise(
-            render(DATA.images[index], rows, AUGMENTATION), DATA.mean, DATA.deviation
-        )
+        rows = view(3, k, DATA.images, AUGMENT).at(index)
+        expected = normalise(render(DATA.images[index], rows), DATA.mean, DATA.deviation)
         assert torch.equal(images, expected)
 
 
@@ -678,7 +677,7 @@ BY_HEART = labelled(32, seed=5)
 def learnt(recipe: Recipe, live: LiveTeacher | None) -> tuple[Network, float]:
     """Train a small student on BY_HEART; return it and its accuracy on the same images."""
     state = begin(recipe, live, name="resnet8-w0.5")
-    given = plan(epochs=20, batch_size=16, views=(0,), augmentation=NO_AUGMENTATION, warmup=0.1)
+    given = plan(epochs=20, batch_size=16, views=(0,), augment="none", warmup=0.1)
     *_, last = train(state, recipe, given, BY_HEART, BY_HEART, live)
     return state.network, last.accuracy
 

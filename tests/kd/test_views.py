@@ -1,6 +1,5 @@
 """A view is a pure function of (seed, k); it renders what a loop over pixels renders."""
 
-import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -11,16 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.data.views import Augmentation, View, _cut, _cut_on_cpu, normalise, render, view
-from tests.support.small import NO_AUGMENTATION, protocol
+from kd.augmentations.crop import _cut, _cut_on_cpu
+from kd.data.views import View, normalise, render, view
+from kd.seeds import derive_seed
 
-FIELDS = [field.name for field in dataclasses.fields(View)]
-ALL = Augmentation(padding=2, flip=True, cutout=3)
-ERASED = Augmentation(padding=0, flip=False, cutout=3)
+ALL = "crop=2,flip,cutout=3"
 
 
-def listed(rows: View) -> dict[str, list[Any]]:
-    return {name: getattr(rows, name).tolist() for name in FIELDS}
+def listed(rows: View) -> list[list[Any]]:
+    return [tensor.tolist() for part in rows.parts for tensor in part.drawn.values()]
 
 
 def noise(count: int, channels: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -29,31 +27,35 @@ def noise(count: int, channels: int, size: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, 256, (count, channels, size, size), generator=generator).byte()
 
 
-def naive_render(images: np.ndarray, rows: View, augmentation: Augmentation) -> np.ndarray:
-    padding, side = augmentation.padding, augmentation.cutout
-    size = images.shape[-1]
+IMAGES = noise(50, 1, 8)
+
+
+def naive_view(seed: int, k: int, images: np.ndarray, padding: int, side: int) -> np.ndarray:
+    """Crop, flip and erase one image after another, pixel by pixel."""
+    count, _, size, _ = images.shape
+    generator = torch.Generator().manual_seed(derive_seed(seed, "view", k))
+    tops, lefts, flips, erased_tops, erased_lefts = (
+        torch.randint(0, most, (count,), generator=generator).tolist()
+        for most in (2 * padding + 1, 2 * padding + 1, 2, size, size)
+    )
     result = np.zeros_like(images)
     for row, image in enumerate(images):
-        top, left, flipped, erased_top, erased_left = (getattr(rows, name)[row] for name in FIELDS)
         padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        top, left = erased_tops[row] - side // 2, erased_lefts[row] - side // 2
         for y in range(size):
             for x in range(size):
-                if 0 <= y - erased_top < side and 0 <= x - erased_left < side:
+                if 0 <= y - top < side and 0 <= x - left < side:
                     continue
-                source = size - 1 - x if flipped else x
-                result[row, :, y, x] = padded[:, top + y, left + source]
+                source = size - 1 - x if flips[row] else x
+                result[row, :, y, x] = padded[:, tops[row] + y, lefts[row] + source]
     return result
-
-
-def test_the_same_arguments_give_the_same_view() -> None:
-    assert listed(view(7, 2, 50, 8, ALL)) == listed(view(7, 2, 50, 8, ALL))
 
 
 def test_another_process_makes_the_same_view() -> None:
     code = (
-        "from kd.data.views import Augmentation, view; "
-        "rows = view(7, 2, 50, 8, Augmentation(padding=2, flip=True, cutout=3)); "
-        "print([getattr(rows, name).tolist() for name in rows.__slots__])"
+        "import torch; from kd.data.views import view; "
+        f"rows = view(7, 2, torch.empty(50, 1, 8, 8), {ALL!r}); "
+        "print([drawn.tolist() for part in rows.parts for drawn in part.drawn.values()])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -62,42 +64,38 @@ def test_another_process_makes_the_same_view() -> None:
         check=True,
         text=True,
     )
-    rows = view(7, 2, 50, 8, ALL)
-    assert run.stdout.strip() == str([getattr(rows, name).tolist() for name in FIELDS])
+    assert run.stdout.strip() == str(listed(view(7, 2, IMAGES, ALL)))
 
 
 @pytest.mark.parametrize("other", [(8, 2), (7, 3), (2, 7)])
 def test_another_seed_or_number_gives_another_view(other: tuple[int, int]) -> None:
-    one, another = listed(view(7, 2, 50, 8, ALL)), listed(view(*other, 50, 8, ALL))
-    assert all(one[name] != another[name] for name in FIELDS)
+    one, another = listed(view(7, 2, IMAGES, ALL)), listed(view(*other, IMAGES, ALL))
+    assert len(one) == 5
+    assert all(left != right for left, right in zip(one, another, strict=True))
 
 
 def test_a_view_neither_reads_nor_moves_the_global_generator() -> None:
-    rows = listed(view(7, 2, 50, 8, ALL))
+    rows = listed(view(7, 2, IMAGES, ALL))
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    assert listed(view(7, 2, 50, 8, ALL)) == rows
+    assert listed(view(7, 2, IMAGES, ALL)) == rows
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_crop_flip_and_erased_square_is_reached() -> None:
-    rows = listed(view(0, 0, 3000, 8, ALL))
-    corners = set(zip(rows["top"], rows["left"], rows["flipped"], strict=True))
+    top, left, flipped, erased_top, erased_left = listed(view(0, 0, noise(3000, 1, 8), ALL))
+    corners = set(zip(top, left, flipped, strict=True))
     assert corners == {(y, x, flip) for y in range(5) for x in range(5) for flip in (False, True)}
-    squares = set(zip(rows["erased_top"], rows["erased_left"], strict=True))
+    squares = set(zip(erased_top, erased_left, strict=True))
     assert squares == {(y, x) for y in range(-1, 7) for x in range(-1, 7)}  # centres 0 to 7
 
 
 def test_flip_and_crop_are_drawn_evenly() -> None:
-    rows = view(0, 0, 5000, 8, ALL)
-    assert rows.flipped.float().mean() == pytest.approx(0.5, abs=0.03)
-    for corner in (rows.top, rows.left):
+    top, left, flipped, *_ = map(torch.tensor, listed(view(0, 0, noise(5000, 1, 8), ALL)))
+    assert flipped.float().mean() == pytest.approx(0.5, abs=0.03)
+    for corner in (top, left):
         shares = corner.bincount(minlength=5) / 5000
         torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.03, rtol=0)
-
-
-def test_nothing_is_flipped_without_flip() -> None:
-    assert not view(0, 0, 200, 8, Augmentation(padding=2, flip=False, cutout=3)).flipped.any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,40 +103,52 @@ def test_nothing_is_flipped_without_flip() -> None:
     seed=st.integers(0, 100),
     size=st.integers(4, 9),
     channels=st.sampled_from([1, 3]),
-    padding=st.integers(0, 4),
-    flip=st.booleans(),
-    cutout=st.integers(0, 4),
+    padding=st.integers(1, 4),
+    side=st.integers(1, 4),
 )
 def test_rendering_equals_a_loop_over_pixels(
-    seed: int, size: int, channels: int, padding: int, flip: bool, cutout: int
+    seed: int, size: int, channels: int, padding: int, side: int
 ) -> None:
-    augmentation = Augmentation(padding=padding, flip=flip, cutout=cutout)
     images = noise(5, channels, size, seed)
-    rows = view(seed, 1, 5, size, augmentation)
-    rendered = render(images, rows, augmentation)
-    np.testing.assert_array_equal(rendered, naive_render(images.numpy(), rows, augmentation))
+    rendered = render(images, view(seed, 1, images, f"crop={padding},flip,cutout={side}"))
+    np.testing.assert_array_equal(rendered, naive_view(seed, 1, images.numpy(), padding, side))
+
+
+def test_an_augmentation_draws_the_same_whatever_follows() -> None:
+    """So the default study, which only crops, keeps its views when one is added behind."""
+    alone, followed = (listed(view(7, 2, IMAGES, text)) for text in ("crop=2", ALL))
+    assert followed[:2] == alone
+
+
+def test_augmentations_are_applied_in_the_order_given() -> None:
+    images = noise(6, 1, 8)
+    for text in ("cutout=3,jitter=0.9", "jitter=0.9,cutout=3"):
+        rows, expected = view(0, 0, images, text), images
+        assert [part.member.__name__ for part in rows.parts] == [
+            f"kd.augmentations.{part.partition('=')[0]}" for part in text.split(",")
+        ]
+        for part in rows.parts:
+            expected = part.member.apply(expected, part.drawn, part.value)
+        assert torch.equal(render(images, rows), expected)
 
 
 def test_windows_are_cut_alike_on_every_device() -> None:
-    padded, rows = noise(9, 3, 12), view(3, 1, 9, 8, ALL)
+    padded, (top, left) = noise(9, 3, 12), map(torch.tensor, listed(view(3, 1, IMAGES, "crop=2")))
     for layout in (torch.contiguous_format, torch.channels_last):
         images = padded.contiguous(memory_format=layout)
-        windows = [cut(images, rows.top, rows.left, 8, 8) for cut in (_cut, _cut_on_cpu)]
+        windows = [cut(images, top[:9], left[:9], 8, 8) for cut in (_cut, _cut_on_cpu)]
         assert torch.equal(*windows)
 
 
 def test_no_augmentation_is_the_identity() -> None:
-    images = noise(6, 3, 8)
-    assert torch.equal(render(images, view(0, 0, 6, 8, NO_AUGMENTATION), NO_AUGMENTATION), images)
+    assert torch.equal(render(IMAGES, view(0, 0, IMAGES, "none")), IMAGES)
 
 
-@pytest.mark.parametrize("augmentation", [ALL, ERASED, NO_AUGMENTATION], ids=repr)
-def test_rendering_keeps_bytes_and_shape_and_leaves_its_input_alone(
-    augmentation: Augmentation,
-) -> None:
+@pytest.mark.parametrize("augment", [ALL, "cutout=3", "jitter", "none"])
+def test_rendering_keeps_bytes_and_shape_and_leaves_its_input_alone(augment: str) -> None:
     images = noise(6, 3, 8)
     before = images.clone()
-    rendered = render(images, view(0, 0, 6, 8, augmentation), augmentation)
+    rendered = render(images, view(0, 0, images, augment))
     assert rendered.dtype == torch.uint8
     assert rendered.shape == images.shape
     assert torch.equal(images, before)
@@ -146,20 +156,15 @@ def test_rendering_keeps_bytes_and_shape_and_leaves_its_input_alone(
 
 def test_a_batch_renders_as_its_rows_do_in_the_whole_set() -> None:
     images = noise(20, 3, 8)
-    rows = view(5, 1, 20, 8, ALL)
-    whole = render(images, rows, ALL)
+    rows = view(5, 1, images, f"{ALL},jitter")
     index = torch.tensor([13, 2, 2, 19])
-    assert torch.equal(render(images[index], rows.at(index), ALL), whole[index])
+    assert torch.equal(render(images[index], rows.at(index)), render(images, rows)[index])
 
 
 def test_rows_move_to_a_device_together() -> None:
-    moved = view(5, 1, 20, 8, ALL).to(torch.device("meta"))
-    assert {getattr(moved, name).device.type for name in FIELDS} == {"meta"}
-
-
-def test_the_augmentation_is_that_of_the_protocol() -> None:
-    given = protocol(crop_padding=3, flip=False, cutout=5)
-    assert Augmentation.of(given) == Augmentation(padding=3, flip=False, cutout=5)
+    moved = view(5, 1, IMAGES, ALL).to(torch.device("meta"))
+    drawn = [tensor for part in moved.parts for tensor in part.drawn.values()]
+    assert {tensor.device.type for tensor in drawn} == {"meta"}
 
 
 def test_normalised_images_are_pixels_less_the_mean_over_the_deviation() -> None:

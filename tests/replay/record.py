@@ -13,11 +13,11 @@ from conductor.stages.jobs import JobMaker
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from storage.files.artifacts import read_json
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
 from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
-from workers.events import Event
+from workers.events import Diverged, EpochDone, Event
 from workers.jobs import TrainJob
 from workers.pools.crew import Crew, make_pool
 
@@ -31,7 +31,7 @@ def record(root: Path, workers: str) -> None:
         raise SystemExit(prepared)
     layout = Layout(root)
     paths = layout.study("replay")
-    protocol = Protocol.from_json(read_json(paths.protocol))
+    protocol = read_record(paths.protocol, Protocol)
     maker = JobMaker(protocol, layout, paths, StudySettings.read(paths.settings))
     runs: dict[Key, RunLayout] = {
         (point, seed): RunLayout(root / "grid" / "-".join(map(str, point)) / str(seed))
@@ -53,8 +53,8 @@ def record(root: Path, workers: str) -> None:
     histories: dict[Key, list[EpochMetrics]] = {}
 
     def listen(key: Key, event: Event) -> None:
-        if event["event"] == "epoch":
-            histories.setdefault(key, []).append(EpochMetrics.from_json(event["metrics"]))
+        if isinstance(event, EpochDone):
+            histories.setdefault(key, []).append(event.metrics)
 
     pool = make_pool(workers)
     pool.start()
@@ -72,7 +72,7 @@ def _keep(run: RunLayout, job: TrainJob, event: Event, history: list[EpochMetric
         recipe=job.recipe,
         seed=job.seed,
         horizon=job.horizon,
-        outcome="diverged" if event["event"] == "diverged" else "complete",
+        outcome="diverged" if isinstance(event, Diverged) else "complete",
         history=history,
         seconds=sum(metrics.seconds for metrics in history),
     ).write(run.result)

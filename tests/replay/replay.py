@@ -33,10 +33,11 @@ LOOKS = (10, 20, 40)  # budgets, in trials' worth of epochs, at which regret is 
 PAGE = Path(__file__).parents[2] / "docs" / "replay.md"
 HEAD = f"""\
 # Samplers, pruners and lags, replayed
-Written by `make replay`: searches over learning curves that were recorded on the digits, without
-training. {REPETITIONS} searches of {TRIALS} trials each way. Regret is in points of validation
-accuracy: what the best recipe of the table is worth, less what the search would pick is worth, at
-budgets of {LOOKS[0]}, {LOOKS[1]} and {LOOKS[2]} full trainings. Good means within one deviation
+Written by `make replay`, which searches over learning curves that were recorded on the digits,
+without training. {REPETITIONS} searches of {TRIALS} trials for each row. The value of a recipe is
+its mean validation accuracy over all recorded seeds. Regret, in points, is the value of the best
+recipe in the recording minus the value of the recipe that the search would select, at budgets of
+{LOOKS[0]}, {LOOKS[1]} and {LOOKS[2]} full trainings. "Good" means within one standard deviation
 between seeds of the best; a search that never gets there counts with all epochs that it spent.
 Every sixth trial is an auditor, which is never pruned.
 """
@@ -209,14 +210,14 @@ def report(summaries: list[Summary]) -> str:
 
 
 def describe() -> str:
-    """Say what was recorded."""
+    """Return a sentence about the recording."""
     values = list(worths().values())
     horizon = next(iter(table().values())).shape[1]
     return (
-        f"{len(values)} recipes, each trained for {horizon} epochs on {SEEDS} seeds. The best is "
-        f"worth {100 * max(values):.2f} % of validation accuracy, the median "
-        f"{100 * float(np.median(values)):.2f} %; the deviation between seeds, of the best tenth "
-        f"of the recipes, is {100 * seed_deviation():.2f} points."
+        f"{len(values)} recipes, each trained for {horizon} epochs on {SEEDS} seeds. The best has "
+        f"a value of {100 * max(values):.2f} %, the median {100 * float(np.median(values)):.2f} %; "
+        "the standard deviation between seeds, of the best tenth of the recipes, is "
+        f"{100 * seed_deviation():.2f} points."
     )
 
 

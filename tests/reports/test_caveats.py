@@ -25,21 +25,21 @@ def caveats(data: StudyData, about: str) -> list[str]:
 
 
 def test_models_that_are_not_above_naming_the_largest_class_are_named(data: StudyData) -> None:
-    assert caveats(data, "Naming the largest class") == []
+    assert caveats(data, "Predicting the largest class") == []
     assert data.labels is not None
     uneven = replace(data, labels=np.where(np.arange(80) < 76, 3, 1))  # 95 % are of class 3
-    [text] = caveats(uneven, "Naming the largest class")
-    assert text.startswith("Naming the largest class (3) for every test image gives 95.00 %: the t")
-    assert text.endswith("are not above it beyond chance.")
+    [text] = caveats(uneven, "Predicting the largest class")
+    assert text.startswith("Predicting the largest class (3) for every test image gives 95.00 %: ")
+    assert text.endswith("are not significantly above it.")
     assert all(name in text for name in ("the teacher (", "tuned scheduled (", "tuned plain ("))
     counts = np.bincount(data.labels)
     share = counts.max() / counts.sum()
     right = np.arange(80) < round(80 * share) + 1
     low = replace(data, teacher_scores=right.astype(float))
-    [text] = caveats(low, "Naming the largest class")
+    [text] = caveats(low, "Predicting the largest class")
     assert f"gives {100 * share:.2f} %: the teacher ({100 * right.mean():.2f} %) is not" in text
     assert find(low).caveats[0] == text
-    assert caveats(replace(low, labels=None), "Naming the largest class") == []
+    assert caveats(replace(low, labels=None), "Predicting the largest class") == []
 
 
 def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> None:
@@ -51,10 +51,10 @@ def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> No
     validation, test = caveats(few, " images, the fewest ")
     assert validation == (
         "1 class of 2 has fewer than 10 validation images, the fewest bees with 2 of 14: it makes "
-        "up 14.29 % of them, and one image is 50.00 points of its accuracy."
+        "up 14.29 % of them, and one image is 50.00 points of the class's accuracy."
     )
     assert test.startswith("1 class of 2 has fewer than 10 test images, the fewest bees with 1 of")
-    assert test.endswith("of them, and one image is 100.00 points of its accuracy.")
+    assert test.endswith("of them, and one image is 100.00 points of the class's accuracy.")
     assert {part: sum(counts) for part, counts in data.class_images.items()} == data.images
     assert caveats(replace(data, class_images={}), " images, the fewest ") == []
     [text] = caveats(replace(few, class_images={"test": (9, 9)}), " images, the fewest ")
@@ -67,17 +67,17 @@ def fewer(arm: ArmData, count: int) -> ArmData:
 
 
 def test_a_search_that_was_confirmed_before_its_end_is_named(data: StudyData) -> None:
-    assert caveats(data, "has not ended") == []
+    assert caveats(data, "is not finished") == []
     scheduled, plain = data.arms
     open_one = replace(data, arms=(fewer(scheduled, 13), plain))
-    [text] = caveats(open_one, "has not ended")
-    assert text == "The search has not ended: 13 of 20 trials of scheduled."
-    assert caveats(replace(open_one, finalists=()), "has not ended") == []
+    [text] = caveats(open_one, "is not finished")
+    assert text == "The search is not finished: 13 of 20 trials of scheduled."
+    assert caveats(replace(open_one, finalists=()), "is not finished") == []
     command = ["python", "study.py", "--trials=15", "--name", "small"]
     joined = replace(open_one, settings=replace(data.settings, command=command))
     assert caveats(joined, "13 of 15 trials of scheduled")
     silent = replace(open_one, settings=replace(data.settings, command=["python", "study.py"]))
-    assert caveats(silent, "has not ended") == []
+    assert caveats(silent, "is not finished") == []
 
 
 def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None:
@@ -86,7 +86,7 @@ def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None
     assert caveats(ten, "Little tuning") == []
     three = replace(data, arms=(fewer(scheduled, 3), fewer(plain, 9)))
     [text] = caveats(three, "Little tuning")
-    assert text.startswith("Little tuning: scheduled with 3 trials and plain with 9 trials. No")
+    assert text.startswith("Little tuning: scheduled with 3 trials and plain with 9 trials. ")
     assert caveats(replace(three, finalists=()), "Little tuning") == []
 
 
@@ -94,15 +94,15 @@ def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None
     ("size", "said"),
     [
         (TRAIN // 2, None),
-        (TRAIN // 2 + 1, f"A batch holds {TRAIN // 2 + 1} of {TRAIN} training images"),
-        (TRAIN, f"A batch holds all {TRAIN} training images"),
-        (4096, f"A batch holds all {TRAIN} training images"),
+        (TRAIN // 2 + 1, f"A batch contains {TRAIN // 2 + 1} of {TRAIN} training images"),
+        (TRAIN, f"A batch contains all {TRAIN} training images"),
+        (4096, f"A batch contains all {TRAIN} training images"),
     ],
 )
 def test_one_step_an_epoch_is_named(data: StudyData, size: int, said: str | None) -> None:
     large = replace(data, protocol=replace(data.protocol, batch_size=size))
-    assert caveats(large, "A batch holds") == (
-        [] if said is None else [f"{said}: 1 step an epoch."]
+    assert caveats(large, "A batch contains") == (
+        [] if said is None else [f"{said}: 1 step per epoch."]
     )
 
 

@@ -111,7 +111,7 @@ def test_the_page_escapes_text_from_outside(made: list[Fabricated]) -> None:
 def test_markdown_has_verdict_comparison_caveats_and_command(made: list[Fabricated]) -> None:
     findings = places(made)[0].read()
     text = markdown(findings)
-    assert text.startswith("### helped: Distillation helped: tuned scheduled beats tuned plain")
+    assert text.startswith("### helped: Distillation helped: tuned scheduled scored ")
     assert text.count("\n| ") == 2 + 1 + len(findings.standings)
     assert all(f"- {escaped(caveat)}\n" in text for caveat in findings.caveats)
     assert text.endswith("    python study.py --trials 8 --name helped\n")

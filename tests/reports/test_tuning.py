@@ -13,7 +13,7 @@ from reports.read.collect import collect
 from reports.read.data import FinalistData, StudyData
 from reports.write.markdown import escaped, markdown
 from reports.write.report import write_report
-from search_spaces import scheduled
+from search_spaces.space import load_space
 from storage.files.layout import Layout
 from storage.files.records import Finalists
 from tests.support.study_fixture import Fabricated, Plan, fabricate, read_report
@@ -67,7 +67,7 @@ def said(data: StudyData) -> Tuning:
 
 def test_each_arm_is_compared_with_the_recipe_of_its_trial_0(data: StudyData) -> None:
     for one, arm, title in zip(
-        compare_tuning(data), ("scheduled", "plain"), ("seed recipe", "defaults"), strict=True
+        compare_tuning(data), ("scheduled", "plain"), ("classic", "defaults"), strict=True
     ):
         assert one.tuned is data.tuned(arm)
         assert (one.first.finalist.title, one.first.finalist.trial) == (title, 0)
@@ -82,16 +82,16 @@ def test_the_sentence_says_difference_interval_seeds_and_images(data: StudyData)
     assert one.difference.mean == pytest.approx(0.05)
     low, high = 100 * one.difference.low, 100 * one.difference.high
     assert one.text == (
-        "Tuning scheduled added 5.00 points of test accuracy to “seed recipe”, its first recipe "
+        "Tuning scheduled added 5.00 points of test accuracy to “classic”, its first recipe "
         f"(95 % interval +{low:.2f} to +{high:.2f}, 6 seeds, 80 test images)."
     )
 
 
 def test_a_loss_and_what_may_be_chance_are_called_so(data: StudyData) -> None:
     worse = said(ahead(data, 4)).text
-    assert re.match(r"Tuning scheduled took \d\.\d\d points of test accuracy from “seed rec", worse)
+    assert re.match(r"Tuning scheduled took \d\.\d\d points of test accuracy from “classic”", worse)
     chance = said(ahead(data, -1)).text
-    denied = "Tuning scheduled made no detectable difference to “seed recipe”, its first recipe: "
+    denied = "Tuning scheduled made no detectable difference to “classic”, its first recipe: "
     assert chance.startswith(f"{denied}+1.25 points of test accuracy (95 %")
     same = said(ahead(data, 0)).text
     assert same.startswith(f"{denied}0.00 points of test accuracy (95 %")
@@ -99,22 +99,22 @@ def test_a_loss_and_what_may_be_chance_are_called_so(data: StudyData) -> None:
 
 def test_few_seeds_allow_no_conclusion_and_one_no_figure(data: StudyData) -> None:
     few = said(cut(ahead(data, -4), 5)).text
-    assert few.startswith("Too few seeds to say what tuning scheduled did to “seed recipe”")
+    assert few.startswith("Too few seeds to judge the gain from tuning scheduled over “classic”")
     assert ": +5.00 points of test accuracy (95 %" in few
     assert few.endswith(", 5 seeds, 80 test images).")
     single = said(cut(data, 1))
     assert single.difference is None
-    assert single.text.endswith("takes runs of both on two seeds to say.")
+    assert single.text.endswith("its first recipe, is known once both ran on two seeds.")
 
 
 def test_an_arm_whose_first_recipe_won_says_so(data: StudyData) -> None:
-    [first] = [one for one in data.finalists if one.finalist.title == "seed recipe"]
+    [first] = [one for one in data.finalists if one.finalist.title == "classic"]
     winner = replace(first, finalist=replace(first.finalist, role="tuned", title="tuned"))
     others = [one for one in data.finalists if one is not data.tuned("scheduled")]
     one = said(replace(data, finalists=(winner, *others)))
     assert one.difference is None
     assert one.text == (
-        "Tuning scheduled added nothing: the search found none better than “seed recipe”, its "
+        "Tuning scheduled gained nothing: the search found nothing better than “classic”, its "
         "first recipe."
     )
 
@@ -140,19 +140,19 @@ def test_page_json_and_markdown_say_it(made: Fabricated, data: StudyData) -> Non
 
 
 def test_a_title_from_outside_is_escaped(data: StudyData) -> None:
-    [first] = [one for one in data.finalists if one.finalist.title == "seed recipe"]
+    [first] = [one for one in data.finalists if one.finalist.title == "classic"]
     hostile = replace(first, finalist=replace(first.finalist, title="<b>*mine*"))
     others = [one for one in data.finalists if one is not first]
     text = markdown(find(replace(data, finalists=(hostile, *others))))
     assert "“\\<b\\>\\*mine\\*”, its first recipe" in text
 
 
-def test_trial_0_of_a_real_study_is_the_seed_recipe_and_is_confirmed(tiny_study: Path) -> None:
+def test_trial_0_of_a_real_study_is_the_classic_recipe_and_is_confirmed(tiny_study: Path) -> None:
     study = Layout(tiny_study).study("digits")
     found = {one.title: one for one in Finalists.read(study.finalists).finalists}
-    first = found["seed recipe"]
+    first = found["classic"]
     assert (first.arm, first.trial, first.role) == ("scheduled", 0, "default")
-    recipe, wanted = first.recipe, scheduled.ENQUEUED["seed recipe"]
+    recipe, wanted = first.recipe, load_space("scheduled").enqueued["classic"]
     assert (recipe.temperature.initial, recipe.temperature.final) == (5.0, 1.0)
     assert (recipe.alpha.initial, recipe.alpha.final) == (0.9, 0.3)
     assert recipe.feature_kind == wanted["feature_kind"]

@@ -15,7 +15,8 @@ from optuna.trial import BaseTrial, TrialState
 from conductor.search.arm import Arm
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
-from search_spaces.space import Space, load_space, with_students, with_taps
+from search_spaces.context import StudyContext
+from search_spaces.space import Space, load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import make_arm, rows
 
@@ -56,6 +57,20 @@ def refusal(folder: Path, body: str, end: str = END) -> str:
     assert "\n" not in message
     assert message.startswith(str(folder / "mine.py"))
     return message
+
+
+OLD = """\
+    trial.suggest_uniform('low', 0.0, 1.0)
+    trial.suggest_loguniform('rate', 1e-3, 1.0)
+    trial.suggest_discrete_uniform('step', 0.0, 1.0, 0.25)
+"""
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_old_names_of_ranges_are_asked_for_without_warnings_and_checked(tmp_path):
+    load_space(write(tmp_path, OLD.strip()))
+    message = refusal(tmp_path, "trial.suggest_uniform('low', 0.0, float('inf'))")
+    assert "the range of 'low' must be of finite numbers" in message
 
 
 TEXTS = "let texts stand for the values, as in {'a': "
@@ -227,7 +242,7 @@ def test_numeric_ranges_may_depend_on_other_parameters(tmp_path):
 
 def test_the_built_in_choices_stay_as_they_are_for_other_taps_and_students():
     students = ("resnet8", "resnet14")
-    space = with_students(with_taps(load_space("scheduled"), ("last1",)), students, students)
+    space = load_space("scheduled", StudyContext(taps=("last1",), students=students))
     asked: dict[str, BaseDistribution] = {}
     arm = make_arm(InMemoryStorage(), space, lag=99)
     for _ in range(30):

@@ -1,6 +1,9 @@
 """Search spaces: the built-in ones hold to the method, and a user's own fails in one line."""
 
-import hashlib
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -12,12 +15,18 @@ from optuna.distributions import (
 )
 from optuna.trial import FixedTrial
 
-import search_spaces.plain
-from conductor.search.names import BUILT_IN_ARMS
+import kd.losses.features
+import kd.losses.logits
 from kd.errors import ProtocolError
-from kd.recipe import FEATURE_KINDS, SHAPES, Recipe, Schedule
-from search_spaces.space import BUILT_IN, load_space, with_students, with_taps
+from kd.names import FEATURE_LOSSES
+from kd.optimizers import Range, sgd
+from kd.recipe import SHAPES, Recipe, Schedule
+from search_spaces import BUILT_IN_ARMS
+from search_spaces.context import StudyContext
+from search_spaces.digest import seeded_trials, space_digest
+from search_spaces.space import BUILT_IN, load_space, with_feasible
 
+ROOT = Path(__file__).parents[2]
 TEMPERATURE = FloatDistribution(1, 10, log=True)
 SHARE = FloatDistribution(0, 1)
 COMMON = {
@@ -26,7 +35,7 @@ COMMON = {
     "label_smoothing": FloatDistribution(0, 0.1),
 }
 FEATURE = {
-    "feature_kind": CategoricalDistribution(FEATURE_KINDS),
+    "feature_kind": CategoricalDistribution(("none", "hint", "cosine", "attention", "similarity")),
     "feature_weight": FloatDistribution(1e-3, 10, log=True),
     "feature_taps": CategoricalDistribution(("last1", "last1+last2", "last1+last2+last3")),
 }
@@ -109,7 +118,7 @@ def enqueued_recipe(name: str, title: str) -> Recipe:
 def test_the_recipes_tried_first_are_those_of_the_method():
     titles = {name: list(load_space(name).enqueued) for name in BUILT_IN_ARMS}
     assert titles == {
-        "scheduled": ["seed recipe", "vanilla KD"],
+        "scheduled": ["classic", "vanilla KD"],
         "constant": ["vanilla KD"],
         "plain": ["defaults"],
     }
@@ -118,7 +127,7 @@ def test_the_recipes_tried_first_are_those_of_the_method():
     vanilla = Recipe(soft_kind="kl", temperature=Schedule.constant(4), alpha=Schedule.constant(0.9))
     assert enqueued_recipe("scheduled", "vanilla KD") == vanilla
     assert enqueued_recipe("constant", "vanilla KD") == vanilla
-    assert enqueued_recipe("scheduled", "seed recipe") == Recipe(
+    assert enqueued_recipe("scheduled", "classic") == Recipe(
         soft_kind="kl",
         temperature=Schedule(shape="linear", initial=5, final=1),
         alpha=Schedule(shape="linear", initial=0.9, final=0.3),
@@ -138,12 +147,6 @@ def test_the_recipes_tried_first_lie_in_their_space(name):
         trial = study.ask()
         space.suggest(trial)
         assert trial.params == parameters
-
-
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
-def test_the_digest_is_that_of_the_source(name):
-    path = Path(BUILT_IN[name].__file__)
-    assert load_space(name).digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 GOOD = """
@@ -173,15 +176,138 @@ def test_enqueued_recipes_may_be_left_out(tmp_path):
 
 
 def test_a_file_may_build_on_a_built_in_space(tmp_path):
-    text = "from search_spaces.plain import ENQUEUED, suggest\n"
-    space = load_space(write(tmp_path, text))
-    assert space.enqueued == search_spaces.plain.ENQUEUED
+    text = "from search_spaces.plain import enqueued, suggest\n"
+    space, plain = load_space(write(tmp_path, text)), load_space("plain")
+    assert (space.enqueued, space.digest) == (plain.enqueued, plain.digest)
 
 
-def test_the_digest_changes_with_the_file(tmp_path):
-    first = load_space(write(tmp_path, GOOD)).digest
-    assert load_space(write(tmp_path, GOOD)).digest == first
-    assert load_space(write(tmp_path, GOOD + ENQUEUED)).digest != first
+OF_STUDY = """
+from kd.recipe import Recipe
+
+def suggest(trial, study):
+    trial.set_user_attr("seen", [study.taps, study.students, study.optimizer])
+    return Recipe(lr=trial.suggest_float("lr", study.lr.low, study.lr.high))
+
+ENQUEUED = {"small": {"lr": 0.01}}
+
+def enqueued(study):
+    return {"default": {"lr": study.lr.default}}
+"""
+
+
+def test_a_file_of_ones_own_may_depend_on_taps_students_and_optimizer(tmp_path):
+    study = StudyContext(taps=("last1",), students=("resnet8",), optimizer="adamw")
+    space = load_space(write(tmp_path, OF_STUDY), study)
+    assert space.enqueued == {"small": {"lr": 0.01}, "default": {"lr": 1e-3}}
+    trial = FixedTrial({"lr": 0.01})
+    assert space.suggest(trial) == Recipe(lr=0.01)
+    assert trial.user_attrs["seen"] == [("last1",), ("resnet8",), "adamw"]
+    assert trial.distributions == {"lr": FloatDistribution(1e-4, 1e-2)}
+
+
+@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+def test_the_ranges_of_rate_and_decay_are_the_optimizers(name):
+    space = load_space(name, StudyContext(optimizer="adamw"))
+    for parameters in space.enqueued.values():
+        assert (parameters["lr"], parameters["weight_decay"]) == (1e-3, 0.05)
+    trial = optuna.create_study().ask()
+    space.suggest(trial)
+    assert trial.distributions["lr"] == FloatDistribution(1e-4, 1e-2, log=True)
+    assert trial.distributions["weight_decay"] == FloatDistribution(1e-3, 0.5, log=True)
+
+
+# The digest.
+
+COMMENTED = GOOD.replace("    return", "    # a comment\n    return")
+RENAMED = """
+from kd.recipe import Recipe as What
+
+def suggest(t):
+    rate = t.suggest_float("lr", 0.01, 0.2)
+    return What(lr=rate)
+"""
+
+
+@pytest.mark.parametrize("text", [GOOD, COMMENTED, RENAMED])
+def test_the_digest_stays_when_the_file_does_the_same(tmp_path, text):
+    assert load_space(write(tmp_path, text)).digest == load_space(write(tmp_path, GOOD)).digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace("0.2", "0.2000000001"),
+        GOOD.replace("0.2)", "0.2, log=True)"),
+        GOOD.replace('"lr"', '"rate"'),
+        GOOD.replace("Recipe(l", "Recipe(weight_decay=1e-4, l"),
+        GOOD.replace("Recipe(l", "Recipe(weight_decay=1e-4 if trial.number == 199 else 5e-4, l"),
+        GOOD + ENQUEUED,
+        GOOD + ENQUEUED.replace("gentle", "kind"),
+        GOOD + ENQUEUED.replace("0.05", "0.06"),
+    ],
+)
+def test_the_digest_changes_with_what_the_file_does(tmp_path, text):
+    before = [GOOD, GOOD + ENQUEUED]
+    digests = {load_space(write(tmp_path, each)).digest for each in before if each != text}
+    assert load_space(write(tmp_path, text)).digest not in digests
+
+
+def test_what_a_space_builds_on_is_part_of_its_digest(monkeypatch):
+    first = load_space("scheduled").digest
+    assert load_space("scheduled").digest == first
+    monkeypatch.setattr(sgd, "WEIGHT_DECAY", Range(1e-4, 3e-3, 5e-4))
+    assert load_space("scheduled").digest != first
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        StudyContext(taps=("last1",)),
+        StudyContext(optimizer="adamw"),
+        StudyContext(students=("resnet8", "resnet14")),
+    ],
+)
+def test_the_digest_covers_what_the_study_makes_of_a_space(study):
+    assert load_space("constant", study).digest != load_space("constant").digest
+
+
+def test_the_digest_does_not_depend_on_the_process():
+    code = "from search_spaces.space import load_space; print(load_space('scheduled').digest)"
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == load_space("scheduled").digest
+
+
+def test_a_digest_ignores_what_only_another_processor_rounds_otherwise():
+    near = [["lr", {}, 0.1], {"lr": 0.1}]
+    other = [["lr", {}, math.nextafter(0.1, 1)], {"lr": math.nextafter(0.1, 0)}]
+    assert space_digest([near], {}) == space_digest([other], {})
+    assert space_digest([near], {}) != space_digest([[["lr", {}, 0.1], {"lr": 0.1001}]], {})
+
+
+def test_seeded_draws_lie_in_their_ranges_and_reach_their_ends():
+    drawn = {name: [] for name in ("linear", "log", "step", "whole", "log whole", "choice")}
+    for trial in seeded_trials(200):
+        drawn["linear"].append(trial.suggest_float("linear", -1, 3))
+        drawn["log"].append(trial.suggest_float("log", 1e-6, 1, log=True))
+        drawn["step"].append(trial.suggest_float("step", 0, 1, step=0.25))
+        drawn["whole"].append(trial.suggest_int("whole", 1, 9, step=2))
+        drawn["log whole"].append(trial.suggest_int("log whole", 1, 100, log=True))
+        drawn["choice"].append(trial.suggest_categorical("choice", ["a", "b"]))
+    assert {*drawn["choice"]} == {"a", "b"}
+    assert {*drawn["step"]} == {0, 0.25, 0.5, 0.75, 1}
+    assert {*drawn["whole"]} == {1, 3, 5, 7, 9}
+    assert -1 <= min(drawn["linear"]) < -0.9 < 2.9 < max(drawn["linear"]) <= 3
+    assert 1e-6 <= min(drawn["log"]) < 2e-6 < 0.5 < max(drawn["log"]) <= 1
+    assert 1 <= min(drawn["log whole"]) <= 2 < 80 < max(drawn["log whole"]) <= 100
+    assert sum(value < 1e-3 for value in drawn["log"]) == pytest.approx(100, abs=30)
 
 
 RETURNS_A_DICT = "def suggest(trial):\n    return {'lr': trial.suggest_float('lr', 0.1, 0.2)}\n"
@@ -214,6 +340,8 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         (OUT_OF_RANGE, r"suggest of ENQUEUED\['bold'\] raises .*lr"),
         (STRAY, r"suggest of ENQUEUED\['stray'\] does not ask for momentum"),
         (NO_DICT, "ENQUEUED must be a dict from titles to dicts of parameters"),
+        (GOOD + "def enqueued(study):\n    1 / 0\n", r"enqueued\(study\): ZeroDivisionError"),
+        (GOOD + "def enqueued(study):\n    return [1]\n", r"enqueued\(study\) must be a dict fr"),
         (GOOD + "ENQUEUED = [1]\n", "ENQUEUED must be a dict from titles to dicts of parameters"),
     ],
 )
@@ -276,7 +404,7 @@ ENQUEUED = {"deep": {"depth": "resnet14", "lr": 0.1}}
 
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
 def test_of_several_students_every_trial_chooses_one(name):
-    space = with_students(load_space(name), STUDENTS, STUDENTS)
+    space = load_space(name, StudyContext(students=STUDENTS))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = set()
     for _ in range(30):
@@ -291,7 +419,7 @@ def test_of_several_students_every_trial_chooses_one(name):
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
 def test_recipes_to_try_first_have_the_first_feasible_student(name):
     alone = load_space(name)
-    space = with_students(alone, STUDENTS, STUDENTS[1:])
+    space = with_feasible(load_space(name, StudyContext(students=STUDENTS)), STUDENTS[1:])
     assert list(space.enqueued) == list(alone.enqueued)
     for title, parameters in space.enqueued.items():
         assert parameters == {**alone.enqueued[title], "student": "resnet8"}
@@ -300,7 +428,7 @@ def test_recipes_to_try_first_have_the_first_feasible_student(name):
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
 def test_one_student_is_no_parameter(name):
     alone = load_space(name)
-    space = with_students(alone, ("resnet8",), ("resnet8",))
+    space = with_feasible(load_space(name, StudyContext(students=("resnet8",))), ("resnet8",))
     assert space.enqueued == alone.enqueued
     for seed in range(5):
         found = []
@@ -313,8 +441,8 @@ def test_one_student_is_no_parameter(name):
 
 
 def test_a_space_of_ones_own_may_choose_the_student(tmp_path):
-    alone = load_space(write(tmp_path, CHOOSES))
-    space = with_students(alone, STUDENTS, STUDENTS)
+    alone = load_space(write(tmp_path, CHOOSES), StudyContext(students=STUDENTS))
+    space = with_feasible(alone, STUDENTS)
     assert space.enqueued == alone.enqueued
     trial = FixedTrial({"depth": "resnet8", "lr": 0.1})
     assert space.suggest(trial).student == "resnet8"
@@ -322,27 +450,27 @@ def test_a_space_of_ones_own_may_choose_the_student(tmp_path):
 
 
 def test_a_student_that_is_none_of_the_protocols_is_refused(tmp_path):
-    alone = load_space(write(tmp_path, CHOOSES.partition("ENQUEUED")[0]))
+    path = write(tmp_path, CHOOSES.partition("ENQUEUED")[0])
     trial = FixedTrial({"depth": "resnet14", "lr": 0.1})
-    assert with_students(alone, STUDENTS, STUDENTS).suggest(trial).student == "resnet14"
+    assert load_space(path, StudyContext(students=STUDENTS)).suggest(trial).student == "resnet14"
     match = r"of a random trial: it names the student 'resnet14', not resnet20, resnet8$"
-    with pytest.raises(ProtocolError, match=f"^mine.py, line 4, in suggest: suggest {match}"):
-        with_students(alone, STUDENTS[:2], STUDENTS[:2])
+    with pytest.raises(ProtocolError, match=f"mine.py, line 4, in suggest: suggest {match}"):
+        load_space(path, StudyContext(students=STUDENTS[:2]))
 
 
 def test_a_recipe_to_try_first_over_the_budget_is_refused(tmp_path):
-    alone = load_space(write(tmp_path, CHOOSES))
+    alone = load_space(write(tmp_path, CHOOSES), StudyContext(students=STUDENTS))
     match = r"^mine: ENQUEUED\['deep'\] names the student 'resnet14', not resnet20, resnet8$"
     with pytest.raises(ProtocolError, match=match):
-        with_students(alone, STUDENTS, STUDENTS[:2])
+        with_feasible(alone, STUDENTS[:2])
 
 
 def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_path):
     text = GOOD.replace("return", 'trial.suggest_int("student", 1, 3)\n    return')
     with pytest.raises(
-        ProtocolError, match=r"^mine\.py, line \d+, in suggest: suggest of a random t"
+        ProtocolError, match=r"mine\.py, line \d+, in suggest: suggest of a random t"
     ):
-        with_students(load_space(write(tmp_path, text)), STUDENTS, STUDENTS)
+        load_space(write(tmp_path, text), StudyContext(students=STUDENTS))
 
 
 RARE = """
@@ -386,28 +514,17 @@ HINT = 'return Recipe(feature_kind="hint", feature_weight=1.0, feature_taps=("la
 
 
 def test_a_space_of_ones_own_that_reads_a_tap_which_the_protocol_lacks_is_refused(tmp_path):
-    space = load_space(write(tmp_path, RARE.replace("RARELY", HINT)))
-    assert with_taps(space, ("last1", "last2")).enqueued == {}
-    match = r"^mine\.py, line 4, in suggest: suggest of a random trial: it reads last2, and the "
+    path = write(tmp_path, RARE.replace("RARELY", HINT))
+    assert load_space(path, StudyContext(taps=("last1", "last2"))).enqueued == {}
+    match = r"mine\.py, line 4, in suggest: suggest of a random trial: it reads last2, and the "
     with pytest.raises(ProtocolError, match=match):
-        with_taps(space, ("last1",))
-
-
-ALL_TAPS = ("last1", "last2", "last3")
+        load_space(path, StudyContext(taps=("last1",)))
 
 
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
-def test_a_built_in_space_is_as_it_was_where_the_protocol_has_its_taps(name):
-    space = load_space(name)
-    found = with_taps(space, (*ALL_TAPS, "last4"))
-    assert found.enqueued == space.enqueued
-    for seed in range(20):
-        both = []
-        for one in (space, found):
-            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-            trial = study.ask()
-            both.append((one.suggest(trial), trial.params, trial.distributions))
-        assert both[0] == both[1]
+def test_a_built_in_space_is_the_same_where_the_protocol_has_more_taps(name):
+    more = StudyContext(taps=("last1", "last2", "last3", "last4"))
+    assert load_space(name, more).digest == load_space(name).digest
 
 
 @pytest.mark.parametrize("name", ["scheduled", "constant"])
@@ -420,7 +537,7 @@ def test_a_built_in_space_is_as_it_was_where_the_protocol_has_its_taps(name):
     ],
 )
 def test_a_built_in_space_offers_the_taps_that_the_protocol_has(name, taps, choices):
-    space = with_taps(load_space(name), taps)
+    space = load_space(name, StudyContext(taps=taps))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = set()
     for _ in range(40):
@@ -432,17 +549,27 @@ def test_a_built_in_space_offers_the_taps_that_the_protocol_has(name, taps, choi
 
 
 def test_what_is_tried_first_reads_the_widest_taps_that_the_protocol_has():
-    space = load_space("scheduled")
-    assert with_taps(space, ("last1", "last2")).enqueued == space.enqueued
-    found = with_taps(space, ("last1",)).enqueued
-    assert found["seed recipe"] == {**space.enqueued["seed recipe"], "feature_taps": "last1"}
-    assert found["vanilla KD"] == space.enqueued["vanilla KD"]
+    whole = load_space("scheduled").enqueued
+    assert load_space("scheduled", StudyContext(taps=("last1", "last2"))).enqueued == whole
+    found = load_space("scheduled", StudyContext(taps=("last1",))).enqueued
+    assert found["classic"] == {**whole["classic"], "feature_taps": "last1"}
+    assert found["vanilla KD"] == whole["vanilla KD"]
 
 
 def test_without_any_tap_of_a_built_in_space_only_those_that_read_none_are_left():
-    assert with_taps(load_space("plain"), ("last2",)).name == "plain"
-    match = (
-        r"^the search space scheduled: suggest of ENQUEUED\['seed recipe'\]: it reads last1, whi"
-    )
-    with pytest.raises(ProtocolError, match=match):
-        with_taps(load_space("scheduled"), ("last2",))
+    study = StudyContext(taps=("last2",))
+    assert load_space("plain", study).name == "plain"
+    for name in ("scheduled", "constant"):
+        with pytest.raises(
+            ProtocolError, match=rf"^the search space {name}: .*: it reads last1, which the protoco"
+        ):
+            load_space(name, study)
+
+
+def test_a_new_loss_in_the_folder_changes_no_study(tmp_path, monkeypatch):
+    before = {name: load_space(name).digest for name in BUILT_IN_ARMS}
+    (tmp_path / "zebra.py").write_text('"""A loss."""\nADAPTED = False\n')
+    for package in (kd.losses.features, kd.losses.logits):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "zebra" in FEATURE_LOSSES.names
+    assert {name: load_space(name).digest for name in BUILT_IN_ARMS} == before

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd.data.views import normalise, render, view
 from kd.errors import ArtifactError
-from kd.losses.features import TapReading
+from kd.models.taps import TapReading
 from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards
@@ -24,11 +24,11 @@ from storage.files.artifacts import (
     read_manifest,
     write_json,
 )
+from storage.files.layout import view_folder
 from storage.files.shards import (
     CachedTeacher,
     missing_views,
     verify_shard,
-    view_folder,
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors

@@ -13,14 +13,9 @@ from optuna.storages import BaseStorage
 
 from kd.errors import StudyError
 from storage.files.layout import Layout
-from storage.studies.databases import (
-    close_storage,
-    open_storage,
-    shown,
-    storage_file,
-    without_password,
-)
+from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
+from storage.studies.urls import shown, storage_file, without_password
 
 ATTRIBUTES = {"protocol": "abc", "lag": 4, "space": {"source": "plain"}}
 

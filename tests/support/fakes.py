@@ -26,7 +26,7 @@ from search_spaces.space import Space, load_space
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import RunRecord, SpaceSource, StudySettings
 from storage.studies.studies import open_study, study_name
-from workers.events import LAST_EVENTS, Event, epoch_event, result_event
+from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Result, Stopped
 from workers.jobs import Job, TrainJob
 from workers.pools.crew import Crew
 
@@ -47,7 +47,7 @@ def protocol(**changed: Any) -> Protocol:
         "students": ("resnet8-w0.25",),
         "epochs": HORIZON,
         "views": 3,
-        "crop_padding": 1,
+        "augment": "crop=1,flip",
     }
     return Protocol(**{**fields, **changed})
 
@@ -76,21 +76,21 @@ def metrics(epoch: int, accuracy: float, **changed: Any) -> EpochMetrics:
 def epochs(accuracies: list[float]) -> list[Event]:
     """Return the epoch events of a run with these validation accuracies."""
     told = [metrics(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
-    return [epoch_event(one, len(accuracies)) for one in told]
+    return [EpochDone(metrics=one, total=len(accuracies)) for one in told]
 
 
 def trained(accuracies: list[float]) -> list[Event]:
     """Return the events of a run that ends well."""
-    return [*epochs(accuracies), result_event(test=None)]
+    return [*epochs(accuracies), Result.of(test=None)]
 
 
 def diverged(accuracies: list[float]) -> list[Event]:
     """Return the events of a run whose loss stops being finite after these epochs."""
-    return [*epochs(accuracies), {"event": "diverged", "reason": "the loss is not finite"}]
+    return [*epochs(accuracies), Diverged(reason="the loss is not finite")]
 
 
 def failed(kind: str = "OSError", reason: str = "no space left on device") -> list[Event]:
-    return [{"event": "failed", "kind": kind, "reason": reason}]
+    return [Failed(kind=kind, reason=reason)]
 
 
 def landscape(job: TrainJob) -> list[Event]:
@@ -154,7 +154,7 @@ class FakePool:
         found: list[tuple[int, Event]] = []
         for _ in range(self._random.randint(1, 3)):
             found.append((ticket, next(self._running[ticket])))
-            if found[-1][1]["event"] in LAST_EVENTS:
+            if isinstance(found[-1][1], LastEvent):
                 del self._running[ticket]
                 break
         return found
@@ -163,7 +163,7 @@ class FakePool:
         assert isinstance(job, TrainJob)
         for event in self.objective(job):
             if ticket in self.stopped and self._random.random() < 0.5:
-                yield {"event": "stopped"}
+                yield Stopped()
                 return
             yield event
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.data.views import normalise
+from kd.losses import features
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
@@ -22,8 +23,7 @@ SIZE = 8  # pixels
 TEACHER = "resnet8-w0.25"
 STUDENT = "resnet8-w0.125"
 TAPS = ("last1", "last2", "last3")
-AUGMENTATION = Augmentation(padding=1, flip=True, cutout=2)
-NO_AUGMENTATION = Augmentation(padding=0, flip=False, cutout=0)
+AUGMENT = "crop=1,flip,cutout=2"
 
 PLAIN = Recipe(lr=0.05)
 DISTILLED = Recipe(
@@ -40,8 +40,7 @@ def protocol(**changes: Any) -> Protocol:
         "dataset": "digits",
         "image_size": SIZE,
         "train_size": 60,
-        "crop_padding": 1,
-        "cutout": 2,
+        "augment": AUGMENT,
         "teacher": TEACHER,
         "teacher_epochs": 2,
         "students": (STUDENT,),
@@ -83,7 +82,7 @@ def plan(**changes: Any) -> Plan:
         "epochs": 2,
         "batch_size": 8,
         "warmup": 0.0,
-        "augmentation": AUGMENTATION,
+        "augment": AUGMENT,
         "view_seed": 3,
         "views": (0, 1),
         "seed": 4,
@@ -91,17 +90,20 @@ def plan(**changes: Any) -> Plan:
     return Plan(**{**fields, **changes})
 
 
-def begin(recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT) -> TrainingState:
+def begin(
+    recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT, optimizer: str = "sgd"
+) -> TrainingState:
     """The state before the first epoch: the same for every recipe, but for its adapters."""
     student = network(name)
-    taps = recipe.feature_taps if recipe.feature_kind in ADAPTED_KINDS else ()
+    adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
+    taps = recipe.feature_taps if adapted else ()
     shapes = tap_shapes(student, 1, SIZE)
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
         seed=0,
     )
-    return TrainingState.start(student, adapters, recipe)
+    return TrainingState.start(student, adapters, recipe, optimizer)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

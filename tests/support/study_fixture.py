@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_softmax
 
 from kd import schedules
+from kd.models.latency import Latency
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
@@ -35,7 +36,6 @@ from storage.files.records import (
     Costs,
     Finalist,
     Finalists,
-    Latency,
     RunRecord,
     SpaceSource,
     StudySettings,
@@ -106,8 +106,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
         confirm_epochs=plan.confirm_epochs,
         test_fraction=0.25,
         margin=plan.margin,
-        flip=False,
-        crop_padding=1,
+        augment="crop=1",
         seed=7,
     )
     made = Fabricated(plan=plan, layout=layout, protocol=protocol)
@@ -412,11 +411,11 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     ease = generator.normal(0, 1, plan.images)
     labels = _labels(plan)
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
-    folder = made.study.teacher_test
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "test.safetensors", {"logits": logits, "labels": labels})
+    test = made.study.teacher_test
+    test.folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(test.predictions, {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
-    write_json(folder / "result.json", scores)
+    write_json(test.result, scores)
     openings = [{"time": "2026-03-01T09:55:00+00:00", "purpose": "the teacher"}]
     for finalist in finalists:
         for replicate in range(plan.seeds):

@@ -15,6 +15,7 @@ from conductor.command_line.cli import main
 from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import rows
+from workers.events import EpochDone
 from workers.pools.inline import InlinePool
 
 FLAGS = (
@@ -35,7 +36,7 @@ def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
-    monkeypatch.setattr("workers.runners.kernels._run_trial", lambda job, instruction_set: "")
+    monkeypatch.setattr("workers.runners.kernels._run_trial", lambda job, instruction_set: ("", ""))
     monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("workers.runners.comparing.REPEATS", 2)
     monkeypatch.setattr("reports.write.report.render_page", lambda *found: "a page")
@@ -67,7 +68,7 @@ def assert_one_line(code: int, said: str) -> None:
 
 
 def interrupt(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *more: str
 ) -> None:
     """Leave the study as a kill does after an epoch of its second trial."""
 
@@ -78,14 +79,14 @@ def interrupt(
 
     def die(self: InlinePool, timeout: float | None = None) -> Any:
         heard = events(self, timeout)
-        if heard and heard[0][1]["event"] == "epoch" and next(epochs) == 3:
+        if heard and isinstance(heard[0][1], EpochDone) and next(epochs) == 3:
             raise KilledError
         return heard
 
     with monkeypatch.context() as patch:
         patch.setattr(InlinePool, "events", die)
         with pytest.raises(KilledError):
-            run(root, capsys)
+            run(root, capsys, *more)
     settle(root)
 
 

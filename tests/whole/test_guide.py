@@ -1,4 +1,4 @@
-"""The examples of docs/guide.md run as they are printed, on tiny data; its tables hold."""
+"""The examples of docs/guide.md run as they are printed, on tiny data; its tables are true."""
 
 import json
 import logging
@@ -21,18 +21,22 @@ from PIL import Image
 from conductor.command_line.cli import main
 from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
-from kd.data.folders import read_folder
 from kd.data.sources import Source
+from kd.data.sources.folder import read as read_folder
 from kd.data.splits import split
 from kd.errors import DataError, ProtocolError
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.protocol import Protocol
-from kd.recipe import FEATURE_KINDS, SHAPES, SOFT_KINDS, Recipe, Schedule
+from kd.recipe import SHAPES, Recipe, Schedule
 from search_spaces.space import load_space
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import StudySettings
 from tests.support.tiny import changed, hasten
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+STUDIES = (ROOT / "docs" / "studies.md").read_text()
+README = (ROOT / "README.md").read_text()
 TINY = (
     "--trials 2 --seeds 1 --epochs 2 --teacher-epochs 1 --train-size 48 --image-size 8 "
     "--batch-size 16 --workers inline"
@@ -45,8 +49,8 @@ def _in_an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def section(title: str) -> str:
-    return GUIDE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def section(title: str, page: str = GUIDE) -> str:
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def save_files(title: str, folder: Path = Path()) -> None:
@@ -57,9 +61,9 @@ def save_files(title: str, folder: Path = Path()) -> None:
         (folder / file).write_text(block)
 
 
-def commands(title: str) -> list[list[str]]:
+def commands(title: str, page: str = GUIDE) -> list[list[str]]:
     """Arguments of every study.py in the indented blocks of a section."""
-    text = section(title).replace("\\\n", " ")
+    text = section(title, page).replace("\\\n", " ")
     lines = re.findall(r"^    (?:\.venv/bin/)?python study\.py ([^\n#]*)", text, re.M)
     assert lines
     return [shlex.split(line) for line in lines]
@@ -100,15 +104,25 @@ def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
     assert blocks == GUIDE.count("```python") == len(titles)
 
 
-def test_what_to_do_first_ends_as_it_is_printed_and_the_study_can_be_removed(capsys, monkeypatch):
+def without_time(line: str) -> str:
+    """Return a printed line without the seconds, which differ from run to run."""
+    return re.sub(r" · \d+ s left$|(?<=trained in )\d+", "", line)
+
+
+def test_what_to_do_first_prints_what_the_pages_show_and_can_be_removed(capsys, monkeypatch):
     [arguments] = commands("Do this first")
+    assert arguments in commands("Install and run", README)
     assert main([*arguments, "--workers", "inline"]) == 0
-    printed = re.findall(r"(?:^    .*\n)+", section("Do this first"), re.M)[1]
     said = capsys.readouterr().out.splitlines()
+    printed = re.findall(r"(?:^    .*\n)+", section("Do this first"), re.M)[1]
     for line, begins in zip(said[-3:], printed.splitlines(), strict=True):
         assert line.startswith(begins.strip().removesuffix(" …"))
+    [shown] = re.findall(r"^```text\n(.*?)^```", section("Install and run", README), re.M | re.S)
+    assert shown.count("\n") == 6
+    known = [without_time(line) for line in said]
+    assert [line for line in shown.splitlines() if without_time(line) not in known] == []
 
-    lines = re.findall(r"^    ((?:optuna|rm) .*)$", section("Removing a study"), re.M)
+    lines = re.findall(r"^    ((?:optuna|rm) .*)$", section("Removing a study", STUDIES), re.M)
     *deletions, removal = map(shlex.split, lines)
     for deletion in deletions:
         with monkeypatch.context() as patched:
@@ -265,7 +279,7 @@ RECIPE, SCHEDULE = "`lr`", "`shape`"
 @pytest.mark.parametrize(("first", "kind"), [(RECIPE, Recipe), (SCHEDULE, Schedule)])
 def test_tables_of_recipe_and_schedule_are_the_dataclasses(first, kind):
     rows = table("Your own search space", first)
-    known = {"Schedule": Schedule, "to be given": MISSING}
+    known = {"Schedule": Schedule, "required": MISSING}
     found = {
         name.strip("`"): known.get(default) or eval(default.strip("`"), known)  # noqa: S307
         for name, _, default, _ in rows
@@ -274,14 +288,15 @@ def test_tables_of_recipe_and_schedule_are_the_dataclasses(first, kind):
     assert list(found) == [field.name for field in fields(kind)]
 
 
-def test_tables_name_every_kind_and_shape():
+def test_tables_name_losses_that_exist_and_every_shape():
+    """A new loss needs no new row."""
     named = {
-        name.strip("`"): tuple(re.findall("`(\\w+)`", values))
+        name.strip("`"): tuple(re.findall("`([a-z-]+)`", values))
         for first in (RECIPE, SCHEDULE)
         for name, values, _, _ in table("Your own search space", first)
     }
-    assert named["soft_kind"] == SOFT_KINDS
-    assert named["feature_kind"] == FEATURE_KINDS
+    assert {"none", "kl"} < {*named["soft_kind"]} <= {"none", *LOGIT_LOSSES.names}
+    assert {"none", "hint"} < {*named["feature_kind"]} <= {"none", *FEATURE_LOSSES.names}
     assert named["shape"] == SHAPES
 
 

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from conductor.command_line.cli import _parser, main
 from conductor.search.publish import study_note, trial_note
-from conductor.stages.provenance import masked
 from kd.errors import ArtifactError, ProtocolError
 from kd.models.build import build
 from kd.models.weights import load_file
@@ -34,7 +33,7 @@ from storage.files.layout import Layout
 from storage.files.records import RunRecord
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, read_checked, write_tensors
-from storage.studies.databases import without_password
+from storage.studies.urls import masked, without_password
 from tests.support.fakes import job_maker, make_arm, metrics, protocol
 from tests.support.postgres import postgresql
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
@@ -368,7 +367,7 @@ ABSURD: dict[str, Any] = {
     "threads": 10**6,
     "dataset": "folder:",
     "margin": None,
-    "flip": "no",
+    "augment": "flop",
     "unheard": 1,
 }
 
@@ -434,7 +433,7 @@ def test_an_absurd_record_of_a_run_is_refused() -> None:
         ("recipe", {**record["recipe"], "lr": 10**400}),
         ("recipe", {**record["recipe"], "alpha": None}),
     ):
-        with pytest.raises(ArtifactError) as raised:
+        with pytest.raises(ProtocolError) as raised:
             RunRecord.from_json({**record, field: value})
         assert "\n" not in str(raised.value)
 
@@ -505,6 +504,7 @@ FLAGS_GIVEN = {
     "--taps": [",", "../x", "last1,last1"],
     "--teacher-weights": ["/etc/passwd", "/nowhere.safetensors", "x" * 300 + ".safetensors"],
     "--dataset": ["folder:", "folder:/nowhere", "folder:/dev/null", "x" * 5000],
+    "--augment": ["", "../x", "none,flip", "crop=nan", "jitter=1e400", "crop=" + "9" * 5000],
     "--cache-budget": ["nan", "-1", "9" * 400 + "GB"],
     "--workers": ["0", "nan", "-1"],
     "--space": ["/etc/passwd", "/nowhere.py"],

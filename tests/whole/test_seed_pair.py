@@ -22,20 +22,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from conductor.command_line.cli import main
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.losses import features
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.weights import fit_kernel, imagenet_files
 from kd.recipe import Recipe
 from kd.training.evaluation import LabelledImages, predict
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
-from search_spaces import scheduled
-from search_spaces.space import BUILT_IN
+from search_spaces.space import BUILT_IN, load_space
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.files.shards import read_projections, view_folder
 from storage.files.tensors import map_tensors
-from tests.support.small import NO_AUGMENTATION, plan
+from tests.support.small import plan
 from tests.support.tiny import hasten
 from workers.runners import preparing as stages
 
@@ -52,7 +52,15 @@ run --preset cifar10 --arms scheduled --trials 1 --seeds 1 --epochs 1
 --confirm-epochs 1 --batch-size 64 --warmup 0.9 --train-size {TRAIN} --test-fraction 0.1
 --validation-fraction 0.1111 --taps {",".join(TAPS)}
 """
-SEED_RECIPE = scheduled.suggest(FixedTrial(scheduled.ENQUEUED["seed recipe"]))
+
+
+def first_recipe(arm: str) -> Recipe:
+    """The recipe that an arm tries first; that of `scheduled` is the classic one."""
+    space = load_space(arm)
+    return space.suggest(FixedTrial({**next(iter(space.enqueued.values()))}))
+
+
+CLASSIC = first_recipe("scheduled")
 
 
 def shapes(name: str, stem: str, pixels: int) -> dict[str, tuple[int, int, int]]:
@@ -86,7 +94,7 @@ def test_every_stage_has_its_shape(name, stem, pixels):
 def test_a_step_of_the_pair_runs_on_shapes_alone_and_waits_for_nothing(stem, pixels):
     """On the meta device nothing has content, so whatever asks for it before the end raises."""
     meta = torch.device("meta")
-    recipe = everywhere(SEED_RECIPE)
+    recipe = everywhere(CLASSIC)
     projections = {
         tap: Projection(
             vectors=torch.empty(channels, 64, device=meta), scale=1.0, variance=1.0, energy=1.0
@@ -118,7 +126,8 @@ def begin(
     """The state before the first epoch, with the adapters that the recipe needs."""
     channels = next(student.parameters()).shape[1]
     found = tap_shapes(student, channels, pixels)
-    taps = recipe.feature_taps if source and recipe.feature_kind in ADAPTED_KINDS else ()
+    adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
+    taps = recipe.feature_taps if source and adapted else ()
     reading = {tap: source.projections[tap].vectors.shape[1] for tap in taps if source}
     adapters = Adapters({tap: found[tap][0] for tap in taps}, reading, seed=0)
     return TrainingState.start(student, adapters.to(device), recipe)
@@ -143,9 +152,7 @@ def learn(
     """Train a network without augmentation; return it, and its accuracy on `data` by epoch."""
     network = build(name, classes=CLASSES, channels=1, stem="cifar", seed=1)
     state = begin(network, recipe, source, 8, torch.device("cpu"))
-    way = plan(
-        epochs=epochs, batch_size=16, warmup=0.1, augmentation=NO_AUGMENTATION, views=(0,), seed=2
-    )
+    way = plan(epochs=epochs, batch_size=16, warmup=0.1, augment="none", views=(0,), seed=2)
     return network, [one.accuracy for one in train(state, recipe, way, data, data, source)]
 
 
@@ -162,8 +169,7 @@ def overfitted(digits) -> LiveTeacher:
 @pytest.mark.parametrize("arm", BUILT_IN)
 def test_the_first_recipe_of_each_arm_learns_64_images_by_heart(digits, overfitted, arm):
     """A small pair of the same make: ResNet50 and ResNet18 would take minutes."""
-    first = next(iter(BUILT_IN[arm].ENQUEUED.values()))
-    recipe = BUILT_IN[arm].suggest(FixedTrial(first))
+    recipe = first_recipe(arm)
     source = overfitted if recipe.distils else None
     _, accuracies = learn("resnet8-w0.5", recipe, digits, source, epochs=25)
     assert accuracies[0] < 0.5
@@ -275,10 +281,10 @@ def test_shards_hold_every_stage_of_the_teacher_for_every_image(ran):
 
 
 @pytest.mark.slow
-def test_the_epoch_of_the_seed_recipe_has_every_loss(ran):
+def test_the_epoch_of_the_classic_recipe_has_every_loss(ran):
     record = RunRecord.read(ran.study.trial("scheduled", 0).result)
     [epoch] = record.history
-    assert record.recipe == SEED_RECIPE
+    assert record.recipe == CLASSIC
     assert record.outcome == "complete"
     parts = (epoch.hard_loss, epoch.soft_loss, epoch.feature_loss)
     assert all(math.isfinite(part) and part > 0 for part in parts)

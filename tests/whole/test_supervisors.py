@@ -21,8 +21,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from conductor.command_line.cli import main
 from conductor.search.arm import Arm
 from conductor.search.loop import Search
-from conductor.study import owned
 from storage.files.layout import Layout
+from storage.files.ownership import owned
 from storage.studies.databases import close_storage, deciding, open_storage
 from tests.support.fakes import (
     FakePool,
@@ -39,7 +39,7 @@ from tests.support.fakes import (
 )
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.tiny import changed
-from workers.events import LAST_EVENTS, Event
+from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
 from workers.pools.crew import Crew
 
@@ -231,27 +231,27 @@ TINY = shlex.split(
 
 def test_a_second_supervisor_is_told_who_owns_the_study(tmp_path, capsys) -> None:
     layout = Layout(tmp_path)
-    with owned(layout.study("digits"), layout.studies_url):
+    with owned(layout.study("digits"), tmp_path / "studies.db"):
         assert main([*TINY, "--root", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     owner = f"process {os.getpid()} on {socket.gethostname()} since 2"
     assert f"study digits is being run by {owner}" in message
     assert message.count("\n") == 1
-    with owned(layout.study("digits"), layout.studies_url):
+    with owned(layout.study("digits"), tmp_path / "studies.db"):
         pass  # it was let go
 
 
 def test_an_owner_that_was_killed_owns_nothing(tmp_path) -> None:
     layout = Layout(tmp_path)
     script = (
-        "import os, pathlib, storage.files.layout as l; from conductor.study import owned\n"
+        "import os, pathlib, storage.files.layout as l; from storage.files.ownership import owned\n"
         f"layout = l.Layout(pathlib.Path({str(tmp_path)!r}))\n"
-        "with owned(layout.study('digits'), layout.studies_url): os.kill(os.getpid(), 9)"
+        "with owned(layout.study('digits'), layout.root / 'studies.db'): os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob("*.owner"))
-    with owned(layout.study("digits"), layout.studies_url):
+    with owned(layout.study("digits"), tmp_path / "studies.db"):
         pass
 
 
@@ -346,12 +346,12 @@ class InstantPool:
 
     def stop(self, ticket: int) -> None:
         if ticket in self._running:
-            self._running[ticket] = iter([{"event": "stopped"}])
+            self._running[ticket] = iter([Stopped()])
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         ticket = self._random.choice(list(self._running))
         event = next(self._running[ticket])
-        if event["event"] in LAST_EVENTS:
+        if isinstance(event, LastEvent):
             del self._running[ticket]
         return [(ticket, event)]
 

@@ -15,9 +15,10 @@ import torch
 
 from conductor.command_line.cli import main
 from kd.errors import WorkerError
+from kd.json_data import to_wire
 from tests.support.small import protocol
-from workers.execute import RUNNERS
-from workers.jobs import PrepareJob, to_wire
+from workers.events import Failed, Note, Result, Stopped
+from workers.jobs import PrepareJob
 from workers.pools import on_ray
 from workers.pools.cluster import Cluster, check_node, reason, share_out
 from workers.pools.crew import make_pool
@@ -189,20 +190,20 @@ def test_workers_that_cannot_be_started_are_not_replaced_for_ever(tmp_path, monk
 def test_a_job_waits_until_a_worker_has_greeted(tmp_path, monkeypatch):
     """A worker may be lost before: the job is not, and no death is counted against it."""
     lost = FakeRay.exceptions.RayError("the node is lost")
-    said = [[1, {"event": "result"}]]
+    said = [[1, to_wire(Result.of(a=1))]]
     pool, ray = scripted(tmp_path, monkeypatch, lost, greeting(), said)
     assert pool.submit(JOB) == 1
     assert pool.events() == pool.events() == []
-    assert pool.events() == [(1, {"event": "result"})]
+    assert pool.events() == [(1, Result.of(a=1))]
     assert (ray.launched, pool.busy, pool.size) == (2, 0, 1)
 
 
 def test_what_a_worker_says_of_an_earlier_job_is_not_heard(tmp_path, monkeypatch):
-    late = [[7, {"event": "stopped"}], [1, {"event": "note", "text": "now"}]]
+    late = [[7, to_wire(Stopped())], [1, to_wire(Note(text="now"))]]
     pool, _ = scripted(tmp_path, monkeypatch, greeting(), late)
     pool.submit(JOB)
     assert pool.events() == []
-    assert pool.events() == [(1, {"event": "note", "text": "now"})]
+    assert pool.events() == [(1, Note(text="now"))]
     assert pool.busy == 1
 
 
@@ -217,15 +218,15 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path
 
 def test_a_worker_says_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
     def run(job, device, stopped):
-        yield {"event": "note", "text": "so far"}
+        yield Note(text="so far")
         raise KeyError("a bug")
 
-    monkeypatch.setitem(RUNNERS, PrepareJob, run)
+    monkeypatch.setattr("workers.runners.preparing.run_prepare", run)
     worker = RayWorker(0)
     worker.greet("")
     worker.run(3, json.dumps(to_wire(replace(JOB, root=str(tmp_path)))))
     events = json.loads(worker.hear())
-    assert events[0] == [3, {"event": "note", "text": "so far"}]
+    assert events[0] == [3, to_wire(Note(text="so far"))]
     (log,) = (tmp_path / "logs").iterdir()
     reason = f"'a bug'; the traceback is in {log}"
-    assert events[1:] == [[3, {"event": "failed", "kind": "KeyError", "reason": reason}]]
+    assert events[1:] == [[3, to_wire(Failed(kind="KeyError", reason=reason))]]

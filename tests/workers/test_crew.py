@@ -4,7 +4,7 @@ import pytest
 
 from kd.errors import ArtifactError, DataError, DivergenceError, ProtocolError, WorkerError
 from tests.support.fakes import FakePool, diverged, epochs, failed, protocol, trained
-from workers.events import Event
+from workers.events import Diverged, Event, Failed, Note, Progress, Result, Stopped
 from workers.jobs import CostJob
 from workers.pools.crew import RETRIES, Crew, error_of, make_pool
 from workers.pools.inline import InlinePool
@@ -57,10 +57,10 @@ def test_a_job_whose_worker_died_is_tried_again(deaths):
     crew.start("a", wanted)
     found = [event for _, event in told(crew)]
     assert pool.jobs == (deaths + 1) * [wanted]
-    notes = [event["text"] for event in found if event["event"] == "note"]
+    notes = [event.text for event in found if isinstance(event, Note)]
     assert notes == deaths * ["worker 7 died with exit code -9; trying again"]
     assert found[-1] == trained([])[-1]
-    assert not any(event["event"] == "failed" for event in found)
+    assert not any(isinstance(event, Failed) for event in found)
 
 
 def test_a_job_whose_workers_die_thrice_has_failed():
@@ -69,7 +69,7 @@ def test_a_job_whose_workers_die_thrice_has_failed():
     crew = Crew(pool)
     crew.start("a", job())
     found = told(crew)
-    assert [event["event"] for _, event in found] == ["note", "note", "failed"]
+    assert [type(event) for _, event in found] == [Note, Note, Failed]
     assert found[-1] == ("a", DIED[0])
     assert len(pool.jobs) == 3
 
@@ -95,7 +95,7 @@ def test_a_job_that_was_told_to_stop_is_not_tried_again():
     crew = Crew(pool)
     crew.start("a", job())
     crew.stop("a")
-    assert told(crew)[-1] == ("a", {"event": "stopped"})
+    assert told(crew)[-1] == ("a", Stopped())
     assert len(pool.jobs) == 1
 
 
@@ -134,13 +134,13 @@ def test_an_error_of_another_kind_is_a_workers_error_with_its_kind_and_reason(ki
 
 def test_run_returns_the_result_and_tells_the_rest():
     heard = []
-    pool = AnyJobPool([*epochs([0.5]), {"event": "result", "dataset": "abc"}])
+    pool = AnyJobPool([*epochs([0.5]), Result.of(dataset="abc")])
     assert Crew(pool).run(job(), heard.append)["dataset"] == "abc"
     assert heard == epochs([0.5])
 
 
 def test_run_all_keeps_every_worker_busy_and_yields_each_result():
-    pool = AnyJobPool(*[[*epochs([0.1]), {"event": "result", "n": n}] for n in range(7)], size=3)
+    pool = AnyJobPool(*[[*epochs([0.1]), Result.of(n=n)] for n in range(7)], size=3)
     busy, heard = [], []
     pool.on_submit = lambda job: busy.append(pool.busy)
     crew = Crew(pool)
@@ -151,10 +151,15 @@ def test_run_all_keeps_every_worker_busy_and_yields_each_result():
     assert busy == [0, 1, 2, 2, 2, 2, 2]
 
 
+def test_run_raises_the_divergence_of_a_job_that_must_have_a_result():
+    with pytest.raises(DivergenceError, match="the loss is not finite"):
+        Crew(AnyJobPool(diverged([0.1]))).run(job(), lambda event: None)
+
+
 def test_run_all_yields_divergence_as_a_result():
     pool = AnyJobPool(diverged([0.1]))
-    assert [event["event"] for _, event in Crew(pool).run_all({"a": job()}, lambda *_: None)] == [
-        "diverged"
+    assert [type(event) for _, event in Crew(pool).run_all({"a": job()}, lambda *_: None)] == [
+        Diverged
     ]
 
 
@@ -168,8 +173,8 @@ def test_run_all_raises_the_error_of_a_job_that_failed():
 
 @pytest.mark.parametrize("order", range(5))
 def test_drain_waits_for_an_epoch_or_the_end_of_every_job(order):
-    long = [*5 * [{"event": "progress", "done": 1, "total": 2}], *trained(30 * [0.1])]
-    pool = AnyJobPool(long, [{"event": "note", "text": ""}, *failed()], long, size=3, seed=order)
+    long = [*5 * [Progress(done=1, total=2)], *trained(30 * [0.1])]
+    pool = AnyJobPool(long, [Note(text=""), *failed()], long, size=3, seed=order)
     crew = Crew(pool)
     for key in "abc":
         crew.start(key, job())

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.losses.logits import SOFT_LOSSES, kl
-from kd.recipe import FEATURE_KINDS, SOFT_KINDS, Recipe
+from kd.losses.logits import kl
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
+from kd.recipe import Recipe
 from kd.training.evaluation import LabelledImages
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher, widest_float
-from search_spaces import plain
 from storage.files import shards
 from storage.files.shards import CachedTeacher, write_shard
 from tests.support.small import DISTILLED, begin, labelled, plan, teacher
@@ -31,8 +31,8 @@ DATA = labelled(16)
 STEPS = 2  # of an epoch: batches of 8
 TAPS = ("last1", "last2")
 LOSSES = [
-    *((soft, "hint") for soft in SOFT_KINDS if soft != "none"),
-    *(("kl", feature) for feature in FEATURE_KINDS if feature != "hint"),
+    *((soft, "hint") for soft in LOGIT_LOSSES.names),
+    *(("kl", feature) for feature in ("none", *FEATURE_LOSSES.names) if feature != "hint"),
 ]
 
 
@@ -207,17 +207,19 @@ def test_no_step_of_an_epoch_waits_for_the_device(elsewhere, cache, kind, soft, 
 
 
 def test_no_step_without_distillation_waits_for_the_device():
-    assert steps_without_waiting(Recipe(**plain.DEFAULTS), None) == STEPS
+    assert steps_without_waiting(Recipe(), None) == STEPS
 
 
 @pytest.mark.parametrize("wait", [Tensor.item, Tensor.tolist, Tensor.cpu, float, bool])
 def test_a_loss_that_waits_would_be_noticed(elsewhere, monkeypatch, wait):
+    original = kl.loss
+
     def waiting(*given: Any) -> Tensor:
-        loss = kl(*given)
+        loss = original(*given)
         wait(loss)
         return loss
 
-    monkeypatch.setitem(SOFT_LOSSES, "kl", waiting)
+    monkeypatch.setattr(kl, "loss", waiting)
     assert steps_without_waiting(distilled("kl", "none"), elsewhere) == 1
 
 

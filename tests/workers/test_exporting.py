@@ -20,7 +20,7 @@ from conductor.command_line.cli import main
 from conductor.stages.own_models import keep_models, pin_models
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
 from kd.data.views import normalise
-from kd.errors import ArtifactError, StudyError
+from kd.errors import ArtifactError, ProtocolError, StudyError
 from kd.models.build import build, export_state
 from kd.models.cost import state_bytes
 from kd.models.numerics import memory_format
@@ -28,13 +28,14 @@ from kd.protocol import Protocol
 from kd.training.evaluation import LabelledImages, accuracy, predict
 from reports.read.collect import collect
 from reports.read.data import StudyData
-from storage.files.artifacts import read_json, read_manifest
+from storage.files.artifacts import read_json, read_manifest, read_record
 from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.study_fixture import Plan, fabricate
 from tests.support.tiny import FLAGS, assert_one_line, changed, hasten
+from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ExportJob
 from workers.runners import exporting
@@ -118,7 +119,7 @@ def test_the_default_is_the_median_of_validation_of_the_recipe_of_the_verdict(fa
 
 def test_an_unconfirmed_study_or_a_missing_run_is_refused_with_what_to_run(fabricated):
     data = fabricated
-    with pytest.raises(StudyError, match=r"has no finalist x; name one with --finalist: sched"):
+    with pytest.raises(ProtocolError, match=r"unknown finalist of study \w+ 'x'; known: sched"):
         choose(data, "x", "confirm")
     one = data.tuned("scheduled")
     lacking = tuple(
@@ -191,7 +192,7 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
     settings = StudySettings.read(Layout(finished).study("digits").settings)
     assert card.startswith("# resnet8-w0.25 on digits\n")
     for part in (
-        "> No verdict: a verdict takes at least 6 pairs",
+        "> No verdict: a verdict requires at least 6 pairs",
         f"these weights, test accuracy | {100 * record.test['accuracy']:.2f} %",
         "selection on the test set",
         "this recipe, test accuracy, 3 seeds",
@@ -252,7 +253,7 @@ def export_job(finished: Path, exported: Path, folder: Path, **changes: Any) -> 
     study = layout.study("digits")
     return ExportJob(
         **{
-            "protocol": Protocol.from_json(read_json(study.protocol)),
+            "protocol": read_record(study.protocol, Protocol),
             "root": str(finished),
             "dataset": StudySettings.read(study.settings).dataset,
             "weights": str(run.weights),
@@ -272,18 +273,17 @@ def last_event(job: ExportJob) -> dict[str, Any]:
 def test_weights_of_another_run_or_model_are_refused(finished, exported, tmp_path):
     accuracy = RunRecord.read(confirmed(finished, exported).result).objective(0.0)
     other = last_event(export_job(finished, exported, tmp_path, accuracy=accuracy + 0.05))
-    assert "one of them is of another run" in other["reason"]
+    assert "one of them is of another run" in other.reason
     write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
     weights = str(tmp_path / "other.safetensors")
     misfit = last_event(export_job(finished, exported, tmp_path, weights=weights))
-    assert "does not fit resnet8-w0.25" in misfit["reason"]
+    assert "does not fit resnet8-w0.25" in misfit.reason
     damaged = bytearray((exported / "student.safetensors").read_bytes())
     damaged[-3] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(damaged)
     weights = str(tmp_path / "damaged.safetensors")
     assert (
-        "is damaged"
-        in last_event(export_job(finished, exported, tmp_path, weights=weights))["reason"]
+        "is damaged" in last_event(export_job(finished, exported, tmp_path, weights=weights)).reason
     )
 
 
@@ -461,7 +461,7 @@ def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, 
     some = validation(finished)
     score = accuracy(predict(network, some), some.labels)
     event = last_event(replace(job, weights=str(weights), accuracy=score))
-    assert event["event"] == "result", event
+    assert isinstance(event, Result), event
 
 
 def test_every_byte_survives_the_division_by_255():

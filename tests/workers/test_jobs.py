@@ -1,11 +1,13 @@
 """Every job does its work once, from what is on disk, and says how it ended."""
 
+import importlib
+import inspect
 import json
 import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise, render, view
-from kd.errors import ArtifactError
+from kd.data.views import normalise, render, view
+from kd.errors import ArtifactError, ProtocolError
+from kd.json_data import to_wire
 from kd.models.build import build
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
@@ -26,13 +29,23 @@ from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards
 from storage.files.artifacts import finish, is_finished, read_manifest
 from storage.files.datasets import open_part
-from storage.files.layout import Layout, RunLayout
+from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
 from storage.files.seal import openings
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
-from workers import execute as module
-from workers.events import LAST_EVENTS, Event
+from workers.events import (
+    Diverged,
+    EpochDone,
+    Event,
+    Failed,
+    LastEvent,
+    Note,
+    Progress,
+    Result,
+    Stopped,
+    event_from_wire,
+)
 from workers.execute import execute
 from workers.jobs import (
     JOBS,
@@ -51,10 +64,9 @@ from workers.jobs import (
     TeacherTestJob,
     TrainJob,
     VerifyJob,
-    from_wire,
-    to_wire,
+    job_from_wire,
 )
-from workers.runners import comparing
+from workers.runners import comparing, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
 
@@ -134,27 +146,28 @@ class Ready:
 def run(job: Job, stopped: Callable[[], bool] = lambda: False) -> list[Event]:
     """Return the job's events, of which the last, and no other, says how it ended."""
     events = list(execute(job, CPU, stopped))
-    json.dumps(events, allow_nan=False)
-    ends = [event["event"] in LAST_EVENTS for event in events]
+    for event in events:
+        assert event_from_wire(json.loads(json.dumps(to_wire(event), allow_nan=False))) == event
+    ends = [isinstance(event, LastEvent) for event in events]
     assert ends == [False] * (len(events) - 1) + [True]
     return events
 
 
-def result(job: Job) -> Event:
+def result(job: Job) -> Result:
     last = run(job)[-1]
-    assert last["event"] == "result", last
+    assert isinstance(last, Result), last
     return last
 
 
 def failure(job: Job) -> tuple[str, str]:
     last = run(job)[-1]
-    assert last["event"] == "failed"
-    return last["kind"], last["reason"]
+    assert isinstance(last, Failed)
+    return last.kind, last.reason
 
 
 def history(events: list[Event]) -> list[EpochMetrics]:
     """The epochs that were said, without the time that they took."""
-    found = [EpochMetrics.from_json(each["metrics"]) for each in events if "metrics" in each]
+    found = [each.metrics for each in events if isinstance(each, EpochDone)]
     return [replace(metrics, seconds=0.0) for metrics in found]
 
 
@@ -214,7 +227,7 @@ def test_data_are_prepared_once(prepared: Ready) -> None:
 def test_preparing_says_how_far_it_is(tmp_path) -> None:
     job = PrepareJob(protocol=protocol(image_size=9), root=str(tmp_path), data_dir="")
     *said, _ = run(job)
-    progress = [(event["done"], event["total"]) for event in said]
+    progress = [(event.done, event.total) for event in said]
     assert progress[-1] == (1797, 1797)
     assert all(one < other for one, other in pairwise(progress))
 
@@ -232,7 +245,7 @@ def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ready) -> N
     shutil.rmtree(ready.root / "cache" / "teachers")
     *said, last = run(ready.teacher_job())
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
-    assert {event["total"] for event in said} == {2}
+    assert {event.total for event in said} == {2}
     assert not last["found"]
     network = load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
     validation = open_part(ready.layout.dataset(ready.dataset), "validation")
@@ -284,7 +297,7 @@ def test_a_teacher_that_was_stopped_goes_on_and_comes_out_the_same(ready: Ready)
     shutil.rmtree(folder)
     *said, last = run(ready.teacher_job(), StopAfter(5))  # amid the second epoch of three steps
     assert [metrics.epoch for metrics in history(said)] == [1]
-    assert last == {"event": "stopped"}
+    assert last == Stopped()
     assert not is_finished(folder)
     assert [each.epoch for each in history(run(ready.teacher_job()))] == [1, 2]
     assert same_bits(dict(map_tensors(folder / "weights.safetensors")), whole)
@@ -315,9 +328,8 @@ def live_reading(ready: Ready, k: int) -> Reading:
         ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
     )
     data = open_part(ready.layout.dataset(ready.dataset), "train")
-    augmentation = Augmentation.of(ready.protocol)
-    rows = view(view_seed(ready.protocol), k, len(data), 8, augmentation)
-    images = normalise(render(data.images, rows, augmentation), data.mean, data.deviation)
+    rows = view(view_seed(ready.protocol), k, data.images, ready.protocol.augment)
+    images = normalise(render(data.images, rows), data.mean, data.deviation)
     return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
 
 
@@ -328,14 +340,14 @@ def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
     weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
     assert identity["teacher"] == weights["weights.safetensors"]
     assert identity["dataset"] == prepared.dataset
-    assert identity["augmentation"] == [1, True, 2]
+    assert identity["augment"] == "crop=1,flip,cutout=2"
     assert identity["taps"] == ["last1", "last2", "last3"]
     monkeypatch.setattr("workers.runners.caching.fit_projections", None)
     assert result(prepared.projection_job())["shards"] == prepared.shards
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cutout": 3}, {"crop_padding": 2}, {"flip": False}, {"taps": ("last1",)}], ids=repr
+    "changes", [{"augment": "crop=1,flip"}, {"augment": "none"}, {"taps": ("last1",)}], ids=repr
 )
 def test_another_augmentation_or_other_taps_have_another_cache(
     ready: Ready, changes: dict[str, Any]
@@ -346,7 +358,7 @@ def test_another_augmentation_or_other_taps_have_another_cache(
 
 def test_the_sizes_announced_are_those_on_disk(prepared: Ready) -> None:
     sizes = result(prepared.projection_job())["sizes"]
-    folder = shards.view_folder(prepared.layout.shards(prepared.shards), 0)
+    folder = view_folder(prepared.layout.shards(prepared.shards), 0)
     tensors = map_tensors(folder / shards.READING)
     bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     assert sizes == {
@@ -396,8 +408,8 @@ def test_teacher_and_student_see_the_same_pixels(ready: Ready, monkeypatch) -> N
 def test_a_shard_of_logits_alone_holds_no_features(ready: Ready) -> None:
     folder = ready.layout.shards(ready.shards)
     events = run(ready.shard_job(2, features=False))
-    assert [event for event in events if event["event"] == "progress"] == [
-        {"event": "progress", "done": 60, "total": 60}
+    assert [event for event in events if isinstance(event, Progress)] == [
+        Progress(done=60, total=60)
     ]
     assert shards.cached_taps(folder, 2) == []
     assert shards.missing_views(folder, 3, features=True) == [2]
@@ -405,8 +417,8 @@ def test_a_shard_of_logits_alone_holds_no_features(ready: Ready) -> None:
 
 
 def test_a_stopped_shard_leaves_nothing(ready: Ready) -> None:
-    assert run(ready.shard_job(2), lambda: True) == [{"event": "stopped"}]
-    assert not shards.view_folder(ready.layout.shards(ready.shards), 2).exists()
+    assert run(ready.shard_job(2), lambda: True) == [Stopped()]
+    assert not view_folder(ready.layout.shards(ready.shards), 2).exists()
 
 
 def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ready) -> None:
@@ -416,7 +428,7 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ready) ->
 
 
 def test_verifying_finds_a_flipped_byte(ready: Ready) -> None:
-    folder = shards.view_folder(ready.layout.shards(ready.shards), 0)
+    folder = view_folder(ready.layout.shards(ready.shards), 0)
     flip(folder / shards.READING)
     kind, reason = failure(ready.verify_job(0))
     assert kind == "ArtifactError"
@@ -443,10 +455,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     ready: Ready, recipe: Recipe, steps: int
 ) -> None:
     *said, last = run(ready.train_job(recipe, "whole"))
-    assert last == {"event": "result", "test": None}
+    assert last == Result.of(test=None)
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
     *cut, last = run(ready.train_job(recipe, "cut"), StopAfter(steps))
-    assert last == {"event": "stopped"}
+    assert last == Stopped()
     assert history(cut) == history(said)[: steps // 3]
     resumed = run(ready.train_job(recipe, "cut"))
     assert history(resumed) == history(said)
@@ -476,8 +488,8 @@ def test_a_checkpoint_that_does_not_fit_is_said_to_and_training_begins_anew(
     if change == "damage":
         flip(RunLayout(ready.root / "run").checkpoint)
     note, *rest = run(ready.train_job(HINT))
-    assert note["event"] == "note"
-    assert note["text"].startswith("training begins anew: ")
+    assert isinstance(note, Note)
+    assert note.text.startswith("training begins anew: ")
     assert history(rest) == history(run(ready.train_job(HINT, "whole")))
     assert same_bits(checkpoint(ready, "run"), checkpoint(ready, "whole"))
 
@@ -519,9 +531,9 @@ def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ready) -
     shutil.rmtree(ready.root / "cache" / "teachers")
     assert history(run(ready.train_job(HINT, "cached"))) == expected[HINT]
     logits = run(ready.train_job(DISTILLED, "logits", cache="logits"))
-    assert logits[-1]["event"] == "result"
+    assert isinstance(logits[-1], Result)
     for k in (0, 1):
-        shutil.rmtree(shards.view_folder(ready.layout.shards(ready.shards), k))
+        shutil.rmtree(view_folder(ready.layout.shards(ready.shards), k))
     for cache in ("all", "logits", "none"):
         assert history(run(ready.train_job(PLAIN, cache, cache=cache))) == expected[PLAIN]
     assert all(metrics.agreement is not None for metrics in expected[PLAIN])
@@ -660,8 +672,8 @@ def test_what_the_machine_lacks_becomes_an_event(ready: Ready) -> None:
 def test_divergence_is_an_end_of_its_own(ready: Ready) -> None:
     recipe = Recipe(lr=10.0, weight_decay=1.0)
     *said, last = run(ready.train_job(recipe, horizon=60))
-    assert last["event"] == "diverged"
-    assert "not finite" in last["reason"]
+    assert isinstance(last, Diverged)
+    assert "not finite" in last.reason
     assert all(math.isfinite(metrics.loss) for metrics in history(said))
 
 
@@ -670,10 +682,10 @@ def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, p
         raise RuntimeError("a\nbug" + 999 * "!")
         yield {}
 
-    monkeypatch.setitem(module.RUNNERS, TrainJob, broken)
+    monkeypatch.setattr(training, "run_train", broken)
     (event,) = run(prepared.train_job(PLAIN))
-    assert (event["event"], event["kind"]) == ("failed", "RuntimeError")
-    found = re.fullmatch(r"a bug!{1,300}; the traceback is in (\S+)", event["reason"])
+    assert event.kind == "RuntimeError"
+    found = re.fullmatch(r"a bug!{1,300}; the traceback is in (\S+)", event.reason)
     assert found
     assert Path(found[1]).parent == prepared.layout.root / "logs"
     kept = Path(found[1]).read_text()
@@ -683,7 +695,7 @@ def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, p
 
 def test_a_job_that_is_stopped_at_once_says_so(ready: Ready) -> None:
     for job in (ready.teacher_job(), ready.train_job(PLAIN)):
-        assert run(job, lambda: True)[-1] == {"event": "stopped"}
+        assert run(job, lambda: True)[-1] == Stopped()
 
 
 def test_a_job_runs_with_the_threads_of_its_protocol(prepared: Ready, monkeypatch) -> None:
@@ -723,7 +735,7 @@ def every_job() -> list[Job]:
 
 @pytest.mark.parametrize("job", every_job(), ids=lambda job: type(job).__name__)
 def test_a_job_survives_the_wire(job: Job) -> None:
-    received = from_wire(json.loads(json.dumps(to_wire(job), allow_nan=False)))
+    received = job_from_wire(json.loads(json.dumps(to_wire(job), allow_nan=False)))
     assert received == job
     assert type(received) is type(job)
     assert received.layout == Layout(Path("/runs"))
@@ -731,21 +743,28 @@ def test_a_job_survives_the_wire(job: Job) -> None:
 
 def test_every_kind_of_job_has_a_runner_and_is_tried_here() -> None:
     kinds = {type(job) for job in every_job()}
-    assert kinds == set(JOBS.values()) == set(module.RUNNERS)
+    assert kinds == set(JOBS.values()) - {Job}
+    runners = {kind.runner for kind in kinds}
+    assert len(runners) == len(kinds)
+    for module, function in (runner.split(".") for runner in runners):
+        assert inspect.isgeneratorfunction(
+            getattr(importlib.import_module(f"workers.runners.{module}"), function)
+        )
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"kind": "Job"}, {"kind": None}, {"kind": []}, {"seed": "5"}, {"views": [0.5]}, {"more": 1}],
+    [
+        {"type": "Result"},
+        {"type": None},
+        {"type": []},
+        {"seed": "5"},
+        {"views": [0.5]},
+        {"more": 1},
+    ],
     ids=repr,
 )
 def test_what_is_no_job_is_refused(changes: dict[str, Any]) -> None:
     sent = {**to_wire(every_job()[4]), **changes}
-    with pytest.raises(ArtifactError, match=r"not a (job|TrainJob): "):
-        from_wire(sent)
-    for field in fields(TrainJob):
-        shorter = {
-            key: value for key, value in to_wire(every_job()[4]).items() if key != field.name
-        }
-        with pytest.raises(ArtifactError, match=f"unknown or missing .'{field.name}'"):
-            from_wire(shorter)
+    with pytest.raises(ProtocolError, match=r"a known type|(seed|views.0.) must be|'more' of"):
+        job_from_wire(sent)

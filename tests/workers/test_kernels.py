@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
+from conductor.stages.own_models import keep_models, pin_models
 from conductor.tools.tiny_study import PROTOCOL
+from kd.json_data import to_wire
 from kd.models.numerics import place
 from kd.training import kernels
 from kd.training.kernels import VARIABLE, WrongKernelError, narrower, set_known_limit, try_kernels
@@ -25,8 +27,9 @@ from storage.files.records import StudySettings
 from tests.support.small import network
 from tests.support.tiny import FLAGS
 from workers.device import choose_device
+from workers.events import Failed, Result
 from workers.execute import execute
-from workers.jobs import KernelsJob, PrepareJob, to_wire
+from workers.jobs import KernelsJob, PrepareJob
 from workers.runners import kernels as trial
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +91,8 @@ def test_wrong_kernels_are_found_and_not_computed_with(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", plant(tmp_path, how))
     found = run(job)
-    assert (found["event"], found["limit"]) == ("result", "AVX")
+    assert isinstance(found, Result)
+    assert found["limit"] == "AVX"
     assert found["reason"].startswith("a convolution of [64, 1, 16, 16] by [4, 1, 3, 3], stride")
     assert found["used"].endswith("at most AVX")
     assert os.environ[VARIABLE] == "AVX"
@@ -100,7 +104,7 @@ def test_right_kernels_are_tried_once_and_left_alone(
     trials = []
     run_trial = trial._run_trial
 
-    def counted(*given: Any) -> str:
+    def counted(*given: Any) -> tuple[str, str]:
         trials.append(given)
         return run_trial(*given)
 
@@ -119,11 +123,11 @@ def test_right_kernels_are_tried_once_and_left_alone(
 def test_a_study_that_needs_other_kernels_than_the_process_has_used_is_refused(
     job: KernelsJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_run_trial", lambda job, limit: "" if limit == "AVX" else "wrong")
+    monkeypatch.setattr(trial, "_run_trial", lambda job, limit: ("wrong" * (limit != "AVX"), ""))
     monkeypatch.setattr(trial, "_settled", {"another": ""})
     event = run(job)
-    assert event["event"] == "failed"
-    assert f"needs {VARIABLE}=AVX; run the command again" in event["reason"]
+    assert isinstance(event, Failed)
+    assert f"needs {VARIABLE}=AVX; run the command again" in event.reason
     assert os.environ[VARIABLE] == ""
 
 
@@ -133,9 +137,53 @@ def test_where_no_kernels_are_right_nothing_is_trained(
     monkeypatch.setenv("PYTHONPATH", plant(tmp_path, "wrong", right=()))
     monkeypatch.setattr(kernels, "narrower", lambda limit: ())
     event = run(job)
-    assert (event["event"], event["kind"]) == ("failed", "StudyError")
-    assert "whatever its instruction set: a convolution of" in event["reason"]
-    assert "\n" not in event["reason"]
+    assert event.kind == "StudyError"
+    assert "whatever its instruction set: a convolution of" in event.reason
+    assert "\n" not in event.reason
+
+
+ENDING = """
+import os, sys
+from collections import OrderedDict
+from torch import nn
+
+
+class Ending(nn.Conv2d):
+    def forward(self, images):
+        {how}
+        return super().forward(images)
+
+
+def small(classes, channels):
+    stem = nn.Conv2d(channels, 4, 3)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+    return nn.Sequential(OrderedDict(stem=stem, stage1=Ending(4, 4, 1), head=nn.Sequential(*head)))
+"""
+
+
+@pytest.mark.parametrize("how", ["os.abort()", "os._exit(0)", "os._exit(1)"])
+def test_a_model_that_ends_its_process_is_not_taken_for_wrong_kernels(
+    how: str, job: KernelsJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "narrower", lambda limit: ())
+    event = run(with_own(job, tmp_path, how))
+    assert event.kind == "ProtocolError"
+    assert event.reason.startswith("mine.py:small ends the process that tries it, whatever")
+    assert "\n" not in event.reason
+
+
+def test_a_model_that_raises_an_interrupt_leaves_the_kernels_right(
+    job: KernelsJob, tmp_path: Path
+) -> None:
+    assert run(with_own(job, tmp_path, "raise KeyboardInterrupt"))["limit"] == ""
+
+
+def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
+    """Return the job with a student of the user's own, whose forward pass does `how`."""
+    (folder / "mine.py").write_text(ENDING.format(how=how), encoding="utf-8")
+    pinned, contents = pin_models({"students": (f"{folder}/mine.py:small",)})
+    keep_models(job.layout, contents)
+    return replace(job, protocol=replace(job.protocol, **pinned))
 
 
 def test_a_damaged_record_is_found_out_anew(job: KernelsJob) -> None:
@@ -150,13 +198,13 @@ def test_a_place_that_cannot_be_written_keeps_nothing_and_harms_nothing(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert run(job)["event"] == "result"
+    assert isinstance(run(job), Result)
 
 
 def test_an_accelerator_is_not_tried(job: KernelsJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_run_trial", lambda *given: pytest.fail("tried"))
     (event,) = execute(job, torch.device("meta"), lambda: False)
-    assert event == {"event": "result", "limit": "", "reason": "", "used": ""}
+    assert event == Result.of(limit="", reason="", used="")
 
 
 def test_a_processor_that_is_known_is_limited_without_a_trial(

@@ -18,9 +18,10 @@ import pytest
 
 from conductor.command_line.cli import main
 from kd.errors import WorkerError
+from kd.training.history import EpochMetrics
 from storage.files.layout import RunLayout
 from tests.support.small import DISTILLED, protocol
-from workers.events import LAST_EVENTS, Event
+from workers.events import EpochDone, Event, Failed, LastEvent, Result, Stopped
 from workers.jobs import Job, PrepareJob, ProjectionJob, TeacherJob, TrainJob
 from workers.pools.cluster import Cluster, connect
 from workers.pools.inline import InlinePool
@@ -48,7 +49,7 @@ def run(pool: RayPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
     while True:
         for found, event in pool.events(PATIENCE):
             assert found == ticket
-            if event["event"] in LAST_EVENTS:
+            if isinstance(event, LastEvent):
                 return event, told
             told.append(event)
 
@@ -56,7 +57,7 @@ def run(pool: RayPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
 def first_epoch(pool: RayPool, ticket: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        if any(event["event"] == "epoch" for found, event in pool.events() if found == ticket):
+        if any(isinstance(event, EpochDone) for found, event in pool.events() if found == ticket):
             return
     raise AssertionError("the worker says nothing")
 
@@ -66,7 +67,7 @@ def last_events(pool: RayPool, count: int) -> dict[int, Event]:
     ends: dict[int, Event] = {}
     while len(ends) < count:
         for ticket, event in pool.events():
-            if event["event"] in LAST_EVENTS:
+            if isinstance(event, LastEvent):
                 assert ticket not in ends
                 ends[ticket] = event
     return ends
@@ -147,8 +148,8 @@ def bits(run: RunLayout) -> bytes:
         return file.read()[header:]
 
 
-def history(told: list[Event]) -> list[dict[str, Any]]:
-    return [event["metrics"] | {"seconds": 0} for event in told]
+def history(told: list[Event]) -> list[EpochMetrics]:
+    return [replace(event.metrics, seconds=0.0) for event in told if isinstance(event, EpochDone)]
 
 
 def test_a_job_gives_the_result_of_a_local_one(pool: RayPool, ground: Ground) -> None:
@@ -162,7 +163,7 @@ def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) 
     there, here = ground.train("there", 3), ground.train("here", 3)
     ended, told = run(pool, there)
     expected, heard = run(InlinePool(), here)
-    assert ended == expected == {"event": "result", "test": None}
+    assert ended == expected == Result.of(test=None)
     assert history(told) == history(heard)
     assert len(told) == 3
     assert bits(RunLayout(Path(there.folder))) == bits(RunLayout(Path(here.folder)))
@@ -172,7 +173,7 @@ def test_a_job_stops_when_told(pool: RayPool, ground: Ground) -> None:
     ticket = pool.submit(ground.train("stopped"))
     first_epoch(pool, ticket)
     pool.stop(ticket)
-    assert last_events(pool, 1) == {ticket: {"event": "stopped"}}
+    assert last_events(pool, 1) == {ticket: Stopped()}
     assert pool.busy == 0
 
 
@@ -181,13 +182,11 @@ def test_a_job_that_waits_for_a_worker_stops_when_told(pool: RayPool, ground: Gr
     waiting = pool.submit(ground.train("waiting"))
     assert pool.busy == pool.size + 1
     pool.stop(waiting)
-    assert pool.events() == [(waiting, {"event": "stopped"})]
+    assert pool.events() == [(waiting, Stopped())]
     for ticket in running:
         pool.stop(ticket)
     ends = last_events(pool, pool.size)
-    assert {ticket: end["event"] for ticket, end in ends.items()} == dict.fromkeys(
-        running, "stopped"
-    )
+    assert ends == dict.fromkeys(running, Stopped())
 
 
 def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
@@ -199,11 +198,12 @@ def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
     pid = int(re.findall(r"Ray worker (\d+) on", victim.name)[0])
     os.kill(pid, signal.SIGKILL)
     [(found, event)] = last_events(pool, 1).items()
-    assert (found, event["event"], event["kind"]) == (ticket, "failed", "WorkerError")
-    assert event["reason"].startswith(f"Ray worker {pid} on {socket.gethostname()} died: ")
-    assert "\n" not in event["reason"]
+    assert (found, event.kind) == (ticket, "WorkerError")
+    assert event.reason.startswith(f"Ray worker {pid} on {socket.gethostname()} died: ")
+    assert "\n" not in event.reason
     ended, told = run(pool, ground.train("after", 1))
-    assert (ended["event"], len(told)) == ("result", 1)
+    assert isinstance(ended, Result)
+    assert len(told) == 1
 
 
 def test_a_path_is_that_of_the_supervisor_wherever_a_worker_is(
@@ -211,14 +211,14 @@ def test_a_path_is_that_of_the_supervisor_wherever_a_worker_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = PrepareJob(protocol=protocol(), root="elsewhere", data_dir="elsewhere")
-    assert run(pool, job)[0]["event"] == "result"
+    assert isinstance(run(pool, job)[0], Result)
     assert (tmp_path / "elsewhere" / "cache").is_dir()
 
 
 def test_a_bug_fails_its_job_and_not_the_worker(pool: RayPool, ground: Ground) -> None:
     broken = replace(ground.train("broken", 2), views=[])
     workers = [worker.name for worker in pool._workers]
-    assert run(pool, broken)[0]["event"] == "failed"
+    assert isinstance(run(pool, broken)[0], Failed)
     assert [worker.name for worker in pool._workers] == workers
 
 

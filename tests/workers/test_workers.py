@@ -15,20 +15,22 @@ from typing import Any
 
 import pytest
 
+from conductor.stages.own_models import keep_models, pin_models
 from kd.errors import WorkerError
+from kd.json_data import to_wire
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from storage.files.layout import Layout
-from workers.events import LAST_EVENTS, Event
+from workers.events import EpochDone, Event, LastEvent, Note, Result, Stopped
 from workers.jobs import (
     CostJob,
     Job,
+    ModelsJob,
     PrepareJob,
     ProjectionJob,
     ShardJob,
     TeacherJob,
     TrainJob,
-    to_wire,
 )
 from workers.machine import usable_cores
 from workers.pools.crew import Crew
@@ -55,7 +57,7 @@ PROTOCOL = Protocol(
     students=("resnet8-w0.125",),
     epochs=2,
     batch_size=16,
-    crop_padding=1,
+    augment="crop=1,flip",
 )
 
 
@@ -65,7 +67,7 @@ def run(pool: LocalPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
     while True:
         for found, event in pool.events(PATIENCE):
             assert found == ticket
-            if event["event"] in LAST_EVENTS:
+            if isinstance(event, LastEvent):
                 return event, told
             told.append(event)
 
@@ -86,11 +88,11 @@ class Ground:
         ):
             more = {"data_dir": str(self.root)} if kind is PrepareJob else {}
             result, _ = run(pool, kind(**common, **self.made, **more))
-            assert result["event"] == "result", result
+            assert isinstance(result, Result), result
             self.made[name] = result[name]
         for view in range(PROTOCOL.view_count):
             shard = ShardJob(**common, **self.made, view=view, features=True)
-            assert run(pool, shard)[0]["event"] == "result"
+            assert isinstance(run(pool, shard)[0], Result)
 
     def train(self, name: str, horizon: int = FOREVER, recipe: Recipe = DISTILLED) -> TrainJob:
         return TrainJob(
@@ -121,12 +123,12 @@ def ground(pool: LocalPool, tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return ground
 
 
-def until(pool: LocalPool, ticket: int, *kinds: str) -> Event:
+def until(pool: LocalPool, ticket: int, *kinds: type[Event]) -> Event:
     """Return the next event of a job that is of one of these kinds, or its last."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for found, event in pool.events(PATIENCE):
-            if found == ticket and event["event"] in (*kinds, *LAST_EVENTS):
+            if found == ticket and isinstance(event, (*kinds, LastEvent)):
                 return event
     raise AssertionError("the worker says nothing")
 
@@ -145,7 +147,7 @@ def pid_of(pool: LocalPool, ticket: int) -> int:
 def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tmp_path):
     job = PrepareJob(protocol=PROTOCOL, root=str(tmp_path), data_dir=str(tmp_path))
     result, _ = run(InlinePool(), job)
-    assert result["event"] == "result"
+    assert isinstance(result, Result)
     assert result["dataset"] == ground.made["dataset"]
     assert {part: sum(counts) for part, counts in result["counts"].items()}["train"] == 60
     again, _ = run(pool, job)
@@ -153,14 +155,14 @@ def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tm
 
 
 def accuracies(events: list[Event]) -> list[tuple[int, float, float]]:
-    metrics = [event["metrics"] for event in events if event["event"] == "epoch"]
-    return [(one["epoch"], one["accuracy"], one["loss"]) for one in metrics]
+    metrics = [event.metrics for event in events if isinstance(event, EpochDone)]
+    return [(one.epoch, one.accuracy, one.loss) for one in metrics]
 
 
 def test_training_in_a_process_gives_the_bits_that_it_gives_here(pool, ground):
     here, told_here = run(InlinePool(), ground.train("here", 2))
     there, told_there = run(pool, ground.train("there", 2))
-    assert here == there == {"event": "result", "test": None}
+    assert here == there == Result.of(test=None)
     assert accuracies(told_here) == accuracies(told_there)
     assert len(told_here) == 2
 
@@ -172,15 +174,15 @@ def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
         pool.submit(ground.train("three"))
     heard = set()
     while heard < set(tickets):
-        heard |= {ticket for ticket, event in pool.events(PATIENCE) if event["event"] == "epoch"}
+        heard |= {ticket for ticket, event in pool.events(PATIENCE) if isinstance(event, EpochDone)}
     for ticket in tickets:
         pool.stop(ticket)
     ended = {}
     while len(ended) < 2:
         for ticket, event in pool.events(PATIENCE):
-            if event["event"] in LAST_EVENTS:
-                ended[ticket] = event["event"]
-    assert ended == dict.fromkeys(tickets, "stopped")
+            if isinstance(event, LastEvent):
+                ended[ticket] = type(event)
+    assert ended == dict.fromkeys(tickets, Stopped)
     assert pool.busy == 0
     assert len(worker_pids()) == 2
 
@@ -188,7 +190,7 @@ def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
 def test_a_stopped_run_goes_on_from_its_last_full_epoch(pool, ground):
     job = ground.train("stopped", 4)
     ticket = pool.submit(job)
-    assert until(pool, ticket, "epoch")["metrics"]["epoch"] == 1
+    assert until(pool, ticket, EpochDone).metrics.epoch == 1
     pool.stop(ticket)
     until(pool, ticket)
     checkpoint = Path(job.folder) / "checkpoint.safetensors"
@@ -206,35 +208,54 @@ def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tm
         protocol=Protocol.from_json(photos), root=str(tmp_path), data_dir=str(tmp_path)
     )
     event, _ = run(pool, bad)
-    assert (event["event"], event["kind"]) == ("failed", "DataError")
-    assert "existing folder" in event["reason"]
-    assert run(pool, ground.train("after failure", 1))[0]["event"] == "result"
+    assert event.kind == "DataError"
+    assert "existing folder" in event.reason
+    assert isinstance(run(pool, ground.train("after failure", 1))[0], Result)
     assert worker_pids() == pids
 
 
 def test_a_bug_in_a_job_is_a_failed_event_and_the_worker_goes_on(pool, ground):
     pids = worker_pids()
     event, _ = run(pool, replace(ground.train("bug", 1), views=[]))
-    assert (event["event"], event["kind"]) == ("failed", "ZeroDivisionError")
-    kept = Path(event["reason"].partition("; the traceback is in ")[2])
+    assert event.kind == "ZeroDivisionError"
+    kept = Path(event.reason.partition("; the traceback is in ")[2])
     assert "ZeroDivisionError" in kept.read_text()
-    assert run(pool, ground.train("after bug", 1))[0]["event"] == "result"
+    assert isinstance(run(pool, ground.train("after bug", 1))[0], Result)
+    assert worker_pids() == pids
+
+
+INTERRUPTING = """
+def small(classes, channels):
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, ground, tmp_path):
+    pids = worker_pids()
+    (tmp_path / "mine.py").write_text(INTERRUPTING)
+    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_models(Layout(ground.root), contents)
+    protocol = replace(PROTOCOL, **pinned)
+    job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
+    event, _ = run(pool, job)
+    assert event.kind == "ProtocolError"
+    assert event.reason.startswith("KeyboardInterrupt (mine.py, line 3, in small)")
     assert worker_pids() == pids
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, ground):
     ticket = pool.submit(ground.train("killed"))
     before, pid = worker_pids(), pid_of(pool, ticket)
-    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     os.kill(pid, signal.SIGKILL)
     event = until(pool, ticket)
-    assert (event["event"], event["kind"]) == ("failed", "WorkerError")
-    assert event["reason"] == f"worker {pid} died with exit code -9"
+    assert event.kind == "WorkerError"
+    assert event.reason == f"worker {pid} died with exit code -9"
     assert pool.busy == 0
     after = worker_pids()
     assert len(after) == len(before)
     assert before - after == {pid}
-    assert run(pool, ground.train("killed", 2))[0]["event"] == "result"
+    assert isinstance(run(pool, ground.train("killed", 2))[0], Result)
 
 
 def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground):
@@ -244,12 +265,12 @@ def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground
     crew.start("run", ground.train("killed amid", 30))
     while crew.busy:
         for _, event in crew.events(PATIENCE):
-            if event["event"] == "epoch":
-                heard[event["metrics"]["epoch"]] = event
+            if isinstance(event, EpochDone):
+                heard[event.metrics.epoch] = event
                 if len(heard) == 2 and not notes:
                     os.kill(pid_of(pool, pool._tickets), signal.SIGKILL)
-            elif event["event"] == "note":
-                notes.append(event["text"])
+            elif isinstance(event, Note):
+                notes.append(event.text)
     assert event == whole
     assert accuracies(list(heard.values())) == accuracies(told)
     assert len(notes) == 1
@@ -265,7 +286,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
     after = worker_pids()
     assert len(after) == len(before)
     assert before - after == {pid}
-    assert run(pool, ground.train("after idle", 1))[0]["event"] == "result"
+    assert isinstance(run(pool, ground.train("after idle", 1))[0], Result)
 
 
 def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
@@ -274,39 +295,39 @@ def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, g
         os.kill(pid, signal.SIGKILL)
         assert died(PATIENCE)
     ticket = pool.submit(ground.train("given to the dead", 1))
-    assert until(pool, ticket)["kind"] == "WorkerError"
-    assert run(pool, ground.train("given to the living", 1))[0]["event"] == "result"
+    assert until(pool, ticket).kind == "WorkerError"
+    assert isinstance(run(pool, ground.train("given to the living", 1))[0], Result)
 
 
 def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
     ticket = pool.submit(ground.train("early", 1))
     worker = next(worker for worker in pool._workers if worker.ticket == ticket)
-    assert until(pool, ticket)["event"] == "result"
+    assert isinstance(until(pool, ticket), Result)
     late = json.dumps({"stop": ticket}).encode()
     worker.connection.send_bytes(late)  # as if sent before the result was read
     following = pool.submit(ground.train("late", 3))
     assert worker.ticket == following
-    assert until(pool, following, "epoch")["event"] == "epoch"
+    assert isinstance(until(pool, following, EpochDone), EpochDone)
     worker.connection.send_bytes(late)
-    assert until(pool, following)["event"] == "result"
+    assert isinstance(until(pool, following), Result)
 
 
 def test_a_stop_for_a_job_that_has_ended_is_not_even_sent(pool, ground):
     ticket = pool.submit(ground.train("ended", 1))
     until(pool, ticket)
     pool.stop(ticket)
-    assert run(pool, ground.train("not stopped", 1))[0]["event"] == "result"
+    assert isinstance(run(pool, ground.train("not stopped", 1))[0], Result)
 
 
 def test_signals_of_a_terminal_do_not_reach_workers(pool, ground):
     """Ctrl-C goes to the whole group; what happens then is the supervisor's decision."""
     ticket = pool.submit(ground.train("interrupted"))
-    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid_of(pool, ticket), number)
-        assert until(pool, ticket, "epoch")["event"] == "epoch"
+        assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     pool.stop(ticket)
-    assert until(pool, ticket)["event"] == "stopped"
+    assert isinstance(until(pool, ticket), Stopped)
 
 
 class open_pidfd:  # noqa: N801
@@ -327,17 +348,18 @@ class open_pidfd:  # noqa: N801
 
 SUPERVISOR = """
 import json, multiprocessing, sys
-from workers.jobs import from_wire
+from workers.events import EpochDone
+from workers.jobs import job_from_wire
 from workers.pools.local import LocalPool
 
 if __name__ == "__main__":
     pool = LocalPool(2)
     pool.start()
     for wire in sys.argv[1:]:
-        pool.submit(from_wire(json.loads(wire)))
+        pool.submit(job_from_wire(json.loads(wire)))
     heard = set()
     while len(heard) < len(sys.argv) - 1:
-        heard |= {ticket for ticket, event in pool.events() if event["event"] == "epoch"}
+        heard |= {ticket for ticket, event in pool.events() if isinstance(event, EpochDone)}
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     while True:
         pool.events()
@@ -386,7 +408,7 @@ def test_closing_a_pool_ends_its_workers_even_busy_ones(ground):
     pool.start()
     ticket = pool.submit(ground.train("busy"))
     before = worker_pids()
-    assert until(pool, ticket, "epoch")["event"] == "epoch"
+    assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     pool.close()
     assert len(worker_pids()) == len(before) - 1
     assert pool.busy == 0
@@ -400,7 +422,7 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
     try:
         accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
         assert pool.size == (accelerators or usable_cores())
-        assert run(pool, ground.train("sized", 1))[0]["event"] == "result"
+        assert isinstance(run(pool, ground.train("sized", 1))[0], Result)
     finally:
         pool.close()
 
@@ -412,11 +434,11 @@ def test_the_inline_worker_takes_one_job_at_a_time(ground):
     assert pool.busy == 1
     with pytest.raises(WorkerError, match="busy"):
         pool.submit(ground.train("another"))
-    assert [event["event"] for _, event in pool.events()] == ["epoch"]
+    assert [type(event) for _, event in pool.events()] == [EpochDone]
     pool.stop(ticket - 1)
-    assert [event["event"] for _, event in pool.events()] == ["epoch"]
+    assert [type(event) for _, event in pool.events()] == [EpochDone]
     pool.stop(ticket)
-    assert pool.events() == [(ticket, {"event": "stopped"})]
+    assert pool.events() == [(ticket, Stopped())]
     assert (pool.busy, pool.events()) == (0, [])
 
 
@@ -428,7 +450,7 @@ def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
         patch.setattr("workers.runners.training.write_checkpoint", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             pool.events()
-    assert pool.events() == [(ticket, {"event": "stopped"})]
+    assert pool.events() == [(ticket, Stopped())]
     assert pool.busy == 0
 
 

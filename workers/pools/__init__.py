@@ -1,1 +1,1 @@
-"""Pools of workers: in this process, local processes, Ray."""
+"""Pools of workers: in this process, as local processes, or on Ray."""

@@ -1,6 +1,6 @@
-"""Ray: where it is, how a supervisor connects to it, and how it is shared out among workers.
+"""Connect to Ray, and divide its CPUs and GPUs among workers.
 
-Ray is an extra; it is imported when it is connected to, and not before.
+Ray is an optional dependency, and is imported only when a study uses it.
 """
 
 import importlib

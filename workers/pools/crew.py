@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kd import errors
-from kd.errors import RetortError, WorkerError
-from workers.events import LAST_EVENTS, Event, note_event
+from kd.errors import DivergenceError, RetortError, WorkerError
+from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result, Stopped
 from workers.jobs import Job
 from workers.pools.cluster import Cluster
 from workers.pools.inline import InlinePool
@@ -80,23 +80,25 @@ class Crew:
         found: list[tuple[Any, Event]] = []
         for ticket, event in self._pool.events(timeout):
             task = self._tasks[ticket]
-            if event["event"] not in LAST_EVENTS:
+            if not isinstance(event, LastEvent):
                 found.append((task.key, event))
                 continue
             del self._tasks[ticket]
-            died = event.get("kind") == "WorkerError"
-            found.append((task.key, self._after_death(task, event) if died else event))
+            if isinstance(event, Failed) and event.kind == WorkerError.__name__:
+                found.append((task.key, self._after_death(task, event)))
+            else:
+                found.append((task.key, event))
         return found
 
-    def _after_death(self, task: _Task, event: Event) -> Event:
-        """Try the job again, and say so; one that was told to stop has stopped."""
+    def _after_death(self, task: _Task, event: Failed) -> Event:
+        """Try the job again, and report so; one that was told to stop has stopped."""
         if task.stopped:
-            return {"event": "stopped"}
+            return Stopped()
         if task.deaths >= RETRIES:
             return event
         task.deaths += 1
         self._tasks[self._pool.submit(task.job)] = task
-        return note_event(f"{event['reason']}; trying again")
+        return Note(text=f"{event.reason}; trying again")
 
     def drain(self, seconds: float) -> None:
         """Wait until every job has kept its epoch at hand or has ended, for at most `seconds`.
@@ -107,19 +109,21 @@ class Crew:
         deadline = time.monotonic() + seconds
         while waiting and (left := deadline - time.monotonic()) > 0:
             for ticket, event in self._pool.events(left):
-                if event["event"] == "epoch" or event["event"] in LAST_EVENTS:
+                if isinstance(event, EpochDone | LastEvent):
                     waiting.discard(ticket)
 
-    def run(self, job: Job, listen: Callable[[Event], None]) -> Event:
+    def run(self, job: Job, listen: Callable[[Event], None]) -> Result:
         """Run one job to its end, alone, and return its result. Raises what made it fail."""
         for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
+            if isinstance(event, Diverged):
+                raise DivergenceError(event.reason)
             return event
         raise WorkerError("the job ended without a result")
 
     def run_all(
         self, jobs: Mapping[Key, Job], listen: Callable[[Key, Event], None]
-    ) -> Iterator[tuple[Key, Event]]:
-        """Run jobs, as many at once as there are workers; yield (key, result) as they end.
+    ) -> Iterator[tuple[Key, Result | Diverged]]:
+        """Run jobs, as many at once as there are workers; yield (key, last event) as they end.
 
         Other events go to `listen`; a job that fails raises its error here.
         """
@@ -127,13 +131,13 @@ class Crew:
         self._start_some(waiting)
         while self.busy:
             for key, event in self.events():
-                if event["event"] not in LAST_EVENTS:
-                    listen(key, event)
-                elif event["event"] == "result" or event["event"] == "diverged":
+                if isinstance(event, Result | Diverged):
                     self._start_some(waiting)  # first: what is done with a result takes time
                     yield key, event
-                else:
+                elif isinstance(event, LastEvent):
                     raise error_of(event)
+                else:
+                    listen(key, event)
 
     def _start_some(self, waiting: list[tuple[Key, Job]]) -> None:
         """Give every free worker the next of the waiting jobs."""
@@ -141,10 +145,11 @@ class Crew:
             self.start(*waiting.pop(0))
 
 
-def error_of(event: Event) -> RetortError:
-    """Return the error that a failed job's last event describes."""
-    kind = getattr(errors, event.get("kind", ""), None)
-    reason = event.get("reason", "the job was stopped")
+def error_of(event: LastEvent) -> RetortError:
+    """Return the error that the last event of a job without a result describes."""
+    if not isinstance(event, Failed):
+        return WorkerError("a job failed: the job was stopped")
+    kind = getattr(errors, event.kind, None)
     if isinstance(kind, type) and issubclass(kind, RetortError):
-        return kind(reason)
-    return WorkerError(f"a job failed: {event.get('kind', '')} {reason}".strip())
+        return kind(event.reason)
+    return WorkerError(f"a job failed: {event.kind} {event.reason}")

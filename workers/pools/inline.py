@@ -1,9 +1,9 @@
-"""The one worker that is no process: for tests, debuggers and profilers."""
+"""A pool with one worker in this process: for tests, debuggers and profilers."""
 
 from collections.abc import Iterator
 
 from kd.errors import WorkerError
-from workers.events import LAST_EVENTS, Event
+from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job
 
 
@@ -44,8 +44,8 @@ class InlinePool:
         """Run the job up to its next event."""
         if self._events is None:
             return []
-        event = next(self._events, {"event": "stopped"})  # an interrupt has ended the generator
-        if event["event"] in LAST_EVENTS:
+        event = next(self._events, Stopped())  # an interrupt has ended the generator
+        if isinstance(event, LastEvent):
             self._events = None
         return [(self._tickets, event)]
 

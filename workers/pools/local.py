@@ -1,7 +1,8 @@
-"""Workers as local processes, forked from a server that has torch imported and no device touched.
+"""Workers as local processes, forked from a server that has already imported torch.
 
-A worker serves jobs until it is closed. It leaves by itself when the supervisor dies, whatever it
-is doing: a thread waits for the end of a pipe that only the supervisor holds open.
+A worker runs jobs until it is closed. It exits when the supervisor dies, whatever it is doing: a
+thread waits for the end of a pipe that only the supervisor holds open. The server that workers are
+forked from has touched no device.
 """
 
 import json
@@ -17,8 +18,9 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from kd.errors import RetortError, WorkerError
-from workers.events import LAST_EVENTS, Event, failed_event
-from workers.jobs import Job, from_wire, to_wire
+from kd.json_data import to_wire
+from workers.events import Event, Failed, LastEvent, event_from_wire
+from workers.jobs import Job, job_from_wire
 from workers.machine import usable_cores
 
 PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
@@ -111,8 +113,9 @@ class LocalPool:
                 if not worker.ready:
                     self._welcome(worker, message)
                 elif message["ticket"] == worker.ticket:
-                    found.append((message["ticket"], message["event"]))
-                    if message["event"]["event"] in LAST_EVENTS:
+                    event = event_from_wire(message["event"])
+                    found.append((message["ticket"], event))
+                    if isinstance(event, LastEvent):
                         worker.ticket = None
         except (EOFError, OSError):
             found += self._bury(worker)
@@ -128,7 +131,7 @@ class LocalPool:
         if worker.ticket is None and not worker.ready:
             raise died  # a worker that cannot even start would be replaced for ever
         self._launch(worker.slot)
-        return [] if worker.ticket is None else [(worker.ticket, failed_event(died))]
+        return [] if worker.ticket is None else [(worker.ticket, Failed.of(died))]
 
     def close(self) -> None:
         """End all workers, busy or not."""
@@ -177,6 +180,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute
+    from workers.runners.failures import last_event
 
     device = choose_device(slot, workers)
     _send(connection, {"accelerators": accelerator_count()})
@@ -187,10 +191,15 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         ticket = message["ticket"]
         stopped = _StopRequest(connection, ticket)
         try:
-            for event in execute(from_wire(message["job"]), device, stopped):
-                _send(connection, {"ticket": ticket, "event": event})
+            job = job_from_wire(message["job"])
         except RetortError as error:  # it is no job
-            _send(connection, {"ticket": ticket, "event": failed_event(error)})
+            _send(connection, {"ticket": ticket, "event": to_wire(Failed.of(error))})
+            continue
+        try:
+            for event in execute(job, device, stopped):
+                _send(connection, {"ticket": ticket, "event": to_wire(event)})
+        except (KeyboardInterrupt, GeneratorExit) as error:  # signals are blocked: a model's own
+            _send(connection, {"ticket": ticket, "event": to_wire(last_event(job, error))})
 
 
 class _StopRequest:

@@ -1,9 +1,9 @@
-"""Workers as actors on Ray, on this machine or on a cluster, under the same supervisor.
+"""Workers as Ray actors, on this machine or on a cluster.
 
-Ray starts the processes, shares out CPUs and GPUs, and says when a process or a node has died. What
-happens then is the supervisor's decision, so Ray's own restarts and retries are off. An actor dies
-with the supervisor that started it. Jobs and events travel as JSON, files through the folder that
-`--root` names: every node must see it under the same path.
+Ray starts the processes, assigns CPUs and GPUs, and reports when a process or a node has died. The
+supervisor decides what happens then, so Ray's own restarts and retries are off. An actor dies with
+the supervisor that started it. Jobs and events are sent as JSON, files are exchanged through the
+folder `--root`, which every node must see under the same path.
 """
 
 import json
@@ -19,8 +19,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from kd.errors import RetortError, WorkerError
-from workers.events import LAST_EVENTS, Event, failed_event
-from workers.jobs import Job, from_wire, to_wire
+from kd.json_data import to_wire
+from workers.events import Event, Failed, LastEvent, Stopped, event_from_wire
+from workers.jobs import Job, job_from_wire
 from workers.pools.cluster import Cluster, check_node, connect, reason, share_out
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
@@ -90,7 +91,7 @@ class RayPool:
         for waiting in self._waiting:
             if waiting[0] == ticket:
                 self._waiting.remove(waiting)
-                self._said.append((ticket, {"event": "stopped"}))
+                self._said.append((ticket, Stopped()))
                 return
         for worker in self._workers:
             if worker.ticket == ticket:
@@ -125,8 +126,8 @@ class RayPool:
         if not worker.ready:
             self._welcome(worker, reply)
             return []
-        found = [(ticket, event) for ticket, event in reply if ticket == worker.ticket]
-        if found and found[-1][1]["event"] in LAST_EVENTS:
+        found = [(said[0], event_from_wire(said[1])) for said in reply if said[0] == worker.ticket]
+        if found and isinstance(found[-1][1], LastEvent):
             worker.ticket = None
         return found
 
@@ -146,7 +147,7 @@ class RayPool:
             if self._failed_starts >= STARTS:
                 raise WorkerError(f"no Ray worker can be started: {reason(error)}")
         self._launch()
-        return [] if worker.ticket is None else [(worker.ticket, failed_event(died))]
+        return [] if worker.ticket is None else [(worker.ticket, Failed.of(died))]
 
     def _assign(self) -> None:
         """Give jobs that wait to workers that are idle."""
@@ -229,17 +230,17 @@ class RayWorker:
             return ticket in self._stopped
 
         try:
-            for event in execute(from_wire(json.loads(wire)), self._device, stopped):
+            for event in execute(job_from_wire(json.loads(wire)), self._device, stopped):
                 self._events.put((ticket, event))
         except RetortError as error:  # it is no job: this node has another version of Retort
-            self._events.put((ticket, failed_event(error)))
+            self._events.put((ticket, Failed.of(error)))
 
     def hear(self) -> str:
         """Wait until the job says something; return (ticket, event) pairs."""
         found = [self._events.get()]
         while not self._events.empty():
             found.append(self._events.get())
-        return json.dumps(found)
+        return json.dumps([(ticket, to_wire(event)) for ticket, event in found])
 
     def stop(self, ticket: int) -> None:
         """Have the job leave at its next step."""

@@ -1,1 +1,1 @@
-"""Jobs and what runs them, one module a kind."""
+"""The code that runs jobs, one module for each kind of job."""

@@ -1,4 +1,4 @@
-"""Jobs of the teacher cache: projections, shards, and their verification."""
+"""Jobs that fill and verify the teacher cache."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -15,8 +15,8 @@ from kd.training.evaluation import LabelledImages, predict
 from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projections
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
-from storage.files.layout import Layout
-from workers.events import Event, Stopped, progress_event, result_event
+from storage.files.layout import lock_of, view_folder
+from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts
 
@@ -24,12 +24,16 @@ CPU = torch.device("cpu")
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
 
 
-def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_projections(
+    job: ProjectionJob, device: torch.device, stopped: ShouldStop
+) -> Iterator[Event]:
     """Fit the projections and begin the cache, unless that has been done."""
     protocol, layout = job.protocol, job.layout
-    identity = _shards_identity(protocol, layout, job.dataset, job.teacher)
+    weights = layout.teacher_weights(job.teacher)
+    checksum = read_manifest(weights.parent, "teacher").files[weights.name]
+    identity = shards_identity(protocol, job.dataset, checksum)
     folder = layout.shards(fingerprint(identity))
-    with locked(folder.with_suffix(".lock"), wait=True):
+    with locked(lock_of(folder), wait=True):
         if not is_finished(folder):
             data, validation = open_parts(layout, job.dataset, device)
             teacher = place(load_teacher(protocol, layout, job.dataset, job.teacher), device)
@@ -39,7 +43,7 @@ def run_projections(job: ProjectionJob, device: torch.device, stopped: Stopped) 
             shards.begin(folder, identity, projections, logits, sizes)
         manifest = read_manifest(folder, "shards", identity)
         manifest.verify()
-    yield result_event(shards=folder.name, sizes=manifest.info["sizes"])
+    yield Result.of(shards=folder.name, sizes=manifest.info["sizes"])
 
 
 def view_seed(protocol: Protocol) -> int:
@@ -47,17 +51,17 @@ def view_seed(protocol: Protocol) -> int:
     return derive_seed(protocol.seed, "views")
 
 
-def _shards_identity(
-    protocol: Protocol, layout: Layout, dataset: str, teacher: str
-) -> dict[str, Any]:
-    """Say what every shard depends on, but for the number of its view."""
-    weights = read_manifest(layout.teacher(teacher), "teacher").files["weights.safetensors"]
+def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str, Any]:
+    """Return what every shard depends on, but for the number of its view.
+
+    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's.
+    """
     return {
         "format": 1,
         "teacher": weights,
         "dataset": dataset,
         "view_seed": view_seed(protocol),
-        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
+        "augment": protocol.augment,
         "taps": list(protocol.taps),
         "dtypes": ["float32", "float16"],
         "threads": protocol.threads,
@@ -76,13 +80,13 @@ def _sizes(
     return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
 
 
-def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Cache what the teacher says of one view; two supervisors do not read it side by side."""
     started = time.perf_counter()
     folder = job.layout.shards(job.shards)
-    place = shards.view_folder(folder, job.view)
+    place = view_folder(folder, job.view)
     missing = not is_finished(place)
-    with locked(place.with_suffix(".lock"), wait=True):
+    with locked(lock_of(place), wait=True):
         sweep(place / shards.READING)
         if not (missing and is_finished(place)):  # else another has made it meanwhile
             chunks: list[Reading] = []
@@ -90,11 +94,11 @@ def run_shard(job: ShardJob, device: torch.device, stopped: Stopped) -> Iterator
             if stopped():
                 return
             shards.write_shard(folder, job.view, chunks)
-    yield result_event(seconds=time.perf_counter() - started)
+    yield Result.of(seconds=time.perf_counter() - started)
 
 
 def _read_view(
-    job: ShardJob, device: torch.device, stopped: Stopped, chunks: list[Reading]
+    job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[Reading]
 ) -> Iterator[Event]:
     """Add what the teacher says of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job.layout, job.dataset, device)
@@ -105,7 +109,7 @@ def _read_view(
             return
         chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
         chunks.append(chunk.to(CPU))  # a whole view may be more than the device has left
-        yield progress_event(int(index[-1]) + 1, len(data))
+        yield Progress(done=int(index[-1]) + 1, total=len(data))
 
 
 def _read_rows(
@@ -117,15 +121,14 @@ def _read_rows(
     taps: Sequence[str],
 ) -> Reading:
     """Return what the teacher says of the rows `index`, rendered as view `k`."""
-    augmentation = Augmentation.of(protocol)
-    rows = view(view_seed(protocol), k, len(data), data.images.shape[-1], augmentation).at(index)
+    rows = view(view_seed(protocol), k, data.images, protocol.augment).at(index)
     device = data.images.device
     images = data.images.index_select(0, index.to(device))
-    images = render(images, rows.to(device), augmentation)
+    images = render(images, rows.to(device))
     return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
 
 
-def run_verify(job: VerifyJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Compare random rows of a shard with what the teacher says now."""
     data, _ = open_parts(job.layout, job.dataset, device)
     live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
@@ -140,4 +143,4 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: Stopped) -> Iterat
     for tap in taps:
         gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
         gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
-    yield result_event(difference=float(torch.stack(gaps).max()), rows=len(index))
+    yield Result.of(difference=float(torch.stack(gaps).max()), rows=len(index))

@@ -1,4 +1,4 @@
-"""Jobs that compare: the teacher on the test split, what models cost, which students fit."""
+"""Jobs that test the teacher, measure costs, and measure the students before training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,16 @@ import torch
 
 from kd.models import cost
 from kd.models.build import Network
+from kd.models.latency import Latency
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.evaluation import predict, scores
 from storage.files.artifacts import read_manifest, write_json
 from storage.files.datasets import open_test
-from storage.files.records import Cost, Costs, Latency, StudentSize, StudentSizes
+from storage.files.layout import RunLayout
+from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import CostJob, StudentsJob, TeacherTestJob
 from workers.runners.loading import load_teacher, untrained_student
 
@@ -23,20 +25,20 @@ REPEATS = 40
 
 
 def run_teacher_test(
-    job: TeacherTestJob, device: torch.device, stopped: Stopped
+    job: TeacherTestJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
     """Test the teacher; `result.json` is written last."""
     teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
     logits = predict(teacher, test.to(device))
-    folder = Path(job.folder)
-    write_tensors(folder / "test.safetensors", {"logits": logits, "labels": test.labels})
+    run = RunLayout(Path(job.folder))
+    write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
     found = scores(logits, test.labels)
-    write_json(folder / "result.json", {key: found[key] for key in ("accuracy", "nll", "ece")})
-    yield result_event(**found)
+    write_json(run.result, {key: found[key] for key in ("accuracy", "nll", "ece")})
+    yield Result.of(**found)
 
 
-def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students, the first one once more, as a control of the clock."""
     protocol, layout = job.protocol, job.layout
     size, channels = protocol.image_size, _channels(job)
@@ -59,10 +61,10 @@ def run_cost(job: CostJob, device: torch.device, stopped: Stopped) -> Iterator[E
         for name, network in networks.items()
     }
     record = Costs(device=str(device), threads=torch.get_num_threads(), models=costs)
-    yield result_event(costs=record.to_json())
+    yield Result.of(costs=record.to_json())
 
 
-def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure every student, each as it is before training; their time only if it is limited."""
     networks = _students(job, job.protocol.students)
     timed = networks if job.protocol.max_latency_ms else {}
@@ -79,7 +81,7 @@ def run_students(job: StudentsJob, device: torch.device, stopped: Stopped) -> It
             for name, network in networks.items()
         },
     )
-    yield result_event(sizes=record.to_json())
+    yield Result.of(sizes=record.to_json())
 
 
 def _channels(job: CostJob | StudentsJob) -> int:
@@ -99,7 +101,7 @@ def _latency(
     device: torch.device,
 ) -> dict[str, list[Latency]]:
     """Time the networks in turns, on random images of the data set's shape."""
-    found = cost.measure_latency(
+    return cost.measure_latency(
         networks,
         channels=_channels(job),
         image_size=job.protocol.image_size,
@@ -108,6 +110,3 @@ def _latency(
         repeats=REPEATS,
         seed=derive_seed(job.protocol.seed, "latency"),
     )
-    return {
-        name: [Latency.from_json(each.to_json()) for each in taken] for name, taken in found.items()
-    }

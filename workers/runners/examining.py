@@ -1,4 +1,4 @@
-"""Jobs of the doctor: what a worker computes with, and whether its device computes rightly."""
+"""Jobs of the `doctor` command: describe the device, and test computations on it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,17 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import Augmentation, normalise, render, view
+from kd.data.views import normalise, render, view
 from kd.errors import WorkerError
-from kd.losses.features import FEATURE_LOSSES, Adapters, TapReading, attention_map
-from kd.losses.logits import SOFT_LOSSES, hard
+from kd.losses import features
+from kd.losses import logits as logit_losses
+from kd.losses.adapters import Adapters
+from kd.losses.hard import hard
 from kd.models.numerics import place
+from kd.models.taps import TapReading, attention_map
 from kd.models.weights import imagenet_files
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from workers.device import accelerator_count, memory_share
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExamineJob, MachineJob
 from workers.runners.loading import open_parts, untrained_student
 
@@ -25,10 +29,10 @@ TOLERANCE = 1e-2  # of a loss or its gradient: what TensorFloat-32 may change
 Values = dict[str, Tensor]
 
 
-def run_machine(job: MachineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Describe the accelerators, and say which of torchvision's weights are kept."""
     files = imagenet_files()
-    yield result_event(
+    yield Result.of(
         device=str(device),
         accelerators=[_accelerator(index) for index in range(accelerator_count())],
         memory_share=memory_share(device),
@@ -53,18 +57,17 @@ def _accelerator(index: int) -> dict[str, Any]:
     }
 
 
-def run_examine(job: ExamineJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Try one part. Raises WorkerError when the device computes something else than the CPU."""
-    yield result_event(said=PARTS[job.part](job, device))
+    yield Result.of(said=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:
     """Render a view on the device: the very pixels that the CPU renders."""
     data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
-    augmentation = Augmentation.of(job.protocol)
-    rows = view(0, 0, len(data), data.images.shape[-1], augmentation)
-    here = render(data.images, rows, augmentation)
-    there = render(data.images.to(device), rows.to(device), augmentation)
+    rows = view(0, 0, data.images, job.protocol.augment)
+    here = render(data.images, rows)
+    there = render(data.images.to(device), rows.to(device))
     if not torch.equal(here, there.cpu()):
         raise WorkerError(f"{device} renders other pixels than the CPU")
     normal = normalise(there, data.mean.to(device), data.deviation.to(device))
@@ -96,9 +99,12 @@ def _computed(device: torch.device) -> Values:
     reading = TapReading(
         features=random(32, 16, 4, 4), attention=attention_map(random(32, 16, 8, 8)), variance=1.0
     )
-    of_logits = {name: soft(student, teacher, labels, 4.0) for name, soft in SOFT_LOSSES.items()}
+    of_logits = {
+        name: logit_losses.load(name).loss(student, teacher, labels, 4.0)
+        for name in LOGIT_LOSSES.names
+    }
     of_logits["hard"] = hard(student, labels, label_smoothing=0.1)
-    of_maps = {name: feature(maps, reading) for name, feature in FEATURE_LOSSES.items()}
+    of_maps = {name: features.load(name).loss(maps, reading) for name in FEATURE_LOSSES.names}
     computed: Values = {}
     for losses, variable in ((of_logits, student), (of_maps, maps)):
         for name, loss in losses.items():
@@ -115,7 +121,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
         epochs=1,
         batch_size=job.protocol.batch_size,
         warmup=0.0,
-        augmentation=Augmentation.of(job.protocol),
+        augment=job.protocol.augment,
         view_seed=0,
         views=(0,),
         seed=0,
@@ -133,7 +139,9 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
 
 def _begun(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
     network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
-    return TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=0.05))
+    return TrainingState.start(
+        network, Adapters({}, {}, seed=0), Recipe(lr=0.05), job.protocol.optimizer
+    )
 
 
 PARTS: dict[str, Callable[[ExamineJob, torch.device], str]] = {

@@ -1,4 +1,4 @@
-"""The job that writes a student for use elsewhere, and compares what it wrote with the student.
+"""The job that exports a student, and compares the exported files with it.
 
 The comparisons run on the CPU and on validation images: the test split stays sealed.
 """
@@ -26,9 +26,9 @@ from kd.protocol import Protocol
 from kd.training.evaluation import LabelledImages, accuracy, batch_size, predict
 from storage.files.artifacts import read_json, read_manifest, write_json
 from storage.files.datasets import open_part
-from storage.files.layout import Layout
+from storage.files.layout import ExportLayout, Layout
 from storage.files.tensors import read_checked, write_tensors
-from workers.events import Event, Stopped, result_event
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExportJob
 from workers.runners.loading import untrained_student
 from workers.runners.standalone import standalone_source
@@ -40,7 +40,7 @@ ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up
 FLIPS = 0.005  # share of validation images on which another device may say another class
 
 
-def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
 
     Raises ArtifactError when the student's file is damaged, or what was written differs from it.
@@ -52,8 +52,8 @@ def run_export(job: ExportJob, device: torch.device, stopped: Stopped) -> Iterat
     some = validation.first(COMPARED)
     config = describe(job.protocol, job.layout, job.dataset, job.student)
     standalone = write_student(folder, network, config, job.layout.models, some)
-    differences = _export_onnx(folder / "student.onnx", standalone, some) if job.onnx else {}
-    yield result_event(images=len(some), onnx_differences=differences)
+    differences = _export_onnx(ExportLayout(folder).onnx, standalone, some) if job.onnx else {}
+    yield Result.of(images=len(some), onnx_differences=differences)
 
 
 def write_student(
@@ -68,15 +68,16 @@ def write_student(
     `config` is what `describe` returns, `files` the folder of models of the user's own. Raises
     ArtifactError when what was written gives other logits of the images `some` than the student.
     """
-    write_tensors(folder / "student.safetensors", export_state(network))
-    write_json(folder / "config.json", config)
+    export = ExportLayout(folder)
+    write_tensors(export.weights, export_state(network))
+    write_json(export.config, config)
     # safetensors lets its owner alone read the file; what is taken away is for others too
-    shutil.copymode(folder / "config.json", folder / "student.safetensors")
+    shutil.copymode(export.config, export.weights)
     own = parse_model(network.name)
     if own.digest:
         shutil.copyfile(files / own.file, folder / own.file)
     source = standalone_source(network, config)
-    (folder / "student.py").write_text(source, encoding="utf-8")
+    export.source.write_text(source, encoding="utf-8")
     return _check_files(folder, network, some)
 
 
@@ -125,22 +126,23 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
     batches of `predict`; in others, where the kernels of some layers add up in another order, they
     may differ by rounding.
     """
-    config = read_json(folder / "config.json")
+    export = ExportLayout(folder)
+    config = read_json(export.config)
     wanted = predict(network, some)
     rebuilt = build(
         config["model"],
         classes=config["classes"],
         channels=config["channels"],
         stem=config["stem"],
-        weights=str(folder / "student.safetensors"),
+        weights=str(export.weights),
         seed=0,
         files=folder,
     )
-    standalone: nn.Module = runpy.run_path(str(folder / "student.py"))["load"]()
+    standalone: nn.Module = runpy.run_path(str(export.source))["load"]()
     chunks = (some.images / 255).split(batch_size(some.images))
     found = {
-        "student.safetensors": predict(rebuilt, some),
-        "student.py": torch.cat([_answer(standalone, chunk) for chunk in chunks]),
+        export.weights.name: predict(rebuilt, some),
+        export.source.name: torch.cat([_answer(standalone, chunk) for chunk in chunks]),
     }
     for name, logits in found.items():
         if not torch.equal(logits, wanted):
@@ -162,7 +164,7 @@ def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
             raise ArtifactError(
                 f"the logits in batches of {size} differ by {difference:.2g} from those of other "
                 f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
-                "image depends on the others; nothing was exported"
+                "image depends on the others"
             )
 
 

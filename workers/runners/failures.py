@@ -1,11 +1,11 @@
-"""How a job that fails says so: one line, whatever was raised."""
+"""Describe any exception of a job in one line."""
 
 import torch
 
 from kd.errors import DivergenceError, ProtocolError, RetortError, one_line
 from kd.models.own import own_place
 from storage.files.logs import keep_traceback
-from workers.events import Event, failed_event
+from workers.events import Diverged, Failed, LastEvent
 from workers.jobs import Job
 
 LACKS = (OSError, MemoryError, torch.OutOfMemoryError)  # what a machine may lack: memory, a disk
@@ -13,7 +13,7 @@ SHOWN = 300  # characters of a message that stands whole in the log file
 STARTED_ANEW = "correct it there, and start again with another --name"
 
 
-def last_event(job: Job, error: BaseException) -> Event:
+def last_event(job: Job, error: BaseException) -> LastEvent:
     """Return the last event of a job that raised `error`.
 
     An error that arose in a file of the user's names file, line and function. One that is neither
@@ -21,15 +21,14 @@ def last_event(job: Job, error: BaseException) -> Event:
     kept in a file that the reason names.
     """
     if isinstance(error, DivergenceError):
-        return {"event": "diverged", "reason": str(error)}
+        return Diverged(reason=str(error))
     if isinstance(error, RetortError):
-        return failed_event(error)
+        return Failed.of(error)
     models = (job.protocol.teacher, *job.protocol.students)
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     if not memory and (place := own_place(error, models)):
-        return failed_event(ProtocolError(f"{one_line(error)} ({place}); {STARTED_ANEW}"))
-    event = failed_event(error)
-    event["reason"] = " ".join(event["reason"].split())
+        return Failed.of(ProtocolError(f"{one_line(error)} ({place}); {STARTED_ANEW}"))
+    reason = " ".join((str(error) or repr(error)).split())
     if not isinstance(error, LACKS):
-        event["reason"] = f"{event['reason'][:SHOWN]}; {keep_traceback(job.layout, error)}"
-    return event
+        reason = f"{reason[:SHOWN]}; {keep_traceback(job.layout, error)}"
+    return Failed(kind=type(error).__name__, reason=reason)

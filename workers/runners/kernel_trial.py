@@ -1,8 +1,8 @@
-"""One trial of the convolution kernels, in a process of its own: what it computes may crash it.
+"""A test of the convolution kernels in its own process, because a faulty kernel may crash it.
 
-A job comes in as one line of JSON on standard input, whose end ends the process. Each line that
-goes out is a JSON object: `ready`, then `begun` for every convolution, then `done`, or `wrong` with
-the reason.
+The job is one line of JSON on standard input; the end of the input ends the process. Every line of
+output is a JSON object: `ready`, then `network` with the name of every network and `begun` for
+every convolution of it, then `done`, or `wrong` with the reason.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from kd.models.numerics import place
 from kd.training.kernels import WrongKernelError, try_kernels
 from storage.files.artifacts import read_manifest
-from workers.jobs import Job, KernelsJob, from_wire
+from workers.jobs import KernelsJob, job_from_wire
 from workers.runners.loading import build_network
 
 _answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints goes elsewhere
@@ -24,13 +24,14 @@ _answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints go
 def main() -> None:
     """Try the networks of the job that standard input describes."""
     os.dup2(2, 1)
-    job: Job = from_wire(json.loads(sys.stdin.readline()))
+    job = job_from_wire(json.loads(sys.stdin.readline()))
     assert isinstance(job, KernelsJob)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(job.protocol.threads)
     _say("ready", "")
     try:
         for name in (job.protocol.teacher, *job.protocol.students):
+            _say("network", name)
             _try_network(job, name)
     except WrongKernelError as error:
         _say("wrong", str(error))
@@ -62,7 +63,7 @@ def _try_network(job: KernelsJob, name: str) -> None:
         )
     except (WrongKernelError, MemoryError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         _say("passed over", f"{name}: {type(error).__name__}: {error}")
 
 

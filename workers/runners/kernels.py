@@ -1,9 +1,9 @@
-"""The kernels that workers on a CPU compute with: tried once a kind of machine, then limited.
+"""Find the convolution kernels that are correct on this CPU, and limit workers to them.
 
 A trial runs in a process of its own (`workers.runners.kernel_trial`), under glibc's checks of the
-heap: a kernel that writes past its memory is found when that memory is freed, and what was never
-written is read as huge numbers. What was found is kept by processor, versions and what the study
-computes.
+heap: a kernel that writes past its memory is detected when that memory is freed, and memory that
+was never written is read as huge numbers. The result is kept by processor, versions and the shapes
+that the study computes.
 """
 
 import json
@@ -19,13 +19,15 @@ from typing import Any
 
 import torch
 
-from kd.errors import ArtifactError, StudyError
+from kd.errors import ArtifactError, ProtocolError, StudyError
+from kd.json_data import to_wire
+from kd.names import parse_model
 from kd.training import kernels
 from storage.files.artifacts import fingerprint, locked
-from storage.files.layout import kernels_record
+from storage.files.layout import kernels_record, lock_of
 from storage.files.records import Record
-from workers.events import Event, Stopped, result_event
-from workers.jobs import Job, KernelsJob, to_wire
+from workers.events import Event, Result, ShouldStop
+from workers.jobs import Job, KernelsJob
 from workers.machine import processor
 
 # glibc fills what is allocated with 0x7f bytes (3.4e38 as float32), and checks blocks when they
@@ -47,13 +49,13 @@ _STARTED_WITH = kernels.limit()  # what the user has limited the process to, bef
 _settled: dict[str, str] = {}  # of this process: the study's fingerprint, its limit
 
 
-def run_kernels(job: KernelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_kernels(job: KernelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Report what the kernels are limited to; every job begins with `limit_kernels`."""
     if device.type != "cpu":
-        yield result_event(limit="", reason="", used="")
+        yield Result.of(limit="", reason="", used="")
         return
     found = _find(job)
-    yield result_event(limit=found.limit, reason=found.reason, used=kernels_used())
+    yield Result.of(limit=found.limit, reason=found.reason, used=kernels_used())
 
 
 def kernels_used() -> str:
@@ -110,7 +112,7 @@ def _find(job: KernelsJob) -> Kernels:
         return Kernels(limit=kernels.limit(), reason=reason)
     path = kernels_record(fingerprint(_identity(job)))
     try:
-        with locked(path.with_suffix(".lock"), wait=True):
+        with locked(lock_of(path), wait=True):
             if not path.exists():
                 _try(job).write(path)
             return Kernels.read(path)
@@ -121,36 +123,48 @@ def _find(job: KernelsJob) -> Kernels:
 def _try(job: KernelsJob) -> Kernels:
     """Try the kernels that the process was given, and narrower ones as long as they are wrong.
 
-    Raises StudyError when none are right.
+    Raises StudyError when none are right; ProtocolError when a model of the user's own ended every
+    trial: then it is its code that does, not the kernels.
     """
-    reason = ""
+    reason, crashed = "", set()
     for instruction_set in (_STARTED_WITH, *kernels.narrower(_STARTED_WITH)):
-        wrong = _run_trial(job, instruction_set)
+        wrong, network = _run_trial(job, instruction_set)
         if not wrong:
             return Kernels(limit=instruction_set, reason=reason)
         reason = reason or wrong
+        crashed.add(network)
+    (name, *others) = crashed
+    if not others and name and parse_model(name).digest:
+        raise ProtocolError(
+            f"{parse_model(name).base} ends the process that tries it, whatever the instruction "
+            f"set: {reason}; correct what ends it there (os.abort, os._exit, code in C), and run "
+            "the same line again"
+        )
     raise StudyError(
         f"convolutions come out wrong on this processor, whatever its instruction set: {reason}; "
         "train on a GPU, or with another version of torch"
     )
 
 
-def _run_trial(job: KernelsJob, instruction_set: str) -> str:
-    """Run one trial; return what went wrong, nothing if nothing did."""
+def _run_trial(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
+    """Run one trial; return what went wrong, if anything did, and the network that crashed."""
     messages, code = _exchange(job, instruction_set, HEAP_CHECKS)
     if "ready" not in messages:  # the checks do not fit this system
         messages, code = _exchange(job, instruction_set, {})
     if "wrong" in messages:
-        return messages["wrong"]
+        return messages["wrong"], ""
     if "done" in messages and code == 0:
-        return ""
-    if "ready" not in messages or code in (1, -signal.SIGKILL):
+        return "", ""
+    network = messages.get("network", "")
+    own = bool(network and parse_model(network).digest)
+    if "ready" not in messages or code == -signal.SIGKILL or (code == 1 and not own):
         raise StudyError(
             f"the trial of convolution kernels ended with exit code {code}"
             f"{' (out of memory?)' if code == -signal.SIGKILL else ''}; "
             "run: python study.py doctor"
         )
-    return f"{messages.get('begun', 'what follows them')} crashes with exit code {code}"
+    case = messages.get("begun", "what precedes the first convolution")
+    return f"{case} crashes with exit code {code}", network
 
 
 def _exchange(

@@ -1,4 +1,4 @@
-"""What jobs load: splits, networks, and where readings of the teacher come from."""
+"""Load what several jobs need: splits, networks, and the teacher's outputs."""
 
 import torch
 
@@ -45,11 +45,13 @@ def build_network(
 
 def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Network:
     """Build the teacher as it is before fine-tuning."""
-    seed = derive_seed(protocol.seed, "teacher initialisation")
-    weights = protocol.teacher_weights
-    return build_network(
-        protocol, layout, dataset, name=protocol.teacher, weights=weights, seed=seed
-    )
+    name, weights, seed = protocol.teacher, protocol.teacher_weights, initial_seed(protocol)
+    return build_network(protocol, layout, dataset, name=name, weights=weights, seed=seed)
+
+
+def initial_seed(protocol: Protocol) -> int:
+    """Return the seed of the teacher's initialisation."""
+    return derive_seed(protocol.seed, "teacher initialisation")
 
 
 def untrained_student(
@@ -66,7 +68,7 @@ def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str)
     network = build_network(
         protocol, layout, dataset, name=protocol.teacher, weights="none", seed=0
     )
-    path = layout.teacher(teacher) / "weights.safetensors"
+    path = layout.teacher_weights(teacher)
     tensors, own = map_tensors(path), network.state_dict()
     other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
     if other:

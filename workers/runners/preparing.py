@@ -1,17 +1,18 @@
-"""Jobs that come before the search: data, models of the user's own, and teacher."""
+"""Jobs before the search: the data set, the user's own models, and the teacher."""
 
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from kd.data.splits import passed_over
-from kd.data.views import Augmentation
-from kd.losses.features import Adapters
+from kd.json_data import plain
+from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
 from kd.models.own import try_out
 from kd.names import parse_model
@@ -22,16 +23,16 @@ from kd.training.evaluation import predict, scores
 from kd.training.loop import Plan, TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
 from storage.files.datasets import prepare
-from storage.files.layout import RunLayout
+from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
-from workers.events import Event, Stopped, progress_event, result_event
+from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ModelsJob, PrepareJob, TeacherJob
-from workers.runners.loading import open_parts, untrained_teacher
+from workers.runners.loading import initial_seed, open_parts, untrained_teacher
 from workers.runners.training import checkpointed
 from workers.runners.trying import Tryout
 
 
-def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Prepare the data set (`storage.files.datasets`) and, as the first job, check the device."""
     check_device(device, job.protocol.precision, job.protocol.compile)
     events: SimpleQueue[Event | None] = SimpleQueue()
@@ -41,16 +42,16 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: Stopped) -> Iter
             job.layout,
             job.protocol,
             Path(job.data_dir),
-            progress=lambda done, total: events.put(progress_event(done, total)),
+            progress=lambda done, total: events.put(Progress(done=done, total=total)),
         )
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)
     manifest = future.result()
     unread = passed_over(job.protocol.dataset)
-    yield result_event(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
+    yield Result.of(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
 
 
-def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Try out the models of the user's own; see `kd.models.own` and `workers.runners.trying`."""
     protocol = job.protocol
     info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
@@ -67,70 +68,87 @@ def run_models(job: ModelsJob, device: torch.device, stopped: Stopped) -> Iterat
             students = name in protocol.students
             trains = students or protocol.teacher_epochs > 0
             Tryout(job, name, device).run(trains=trains, exports=students)
-    yield result_event()
+    yield Result.of()
 
 
-def run_teacher(job: TeacherJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Fine-tune the teacher on the training split alone, unless it is found in the cache."""
-    identity = teacher_identity(job.protocol, job.dataset)
+    tuning = Tuning.of(job.protocol)
+    identity = teacher_identity(tuning, job.dataset)
     folder = job.layout.teacher(fingerprint(identity))
-    with locked(folder.with_suffix(".lock"), wait=True):
+    with locked(lock_of(folder), wait=True):
         found = is_finished(folder)
         if not found:
-            yield from _fine_tune(job, folder, identity, device, stopped)
+            yield from _fine_tune(job, folder, tuning, identity, device, stopped)
         if stopped():
             return
         manifest = read_manifest(folder, "teacher", identity)
         manifest.verify()
-    yield result_event(teacher=folder.name, found=found, **manifest.info)
+    yield Result.of(teacher=folder.name, found=found, **manifest.info)
 
 
-def teacher_identity(protocol: Protocol, dataset: str) -> dict[str, Any]:
-    """Say what a teacher's weights depend on."""
-    weights = protocol.teacher_weights
-    return {
-        "dataset": dataset,
-        "model": protocol.teacher,
-        "stem": protocol.stem,
-        "weights": sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
-        "epochs": protocol.teacher_epochs,
-        "lr": protocol.teacher_lr,
-        "weight_decay": protocol.teacher_weight_decay,
-        "batch_size": protocol.batch_size,
-        "warmup": protocol.warmup,
-        "augmentation": [protocol.crop_padding, protocol.flip, protocol.cutout],
-        "seed": protocol.seed,
-        "threads": protocol.threads,
-        "precision": protocol.precision,
-        "compile": protocol.compile,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What a teacher's weights depend on beside the data set: its start and its training.
+
+    `weights` are none, imagenet or the SHA-256 of a file; `seed` is that of the initialisation.
+    """
+
+    model: str
+    stem: str
+    weights: str
+    seed: int
+    recipe: Recipe
+    plan: Plan
+    threads: int
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Self:
+        weights = protocol.teacher_weights
+        return cls(
+            model=protocol.teacher,
+            stem=protocol.stem,
+            weights=sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
+            seed=initial_seed(protocol),
+            recipe=Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay),
+            plan=Plan(
+                epochs=protocol.teacher_epochs,
+                batch_size=protocol.batch_size,
+                warmup=protocol.warmup,
+                augment=protocol.augment,
+                view_seed=derive_seed(protocol.seed, "teacher views"),
+                views=range(protocol.teacher_epochs),
+                seed=derive_seed(protocol.seed, "teacher"),
+                precision=protocol.precision,
+                compile=protocol.compile,
+            ),
+            threads=protocol.threads,
+        )
+
+
+def teacher_identity(tuning: Tuning, dataset: str) -> dict[str, Any]:
+    """Return what names a teacher: the data set's fingerprint, and how it is tuned."""
+    return {"dataset": dataset, **plain(tuning, defaults=False)}
 
 
 def _fine_tune(
-    job: TeacherJob, folder: Path, identity: dict[str, Any], device: torch.device, stopped: Stopped
+    job: TeacherJob,
+    folder: Path,
+    tuning: Tuning,
+    identity: dict[str, Any],
+    device: torch.device,
+    stopped: ShouldStop,
 ) -> Iterator[Event]:
     protocol = job.protocol
     data, validation = open_parts(job.layout, job.dataset, device)
     network = place(untrained_teacher(protocol, job.layout, job.dataset), device)
-    recipe = Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay)
-    plan = Plan(
-        epochs=protocol.teacher_epochs,
-        batch_size=protocol.batch_size,
-        warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
-        view_seed=derive_seed(protocol.seed, "teacher views"),
-        views=range(protocol.teacher_epochs),
-        seed=derive_seed(protocol.seed, "teacher"),
-        precision=protocol.precision,
-        compile=protocol.compile,
-    )
+    recipe, plan = tuning.recipe, tuning.plan
     state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
-    run = RunLayout(folder.with_suffix(".training"))
-    epochs = checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
-    yield from epochs
+    run = job.layout.teacher_training(folder.name)
+    yield from checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
     if stopped():
         return
-    write_tensors(folder / "weights.safetensors", network.state_dict())
+    write_tensors(job.layout.teacher_weights(folder.name), network.state_dict())
     found = scores(predict(network, validation), validation.labels.cpu())
     info = {key: found[key] for key in ("accuracy", "nll", "ece")}
     info["seconds"] = sum(metrics.seconds for metrics in state.history)

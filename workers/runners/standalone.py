@@ -1,9 +1,9 @@
-"""The source of `student.py`, which an export carries: the student without Retort.
+"""Write `student.py`, the exported file that loads a student in plain PyTorch.
 
-A body is written as the calls that build it, since the text of a layer of PyTorch is the call that
-makes it. Blocks of our own come with their source; of torchvision's models only what differs from
-the original is written; a model of the user's own is made by the user's file, which lies beside.
-The job that exports runs the file and compares it with the student.
+A network is written as the calls that build it, because the text of a PyTorch layer is the call
+that makes it. Retort's own blocks are included as source; of torchvision's models only the changes
+are written; the user's own model is built by the user's file, which is copied beside `student.py`.
+The export job runs the file and compares its network with the student.
 """
 
 import inspect

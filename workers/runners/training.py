@@ -1,4 +1,4 @@
-"""The job that trains a student, with checkpoints, and tests it when it is a finalist."""
+"""The job that trains a student, with checkpoints, and tests it if it is a finalist."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from kd.data.views import Augmentation
 from kd.errors import ArtifactError
-from kd.losses.features import ADAPTED_KINDS, Adapters
+from kd.json_data import plain
+from kd.losses import features
+from kd.losses.adapters import Adapters
 from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
 from kd.recipe import Recipe
@@ -22,13 +23,13 @@ from storage.files.datasets import open_test
 from storage.files.layout import RunLayout
 from storage.files.shards import read_projections
 from storage.files.tensors import write_tensors
-from workers.events import Event, Stopped, epoch_event, note_event, result_event
+from workers.events import EpochDone, Event, Note, Result, ShouldStop
 from workers.jobs import TrainJob
 from workers.runners.caching import view_seed
 from workers.runners.loading import open_parts, teacher_source, untrained_student
 
 
-def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator[Event]:
+def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Train one student; a run that was interrupted goes on after its last full epoch."""
     run = RunLayout(Path(job.folder))
     with locked(run.lock, wait=True):
@@ -37,10 +38,11 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
         )
         place(network, device)
         data, validation = open_parts(job.layout, job.dataset, device)
-        state = TrainingState.start(network, _adapters(job, network, data).to(device), job.recipe)
+        adapters = _adapters(job, network, data).to(device)
+        state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
         identity = {
             "protocol": job.protocol.hash,
-            "recipe": job.recipe.to_json(),
+            "recipe": plain(job.recipe, defaults=False),
             "seed": job.seed,
             "horizon": job.horizon,
             "views": job.views,
@@ -60,7 +62,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: Stopped) -> Iterator
         if stopped():
             return
         test = _test(job, run, network, device) if job.confirm else None
-    yield result_event(test=test)
+    yield Result.of(test=test)
 
 
 def _plan(job: TrainJob) -> Plan:
@@ -69,7 +71,7 @@ def _plan(job: TrainJob) -> Plan:
         epochs=job.horizon,
         batch_size=protocol.batch_size,
         warmup=protocol.warmup,
-        augmentation=Augmentation.of(protocol),
+        augment=protocol.augment,
         view_seed=view_seed(protocol),
         views=job.views,
         seed=job.seed,
@@ -82,7 +84,7 @@ def _plan(job: TrainJob) -> Plan:
 def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
     """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
     recipe = job.recipe
-    if recipe.feature_kind not in ADAPTED_KINDS:
+    if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
     channels, size = data.images.shape[1], data.images.shape[-1]
     shapes = tap_shapes(network, channels, size)
@@ -103,17 +105,17 @@ def checkpointed(
     source: TeacherSource | None,
     run: RunLayout,
     identity: Mapping[str, Any],
-    stopped: Stopped,
+    stopped: ShouldStop,
 ) -> Iterator[Event]:
     """Train, and keep the state after every epoch; epochs trained before are said again first."""
     sweep(run.checkpoint)
     if run.checkpoint.exists():
         yield from _resume(state, run, identity)
     for metrics in state.history:
-        yield epoch_event(metrics, plan.epochs)
+        yield EpochDone(metrics=metrics, total=plan.epochs)
     for metrics in train(state, recipe, plan, data, validation, source, stopped):
         write_checkpoint(run.checkpoint, identity, state.tensors(), state.history)
-        yield epoch_event(metrics, plan.epochs)
+        yield EpochDone(metrics=metrics, total=plan.epochs)
 
 
 def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -> Iterator[Event]:
@@ -122,7 +124,7 @@ def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -
         tensors, history = read_checkpoint(run.checkpoint, identity)
         state.restore(tensors, history)
     except ArtifactError as error:
-        yield note_event(f"training begins anew: {error}")
+        yield Note(text=f"training begins anew: {error}")
 
 
 def _test(

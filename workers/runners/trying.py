@@ -1,7 +1,7 @@
-"""A model of the user's own tried out: all that a study will do with it, on a few images.
+"""Test the user's own model on a few images: everything that a study will do with it.
 
-`kd.models.own.try_out` has looked at what it returns. Here it is trained, kept, resumed, evaluated,
-measured and, if it is a student, exported, before anything is trained with it in earnest.
+`kd.models.own.try_out` has already checked its outputs. Here it is trained, saved, resumed,
+evaluated, measured and, if it is a student, exported, before the study trains it.
 """
 
 import copy
@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.views import Augmentation, normalise
+from kd.data.views import normalise
 from kd.errors import DivergenceError, ProtocolError, RetortError
-from kd.losses.features import Adapters
+from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
@@ -25,10 +25,10 @@ from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
 from workers.jobs import ModelsJob
-from workers.runners.exporting import check_batching, describe, write_student
+from workers.runners.exporting import COMPARED, check_batching, describe, write_student
 from workers.runners.loading import build_network, open_parts
 
-IMAGES = 4  # of a batch, at most, and of what is evaluated
+IMAGES = 4  # of a batch, at most
 RECIPE = Recipe(lr=0.01)
 
 
@@ -39,14 +39,16 @@ class Tryout:
         self._job = job
         self._name = name
         self._device = device
-        self._data, self._some = (
-            part.first(2 * IMAGES) for part in open_parts(job.layout, job.dataset, device)
-        )
+        self._whole, validation = open_parts(job.layout, job.dataset, device)
+        self._data, self._some = self._whole.first(2 * IMAGES), validation.first(COMPARED)
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
+            with self._refusing("does not take a batch of the study"), torch.no_grad():
+                batch = self._whole.first(self._job.protocol.batch_size)
+                self._built().train(trains)(self._pixels(batch))
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
@@ -75,22 +77,23 @@ class Tryout:
             epochs=2,
             batch_size=batch,
             warmup=0.0,
-            augmentation=Augmentation.of(self._job.protocol),
+            augment=self._job.protocol.augment,
             view_seed=0,
             views=(0, 1),
             seed=0,
             precision=self._job.protocol.precision,
         )
+        few = self._some.first(2 * IMAGES)
         with self._refusing("cannot be trained"):
             whole, resumed = self._begun(), self._begun()
             with suppress(DivergenceError):  # a result of a recipe, not of the model alone
-                for _ in train(whole, RECIPE, plan, self._data, self._some):
+                for _ in train(whole, RECIPE, plan, self._data, few):
                     if whole.epoch == 1:
                         write_checkpoint(path, {}, whole.tensors(), whole.history)
         if whole.epoch == plan.epochs:
             with self._refusing("cannot go on from a checkpoint"):
                 resumed.restore(*read_checkpoint(path, {}))
-                list(train(resumed, RECIPE, plan, self._data, self._some))
+                list(train(resumed, RECIPE, plan, self._data, few))
             self._compare(whole.tensors(), resumed.tensors())
         return whole.network
 
@@ -98,7 +101,8 @@ class Tryout:
         network = self._built()
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise self._refused("has no parameter that learns: all are frozen")
-        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE)
+        optimizer = self._job.protocol.optimizer
+        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE, optimizer)
 
     def _compare(self, whole: dict[str, torch.Tensor], resumed: dict[str, torch.Tensor]) -> None:
         """Raise ProtocolError if a resumed run is another; accelerators may round as they like."""

@@ -4,28 +4,16 @@ Each has `PROTOCOL`, the fields that differ from the defaults of `kd.protocol.Pr
 """
 
 import math
-from importlib import import_module
 from typing import Any
 
-from kd.registry import check_name
+from kd.registry import Kind
 
-PRESETS = {
-    "digits": "digits",
-    "cifar10": "cifar10",
-    "cifar10-small": "cifar10_small",
-    "cifar100": "cifar100",
-    "fashion-mnist": "fashion_mnist",
-    "folder": "folder",
-}
+PRESETS = Kind("preset", __name__)
 
 
 def preset(name: str) -> dict[str, Any]:
     """Return the protocol fields of a preset. Raises ProtocolError for an unknown name."""
-    check_name("preset", name, PRESETS)
-    fields: dict[str, Any] = import_module(
-        f"conductor.command_line.presets.{PRESETS[name]}"
-    ).PROTOCOL
-    return dict(fields)
+    return dict(PRESETS.load(name).PROTOCOL)
 
 
 def shortened(fields: dict[str, Any], epochs: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ PROTOCOL = {
     "dataset": "cifar10",
     "image_size": 16,
     "train_size": 4000,
-    "crop_padding": 2,
+    "augment": "crop=2,flip",
     "teacher": "resnet20",
     "teacher_epochs": 30,
     "students": ("resnet8-w0.5",),

@@ -7,7 +7,7 @@ CPU with a small --train-size.
 PROTOCOL = {
     "dataset": "fashion-mnist",
     "image_size": 28,
-    "crop_padding": 2,
+    "augment": "crop=2,flip",
     "teacher": "resnet20",
     "teacher_epochs": 30,
     "students": ("resnet8-w0.5",),

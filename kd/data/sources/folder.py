@@ -1,4 +1,6 @@
-"""Folders of images: torchvision's ImageFolder layout, read into one uint8 array.
+"""Images of your own in one folder per class.
+
+torchvision's ImageFolder layout, read into one uint8 array:
 
     PATH/train/<class>/…, PATH/test/<class>/…    the test split is the folder's own
     PATH/train/<class>/… or PATH/<class>/…       the test split is drawn from all images
@@ -24,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.sources import BLOCK, Progress, Source, allocate, one_line
+from kd.data.sources import Progress, Source
+from kd.data.sources._images import BLOCK, allocate, one_line
 from kd.errors import DataError
+
+PATH = "photos"
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
@@ -39,13 +44,13 @@ SPLIT = re.compile(
 )
 
 
-def read_folder(root: Path, image_size: int, progress: Progress) -> Source:
+def read(place: Path, image_size: int, progress: Progress) -> Source:
     """Read every image of a folder as [3, image_size, image_size]: the centre square, resized.
 
     Raises DataError, naming the file or folder, for a layout that is not one of the above, a link
     that leaves the folder, and an image that cannot be read whole.
     """
-    listing = _list_folder(root)
+    listing = _list_folder(place)
     sizes = [len(paths) for paths in listing.parts]
     train_size = sum(sizes[: len(listing.classes)])
     return Source(
@@ -56,35 +61,35 @@ def read_folder(root: Path, image_size: int, progress: Progress) -> Source:
     )
 
 
-def folder_digest(root: Path) -> str:
+def listing(place: Path) -> str:
     """Return a digest of the folder's path and of its images' names, sizes and times."""
-    digest = hashlib.sha256(os.fsencode(root.resolve()))
-    for path in _list_folder(root).paths:
+    digest = hashlib.sha256(os.fsencode(place.resolve()))
+    for path in _list_folder(place).paths:
         status = path.stat()
-        digest.update(b"\0" + os.fsencode(path.relative_to(root)))
+        digest.update(b"\0" + os.fsencode(path.relative_to(place)))
         digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
-def passed_over(root: Path) -> str:
-    """Say in one sentence what a folder holds that `read_folder` does not read, if anything.
+def passed_over(place: Path) -> str:
+    """Say in one sentence what a folder holds that `read` does not read, if anything.
 
-    Folders and files are named from `root`, those with most images first. A folder within the
+    Folders and files are named from `place`, those with most images first. A folder within the
     folder of a class is read, as a part of the class: that is said of one named as a split is.
     """
-    read = set(_list_folder(root).paths)
-    within = {folder for path in read for folder in path.parents if folder.is_relative_to(root)}
-    found = sorted(_unread(root, read, within), key=lambda one: (-one[1], one[0]))
+    read = set(_list_folder(place).paths)
+    within = {folder for path in read for folder in path.parents if folder.is_relative_to(place)}
+    found = sorted(_unread(place, read, within), key=lambda one: (-one[1], one[0]))
     parts = []
     if found:
         splits = any(is_split_name(path.name) and path.is_dir() for path, _ in found)
         hint = "; of splits only train/ and test/ are read" * splits
-        named = [_counted(_plain(path, root), images) for path, images in found]
-        parts.append(f"passed over in {_plain(root)}: {_first(named)}{hint}")
-    places = (root, root / "train", root / "test")
+        named = [_counted(_plain(path, place), images) for path, images in found]
+        parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
+    places = (place, place / "train", place / "test")
     nested = sorted(one for one in within if is_split_name(one.name) and one not in places)
     if nested:
-        parts.append(f"read as parts of their class: {_first([_plain(n, root) for n in nested])}")
+        parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
     return "; ".join(parts)
 
 

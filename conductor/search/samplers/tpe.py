@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
@@ -70,6 +70,10 @@ class Past:
         columns = [self._values[numbers, self._places[name]] for name in space]
         whole = ~np.isnan(columns).any(axis=0)
         return {name: column[whole] for name, column in zip(space, columns, strict=True)}
+
+
+def make(seed: int, startup: int, past: Past) -> BaseSampler:
+    return ReadingTPESampler(past, startup=startup, seed=seed)
 
 
 class ReadingTPESampler(TPESampler):

@@ -9,9 +9,9 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from conductor.search.lagged import LaggedStorage
 from conductor.search.methods import make_pruner, make_sampler
-from conductor.search.names import PRUNERS
+from conductor.search.mirror import LaggedStorage
+from conductor.search.pruners import PRUNERS
 
 HORIZON = 9
 TRIALS = 30
@@ -143,7 +143,7 @@ def with_reports(number: int, draw: random.Random) -> FrozenTrial:
 
 
 @pytest.mark.parametrize("lag", [1, 4])
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", PRUNERS.names)
 def test_a_pruner_decides_alike_whatever_it_must_not_see(name, lag):
     draw, decisions = random.Random(1), []
     for deciding in range(8, TRIALS):

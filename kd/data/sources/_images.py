@@ -1,0 +1,48 @@
+"""Arrays of images: room for them, and the same images in another size."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kd.data.sources import Progress, Source
+from kd.errors import DataError
+
+BLOCK = 64  # images between two reports of progress
+
+
+def resized(source: Source, image_size: int, progress: Progress) -> Source:
+    """Return the source with every image [C, image_size, image_size], bilinear and antialiased.
+
+    Pillow, not torch, resizes: its integer arithmetic gives the same bytes on every machine.
+    """
+    count, channels, height, _ = source.images.shape
+    if height == image_size:
+        return source
+    images = allocate(count, channels, image_size)
+    for row in range(count):
+        for channel in range(channels):
+            plane = Image.fromarray(source.images[row, channel])
+            plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            images[row, channel] = np.asarray(plane)
+        if (row + 1) % BLOCK == 0 or row + 1 == count:
+            progress(row + 1, count)
+    return replace(source, images=images)
+
+
+def allocate(count: int, channels: int, image_size: int) -> NDArray[np.uint8]:
+    """Return room for images [count, channels, image_size, image_size]. Raises DataError."""
+    shape = (count, channels, image_size, image_size)
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError:
+        raise DataError(
+            f"{count} images of {channels}x{image_size}x{image_size} bytes do not fit in memory; "
+            "take a smaller image_size, or fewer images"
+        ) from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,119 @@
+"""Data sets of torchvision, downloaded on first use, their MD5 compared with the published one.
+
+CIFAR's files are pickles, which can run code: they are opened only after their MD5 was compared.
+Archives are unpacked into a temporary folder and stay packed on disk.
+"""
+
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kd.data.sources import Source
+from kd.data.sources._images import one_line
+from kd.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """A published file, its `place` on disk, and what to say that the user should put there."""
+
+    dataset: str
+    url: str
+    place: Path
+    md5: str
+    wanted: str
+
+
+def read_torchvision(dataset: str, name: str, data_dir: Path) -> Source:
+    """Read torchvision's class `name` in its own image size; `dataset` is its name for the user.
+
+    Raises DataError when a file under `data_dir` is damaged, or cannot be downloaded to there.
+    """
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, name)
+    unpacked = getattr(kind, "base_folder", None)
+    if unpacked and (data_dir / unpacked).is_dir():
+        return _both_halves(kind, data_dir, data_dir / unpacked)
+    with tempfile.TemporaryDirectory(prefix="retort-") as scratch:
+        for archive in _archives(dataset, kind, data_dir):
+            _fetch(archive)
+            _unpack(archive.place, Path(scratch, archive.place.relative_to(data_dir)).parent)
+        return _both_halves(kind, Path(scratch), data_dir)
+
+
+def _archives(dataset: str, kind: Any, data_dir: Path) -> list[_Archive]:
+    if hasattr(kind, "mirrors"):
+        raw = data_dir / kind.__name__ / "raw"
+        url, wanted = kind.mirrors[0], ", ".join(name for name, _ in kind.resources)
+        return [
+            _Archive(dataset, url + name, raw / name, md5, wanted) for name, md5 in kind.resources
+        ]
+    wanted = f"{kind.filename} or {kind.base_folder}/"
+    return [_Archive(dataset, kind.url, data_dir / kind.filename, kind.tgz_md5, wanted)]
+
+
+def _fetch(archive: _Archive) -> None:
+    """See to it that the archive is at its place and is the published one."""
+    from torchvision.datasets.utils import check_integrity
+
+    if not archive.place.exists():
+        _download(archive)
+    elif not check_integrity(archive.place, archive.md5):
+        raise DataError(
+            f"{archive.place} is damaged: its MD5 is not {archive.md5}; "
+            "delete it to have it downloaded again"
+        )
+
+
+def _download(archive: _Archive) -> None:
+    """Download beside the archive's place, check the MD5, then rename."""
+    from torchvision.datasets.utils import download_url
+
+    folder, name = archive.place.parent, archive.place.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+            download_url(archive.url, scratch, name, archive.md5)
+            Path(scratch, name).rename(archive.place)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: of another MD5
+        raise DataError(
+            f"{archive.dataset} could not be downloaded from {archive.url} ({one_line(error)}): "
+            f"put {archive.wanted} into {folder}, or name another data folder with --data-dir"
+        ) from error
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(archive) as members:
+            members.extractall(folder, filter="data")
+        return
+    from torchvision.datasets.utils import extract_archive
+
+    folder.mkdir(parents=True, exist_ok=True)
+    extract_archive(archive, folder)
+
+
+def _both_halves(kind: Any, root: Path, shown: Path) -> Source:
+    """Read what is unpacked under `root`; CIFAR's pickles are opened only with the right MD5."""
+    try:
+        halves = [kind(root, train=True), kind(root, train=False)]
+    except RuntimeError as error:
+        raise DataError(
+            f"{shown} does not hold {kind.__name__} as published (a file is missing, or its MD5 "
+            "differs); delete it to have the data set downloaded again"
+        ) from error
+    images = np.concatenate([np.asarray(half.data) for half in halves])
+    labels = np.concatenate([np.asarray(half.targets, np.int64) for half in halves])
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return Source(
+        images=np.ascontiguousarray(images),
+        labels=labels,
+        classes=tuple(halves[0].classes),
+        test=np.arange(len(labels)) >= len(halves[0].data),
+    )

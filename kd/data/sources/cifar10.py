@@ -1,0 +1,10 @@
+"""32x32 colour photos, 60,000 of 10 classes, downloaded on first use."""
+
+from pathlib import Path
+
+from kd.data.sources import Progress, Source
+from kd.data.sources._torchvision import read_torchvision
+
+
+def read(place: Path, image_size: int, progress: Progress) -> Source:
+    return read_torchvision("cifar10", "CIFAR10", place)

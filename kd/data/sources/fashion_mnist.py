@@ -1,0 +1,10 @@
+"""28x28 clothes in grey, 70,000 of 10 classes, downloaded on first use."""
+
+from pathlib import Path
+
+from kd.data.sources import Progress, Source
+from kd.data.sources._torchvision import read_torchvision
+
+
+def read(place: Path, image_size: int, progress: Progress) -> Source:
+    return read_torchvision("fashion-mnist", "FashionMNIST", place)

@@ -1,0 +1,79 @@
+"""Feature losses over the taps of a network, and the adapters that some of them need."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kd.errors import ProtocolError
+from kd.losses.features import FeatureLoss
+from kd.models.taps import TapReading, matched
+from kd.seeds import derive_seed
+
+
+class Adapters(nn.Module):
+    """One 1x1 convolution a tap, from the student's channels to those of the teacher's reading.
+
+    They train with the student and are no part of it. `student_channels` and `reading_channels` go
+    from tap to number of channels and name the same taps; none for a loss that needs no adapter.
+    Each layer starts as `nn.Conv2d` does (uniform within 1 / sqrt(channels)), from its own seed:
+    what a tap starts with does not depend on which others are used.
+    """
+
+    def __init__(
+        self, student_channels: Mapping[str, int], reading_channels: Mapping[str, int], seed: int
+    ) -> None:
+        super().__init__()
+        _check_taps(student_channels, reading_channels)
+        self.layers = nn.ModuleDict(
+            {
+                tap: _adapter(channels, reading_channels[tap], derive_seed(seed, "adapter", tap))
+                for tap, channels in student_channels.items()
+            }
+        )
+
+    def forward(self, tap: str, features: Tensor) -> Tensor:
+        """Project a student's map [B, C, h, w] to [B, k, h, w]."""
+        projected: Tensor = self.layers[tap](features)
+        return projected
+
+
+def _adapter(student_channels: int, reading_channels: int, seed: int) -> nn.Conv2d:
+    # Made without memory, since nn.Conv2d would draw its start from the global generator.
+    layer = nn.Conv2d(student_channels, reading_channels, kernel_size=1, device="meta")
+    layer.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    bound = student_channels**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+def feature_loss(
+    loss: FeatureLoss,
+    student_features: Mapping[str, Tensor],
+    readings: Mapping[str, TapReading],
+    adapters: Adapters,
+) -> Tensor:
+    """Return the mean over the taps of one feature loss, a scalar.
+
+    `student_features` and `readings` name the same taps; maps are [B, C, h, w] with the student's
+    own channels. `adapters` has a layer for each tap where the loss needs one (`ADAPTED`).
+    """
+    _check_taps(student_features, readings)
+    losses: list[Tensor] = []
+    for tap, reading in readings.items():
+        student = student_features[tap]
+        if loss.ADAPTED:
+            # A 1x1 convolution and averaging commute; pooled first, it has fewer positions to do.
+            student = adapters(tap, matched(student, reading.features)[0])
+        losses.append(loss.loss(student, reading))
+    return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+
+
+def _check_taps(student: Mapping[str, object], teacher: Mapping[str, object]) -> None:
+    if student.keys() != teacher.keys():
+        raise ProtocolError(
+            f"student and teacher must be read at the same taps, got {sorted(student)} and "
+            f"{sorted(teacher)}"
+        )

@@ -1,0 +1,39 @@
+"""Losses on feature maps: each file is one, and offers what `FeatureLoss` lists.
+
+To add one is to add a file here; a recipe then takes its name as `feature_kind`. The first line of
+its docstring is its description.
+"""
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kd.names import FEATURE_LOSSES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kd.models.taps import TapReading
+
+
+class FeatureLoss(Protocol):
+    """What a feature loss's file defines.
+
+    `ADAPTED` says whether the loss compares channel by channel: its `student` then has the
+    teacher's number of channels, through a 1x1 convolution that trains with the student.
+    """
+
+    ADAPTED: bool
+
+    def loss(self, student: "Tensor", reading: "TapReading") -> "Tensor":
+        """Return the loss of one tap, a scalar: a mean over the batch, in the dtype of `student`.
+
+        `student` is [B, C, H, W] float; `reading` holds the teacher's features [B, k, h, w] and
+        attention map [B, H', W'], whose sizes may differ: `kd.models.taps.matched` pools them.
+        Finite, with a finite gradient, for any map, also where it is 0; of the order of 0.01-10
+        for an untrained student, so that one range of weights serves all.
+        """
+        ...
+
+
+def load(name: str) -> FeatureLoss:
+    """Return a feature loss by name. Raises ProtocolError for an unknown one."""
+    return cast(FeatureLoss, FEATURE_LOSSES.load(name))

@@ -1,0 +1,91 @@
+"""Numbers as they are written: sizes, times, shares."""
+
+import pytest
+
+from kd.errors import ProtocolError
+from reports.wording import (
+    binary_size,
+    duration,
+    figure,
+    interval,
+    listed,
+    parse_size,
+    percent,
+    points,
+    scaled,
+    show_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (points(-0.00123, sign=True), "−0.12"),
+        (points(0.00004, sign=True), "0.00"),
+        (points(-0.00001), "0.00"),
+        (points(0.0123, sign=True), "+1.23"),
+        (interval(-0.001, 0.012), "−0.10 to +1.20"),
+        (figure(0.05), "0.05"),
+        (figure(1234.6), "1235"),
+        (figure(2e-5), "2e-05"),
+        (scaled(11_173_962), "11.2 M"),
+        (binary_size(23_016), "22.5 KiB"),
+        (percent(0.97214), "97.21 %"),
+        (percent(0.12345, 1), "12.3 %"),
+        (duration(None), "–"),
+        (listed(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_are_put_into_words(text: str, expected: str) -> None:
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0.4 s"),
+        (4.84, "4.8 s"),
+        (9.96, "10 s"),
+        (48, "48 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599, "59 min 59 s"),
+        (3599.7, "1 h 00 min"),
+        (7620, "2 h 07 min"),
+        (100 * 3600, "100 h 00 min"),
+    ],
+)
+def test_durations_are_in_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20GB", 20 * 10**9),
+        ("512 MB", 512 * 10**6),
+        ("1.5kb", 1500),
+        ("2T", 2 * 10**12),
+        ("7", 7),
+        ("0", 0),
+        (" 3 B ", 3),
+    ],
+)
+def test_a_size_is_a_number_and_a_unit(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["20XB", "GB", "", "-1GB", "1e9", "1,5GB", "20GiB", "inf"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ProtocolError, match="a size is a number and a unit, such as 20GB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (9_300_000_000, "9.3 GB"), (10**13, "10.0 TB")],
+)
+def test_sizes_are_shown_in_the_unit_that_fits(count: int, text: str) -> None:
+    assert show_size(count) == text

@@ -1,0 +1,97 @@
+"""Each field of the protocol changes the fingerprints of what depends on it, and no others."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kd.data.sources import Source
+from kd.protocol import Protocol
+from storage.files import datasets
+from storage.files.artifacts import fingerprint
+from storage.files.layout import Layout
+from tests.support.small import protocol
+from workers.runners.caching import shards_identity
+from workers.runners.preparing import Tuning, teacher_identity
+
+DATA = {"dataset", "teacher", "cache"}  # the teacher depends on the data, the cache on the teacher
+TEACHER = {"teacher", "cache"}
+CACHE = {"cache"}
+NONE: set[str] = set()
+
+# field of the protocol: another value, and the fingerprints that change with it
+CHANGES: dict[str, tuple[Any, set[str]]] = {
+    "dataset": ("cifar10", DATA),
+    "image_size": (9, DATA),
+    "train_size": (61, DATA),
+    "validation_fraction": (0.2, DATA),
+    "test_fraction": (0.3, DATA),
+    "augment": ("crop=2,flip", TEACHER),
+    "teacher": ("resnet14", TEACHER),
+    "teacher_weights": ("weights.safetensors", TEACHER),
+    "teacher_epochs": (3, TEACHER),
+    "teacher_lr": (0.05, TEACHER),
+    "teacher_weight_decay": (1e-4, TEACHER),
+    "students": (("resnet20",), NONE),
+    "max_params": (1000, NONE),
+    "max_latency_ms": (1.0, NONE),
+    "stem": ("imagenet", TEACHER),
+    "taps": (("last1",), CACHE),
+    "epochs": (3, NONE),
+    "views": (5, NONE),
+    "confirm_epochs": (4, NONE),
+    "batch_size": (17, TEACHER),
+    "warmup": (0.2, TEACHER),
+    "optimizer": ("adamw", NONE),
+    "metric": ("balanced-accuracy", NONE),
+    "margin": (1.0, NONE),
+    "seed": (1, TEACHER),
+    "threads": (2, TEACHER),
+    "precision": ("bfloat16", TEACHER),
+    "compile": (True, TEACHER),
+}
+
+
+def source(dataset: str, image_size: int, *_: object) -> Source:
+    """Black images, 40 of each of three classes, without a test split of their own."""
+    images = np.zeros((120, 1, image_size, image_size), np.uint8)
+    return Source(images=images, labels=np.arange(120) % 3, classes=("a", "b", "c"), test=None)
+
+
+def fingerprints(root: Path, of: Protocol) -> dict[str, str]:
+    """Return the names of data set, teacher and cache; the teacher's stands for its weights."""
+    dataset = datasets.prepare(Layout(root), of, root).folder.name
+    teacher = fingerprint(teacher_identity(Tuning.of(of), dataset))
+    cache = fingerprint(shards_identity(of, dataset, teacher))
+    return {"dataset": dataset, "teacher": teacher, "cache": cache, "hash": of.hash}
+
+
+def test_every_field_of_the_protocol_is_in_the_table() -> None:
+    """A new field: say here what depends on it."""
+    assert list(CHANGES) == [field.name for field in dataclasses.fields(Protocol)]
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_field_changes_the_fingerprints_of_what_depends_on_it(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_source", source)
+    monkeypatch.chdir(tmp_path)
+    Path("weights.safetensors").write_bytes(b"weights")
+    value, expected = CHANGES[field]
+    was = fingerprints(tmp_path / "runs", protocol())
+    now = fingerprints(tmp_path / "runs", dataclasses.replace(protocol(), **{field: value}))
+    assert {what for what in was if was[what] != now[what]} == {*expected, "hash"}
+
+
+def test_the_weights_that_a_teacher_starts_from_are_named_by_their_content(tmp_path: Path) -> None:
+    found = set()
+    for folder, content in (("a", b"one"), ("b", b"one"), ("c", b"other")):
+        path = tmp_path / folder / "weights.safetensors"
+        path.parent.mkdir()
+        path.write_bytes(content)
+        tuning = Tuning.of(protocol(teacher_weights=str(path)))
+        found.add(fingerprint(teacher_identity(tuning, "d")))
+    assert len(found) == 2
