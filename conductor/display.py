@@ -11,19 +11,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reports.wording import duration, percent
+from reports.wording import duration
 
 REFRESH = 4  # times a second
 
 
 @dataclass(slots=True)
 class _Run:
-    """A run in progress: `epoch` of `horizon`, with the validation accuracy after it."""
+    """A run in progress: `epoch` of `horizon`, with the metric on the validation split after it."""
 
     title: str
     horizon: int
     epoch: int = 0
-    accuracy: float | None = None
+    value: str = ""
 
 
 @dataclass(slots=True)
@@ -93,9 +93,9 @@ class Display:
     def run_started(self, key: object, title: str, horizon: int) -> None:
         self._runs[key] = _Run(title, horizon)
 
-    def epoch(self, key: object, epoch: int, accuracy: float) -> None:
+    def epoch(self, key: object, epoch: int, value: str) -> None:
         run = self._runs[key]
-        run.epoch, run.accuracy = epoch, accuracy
+        run.epoch, run.value = epoch, value
 
     def run_ended(self, key: object, text: str) -> None:
         """Say how a run ended, with the time left where lines are plain."""
@@ -145,9 +145,8 @@ def _bars(console: Console) -> Progress:
 
 def _table(runs: list[_Run]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("running", "epoch", "validation accuracy"):
+    for heading in ("running", "epoch", "validation"):
         table.add_column(heading)
     for run in runs:
-        accuracy = "" if run.accuracy is None else percent(run.accuracy, 1)
-        table.add_row(escape(run.title), f"{run.epoch}/{run.horizon}", accuracy)
+        table.add_row(escape(run.title), f"{run.epoch}/{run.horizon}", run.value)
     return table

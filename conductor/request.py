@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workers.pools.cluster import Cluster
 
 MOST = 1_000_000  # trials, seeds, runs at once: more is a typing mistake
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "margin")  # of lines of `announced`
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of lines of `announced`
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}

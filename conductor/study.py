@@ -25,6 +25,7 @@ from conductor.stages.provenance import (
     remember_command,
 )
 from kd.errors import RetortError, StudyError
+from reports.wording import measure
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
@@ -151,9 +152,7 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(arms, workers, self._paths, self._display, jobs.trial, publisher.trial).run(
-                self._request.trials
-            )
+            self._search(arms, workers, jobs, publisher)
             clock.lap("search")
         chosen = self._confirm(arms, workers, jobs)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
@@ -191,12 +190,27 @@ class Study:
             "shards": settings.shards,
             **({"students": budget.digest} if budget.digest else {}),
         }
-        study = open_study(storage, study_name(self._request.name, space.name), attributes)
+        name = study_name(self._request.name, space.name)
+        study = open_study(storage, name, attributes, measure(protocol.metric).name)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
+
+    def _search(
+        self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker, publisher: Publisher
+    ) -> None:
+        metric, paths = self._request.protocol.metric, self._paths
+        search = Search(arms, workers, paths, self._display, jobs.trial, publisher.trial, metric)
+        search.run(self._request.trials)
 
     def _confirm(self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker) -> Finalists:
         protocol = self._request.protocol
-        confirmation = Confirmation(arms, workers, self._paths, self._display, jobs.confirmation)
+        confirmation = Confirmation(
+            arms,
+            workers,
+            self._paths,
+            self._display,
+            jobs.confirmation,
+            protocol.metric,
+        )
         return confirmation.run(
             protocol.seed,
             self._request.seeds,

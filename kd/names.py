@@ -9,6 +9,7 @@ from kd.registry import Kind, check_name
 
 SOURCES = Kind("dataset", "kd.data.sources")
 AUGMENTATIONS = Kind("augmentation", "kd.augmentations")
+METRICS = Kind("metric", "kd.metrics")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
 

@@ -10,6 +10,7 @@ from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain
 from kd.names import (
     AUGMENTATIONS,
+    METRICS,
     OPTIMIZERS,
     PRECISIONS,
     SOURCES,
@@ -86,9 +87,14 @@ class Protocol(JsonData):
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
     optimizer: Annotated[str, "optimizer of the students; the teacher has sgd", OPTIMIZERS] = "sgd"
-    margin: Annotated[float, "points of accuracy within which two recipes count as equivalent"] = (
-        0.5
+    metric: Annotated[str, "what trials are searched, selected and compared by", METRICS] = (
+        "accuracy"
     )
+    margin: Annotated[
+        float,
+        "how much two recipes may differ and still count as equivalent, in the metric's unit, as "
+        "in points of accuracy (default: the metric's own)",
+    ] = 0.5
     seed: Annotated[int, "seed of the study: the same seed gives the same study"] = 0
     threads: Annotated[int, "CPU threads of a worker; the bits of a result depend on it"] = 1
     precision: Annotated[
@@ -109,6 +115,7 @@ class Protocol(JsonData):
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
         check_name("stem", self.stem, STEMS)
+        METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
         augment = augment_text(parse_augment(self.augment, self.image_size))
@@ -185,7 +192,7 @@ def dataset_slug(dataset: str) -> str:
 _RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
     ("lie in 4-1024", 4, 1024, ("image_size",)),
     ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
-    ("lie in 0-100 points", 0, 100, ("margin",)),
+    ("lie in 0-100", 0, 100, ("margin",)),
     ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
     ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
     ("lie in 1-100000", 1, 100_000, ("epochs",)),

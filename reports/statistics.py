@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-Booleans = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Scores = NDArray[np.float64] | NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -28,7 +28,7 @@ class CrossedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Accuracy of a less accuracy of b, in shares of 1, with its 95 % interval.
+    """The metric of a less the metric of b, not scaled, with its 95 % interval.
 
     `detectable` is the smallest true difference that as many seeds and images would have shown
     with a probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
@@ -46,25 +46,26 @@ class Difference:
     per_seed: tuple[float, ...]
 
 
-def crossed_errors(correct_a: Booleans, correct_b: Booleans) -> CrossedErrors:
+def crossed_errors(scores_a: Scores, scores_b: Scores) -> CrossedErrors:
     """Split the error of a paired difference into its seeds' part and its test images' part.
 
-    `correct_a`, `correct_b`: [..., S, N] bool, S paired seeds by N test images. With d the
-    differences of -1, 0 or 1, a table of two crossed random effects without replication,
+    `scores_a`, `scores_b`: [..., S, N] float or bool, S paired seeds by N test images, whose means
+    over images are the metric (`kd.metrics.Metric.scores`). With d their differences, a table of
+    two crossed random effects without replication,
 
         se_seed²  = variance of the seeds' means / S
         se_image² = max(0, variance of the images' means / N - MS_residual / (S N))
 
     where MS_residual, of (S - 1)(N - 1) degrees of freedom, takes out of the images' part the
     noise that the seeds' part already holds (the method-of-moments estimator; Searle, Casella,
-    McCulloch, "Variance components", 1992, chapter 4). Sums of squares are of whole numbers.
+    McCulloch, "Variance components", 1992, chapter 4). Scores of 0 and 1 are summed without error.
     """
-    table = correct_a.astype(np.int8) - correct_b.astype(np.int8)
+    table = np.subtract(scores_a, scores_b, dtype=np.float64)
     seeds, images = table.shape[-2:]
-    by_seed = table.sum(-1, dtype=np.int64) / images
-    by_image = table.sum(-2, dtype=np.int64) / seeds
+    by_seed = table.sum(-1) / images
+    by_image = table.sum(-2) / seeds
     mean = by_seed.mean(-1)
-    squares = np.count_nonzero(table, axis=(-2, -1)) - seeds * images * mean**2
+    squares = np.square(table).sum((-2, -1)) - seeds * images * mean**2
     seed_squares = ((by_seed - mean[..., None]) ** 2).sum(-1)
     image_squares = ((by_image - mean[..., None]) ** 2).sum(-1)
     residual = np.maximum(0.0, squares - images * seed_squares - seeds * image_squares)
@@ -95,18 +96,18 @@ def detectable_difference(errors: CrossedErrors, seeds: int) -> Floats:
     return np.asarray(np.hypot(by_seed, by_image))
 
 
-def paired_difference(correct_a: Booleans, correct_b: Booleans) -> Difference:
-    """Compare two finalists on the same seeds and test images: [S, N] bool each, S and N above 1.
+def paired_difference(scores_a: Scores, scores_b: Scores) -> Difference:
+    """Compare two finalists on the same seeds and test images: scores [S, N], S and N above 1.
 
     Raises ValueError for tables of other or different shapes.
     """
-    if correct_a.shape != correct_b.shape or correct_a.ndim != 2 or min(correct_a.shape) < 2:
+    if scores_a.shape != scores_b.shape or scores_a.ndim != 2 or min(scores_a.shape) < 2:
         raise ValueError(
             "a paired difference takes two tables [S, N] of one shape with S, N > 1, "
-            f"got {correct_a.shape} and {correct_b.shape}"
+            f"got {scores_a.shape} and {scores_b.shape}"
         )
-    seeds, images = correct_a.shape
-    errors = crossed_errors(correct_a, correct_b)
+    seeds, images = scores_a.shape
+    errors = crossed_errors(scores_a, scores_b)
     mean, half = float(errors.mean), float(half_width(errors, seeds))
     return Difference(
         mean=mean,
@@ -118,23 +119,28 @@ def paired_difference(correct_a: Booleans, correct_b: Booleans) -> Difference:
         detectable=float(detectable_difference(errors, seeds)),
         seeds=seeds,
         images=images,
-        per_seed=tuple((correct_a.mean(1) - correct_b.mean(1)).tolist()),
+        per_seed=tuple((scores_a.mean(1) - scores_b.mean(1)).tolist()),
     )
 
 
-def mean_interval(correct: Booleans) -> tuple[float, float]:
-    """Return the 95 % interval of a mean accuracy: [S, N] bool, S seeds by N test images.
+def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tuple[float, float]:
+    """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
 
     Of several seeds it is made like that of a difference, from both effects; of one run, such as
-    the teacher's, it is over images alone (Wilson, 1927), and says nothing of other seeds.
+    the teacher's, it is over images alone, and says nothing of other seeds: for scores of 0 and 1
+    Wilson's (1927), for others by the normal.
     """
-    seeds, images = correct.shape
-    if seeds == 1:
-        found = stats.binomtest(int(correct.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+    seeds, images = scores.shape
+    if seeds == 1 and np.isin(scores, (0, 1)).all():
+        found = stats.binomtest(int(scores.sum()), images).proportion_ci(CONFIDENCE, "wilson")
         return float(found.low), float(found.high)
-    errors = crossed_errors(correct, np.zeros_like(correct))
-    mean, half = float(errors.mean), float(half_width(errors, seeds))
-    return max(0.0, mean - half), min(1.0, mean + half)
+    if seeds == 1:
+        error = np.std(scores, ddof=1) / np.sqrt(images)
+        mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
+    else:
+        errors = crossed_errors(scores, np.zeros_like(scores))
+        mean, half = float(errors.mean), float(half_width(errors, seeds))
+    return max(worst, mean - half), min(best, mean + half)
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -178,7 +184,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict_kind(difference: Difference, margin: float) -> str:
-    """Name what an interval says; `margin` in shares of 1.
+    """Name what an interval says; `margin` not scaled, like it.
 
     equivalent    the whole interval lies within the margin, even when it leaves out 0
     better/worse  the interval lies above or below 0

@@ -2,12 +2,65 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 from kd.errors import ProtocolError
+from kd.metrics import POINTS, load_metric
 
 SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 MINUS = "−"
 NONE = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A study's metric in words; values in 0-1 are shown in per cent, and differ by points."""
+
+    name: str
+    unit: str  # of differences
+    worst: float
+    best: float
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by where it is drawn or written."""
+        return 100.0 if self.unit == POINTS else 1.0
+
+    @property
+    def symbol(self) -> str:
+        """The unit of values."""
+        return "%" if self.unit == POINTS else self.unit
+
+    def of(self, part: str) -> str:
+        """The title of an axis or a column: test accuracy, %"""
+        return f"{part} {self.name}, {self.symbol}"
+
+    def value(self, value: float | None, digits: int = 2) -> str:
+        """0.9721 -> 97.21 %"""
+        return NONE if value is None else f"{self.number(value, digits)} {self.symbol}"
+
+    def number(self, value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+        """0.0102 -> 1.02, with `sign` +1.02: a value or a difference without its unit."""
+        shown = None if value is None else self.scale * value
+        return signed(shown, sign=sign, digits=digits if self.unit == POINTS else digits + 1)
+
+    def interval(self, low: float, high: float) -> str:
+        """The ends of a difference's interval: (-0.001, 0.012) -> −0.10 to +1.20"""
+        return f"{self.number(low, sign=True)} to {self.number(high, sign=True)}"
+
+    def spread(self, mean: float | None, deviation: float | None) -> str:
+        """A value with its deviation, without their unit: 97.21 ± 0.32"""
+        text = self.number(mean)
+        return text if deviation is None else f"{text} ± {self.number(deviation)}"
+
+
+@cache
+def measure(metric: str) -> Measure:
+    """Return a metric's words by its name."""
+    found = load_metric(metric)
+    worst, best = found.RANGE
+    return Measure(name=found.NAME, unit=found.UNIT, worst=worst, best=best)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -16,10 +69,15 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 
 def points(share: float | None, *, sign: bool = False, digits: int = 2) -> str:
-    """0.0102 -> 1.02, in points of accuracy; with `sign` +1.02."""
-    if share is None:
+    """0.0102 -> 1.02, in points; with `sign` +1.02."""
+    return signed(None if share is None else 100 * share, sign=sign, digits=digits)
+
+
+def signed(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
+    """1.0234 -> 1.02, with `sign` +1.02; what rounds to 0 has no sign."""
+    if value is None:
         return NONE
-    rounded = round(100 * share, digits) + 0.0
+    rounded = round(value, digits) + 0.0
     text = f"{abs(rounded):.{digits}f}"
     if rounded < 0:
         return MINUS + text
@@ -32,7 +90,7 @@ def interval(low: float, high: float) -> str:
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
-    """Accuracy in per cent with its deviation in points: 97.21 ± 0.32"""
+    """A share in per cent with its deviation in points: 97.21 ± 0.32"""
     return points(mean) if deviation is None else f"{points(mean)} ± {points(deviation)}"
 
 

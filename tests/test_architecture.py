@@ -34,7 +34,15 @@ MAY_IMPORT = {
 FLOORS = {
     "kd": (
         *("errors", "seeds", "registry", "json_data", "schedules", "names", "recipe", "protocol"),
-        *("ablations", "augmentations", "data.sources", "data", "models", "losses.logits"),
+        *(
+            "ablations",
+            "augmentations",
+            "metrics",
+            "data.sources",
+            "data",
+            "models",
+            "losses.logits",
+        ),
         *("losses.features", "losses", "optimizers", "training"),
     ),
     "storage": ("files", "studies"),

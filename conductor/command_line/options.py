@@ -11,6 +11,7 @@ from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_models import pin_models
 from kd.errors import ProtocolError, StudyError
+from kd.metrics import load_metric
 from kd.names import SOURCES
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
@@ -42,6 +43,9 @@ def make_request(options: argparse.Namespace) -> Request:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     if "dataset" not in {**protocol_fields, **given}:
         raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
+    if "margin" not in protocol_fields and "margin" not in given:
+        metric = {**protocol_fields, **given}.get("metric", "accuracy")
+        given["margin"] = load_metric(metric).MARGIN
     arms, space = getattr(options, "arms", None), getattr(options, "space", None)
     spaces = _kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}

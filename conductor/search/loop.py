@@ -11,7 +11,7 @@ from conductor.display import Display
 from conductor.search.arm import Arm
 from kd.errors import StudyError, WorkerError
 from kd.training.history import EpochMetrics
-from reports.wording import percent
+from reports.wording import measure
 from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
@@ -48,7 +48,9 @@ class Search:
         display: Display,
         make_job: MakeJob,
         publish: Publish,
+        metric: str = "accuracy",
     ) -> None:
+        self._measure = measure(metric)
         self.arms = arms
         self._workers = workers
         self._layout = layout
@@ -115,8 +117,8 @@ class Search:
             return
         trial.history.append(metrics)
         key = (trial.arm.name, trial.number)
-        self._display.epoch(key, metrics.epoch, metrics.accuracy)
-        if trial.arm.report(trial.number, metrics.epoch, metrics.accuracy):
+        self._display.epoch(key, metrics.epoch, self._measure.value(metrics.objective, 1))
+        if trial.arm.report(trial.number, metrics.epoch, metrics.objective):
             trial.pruned = True
             self._workers.stop(key)
 
@@ -141,7 +143,7 @@ class Search:
             seconds=sum(metrics.seconds for metrics in trial.history),
         )
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
-        value = None if outcome == "failed" else record.accuracy
+        value = None if outcome == "failed" else record.objective(self._measure.worst)
         attributes = _attributes(record)
         record = replace(record, digest=arm.decisions.digest(number, state, value, attributes))
         record.write(self._layout.trial(arm.name, number).result)
@@ -163,11 +165,12 @@ class Search:
 
     def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
         best = arm.decisions.best(1)
-        top = f", best {percent(best[0].value or 0.0, 1)}" if best else ""
+        top = f", best {self._measure.value(best[0].value, 1)}" if best else ""
+        value = self._measure.value(record.objective(self._measure.worst), 1)
         self._display.summarise(arm.name, f"{arm.name}: {arm.decisions.counted} trials{top}")
         how = {
-            "complete": f"{percent(record.accuracy, 1)} validation accuracy",
-            "pruned": f"pruned after epoch {len(record.history)} at {percent(record.accuracy, 1)}",
+            "complete": f"{value} validation {self._measure.name}",
+            "pruned": f"pruned after epoch {len(record.history)} at {value}",
             "diverged": f"diverged: {record.reason}",
             "failed": f"failed: {record.reason}",
         }[record.outcome]

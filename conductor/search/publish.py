@@ -15,7 +15,7 @@ from conductor.search.arm import Arm
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
-from reports.wording import percent
+from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
@@ -23,7 +23,7 @@ from storage.studies.studies import system_attributes
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
 PANELS = {  # field of an epoch's metrics: the title of its curve
-    "accuracy": "validation accuracy",
+    "objective": "validation {metric}",
     "temperature": "temperature",
     "alpha": "alpha",
     "lr": "learning rate",
@@ -51,15 +51,15 @@ class Publisher:
         """
         from optuna_dashboard import save_note
 
-        trial = arm.ledger.stored_trial(number)
-        save_note(_Noted(trial), trial_note(arm, number, record))
+        trial, words = arm.ledger.stored_trial(number), measure(self.protocol.metric)
+        save_note(_Noted(trial), trial_note(arm, number, record, words))
         if not record.history:
             return
         published = {artifact.filename for artifact in get_all_artifact_meta(trial)}
         self.artifacts.mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(self.artifacts)
         with tempfile.TemporaryDirectory() as folder:
-            for path in _write(Path(folder), record.history):
+            for path in _write(Path(folder), record.history, words.name):
                 if path.name not in published:
                     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
 
@@ -81,9 +81,9 @@ class _Noted:
         self._storage.set_study_system_attr(study_id, key, value)
 
 
-def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:
+def _write(folder: Path, history: list[EpochMetrics], metric: str) -> Iterable[Path]:
     picture, table = folder / "curves.svg", folder / "epochs.csv"
-    picture.write_text(curves(history), encoding="utf-8")
+    picture.write_text(curves(history, metric), encoding="utf-8")
     rows = [metrics.to_json() for metrics in history]
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -92,13 +92,13 @@ def _write(folder: Path, history: list[EpochMetrics]) -> Iterable[Path]:
     return picture, table
 
 
-def curves(history: list[EpochMetrics]) -> str:
+def curves(history: list[EpochMetrics], metric: str) -> str:
     """Return an SVG picture, since the dashboard shows pictures and no pages.
 
-    It draws validation accuracy and schedules against the epoch, in two rows of two panels.
+    It draws the validation metric and schedules against the epoch, in two rows of two panels.
     """
     panels = [
-        _panel(title, [getattr(metrics, name) for metrics in history], index)
+        _panel(title.format(metric=metric), [getattr(metrics, name) for metrics in history], index)
         for index, (name, title) in enumerate(PANELS.items())
     ]
     size = f'width="{2 * WIDTH}" height="{2 * HEIGHT}" viewBox="0 0 {2 * WIDTH} {2 * HEIGHT}"'
@@ -142,17 +142,18 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
         f"Arm `{arm.name}`: {protocol.teacher} teaches {' or '.join(protocol.students)} on "
         f"{_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
-        "validation accuracy after the last epoch.\n\n"
+        f"validation {measure(protocol.metric).name} after the last epoch.\n\n"
         "The best score here is **biased upward**, since it was selected: what counts is the "
         "comparison on fresh seeds in the study's report."
     )
 
 
-def trial_note(arm: Arm, number: int, record: RunRecord) -> str:
+def trial_note(arm: Arm, number: int, record: RunRecord, words: Measure) -> str:
     titles = dict(enumerate(arm.decisions.space.enqueued))
     head = f"{arm.name} {number}" + (f" ({_plain(titles[number])})" if number in titles else "")
+    value = words.value(record.objective(words.worst), 1)
     lines = [
-        f"# {head}: {record.outcome} at {percent(record.accuracy, 1)}",
+        f"# {head}: {record.outcome} at {value}",
         "",
         *(f"- {line}" for line in describe(record.recipe)),
         f"- {len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s",

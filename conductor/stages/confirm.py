@@ -1,9 +1,9 @@
 """Confirmation: from the search's winners to runs on fresh seeds, tested once.
 
-The best few recipes of each arm run again on fresh seeds, and the one with the best mean validation
-accuracy is the arm's winner: the search's own best score is biased upward. Winners and defaults
-then run on further seeds, the same for all, and of a student's runs only these see the test split.
-If asked for, so do the ablations of the winner that the verdict is about.
+The best few recipes of each arm run again on fresh seeds, and the one with the best mean on the
+validation images is the arm's winner: the search's own best score is biased upward. Winners and
+defaults then run on further seeds, the same for all, and of a student's runs only these see the
+test split. If asked for, so do the ablations of the winner that the verdict is about.
 """
 
 import random
@@ -19,7 +19,7 @@ from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import percent
+from reports.wording import Measure, measure, percent
 from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Diverged, EpochDone, Event, Note, Result
@@ -29,7 +29,7 @@ from workers.pools.worker_pool import WorkerPool
 CANDIDATES = 3  # of each arm that run again before one is chosen
 SELECTION_SEEDS = 3
 
-Scores = dict[int, list[float]]  # validation accuracies on the seeds of the selection, by trial
+Scores = dict[int, list[float]]  # the validation metric on the seeds of the selection, by trial
 MakeJob = Callable[[Recipe, int, int, list[int], RunLayout, str], TrainJob]
 
 
@@ -55,7 +55,9 @@ class Confirmation:
         layout: StudyLayout,
         display: Display,
         make_job: MakeJob,
+        metric: str = "accuracy",
     ) -> None:
+        self._measure = measure(metric)
         self._arms = arms
         self._workers = workers
         self._layout = layout
@@ -144,7 +146,7 @@ class Confirmation:
         return {one.title for one in kept if same and one.role == "ablation"}
 
     def _select(self, study_seed: int, horizon: int, views: int) -> dict[str, Scores]:
-        """Run the candidates of every arm; return their validation accuracies by trial."""
+        """Run the candidates of every arm; return their validation scores by trial."""
         runs: dict[tuple[str, int, int], _Run] = {}
         for arm in self._arms:
             candidates = _candidates(arm)
@@ -163,7 +165,7 @@ class Confirmation:
         records = self._run_all("selection", list(runs.values()), views)
         scores: dict[str, Scores] = {arm.name: {} for arm in self._arms}
         for (arm_name, number, _), record in zip(runs, records, strict=True):
-            scores[arm_name].setdefault(number, []).append(record.accuracy)
+            scores[arm_name].setdefault(number, []).append(record.objective(self._measure.worst))
         return scores
 
     def _run_all(self, stage: str, runs: list[_Run], views: int) -> list[RunRecord]:
@@ -194,7 +196,7 @@ class Confirmation:
         for index, event in self._workers.run_all(jobs, listen):
             record = self._record(runs[index], event, histories.get(index, []))
             records[index] = record
-            self._display.run_ended(index, _ending(runs[index], record))
+            self._display.run_ended(index, _ending(runs[index], record, self._measure))
         return [record for record in records if record is not None]
 
     def _hear_epoch(
@@ -205,7 +207,7 @@ class Confirmation:
             self._display.run_started(index, run.title, run.horizon)
         if metrics.epoch > len(history):
             history.append(metrics)
-        self._display.epoch(index, metrics.epoch, metrics.accuracy)
+        self._display.epoch(index, metrics.epoch, self._measure.value(metrics.objective, 1))
 
     @staticmethod
     def _record(run: _Run, event: Result | Diverged, history: list[EpochMetrics]) -> RunRecord:
@@ -224,11 +226,12 @@ class Confirmation:
         return record
 
 
-def _ending(run: _Run, record: RunRecord) -> str:
+def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
     if record.outcome == "diverged":
         return f"{run.title}: diverged: {record.reason}"
     if record.test is None:
-        return f"{run.title}: {percent(record.accuracy, 1)} validation accuracy"
+        value = measure.value(record.objective(measure.worst), 1)
+        return f"{run.title}: {value} validation {measure.name}"
     return f"{run.title}: {percent(record.test['accuracy'], 1)} test accuracy"
 
 
@@ -261,10 +264,10 @@ def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
 
 
 def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
-    """Return the arm's defaults and, last, its winner by mean validation accuracy."""
+    """Return the arm's defaults and, last, its winner by its mean value on validation images."""
     trials = {trial.number: trial for trial in arm.decisions.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    by_recipe = {arm.decisions.recipe(number): accuracies for number, accuracies in scores.items()}
+    by_recipe = {arm.decisions.recipe(number): found for number, found in scores.items()}
     defaults = [
         _finalist(
             arm, trials[number], title, "default", by_recipe.get(arm.decisions.recipe(number), [])
@@ -291,7 +294,7 @@ def _finalist(
         role=role,
         recipe=recipe,
         trial=trial.number,
-        search_accuracy=trial.value or 0.0,
+        searched=trial.value or 0.0,
         selection=selection,
     )
 

@@ -15,7 +15,6 @@ from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
 from reports.compute.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData, StudyData
-from reports.wording import percent
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
 from storage.files.layout import ExportLayout, Layout, StudyLayout
@@ -45,7 +44,7 @@ def check_format(form: str) -> None:
 def choose(data: StudyData, name: str | None, command: str) -> Choice:
     """Return the finalist `name`, by default the one that the verdict is about, and its run.
 
-    The run is the one whose validation accuracy is the median, the lower of two: to take the best
+    The run is the one whose validation metric is the median, the lower of two: to take the best
     on the test split would be a selection on it. Raises ProtocolError for an unknown name, and
     StudyError, naming `command`, unless all its confirmation runs have ended.
     """
@@ -55,7 +54,9 @@ def choose(data: StudyData, name: str | None, command: str) -> Choice:
             f"{len(one.runs)} of {data.seeds} confirmation runs of {one.key} have ended; "
             f"run: {command}"
         )
-    tested = sorted(one.tested, key=lambda run: (run.record.accuracy, run.replicate))
+    tested = sorted(
+        one.tested, key=lambda run: (run.record.objective(data.measure.worst), run.replicate)
+    )
     if not tested:
         raise StudyError(f"every confirmation run of {one.key} diverged: there is no student")
     return Choice(one, tested[(len(tested) - 1) // 2])
@@ -117,13 +118,15 @@ class Export:
 
     def _job(self, folder: Path) -> ExportJob:
         run = self.paths.confirmation(self.choice.one.key, self.choice.run.replicate)
+        last = self.choice.run.record.last
+        assert last is not None  # of a run that was tested
         return ExportJob(
             protocol=self.findings.data.protocol,
             root=str(self.layout.root),
             dataset=self.findings.data.settings.dataset,
             weights=str(run.weights),
             folder=str(folder),
-            accuracy=self.choice.run.record.accuracy,
+            accuracy=last.accuracy,
             onnx=self.onnx,
             student=self.choice.one.finalist.recipe.student,
         )
@@ -150,11 +153,12 @@ class Export:
 
     def _say(self, exported: Exported, display: Display) -> None:
         data, run = self.findings.data, exported.run
-        accuracy = run.record.test["accuracy"] if run.record.test else 0.0
+        measure = data.measure
+        validated = measure.value(run.record.objective(measure.worst), 1)
         display.say(
             f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
-            f"validation accuracy, {percent(run.record.accuracy, 1)}; "
-            f"{percent(accuracy, 1)} on the test split"
+            f"validation {measure.name}, {validated}; {measure.value(run.value, 1)} on the test "
+            "split"
         )
         display.say(f"safetensors: {exported.images} validation images, equal bit for bit")
         for batch, difference in exported.onnx_differences.items():

@@ -21,6 +21,7 @@ class EpochMetrics(JsonData):
     """
 
     epoch: int  # from 1
+    objective: float  # the metric of the run's plan, on the validation split
     accuracy: float  # on the validation split
     nll: float  # on the validation split, nats
     ece: float  # on the validation split, 15 equal bins

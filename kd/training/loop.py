@@ -25,6 +25,7 @@ from kd.seeds import derive_seed
 from kd.training import evaluation
 from kd.training.evaluation import LabelledImages, predict
 from kd.training.history import EpochMetrics
+from kd.training.scoring import objective
 from kd.training.teacher import Reading, TeacherSource
 
 
@@ -45,6 +46,7 @@ class Plan:
     seed: int
     precision: str = "float32"  # of the forward pass; see `kd.models.numerics`
     compile: bool = False
+    metric: str = "accuracy"  # of `EpochMetrics.objective`
 
 
 @dataclass(slots=True)
@@ -157,22 +159,24 @@ def train(
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:
             return
-        scores = _validate(state, validation, source)
+        scores = _validate(state, plan.metric, validation, source)
         seconds = time.perf_counter() - started
         state.epoch += 1
-        metrics = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **scores)
-        state.history.append(metrics)
-        yield metrics
+        epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **scores)
+        state.history.append(epoch)
+        yield epoch
 
 
 def _validate(
-    state: TrainingState, validation: LabelledImages, source: TeacherSource | None
+    state: TrainingState, metric: str, validation: LabelledImages, source: TeacherSource | None
 ) -> dict[str, Any]:
     logits = predict(state.network, validation)
     if not logits.isfinite().all():
         raise DivergenceError(f"the weights are not finite after epoch {state.epoch + 1}")
     teacher_logits = source.validation_logits if source else None
-    return evaluation.scores(logits, validation.labels.cpu(), teacher_logits)
+    labels = validation.labels.cpu()
+    value = objective(metric, logits.numpy(), labels.numpy())
+    return {"objective": value, **evaluation.scores(logits, labels, teacher_logits)}
 
 
 def _train_epoch(

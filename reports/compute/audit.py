@@ -13,10 +13,10 @@ GOOD = 3  # a cut is wrong when the auditor ends among the best third of its arm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auditor:
-    """One auditor: its validation accuracy at the horizon, and where it would have been cut."""
+    """One auditor: its validation metric at the horizon, and where it would have been cut."""
 
     number: int
-    accuracy: float
+    value: float
     cut_epoch: int | None
     wrong: bool
 
@@ -25,8 +25,8 @@ class Auditor:
 class Audit:
     """What one arm's auditors say of its pruner.
 
-    `taus` are Kendall's tau of each epoch with the last, from 8 auditors on. `regret`, in shares of
-    1, is the accuracy of the best auditor less that of the best that would have been kept; None
+    `taus` are Kendall's tau of each epoch with the last, from 8 auditors on. `regret` is
+    the value of the best auditor less that of the best that would have been kept; None
     where the pruner would have kept none.
     """
 
@@ -73,12 +73,12 @@ def _last(trial: TrialData) -> float:
 
 def _auditors(trials: list[TrialData]) -> tuple[Auditor, ...]:
     """A third is rounded up; auditors that tie with the last of it belong to it."""
-    accuracies = sorted(map(_last, trials), reverse=True)
-    good = accuracies[math.ceil(len(trials) / GOOD) - 1] if trials else 0.0
+    values = sorted(map(_last, trials), reverse=True)
+    good = values[math.ceil(len(trials) / GOOD) - 1] if trials else 0.0
     return tuple(
         Auditor(
             number=trial.number,
-            accuracy=_last(trial),
+            value=_last(trial),
             cut_epoch=trial.cut_epoch,
             wrong=trial.cut_epoch is not None and _last(trial) >= good,
         )

@@ -8,12 +8,13 @@ import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from kd.training.history import FEW_OF_A_CLASS
+from kd.training.scoring import objective
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
 from reports.compute.verdict import Verdict
 from reports.read.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
-from reports.wording import counted, figure, listed, percent, points
+from reports.wording import Measure, counted, figure, listed, percent, points
 
 EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
@@ -34,7 +35,7 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
         *_of_evidence(data, verdict),
         *_of_classes(data),
         *_of_search(data),
-        *_of_pruning(data.settings.pruner, data.protocol.margin, audits),
+        *_of_pruning(data.settings.pruner, data.protocol.margin, audits, data.measure),
         *_of_protocol(data),
         *_of_seal(data),
     )
@@ -45,23 +46,24 @@ def _of_learning(data: StudyData) -> Iterator[str]:
     if data.labels is None:
         return
     counts = np.bincount(data.labels)
-    share = float(counts.max() / counts.sum())
-    scored = [("the teacher", data.teacher_test.get("accuracy"), data.teacher_interval)]
+    named = np.eye(len(counts), dtype=np.float32)[np.full(len(data.labels), counts.argmax())]
+    share = objective(data.protocol.metric, named, data.labels)
+    scored = [("the teacher", data.teacher_value, data.teacher_interval)]
     scored += [
-        (f"tuned {one.finalist.arm}", mean_and_deviation(one.accuracies)[0], one.interval)
+        (f"tuned {one.finalist.arm}", mean_and_deviation(one.values)[0], data.interval(one))
         for one in data.of_role("tuned")
-        if one.accuracies
+        if one.values
     ]
     poor = [
-        f"{name} ({percent(accuracy)})"
-        for name, accuracy, interval in scored
+        f"{name} ({data.measure.value(value)})"
+        for name, value, interval in scored
         if interval and interval[0] <= share
     ]
     if poor:
         largest = class_name(data, int(counts.argmax()))
         yield (
             f"Predicting the largest class ({largest}) for every test image gives "
-            f"{percent(share)}: {listed(poor)} {'is' if len(poor) == 1 else 'are'} not "
+            f"{data.measure.value(share)}: {listed(poor)} {'is' if len(poor) == 1 else 'are'} not "
             "significantly above it."
         )
 
@@ -93,14 +95,14 @@ def _asked(command: Sequence[str]) -> int:
 
 def _of_teacher(data: StudyData) -> Iterator[str]:
     plain = data.tuned(PLAIN)
-    teacher = data.teacher_test.get("accuracy")
-    if teacher is None or plain is None or not plain.accuracies:
+    teacher = data.teacher_value
+    if teacher is None or plain is None or not plain.values:
         return
-    student, _ = mean_and_deviation(plain.accuracies)
+    student, _ = mean_and_deviation(plain.values)
     if teacher <= student:
         yield (
-            f"The teacher ({percent(teacher)}) is no better on the test split than the plain "
-            f"student ({percent(student)}): there was little to learn from it."
+            f"The teacher ({data.measure.value(teacher)}) is no better on the test split than the "
+            f"plain student ({data.measure.value(student)}): there was little to learn from it."
         )
 
 
@@ -122,18 +124,19 @@ def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
 def _few_images(data: StudyData, verdict: Verdict) -> str:
     text = (
         f"The test split has {counted(data.test_images, 'image')}, one of which is "
-        f"{points(1 / data.test_images)} points."
+        f"{points(1 / data.test_images)} points of accuracy."
     )
     if verdict.difference is None or verdict.difference.se_image == 0:
         return text
-    floor = points(1.96 * verdict.difference.se_image)
-    return f"{text} They alone leave ±{floor} points uncertain, with any number of seeds."
+    floor = data.measure.number(1.96 * verdict.difference.se_image)
+    return (
+        f"{text} They alone leave ±{floor} {data.measure.unit} uncertain, with any number of seeds."
+    )
 
 
 def _of_classes(data: StudyData) -> Iterator[str]:
     """Count the classes that have too few images for a statement about them."""
-    told = {"validation": "validation accuracy that ranks trials", "test": "test accuracy"}
-    for part, accuracy in told.items():
+    for part in ("validation", "test"):
         counts = data.class_images.get(part, ())
         few = [count for count in counts if count < FEW_OF_A_CLASS]
         if few:
@@ -144,7 +147,7 @@ def _of_classes(data: StudyData) -> Iterator[str]:
                 f"{counted(len(few), 'class', 'classes')} of {len(counts)} "
                 f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images, "
                 f"the fewest {class_name(data, label)} with {least} of {sum(counts)}: it makes up "
-                f"{share} of the {accuracy}, and one image is {one} points of the class's accuracy."
+                f"{share} of them, and one image is {one} points of the class's accuracy."
             )
 
 
@@ -153,7 +156,7 @@ def _of_search(data: StudyData) -> Iterator[str]:
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
             f"The search ranks trials by {counted(validation, 'validation image')}: one image is "
-            f"{points(1 / validation)} points, so similar trials cannot be ranked."
+            f"{points(1 / validation)} points of accuracy, so similar trials cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
@@ -219,12 +222,15 @@ def _place(value: float, low: float, high: float, log: bool) -> float:
     return (value - low) / (high - low)
 
 
-def _of_pruning(pruner: str, margin: float, audits: tuple[Audit, ...]) -> Iterator[str]:
+def _of_pruning(
+    pruner: str, margin: float, audits: tuple[Audit, ...], measure: Measure
+) -> Iterator[str]:
     """Many wrong cuts, or one of the best auditor that costs more than the margin."""
     for audit in audits:
         many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
-        if many or (audit.cut and _is_costly(audit.regret, margin)):
-            lost = "all" if audit.regret is None else f"{points(audit.regret)} points of the best"
+        if many or (audit.cut and _is_costly(audit.regret, margin / measure.scale)):
+            regret = f"{measure.number(audit.regret)} {measure.unit} of the best"
+            lost = "all" if audit.regret is None else regret
             yield (
                 f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
                 f"pruning, the {pruner} pruner would have cut {audit.cut}, "
@@ -234,8 +240,8 @@ def _of_pruning(pruner: str, margin: float, audits: tuple[Audit, ...]) -> Iterat
 
 
 def _is_costly(regret: float | None, margin: float) -> bool:
-    """`regret` in shares of 1, None where none would have been kept; `margin` in points."""
-    return regret is None or 100 * regret > margin
+    """`regret` is None where none would have been kept."""
+    return regret is None or regret > margin
 
 
 def _of_protocol(data: StudyData) -> Iterator[str]:

@@ -19,14 +19,14 @@ from storage.files.records import Cost
 class Standing:
     """A finalist's test results over its seeds; shares of 1, nll in nats, None when unknown.
 
-    `interval` is the 95 % interval of its mean accuracy, over seeds and test images. `recovered` is
-    the share of the way from the tuned plain student to the teacher that it has gone; None for what
-    does not distil, and where the teacher's lead over the plain student may be chance or is below
-    the margin: a share of next to nothing says nothing.
+    `value` is the mean of the study's metric, `interval` its 95 % interval, over seeds and test
+    images. `recovered` is the share of the way from the tuned plain student to the teacher that it
+    has gone; None for what does not distil, and where the teacher's lead over the plain student may
+    be chance or is below the margin: a share of next to nothing says nothing.
     """
 
     one: FinalistData
-    accuracy: float | None
+    value: float | None
     deviation: float | None
     interval: tuple[float, float] | None
     recovered: float | None
@@ -115,13 +115,13 @@ def _ordered(data: StudyData) -> list[FinalistData]:
 
 
 def _standing(data: StudyData, one: FinalistData) -> Standing:
-    accuracy, deviation = mean_and_deviation(one.accuracies) if one.accuracies else (None, None)
+    value, deviation = mean_and_deviation(one.values) if one.values else (None, None)
     return Standing(
         one=one,
-        accuracy=accuracy,
+        value=value,
         deviation=deviation,
-        interval=one.interval,
-        recovered=_recovered(data, one, accuracy),
+        interval=data.interval(one),
+        recovered=_recovered(data, one, value),
         nll=_mean_test(one, "nll"),
         ece=_mean_test(one, "ece"),
         agreement=_mean([run.agreement for run in one.tested]),
@@ -138,14 +138,14 @@ def _cost(data: StudyData, one: FinalistData) -> Cost | None:
     return data.costs.models.get(name) if data.costs else None
 
 
-def _recovered(data: StudyData, one: FinalistData, accuracy: float | None) -> float | None:
+def _recovered(data: StudyData, one: FinalistData, value: float | None) -> float | None:
     plain = data.tuned(PLAIN)
     gap = less_teacher(data, plain) if plain else None
-    if not one.distils or accuracy is None or plain is None or gap is None:
+    if not one.distils or value is None or plain is None or gap is None:
         return None
-    if gap.high >= 0 or -100 * gap.mean < data.protocol.margin:
+    if gap.high >= 0 or -data.measure.scale * gap.mean < data.protocol.margin:
         return None
-    return (accuracy - mean_and_deviation(plain.accuracies)[0]) / -gap.mean
+    return (value - mean_and_deviation(plain.values)[0]) / -gap.mean
 
 
 def _mean_test(one: FinalistData, name: str) -> float | None:
@@ -159,11 +159,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _optimism(data: StudyData, one: FinalistData) -> Optimism:
     same = data.protocol.confirm_horizon == data.protocol.epochs
-    confirmed = [run.record.accuracy for run in one.runs] if same else []
+    confirmed = [run.record.objective(data.measure.worst) for run in one.runs] if same else []
     selection = one.finalist.selection if same else []
     return Optimism(
         one=one,
-        searched=one.finalist.search_accuracy,
+        searched=one.finalist.searched,
         selected=mean_and_deviation(selection)[0] if selection else None,
         confirmed=mean_and_deviation(confirmed)[0] if confirmed else None,
     )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from reports.compute.verdict import evidence, paired
 from reports.read.data import FinalistData, StudyData
 from reports.statistics import MINIMUM_PAIRS, Difference
-from reports.wording import points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ def compare_tuning(data: StudyData) -> tuple[Tuning, ...]:
         if tuned and first:
             same = tuned.key == first.key
             difference = None if same else paired(tuned, first)
-            text = _text(tuned, first, difference)
+            text = _text(data, tuned, first, difference)
             found.append(Tuning(tuned=tuned, first=first, difference=difference, text=text))
     return tuple(found)
 
@@ -39,18 +38,21 @@ def _first(data: StudyData, arm: str) -> FinalistData | None:
     return next((one for one in defaults if one.finalist.trial == 0), None)
 
 
-def _text(tuned: FinalistData, first: FinalistData, difference: Difference | None) -> str:
+def _text(
+    data: StudyData, tuned: FinalistData, first: FinalistData, difference: Difference | None
+) -> str:
     arm, recipe = first.finalist.arm, f"“{first.finalist.title}”, its first recipe"
     if tuned.key == first.key:
         return f"Tuning {arm} gained nothing: the search found nothing better than {recipe}."
     if difference is None:
         return f"The gain from tuning {arm} over {recipe}, is known once both ran on two seeds."
-    by, shown = points(abs(difference.mean)), f"({evidence(difference)})"
-    change = f"{points(difference.mean, sign=True)} points of test accuracy {shown}"
+    unit = f"{data.measure.unit} of test {data.measure.name}"
+    by, shown = data.measure.number(abs(difference.mean)), f"({evidence(data, difference)})"
+    change = f"{data.measure.number(difference.mean, sign=True)} {unit} {shown}"
     if difference.seeds < MINIMUM_PAIRS:
         return f"Too few seeds to judge the gain from tuning {arm} over {recipe}: {change}."
     if difference.low > 0:
-        return f"Tuning {arm} added {by} points of test accuracy to {recipe} {shown}."
+        return f"Tuning {arm} added {by} {unit} to {recipe} {shown}."
     if difference.high < 0:
-        return f"Tuning {arm} took {by} points of test accuracy from {recipe} {shown}."
+        return f"Tuning {arm} took {by} {unit} from {recipe} {shown}."
     return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

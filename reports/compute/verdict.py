@@ -7,13 +7,12 @@ import numpy as np
 from reports.read.data import PLAIN, FinalistData, StudyData, TrialData
 from reports.statistics import (
     MINIMUM_PAIRS,
-    Booleans,
     Difference,
     holm,
     paired_difference,
     verdict_kind,
 )
-from reports.wording import counted, figure, interval, points
+from reports.wording import counted, figure
 
 NO_VERDICT = "none"
 
@@ -33,7 +32,8 @@ class Comparison:
 class Verdict:
     """`kind` is better, worse, equivalent, inconclusive or none; `reasons` say why it is none.
 
-    `difference` is there even without a verdict if at least two pairs are; `margin` is in points.
+    `difference` is there even without a verdict if at least two pairs are; `margin` is in the
+    metric's unit.
     """
 
     kind: str
@@ -57,7 +57,7 @@ def decide(data: StudyData) -> Verdict:
             seeds = str(max(MINIMUM_PAIRS, data.seeds))
             text = f"{text} Run: {data.command('confirm', '--seeds', seeds)}"
     else:
-        kind = verdict_kind(difference, data.protocol.margin / 100)
+        kind = verdict_kind(difference, data.protocol.margin / data.measure.scale)
         text = _text(data, kind, difference)
     return Verdict(
         kind=kind,
@@ -72,7 +72,7 @@ def decide(data: StudyData) -> Verdict:
 
 def paired(a: FinalistData, b: FinalistData) -> Difference | None:
     """Compare two finalists paired by replicate, which is to say by seed; None below two pairs."""
-    left, right = _tables(a), _tables(b)
+    left, right = a.scores, b.scores
     common = sorted(set(left) & set(right))
     if len(common) < 2:
         return None
@@ -84,15 +84,11 @@ def paired(a: FinalistData, b: FinalistData) -> Difference | None:
 
 def less_teacher(data: StudyData, one: FinalistData) -> Difference | None:
     """Compare a finalist with the one run of the teacher; None below two seeds."""
-    tables = list(_tables(one).values())
-    if data.teacher_correct is None or len(tables) < 2:
+    tables = list(one.scores.values())
+    if data.teacher_scores is None or len(tables) < 2:
         return None
-    correct = np.stack(tables)
-    return paired_difference(correct, np.broadcast_to(data.teacher_correct, correct.shape))
-
-
-def _tables(one: FinalistData) -> dict[int, Booleans]:
-    return {run.replicate: run.correct for run in one.tested if run.correct is not None}
+    scores = np.stack(tables)
+    return paired_difference(scores, np.broadcast_to(data.teacher_scores, scores.shape))
 
 
 def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
@@ -135,7 +131,7 @@ def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None)
         for one in (a, b)
         if one and len(one.runs) < data.seeds
     ]
-    pairs = len(set(_tables(a)) & set(_tables(b))) if a and b else 0
+    pairs = len(set(a.scores) & set(b.scores)) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
         rule = f"a verdict requires at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
         reasons.append(f"{rule}, and there {'is' if pairs == 1 else 'are'} {pairs or 'none'}")
@@ -173,23 +169,23 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
     }[kind]
     detectable = (
         f"the smallest difference that the study detects with 80 % power is "
-        f"{points(difference.detectable)} points"
+        f"{data.measure.number(difference.detectable)} {data.measure.unit}"
     )
-    return f"{lead} ({evidence(difference)}); {detectable}."
+    return f"{lead} ({evidence(data, difference)}); {detectable}."
 
 
 def _compared(data: StudyData, difference: Difference) -> str:
     more = "higher" if difference.mean >= 0 else "lower"
+    by = f"{data.measure.number(abs(difference.mean))} {data.measure.unit}"
     return (
-        f"tuned {data.primary_arm} scored {points(abs(difference.mean))} points of test accuracy "
-        f"{more} than tuned plain"
+        f"tuned {data.primary_arm} scored {by} of test {data.measure.name} {more} than tuned plain"
     )
 
 
-def evidence(difference: Difference) -> str:
+def evidence(data: StudyData, difference: Difference) -> str:
     """Return a difference's interval and its numbers of seeds and test images, in words."""
     return (
-        f"95 % interval {interval(difference.low, difference.high)}, "
+        f"95 % interval {data.measure.interval(difference.low, difference.high)}, "
         f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
     )
 
@@ -198,7 +194,9 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
     text = f"No verdict: {'; '.join(reasons)}."
     if difference is None:
         return text
-    return f"{text} In the runs so far, {_compared(data, difference)} ({evidence(difference)})."
+    return (
+        f"{text} In the runs so far, {_compared(data, difference)} ({evidence(data, difference)})."
+    )
 
 
 def secondary(data: StudyData) -> tuple[Comparison, ...]:

@@ -43,8 +43,8 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
     )
 
 
-def accuracy_span(arms: Sequence[ArmData]) -> tuple[float, float]:
-    """From the worst completed trial (all trials if none is) to the best, in per cent."""
+def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
+    """From the worst completed trial (all trials if none is) to the best, as it is drawn."""
     ended = [
         trial
         for arm in arms
@@ -52,7 +52,9 @@ def accuracy_span(arms: Sequence[ArmData]) -> tuple[float, float]:
         if trial.value is not None and not trial.diverged
     ]
     whole = [trial for trial in ended if trial.state == "COMPLETE"] or ended
-    values = [100 * trial.value for trial in whole if trial.value is not None] or [0.0, 100.0]
+    scale, ends = data.measure.scale, (data.measure.worst, data.measure.best)
+    values = [scale * value for trial in whole if (value := trial.value) is not None]
+    values = values or [scale * end for end in ends]
     room = 0.1 * (max(values) - min(values)) or 1.0
     return min(values) - 2 * room, max(values) + room
 
@@ -60,7 +62,7 @@ def accuracy_span(arms: Sequence[ArmData]) -> tuple[float, float]:
 def completed(arm: ArmData) -> list[TrialData]:
     """The trials that were trained to the horizon, the best first."""
     found = [one for one in arm.trials if one.state == "COMPLETE" and not one.diverged]
-    return sorted(found, key=lambda one: (-(one.value or 0.0), one.number))
+    return sorted(found, key=lambda one: (-one.ranked, one.number))
 
 
 def at(schedule: Schedule, progress: float) -> float:

@@ -11,7 +11,7 @@ from reports.draw.rows import Row, RowChart
 from reports.draw.tables import recipe_rows
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference
-from reports.wording import NONE, counted, interval, listed, points, scaled, spread
+from reports.wording import NONE, counted, listed, scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,11 @@ def _warnings(studies: Sequence[StudyData]) -> list[str]:
     found = []
     if len({one.settings.dataset for one in studies}) > 1:
         found.append(
-            "The studies do not share their images: compare differences within each, not accuracies"
+            "The studies do not share their images: compare differences within each, not results"
         )
+    metrics = {one.protocol.metric for one in studies}
+    if len(metrics) > 1:
+        found.append(f"The studies' metrics differ: {listed(sorted(metrics))}")
     unconfirmed = [one.name for one in studies if not one.finalists]
     if unconfirmed:
         found.append(f"Not confirmed yet: {listed(unconfirmed)}")
@@ -68,12 +71,12 @@ def _results(studies: Sequence[Findings]) -> Table:
     columns = [
         "study",
         "verdict",
-        "difference, points",
+        "difference",
         "95 % interval",
         "detectable",
-        "teacher, %",
-        "distilled, % ± deviation",
-        "plain, % ± deviation",
+        "teacher",
+        "distilled ± deviation",
+        "plain ± deviation",
         "seeds",
         "test images",
         "trials",
@@ -85,11 +88,12 @@ def _results(studies: Sequence[Findings]) -> Table:
 
 def _result_row(findings: Findings) -> list[str]:
     data, difference = findings.data, findings.verdict.difference
+    measure = data.measure
     found = (
         [
-            points(difference.mean, sign=True),
-            interval(difference.low, difference.high),
-            points(difference.detectable),
+            f"{measure.number(difference.mean, sign=True)} {measure.unit}",
+            measure.interval(difference.low, difference.high),
+            measure.number(difference.detectable),
         ]
         if difference
         else [NONE] * 3
@@ -98,7 +102,7 @@ def _result_row(findings: Findings) -> list[str]:
         data.name,
         findings.verdict.kind,
         *found,
-        points(data.teacher_test.get("accuracy")),
+        data.measure.value(data.teacher_value),
         _tuned(findings, data.primary_arm),
         _tuned(findings, PLAIN),
         str(data.seeds),
@@ -110,7 +114,10 @@ def _result_row(findings: Findings) -> list[str]:
 
 def _tuned(findings: Findings, arm: str | None) -> str:
     standing = findings.standing(findings.data.tuned(arm))
-    return spread(standing.accuracy, standing.deviation) if standing else NONE
+    measure = findings.data.measure
+    if standing is None:
+        return NONE
+    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}"
 
 
 def _parameters(findings: Findings) -> list[str]:
@@ -161,9 +168,12 @@ def _chart(studies: Sequence[Findings]) -> RowChart | None:
     ]
     if not rows:
         return None
+    units = dict.fromkeys(
+        f"{one.data.measure.unit} of test {one.data.measure.name}" for one in studies
+    )
     return RowChart(
         rows=rows,
-        axis="tuned distilled minus tuned plain, points of test accuracy",
+        axis=f"tuned distilled minus tuned plain, {listed(list(units))}",
         reference=0.0,
         reference_label="no difference",
     )
@@ -173,8 +183,8 @@ def _row(findings: Findings, difference: Difference) -> Row:
     return Row(
         label=f"{findings.data.name}: {findings.verdict.kind}",
         look=DISTILLED_LOOKS[0],
-        points=[100 * one for one in difference.per_seed],
-        centre=100 * difference.mean,
-        low=100 * difference.low,
-        high=100 * difference.high,
+        points=[findings.data.measure.scale * one for one in difference.per_seed],
+        centre=findings.data.measure.scale * difference.mean,
+        low=findings.data.measure.scale * difference.low,
+        high=findings.data.measure.scale * difference.high,
     )

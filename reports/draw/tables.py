@@ -11,6 +11,7 @@ from reports.wording import (
     MINUS,
     NONE,
     binary_size,
+    capitalised,
     counted,
     decimals,
     duration,
@@ -32,7 +33,7 @@ def comparison_table(findings: Findings) -> Table:
     columns = [
         "model",
         "role",
-        "test accuracy, %",
+        findings.data.measure.of("test"),
         "95 % interval",
         "seeds",
         "gap recovered",
@@ -62,8 +63,8 @@ def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
     return [
         model_name(data.protocol.teacher),
         "teacher",
-        points(test.get("accuracy")),
-        _interval(findings.teacher_interval),
+        data.measure.number(data.teacher_value),
+        _interval(data, findings.teacher_interval),
         "1" if test else NONE,
         NONE,
         decimals(test.get("nll")),
@@ -74,12 +75,12 @@ def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
 
 
 def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -> list[str]:
-    tested, seeds = len(standing.one.accuracies), data.seeds
+    tested, seeds = len(standing.one.values), data.seeds
     return [
         data.named(standing.one),
         standing.one.finalist.role,
-        points(standing.accuracy),
-        _interval(standing.interval),
+        data.measure.number(standing.value),
+        _interval(data, standing.interval),
         str(tested) if tested == seeds else f"{tested} of {seeds}",
         percent(standing.recovered, 0).replace("-", MINUS),
         decimals(standing.nll),
@@ -89,8 +90,8 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
     ]
 
 
-def _interval(ends: tuple[float, float] | None) -> str:
-    return NONE if ends is None else f"{points(ends[0])} to {points(ends[1])}"
+def _interval(data: StudyData, ends: tuple[float, float] | None) -> str:
+    return NONE if ends is None else " to ".join(map(data.measure.number, ends))
 
 
 def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> list[str]:
@@ -111,9 +112,10 @@ def _latency(found: Latency) -> str:
 def comparison_note(data: StudyData) -> str:
     """Return how to read the table, and how much two measurements of one student differ."""
     text = (
-        "Accuracy: mean over the seeds, interval over seeds and test images (the teacher's over "
-        "images alone). Gap recovered: share of the gap between tuned plain and the teacher; – "
-        "where that gap may be chance or is below the margin. Agrees: predicts the teacher's class."
+        f"{capitalised(data.measure.name)}: mean over the seeds, interval over seeds and test "
+        "images (the teacher's over images alone). Gap recovered: share of the gap between tuned "
+        "plain and the teacher; – where that gap may be chance or is below the margin. Agrees: "
+        "predicts the teacher's class."
     )
     text = text if data.seeds else ""
     if data.costs is None:

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
+from kd.training.scoring import scores
 from reports.read.data import (
     ArmData,
     CachedViews,
@@ -50,7 +51,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
-    seeds, finalists, test = _read_finalists(study, missing)
+    seeds, finalists, test = _read_finalists(study, protocol.metric, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
     teacher_test = study.teacher_test.result
     return StudyData(
@@ -63,6 +64,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         seeds=seeds,
         finalists=finalists,
         labels=test.labels,
+        teacher_scores=test.teacher_scores,
         teacher_correct=test.teacher_correct,
         teacher_confidence=None if test.teacher is None else np.exp(test.teacher.max(1)),
         teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
@@ -212,15 +214,16 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
 
 
 def _read_finalists(
-    study: StudyLayout, missing: list[str]
+    study: StudyLayout, metric: str, missing: list[str]
 ) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
     confirming = study.command("confirm")
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, (), _TestSplit(None, confirming)
+        return 0, (), _TestSplit(None, metric, confirming)
     chosen = Finalists.read(study.finalists)
     teacher = study.teacher_test.predictions
-    test = _TestSplit(_read_predictions(teacher) if teacher.is_file() else None, confirming)
+    predictions = _read_predictions(teacher) if teacher.is_file() else None
+    test = _TestSplit(predictions, metric, confirming)
     finalists = []
     for finalist in chosen.finalists:
         layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
@@ -243,10 +246,12 @@ Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
 class _TestSplit:
     """What the teacher said of the test split, and the labels that all runs must share."""
 
-    def __init__(self, teacher: Predictions | None, confirming: str) -> None:
+    def __init__(self, teacher: Predictions | None, metric: str, confirming: str) -> None:
         self._confirming = confirming
+        self.metric = metric
         self.labels = None if teacher is None else teacher[1]
         self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
+        self.teacher_scores = None if teacher is None else scores(metric, *teacher)
         self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
 
     def check(self, path: Path, labels: NDArray[np.int64]) -> None:
@@ -275,6 +280,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
             replicate=replicate,
             record=record,
             predicted=None,
+            scores=None,
             correct=None,
             confidence=None,
             agreement=None,
@@ -289,6 +295,7 @@ def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> Conf
         replicate=replicate,
         record=record,
         predicted=predicted,
+        scores=scores(test.metric, logits, labels),
         correct=predicted == labels,
         confidence=_confidence(logits),
         agreement=agreement,

@@ -1,5 +1,6 @@
 """What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
 from reports.read.importances import Importance
 from reports.statistics import mean_interval
-from reports.wording import model_name
+from reports.wording import Measure, measure, model_name
 from storage.files.layout import StudyLayout
 from storage.files.records import Costs, Finalist, RunRecord, StudySettings
 
@@ -32,7 +33,7 @@ def learns_from_teacher(recipe: Recipe) -> bool:
 class TrialData:
     """One trial: what Optuna's study says, and its run record if it has ended.
 
-    `values` are validation accuracies by epoch, from 1; `value` that of the last epoch trained.
+    `values` are the metric on the validation split by epoch, from 1; `value` that of the last.
     """
 
     arm: str
@@ -49,6 +50,11 @@ class TrialData:
     started: datetime | None
     seconds: float | None
     record: RunRecord | None
+
+    @property
+    def ranked(self) -> float:
+        """Its value, below all others where it has none."""
+        return -math.inf if self.value is None else self.value
 
     @property
     def epochs(self) -> int:
@@ -78,17 +84,17 @@ class ArmData:
 
     @property
     def best(self) -> TrialData | None:
-        """The completed trial with the best validation accuracy; of equals the earliest."""
+        """The completed trial with the best value; of equals the earliest."""
         whole = [trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged]
-        return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+        return max(whole, key=lambda trial: (trial.ranked, -trial.number), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmationRun:
     """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
 
-    `correct` [N] says which test images it got right, `confidence` [N] float64 is the probability
-    that it gave to the class that it named.
+    `scores` [N] are those of the study's metric, `correct` [N] says which test images it got right,
+    `confidence` [N] is the probability that it gave to the class that it named.
     `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
     mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
     """
@@ -96,10 +102,16 @@ class ConfirmationRun:
     replicate: int
     record: RunRecord
     predicted: NDArray[np.int64] | None
+    scores: NDArray[np.float64] | None
     correct: NDArray[np.bool_] | None
     confidence: NDArray[np.float64] | None
     agreement: float | None
     teacher_kl: float | None
+
+    @property
+    def value(self) -> float | None:
+        """The metric on the test split."""
+        return None if self.scores is None else float(self.scores.mean())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +141,17 @@ class FinalistData:
 
     @property
     def tested(self) -> tuple[ConfirmationRun, ...]:
-        return tuple(run for run in self.runs if run.correct is not None and run.record.test)
+        return tuple(run for run in self.runs if run.scores is not None and run.record.test)
 
     @property
-    def accuracies(self) -> list[float]:
-        """Test accuracy of every tested run, by replicate."""
-        return [run.record.test["accuracy"] for run in self.tested if run.record.test]
+    def scores(self) -> dict[int, NDArray[np.float64]]:
+        """The scores [N] of every tested run, by replicate."""
+        return {run.replicate: run.scores for run in self.tested if run.scores is not None}
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of its mean test accuracy, over seeds and test images."""
-        tables = [run.correct for run in self.tested if run.correct is not None]
-        return mean_interval(np.stack(tables)) if tables else None
+    def values(self) -> list[float]:
+        """The metric on the test split of every tested run, by replicate."""
+        return [run.value for run in self.tested if run.value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +182,7 @@ class StudyData:
     seeds: int  # planned for every finalist; 0 before confirmation
     finalists: tuple[FinalistData, ...]
     labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
+    teacher_scores: NDArray[np.float64] | None  # [N], those of the study's metric
     teacher_correct: NDArray[np.bool_] | None  # [N], the test images that the teacher gets right
     teacher_confidence: NDArray[np.float64] | None  # [N], as that of a confirmation run
     teacher_test: Mapping[str, float]
@@ -182,6 +194,11 @@ class StudyData:
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """The study's metric, in words."""
+        return measure(self.protocol.metric)
 
     def arm(self, name: str) -> ArmData | None:
         return next((arm for arm in self.arms if arm.name == name), None)
@@ -245,10 +262,19 @@ class StudyData:
         return sizes[0] if sizes else self.images.get("test", 0)
 
     @property
+    def teacher_value(self) -> float | None:
+        """The teacher's metric on the test split."""
+        return None if self.teacher_scores is None else float(self.teacher_scores.mean())
+
+    @property
     def teacher_interval(self) -> tuple[float, float] | None:
-        """The teacher's is one run: the interval of its accuracy is over the test images alone."""
-        accuracy, images = self.teacher_test.get("accuracy"), self.test_images
-        if accuracy is None or not images:
-            return None
-        right = np.arange(images) < round(accuracy * images)
-        return mean_interval(right[None])
+        """The teacher's is one run: the interval of its metric is over the test images alone."""
+        return None if self.teacher_scores is None else self._interval(self.teacher_scores[None])
+
+    def interval(self, one: FinalistData) -> tuple[float, float] | None:
+        """The 95 % interval of a finalist's mean on the test split, over seeds and test images."""
+        tables = list(one.scores.values())
+        return self._interval(np.stack(tables)) if tables else None
+
+    def _interval(self, scores: NDArray[np.float64]) -> tuple[float, float]:
+        return mean_interval(scores, self.measure.worst, self.measure.best)

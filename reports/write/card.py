@@ -19,9 +19,7 @@ from reports.wording import (
     figure,
     milliseconds,
     percent,
-    points,
     scaled,
-    spread,
     whole,
 )
 from reports.write.markdown import escaped, markdown_table
@@ -127,24 +125,31 @@ def _table(title: str, rows: list[list[str]]) -> Table:
 def _results(findings: Findings, exported: Exported) -> Table:
     data, standing = findings.data, findings.standing(exported.one)
     test = exported.run.record.test or {}
-    accuracies = exported.one.accuracies
+    measure, values = data.measure, exported.one.values
     mean = deviation = interval = None
     if standing:
-        mean, deviation, interval = standing.accuracy, standing.deviation, standing.interval
-    between = f", 95 % interval {points(interval[0])} to {points(interval[1])}" if interval else ""
+        mean, deviation, interval = standing.value, standing.deviation, standing.interval
+    ends = " to ".join(map(measure.number, interval)) if interval else ""
+    between = f", 95 % interval {ends}" if ends else ""
+    accuracy = ["these weights, test accuracy", percent(test.get("accuracy"))]
+    others = [] if data.protocol.metric == "accuracy" else [accuracy]
     rows = [
         [
-            f"this recipe, test accuracy, {counted(len(accuracies), 'seed')}",
-            f"{spread(mean, deviation)} %{between}",
+            f"this recipe, test {measure.name}, {counted(len(values), 'seed')}",
+            f"{measure.spread(mean, deviation)} {measure.symbol}{between}",
         ],
-        ["these weights, test accuracy", percent(test.get("accuracy"))],
+        [f"these weights, test {measure.name}", measure.value(exported.run.value)],
+        *others,
         ["these weights, test NLL (nats)", decimals(test.get("nll"))],
         ["these weights, test calibration error", percent(test.get("ece"))],
         ["these weights, agreement with the teacher", percent(exported.run.agreement)],
-        ["these weights, validation accuracy", percent(exported.run.record.accuracy)],
         [
-            f"the teacher ({data.protocol.teacher}), test accuracy",
-            percent(data.teacher_test.get("accuracy")),
+            f"these weights, validation {measure.name}",
+            measure.value(exported.run.record.objective(measure.worst)),
+        ],
+        [
+            f"the teacher ({data.protocol.teacher}), test {measure.name}",
+            measure.value(data.teacher_value),
         ],
     ]
     return _table(f"{whole(data.test_images)} test images", rows)
@@ -155,9 +160,9 @@ def _choice(findings: Findings, exported: Exported) -> str:
     return (
         f"The interval is over seeds and test images. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
-        f"accuracy is the median{middle}. Choosing the seed that is best on the test images would "
-        "be a selection on the test set, and its accuracy there would be too high. The recipe's "
-        "accuracy is the mean over seeds."
+        f"{findings.data.measure.name} is the median{middle}. Choosing the seed that is best on "
+        "the test images would be a selection on the test set, and its result there would be too "
+        f"high. The recipe's {findings.data.measure.name} is the mean over seeds."
     )
 
 

@@ -16,6 +16,7 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from reports.compute.findings import Findings
+from reports.compute.verdict import Verdict
 from reports.draw.drawing import Figure, Panel
 from reports.draw.figures import draw_figures
 from reports.draw.palette import css_variables, recolouring
@@ -36,7 +37,7 @@ from reports.draw.tables import (
 )
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference, mean_and_deviation
-from reports.wording import counted, figure, interval, listed, model_name, percent, points, spread
+from reports.wording import Measure, counted, figure, listed, model_name, percent
 
 HERE = Path(__file__).parent
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
@@ -83,8 +84,8 @@ def render_page(findings: Findings) -> str:
         sign=SIGNS[findings.verdict.kind],
         word=WORDS[findings.verdict.kind],
         key_figures=key_figures(findings),
-        difference=difference_figure(findings.verdict.difference),
-        mark_at=_mark(findings.verdict.difference, findings.verdict.margin),
+        difference=difference_figure(data.measure, findings.verdict.difference),
+        mark_at=_mark(data.measure, findings.verdict),
         setting=_setting(data),
         comparison=comparison_table(findings),
         comparison_note=comparison_note(data),
@@ -152,49 +153,49 @@ def key_figures(findings: Findings) -> list[KeyFigure]:
 
 
 def _teacher_figure(data: StudyData) -> KeyFigure:
-    tested = data.teacher_test.get("accuracy")
-    validated = data.teacher.get("accuracy")
-    note = f"{model_name(data.protocol.teacher)}, " + (
-        "test" if tested is not None else "validation"
-    )
-    return KeyFigure(
-        name="Teacher", value=percent(validated if tested is None else tested), note=note
-    )
+    """The teacher; before its test by its accuracy, which its training keeps for all studies."""
+    teacher = model_name(data.protocol.teacher)
+    if data.teacher_value is None:
+        accuracy = percent(data.teacher.get("accuracy"))
+        return KeyFigure(name="Teacher", value=accuracy, note=f"{teacher}, validation accuracy")
+    value = data.measure.value(data.teacher_value)
+    return KeyFigure(name="Teacher", value=value, note=f"{teacher}, test {data.measure.name}")
 
 
 def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
     tuned, colour = data.tuned(arm), looks(data)[arm].colour
     name = "Plain student" if arm == PLAIN else "Distilled student"
-    if tuned and tuned.accuracies:
+    if tuned and tuned.values:
         if arm != PLAIN and not tuned.distils:
             name = f"Student of {arm}"
-        mean, deviation = mean_and_deviation(tuned.accuracies)
-        seeds = counted(len(tuned.accuracies), "seed")
+        mean, deviation = mean_and_deviation(tuned.values)
+        seeds = counted(len(tuned.values), "seed")
         of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
-        note = f"tuned {arm}, test, {of}"
-        return KeyFigure(name=name, value=f"{spread(mean, deviation)} %", note=note, colour=colour)
+        note = f"tuned {arm}, test {data.measure.name}, {of}"
+        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}"
+        return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
-    note = f"best of {arm} so far, validation, optimistic"
-    return KeyFigure(
-        name=name, value=percent(best.value if best else None), note=note, colour=colour
-    )
+    note = f"best of {arm} so far, validation {data.measure.name}, optimistic"
+    value = data.measure.value(best.value if best else None)
+    return KeyFigure(name=name, value=value, note=note, colour=colour)
 
 
-def difference_figure(difference: Difference | None) -> KeyFigure | None:
+def difference_figure(measure: Measure, difference: Difference | None) -> KeyFigure | None:
     if difference is None:
         return None
     return KeyFigure(
         name="Difference",
-        value=points(difference.mean, sign=True),
-        note=f"points, 95 % interval {interval(difference.low, difference.high)}",
+        value=measure.number(difference.mean, sign=True),
+        note=f"{measure.unit}, 95 % interval {measure.interval(difference.low, difference.high)}",
     )
 
 
-def _mark(difference: Difference | None, margin: float) -> IntervalMark | None:
+def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
+    difference, margin, scale = verdict.difference, verdict.margin, measure.scale
     if difference is None:
         return None
-    low, mean, high = (100 * one for one in (difference.low, difference.mean, difference.high))
+    low, mean, high = (scale * one for one in (difference.low, difference.mean, difference.high))
     left, right = min(low, -margin, 0.0), max(high, margin, 0.0)
     room = 0.06 * (right - left) or 1.0
     left, right = left - room, right + room
@@ -224,5 +225,6 @@ def _setting(data: StudyData) -> str:
     return (
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
         f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
-        f"trials: {trials}; margin ±{figure(protocol.margin)} points"
+        f"trials: {trials}; metric {data.measure.name}, margin ±{figure(protocol.margin)} "
+        f"{data.measure.unit}"
     )

@@ -10,7 +10,7 @@ from reports.compute.classes import class_name
 from reports.compute.findings import Findings, Optimism, Standing
 from reports.compute.ladder import Ablation
 from reports.compute.tuning import Tuning
-from reports.compute.verdict import Comparison, Verdict
+from reports.compute.verdict import Comparison
 from reports.read.data import ArmData, StudyData
 from reports.statistics import Difference
 
@@ -33,11 +33,12 @@ def summarise(findings: Findings) -> dict[str, Any]:
             "missing": list(data.missing),
         },
         "protocol": {"hash": data.protocol.hash, **data.protocol.to_json()},
-        "verdict": _verdict(findings.verdict),
-        "comparisons": [_comparison(one) for one in findings.comparisons],
+        "verdict": _verdict(findings),
+        "comparisons": [_comparison(data, one) for one in findings.comparisons],
         "teacher": {
             "model": data.protocol.teacher,
             "validation_accuracy": data.teacher.get("accuracy"),
+            "test_value": data.teacher_value,
             "epochs": data.teacher.get("epochs"),
             "seconds": data.teacher.get("seconds"),
             "test": dict(data.teacher_test) or None,
@@ -47,10 +48,10 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "finalists": [
             _finalist(standing, data.student(standing.one)) for standing in findings.standings
         ],
-        "tuning": [_tuning(one) for one in findings.tuning],
+        "tuning": [_tuning(data, one) for one in findings.tuning],
         "optimism": [_optimism(one) for one in findings.optimism],
         "audit": [_audit(audit) for audit in findings.audits],
-        "ablations": [_ablation(one) for one in findings.ablations],
+        "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
         "caveats": list(findings.caveats),
@@ -58,7 +59,8 @@ def summarise(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(findings: Findings) -> dict[str, Any]:
+    verdict = findings.verdict
     return {
         "kind": verdict.kind,
         "text": verdict.text,
@@ -66,33 +68,35 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "margin": verdict.margin,
         "a": verdict.a.key if verdict.a else None,
         "b": verdict.b.key if verdict.b else None,
-        "difference": _difference(verdict.difference) if verdict.difference else None,
+        "difference": _difference(verdict.difference, findings.data.measure.scale)
+        if verdict.difference
+        else None,
     }
 
 
-def _difference(found: Difference) -> dict[str, Any]:
-    """Accuracies in points, unlike everything else in the file: a difference is quoted in them."""
+def _difference(found: Difference, scale: float = 100.0) -> dict[str, Any]:
+    """In the metric's unit: shares in points, unlike everything else in the file."""
     return {
-        "mean": 100 * found.mean,
-        "low": 100 * found.low,
-        "high": 100 * found.high,
+        "mean": scale * found.mean,
+        "low": scale * found.low,
+        "high": scale * found.high,
         "p": found.p,
-        "error_of_seeds": 100 * found.se_seed,
-        "error_of_images": 100 * found.se_image,
-        "detectable": 100 * found.detectable,
+        "error_of_seeds": scale * found.se_seed,
+        "error_of_images": scale * found.se_image,
+        "detectable": scale * found.detectable,
         "seeds": found.seeds,
         "images": found.images,
-        "per_seed": [100 * one for one in found.per_seed],
+        "per_seed": [scale * one for one in found.per_seed],
     }
 
 
-def _comparison(one: Comparison) -> dict[str, Any]:
+def _comparison(data: StudyData, one: Comparison) -> dict[str, Any]:
     return {
         "question": one.question,
         "a": one.a.key,
         "b": one.b.key,
         "p_holm": one.p_holm,
-        "difference": _difference(one.difference),
+        "difference": _difference(one.difference, data.measure.scale),
     }
 
 
@@ -109,7 +113,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
         if best is None
         else {
             "trial": best.number,
-            "validation_accuracy": best.value,
+            "validation_value": best.value,
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
@@ -134,8 +138,8 @@ def _finalist(standing: Standing, student: str) -> dict[str, Any]:
         "trial": finalist.trial,
         "student": student,
         "recipe": finalist.recipe.to_json(),
-        "test_accuracy": standing.one.accuracies,
-        "mean": standing.accuracy,
+        "test_values": standing.one.values,
+        "mean": standing.value,
         "deviation": standing.deviation,
         "interval": _ends(standing.interval),
         "gap_recovered": standing.recovered,
@@ -166,14 +170,14 @@ def _audit(found: Audit) -> dict[str, Any]:
     }
 
 
-def _ablation(one: Ablation) -> dict[str, Any]:
+def _ablation(data: StudyData, one: Ablation) -> dict[str, Any]:
     return {
         "name": one.one.key,
         "title": one.one.finalist.title,
         "winner": one.winner.key,
         "recipe": one.one.finalist.recipe.to_json(),
         "p_holm": one.p_holm,
-        "difference": _difference(one.difference),
+        "difference": _difference(one.difference, data.measure.scale),
     }
 
 
@@ -210,13 +214,13 @@ def _classes(findings: Findings) -> dict[str, Any] | None:
     }
 
 
-def _tuning(one: Tuning) -> dict[str, Any]:
+def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
     return {
         "arm": one.tuned.finalist.arm,
         "text": one.text,
         "tuned": one.tuned.key,
         "first": one.first.key,
-        "difference": _difference(one.difference) if one.difference else None,
+        "difference": _difference(one.difference, data.measure.scale) if one.difference else None,
     }
 
 

@@ -61,9 +61,13 @@ class RunRecord(Record):
             _check_share("accuracy", self.test["accuracy"])
 
     @property
-    def accuracy(self) -> float:
-        """Validation accuracy after the last epoch trained, 0-1; 0 for a diverged run."""
-        return self.history[-1].accuracy if self.history and self.outcome != "diverged" else 0.0
+    def last(self) -> EpochMetrics | None:
+        """The last epoch trained; None where there is none, and for a diverged run."""
+        return self.history[-1] if self.history and self.outcome != "diverged" else None
+
+    def objective(self, worst: float) -> float:
+        """Return the study's metric on the validation split after the last epoch, or else worst."""
+        return self.last.objective if self.last else worst
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +119,9 @@ class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 
     `name` is its folder under `confirm/`; `title` what a reader calls it; `trial` the number of
-    the trial it comes from; `search_accuracy` what the search saw of that; `selection` the
-    validation accuracies on the seeds of the selection (empty where there are none).
+    the trial it comes from; `searched` the study's metric on the validation split that the
+    search saw of that; `selection` the same on the seeds of the selection (empty where there are
+    none).
     """
 
     name: str
@@ -125,15 +130,13 @@ class Finalist(JsonData):
     role: str
     recipe: Recipe
     trial: int
-    search_accuracy: float
+    searched: float
     selection: list[float]
 
     def __post_init__(self) -> None:
         _check_name("role", self.role, ROLES)
         _check_folder(self.name)
         _check_folder(self.arm)
-        for accuracy in (self.search_accuracy, *self.selection):
-            _check_share("accuracy", accuracy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

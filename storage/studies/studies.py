@@ -10,16 +10,16 @@ from optuna.storages import BaseStorage
 from kd.errors import StudyError
 from storage.studies.transactions import in_database
 
-METRIC = "validation accuracy"
-
 
 def study_name(name: str, arm: str) -> str:
     """Return the Optuna study's name of one arm."""
     return f"{name}.{arm}"
 
 
-def open_study(storage: BaseStorage, name: str, attributes: Mapping[str, Any]) -> optuna.Study:
-    """Create or resume a study, maximising validation accuracy.
+def open_study(
+    storage: BaseStorage, name: str, attributes: Mapping[str, Any], metric: str = "accuracy"
+) -> optuna.Study:
+    """Create or resume a study, maximising a metric on the validation split.
 
     `attributes` are kept as user attributes. Raises StudyError when the study exists with others:
     a study is not resumed under another protocol, sampler, pruner, lag or space.
@@ -40,8 +40,9 @@ def open_study(storage: BaseStorage, name: str, attributes: Mapping[str, Any]) -
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if study.metric_names != [METRIC]:
-            study.set_metric_names([METRIC])
+        names = [f"validation {metric}"]
+        if study.metric_names != names:
+            study.set_metric_names(names)
     return study
 
 

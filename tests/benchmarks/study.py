@@ -153,4 +153,4 @@ def _loop(root: Path, trials: int) -> dict[str, Any]:
 def _best(root: Path, arm: str) -> float:
     folder = Layout(root).study("digits").trial(arm, 0).folder.parent
     records = [RunRecord.read(path) for path in folder.glob("*/result.json")]
-    return max(one.accuracy for one in records if one.outcome == "complete")
+    return max(one.objective(0.0) for one in records if one.outcome == "complete")

@@ -168,7 +168,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a share of letters": (["--gpus-per-trial", "x"], "--gpus-per-trial: invalid float value: 'x'"),
     "flag without value": (["--trials"], "argument --trials: expected one argument"),
     "no epochs": (["--epochs", "0"], "epochs must lie in 1-100000, got 0"),
-    "negative margin": (["--margin", "-1"], "margin must lie in 0-100 points, got -1"),
+    "negative margin": (["--margin", "-1"], "margin must lie in 0-100, got -1"),
     "nan": (["--warmup", "nan"], "warmup must be a finite number, got nan"),
     "dataset": (["--dataset", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar10"),
     "folder without path": (["--dataset", "folder:"], "folder: takes a path"),

@@ -92,7 +92,7 @@ def test_the_winner_has_the_best_mean_on_fresh_seeds_and_not_the_best_search_sco
     chosen = confirm(tmp_path, [arm], pool)
     assert tuned(chosen, "plain") == 2
     winner = chosen.finalists[-1]
-    assert (winner.search_accuracy, winner.selection) == (0.8, [0.65, 0.6, 0.7])
+    assert (winner.searched, winner.selection) == (0.8, [0.65, 0.6, 0.7])
     assert winner.recipe == arm.decisions.recipe(2)
 
 
@@ -189,7 +189,7 @@ def test_the_best_distinct_recipes_run_again_each_with_its_best_trial(tmp_path):
     selected = [job.recipe.lr for job in pool.jobs if not job.confirm]
     assert sorted(selected) == sorted([0.2, 0.05, 0.1] * SELECTION_SEEDS)
     winner = chosen.finalists[-1]
-    assert (winner.recipe.lr, winner.trial, winner.search_accuracy) == (0.05, 4, 0.7)
+    assert (winner.recipe.lr, winner.trial, winner.searched) == (0.05, 4, 0.7)
 
 
 def test_no_recipe_is_run_twice_on_one_seed(tmp_path):
@@ -198,7 +198,7 @@ def test_no_recipe_is_run_twice_on_one_seed(tmp_path):
     chosen = confirm(tmp_path, [arm], pool)
     runs = [(job.recipe, job.seed) for job in pool.jobs]
     assert len(runs) == len(set(runs)) == 2 * SELECTION_SEEDS + SEEDS
-    assert [(one.name, one.role, one.trial, one.search_accuracy) for one in chosen.finalists] == [
+    assert [(one.name, one.role, one.trial, one.searched) for one in chosen.finalists] == [
         ("grid-00000", "default", 0, 0.5),
         ("grid-00000", "tuned", 4, 0.95),
     ]
@@ -339,7 +339,7 @@ def test_a_run_that_diverges_is_recorded_and_does_not_stop_the_study(tmp_path):
     chosen = confirm(tmp_path, [arm], pool)
     assert tuned(chosen, "plain") == 2
     record = RunRecord.read(study_paths(tmp_path).selection("plain", 1, 0).result)
-    assert (record.outcome, record.accuracy) == ("diverged", 0)
+    assert (record.outcome, record.objective(0.0)) == ("diverged", 0)
     assert record.reason == "the loss is not finite"
     assert [one.accuracy for one in record.history] == [0.7]
 
@@ -356,7 +356,7 @@ def test_a_finalist_that_diverges_has_no_test_result(tmp_path):
     outcomes = [record.outcome for record in records]
     assert outcomes == ["complete", "diverged", "complete", "complete"]
     assert [record.test is None for record in records] == [False, True, False, False]
-    assert records[0].test["accuracy"] == pytest.approx(records[0].accuracy - 0.1)
+    assert records[0].test["accuracy"] == pytest.approx(records[0].objective(0.0) - 0.1)
 
 
 def test_a_run_that_fails_ends_the_confirmation_with_its_error(tmp_path):

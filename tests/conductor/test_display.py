@@ -56,7 +56,7 @@ def test_lines_are_plain_when_there_is_no_terminal(plain):
         bar(1, 3)
         plain.begin("trials", 2, 0)
         plain.run_started("a", "plain 0", 5)
-        plain.epoch("a", 1, 0.5)
+        plain.epoch("a", 1, "50.0 %")
         plain.summarise("plain", "plain: 1 trials")
         plain.run_ended("a", "plain 0: 50.0 %")
     lines = said(plain)
@@ -91,7 +91,7 @@ def test_the_live_view_shows_stage_arms_runs_and_bars_as_they_are(terminal, cloc
     terminal.begin(f"trials {HOSTILE}", 10, 2)
     terminal.run_started("a", f"plain 7 {HOSTILE}", 12)
     terminal.run_started("b", "plain 8", 12)
-    terminal.epoch("a", 3, 0.625)
+    terminal.epoch("a", 3, "62.5 %")
     terminal.summarise("plain", f"plain: best {HOSTILE}")
     with terminal.bar("shards", 8) as bar:
         bar(3, 8)

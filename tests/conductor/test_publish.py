@@ -64,7 +64,7 @@ def test_a_trial_has_a_note_a_picture_and_a_table(arm, publisher):
     arm.tell(number, TrialState.COMPLETE, 0.3, {})
     found = artifacts(arm, number)
     assert set(found) == {"curves.svg", "epochs.csv"}
-    assert content(publisher, found["curves.svg"]) == curves(history)
+    assert content(publisher, found["curves.svg"]) == curves(history, "accuracy")
     rows = list(csv.DictReader(io.StringIO(content(publisher, found["epochs.csv"]))))
     assert list(rows[0]) == list(history[0].to_json())
     assert [float(row["accuracy"]) for row in rows] == [one.accuracy for one in history]
@@ -167,7 +167,7 @@ def test_a_recipe_is_said_in_words():
 
 
 def drawn(history: list[EpochMetrics]) -> ElementTree.Element:
-    return ElementTree.fromstring(curves(history))
+    return ElementTree.fromstring(curves(history, "accuracy"))
 
 
 def points(picture: ElementTree.Element) -> list[list[tuple[float, float]]]:

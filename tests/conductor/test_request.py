@@ -304,5 +304,5 @@ def test_what_is_announced_is_what_will_run():
         "teacher",
         "students",
         "epochs",
-        "margin",
+        "metric",
     ]

@@ -101,7 +101,7 @@ def test_result_files_say_what_the_database_says(tmp_path):
         seen.add(outcome)
         assert record.outcome == outcome
         assert {one.epoch: one.accuracy for one in record.history} == trial.intermediate_values
-        assert record.accuracy == (trial.value or 0.0)
+        assert record.objective(0.0) == (trial.value or 0.0)
         assert record.recipe == job.recipe == arm.decisions.recipe(trial.number)
         assert (record.seed, record.horizon) == (job.seed, HORIZON)
         assert record.digest == attributes["digest"]

@@ -47,6 +47,7 @@ OTHERS: dict[str, Any] = {
     "batch_size": 64,
     "warmup": 0.2,
     "optimizer": "adamw",
+    "metric": "balanced-accuracy",
     "margin": 1.0,
     "seed": 1,
     "threads": 2,
@@ -225,7 +226,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"test_fraction": 0}, "test_fraction must be above 0, got 0"),
         ({"validation_fraction": 0.91}, "validation_fraction must lie in 0-0.9, got 0.91"),
         ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
-        ({"margin": 101}, "margin must lie in 0-100 points, got 101"),
+        ({"margin": 101}, "margin must lie in 0-100, got 101"),
         ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),
         (
             {"augment": "crop=33"},

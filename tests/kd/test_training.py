@@ -23,6 +23,7 @@ from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from kd.training.evaluation import LabelledImages, predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
+from kd.training.scoring import objective
 from kd.training.teacher import LiveTeacher, Reading, fit_projections
 from search_spaces.space import BUILT_IN, load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -648,6 +649,11 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
         logits = state.network.eval()(pixels)
     named, taught = logits.argmax(1), source.validation_logits.argmax(1)
     assert metrics.accuracy == (named == VALIDATION.labels).double().mean()
+    assert metrics.objective == metrics.accuracy
+    balanced = plan(epochs=1, metric="balanced-accuracy")
+    (other,) = run(begin(PLAIN, source), PLAIN, balanced, source)
+    value = objective(balanced.metric, logits.numpy(), VALIDATION.labels.numpy())
+    assert timeless([other]) == timeless([replace(metrics, objective=value)])
     assert metrics.agreement == (named == taught).double().mean()
     assert metrics.teacher_kl > 0
     (alone,) = run(begin(PLAIN, source), PLAIN, plan(epochs=1), None)

@@ -56,7 +56,7 @@ def test_costs_are_those_measured_and_equal_students_share_their_mean_latency(
     assert dots_of(parameters)["plain: defaults"][0] == 5242
     tuned = data.tuned("scheduled")
     assert tuned is not None
-    assert found["scheduled: tuned"][1] == pytest.approx(100 * np.mean(tuned.accuracies))
+    assert found["scheduled: tuned"][1] == pytest.approx(100 * np.mean(tuned.values))
 
 
 def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
@@ -67,16 +67,15 @@ def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
     assert "5.1 times as fast" in title
     tuned = data.tuned("scheduled")
     assert tuned is not None
-    assert data.teacher_correct is not None
+    assert data.teacher_scores is not None
     correct = np.stack([run.correct for run in tuned.runs if run.correct is not None])
-    gap = paired_difference(correct, np.broadcast_to(data.teacher_correct, correct.shape))
+    gap = paired_difference(correct, np.broadcast_to(data.teacher_scores, correct.shape))
     within = f"(95 % interval {interval(gap.low, gap.high)})"
     assert gap.low < 0 < gap.high
     chance = f"within chance of it: {points(gap.mean, sign=True)} points {within}"
     assert title.endswith(chance)
-    always = replace(data, teacher_correct=np.ones_like(data.teacher_correct))
-    always = replace(always, teacher_test={**data.teacher_test, "accuracy": 1.0})
-    below = 1 - np.mean(tuned.accuracies)
+    always = replace(data, teacher_scores=np.ones_like(data.teacher_scores))
+    below = 1 - np.mean(tuned.values)
     assert (
         f"and is {points(below)} points below it (95 % interval " in costs.draw(find(always)).title
     )
@@ -258,7 +257,7 @@ def test_calibration_counts_every_prediction_and_compares_confidence_with_accura
     confidence = np.concatenate(
         [run.confidence for run in tuned.tested if run.confidence is not None]
     )
-    excess = confidence.mean() - np.mean(tuned.accuracies)
+    excess = confidence.mean() - np.mean(tuned.values)
     assert drawn.title.endswith(f"{points(float(excess), sign=True, digits=1)} for plain")
     assert calibration.draw(find(replace(data, finalists=()))) is None
 

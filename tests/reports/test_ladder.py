@@ -31,7 +31,7 @@ def test_an_ablation_is_compared_with_its_winner_seed_by_seed(data: StudyData) -
         "with default optimizer",
     }
     for step in ladder:
-        expected = np.array(step.one.accuracies) - np.array(winner.accuracies)
+        expected = np.array(step.one.values) - np.array(winner.values)
         assert step.winner is winner
         assert step.difference.per_seed == pytest.approx(expected.tolist())
 

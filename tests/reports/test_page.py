@@ -191,7 +191,7 @@ def test_titles_follow_the_data(findings: Findings) -> None:
 def test_the_cards_say_what_follows_the_plus_minus_sign(findings: Findings) -> None:
     for card in key_figures(findings)[1:]:
         assert "±" in card.value
-        assert card.note.endswith("test, mean ± standard deviation of 6 seeds")
+        assert card.note.endswith("test accuracy, mean ± standard deviation of 6 seeds")
 
 
 def test_a_default_that_won_has_one_row_with_the_tuned_recipe(findings: Findings) -> None:

@@ -128,7 +128,7 @@ def test_difference_is_that_of_the_finalists_test_accuracies(made: Fabricated) -
     by_name = {one["name"]: one for one in report["finalists"]}
     a, b = by_name[report["verdict"]["a"]], by_name[report["verdict"]["b"]]
     assert (a["arm"], a["role"], b["arm"], b["role"]) == ("scheduled", "tuned", "plain", "tuned")
-    expected = 100 * (np.array(a["test_accuracy"]) - np.array(b["test_accuracy"]))
+    expected = 100 * (np.array(a["test_values"]) - np.array(b["test_values"]))
     assert report["verdict"]["difference"]["per_seed"] == pytest.approx(expected.tolist())
     assert report["verdict"]["difference"]["mean"] == pytest.approx(100 * (a["mean"] - b["mean"]))
 
@@ -171,14 +171,12 @@ def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Find
     tuned = findings.standing(findings.data.tuned("scheduled"))
     assert plain is not None
     assert tuned is not None
-    assert plain.accuracy is not None
-    assert tuned.accuracy is not None
-    assert tuned.recovered == pytest.approx(
-        (tuned.accuracy - plain.accuracy) / (teacher - plain.accuracy)
-    )
+    assert plain.value is not None
+    assert tuned.value is not None
+    assert tuned.recovered == pytest.approx((tuned.value - plain.value) / (teacher - plain.value))
     assert 0 < tuned.recovered < 1
     assert plain.recovered is None
-    poor = replace(findings.data, teacher_correct=np.arange(449) < 224)
+    poor = replace(findings.data, teacher_scores=np.arange(449) < 224)
     assert all(one.recovered is None for one in find(poor).standings)
 
 
@@ -190,14 +188,14 @@ def test_of_a_gap_that_may_be_chance_or_is_below_the_margin_no_share_is_given(
     assert plain is not None
     ahead = plain.runs[0].correct.copy()
     ahead[np.flatnonzero(~ahead)[:6]] = True
-    chance = replace(data, teacher_correct=ahead)
+    chance = replace(data, teacher_scores=ahead)
     lead = less_teacher(chance, plain)
     assert lead is not None
     assert 100 * lead.mean < -data.protocol.margin < 0 < lead.high
     for close in (
         chance,
         replace(data, protocol=replace(data.protocol, margin=20.0)),
-        replace(data, teacher_correct=None),
+        replace(data, teacher_scores=None),
     ):
         found = find(close)
         assert all(one.recovered is None for one in found.standings)
@@ -274,7 +272,7 @@ def test_report_json_counts_trials_as_the_study_does(made: Fabricated) -> None:
     recipe = Recipe.from_json(arm["best"]["recipe"])
     record = RunRecord.read(made.study.trial("scheduled", arm["best"]["trial"]).result)
     assert recipe == record.recipe
-    assert arm["best"]["validation_accuracy"] == record.accuracy
+    assert arm["best"]["validation_value"] == record.objective(0.0)
 
 
 def test_ledger_accounts_for_every_epoch(findings: Findings) -> None:
@@ -355,6 +353,7 @@ def test_loss_shares_weigh_the_terms_as_the_loss_does() -> None:
         feature_taps=("last1",),
     )
     epoch = EpochMetrics(
+        objective=0.5,
         epoch=2,
         accuracy=0.9,
         nll=0.1,
@@ -416,7 +415,8 @@ def test_caveats_name_what_is_known_to_be_weak(findings: Findings, data: StudyDa
     assert "135 validation images" in text
     assert "1 trial of scheduled failed" in text
     assert "no better on the test split" not in text
-    poor = replace(data, teacher_test={"accuracy": 0.5, "nll": 1.0, "ece": 0.1})
+    assert data.teacher_scores is not None
+    poor = replace(data, teacher_scores=np.zeros_like(data.teacher_scores))
     assert "no better on the test split" in " ".join(find(poor).caveats)
 
 

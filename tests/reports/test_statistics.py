@@ -10,9 +10,9 @@ from scipy import stats
 
 from kd.seeds import derive_seed
 from reports.statistics import (
-    Booleans,
     CrossedErrors,
     Difference,
+    Scores,
     crossed_errors,
     detectable_difference,
     half_width,
@@ -57,13 +57,13 @@ CORNERS = [
 ]
 
 
-def tables(*parts: int, shape: tuple[int, int] = (7, 40)) -> tuple[Booleans, Booleans]:
+def tables(*parts: int, shape: tuple[int, int] = (7, 40)) -> tuple[Scores, Scores]:
     generator = np.random.default_rng(derive_seed(1, "tables", *parts))
     hard = generator.random(shape[1]) * 0.6
     return generator.random(shape) > hard, generator.random(shape) > hard * 1.3
 
 
-def simulate(corner: Corner, effect: float, chunk: int) -> tuple[Booleans, Booleans]:
+def simulate(corner: Corner, effect: float, chunk: int) -> tuple[Scores, Scores]:
     """Draw 200 pairs of tables [S, N] whose true difference is `effect`, a share of 1.
 
     A seed shifts the chances of all images; of the images that lean, half lean to a.

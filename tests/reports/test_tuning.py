@@ -48,7 +48,7 @@ def ahead(data: StudyData, right: int) -> StudyData:
             places = np.flatnonzero(table == (right < 0))[: abs(right)]
             correct = table.copy()
             correct[places] = right > 0
-            runs.append(replace(run, correct=correct))
+            runs.append(replace(run, scores=correct.astype(float)))
         return replace(one, runs=tuple(runs))
 
     return replace(data, finalists=tuple(map(moved, data.finalists)))
@@ -71,7 +71,7 @@ def test_each_arm_is_compared_with_the_recipe_of_its_trial_0(data: StudyData) ->
     ):
         assert one.tuned is data.tuned(arm)
         assert (one.first.finalist.title, one.first.finalist.trial) == (title, 0)
-        expected = np.array(one.tuned.accuracies) - np.array(one.first.accuracies)
+        expected = np.array(one.tuned.values) - np.array(one.first.values)
         assert one.difference is not None
         assert one.difference.per_seed == pytest.approx(expected.tolist())
 

@@ -55,6 +55,7 @@ def protocol(**changed: Any) -> Protocol:
 def metrics(epoch: int, accuracy: float, **changed: Any) -> EpochMetrics:
     values: dict[str, Any] = {
         "epoch": epoch,
+        "objective": accuracy,
         "accuracy": accuracy,
         "nll": 1 - accuracy,
         "ece": 0.1,

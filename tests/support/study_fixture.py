@@ -234,6 +234,7 @@ def _history(
         found.append(
             EpochMetrics(
                 epoch=epoch,
+                objective=accuracy,
                 accuracy=accuracy,
                 nll=float(2.2 * (1 - accuracy) + 0.05),
                 ece=float(0.01 + 0.1 * (1 - progress)),
@@ -358,7 +359,7 @@ def _finalists(
                 role=role,
                 recipe=recipe,
                 trial=trial.number,
-                search_accuracy=trial.value or 0.0,
+                searched=trial.value or 0.0,
                 selection=[float(score) for score in scores] if role == "tuned" else [],
             )
         )

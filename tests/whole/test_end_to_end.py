@@ -169,7 +169,7 @@ def test_the_report_has_the_keys_that_other_programs_read(finished):
         assert (arm["trials"], arm["complete"], arm["pruned"]) == (3, 3, 0)
     assert found["study"]["missing"] == []
     assert {one["role"] for one in found["finalists"]} == {"default", "tuned"}
-    assert all(len(one["test_accuracy"]) == 1 for one in found["finalists"])
+    assert all(len(one["test_values"]) == 1 for one in found["finalists"])
     assert found["verdict"]["kind"] == "none"  # one seed is no evidence
 
 
@@ -204,7 +204,7 @@ def test_more_seeds_and_ablations_stay_when_the_first_line_runs_again(copied, ca
     assert settings.command.count("--seeds") == 1
     run(copied, "--workers", "inline")
     assert written(copied) == made
-    assert {len(one["test_accuracy"]) for one in report(copied)["finalists"]} == {2}
+    assert {len(one["test_values"]) for one in report(copied)["finalists"]} == {2}
     assert StudySettings.read(Layout(copied).study("digits").settings).command == settings.command
 
 
@@ -478,7 +478,7 @@ def test_confirm_adds_the_seeds_that_are_missing(copied):
     assert before.items() <= after.items()
     chosen = Finalists.read(Layout(copied).study("digits").finalists)
     assert len(after) - len(before) == len({one.name for one in chosen.finalists})
-    assert all(len(one["test_accuracy"]) == 2 for one in report(copied)["finalists"])
+    assert all(len(one["test_values"]) == 2 for one in report(copied)["finalists"])
 
 
 def test_verify_finds_that_the_cache_agrees_with_the_teacher(copied, capsys):

@@ -109,8 +109,8 @@ def test_the_default_is_the_median_of_validation_of_the_recipe_of_the_verdict(fa
     choice = choose(data, None, "confirm")
     assert choice.one is data.tuned("scheduled")
     runs = choice.one.runs
-    accuracies = [run.record.accuracy for run in runs]
-    assert choice.run.record.accuracy == median_low(accuracies)
+    accuracies = [run.record.objective(0.0) for run in runs]
+    assert choice.run.record.objective(0.0) == median_low(accuracies)
     tested = [run.record.test["accuracy"] for run in runs if run.record.test]
     assert max(tested) > choice.run.record.test["accuracy"], "the fixture must tell them apart"
     named = choose(data, data.tuned("plain").key, "confirm")
@@ -258,7 +258,7 @@ def export_job(finished: Path, exported: Path, folder: Path, **changes: Any) -> 
             "dataset": StudySettings.read(study.settings).dataset,
             "weights": str(run.weights),
             "folder": str(folder),
-            "accuracy": RunRecord.read(run.result).accuracy,
+            "accuracy": RunRecord.read(run.result).objective(0.0),
             "onnx": False,
             **changes,
         }
@@ -271,7 +271,7 @@ def last_event(job: ExportJob) -> dict[str, Any]:
 
 
 def test_weights_of_another_run_or_model_are_refused(finished, exported, tmp_path):
-    accuracy = RunRecord.read(confirmed(finished, exported).result).accuracy
+    accuracy = RunRecord.read(confirmed(finished, exported).result).objective(0.0)
     other = last_event(export_job(finished, exported, tmp_path, accuracy=accuracy + 0.05))
     assert "one of them is of another run" in other.reason
     write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})

@@ -77,6 +77,7 @@ def _plan(job: TrainJob) -> Plan:
         seed=job.seed,
         precision=protocol.precision,
         compile=protocol.compile,
+        metric=protocol.metric,
     )
 
 

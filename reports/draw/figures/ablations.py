@@ -6,7 +6,7 @@ from reports.draw.drawing import Figure, Table
 from reports.draw.rows import Row, RowChart
 from reports.draw.shared import looks, row_panel
 from reports.statistics import MINIMUM_PAIRS
-from reports.wording import counted, interval, p_value, points
+from reports.wording import Measure, counted, p_value
 
 GROUP = "Evidence"
 ORDER = 30
@@ -18,10 +18,11 @@ def draw(findings: Findings) -> Figure:
     name = "Ablations"
     if not ladder:
         return Figure(key="ablations", name=name, title="No ablation yet", note=_note(findings))
-    title = _title(ladder)
+    measure = findings.data.measure
+    title = _title(measure, ladder)
     chart = RowChart(
         rows=[_row(findings, step) for step in ladder],
-        axis="difference to the winner, points",
+        axis=f"difference to the winner, {measure.unit}",
         reference=0.0,
         reference_label="winner",
     )
@@ -33,7 +34,7 @@ def draw(findings: Findings) -> Figure:
         "seed, the bar is the mean with its 95 % interval over seeds and test images. A constant "
         "schedule keeps the mean of the one it replaces.",
         panels=[row_panel("ablations", chart, title)],
-        tables=[_table(ladder)],
+        tables=[_table(measure, ladder)],
     )
 
 
@@ -47,12 +48,12 @@ def _note(findings: Findings) -> str:
     )
 
 
-def _title(ladder: tuple[Ablation, ...]) -> str:
+def _title(measure: Measure, ladder: tuple[Ablation, ...]) -> str:
     """Say how many parts matter after Holm's correction, and then what cost most."""
     sure = [step for step in ladder if step.p_holm < 0.05]
     most = max(sure or ladder, key=lambda step: abs(step.difference.mean))
-    by = f"{points(most.difference.mean, sign=True)} points"
-    within = interval(most.difference.low, most.difference.high)
+    by = f"{measure.number(most.difference.mean, sign=True)} {measure.unit}"
+    within = measure.interval(most.difference.low, most.difference.high)
     verb = "makes" if len(sure) == 1 else "make"
     return (
         f"{len(sure) or 'None'} of {counted(len(ladder), 'ablation')} {verb} a difference beyond "
@@ -61,34 +62,35 @@ def _title(ladder: tuple[Ablation, ...]) -> str:
 
 
 def _row(findings: Findings, step: Ablation) -> Row:
+    measure = findings.data.measure
     return Row(
-        label=f"{step.one.finalist.title}  {points(step.difference.mean, sign=True)}",
+        label=f"{step.one.finalist.title}  {measure.number(step.difference.mean, sign=True)}",
         look=looks(findings.data)[step.one.finalist.arm],
-        points=[100 * one for one in step.difference.per_seed],
-        centre=100 * step.difference.mean,
-        low=100 * step.difference.low,
-        high=100 * step.difference.high,
+        points=[measure.scale * one for one in step.difference.per_seed],
+        centre=measure.scale * step.difference.mean,
+        low=measure.scale * step.difference.low,
+        high=measure.scale * step.difference.high,
     )
 
 
-def _table(ladder: tuple[Ablation, ...]) -> Table:
+def _table(measure: Measure, ladder: tuple[Ablation, ...]) -> Table:
     rows = [
         [
             step.one.label,
-            points(step.difference.mean, sign=True),
-            interval(step.difference.low, step.difference.high),
+            measure.number(step.difference.mean, sign=True),
+            measure.interval(step.difference.low, step.difference.high),
             p_value(step.difference.p),
             p_value(step.p_holm),
-            points(step.difference.detectable),
+            measure.number(step.difference.detectable),
         ]
         for step in ladder
     ]
     columns = [
         "recipe",
-        "less the winner, points",
+        f"less the winner, {measure.unit}",
         "95 % interval",
         "p",
         "p, Holm",
-        "detectable, points",
+        f"detectable, {measure.unit}",
     ]
     return Table(columns=columns, rows=rows)

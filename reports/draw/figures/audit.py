@@ -12,7 +12,7 @@ from reports.draw.palette import light
 from reports.draw.rows import HEAD, ROW, swarm
 from reports.draw.shared import arm_legend, looks
 from reports.statistics import MINIMUM_AUDITORS
-from reports.wording import NONE, counted, figure, listed, percent, points
+from reports.wording import NONE, Measure, counted, figure, listed
 
 GROUP = "Search"
 ORDER = 50
@@ -48,22 +48,22 @@ def draw(findings: Findings) -> Figure:
             Legend(text="would have been cut", colour="grey", mark="cross"),
             Legend(text="wrongly", colour="ink", mark="diamond-open"),
         ],
-        tables=[_table(audits), _tau_table(judged)] if judged else [_table(audits)],
+        tables=[_table(findings.data.measure, audits), _tau_table(judged)]
+        if judged
+        else [_table(findings.data.measure, audits)],
     )
 
 
 def _title(findings: Findings, audits: list[Audit]) -> str:
+    measure = findings.data.measure
     cut, wrong = sum(audit.cut for audit in audits), sum(audit.wrong for audit in audits)
     whole = counted(sum(len(audit.auditors) for audit in audits), "auditor")
     if not cut:
         return f"The pruner ({findings.data.settings.pruner}) would have cut none of {whole}"
-    lost = [
-        f"{NONE if audit.regret is None else points(audit.regret)} for {audit.arm}"
-        for audit in audits
-    ]
+    lost = [f"{measure.number(audit.regret)} for {audit.arm}" for audit in audits]
     return (
         f"The pruner would have cut {cut} of {whole}, {wrong or 'none'} of them wrongly; "
-        f"regret in points: {listed(lost)}"
+        f"regret in {measure.unit}: {listed(lost)}"
     )
 
 
@@ -89,7 +89,7 @@ def _auditors_panel(findings: Findings, audits: list[Audit]) -> Panel:
             traces.append(_marks(findings, audit, place, what, found))
         labels.append(
             text_label(
-                _summary(audit),
+                _summary(findings.data.measure, audit),
                 0,
                 place - 0.36,
                 xref="paper",
@@ -99,12 +99,13 @@ def _auditors_panel(findings: Findings, audits: list[Audit]) -> Panel:
         )
     made = plot(
         traces,
-        xaxis=axis("validation accuracy at the horizon, %"),
+        xaxis=axis(findings.data.measure.of("final validation")),
         yaxis={"visible": False, "range": [len(audits) - 0.4, -0.6], "fixedrange": True},
         annotations=labels,
     )
     height = HEAD + ROW * len(audits) + 56
-    alt = f"Auditors by their last validation accuracy. {'. '.join(map(_summary, audits))}."
+    summaries = [_summary(findings.data.measure, audit) for audit in audits]
+    alt = f"Auditors by their last validation {findings.data.measure.name}. {'. '.join(summaries)}."
     return Panel(key="audit-auditors", plot=made, height=height, alt=alt, heading="every auditor")
 
 
@@ -114,8 +115,8 @@ def _became(one: Auditor) -> str:
     return WRONG if one.wrong else CUT
 
 
-def _summary(audit: Audit) -> str:
-    regret = "none kept" if audit.regret is None else f"regret {points(audit.regret)}"
+def _summary(measure: Measure, audit: Audit) -> str:
+    regret = "none kept" if audit.regret is None else f"regret {measure.number(audit.regret)}"
     return f"{audit.arm}: {audit.cut} of {len(audit.auditors)} cut, {audit.wrong} wrongly; {regret}"
 
 
@@ -128,8 +129,8 @@ def _marks(findings: Findings, audit: Audit, place: int, what: str, found: list[
         for one in found
     ]
     return go.Scatter(
-        x=[100 * one.accuracy for one in found],
-        y=[place + offset for offset in _apart([one.accuracy for one in found])],
+        x=[findings.data.measure.scale * one.value for one in found],
+        y=[place + offset for offset in _apart([one.value for one in found])],
         mode="markers",
         customdata=words,
         marker={
@@ -140,7 +141,7 @@ def _marks(findings: Findings, audit: Audit, place: int, what: str, found: list[
             "line": {"width": 0 if what == KEPT else 2, "color": colour},
         },
         name=escape(f"{audit.arm}, {what}"),
-        hovertemplate="%{customdata}: %{x:.2f} %<extra></extra>",
+        hovertemplate=f"%{{customdata}}: %{{x:.2f}} {findings.data.measure.symbol}<extra></extra>",
     )
 
 
@@ -166,19 +167,25 @@ def _tau_panel(findings: Findings, judged: list[Audit]) -> Panel:
     return Panel(key="audit-taus", plot=made, height=TALL, alt=alt, heading=heading)
 
 
-def _table(audits: list[Audit]) -> Table:
+def _table(measure: Measure, audits: list[Audit]) -> Table:
     rows = [
         [
             audit.arm,
             str(one.number),
-            percent(one.accuracy),
+            measure.value(one.value),
             NONE if one.cut_epoch is None else str(one.cut_epoch),
             "yes" if one.wrong else "no",
         ]
         for audit in audits
         for one in audit.auditors
     ]
-    columns = ["arm", "auditor", "validation accuracy", "would be cut after epoch", "wrongly"]
+    columns = [
+        "arm",
+        "auditor",
+        f"validation {measure.name}",
+        "would be cut after epoch",
+        "wrongly",
+    ]
     return Table(columns=columns, rows=rows)
 
 

@@ -1,4 +1,4 @@
-"""The figure of costs: accuracy against latency and against parameters."""
+"""The figure of costs: the metric against latency and against parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from reports.draw.shared import arm_legend, completed, looks, unconfirmed
 from reports.read.data import StudyData, TrialData
 from reports.statistics import Difference, pareto_front
 from reports.wording import (
+    Measure,
+    capitalised,
     figure,
-    interval,
     listed,
     milliseconds,
     model_name,
-    percent,
-    points,
     scaled,
 )
 from storage.files.records import Cost
@@ -34,36 +33,42 @@ FRONT = {"color": light("grey"), "width": 1.5, "dash": "dot"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
-    """A dot: accuracy with its interval in per cent; a hollow one was not tuned."""
+    """A dot: the metric with its interval, as drawn; a hollow one was not tuned."""
 
     label: str
     look: Look
-    accuracy: float
+    value: float
     interval: tuple[float, float]
     cost: Cost
     hollow: bool = False
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw what accuracy costs, with the models that no other beats in both."""
-    models = _models(findings)
-    name = "Accuracy and cost"
+    """Draw what a better result costs, with the models that no other beats in both."""
+    models, measure = _models(findings), findings.data.measure
+    name = f"{capitalised(measure.name)} and cost"
     if not models:
         note = "The costs have not been measured yet."
         if findings.data.costs:
             note = unconfirmed(findings.data)
-        return Figure(key="costs", name=name, title="No cost to set against accuracy", note=note)
+        return Figure(key="costs", name=name, title="No cost to set against a result", note=note)
     smallest = min(one.batch_size for one in models[0].cost.latency)
     arms = [arm.name for arm in findings.data.arms if findings.data.tuned(arm.name)]
     return Figure(
         key="costs",
         name=name,
         title=_title(findings, models, smallest),
-        caption="Test accuracy with its 95 % interval; on the dotted line lie the models that no "
-        "other beats in both. Models of one architecture are drawn at their mean latency.",
+        caption=f"Test {measure.name} with its 95 % interval; on the dotted line lie the models "
+        "that no other beats in both. Models of one architecture are drawn at their mean latency.",
         panels=[
-            _panel(models, "latency", f"median ms at batch {smallest}, log scale", smallest),
-            _panel(models, "parameters", "parameters, log scale", smallest),
+            _panel(
+                findings.data.measure,
+                models,
+                "latency",
+                f"median ms at batch {smallest}, log scale",
+                smallest,
+            ),
+            _panel(measure, models, "parameters", "parameters, log scale", smallest),
             *_search_panels(findings.data),
         ],
         legend=[
@@ -71,20 +76,21 @@ def draw(findings: Findings) -> Figure:
             *arm_legend(findings.data, arms),
             Legend(text="hollow: not tuned", colour="muted", mark="circle-open"),
         ],
-        tables=[_table(models), *_search_tables(findings.data)],
+        tables=[_table(measure, models), *_search_tables(findings.data)],
     )
 
 
 def _models(findings: Findings) -> list[_Model]:
     costs = findings.data.costs.models if findings.data.costs else {}
-    accuracy, interval = findings.data.teacher_test.get("accuracy"), findings.teacher_interval
+    value, interval = findings.data.teacher_value, findings.teacher_interval
+    scale = findings.data.measure.scale
     found = [model for one in findings.distinct if (model := _student(findings, one))]
-    if found and "teacher" in costs and accuracy is not None and interval is not None:
+    if found and "teacher" in costs and value is not None and interval is not None:
         teacher = _Model(
             label=f"teacher ({model_name(findings.data.protocol.teacher)})",
             look=TEACHER_LOOK,
-            accuracy=100 * accuracy,
-            interval=(100 * interval[0], 100 * interval[1]),
+            value=scale * value,
+            interval=(scale * interval[0], scale * interval[1]),
             cost=costs["teacher"],
         )
         return [teacher, *found]
@@ -92,13 +98,14 @@ def _models(findings: Findings) -> list[_Model]:
 
 
 def _student(findings: Findings, standing: Standing) -> _Model | None:
-    if standing.accuracy is None or standing.interval is None or standing.cost is None:
+    if standing.value is None or standing.interval is None or standing.cost is None:
         return None
+    scale = findings.data.measure.scale
     return _Model(
         label=findings.data.named(standing.one),
         look=looks(findings.data)[standing.one.finalist.arm],
-        accuracy=100 * standing.accuracy,
-        interval=(100 * standing.interval[0], 100 * standing.interval[1]),
+        value=scale * standing.value,
+        interval=(scale * standing.interval[0], scale * standing.interval[1]),
         cost=standing.cost,
         hollow=standing.one.finalist.role != "tuned",
     )
@@ -115,51 +122,57 @@ def _shared_latency(models: Sequence[_Model], one: _Model, batch_size: int) -> f
 
 
 def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
+    measure = findings.data.measure
     teacher = models[0] if models[0].look is TEACHER_LOOK else None
     tuned = findings.standing(findings.data.tuned(findings.data.primary_arm))
-    if teacher is None or tuned is None or tuned.accuracy is None or tuned.cost is None:
-        best = max(models, key=lambda one: one.accuracy)
-        return f"{best.label} is the most accurate, {percent(best.accuracy / 100)}"
+    if teacher is None or tuned is None or tuned.value is None or tuned.cost is None:
+        best = max(models, key=lambda one: one.value)
+        return (
+            f"{best.label} has the best {measure.name}, {measure.value(best.value / measure.scale)}"
+        )
     size = f"1/{figure(teacher.cost.parameters / tuned.cost.parameters)}"
     speed = _latency(teacher.cost, smallest) / _latency(tuned.cost, smallest)
-    gap = tuned.accuracy - teacher.accuracy / 100
+    gap = tuned.value - teacher.value / measure.scale
     return (
         f"The tuned {tuned.one.finalist.arm} student has {size} of the teacher's parameters, "
         f"answers {figure(speed, 2)} times as fast and "
-        f"{_to_teacher(gap, less_teacher(findings.data, tuned.one))}"
+        f"{_to_teacher(measure, gap, less_teacher(findings.data, tuned.one))}"
     )
 
 
-def _to_teacher(gap: float, difference: Difference | None) -> str:
-    """Say how far the student is from the teacher: `gap` in shares of 1, with its interval."""
+def _to_teacher(measure: Measure, gap: float, difference: Difference | None) -> str:
+    """Say how far the student is from the teacher: `gap`, with its interval."""
     if difference is None:
-        return f"lies {points(gap, sign=True)} points from it on one seed"
-    within = f"95 % interval {interval(difference.low, difference.high)}"
+        return f"lies {measure.number(gap, sign=True)} {measure.unit} from it on one seed"
+    within = f"95 % interval {measure.interval(difference.low, difference.high)}"
     if difference.low <= 0 <= difference.high:
-        return f"is within chance of it: {points(gap, sign=True)} points ({within})"
-    return f"is {points(abs(gap))} points {'below' if gap < 0 else 'above'} it ({within})"
+        return f"is within chance of it: {measure.number(gap, sign=True)} {measure.unit} ({within})"
+    by = f"{measure.number(abs(gap))} {measure.unit}"
+    return f"is {by} {'below' if gap < 0 else 'above'} it ({within})"
 
 
-def _panel(models: Sequence[_Model], what: str, title: str, smallest: int) -> Panel:
+def _panel(
+    measure: Measure, models: Sequence[_Model], what: str, title: str, smallest: int
+) -> Panel:
     costs = [
         float(one.cost.parameters)
         if what == "parameters"
         else _shared_latency(models, one, smallest)
         for one in models
     ]
-    front = pareto_front(costs, [one.accuracy for one in models])
+    front = pareto_front(costs, [one.value for one in models])
     traces = [_front_line([costs[place] for place in front], [models[place] for place in front])]
-    traces += [_dot(one, cost) for one, cost in zip(models, costs, strict=True)]
+    traces += [_dot(measure, one, cost) for one, cost in zip(models, costs, strict=True)]
     made = plot(
         traces,
         xaxis=log_axis(title, min(costs), max(costs)),
-        yaxis=axis("test accuracy, %"),
+        yaxis=axis(measure.of("test")),
     )
     places = listed([models[place].label for place in front])
     alt = (
-        f"Accuracy against {title}: "
+        f"{capitalised(measure.name)} against {title}: "
         + ", ".join(
-            f"{one.label} {figure(one.accuracy, 4)} % at {figure(cost)}"
+            f"{one.label} {figure(one.value, 4)} {measure.symbol} at {figure(cost)}"
             for one, cost in zip(models, costs, strict=True)
         )
         + f". Beaten by none: {places}."
@@ -170,19 +183,19 @@ def _panel(models: Sequence[_Model], what: str, title: str, smallest: int) -> Pa
 def _front_line(costs: list[float], models: list[_Model]) -> Any:
     return go.Scatter(
         x=costs,
-        y=[one.accuracy for one in models],
+        y=[one.value for one in models],
         mode="lines",
         hoverinfo="skip",
         line=FRONT,
     )
 
 
-def _dot(one: _Model, cost: float) -> Any:
+def _dot(measure: Measure, one: _Model, cost: float) -> Any:
     low, high = one.interval
     bars = {
         "type": "data",
-        "array": [high - one.accuracy],
-        "arrayminus": [one.accuracy - low],
+        "array": [high - one.value],
+        "arrayminus": [one.value - low],
         "thickness": 1.5,
         "width": 5,
         "color": one.look.light,
@@ -194,12 +207,13 @@ def _dot(one: _Model, cost: float) -> Any:
     label = escape(one.label)
     return go.Scatter(
         x=[cost],
-        y=[one.accuracy],
+        y=[one.value],
         mode="markers",
         error_y=bars,
         marker=marker,
         name=label,
-        hovertemplate=f"{label}: %{{y:.2f}} % ({low:.2f} to {high:.2f}), %{{x}}<extra></extra>",
+        hovertemplate=f"{label}: %{{y:.2f}} {measure.symbol} ({low:.2f} to {high:.2f}), %{{x}}"
+        "<extra></extra>",
     )
 
 
@@ -228,7 +242,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
     if not best:
         return []
     sizes = [size for *_, size, _ in best]
-    values = [100 * (trial.value or 0.0) for *_, trial in best]
+    values = [data.measure.scale * trial.ranked for *_, trial in best]
     front = pareto_front(sizes, values)
     traces: list[Any] = [
         go.Scatter(
@@ -240,16 +254,16 @@ def _search_panels(data: StudyData) -> list[Panel]:
         )
     ]
     for (arm, student, size, trial), value in zip(best, values, strict=True):
-        hover = f"{escape(arm)}, {escape(student)}, trial {trial.number}: %{{y:.2f}} %"
-        hover += "<extra></extra>"
+        hover = f"{escape(arm)}, {escape(student)}, trial {trial.number}: %{{y:.2f}} "
+        hover += f"{data.measure.symbol}<extra></extra>"
         traces.append(dots(looks(data)[arm], [size], [value], arm, size=10, hovertemplate=hover))
     made = plot(
         traces,
         xaxis=log_axis("parameters, log scale", min(sizes), max(sizes)),
-        yaxis=axis("validation accuracy, %"),
+        yaxis=axis(data.measure.of("validation")),
     )
     alt = "The best trial of each student in the search: " + ", ".join(
-        f"{arm} {student} {figure(value, 4)} %"
+        f"{arm} {student} {figure(value, 4)} {data.measure.symbol}"
         for (arm, student, *_), value in zip(best, values, strict=True)
     )
     heading = "each student's best trial of the search, on validation images"
@@ -258,19 +272,19 @@ def _search_panels(data: StudyData) -> list[Panel]:
 
 def _search_tables(data: StudyData) -> list[Table]:
     rows = [
-        [model_name(student), arm, scaled(size), str(trial.number), percent(trial.value)]
+        [model_name(student), arm, scaled(size), str(trial.number), data.measure.value(trial.value)]
         for arm, student, size, trial in _best_of_students(data)
     ]
-    columns = ["student", "arm", "parameters", "best trial", "validation accuracy"]
+    columns = ["student", "arm", "parameters", "best trial", f"validation {data.measure.name}"]
     return [Table(columns=columns, rows=rows, words=2)] if rows else []
 
 
-def _table(models: Sequence[_Model]) -> Table:
+def _table(measure: Measure, models: Sequence[_Model]) -> Table:
     sizes = sorted({latency.batch_size for one in models for latency in one.cost.latency})
     rows = [
         [
             one.label,
-            figure(one.accuracy, 4),
+            figure(one.value, 4),
             f"{figure(one.interval[0], 4)} to {figure(one.interval[1], 4)}",
             scaled(one.cost.parameters),
             scaled(one.cost.macs),
@@ -280,7 +294,7 @@ def _table(models: Sequence[_Model]) -> Table:
     ]
     columns = [
         "model",
-        "test accuracy, %",
+        measure.of("test"),
         "95 % interval",
         "parameters",
         "MACs",

@@ -6,7 +6,7 @@ from reports.draw.rows import Row, RowChart
 from reports.draw.shared import looks, row_panel, unconfirmed
 from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import Difference
-from reports.wording import counted, figure, interval, p_value, points
+from reports.wording import Measure, counted, figure, p_value
 
 GROUP = "Evidence"
 ORDER = 20
@@ -21,10 +21,10 @@ def draw(findings: Findings) -> Figure:
         if not findings.data.finalists:
             note = unconfirmed(findings.data)
         return Figure(key="differences", name=name, title="No paired difference yet", note=note)
-    margin = findings.verdict.margin
+    margin, measure = findings.verdict.margin, findings.data.measure
     chart = RowChart(
         rows=[_difference_row(findings.data, *item) for item in found],
-        axis="difference in test accuracy, points",
+        axis=f"difference in test {measure.name}, {measure.unit}",
         reference=0.0,
         reference_label="no difference",
         band=(-margin, margin) if margin else None,
@@ -35,7 +35,7 @@ def draw(findings: Findings) -> Figure:
         name=name,
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test images. Shaded: the margin of ±{figure(margin)} points.",
+        f"test images. Shaded: the margin of ±{figure(margin)} {measure.unit}.",
         panels=[row_panel("differences", chart, title)],
         tables=[_comparison_table(findings)],
     )
@@ -55,10 +55,10 @@ def _difference_row(
     return Row(
         label=f"{a.label}, less {b.label}",
         look=looks(data)[a.finalist.arm],
-        points=[100 * one for one in difference.per_seed],
-        centre=100 * difference.mean,
-        low=100 * difference.low,
-        high=100 * difference.high,
+        points=[data.measure.scale * one for one in difference.per_seed],
+        centre=data.measure.scale * difference.mean,
+        low=data.measure.scale * difference.low,
+        high=data.measure.scale * difference.high,
     )
 
 
@@ -69,30 +69,30 @@ def _differences_title(findings: Findings, first: Difference) -> str:
         return f"The interval {around}; of {counted(first.seeds, 'seed')}, {wins} favour the first"
     plain, arm = PLAIN, findings.data.primary_arm
     return (
-        f"The interval {interval(first.low, first.high)} {around}; tuned {arm} is ahead of tuned "
-        f"{plain} on {wins} of {counted(first.seeds, 'seed')}"
+        f"The interval {findings.data.measure.interval(first.low, first.high)} {around}; tuned "
+        f"{arm} is ahead of tuned {plain} on {wins} of {counted(first.seeds, 'seed')}"
     )
 
 
 def _comparison_table(findings: Findings) -> Table:
     rows = []
-    verdict = findings.verdict
+    verdict, measure = findings.verdict, findings.data.measure
     if verdict.a and verdict.b and verdict.difference:
         question = "primary: distillation against none"
-        rows.append(_comparison(question, verdict.a, verdict.b, verdict.difference, None))
+        rows.append(_comparison(measure, question, verdict.a, verdict.b, verdict.difference, None))
     rows += [
-        _comparison(one.question, one.a, one.b, one.difference, one.p_holm)
+        _comparison(measure, one.question, one.a, one.b, one.difference, one.p_holm)
         for one in findings.comparisons
     ]
     columns = [
         "question",
         "first",
         "less",
-        "difference, points",
+        f"difference, {measure.unit}",
         "95 % interval",
         "p",
         "p, Holm",
-        "detectable, points",
+        f"detectable, {measure.unit}",
         "error of seeds",
         "error of images",
     ]
@@ -100,17 +100,22 @@ def _comparison_table(findings: Findings) -> Table:
 
 
 def _comparison(
-    question: str, a: FinalistData, b: FinalistData, found: Difference, p_holm: float | None
+    measure: Measure,
+    question: str,
+    a: FinalistData,
+    b: FinalistData,
+    found: Difference,
+    p_holm: float | None,
 ) -> list[str]:
     return [
         question,
         a.label,
         b.label,
-        points(found.mean, sign=True),
-        interval(found.low, found.high),
+        measure.number(found.mean, sign=True),
+        measure.interval(found.low, found.high),
         p_value(found.p),
         p_value(p_holm),
-        points(found.detectable),
-        points(found.se_seed),
-        points(found.se_image),
+        measure.number(found.detectable),
+        measure.number(found.se_seed),
+        measure.number(found.se_image),
     ]

@@ -108,7 +108,7 @@ def _table(data: StudyData, standings: list[Standing]) -> Table:
                 points(min(_agreements(one))),
                 points(max(_agreements(one))),
                 decimals(one.teacher_kl),
-                points(one.accuracy),
+                data.measure.number(one.value),
             ]
         )
     columns = [
@@ -117,6 +117,6 @@ def _table(data: StudyData, standings: list[Standing]) -> Table:
         "lowest seed",
         "highest seed",
         "KL to teacher, nats",
-        "test accuracy, %",
+        data.measure.of("test"),
     ]
     return Table(columns=columns, rows=rows)

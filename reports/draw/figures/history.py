@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, plot
 from reports.draw.palette import Look, light
-from reports.draw.shared import accuracy_span, looks
+from reports.draw.shared import looks, value_span
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import capitalised, duration, listed, percent
+from reports.wording import Measure, capitalised, duration, listed
 
 GROUP = "Search"
 ORDER = 10
@@ -24,13 +24,13 @@ def draw(findings: Findings) -> Figure:
     if not arms:
         note = "No trial has ended yet."
         return Figure(key="history", name=name, title="No search yet", note=note)
-    span = accuracy_span(arms)
+    span = value_span(data, arms)
     return Figure(
         key="history",
         name=name,
-        title=_history_title(arms),
-        caption="Validation accuracy after the last epoch trained; what lies below the axis is "
-        "drawn at its foot.",
+        title=_history_title(data, arms),
+        caption=f"Validation {data.measure.name} after the last epoch trained; what lies below the "
+        "axis is drawn at its foot.",
         panels=[_history_panel(data, arm, span) for arm in arms],
         legend=[
             Legend(text="completed", colour="ink", mark="circle"),
@@ -38,18 +38,20 @@ def draw(findings: Findings) -> Figure:
             Legend(text="diverged", colour="ink", mark="triangle-down"),
             Legend(text="best so far", colour="ink", mark="line"),
         ],
-        tables=[_trials_table(arm) for arm in arms],
+        tables=[_trials_table(data, arm) for arm in arms],
     )
 
 
-def _history_title(arms: list[ArmData]) -> str:
+def _history_title(data: StudyData, arms: list[ArmData]) -> str:
     parts = []
     for arm in arms:
         best = arm.best
         if best is None:
             parts.append(f"{arm.name} has completed no trial")
         else:
-            parts.append(f"{arm.name} reached {percent(best.value, 1)} with trial {best.number}")
+            parts.append(
+                f"{arm.name} reached {data.measure.value(best.value, 1)} with trial {best.number}"
+            )
     return capitalised(listed(parts))
 
 
@@ -61,41 +63,48 @@ def _history_panel(data: StudyData, arm: ArmData, span: tuple[float, float]) -> 
     cross = {"symbol": "x-thin", "line": {"color": light("faint"), "width": 2}}
     down = {"symbol": "triangle-down", "color": light("grey")}
     traces = [
-        _trial_dots(look, pruned, span, "pruned", marker=cross),
-        _trial_dots(look, diverged, span, "diverged", marker=down),
-        _trial_dots(look, whole, span, "completed"),
-        _best_line(look, whole, len(arm.trials)),
+        _trial_dots(data.measure, look, pruned, span, "pruned", marker=cross),
+        _trial_dots(data.measure, look, diverged, span, "diverged", marker=down),
+        _trial_dots(data.measure, look, whole, span, "completed"),
+        _best_line(data.measure, look, whole, len(arm.trials)),
     ]
     best = arm.best
     alt = (
         f"{arm.name}: {len(whole)} completed, {len(pruned)} pruned and {len(diverged)} diverged "
-        f"trials by number; best {percent(best.value if best else None)}."
+        f"trials by number; best {data.measure.value(best.value if best else None)}."
     )
     made = plot(
         traces,
         xaxis=axis("trial", range=[-0.7, len(arm.trials) - 0.3]),
-        yaxis=axis("validation accuracy, %", range=list(span)),
+        yaxis=axis(data.measure.of("validation"), range=list(span)),
     )
     return Panel(key=f"history-{arm.name}", plot=made, height=TALL, alt=alt, heading=arm.name)
 
 
 def _trial_dots(
-    look: Look, trials: list[TrialData], span: tuple[float, float], what: str, **more: Any
+    measure: Measure,
+    look: Look,
+    trials: list[TrialData],
+    span: tuple[float, float],
+    what: str,
+    **more: Any,
 ) -> Any:
     foot = span[0] + 0.02 * (span[1] - span[0])
     return dots(
         look,
         [trial.number for trial in trials],
-        [max(100 * (trial.value or 0.0), foot) for trial in trials],
+        [max(measure.scale * (trial.value or 0.0), foot) for trial in trials],
         what,
-        customdata=[100 * (trial.value or 0.0) for trial in trials],
-        hovertemplate=f"trial %{{x}}, {what}: %{{customdata:.2f}} %<extra></extra>",
+        customdata=[measure.scale * (trial.value or 0.0) for trial in trials],
+        hovertemplate=f"trial %{{x}}, {what}: %{{customdata:.2f}} {measure.symbol}<extra></extra>",
         **more,
     )
 
 
-def _best_line(look: Look, whole: list[TrialData], count: int) -> Any:
-    best = np.maximum.accumulate([100 * (trial.value or 0.0) for trial in whole] or [np.nan])
+def _best_line(measure: Measure, look: Look, whole: list[TrialData], count: int) -> Any:
+    best = np.maximum.accumulate(
+        [measure.scale * (trial.value or 0.0) for trial in whole] or [np.nan]
+    )
     x = [trial.number for trial in whole] or [0]
     style = {"color": look.light, "width": 1.5, "shape": "hv"}
     return go.Scatter(
@@ -103,19 +112,19 @@ def _best_line(look: Look, whole: list[TrialData], count: int) -> Any:
     )
 
 
-def _trials_table(arm: ArmData) -> Table:
+def _trials_table(data: StudyData, arm: ArmData) -> Table:
     rows = [
         [
             arm.name,
             str(trial.number),
             _state(trial),
-            percent(trial.value),
+            data.measure.value(trial.value),
             str(trial.epochs),
             duration(trial.record.seconds if trial.record else trial.seconds),
         ]
         for trial in arm.trials
     ]
-    columns = ["arm", "trial", "state", "validation accuracy", "epochs", "time"]
+    columns = ["arm", "trial", "state", f"validation {data.measure.name}", "epochs", "time"]
     return Table(columns=columns, rows=rows)
 
 

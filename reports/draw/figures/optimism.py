@@ -11,7 +11,7 @@ from reports.draw.palette import light
 from reports.draw.rows import HEAD, ROW
 from reports.draw.shared import looks, unconfirmed
 from reports.read.data import StudyData
-from reports.wording import listed, percent, points
+from reports.wording import Measure, listed
 
 GROUP = "Search"
 ORDER = 60
@@ -27,10 +27,11 @@ def draw(findings: Findings) -> Figure:
             note = "Recipes were confirmed at another horizon than they were searched at."
         title = "How optimistic the search was cannot be told"
         return Figure(key="optimism", name=name, title=title, note=note)
-    title = _optimism_title(found)
+    measure = findings.data.measure
+    title = _optimism_title(measure, found)
     alt = f"{title}. " + " ".join(
-        f"{one.one.label}: search {percent(one.searched)}, selection "
-        f"{percent(one.selected)}, confirmation {percent(one.confirmed)}."
+        f"{one.one.label}: search {measure.value(one.searched)}, selection "
+        f"{measure.value(one.selected)}, confirmation {measure.value(one.confirmed)}."
         for one in found
     )
     panel = Panel(
@@ -43,8 +44,8 @@ def draw(findings: Findings) -> Figure:
         key="optimism",
         name=name,
         title=title,
-        caption="Validation accuracy of the chosen recipes: the best of many scores is too high, "
-        "fresh seeds are not.",
+        caption=f"Validation {measure.name} of the chosen recipes: the best of many scores is too "
+        "high, fresh seeds are not.",
         panels=[panel],
         legend=[
             Legend(text="search", colour="faint", mark="circle"),
@@ -53,14 +54,20 @@ def draw(findings: Findings) -> Figure:
         ],
         tables=[
             Table(
-                columns=["recipe", "search", "selection", "confirmation", "optimism, points"],
+                columns=[
+                    "recipe",
+                    "search",
+                    "selection",
+                    "confirmation",
+                    f"optimism, {measure.unit}",
+                ],
                 rows=[
                     [
                         one.one.label,
-                        percent(one.searched),
-                        percent(one.selected),
-                        percent(one.confirmed),
-                        points(one.excess, sign=True),
+                        measure.value(one.searched),
+                        measure.value(one.selected),
+                        measure.value(one.confirmed),
+                        measure.number(one.excess, sign=True),
                     ]
                     for one in found
                 ],
@@ -69,14 +76,15 @@ def draw(findings: Findings) -> Figure:
     )
 
 
-def _optimism_title(found: list[Optimism]) -> str:
+def _optimism_title(measure: Measure, found: list[Optimism]) -> str:
     excesses = [(one.one.finalist.arm, one.excess or 0.0) for one in found]
     if all(excess >= 0 for _, excess in excesses):
-        parts = [f"{points(excess)} for {arm}" for arm, excess in excesses]
-        return f"On fresh seeds the winners score fewer points than in the search: {listed(parts)}"
+        parts = [f"{measure.number(excess)} for {arm}" for arm, excess in excesses]
+        fewer = f"fewer {measure.unit} than in the search"
+        return f"On fresh seeds the winners score {fewer}: {listed(parts)}"
     (arm, excess), *others = excesses
-    parts = [f"{points(-excess, sign=True)} points for {arm}"]
-    parts += [f"{points(-excess, sign=True)} for {arm}" for arm, excess in others]
+    parts = [f"{measure.number(-excess, sign=True)} {measure.unit} for {arm}"]
+    parts += [f"{measure.number(-excess, sign=True)} for {arm}" for arm, excess in others]
     return f"From search to fresh seeds the winners' scores moved by {listed(parts)}"
 
 
@@ -90,7 +98,7 @@ def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:
             ("confirmation", one.confirmed, "diamond", "ink"),
         ]
         known = [
-            (what, 100 * value, symbol, colour)
+            (what, data.measure.scale * value, symbol, colour)
             for what, value, symbol, colour in marks
             if value is not None
         ]
@@ -108,7 +116,7 @@ def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:
                 },
                 customdata=[what for what, *_ in known],
                 name=escape(one.one.label),
-                hovertemplate="%{customdata}: %{x:.2f} %<extra></extra>",
+                hovertemplate=f"%{{customdata}}: %{{x:.2f}} {data.measure.symbol}<extra></extra>",
             )
         )
         labels.append(
@@ -123,7 +131,7 @@ def _optimism_plot(data: StudyData, found: list[Optimism]) -> dict[str, Any]:
         )
     return plot(
         traces,
-        xaxis=axis("validation accuracy, %"),
+        xaxis=axis(data.measure.of("validation")),
         yaxis={"visible": False, "range": [len(found) - 0.4, -0.6], "fixedrange": True},
         annotations=labels,
     )

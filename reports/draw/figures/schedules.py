@@ -40,7 +40,7 @@ def draw(findings: Findings) -> Figure:
         "on fresh seeds chose it, so the search may have seen a better one.",
         panels=panels,
         legend=arm_legend(data, [trial.arm for trial in trials]),
-        tables=[_epochs_table(trials)],
+        tables=[_epochs_table(data, trials)],
     )
 
 
@@ -98,28 +98,30 @@ def _validation_panel(data: StudyData, trials: list[TrialData]) -> Panel:
     traces, ends = [], []
     for trial in trials:
         history = trial.history
-        hover = f"{escape(trial.arm)}, epoch %{{x}}: %{{y:.2f}} %<extra></extra>"
+        hover = (
+            f"{escape(trial.arm)}, epoch %{{x}}: %{{y:.2f}} {data.measure.symbol}<extra></extra>"
+        )
         trace = line(
             looks(data)[trial.arm],
             [epoch.epoch for epoch in history],
-            [100 * epoch.accuracy for epoch in history],
+            [data.measure.scale * epoch.objective for epoch in history],
             trial.arm,
-            hovertemplate=hover,
+            hovertemplate=f"{hover}<extra></extra>",
         )
         mark = {"symbol": looks(data)[trial.arm].symbol, "size": 7}
         traces.append(trace.update(mode="lines+markers", marker=mark))
-        ends.append(f"{trial.arm} ends at {percent(trial.value)}")
+        ends.append(f"{trial.arm} ends at {data.measure.value(trial.value)}")
     made = plot(traces, xaxis=axis("epoch", range=[0, data.protocol.epochs + 0.4]), yaxis={})
     return Panel(
-        key="schedules-accuracy",
+        key="schedules-validation",
         plot=made,
         height=LOW,
-        heading="validation accuracy, %",
-        alt=f"Validation accuracy by epoch: {', '.join(ends)}.",
+        heading=data.measure.of("validation"),
+        alt=f"Validation {data.measure.name} by epoch: {', '.join(ends)}.",
     )
 
 
-def _epochs_table(trials: list[TrialData]) -> Table:
+def _epochs_table(data: StudyData, trials: list[TrialData]) -> Table:
     rows = [
         [
             trial.arm,
@@ -127,7 +129,7 @@ def _epochs_table(trials: list[TrialData]) -> Table:
             figure(epoch.temperature),
             figure(epoch.alpha),
             figure(epoch.lr),
-            percent(epoch.accuracy),
+            data.measure.value(epoch.objective),
             figure(epoch.nll),
             percent(epoch.ece),
             percent(epoch.agreement),
@@ -141,7 +143,7 @@ def _epochs_table(trials: list[TrialData]) -> Table:
         "temperature",
         "alpha",
         "learning rate",
-        "validation accuracy",
+        f"validation {data.measure.name}",
         "NLL",
         "ECE",
         "agreement with the teacher",

@@ -11,9 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
-from reports.draw.shared import accuracy_span, arm_legend, completed, looks
+from reports.draw.shared import arm_legend, completed, looks, value_span
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import counted, figure, listed, percent
+from reports.wording import counted, figure, listed
 
 GROUP = "Search"
 ORDER = 30
@@ -23,7 +23,7 @@ LOW = 230  # px
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw validation accuracy against the parameters that matter most, all arms in one panel."""
+    """Draw the validation metric against the parameters that matter most, all arms in one panel."""
     data = findings.data
     arms = [arm for arm in data.arms if completed(arm)]
     name = "Slices"
@@ -40,7 +40,7 @@ def draw(findings: Findings) -> Figure:
         panels=[_panel(data, arms, parameter) for parameter in parameters],
         dense=True,
         legend=arm_legend(data, [arm.name for arm in arms]),
-        tables=[_table(arms)],
+        tables=[_table(data, arms)],
     )
 
 
@@ -107,9 +107,9 @@ def _panel(data: StudyData, arms: Sequence[ArmData], name: str) -> Panel:
         if trials:
             shown.append(_dots(data, arm, trials, name, named=named))
             where.append(f"best tenth of {arm.name}: {_where(best_tenth(arm), name)}")
-    scale = axis("accuracy, %", range=list(accuracy_span(arms)))
+    scale = axis(f"{data.measure.name}, {data.measure.symbol}", range=list(value_span(data, arms)))
     made = plot(shown, xaxis=_axis(distribution), yaxis=scale)
-    alt = f"Validation accuracy against {name}; {listed(where)}."
+    alt = f"Validation {data.measure.name} against {name}; {listed(where)}."
     key = f"slices-{name}"
     return Panel(key=key, plot=made, height=LOW, alt=alt, heading=name)
 
@@ -134,23 +134,30 @@ def _dots(
     return dots(
         looks(data)[arm.name],
         [escape(text) for text in x] if named else x,
-        np.asarray([100 * (trial.value or 0.0) for trial in trials], dtype=np.float32),
+        np.asarray([data.measure.scale * trial.ranked for trial in trials], dtype=np.float32),
         arm.name,
         size=6,
         marker={"opacity": 0.65},
         customdata=np.asarray([trial.number for trial in trials], dtype=np.int32),
-        hovertemplate=f"{escape(arm.name)}, trial %{{customdata}}: %{{y:.2f}} % at %{{x}}"
-        "<extra></extra>",
+        hovertemplate=f"{escape(arm.name)}, trial %{{customdata}}: %{{y:.2f}} "
+        f"{data.measure.symbol} at %{{x}}<extra></extra>",
     )
 
 
-def _table(arms: Sequence[ArmData]) -> Table:
-    rows = [_table_row(arm, name) for arm in arms for name in _ordered([arm])]
-    columns = ["arm", "parameter", "searched", "best tenth", "best trial", "its accuracy"]
+def _table(data: StudyData, arms: Sequence[ArmData]) -> Table:
+    rows = [_table_row(data, arm, name) for arm in arms for name in _ordered([arm])]
+    columns = [
+        "arm",
+        "parameter",
+        "searched",
+        "best tenth",
+        "best trial",
+        f"its {data.measure.name}",
+    ]
     return Table(columns=columns, rows=rows, words=5)
 
 
-def _table_row(arm: ArmData, name: str) -> list[str]:
+def _table_row(data: StudyData, arm: ArmData, name: str) -> list[str]:
     best = completed(arm)[:1]
     return [
         arm.name,
@@ -158,7 +165,7 @@ def _table_row(arm: ArmData, name: str) -> list[str]:
         _range(_distribution([arm], name)),
         _where(best_tenth(arm), name),
         _where(best, name),
-        percent(best[0].value),
+        data.measure.value(best[0].value),
     ]
 
 

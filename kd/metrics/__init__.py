@@ -1,0 +1,42 @@
+"""Metrics: what a study searches, compares and reports by; each module of this folder is one."""
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kd.names import METRICS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+POINTS = "points"  # the unit of metrics in 0-1, whose values are shown in per cent
+
+
+class Metric(Protocol):
+    """What a module of this folder offers. Higher is better: a loss has its sign turned.
+
+    `NAME` is what sentences call it, as in "balanced accuracy". `UNIT` is that of differences:
+    `points` for values in 0-1, or any other word, such as nats. `RANGE` is the worst and the best
+    value, both finite; a run that diverges has the worst. `MARGIN`, in units, is how far two
+    recipes may lie apart and still count as equivalent, unless the study says otherwise.
+    """
+
+    NAME: str
+    UNIT: str
+    RANGE: tuple[float, float]
+    MARGIN: float
+
+    def scores(
+        self, logits: "NDArray[np.float32]", labels: "NDArray[np.int64]"
+    ) -> "NDArray[np.float64]":
+        """Return one score per example, [N]: the metric is their mean, and they carry its error.
+
+        `logits`: [N, C] float32; `labels`: [N] int64. Intervals treat examples as drawn at random,
+        and take how far the mean could be off from the spread of the scores. For a mean over
+        examples, such as accuracy, they are the examples' own values. For any other metric they
+        are its value plus each example's influence on it, and influences sum to 0.
+        """
+
+
+def load_metric(name: str) -> Metric:
+    """Return a metric by its name. Raises ProtocolError for an unknown one."""
+    return cast(Metric, METRICS.load(name))

@@ -1,0 +1,30 @@
+"""Scores of predictions by the study's metric, for training and reports alike: no torch."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd.errors import ProtocolError
+from kd.metrics import load_metric
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def scores(name: str, logits: NDArray[np.float32], labels: Integers) -> Floats:
+    """Return the scores [N] of a metric by its name: logits [N, C], labels [N].
+
+    Raises ProtocolError when the metric does not return one finite number per example.
+    """
+    found = np.asarray(load_metric(name).scores(logits, labels), dtype=np.float64)
+    if found.shape != labels.shape or not np.isfinite(found).all():
+        raise ProtocolError(
+            f"the metric {name} must return one finite score per example, {list(labels.shape)}, "
+            f"got {list(found.shape)} with {int(np.sum(~np.isfinite(found)))} not finite"
+        )
+    return found
+
+
+def objective(name: str, logits: NDArray[np.float32], labels: Integers) -> float:
+    """Return a metric's value, the mean of its scores, within its range."""
+    worst, best = load_metric(name).RANGE
+    return float(np.clip(scores(name, logits, labels).mean(), worst, best))

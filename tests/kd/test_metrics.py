@@ -1,0 +1,146 @@
+"""Metrics: their values and errors, and one more that is added by its file alone."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import kd.metrics
+from kd.errors import ProtocolError
+from kd.metrics import load_metric
+from kd.names import METRICS
+from kd.protocol import Protocol
+from kd.training.scoring import objective, scores
+from reports.compute.findings import find
+from reports.read.collect import collect
+from reports.statistics import crossed_errors, paired_difference
+from reports.write.card import Exported, model_card
+from reports.write.page import render_page
+from reports.write.summary import summarise
+from storage.files.artifacts import read_json, write_json
+from tests.support.study_fixture import Plan, fabricate
+
+ROOT = Path(__file__).parents[2]
+LABELS = np.array([0] * 60 + [1] * 30 + [2] * 10)
+
+ADDED = '''"""The log-likelihood of the label."""
+import numpy as np
+from scipy.special import log_softmax
+
+NAME = "log-likelihood"
+UNIT = "nats"
+RANGE = (-100.0, 0.0)
+MARGIN = 0.05
+
+
+def scores(logits, labels):
+    return log_softmax(logits.astype(float), axis=1)[np.arange(len(labels)), labels]
+'''
+
+
+def logits(seed: int, labels: NDArray[np.int64] = LABELS) -> NDArray[np.float32]:
+    """Logits [N, 3] that are right more often than not."""
+    drawn = np.random.default_rng(seed).normal(0, 1, (len(labels), 3))
+    drawn[np.arange(len(labels)), labels] += 1
+    return drawn.astype(np.float32)
+
+
+@pytest.fixture
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a metric whose file lies in a folder of its own."""
+    (tmp_path / "likelihood.py").write_text(ADDED)
+    monkeypatch.setattr(kd.metrics, "__path__", [*kd.metrics.__path__, str(tmp_path)])
+    yield "likelihood"
+    sys.modules.pop("kd.metrics.likelihood", None)
+
+
+def test_accuracy_is_the_share_that_is_right_to_the_last_bit() -> None:
+    for seed in range(20):
+        right = logits(seed).argmax(1) == LABELS
+        assert objective("accuracy", logits(seed), LABELS) == right.sum() / len(LABELS)
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes() -> None:
+    right = logits(0).argmax(1) == LABELS
+    by_class = [right[label == LABELS].mean() for label in range(3)]
+    assert objective("balanced-accuracy", logits(0), LABELS) == pytest.approx(np.mean(by_class))
+    largest = np.eye(3, dtype=np.float32)[np.zeros_like(LABELS)]
+    assert objective("balanced-accuracy", largest, LABELS) == pytest.approx(1 / 3)
+    absent = np.where(LABELS == 1, 0, LABELS)
+    assert 0 <= objective("balanced-accuracy", logits(0), absent) <= 1
+
+
+def test_the_error_of_balanced_accuracy_is_that_of_a_stratified_mean() -> None:
+    found = scores("balanced-accuracy", logits(0), LABELS)
+    right = (logits(0).argmax(1) == LABELS).astype(float)
+    strata = [right[label == LABELS] for label in range(3)]
+    variance = sum(one.var(ddof=1) / len(one) for one in strata) / 9
+    assert found.var(ddof=0) / len(found) == pytest.approx(variance)
+
+
+def test_a_difference_between_classes_alone_is_no_error_of_balanced_accuracy() -> None:
+    """Right on all images of two classes and on none of the third, whatever is drawn."""
+    said = np.eye(3, dtype=np.float32)[np.where(LABELS == 2, 0, LABELS)]
+    nothing = np.eye(3, dtype=np.float32)[(LABELS + 1) % 3]
+    a, b = (np.stack([scores("balanced-accuracy", one, LABELS)] * 6) for one in (said, nothing))
+    found = paired_difference(a, b)
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.se_seed + found.se_image == pytest.approx(0, abs=1e-6)
+
+
+def test_scores_of_accuracy_have_the_errors_of_right_and_wrong() -> None:
+    tables = [[logits(10 * part + seed) for seed in range(6)] for part in range(2)]
+    right = [np.stack([one.argmax(1) == LABELS for one in part]) for part in tables]
+    scored = [np.stack([scores("accuracy", one, LABELS) for one in part]) for part in tables]
+    assert paired_difference(*scored) == paired_difference(*right)
+    assert crossed_errors(*scored).image == crossed_errors(*right).image
+
+
+@pytest.mark.parametrize("found", ["labels[:-1] * 1.0", "labels * float('nan')"])
+def test_a_metric_without_one_finite_score_an_example_is_refused(
+    found: str, added: str, tmp_path: Path
+) -> None:
+    text = ADDED.partition("    return")[0] + f"    return {found}\n"
+    (tmp_path / "likelihood.py").write_text(text)
+    with pytest.raises(ProtocolError, match=r"metric likelihood must return one finite score"):
+        scores(added, logits(0), LABELS)
+
+
+def test_names_are_listed_without_numpy_and_typos_are_named() -> None:
+    assert {"accuracy", "balanced-accuracy"} <= set(METRICS.names)
+    code = "import sys; from kd.names import METRICS; METRICS.names; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+    with pytest.raises(ProtocolError, match=r"did you mean balanced-accuracy\?"):
+        load_metric("balanced-acuracy")
+
+
+def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
+    added: str, tmp_path: Path
+) -> None:
+    study = fabricate(tmp_path, Plan(name="small", trials=8, epochs=4, images=80))
+    kept = Protocol.from_json(read_json(study.study.protocol)).to_json()
+    write_json(study.study.protocol, {**kept, "metric": added, "margin": 0.05})
+    data = collect(study.layout, study.name, study.url)
+    findings = find(data)
+    tuned = data.tuned("scheduled")
+    assert tuned is not None
+    assert tuned.values == pytest.approx([-run.record.test["nll"] for run in tuned.tested])  # type: ignore[index]
+    difference = findings.verdict.difference
+    assert difference is not None
+    assert "nats of test log-likelihood" in findings.verdict.text
+    found = summarise(findings)
+    assert found["verdict"]["difference"]["mean"] == difference.mean
+    assert found["finalists"][0]["mean"] == pytest.approx(np.mean(tuned.values))
+    page = render_page(findings)
+    assert "test log-likelihood, nats" in page
+    assert "margin ±0.05 nats" in page
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "image_size": 8}
+    exported = Exported(
+        one=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+    )
+    assert "these weights, test log-likelihood" in model_card(findings, exported)
