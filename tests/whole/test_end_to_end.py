@@ -215,7 +215,10 @@ def test_the_same_line_again_starts_nothing(copied, capsys):
     assert trials(copied).equals(frame)
     assert runs(copied) == told
     said = capsys.readouterr().out
-    assert "accuracy" not in re.sub(r"^teacher.*", "", said, flags=re.MULTILINE).split("\n\n")[0]
+    assert (
+        "validation accuracy"
+        not in re.sub(r"^teacher.*", "", said, flags=re.MULTILINE).split("\n\n")[0]
+    )
     assert "teacher: resnet8-w0.25, found" in said
     assert "one step an epoch" not in said
 

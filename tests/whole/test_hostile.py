@@ -24,6 +24,7 @@ from kd.models.build import build
 from kd.models.weights import load_file
 from kd.recipe import Recipe
 from reports.read.collect import _read_predictions
+from reports.wording import measure
 from storage.files import shards
 from storage.files.arrays import read_arrays, write_arrays
 from storage.files.artifacts import MANIFEST, finish, read_json, write_json
@@ -637,7 +638,7 @@ def test_notes_for_the_dashboard_hold_no_html_from_outside(tmp_path) -> None:
         history=[],
         seconds=0.0,
     )
-    for text in (note, trial_note(arm, 0, record)):
+    for text in (note, trial_note(arm, 0, record, measure("accuracy"))):
         assert SCRIPT not in text
         assert "&lt;img src=x onerror=alert(1)&gt;" in text
         assert "!\\[p\\](" in text  # no picture is fetched
