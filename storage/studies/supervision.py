@@ -33,7 +33,6 @@ from storage.files.ownership import holder, refusal
 from storage.studies.patience import SERVERS, PatientStorage
 
 WRITES = ("INSERT", "UPDATE", "DELETE")  # how statements begin that the fencing number guards
-SAME_START = 2.0  # s by which two readings of a server's start may differ; MySQL counts in seconds
 
 SUPERVISORS = Table(
     "retort_supervisors",
@@ -52,6 +51,7 @@ class _Dialect:
     take: str  # the lock `:name`, at once or not at all
     drop: str
     started: str  # the last column: when the server was started, in seconds; MySQL: its uptime
+    same_start: float  # s by which two readings of one start may differ
     asleep: str  # ends the session of a supervisor that fell asleep amid a transaction
 
 
@@ -67,6 +67,7 @@ _POSTGRESQL = _Dialect(
     take="SELECT pg_try_advisory_lock(hashtextextended(:name, 0))",
     drop="SELECT pg_advisory_unlock(hashtextextended(:name, 0))",
     started="SELECT extract(epoch FROM pg_postmaster_start_time())",
+    same_start=0.0,  # PostgreSQL keeps the moment itself
     asleep="SET idle_in_transaction_session_timeout = '30s'",
 )
 _MYSQL = _Dialect(
@@ -74,6 +75,7 @@ _MYSQL = _Dialect(
     take="SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224), 0)",
     drop="SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224))",
     started="SHOW GLOBAL STATUS LIKE 'Uptime'",
+    same_start=2.0,  # MySQL counts whole seconds, and its clock is read apart from them
     asleep="SET SESSION wait_timeout = 30",
 )
 
@@ -146,7 +148,7 @@ class _Session:
             number, who = self._latest(connection)
             if number != self.number or not taken:
                 raise self.lost(who)
-            if abs(started - self._started) < SAME_START:
+            if abs(started - self._started) <= self.dialect.same_start:
                 raise StudyError(
                     f"the database session that held study {self.study} was ended; "
                     "the same command goes on afterwards"

@@ -88,9 +88,14 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
     storage = open_url(server.url)
     arm = make_arm(storage, name="away", **CHOSEN)
 
+    starts: list[threading.Timer] = []
+
     def go_away() -> None:
+        for start in starts:
+            start.join()  # the server may answer before its start has ended
         server.stop()
-        threading.Timer(0.3, server.start).start()
+        starts.append(threading.Timer(0.3, server.start))
+        starts[-1].start()
 
     for method, call in (("ask", 1), ("report", 20), ("tell", 4)):
         before(arm, method, call, go_away)

@@ -24,12 +24,6 @@ class PostgreSQL:
         self._server = library.get_server(folder / "data")
         uri = self._server.get_uri()
         self.url = uri.replace("postgresql://", "postgresql+psycopg://", 1)
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the server was started."""
-        return time.monotonic() - self._started
 
     def stop(self) -> None:
         """Stop the server, and drop all connections."""
@@ -37,7 +31,6 @@ class PostgreSQL:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
-        self._started = time.monotonic()
 
     def close(self) -> None:
         self._server.cleanup()
