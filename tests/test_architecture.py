@@ -40,6 +40,7 @@ FLOORS = {
             "metrics",
             "data.sources",
             "data",
+            "models.families",
             "models",
             "losses.logits",
         ),

@@ -1,19 +1,48 @@
-"""Feature maps of the student and readings of the teacher, made comparable for feature losses.
+"""Taps: outputs of modules, read by hooks, and made comparable for feature losses.
 
 What a student's map meets is the teacher's reading of a tap as the teacher cache keeps it: reduced
 to few channels and positions, so that shards stay small. Maps of different size are pooled, by
 averages, to the smaller of the two.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kd.errors import ProtocolError
 
 SHORTEST = 1e-12  # a vector of at most this length has no direction
+
+
+@contextmanager
+def kept_outputs(
+    model: str, body: nn.Module, paths: Mapping[str, str]
+) -> Iterator[dict[str, Tensor]]:
+    """Keep what the modules at `paths`, tap -> module path, return in one forward pass.
+
+    Yields tap -> output, which hooks fill until the block ends. A module that runs again raises
+    ProtocolError, which names the `model`.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(tap: str, module: nn.Module, given: object, output: Tensor) -> None:
+        if tap in kept:
+            raise ProtocolError(
+                f"{model}: {paths[tap]}, the module of tap {tap}, runs twice in one forward pass; "
+                "use a module for each place"
+            )
+        kept[tap] = output
+
+    with ExitStack() as hooks:
+        for tap, path in paths.items():
+            hook = body.get_submodule(path).register_forward_hook(partial(keep, tap))
+            hooks.enter_context(hook)
+        yield kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import OPTIMIZERS, TORCHVISION_MODELS, parse_model
+from kd.names import OPTIMIZERS, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -171,7 +171,7 @@ def _use(exported: Exported) -> list[str]:
     size = config["image_size"]
     shape = f"[B, {config['channels']}, {size}, {size}]"
     model = parse_model(config["model"])
-    library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
+    library = ", torchvision" if model.facts.family == "torchvision" else ""
     if model.digest:
         library = f", what `{model.file}` imports"
     parts = [

@@ -21,7 +21,7 @@ from conductor.tools.inventory import EXTRAS, Wanted, computing, used
 from conductor.tools.self_test import Part, disk_part, parts, worker_part
 from conductor.tools.tiny_study import PROTOCOL, TinyStudy
 from kd.errors import WorkerError
-from kd.models.weights import imagenet_files
+from kd.models.families.torchvision import imagenet_files
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage

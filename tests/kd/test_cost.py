@@ -23,8 +23,7 @@ from kd.models.cost import (
     parameter_count,
     state_bytes,
 )
-from kd.models.network import Route
-from kd.names import TORCHVISION_MODELS
+from kd.names import FAMILIES
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +37,8 @@ def one_thread() -> Iterator[None]:
 def tiny() -> Network:
     """A 3x3 convolution, a pool and a linear layer, under the name of a model with its layout."""
     conv, norm, linear = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Linear(5, 4)
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    return Network("resnet18", nn.Sequential(conv, norm, linear), Route((), ((conv, norm),), head))
+    body = nn.Sequential(conv, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    return Network("resnet18", body, ["1"])
 
 
 def shapes_of(name: str, stem: str, classes: int) -> Network:
@@ -83,7 +82,7 @@ def test_resnet20_costs_what_is_published() -> None:
     assert macs(shapes_of("resnet20", "cifar", 10), 3, 32) / 1e6 == pytest.approx(40.8, abs=0.1)
 
 
-@pytest.mark.parametrize("name", TORCHVISION_MODELS)
+@pytest.mark.parametrize("name", FAMILIES.literals("torchvision")["MODELS"])
 def test_imagenet_models_cost_what_torchvision_publishes(name: str) -> None:
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
     network = shapes_of(name, "imagenet", 1000)
