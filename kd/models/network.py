@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.errors import ArtifactError, ProtocolError
-from kd.models.taps import kept_outputs
+from kd.models.taps import keeping
 
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
@@ -40,13 +40,21 @@ class Network(nn.Module):
         `compiled` computes what `traced` does. Raises ProtocolError for a tap that the network has
         not, or whose module runs twice.
         """
-        for tap in taps:
-            if tap not in self.paths:
-                raise ProtocolError(
-                    f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
-                )
-        with kept_outputs(self.name, self.body, {tap: self.paths[tap] for tap in taps}) as kept:
+        kept: dict[str, Tensor] = {}
+        hooks = []
+        try:
+            for tap in taps:
+                if tap not in self.paths:
+                    raise ProtocolError(
+                        f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
+                    )
+                path = self.paths[tap]
+                hook = keeping(kept, tap, f"{self.name}: {path}")
+                hooks.append(self.body.get_submodule(path).register_forward_hook(hook))
             return (compiled or self.traced)(images, kept, taps)
+        finally:
+            for handle in hooks:
+                handle.remove()
 
     def traced(
         self, images: Tensor, kept: dict[str, Tensor], taps: Sequence[str]

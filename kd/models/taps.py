@@ -5,10 +5,8 @@ to few channels and positions, so that shards stay small. Maps of different size
 averages, to the smaller of the two.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +17,21 @@ from kd.errors import ProtocolError
 SHORTEST = 1e-12  # a vector of at most this length has no direction
 
 
-@contextmanager
-def kept_outputs(
-    model: str, body: nn.Module, paths: Mapping[str, str]
-) -> Iterator[dict[str, Tensor]]:
-    """Keep what the modules at `paths`, tap -> module path, return in one forward pass.
+def keeping(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., None]:
+    """Return a forward hook of the module of a tap, which puts its output into `kept`.
 
-    Yields tap -> output, which hooks fill until the block ends. A module that runs again raises
-    ProtocolError, which names the `model`.
+    It raises ProtocolError if the module, which errors call `module`, runs again.
     """
-    kept: dict[str, Tensor] = {}
 
-    def keep(tap: str, module: nn.Module, given: object, output: Tensor) -> None:
+    def keep(layer: nn.Module, given: object, output: Tensor) -> None:
         if tap in kept:
             raise ProtocolError(
-                f"{model}: {paths[tap]}, the module of tap {tap}, runs twice in one forward pass; "
-                "use a module for each place"
+                f"{module}, the module of tap {tap}, runs twice in one forward pass; use a module "
+                "for each place"
             )
         kept[tap] = output
 
-    with ExitStack() as hooks:
-        for tap, path in paths.items():
-            hook = body.get_submodule(path).register_forward_hook(partial(keep, tap))
-            hooks.enter_context(hook)
-        yield kept
+    return keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
