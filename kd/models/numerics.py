@@ -20,7 +20,6 @@ Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
 
-
 # Channels of a convolution below which a CPU never computes in channels last: there oneDNN's
 # kernels were seen to write past their memory (`kd.training.kernels`).
 LEAST_CHANNELS_LAST = 8

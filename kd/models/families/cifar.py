@@ -101,7 +101,8 @@ def build(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     [(kind, depth, factor)] = NAME.findall(model.base)
     wide, multiple = kind == "wrn-", int(factor or 1)
     first = 32 if not wide and multiple == 4 else 16  # mdistiller's x4 models have twice the stem
-    widths = scaled((first, 16 * multiple, 32 * multiple, 64 * multiple), model.width)
+    full = (first, 16 * multiple, 32 * multiple, 64 * multiple)
+    widths = [max(1, round(width * model.width)) for width in full]
     block: Block = PreActivationBlock if wide else BasicBlock
     blocks = (int(depth) - (4 if wide else 2)) // 6
     stages: Layers = {}
@@ -117,11 +118,5 @@ def build(model: ModelName, classes: int, channels: int, stem: str) -> Built:
         "flatten": nn.Flatten(),
         "fc": nn.Linear(widths[-1], classes),
     }
-    parts = (start, stages, active, head) if wide else (start, active, stages, head)
-    layers = OrderedDict(layer for part in parts for layer in part.items())
-    return nn.Sequential(layers), tuple(stages)
-
-
-def scaled(widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
-    """Multiply numbers of channels by `factor`, rounded to the nearest, at least 1 each."""
-    return tuple(max(1, round(width * factor)) for width in widths)
+    layers = stages | active if wide else active | stages
+    return nn.Sequential(OrderedDict(start | layers | head)), tuple(stages)
