@@ -48,8 +48,8 @@ def prepare(
 
     The manifest's `info` has `classes` (names), `counts` (part: images a class), `channels`, `mean`
     and `deviation` (of the training images, a channel, in units of 0-1 pixels) and
-    `test_is_official` (whether the data set came with a test split). What was kept is compared
-    with its checksums. `progress` is called while images are decoded; see
+    `official` (the parts that are the data set's own, not drawn). What was kept is compared with
+    its checksums. `progress` is called while images are decoded; see
     `kd.data.splits.load_source`.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when what
@@ -124,9 +124,11 @@ def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) 
 
 
 def _content(source: Source, parts: Split) -> str:
-    """SHA-256 of images, labels, class names and split."""
-    digest = hashlib.sha256(json.dumps([source.classes, source.images.shape]).encode())
-    for array in (source.images, source.labels, *asdict(parts).values()):
+    """SHA-256 of images, labels, class names and split, and of which parts were not drawn."""
+    digest = hashlib.sha256(
+        json.dumps([source.classes, source.inputs.shape, source.official]).encode()
+    )
+    for array in (source.inputs, source.labels, *asdict(parts).values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
@@ -134,18 +136,18 @@ def _content(source: Source, parts: Split) -> str:
 def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split) -> Manifest:
     counts = {}
     for part, rows in asdict(parts).items():
-        images, labels = source.images[rows], source.labels[rows]
+        images, labels = source.inputs[rows], source.labels[rows]
         tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
         write_tensors(dataset_part(folder, part), tensors)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
-    mean, deviation = channel_statistics(source.images, parts.train)
+    mean, deviation = channel_statistics(source.inputs, parts.train)
     info = {
         "classes": list(source.classes),
         "counts": counts,
-        "channels": source.images.shape[1],
+        "channels": source.inputs.shape[1],
         "mean": mean,
         "deviation": deviation,
-        "test_is_official": source.test is not None,
+        "official": source.official,
     }
     return finish(folder, KIND, identity, info)
 

@@ -75,7 +75,7 @@ def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(lay
     assert info["classes"] == list("0123456789")
     assert [sum(counts) for counts in info["counts"].values()] == [1294, 144, 359]
     assert info["channels"] == 1
-    assert info["test_is_official"] is False
+    assert info["official"] == []
     train = open_part(manifest.folder, "train")
     pixels = train.images.double() / 255
     torch.testing.assert_close(train.mean.double(), pixels.mean((0, 2, 3)), atol=1e-6, rtol=0)

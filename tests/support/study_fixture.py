@@ -167,7 +167,7 @@ def _write_cache(made: Fabricated) -> None:
         part: [len(each) for each in np.array_split(np.arange(count), CLASSES)]
         for part, count in parts.items()
     }
-    info = {"classes": list(plan.class_names), "counts": counts, "channels": 1}
+    info = {"classes": list(plan.class_names), "counts": counts, "channels": 1, "official": []}
     folder = layout.dataset(settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "test.safetensors", {"images": _images(plan), "labels": _labels(plan)})

@@ -17,18 +17,18 @@ def resized(source: Source, image_size: int, progress: Progress) -> Source:
 
     Pillow, not torch, resizes: its integer arithmetic gives the same bytes on every machine.
     """
-    count, channels, height, _ = source.images.shape
+    count, channels, height, _ = source.inputs.shape
     if height == image_size:
         return source
     images = allocate(count, channels, image_size)
     for row in range(count):
         for channel in range(channels):
-            plane = Image.fromarray(source.images[row, channel])
+            plane = Image.fromarray(source.inputs[row, channel])
             plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
             images[row, channel] = np.asarray(plane)
         if (row + 1) % BLOCK == 0 or row + 1 == count:
             progress(row + 1, count)
-    return replace(source, images=images)
+    return replace(source, inputs=images)
 
 
 def allocate(count: int, channels: int, image_size: int) -> NDArray[np.uint8]:
