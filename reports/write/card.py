@@ -49,7 +49,8 @@ from kd.models.build import build
 config = json.loads(Path("config.json").read_text())
 settings = {name: config[name] for name in ("classes", "channels", "stem")}
 network = build(config["model"], **settings, weights="student.safetensors", seed=0).eval()
-mean, deviation = (torch.tensor(config[name])[:, None, None] for name in ("mean", "deviation"))
+inputs = config["inputs"]
+mean, deviation = (torch.tensor(inputs[name])[:, None, None] for name in ("mean", "deviation"))
 logits = network((images - mean) / deviation)
 ```"""
 
@@ -108,11 +109,11 @@ def _introduction(findings: Findings, exported: Exported) -> str:
     protocol, config = findings.data.protocol, exported.config
     distilled = f"by distillation from {protocol.teacher}"
     how = distilled if exported.one.distils else "without distillation"
-    size = config["image_size"]
+    pixels = "x".join(map(str, config["inputs"]["shape"][1:]))
     return (
         f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
         f"An image classifier: {escaped(config['model'])} for {config['classes']} classes, for "
-        f"images of {size}x{size} pixels with {counted(config['channels'], 'channel')}, trained "
+        f"images of {pixels} pixels with {counted(config['channels'], 'channel')}, trained "
         f"{escaped(how)}. It is the finalist `{exported.one.key}` "
         f"({escaped(exported.one.label)}) of the study `{findings.data.name}`."
     )
@@ -168,8 +169,7 @@ def _choice(findings: Findings, exported: Exported) -> str:
 
 def _use(exported: Exported) -> list[str]:
     config = exported.config
-    size = config["image_size"]
-    shape = f"[B, {config['channels']}, {size}, {size}]"
+    shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
     library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
     if model.digest:
@@ -236,12 +236,12 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 
 def _limits(findings: Findings, exported: Exported) -> str:
-    config, protocol = exported.config, findings.data.protocol
+    protocol = findings.data.protocol
     what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
     limits = [
         f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
         "sensors or classes, its accuracy is unknown; it predicts one of its classes in any case.",
-        f"It expects {what} resized to {config['image_size']} pixels as in training: bilinear and "
+        f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow.",
         *findings.caveats,
     ]

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from kd.data.inputs import read_inputs
 from kd.data.splits import passed_over
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
@@ -60,8 +61,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
             try_out(
                 name,
                 classes=len(info["classes"]),
-                channels=info["channels"],
-                image_size=protocol.image_size,
+                inputs=read_inputs(info),
                 taps=protocol.taps,
                 files=job.layout.models,
             )

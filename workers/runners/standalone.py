@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from kd.data.inputs import read_inputs
 from kd.models.build import Network
 from kd.models.cifar import BasicBlock, PreActivationBlock, conv3x3
 from kd.models.network import twins
@@ -30,7 +31,7 @@ It needs {needs}, and nothing of Retort, which wrote it:
     from student import load
 
     student = load()
-    logits = student(images)  # images: [B, {channels}, {size}, {size}] float32, pixels in 0-1
+    logits = student(images)  # images: {shape} float32, pixels in 0-1
 """
 
 {imports}
@@ -82,7 +83,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
 
     `config` is the content of the export's `config.json`.
     """
-    own = parse_model(network.name)
+    own, inputs = parse_model(network.name), read_inputs(config)
     blocks = [] if own.digest else _blocks(network.body)
     if own.digest:
         first, needs = ["import runpy"], f"PyTorch, safetensors and what {own.file} imports"
@@ -100,11 +101,10 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
         needs=needs,
-        channels=config["channels"],
-        size=config["image_size"],
+        shape=f"[B, {', '.join(map(str, inputs.shape))}]",
         imports="\n".join(imports),
-        mean=config["mean"],
-        deviation=config["deviation"],
+        mean=list(inputs.mean),
+        deviation=list(inputs.deviation),
         tied=TIED.format(tied=tied) if tied else "",
         loading=LOADING_TIED if tied else LOADING,
         blocks="".join(f"\n{inspect.getsource(block)}\n" for block in blocks),
