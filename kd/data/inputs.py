@@ -4,17 +4,20 @@ It is kept in the data set's manifest. Everything behind the data set asks it, f
 batch as for the shape, and assumes nothing of images itself.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from kd.data.sources import Source
 from kd.data.views import View, render, view
+from kd.errors import DataError
 from kd.json_data import JsonData, from_wire
 
 CHUNK = 1024  # images counted at a time
@@ -33,6 +36,7 @@ class Images(JsonData):
     deviation: tuple[float, ...]
 
     dtype: ClassVar[torch.dtype] = torch.uint8  # as they are kept
+    are_images: ClassVar[bool] = True  # there are views of them, and the report shows some
 
     @classmethod
     def measured(cls, values: NDArray[np.uint8], train: NDArray[np.int64]) -> Self:
@@ -71,12 +75,74 @@ class Images(JsonData):
         return torch.randn(count, *self.shape, generator=generator)
 
 
-Inputs = Images
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrays(JsonData):
+    """Arrays [N, ...] of any shape, `kept` as float32 or int64, and fed as they are.
+
+    `shape` is that of one example; `low` and `high` are the least and the greatest number.
+    """
+
+    shape: tuple[int, ...]
+    kept: str
+    low: float
+    high: float
+
+    are_images: ClassVar[bool] = False
+
+    @classmethod
+    def measured(cls, values: NDArray[np.float32] | NDArray[np.int64]) -> Self:
+        """Describe `values` [N, ...]. Raises DataError for numbers that are not finite."""
+        low, high = float(values.min()), float(values.max())
+        if not math.isfinite(high - low):
+            raise DataError("inputs of a data set must be finite: replace NaN and infinity")
+        return cls(shape=values.shape[1:], kept=values.dtype.name, low=low, high=high)
+
+    def __str__(self) -> str:
+        return f"arrays of {'x'.join(map(str, self.shape))} {self.kept}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.kept == "float32" else torch.int64
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def places(self) -> int:
+        """Numbers of a channel, or of an example without channels."""
+        return math.prod(self.shape[1:] or self.shape)
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Return a copy, because a network may change what it is fed."""
+        return values.clone()
+
+    def exported(self, values: Tensor) -> Tensor:
+        """Return what an exported student takes: the values as they are kept."""
+        return values
+
+    def zeros(self, count: int, device: str = "cpu") -> Tensor:
+        return torch.zeros(count, *self.shape, dtype=self.dtype, device=device)
+
+    def random(self, count: int, generator: Generator) -> Tensor:
+        """Return a batch as a network is fed it, of random numbers between the extremes."""
+        drawn = torch.rand(count, *self.shape, generator=generator, dtype=torch.float64)
+        return (drawn * (self.high - self.low) + self.low).to(self.dtype)
+
+
+Inputs = Images | Arrays
+
+
+def describe(source: Source, train: NDArray[np.int64]) -> Inputs:
+    """Describe the inputs of a source, of which the rows `train` are the training split."""
+    if source.inputs.dtype == np.uint8:
+        return Images.measured(cast(NDArray[np.uint8], source.inputs), train)
+    return Arrays.measured(cast(NDArray[np.float32] | NDArray[np.int64], source.inputs))
 
 
 def read_inputs(info: Mapping[str, Any]) -> Inputs:
     """Return the inputs of a prepared data set, from the `info` of its manifest."""
-    inputs: Inputs = from_wire(info["inputs"], {"Images": Images})
+    inputs: Inputs = from_wire(info["inputs"], {"Images": Images, "Arrays": Arrays})
     return inputs
 
 

@@ -139,7 +139,7 @@ def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
             return twin.forward_taps(inputs.zeros(1, "meta"), twin.taps)
     except RuntimeError as error:
         raise ProtocolError(
-            f"{inputs} do not fit {network.name}; take larger images or another model "
+            f"{inputs} do not fit {network.name}; take larger ones or another model "
             f"({str(error).splitlines()[0]})"
         ) from None
 

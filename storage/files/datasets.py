@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from kd.data.inputs import Examples, Images, read_inputs
+from kd.data.inputs import Examples, describe, read_inputs
 from kd.data.sources import Progress, Source
 from kd.data.splits import Split, listing_digest, load_source, split
 from kd.errors import ArtifactError
@@ -122,10 +122,9 @@ def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) 
 
 
 def _content(source: Source, parts: Split) -> str:
-    """SHA-256 of images, labels, class names and split, and of which parts were not drawn."""
-    digest = hashlib.sha256(
-        json.dumps([source.classes, source.inputs.shape, source.official]).encode()
-    )
+    """SHA-256 of inputs, labels, class names and split, and of which parts were not drawn."""
+    form = [source.classes, source.inputs.dtype.name, source.inputs.shape, source.official]
+    digest = hashlib.sha256(json.dumps(form).encode())
     for array in (source.inputs, source.labels, *asdict(parts).values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -141,7 +140,7 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
     info = {
         "classes": list(source.classes),
         "counts": counts,
-        "inputs": to_wire(Images.measured(source.inputs, parts.train)),
+        "inputs": to_wire(describe(source, parts.train)),
         "official": source.official,
     }
     return finish(folder, KIND, identity, info)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kd.data.inputs import Images, read_inputs
+from kd.data.inputs import Arrays, Images, read_inputs
 from kd.data.views import render
+from kd.errors import DataError
 from kd.json_data import to_wire
 from tests.support.small import AUGMENT, labelled, square
 
@@ -58,3 +59,31 @@ def test_made_up_batches_look_like_what_a_network_is_fed(count: int) -> None:
     fed = inputs.normalise(noise(count, 3, 8))
     made = [inputs.random(count, generator), inputs.zeros(count), inputs.zeros(count, "meta")]
     assert {(one.shape, one.dtype) for one in made} == {(fed.shape, fed.dtype)}
+
+
+def test_arrays_are_fed_a_copy_of_what_is_kept() -> None:
+    values = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    inputs = Arrays.measured(values)
+    assert read_inputs({"inputs": to_wire(inputs)}) == inputs
+    assert (str(inputs), inputs.channels, inputs.places) == ("arrays of 2x3 float32", 2, 3)
+    kept = torch.from_numpy(values)
+    fed = inputs.normalise(kept)
+    assert torch.equal(fed, kept)
+    fed.zero_()
+    assert values[1, 0, 0] == 6
+
+
+@pytest.mark.parametrize("low", [0, 5, -5])
+def test_made_up_whole_numbers_lie_within_those_of_the_data(low: int) -> None:
+    inputs = Arrays.measured(np.arange(low, low + 12).reshape(4, 3))
+    made = inputs.random(1000, torch.Generator().manual_seed(0))
+    assert (made.dtype, inputs.zeros(2).dtype) == (torch.int64, torch.int64)
+    assert low <= made.min() < made.max() <= low + 11
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
+    values = np.zeros((4, 2), np.float32)
+    values[2, 1] = number
+    with pytest.raises(DataError, match="must be finite: replace NaN and infinity"):
+        Arrays.measured(values)

@@ -194,9 +194,9 @@ def test_fashion_mnist_is_read_from_its_archives(tmp_path, monkeypatch, no_netwo
     [
         (
             {"inputs": np.zeros((4, 1, 8, 8))},
-            "inputs of a data set must be uint8 [N, C, H, H], got",
+            "must be uint8 [N, C, H, H], or float32 or int64 [N, ...], got float64 [4, 1, 8, 8]",
         ),
-        ({"inputs": np.zeros((4, 8, 8), np.uint8)}, "must be uint8 [N, C, H, H], got uint8 [4, 8,"),
+        ({"inputs": np.zeros((4, 8, 8), np.uint8)}, "float32 or int64 [N, ...], got uint8 [4, 8,"),
         ({"inputs": np.zeros((4, 1, 8, 9), np.uint8)}, "got uint8 [4, 1, 8, 9]"),
         ({"labels": np.array([0, 1, 0])}, "labels of a data set must be int64 [4], got int64 [3]"),
         ({"labels": np.array([0, 1, 0, 2])}, "labels must lie in 0-1, one per class, got 0-2"),

@@ -168,6 +168,7 @@ def _write_cache(made: Fabricated) -> None:
         for part, count in parts.items()
     }
     info = {"classes": list(plan.class_names), "counts": counts, "official": []}
+    info["inputs"] = {"type": "Images", "shape": [1, 8, 8], "mean": [0.5], "deviation": [0.3]}
     folder = layout.dataset(settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "test.safetensors", {"inputs": _images(plan), "labels": _labels(plan)})

@@ -184,15 +184,16 @@ def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, fl
     ArtifactError when one is larger than rounding explains.
     """
     pixels = some.inputs.exported(some.values)
+    name = "images" if some.inputs.are_images else "arrays"
     _keep_locks_within_the_process()
     with torch.no_grad():
         torch.onnx.export(
             student,
             (pixels[:2],),
             path,
-            input_names=["images"],
+            input_names=[name],
             output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={name: {0: torch.export.Dim("batch")}},
             external_data=False,
             verbose=False,
         )
@@ -223,8 +224,9 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors alone
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    [name] = [given.name for given in session.get_inputs()]
 
     def run(pixels: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": pixels.numpy()})[0])
+        return torch.from_numpy(session.run(["logits"], {name: pixels.numpy()})[0])
 
     return run

@@ -25,22 +25,27 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All of a data set: `inputs` [N, C, H, W] uint8 with H = W, images; `labels` [N] int64.
+    """All of a data set: `inputs` [N, ...] and `labels` [N] int64.
 
-    Labels count from 0 in the order of `classes`, their names. `part` [N] str says which split each
-    example belongs to, as far as the data set has splits of its own: train, validation, test, or
-    empty where it may be drawn (see `kd.data.splits`); None is the same as empty throughout. Raises
-    DataError for other arrays.
+    Inputs of uint8 are images [N, C, H, W] with H = W; arrays of another kind, such as spectrograms
+    or tokens, are float32 or int64, of any shape. Labels count from 0 in the order of `classes`,
+    their names. `part` [N] str says which split each example belongs to, as far as the data set has
+    splits of its own: train, validation, test, or empty where it may be drawn (see
+    `kd.data.splits`); None is the same as empty throughout. Raises DataError for other arrays.
     """
 
-    inputs: NDArray[np.uint8]
+    inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     part: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         count, *shape = self.inputs.shape
-        self._check("inputs", len(shape) == 3 and shape[1] == shape[2], "uint8 [N, C, H, H]")
+        if self.inputs.dtype.name in ("float32", "int64"):
+            self._check("inputs", bool(shape), f"{self.inputs.dtype} [N, ...]")
+        else:
+            wanted = "uint8 [N, C, H, H], or float32 or int64 [N, ...]"
+            self._check("inputs", len(shape) == 3 and shape[1] == shape[2], wanted)
         self._check("labels", self.labels.shape == (count,), f"int64 [{count}]")
         if count and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(

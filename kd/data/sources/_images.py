@@ -15,11 +15,12 @@ BLOCK = 64  # images between two reports of progress
 def resized(source: Source, image_size: int, progress: Progress) -> Source:
     """Return the source with every image [C, image_size, image_size], bilinear and antialiased.
 
-    Pillow, not torch, resizes: its integer arithmetic gives the same bytes on every machine.
+    Arrays that are no images stay as they are. Pillow, not torch, resizes: its integer arithmetic
+    gives the same bytes on every machine.
     """
-    count, channels, height, _ = source.inputs.shape
-    if height == image_size:
+    if source.inputs.dtype != np.uint8 or source.inputs.shape[-1] == image_size:
         return source
+    count, channels = source.inputs.shape[:2]
     images = allocate(count, channels, image_size)
     for row in range(count):
         for channel in range(channels):
