@@ -237,7 +237,7 @@ def test_a_file_that_differs_from_the_student_leaves_nothing(
         return state
 
     def wrong_source(network: Any, config: Any) -> str:
-        return standalone_source(network, {**config, "mean": [0.5]})
+        return standalone_source(network, {**config, "inputs": to_wire(square())})
 
     if file == "student.py":
         monkeypatch.setattr(exporting, "standalone_source", wrong_source)

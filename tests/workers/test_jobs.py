@@ -262,7 +262,7 @@ def change_images(ready: Ready, part: str) -> None:
     folder = ready.layout.dataset(ready.dataset)
     manifest = read_manifest(folder, "dataset")
     tensors = dict(load_file(folder / f"{part}.safetensors"))
-    tensors["images"] = 255 - tensors["images"].flip(0)
+    tensors["inputs"] = 255 - tensors["inputs"].flip(0)
     write_tensors(folder / f"{part}.safetensors", tensors)
     finish(folder, "dataset", manifest.identity, manifest.info)
 
