@@ -14,7 +14,7 @@ from kd.models.build import build, tap_shapes
 from kd.names import FAMILIES, catalogue, parse_model
 from storage.files.artifacts import read_json
 from storage.files.layout import Layout
-from tests.support.small import protocol
+from tests.support.small import protocol, square
 from tests.support.tiny import hasten, succeed
 
 PLAIN = '''"""Plain convolutions, as in plain3."""
@@ -81,7 +81,7 @@ def test_help_and_typos_propose_it(capsys):
 def test_its_taps_are_read_at_its_module_paths():
     network = build("plain3", classes=3, channels=1, stem="cifar", seed=0)
     assert network.paths == {"last1": "relu2", "last2": "relu1", "last3": "relu0"}
-    assert tap_shapes(network, 1, 8)["last3"] == (8, 8, 8)
+    assert tap_shapes(network, square())["last3"] == (8, 8, 8)
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(
         network.forward_taps(images, ["last3"])[1]["last3"], network.body[:2](images)
