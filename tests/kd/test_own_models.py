@@ -402,6 +402,7 @@ def buffer(answer: str, value: str) -> str:
     return layer(answer, "\n        ".join(lines))
 
 
+MODE = "from torch.utils._python_dispatch import _get_current_dispatch_mode"
 LATER = {
     "what depends on the other images": (
         layer("return x - x.mean(0) + self.training"),
@@ -434,6 +435,18 @@ LATER = {
     "a batch of the study": (
         layer("assert len(x) < 9, 'too many'; return x"),
         r"does not take a batch of the study: AssertionError: too many \(mine\.py, line 8, in for",
+    ),
+    "the count of its operations": (
+        layer(
+            "assert not (x.is_meta and _get_current_dispatch_mode()), 'counted'; return x"
+        ).replace("class", f"{MODE}\n\n\nclass", 1),
+        r"small cannot be measured: AssertionError: counted \(mine\.py, line 11, in forward\); ",
+    ),
+    "its own module, which an export does not keep": (
+        "import sys\n\n\n" + GOOD.replace(
+            "    relu =", "    assert vars(sys.modules[__name__])\n    relu ="
+        ),
+        r"small cannot be exported: KeyError: '<run_path>' \(mine\.py, line 10, in small\); corr",
     ),
     "a layer changed in place": (
         layer("y = x.sigmoid(); y += 1; return y"),

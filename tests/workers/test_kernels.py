@@ -49,6 +49,9 @@ PLANTED = {
     "wrong": "return 1.01 * torch._C._nn.thnn_conv2d(images, weights, weights.shape[2:], bias, "
     "stride, padding)",
     "crashing": "os.abort()",
+    "writing one byte past its memory": "result = torch._C._nn.thnn_conv2d(images, weights, "
+    "weights.shape[2:], bias, stride, padding); import ctypes; "
+    "ctypes.memset(result.data_ptr() + result.nbytes, 0, 1); return result",
 }
 pytestmark = [
     pytest.mark.skipif(
@@ -225,6 +228,27 @@ def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "SSE41")
     set_known_limit()
     assert os.environ[VARIABLE] == "SSE41"
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ("avx", "AVX"),
+        ("AVX512_CORE", "AVX512_CORE"),
+        ("nonsense", ""),
+        ("AVX3", ""),
+        ("default", ""),
+    ],
+)
+def test_only_an_instruction_set_is_a_limit(
+    given: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, given)
+    assert kernels.limit() == limit
+    assert trial.kernels_used().endswith(f", at most {limit}") == bool(limit)
+    monkeypatch.setattr(kernels, "known_limit", lambda: "AVX")
+    set_known_limit()
+    assert os.environ[VARIABLE] == (given if limit else "AVX")
 
 
 @pytest.mark.parametrize(
