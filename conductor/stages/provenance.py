@@ -92,8 +92,7 @@ def begin_settings(
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
     sources = {
-        space.name: SpaceSource(source=source, digest=space.digest)
-        for space, source in zip(spaces, request.spaces, strict=True)
+        space.name: SpaceSource(source=space.source, digest=space.digest) for space in spaces
     }
     if kept:
         _check_unchanged(paths, kept, prepared, sources)

@@ -39,7 +39,7 @@ def build_network(
         stem=protocol.stem,
         weights=weights,
         seed=seed,
-        files=layout.models,
+        files=layout.own,
     )
 
 

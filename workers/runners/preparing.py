@@ -63,7 +63,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
                 channels=info["channels"],
                 image_size=protocol.image_size,
                 taps=protocol.taps,
-                files=job.layout.models,
+                files=job.layout.own,
             )
             students = name in protocol.students
             trains = students or protocol.teacher_epochs > 0
