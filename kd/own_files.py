@@ -60,7 +60,7 @@ def read_own(path: Path) -> OwnFile:
     while waiting:
         name = waiting.pop()
         if name not in files:
-            files[name], tree = _parsed(path.with_name(name))
+            files[name], tree = _parsed(path.parent / name)
             package = PurePosixPath(name).parent.parts
             for parts in _imported(tree, package):
                 waiting += _beside(path.parent, parts)

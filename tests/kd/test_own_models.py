@@ -309,7 +309,10 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     code = main([*tiny, *named])
     said = capsys.readouterr().err
     assert_one_line(code, said)
-    assert "the file mine.py has changed since study digits was begun; bring it back" in said
+    assert (
+        "mine.py, or a file that it imports, has changed since study digits was begun; bring "
+        in said
+    )
     mine.unlink()
     assert main(tiny) == 0
 
