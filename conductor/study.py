@@ -133,9 +133,9 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
-        keep_own(self._layout, self._request.own)
-        keep_own(self._layout, [space.own for space in self._spaces if space.own])
         data = preparation.data()
+        spaces = (space.own for space in self._spaces if space.own)
+        keep_own(self._layout, [*self._request.own, *spaces])
         data = replace(data, kernels=preparation.kernels(data.dataset))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
