@@ -8,11 +8,13 @@ as `importlib` does, is not copied.
 import ast
 import functools
 import hashlib
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any
 
 from kd.errors import ArtifactError, ProtocolError, one_line, place_in
 from kd.names import DIGEST_LENGTH
@@ -143,6 +145,17 @@ def own_name(path: Path) -> str:
     """Return how the user knows a file that `load_own` has imported; empty for any other."""
     importers = (each for each in sys.meta_path if isinstance(each, Importer))
     return next(filter(None, (importer.named(path) for importer in importers)), "")
+
+
+def own_line(thing: Any) -> str:
+    """Return where a function or class begins: `mine.py, line 7, in small`; empty outside of files
+    of the user's.
+    """
+    found = inspect.unwrap(thing)
+    found = vars(found).get("__init__", found) if isinstance(found, type) else found
+    code = getattr(found, "__code__", None)
+    file = own_name(Path(code.co_filename)) if code else ""
+    return f"{file}, line {code.co_firstlineno}, in {thing.__name__}" if code and file else ""
 
 
 def own_place(error: BaseException) -> str:

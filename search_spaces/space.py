@@ -16,7 +16,7 @@ from typing import Any, cast
 from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError, one_line
-from kd.own_files import OwnFile, load_own, own_place, read_own
+from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
 from search_spaces.asking import Asked, AskedTrial, check_enqueued
@@ -66,8 +66,7 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
         module = load_own(own, where)
         if not callable(getattr(module, "suggest", None)):
             raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
-        code = getattr(module.suggest, "__code__", None)
-        line = f"line {code.co_firstlineno}, in suggest" if code else ""
+        line = own_line(module.suggest)
     suggest = _for_study(module.suggest, study)
     space = Space(path.stem, suggest, _enqueued(module, where, study), "", own, line)
     return replace(space, digest=_try_out(space, where, study))
@@ -220,9 +219,8 @@ def _place(space: Space, error: BaseException | None = None) -> str:
     A file that it imports is named. Where the error arose in no line of theirs, the line is that of
     `suggest`. Empty for our own spaces.
     """
-    place = own_place(error) if error else ""
-    found = place.removeprefix(f"{space.name}.py, ") or space.line
-    return f", {found}" if found else ""
+    place = (own_place(error) if error else "") or space.line
+    return f", {place.removeprefix(f'{space.name}.py, ')}" if place else ""
 
 
 def _reason(what: str, error: BaseException) -> str:

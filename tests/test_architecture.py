@@ -34,17 +34,8 @@ MAY_IMPORT = {
 # it, so nothing goes in a circle or upwards
 FLOORS = {
     "kd": (
-        *(
-            "errors",
-            "seeds",
-            "registry",
-            "json_data",
-            "schedules",
-            "names",
-            "own_import",
-            "own_files",
-        ),
-        *("recipe", "protocol"),
+        *("errors", "seeds", "registry", "json_data", "schedules", "names"),
+        *("own_import", "own_files", "recipe", "protocol"),
         *(
             "ablations",
             "augmentations",

@@ -49,8 +49,10 @@ def make_request(options: argparse.Namespace) -> Request:
         metric = {**protocol_fields, **given}.get("metric", "accuracy")
         given["margin"] = load_metric(metric).MARGIN
     arms, space = getattr(options, "arms", None), getattr(options, "space", None)
-    chosen_arms = arms or space
-    spaces = choose_spaces(arms, space) if chosen_arms or not kept else _kept_spaces(kept, layout)
+    if kept and not arms and not space:
+        spaces = _kept_spaces(kept, layout)
+    else:
+        spaces = choose_spaces(arms, space)
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
     chosen: dict[str, Any] = {
         **settings,

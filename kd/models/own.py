@@ -21,7 +21,7 @@ from torch import nn
 from kd.errors import ProtocolError, one_line
 from kd.models.network import Modules, Network, Route, same, tap_shapes
 from kd.names import ModelName, parse_model
-from kd.own_files import load_kept, own_name, own_place
+from kd.own_files import load_kept, own_line, own_place
 from kd.registry import check_name
 
 _Returned = tuple[str, nn.Module, object]  # a module's name, itself, and what it returned
@@ -82,12 +82,7 @@ def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolEr
 
 def _defined(model: ModelName, thing: Any) -> str:
     """Return where a function or class of the user's file begins: `mine.py, line 7, in small`."""
-    found = inspect.unwrap(thing)
-    found = vars(found).get("__init__", found) if isinstance(found, type) else found
-    code = getattr(found, "__code__", None)
-    file = own_name(Path(code.co_filename)) if code else ""
-    place = f"{file}, line {code.co_firstlineno}" if code and file else model.file
-    return f"{place}, in {getattr(thing, '__name__', model.function)}"
+    return own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
@@ -197,7 +192,7 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
         what = f"must return one tensor from its child {name}, got {kind}; return that tensor alone"
         model = parse_model(network.name)
         forwards = [type(module).forward for _, module, other in returned if other is output]
-        own = [each for each in forwards if own_name(Path(each.__code__.co_filename))]
+        own = [each for each in forwards if own_line(each)]
         raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
 
 
@@ -217,7 +212,7 @@ def _find(model: ModelName, files: Path) -> Callable[..., Any]:
     known = [
         name
         for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", "").partition(".")[0] == package
+        if callable(value) and str(getattr(value, "__module__", "")).startswith(f"{package}.")
     ]
     check_name(f"function of {model.file}", model.function, known)
     function: Callable[..., Any] = getattr(module, model.function)

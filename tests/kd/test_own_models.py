@@ -259,6 +259,18 @@ def test_a_copy_that_has_changed_or_is_gone_is_refused(tmp_path):
         built(tmp_path, name)
 
 
+def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
+    (tmp_path / "blocks.py").write_text(HEAD + GOOD)
+    name = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
+    assert [*built(tmp_path, name).body._modules][:2] == ["stem", "relu"]
+    (tmp_path / "blocks.py").write_text(HEAD + GOOD.replace("24, classes", "24, 7"))
+    again = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
+    with pytest.raises(ProtocolError, match=r"for B = 2 \(blocks\.py, line 6, in small\)$"):
+        try_out(again, **SHAPE, image_size=8, taps=("last1",), files=Layout(tmp_path).own)
+    with pytest.raises(ProtocolError, match=r"^unknown function of mine\.py 'relu'; known: small$"):
+        built(tmp_path, again.replace("small", "relu"))
+
+
 def test_imagenet_weights_for_a_model_of_ones_own_are_refused(tmp_path):
     name = keep(tmp_path, GOOD.replace("small", "resnet50"), "resnet50")
     with pytest.raises(ProtocolError, match=r"^no ImageNet weights exist for mine\.py:resnet50@"):
