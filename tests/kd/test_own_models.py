@@ -267,7 +267,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
     (tmp_path / "blocks.py").write_text(HEAD + GOOD.replace("24, classes", "24, 7"))
     again = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
     with pytest.raises(ProtocolError, match=r"for B = 2 \(blocks\.py, line 6, in small\)$"):
-        try_out(again, **SHAPE, image_size=8, taps=("last1",), files=Layout(tmp_path).own)
+        try_out(again, classes=3, inputs=square(), taps=("last1",), files=Layout(tmp_path).own)
     with pytest.raises(ProtocolError, match=r"^unknown function of mine\.py 'relu'; known: small$"):
         built(tmp_path, again.replace("small", "relu"))
 
