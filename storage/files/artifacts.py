@@ -52,6 +52,13 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise _not_written(path, error) from None
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by their path below `folder`, each all or nothing."""
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
 def sweep(path: Path) -> None:
     """Remove what killed writers of `path` left beside it. The caller holds the lock on it."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import WorkerError
 from kd.json_data import to_wire
 from kd.protocol import Protocol
@@ -233,8 +233,8 @@ def small(classes, channels):
 def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, ground, tmp_path):
     pids = worker_pids()
     (tmp_path / "mine.py").write_text(INTERRUPTING)
-    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
-    keep_models(Layout(ground.root), contents)
+    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_own(Layout(ground.root), files)
     protocol = replace(PROTOCOL, **pinned)
     job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
     event, _ = run(pool, job)
