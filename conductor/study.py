@@ -15,7 +15,6 @@ from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.stages.confirm import Confirmation
-from conductor.stages.jobs import JobMaker
 from conductor.stages.own_models import keep_models
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import (
@@ -30,11 +29,12 @@ from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, own_file, remove_traces
-from storage.files.records import Costs, Finalists, StudySettings
+from storage.files.records import Costs, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
 from storage.studies.supervision import own_session
 from storage.studies.urls import storage_file
+from workers.jobs import CostJob, JobContext, TeacherTestJob
 from workers.pools.worker_pool import WorkerPool, make_pool
 
 GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
@@ -135,39 +135,31 @@ class Study:
         kept = kept_settings(self._paths, self._request, self._url)
         keep_models(self._layout, self._request.models)
         data = preparation.data()
-        data = replace(data, kernels=preparation.kernels(data.dataset))
+        data = replace(data, kernels=preparation.kernels(data))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
-        preparation.models(data.dataset)
-        budget = self._measure(data.dataset, workers)
+        preparation.models(data)
+        budget = measure_budget(data, self._paths, workers, self._display)
+        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         for line in announced(self._request) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
         arms = [self._open_arm(space, storage, settings, budget) for space in self._spaces]
-        jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)
         clock.lap("preparation")
+        stage = arms, workers, self._paths, self._display, prepared
         if search:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            self._search(arms, workers, jobs, publisher)
+            Search(*stage).run(self._request.trials, publisher.trial)
             clock.lap("search")
-        chosen = self._confirm(arms, workers, jobs)
+        chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
         clock.lap("confirmation")
-        self._compare(workers, jobs)
+        self._compare(workers, prepared)
         clock.lap("comparison")
-
-    def _measure(self, dataset: str, workers: WorkerPool) -> Budget:
-        """Measure the students before anything is trained, and give the spaces those there are."""
-        protocol = self._request.protocol
-        budget = measure_budget(
-            protocol, self._layout, self._paths, dataset, workers, self._display
-        )
-        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
-        return budget
 
     def _open_arm(
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
@@ -194,39 +186,15 @@ class Study:
         study = open_study(storage, name, attributes, measure(protocol.metric).name)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
-    def _search(
-        self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker, publisher: Publisher
-    ) -> None:
-        metric, paths = self._request.protocol.metric, self._paths
-        search = Search(arms, workers, paths, self._display, jobs.trial, publisher.trial, metric)
-        search.run(self._request.trials)
-
-    def _confirm(self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker) -> Finalists:
-        protocol = self._request.protocol
-        confirmation = Confirmation(
-            arms,
-            workers,
-            self._paths,
-            self._display,
-            jobs.confirmation,
-            protocol.metric,
-        )
-        return confirmation.run(
-            protocol.seed,
-            self._request.seeds,
-            protocol.confirm_horizon,
-            protocol.view_count,
-            ablate=self._request.ablate,
-        )
-
-    def _compare(self, workers: WorkerPool, jobs: JobMaker) -> None:
+    def _compare(self, workers: WorkerPool, context: JobContext) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
         tested = self._paths.teacher_test
         if not (tested.result.exists() and tested.predictions.exists()):
-            workers.run(jobs.teacher_test(), lambda event: None)
+            places = {"folder": str(tested.folder), "seal": str(self._paths.seal)}
+            workers.run(context.job(TeacherTestJob, **places))
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
-            event = workers.run(jobs.cost(), lambda event: None)
+            event = workers.run(context.job(CostJob))
             Costs.from_json(event["costs"]).write(self._paths.costs)
 
 

@@ -4,30 +4,48 @@ Each names its runner, the function that runs it in a worker: a generator of eve
 a text, since runners import torch and the supervisor does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from kd.json_data import JsonData, from_wire, kinds_in
 from kd.protocol import Protocol
 from kd.recipe import Recipe
-from storage.files.layout import Layout
+from storage.files.layout import Layout, RunLayout
+
+J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(JsonData):
-    """What every job needs: the protocol, and the folder that `--root` names.
+class JobContext(JsonData):
+    """What the jobs of a study share: its protocol, the folder of `--root`, and earlier results.
 
-    `runner` is the module of `workers.runners` and the function in it that run the job.
+    `dataset`, `teacher` and `shards` are fingerprints, empty before a job has made them; `cache` is
+    how much of the teacher is cached: all, logits or none.
     """
 
-    runner: ClassVar[str] = ""
     protocol: Protocol
     root: str
+    dataset: str = ""
+    teacher: str = ""
+    shards: str = ""
+    cache: str = ""
 
     @property
     def layout(self) -> Layout:
         return Layout(Path(self.root))
+
+    def job(self, kind: type[J], **values: Any) -> J:
+        """Make a job of this study; `values` are the fields that belong to its kind alone."""
+        shared = {field.name: getattr(self, field.name) for field in fields(JobContext)}
+        return kind(**shared, **values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobContext):
+    """A job. `runner` is the module of `workers.runners` and the function in it that run it."""
+
+    runner: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +65,6 @@ class KernelsJob(Job):
     """
 
     runner: ClassVar[str] = "kernels.run_kernels"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +72,6 @@ class ModelsJob(Job):
     """Try out the models of the user's own, before anything is trained with them."""
 
     runner: ClassVar[str] = "preparing.run_models"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,6 @@ class TeacherJob(Job):
     """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 
     runner: ClassVar[str] = "preparing.run_teacher"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +86,6 @@ class ProjectionJob(Job):
     """Begin the teacher cache. Result: `shards`, its fingerprint, and a view's `sizes` in bytes."""
 
     runner: ClassVar[str] = "caching.run_projections"
-    dataset: str
-    teacher: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +93,6 @@ class ShardJob(Job):
     """Cache what the teacher says of view `view`, with features or logits alone."""
 
     runner: ClassVar[str] = "caching.run_shard"
-    dataset: str
-    teacher: str
-    shards: str
     view: int
     features: bool
 
@@ -97,10 +107,6 @@ class TrainJob(Job):
     """
 
     runner: ClassVar[str] = "training.run_train"
-    dataset: str
-    teacher: str
-    shards: str
-    cache: str
     recipe: Recipe
     seed: int
     horizon: int
@@ -109,14 +115,16 @@ class TrainJob(Job):
     confirm: str = ""
     seal: str = ""
 
+    @property
+    def run(self) -> RunLayout:
+        return RunLayout(Path(self.folder))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherTestJob(Job):
     """Test the teacher once, for the comparison; its logits are kept in `folder`."""
 
     runner: ClassVar[str] = "comparing.run_teacher_test"
-    dataset: str
-    teacher: str
     folder: str
     seal: str
 
@@ -126,8 +134,6 @@ class CostJob(Job):
     """Measure parameters, MACs, bytes and latency of teacher and students. Result: `costs`."""
 
     runner: ClassVar[str] = "comparing.run_cost"
-    dataset: str
-    teacher: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +141,6 @@ class StudentsJob(Job):
     """Measure what the budget of the protocol asks of each student. Result: `sizes`."""
 
     runner: ClassVar[str] = "comparing.run_students"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +148,6 @@ class VerifyJob(Job):
     """Ask the teacher anew about random rows of shard `view`. Result: `difference`, the largest."""
 
     runner: ClassVar[str] = "caching.run_verify"
-    dataset: str
-    teacher: str
-    shards: str
     view: int
     rows: int
 
@@ -160,7 +162,6 @@ class ExportJob(Job):
     """
 
     runner: ClassVar[str] = "exporting.run_export"
-    dataset: str
     weights: str
     folder: str
     accuracy: float
@@ -185,7 +186,6 @@ class ExamineJob(Job):
     """Try `part` of what training takes: views, losses or checkpoint. Result: what was `said`."""
 
     runner: ClassVar[str] = "examining.run_examine"
-    dataset: str
     part: str
     folder: str
 

@@ -127,7 +127,7 @@ def verify(options: argparse.Namespace) -> int:
     from conductor.tools.verifying import verify_cache
 
     with _workers(options, paths) as workers:
-        verify_cache(Layout(Path(options.root)), paths, workers, options.rows, Display())
+        verify_cache(paths, workers, options.rows, Display())
     return 0
 
 
@@ -158,7 +158,6 @@ def export(options: argparse.Namespace) -> int:
     choice = choose(findings.data, options.finalist, paths.command("confirm"))
     default = paths.export(choice.one.key, choice.run.replicate)
     order = Export(
-        layout=layout,
         paths=paths,
         findings=findings,
         choice=choice,
@@ -173,7 +172,7 @@ def export(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train one run again; the exit code is 0 if its result is equal to the last bit, else 1."""
-    paths, layout = existing_study(options), Layout(Path(options.root))
+    paths = existing_study(options)
     from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
 
     subject = (
@@ -182,7 +181,7 @@ def reproduce(options: argparse.Namespace) -> int:
         else trial_subject(paths, options.trial, options.arm)
     )
     with _workers(options, paths) as workers:
-        same = reproduce_run(layout, paths, subject, workers, Display(), paths.command("verify"))
+        same = reproduce_run(paths, subject, workers, Display(), paths.command("verify"))
     return 0 if same else 1
 
 

@@ -6,9 +6,9 @@ from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from storage.files.artifacts import fingerprint
-from storage.files.layout import Layout, StudyLayout
+from storage.files.layout import StudyLayout
 from storage.files.records import StudentSizes
-from workers.jobs import StudentsJob
+from workers.jobs import JobContext, StudentsJob
 from workers.pools.worker_pool import WorkerPool
 
 PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints that Optuna is told
@@ -67,24 +67,19 @@ class Budget:
 
 
 def measure_budget(
-    protocol: Protocol,
-    layout: Layout,
-    paths: StudyLayout,
-    dataset: str,
-    workers: WorkerPool,
-    display: Display,
+    context: JobContext, paths: StudyLayout, workers: WorkerPool, display: Display
 ) -> Budget:
-    """Measure the students with nothing else running, or find what was measured for the study.
+    """Measure the students with nothing else running, or read what was measured for the study.
 
     Raises StudyError, and writes nothing, when no student is within the budget.
     """
+    protocol = context.protocol
     if not protocol.has_budget:
         return Budget(protocol)
     sizes = _find(paths, protocol)
     found = sizes is not None
     if sizes is None:
-        job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
-        result = workers.run(job, lambda event: None)
+        result = workers.run(context.job(StudentsJob))
         sizes = StudentSizes.from_json(result["sizes"])
     budget = Budget(protocol, sizes)
     _check(budget)

@@ -16,7 +16,15 @@ from reports.wording import duration, percent, show_size
 from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout, view_folder
 from workers.events import EpochDone, Event, Note, Progress, Result
-from workers.jobs import KernelsJob, ModelsJob, PrepareJob, ProjectionJob, ShardJob, TeacherJob
+from workers.jobs import (
+    JobContext,
+    KernelsJob,
+    ModelsJob,
+    PrepareJob,
+    ProjectionJob,
+    ShardJob,
+    TeacherJob,
+)
 from workers.pools.worker_pool import WorkerPool
 
 CHECKS = 4  # shards that are compared with their checksums at once
@@ -24,16 +32,9 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What the search starts from: fingerprints, and how much of the teacher is cached.
+class Prepared(JobContext):
+    """What the search starts from."""
 
-    Empty is what has not been prepared yet.
-    """
-
-    dataset: str
-    teacher: str = ""
-    shards: str = ""
-    cache: str = ""
     kernels: str = ""  # what convolutions are computed with, in words; empty on an accelerator
     passed_over: str | None = None  # of a folder of images, in one sentence
 
@@ -49,21 +50,22 @@ class Preparation:
         self._layout = layout
         self._workers = workers
         self._display = display
-        self._root = str(layout.root)
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is what the study was begun with, empty if new."""
-        dataset = data.dataset
-        teacher = self._prepare_teacher(dataset)
-        shards, sizes = self._begin_cache(dataset, teacher)
-        mode = cache or self._cache_mode(sizes, shards, distils)
-        self._fill_cache(dataset, teacher, shards, mode, sizes)
-        return replace(data, teacher=teacher, shards=shards, cache=mode)
+        data = replace(data, teacher=self._prepare_teacher(data))
+        begun = self._workers.run(data.job(ProjectionJob))
+        sizes = dict(begun["sizes"])
+        data = replace(data, shards=begun["shards"])
+        data = replace(data, cache=cache or self._cache_mode(sizes, data.shards, distils))
+        self._fill_cache(data, sizes)
+        return data
 
     def data(self) -> Prepared:
         """Prepare the data set."""
         folder = Path(self._request.data_dir) if self._request.data_dir else self._layout.downloads
-        job = PrepareJob(protocol=self._protocol, root=self._root, data_dir=str(folder))
+        context = Prepared(protocol=self._protocol, root=str(self._layout.root))
+        job = context.job(PrepareJob, data_dir=str(folder))
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
             result = self._workers.run(job, lambda event: _move(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}
@@ -76,37 +78,35 @@ class Preparation:
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")
-        return Prepared(dataset=str(result["dataset"]), passed_over=passed_over)
+        return replace(context, dataset=result["dataset"], passed_over=passed_over)
 
     def _few(self, count: int) -> str:
         """Say so where an epoch is one step, since a batch takes more images than there are."""
         size = self._protocol.batch_size
         return f"; a batch of {size} takes them all: one step an epoch" if count <= size else ""
 
-    def kernels(self, dataset: str) -> str:
+    def kernels(self, context: JobContext) -> str:
         """Have the kernels of the study's convolutions tried, once a kind of processor.
 
         Returns what workers compute with. Raises StudyError where every kernel is wrong.
         """
-        job = KernelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
         with self._display.bar("kernels", 1):
-            result = self._workers.run(job, lambda event: None)
+            result = self._workers.run(context.job(KernelsJob))
         for line in kernel_lines(result):
             self._display.say(line)
         return str(result["used"])
 
-    def models(self, dataset: str) -> None:
+    def models(self, context: JobContext) -> None:
         """Try out the models of the user's own, if there are any.
 
         Raises ProtocolError, in one line, for one that cannot be trained here.
         """
         names = (self._protocol.teacher, *self._protocol.students)
         if any(parse_model(name).digest for name in names):
-            job = ModelsJob(protocol=self._protocol, root=self._root, dataset=dataset)
-            self._workers.run(job, lambda event: None)
+            self._workers.run(context.job(ModelsJob))
 
-    def _prepare_teacher(self, dataset: str) -> str:
-        job = TeacherJob(protocol=self._protocol, root=self._root, dataset=dataset)
+    def _prepare_teacher(self, context: JobContext) -> str:
+        job = context.job(TeacherJob)
         with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
             result = self._workers.run(job, lambda event: self._hear_teacher(bar, event))
         how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
@@ -123,13 +123,6 @@ class Preparation:
         if isinstance(event, EpochDone) and not self._display.is_live:
             accuracy = percent(event.metrics.accuracy, 1)
             self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
-
-    def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:
-        job = ProjectionJob(
-            protocol=self._protocol, root=self._root, dataset=dataset, teacher=teacher
-        )
-        result = self._workers.run(job, lambda event: None)
-        return str(result["shards"]), dict(result["sizes"])
 
     def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
         """Choose how much to cache: what the budget and the disk hold. Plain arms need nothing."""
@@ -154,39 +147,24 @@ class Preparation:
         )
         return mode
 
-    def _fill_cache(
-        self, dataset: str, teacher: str, shards: str, mode: str, sizes: dict[str, int]
-    ) -> None:
-        """Make the shards that are missing, and say what the cache holds."""
-        if mode == "none":
+    def _fill_cache(self, context: JobContext, sizes: dict[str, int]) -> None:
+        """Make the missing shards, and print what the cache holds."""
+        if context.cache == "none":
             return
-        views, features = self._protocol.view_count, mode == "all"
-        folder = self._layout.shards(shards)
+        views, features = self._protocol.view_count, context.cache == "all"
+        folder = self._layout.shards(context.shards)
         missing = [k for k in range(views) if not _has_view(folder, k, features)]
         size = views * (sizes["logits"] + (sizes["features"] if features else 0))
         if missing:
-            self._make_shards(dataset, teacher, shards, missing, features)
+            self._make_shards(context, missing, features)
         self._verify_shards(folder, sorted(set(range(views)) - set(missing)))
         found = f", {views - len(missing)} found" if len(missing) < views else ""
         self._display.say(f"teacher cache: {views} views, {show_size(size)}{found}")
 
-    def _make_shards(
-        self, dataset: str, teacher: str, shards: str, missing: list[int], features: bool
-    ) -> None:
-        jobs = {
-            k: ShardJob(
-                protocol=self._protocol,
-                root=self._root,
-                dataset=dataset,
-                teacher=teacher,
-                shards=shards,
-                view=k,
-                features=features,
-            )
-            for k in missing
-        }
+    def _make_shards(self, context: JobContext, missing: list[int], features: bool) -> None:
+        jobs = {k: context.job(ShardJob, view=k, features=features) for k in missing}
         with self._display.bar("teacher cache", len(missing)) as bar:
-            for done, _ in enumerate(self._workers.run_all(jobs, lambda key, event: None), 1):
+            for done, _ in enumerate(self._workers.run_all(jobs), 1):
                 bar(done, len(missing))
 
     def _verify_shards(self, folder: Path, found: list[int]) -> None:

@@ -17,9 +17,23 @@ from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
 from storage.studies.urls import masked, storage_file, without_password
+from workers.jobs import JobContext
 
 THEN = "; then "  # between the kernels of sessions that computed with others
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def read_context(paths: StudyLayout) -> JobContext:
+    """Return what the jobs of an existing study share."""
+    settings = StudySettings.read(paths.settings)
+    return JobContext(
+        protocol=read_record(paths.protocol, Protocol),
+        root=str(paths.folder.parent),
+        dataset=settings.dataset,
+        teacher=settings.teacher,
+        shards=settings.shards,
+        cache=settings.cache,
+    )
 
 
 def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:

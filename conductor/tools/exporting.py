@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from conductor.display import Display
+from conductor.stages.provenance import read_context
 from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
 from reports.compute.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData, StudyData
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
-from storage.files.layout import ExportLayout, Layout, StudyLayout
+from storage.files.layout import ExportLayout, StudyLayout
 from workers.jobs import ExportJob
 from workers.pools.worker_pool import WorkerPool
 
@@ -83,7 +84,6 @@ def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
 class Export:
     """One student on its way to `target`, also as ONNX if `onnx`."""
 
-    layout: Layout
     paths: StudyLayout
     findings: Findings
     choice: Choice
@@ -103,7 +103,7 @@ class Export:
         """
         self.check_target()
         with building(self.target) as folder:
-            result = workers.run(self._job(folder), lambda event: None)
+            result = workers.run(self._job(folder))
             exported = Exported(
                 one=self.choice.one,
                 run=self.choice.run,
@@ -120,10 +120,8 @@ class Export:
         run = self.paths.confirmation(self.choice.one.key, self.choice.run.replicate)
         last = self.choice.run.record.last
         assert last is not None  # of a run that was tested
-        return ExportJob(
-            protocol=self.findings.data.protocol,
-            root=str(self.layout.root),
-            dataset=self.findings.data.settings.dataset,
+        return read_context(self.paths).job(
+            ExportJob,
             weights=str(run.weights),
             folder=str(folder),
             accuracy=last.accuracy,

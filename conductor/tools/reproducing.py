@@ -7,23 +7,21 @@ split stays sealed.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conductor.display import Display
 from conductor.stages.confirm import view_order
-from conductor.stages.jobs import JobMaker
-from conductor.stages.provenance import machine
+from conductor.stages.provenance import machine, read_context
 from kd.errors import StudyError
 from kd.protocol import Protocol
 from kd.registry import check_name
 from kd.training.history import EpochMetrics
 from reports.wording import counted
 from storage.files.artifacts import read_record
-from storage.files.layout import Layout, RunLayout, StudyLayout
+from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from workers.events import Diverged, EpochDone, Failed, Note
-from workers.jobs import TrainJob
+from workers.jobs import KernelsJob, TrainJob
 from workers.pools.worker_pool import WorkerPool, error_of
 
 DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits of a run
@@ -80,7 +78,6 @@ def _protocol(paths: StudyLayout) -> Protocol:
 
 
 def reproduce_run(
-    layout: Layout,
     paths: StudyLayout,
     subject: Subject,
     workers: WorkerPool,
@@ -93,12 +90,15 @@ def reproduce_run(
     is advised where no reason for a difference is known.
     """
     settings = StudySettings.read(paths.settings)
-    jobs = JobMaker(_protocol(paths), layout, paths, settings)
-    record = subject.record
+    context, record = read_context(paths), subject.record
     with TemporaryDirectory(dir=paths.folder, prefix=".reproduce-") as folder:
-        run = RunLayout(Path(folder))
-        job = jobs.confirmation(
-            record.recipe, record.seed, record.horizon, subject.views, run, purpose=""
+        job = context.job(
+            TrainJob,
+            folder=folder,
+            recipe=record.recipe,
+            seed=record.seed,
+            horizon=record.horizon,
+            views=subject.views,
         )
         history, reason = _train(subject, job, workers, display)
     difference = first_difference(record, history, reason)
@@ -108,7 +108,7 @@ def reproduce_run(
         display.say(f"{subject.title}: {epochs}, equal to the last bit{how}")
         return True
     display.say(f"{subject.title}: {difference}")
-    kernels = str(workers.run(jobs.kernels(), lambda event: None)["used"])
+    kernels = str(workers.run(context.job(KernelsJob))["used"])
     reasons = list(known_reasons(settings, paths, kernels))
     display.say(
         f"what may explain it: {'; '.join(reasons)}"

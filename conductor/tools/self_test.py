@@ -162,24 +162,9 @@ def _report(layout: Layout) -> str:
     from reports.write.report import write_report
 
     spaces = [load_space(arm) for arm in ARMS]
-    request = Request(
-        name=NAME,
-        root=layout.root,
-        protocol=PROTOCOL,
-        trials=1,
-        seeds=1,
-        ablate=False,
-        spaces=list(ARMS),
-        sampler="tpe",
-        pruner="median",
-        lag=1,
-        workers="inline",
-        storage="",
-        data_dir="",
-        cache_budget=0,
-        command=[],
-    )
-    begin_settings(layout.study(NAME), request, spaces, Prepared(dataset=""), None)
+    request = Request(name=NAME, root=layout.root, protocol=PROTOCOL, spaces=list(ARMS), command=[])
+    prepared = Prepared(protocol=PROTOCOL, root=str(layout.root))
+    begin_settings(layout.study(NAME), request, spaces, prepared, None)
     storage = open_storage(layout.studies_url)
     try:
         for space in spaces:

@@ -18,9 +18,9 @@ from tests.support.fakes import (
     diverged,
     epochs,
     failed,
-    job_maker,
     landscape,
     make_arm,
+    make_search,
     search,
     study_paths,
     trained,
@@ -260,12 +260,12 @@ def expected_recipe(arm: str, given: dict) -> Recipe:
 @pytest.mark.parametrize("name", BUILT_IN_ARMS)
 def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name):
     arm = make_arm(InMemoryStorage(), name, lag=200)
-    jobs, suggested = job_maker(tmp_path), set()
+    search, suggested = make_search(tmp_path, [arm], FakePool()), set()
     for _ in range(150):
         number = arm.ask(200)
         given = arm.decisions.trials[number].params
         suggested |= set(given)
-        assert jobs.trial(arm, number).recipe == expected_recipe(name, given)
+        assert search.job(arm, number).recipe == expected_recipe(name, given)
     rest = load_space(name).enqueued
     assert suggested >= {parameter for given in rest.values() for parameter in given}
 

@@ -19,17 +19,15 @@ import pytest
 import sqlalchemy
 
 from conductor.command_line.cli import main
-from conductor.search.loop import Search
 from storage.files.layout import Layout
 from storage.files.ownership import holder, own_file
 from storage.studies.databases import close_storage, open_storage
-from tests.support.fakes import Row, job_maker, make_arm, quiet, rows, study_paths, trained
+from tests.support.fakes import Row, make_arm, make_search, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.processes import command, descendants
 from tests.support.tiny import changed
 from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
-from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # that a test waits for what happens soon, on a machine under load
@@ -294,12 +292,8 @@ def test_a_thousand_instant_trials_are_each_run_once(tmp_path, record_property) 
     storage = open_storage(Layout(tmp_path).studies_url)
     arm = make_arm(storage, "plain", lag=8)
     pool, paths = InstantPool(8), study_paths(tmp_path)
-    jobs = job_maker(tmp_path)
     began = time.perf_counter()
-    run = Search(
-        [arm], WorkerPool(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None
-    )
-    run.run(1000)
+    make_search(tmp_path, [arm], pool).run(1000, lambda *ended: None)
     seconds = (time.perf_counter() - began) / 1000
     trials = arm.study.get_trials(deepcopy=False)
     close_storage(storage)

@@ -131,7 +131,7 @@ class WorkerPool:
                 if isinstance(event, EpochDone | LastEvent):
                     waiting.discard(ticket)
 
-    def run(self, job: Job, listen: Callable[[Event], None]) -> Result:
+    def run(self, job: Job, listen: Callable[[Event], None] = lambda event: None) -> Result:
         """Run one job to its end, alone, and return its result. Raises what made it fail."""
         for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
             if isinstance(event, Diverged):
@@ -140,7 +140,9 @@ class WorkerPool:
         raise WorkerError("the job ended without a result")
 
     def run_all(
-        self, jobs: Mapping[Key, Job], listen: Callable[[Key, Event], None]
+        self,
+        jobs: Mapping[Key, Job],
+        listen: Callable[[Key, Event], None] = lambda key, event: None,
     ) -> Iterator[tuple[Key, Result | Diverged]]:
         """Run jobs, as many at once as there are workers; yield (key, last event) as they end.
 

@@ -117,15 +117,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
     """Train for a step, keep the state, and put it back into another student, bit for bit."""
     data, validation = open_parts(job.layout, job.dataset, device)
     trained, other = _begun(job, 0, device), _begun(job, 1, device)
-    plan = Plan(
-        epochs=1,
-        batch_size=job.protocol.batch_size,
-        warmup=0.0,
-        augment=job.protocol.augment,
-        view_seed=0,
-        views=(0,),
-        seed=0,
-    )
+    plan = Plan.of(job.protocol, epochs=1, view_seed=0, views=(0,), seed=0)
     list(train(trained, Recipe(lr=0.05), plan, data, validation))
     path, run = Path(job.folder) / "checkpoint.safetensors", {"run": "of the doctor"}
     write_checkpoint(path, run, trained.tensors(), trained.history)

@@ -31,7 +31,7 @@ from workers.runners.loading import open_parts, teacher_source, untrained_studen
 
 def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Train one student; a run that was interrupted goes on after its last full epoch."""
-    run = RunLayout(Path(job.folder))
+    run = job.run
     with locked(run.lock, wait=True):
         network = untrained_student(
             job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
@@ -55,7 +55,13 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
                 f"{job.layout.shards(job.shards)} holds {len(source.validation_logits)} rows of "
                 f"the validation split, not {len(validation)}; delete it to have it made again"
             )
-        plan = _plan(job)
+        plan = Plan.of(
+            job.protocol,
+            epochs=job.horizon,
+            view_seed=view_seed(job.protocol),
+            views=job.views,
+            seed=job.seed,
+        )
         yield from checkpointed(
             state, job.recipe, plan, data, validation, source, run, identity, stopped
         )
@@ -63,22 +69,6 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
             return
         test = _test(job, run, network, device) if job.confirm else None
     yield Result.of(test=test)
-
-
-def _plan(job: TrainJob) -> Plan:
-    protocol = job.protocol
-    return Plan(
-        epochs=job.horizon,
-        batch_size=protocol.batch_size,
-        warmup=protocol.warmup,
-        augment=protocol.augment,
-        view_seed=view_seed(protocol),
-        views=job.views,
-        seed=job.seed,
-        precision=protocol.precision,
-        compile=protocol.compile,
-        metric=protocol.metric,
-    )
 
 
 def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
