@@ -1,14 +1,15 @@
-"""The whole way of a study: prepare, search, confirm, report."""
+"""A study from end to end: prepare, search, confirm, measure."""
 
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage
 
 from conductor.display import Display
-from conductor.request import Request, announced
+from conductor.request import METHOD, Request, announced
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
@@ -35,13 +36,13 @@ from storage.studies.studies import open_study, study_name
 from storage.studies.supervision import own_session
 from storage.studies.urls import storage_file
 from workers.jobs import CostJob, JobContext, TeacherTestJob
-from workers.pools.worker_pool import WorkerPool, make_pool
+from workers.pools.worker_pool import WorkerPool
 
-GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
+GRACE_SECONDS = 10  # for the running epochs when the study is interrupted
 
 
 class Study:
-    """One study under one root. Every stage finds what an earlier session has finished."""
+    """One study under one root. Every stage continues from the files of earlier sessions."""
 
     def __init__(self, request: Request, display: Display) -> None:
         self._request = request
@@ -53,16 +54,16 @@ class Study:
             taps=protocol.taps, optimizer=protocol.optimizer, students=protocol.students
         )
         self._spaces = [load_space(space, context) for space in request.spaces]
-        self._url = request.storage or self._layout.studies_url
+        self._url = request.url
 
     def run(self) -> None:
-        """Run what is missing of search and confirmation."""
+        """Run the missing parts of search and confirmation."""
         self._work(search=True)
 
     def confirm(self) -> None:
-        """Run what is missing of the confirmation of trials that are there.
+        """Run the missing parts of the confirmation of the existing trials.
 
-        Raises StudyError when the study has not been searched yet.
+        Raises StudyError for a study that has not been searched yet.
         """
         if not self._paths.settings.exists():
             raise StudyError(
@@ -72,7 +73,7 @@ class Study:
         self._work(search=False)
 
     def _work(self, *, search: bool) -> None:
-        kept_settings(self._paths, self._request, self._url)  # refuses before anything is started
+        kept_settings(self._paths, self._request, self._url)  # raises before anything is started
         root = self._layout.root
         is_new = not root.exists()
         try:
@@ -89,19 +90,19 @@ class Study:
                 raise
 
     def _leave_nothing(self, root: Path) -> None:
-        """Remove what a study that could not begin has left under its new root."""
+        """Remove the files of a study that could not begin from its new root."""
         if self._is_alone() and not self._paths.settings.exists():
             remove_traces(root)
         with suppress(OSError):  # it holds something
             root.rmdir()
 
     def _is_alone(self) -> bool:
-        """Whether no other study can have begun under the root; for a server, nobody knows."""
+        """Whether no other study can have begun under the root; unknown, so false, for a server."""
         locks = list(self._layout.root.glob("studies.db.*.lock"))
         return storage_file(self._url) is not None and len(locks) <= 1
 
     def _supervise(self, *, search: bool) -> None:
-        pool = make_pool(self._request.workers, self._request.cluster)
+        pool = self._request.pool(self._layout.root, self._request.protocol.threads)
         workers = WorkerPool(pool)
         try:
             pool.start()
@@ -165,19 +166,12 @@ class Study:
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
     ) -> Arm:
         protocol = self._request.protocol
-        method = SearchMethod(
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-            lag=settings.lag,
-            seed=protocol.seed,
-            horizon=protocol.epochs,
-        )
+        chosen: dict[str, Any] = {name: getattr(settings, name) for name in METHOD}
+        method = SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs)
         attributes = {
             "protocol": protocol.hash,
             "space": space.digest,
-            "sampler": settings.sampler,
-            "pruner": settings.pruner,
-            "lag": settings.lag,
+            **chosen,
             "dataset": settings.dataset,
             "shards": settings.shards,
             **({"students": budget.digest} if budget.digest else {}),

@@ -1,4 +1,4 @@
-"""Jobs: what a worker can be asked to do, as frozen dataclasses that travel as JSON.
+"""Jobs: what a worker can do, as frozen dataclasses that travel as JSON.
 
 Each names its runner, the function that runs it in a worker: a generator of events. It is named as
 a text, since runners import torch and the supervisor does not.
@@ -58,7 +58,7 @@ class PrepareJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelsJob(Job):
-    """Try the kernels of this study's convolutions, where that has not been done.
+    """Test the kernels of this study's convolutions, unless that has been done.
 
     Result: `limit`, the instruction set that workers of this processor are limited to, `reason`,
     and `used`, both with the version in words; all empty on an accelerator.
@@ -69,7 +69,7 @@ class KernelsJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsJob(Job):
-    """Try out the models of the user's own, before anything is trained with them."""
+    """Test the models of the user's own before anything is trained with them."""
 
     runner: ClassVar[str] = "preparing.run_models"
 
@@ -90,7 +90,7 @@ class ProjectionJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob(Job):
-    """Cache what the teacher says of view `view`, with features or logits alone."""
+    """Cache the teacher's outputs for view `view`, with features or logits alone."""
 
     runner: ClassVar[str] = "caching.run_shard"
     view: int
@@ -138,14 +138,14 @@ class CostJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentsJob(Job):
-    """Measure what the budget of the protocol asks of each student. Result: `sizes`."""
+    """Measure what the protocol limits of each student. Result: `sizes`."""
 
     runner: ClassVar[str] = "comparing.run_students"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyJob(Job):
-    """Ask the teacher anew about random rows of shard `view`. Result: `difference`, the largest."""
+    """Compare random rows of shard `view` with the teacher. Result: the largest `difference`."""
 
     runner: ClassVar[str] = "caching.run_verify"
     view: int
@@ -171,7 +171,7 @@ class ExportJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineJob(Job):
-    """Say what a worker computes with. Result: `device`, `accelerators`, and torchvision's weights.
+    """Describe what a worker computes with. Result: `device`, `accelerators`, `weights`.
 
     Each accelerator has its name, memory in bytes, capability and whether it computes in bfloat16;
     `memory_share`, 0-1, is how much of its device's memory the worker may allocate; `weights` are
@@ -183,7 +183,7 @@ class MachineJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamineJob(Job):
-    """Try `part` of what training takes: views, losses or checkpoint. Result: what was `said`."""
+    """Test a `part` of training: views, losses or checkpoint. Result: a `description`."""
 
     runner: ClassVar[str] = "examining.run_examine"
     part: str

@@ -36,7 +36,7 @@ class _Trial:
 
 
 class Search(Stage):
-    """Brings every arm to the same number of trials. Running it again finishes, or does nothing."""
+    """Brings every arm to the same number of trials. Trials that have ended are not run again."""
 
     def run(self, total: int, publish: Publish) -> None:
         """Run until every arm has `total` trials that count; each is published before it ends."""
@@ -46,7 +46,7 @@ class Search(Stage):
         done = sum(min(arm.decisions.counted, total) for arm in self._arms)
         self._display.begin("trials", total * len(self._arms), done)
         if done == total * len(self._arms):
-            self._display.say(f"trials: all {total} of each arm are there")
+            self._display.say(f"trials: all {total} of each arm have already run")
         self._unfinished = [(arm, number) for arm in self._arms for number in arm.decisions.running]
         self._fill(total)
         while self._workers.busy:
@@ -55,12 +55,12 @@ class Search(Stage):
             self._fill(total)
 
     def _fill(self, total: int) -> None:
-        """Give every free worker a trial: first those that an earlier session left unfinished."""
+        """Give every free worker a trial, first the unfinished ones of an earlier session."""
         while self._workers.free > 0:
-            found = self._unfinished.pop(0) if self._unfinished else self._ask(total)
-            if found is None:
+            trial = self._unfinished.pop(0) if self._unfinished else self._ask(total)
+            if trial is None:
                 return
-            self._start(*found)
+            self._start(*trial)
 
     def _ask(self, total: int) -> tuple[Arm, int] | None:
         """Ask the arm that has fewest trials, of those that may begin one, for the next."""
@@ -103,7 +103,7 @@ class Search(Stage):
     def _hear_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
         """Report an epoch, and stop the trial if it is to be pruned.
 
-        Epochs that a stopped worker still says, or that one says again after a retry, are ignored.
+        Epochs that a stopped worker still reports, or that are repeated after a retry, are ignored.
         """
         if trial.pruned or metrics.epoch <= len(trial.history):
             return
@@ -115,10 +115,10 @@ class Search(Stage):
             self._workers.stop(key)
 
     def _end(self, trial: _Trial, event: LastEvent) -> None:
-        """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
+        """End a trial. A diverged one has the worst value; only faults of a machine are failures.
 
-        What is wrong with the study's own files (a full disk, a damaged shard) would fail every
-        trial: it ends the session, raised here, and the trial goes on with the next one.
+        Errors in the study's own files (a full disk, a damaged shard) would fail every trial: they
+        are raised, which ends the session, and the next session continues the trial.
         """
         if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
@@ -163,7 +163,7 @@ class Search(Stage):
 
 
 def _attributes(record: RunRecord) -> dict[str, Any]:
-    """What the study keeps of a trial beside its values."""
+    """Return the user attributes of a trial."""
     attributes: dict[str, Any] = {"diverged": record.outcome == "diverged"}
     if record.reason:
         attributes["reason"] = record.reason

@@ -109,7 +109,7 @@ class Confirmation(Stage):
         return ladder if ablate else [one for one in ladder if one.title in self._earlier(winner)]
 
     def _earlier(self, winner: Finalist) -> set[str]:
-        """Return the titles of the ablations of this recipe that are written down."""
+        """Return the titles of this recipe's recorded ablations."""
         path = self._layout.finalists
         kept = Finalists.read(path).finalists if path.exists() else []
         same = any(
@@ -179,7 +179,7 @@ class Confirmation(Stage):
     def _hear_epoch(
         self, index: int, run: _Run, history: list[EpochMetrics], metrics: EpochMetrics
     ) -> None:
-        """Keep an epoch; one that is said again after a retry is kept once."""
+        """Keep an epoch; one that is repeated after a retry is kept once."""
         if not history:
             self._display.run_started(index, run.title, run.job.horizon)
         if metrics.epoch > len(history):
@@ -223,21 +223,21 @@ def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
 def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
     """Return the best recipes of an arm, each with the best of its trials.
 
-    On the seeds of the selection, equal recipes would only come out equal.
+    Equal recipes give equal results on the seeds of the selection.
     """
-    found: dict[Recipe, FrozenTrial] = {}
+    candidates: dict[Recipe, FrozenTrial] = {}
     for trial in arm.decisions.best(arm.decisions.asked):
-        found.setdefault(arm.decisions.recipe(trial.number), trial)
-        if len(found) == CANDIDATES:
+        candidates.setdefault(arm.decisions.recipe(trial.number), trial)
+        if len(candidates) == CANDIDATES:
             break
-    return found
+    return candidates
 
 
 def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
     """Return the arm's defaults and, last, its winner by its mean value on validation images."""
     trials = {trial.number: trial for trial in arm.decisions.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    by_recipe = {arm.decisions.recipe(number): found for number, found in scores.items()}
+    by_recipe = {arm.decisions.recipe(number): values for number, values in scores.items()}
     defaults = [
         _finalist(
             arm, trials[number], title, "default", by_recipe.get(arm.decisions.recipe(number), [])
@@ -253,8 +253,8 @@ def _finalist(
 ) -> Finalist:
     """Make a finalist. Its folder is named by the first trial with its recipe.
 
-    So one recipe is confirmed once, also where the winner asked again for a default's, or where
-    further trials ask for a finalist's.
+    So one recipe is confirmed once, also where the winner has the recipe of a default, or where
+    later trials repeat that of a finalist.
     """
     recipe = arm.decisions.recipe(trial.number)
     return Finalist(

@@ -40,7 +40,7 @@ class Prepared(JobContext):
 
 
 class Preparation:
-    """Runs the stages before the search; each finds what an earlier session has finished."""
+    """Runs the stages before the search; results of an earlier session are used again."""
 
     def __init__(
         self, request: Request, layout: Layout, workers: WorkerPool, display: Display
@@ -81,14 +81,14 @@ class Preparation:
         return replace(context, dataset=result["dataset"], passed_over=passed_over)
 
     def _few(self, count: int) -> str:
-        """Say so where an epoch is one step, since a batch takes more images than there are."""
+        """Return a note where an epoch is one step, since a batch takes all images."""
         size = self._protocol.batch_size
         return f"; a batch of {size} takes them all: one step an epoch" if count <= size else ""
 
     def kernels(self, context: JobContext) -> str:
-        """Have the kernels of the study's convolutions tried, once a kind of processor.
+        """Test the kernels of the study's convolutions, once for each kind of processor.
 
-        Returns what workers compute with. Raises StudyError where every kernel is wrong.
+        Returns the instruction set that workers use. Raises StudyError where every kernel is wrong.
         """
         with self._display.bar("kernels", 1):
             result = self._workers.run(context.job(KernelsJob))
@@ -125,7 +125,7 @@ class Preparation:
             self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
 
     def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
-        """Choose how much to cache: what the budget and the disk hold. Plain arms need nothing."""
+        """Choose how much to cache within budget and disk. Plain arms need nothing."""
         if not distils:
             return "none"
         budget, views = self._request.cache_budget, self._protocol.view_count
@@ -148,7 +148,7 @@ class Preparation:
         return mode
 
     def _fill_cache(self, context: JobContext, sizes: dict[str, int]) -> None:
-        """Make the missing shards, and print what the cache holds."""
+        """Make the missing shards, and print the size of the cache."""
         if context.cache == "none":
             return
         views, features = self._protocol.view_count, context.cache == "all"
@@ -168,7 +168,7 @@ class Preparation:
                 bar(done, len(missing))
 
     def _verify_shards(self, folder: Path, found: list[int]) -> None:
-        """Compare shards of earlier sessions with their checksums: trials map them unread.
+        """Compare shards of earlier sessions with their checksums: trials do not check them.
 
         Raises ArtifactError for the first that differs.
         """
@@ -183,7 +183,7 @@ class Preparation:
 
 
 def kernel_lines(result: Result) -> list[str]:
-    """Return the line that a user should read about the kernels, where they are limited."""
+    """Return a line for the user where the kernels are limited."""
     if not result["reason"]:
         return []
     return [f"kernels: limited to {result['limit']} instructions on this CPU: {result['reason']}"]

@@ -1,4 +1,4 @@
-"""Export: a confirmed student taken away, with its card, and checked before it is there."""
+"""Export of a confirmed student, with its model card, checked before it appears."""
 
 import secrets
 import shutil
@@ -82,7 +82,7 @@ def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """One student on its way to `target`, also as ONNX if `onnx`."""
+    """The export of one student to `target`, also as ONNX if `onnx`."""
 
     paths: StudyLayout
     findings: Findings
@@ -97,7 +97,7 @@ class Export:
             raise StudyError(f"{target} exists; delete it, or name another folder with --out")
 
     def run(self, workers: WorkerPool, display: Display) -> None:
-        """Write the student, all or nothing, and say how it compared.
+        """Write the student, all or nothing, and print the comparisons.
 
         Raises ArtifactError when what was written differs from the student that was confirmed.
         """
@@ -169,7 +169,7 @@ def building(target: Path) -> Iterator[Path]:
     """Give a new folder beside `target`; rename it to `target` if the block succeeds.
 
     Otherwise nothing is left, nor of the folders that were made for it. Raises ArtifactError when
-    the disk does not take it.
+    it cannot be written.
     """
     folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     new = [parent for parent in folder.parents if not parent.exists()]

@@ -29,7 +29,7 @@ DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A run that is trained again: what it is called, its record, and its views in order."""
+    """A run that is trained again: its title, its record, and its views in order."""
 
     title: str
     record: RunRecord
@@ -66,10 +66,10 @@ def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
 
 def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
     if not run.result.exists():
-        raise StudyError(f"{title} has not ended, or is not there: {run.result} is missing")
+        raise StudyError(f"{title} has not ended or does not exist: {run.result} is missing")
     record = RunRecord.read(run.result)
     if record.outcome == "failed":
-        raise StudyError(f"{title} was failed by a machine ({record.reason}): nothing to compare")
+        raise StudyError(f"{title} failed by a fault of the machine: {record.reason}")
     return Subject(title=title, record=record, views=views)
 
 
@@ -84,7 +84,7 @@ def reproduce_run(
     display: Display,
     verifying: str,
 ) -> bool:
-    """Train the run again, say how it compares with its record, and whether every bit is equal.
+    """Train the run again, and compare it with its record. Returns whether every bit is equal.
 
     A run that was pruned is trained to the epoch where it was cut. `verifying` is the command that
     is advised where no reason for a difference is known.
@@ -148,7 +148,7 @@ def _train(
 
 
 def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str) -> str | None:
-    """Say in which epoch and figure a run first differs from its record; None if in none.
+    """Return in which epoch and figure a run first differs from its record; None if in none.
 
     `reason` is why the run diverged, empty if it did not. Seconds are not compared.
     """
@@ -171,7 +171,7 @@ def _ending(history: list[EpochMetrics], reason: str) -> str:
 
 
 def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
-    """Say the first figure both ways, and which others differ."""
+    """Return both values of the first figure, and the names of others that differ."""
     first, *others = names
     left, right = getattr(was, first), getattr(now, first)
     apart = "" if None in (left, right) else f" ({abs(left - right):.2g} apart)"
@@ -180,7 +180,7 @@ def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
 
 
 def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> Iterator[str]:
-    """Yield what is otherwise than when the study last ran, of what the bits of a run hang on.
+    """Yield what has changed since the study last ran, among what decides the bits of a run.
 
     `kernels` is what convolutions are computed with now.
     """

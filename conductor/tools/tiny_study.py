@@ -1,4 +1,4 @@
-"""The tiny study on which the doctor tries out all that a worker does."""
+"""The tiny study on which the doctor tests all that a worker does."""
 
 import time
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from conductor.request import Request
 from conductor.tools.verifying import TOLERANCE
 from kd.errors import ArtifactError, WorkerError
 from kd.protocol import Protocol
@@ -28,7 +29,7 @@ from workers.jobs import (
 )
 from workers.pools.worker_pool import Pool, WorkerPool, error_of
 
-PATIENCE = 120.0  # s that a job may take here: a driver that hangs says nothing
+PATIENCE = 120.0  # s that a job may take here: a driver that hangs reports nothing
 # One step each of the teacher and the student: a batch has room for all training images.
 PROTOCOL = Protocol(
     dataset="digits",
@@ -43,10 +44,16 @@ PROTOCOL = Protocol(
 )
 
 
+def doctor_request(root: Path, **options: Any) -> Request:
+    """Return the request of the study on which the doctor tries out a machine."""
+    arms = ["scheduled", "plain"]
+    return Request(name="doctor", root=root, protocol=PROTOCOL, spaces=arms, command=[], **options)
+
+
 class TinyStudy:
     """Its stages as jobs of `pool`, under the root `folder`; each builds on those before.
 
-    Every stage says what it saw, and raises what made its job fail.
+    Every stage returns a description, and raises what made its job fail.
     """
 
     def __init__(self, pool: Pool, folder: Path) -> None:
@@ -55,7 +62,7 @@ class TinyStudy:
         self._folder = folder
         self._silent = False
         self._context = JobContext(protocol=PROTOCOL, root=str(folder))
-        self.machine: dict[str, Any] | None = None  # what a worker said of it
+        self.machine: dict[str, Any] | None = None  # the values of its `MachineJob`
 
     def worker(self) -> str:
         started = time.monotonic()
@@ -77,13 +84,13 @@ class TinyStudy:
         return f"{result['used']}{why}: as in float64, but for rounding"
 
     def views(self) -> str:
-        return str(self._examine("views")["said"])
+        return str(self._examine("views")["description"])
 
     def losses(self) -> str:
-        return str(self._examine("losses")["said"])
+        return str(self._examine("losses")["description"])
 
     def checkpoint(self) -> str:
-        return str(self._examine("checkpoint")["said"])
+        return str(self._examine("checkpoint")["description"])
 
     def _examine(self, part: str) -> Result:
         return self._run(ExamineJob, part=part, folder=str(self._folder))
@@ -94,7 +101,7 @@ class TinyStudy:
         return f"one step of {PROTOCOL.teacher} in {result['seconds']:.2f} s"
 
     def shards(self) -> str:
-        """Fit projections, keep what the teacher says of a view, and compare it with the teacher.
+        """Fit projections, cache the teacher's outputs for a view, and compare both.
 
         Raises ArtifactError when they differ by more than rounding.
         """

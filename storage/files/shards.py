@@ -56,7 +56,9 @@ def read_projections(folder: Path) -> tuple[dict[str, Projection], Tensor]:
     vectors = map_tensors(folder / PROJECTIONS)
     figures = manifest.info.get("taps")
     if not isinstance(figures, dict) or set(figures) != set(vectors):
-        raise ArtifactError(f"{folder} holds projections of other taps than its manifest says")
+        raise ArtifactError(
+            f"the projections in {folder} do not match its manifest; delete the folder"
+        )
     _check_dtypes(folder / PROJECTIONS, vectors, dict.fromkeys(vectors, (torch.float32, 2)))
     try:
         projections = {tap: Projection(vectors=vectors[tap], **figures[tap]) for tap in figures}
@@ -77,7 +79,7 @@ def _check_dtypes(
             sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
         )
         raise ArtifactError(
-            f"{path} holds {names} of another dtype or shape than it should; delete {path.parent} "
+            f"{path} has {names} of a wrong dtype or shape; delete {path.parent} "
             "to have it made again"
         )
 
@@ -92,7 +94,7 @@ def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:
 
 
 def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
-    """Keep what the teacher says of view `k`, read in `chunks`, in the order of the rows.
+    """Keep the teacher's outputs for view `k`, read in `chunks`, in the order of the rows.
 
     Raises ArtifactError if a value is not finite.
     """
@@ -162,7 +164,7 @@ class CachedTeacher:
         return rows.to(self.device, non_blocking=self._pins)
 
     def _open(self, view: int) -> None:
-        """Map the shard of `view`, unless it is the one at hand."""
+        """Map the shard of `view`, unless it is mapped already."""
         if view == self._view:
             return
         place = view_folder(self.folder, view)

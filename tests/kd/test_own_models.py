@@ -310,7 +310,7 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     code = main([*tiny, *named])
     said = capsys.readouterr().err
     assert_one_line(code, said)
-    assert "the file mine.py has changed since study digits was begun; bring it back" in said
+    assert "the file mine.py has changed since study digits was begun; restore it" in said
     mine.unlink()
     assert main(tiny) == 0
 
@@ -490,7 +490,7 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
     code = main([*flags.split(), "--root", str(killed)])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert "begins anew" not in said.out
+    assert "starts again" not in said.out
     assert without_openings(killed) == without_openings(whole)
     assert main(["export", "--root", str(killed), "--workers", "inline"]) == 0
 

@@ -294,7 +294,7 @@ def test_half_a_line_that_a_full_disk_took_is_cut_off_again(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "fsync", full)
         with pytest.raises(
-            StudyError, match="cannot be written: No space left on device; the same"
+            StudyError, match="cannot be written: No space left on device; run the same"
         ):
             arm.report(1, 1, 0.5)
     assert (tmp_path / "journal").read_bytes() == before
@@ -350,6 +350,6 @@ def test_what_optuna_cannot_read_is_refused_in_one_line(tmp_path, change: str) -
     begun(backend)
     with closing(sqlite3.connect(tmp_path / "studies.db")) as connection, connection:
         connection.execute(change)
-    with pytest.raises(StudyError, match="it holds what cannot be read") as raised:
+    with pytest.raises(StudyError, match="part of it cannot be read") as raised:
         backend.arm(space="plain")
     assert "\n" not in str(raised.value)

@@ -30,7 +30,7 @@ Values = dict[str, Tensor]
 
 
 def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Describe the accelerators, and say which of torchvision's weights are kept."""
+    """Describe the accelerators, and list which of torchvision's weights are kept."""
     files = imagenet_files()
     yield Result.of(
         device=str(device),
@@ -42,7 +42,7 @@ def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> I
 
 
 def _accelerator(index: int) -> dict[str, Any]:
-    """Return name, memory in bytes, capability and bfloat16; None for what it does not tell."""
+    """Return name, memory in bytes, capability and bfloat16; None for what is not known."""
     current = torch.accelerator.current_accelerator()
     kind = current.type if current else "cpu"
     ask = getattr(torch.get_device_module(kind), "get_device_properties", None)
@@ -58,8 +58,8 @@ def _accelerator(index: int) -> dict[str, Any]:
 
 
 def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Try one part. Raises WorkerError when the device computes something else than the CPU."""
-    yield Result.of(said=PARTS[job.part](job, device))
+    """Test one part. Raises WorkerError when the device computes something else than the CPU."""
+    yield Result.of(description=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:
@@ -87,7 +87,7 @@ def _losses(job: ExamineJob, device: torch.device) -> str:
 
 
 def _computed(device: torch.device) -> Values:
-    """Return each loss, and its gradient in what the student says, for the same random numbers."""
+    """Return each loss and its gradient by the student's output, for the same random numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
