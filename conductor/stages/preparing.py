@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from conductor.display import Display
 from conductor.request import Request
@@ -13,8 +12,8 @@ from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
 from reports.wording import duration, percent, show_size
-from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout, view_folder
+from storage.files.views import missing_views, verify_shard
 from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import (
     JobContext,
@@ -153,7 +152,7 @@ class Preparation:
             return
         views, features = self._protocol.view_count, context.cache == "all"
         folder = self._layout.shards(context.shards)
-        missing = [k for k in range(views) if not _has_view(folder, k, features)]
+        missing = missing_views(folder, views, features=features)
         size = views * (sizes["logits"] + (sizes["features"] if features else 0))
         if missing:
             self._make_shards(context, missing, features)
@@ -174,10 +173,9 @@ class Preparation:
         """
         if not found:
             return
-        identity = read_manifest(folder, "shards").identity
         showing = self._display.bar("checking the teacher cache", len(found))
         with showing as bar, ThreadPoolExecutor(CHECKS) as threads:  # hashing lets others run
-            checks = threads.map(lambda k: _verify_view(folder, k, identity), found)
+            checks = threads.map(lambda k: verify_shard(folder, k), found)
             for done, _ in enumerate(checks, 1):
                 bar(done, len(found))
 
@@ -187,16 +185,6 @@ def kernel_lines(result: Result) -> list[str]:
     if not result["reason"]:
         return []
     return [f"kernels: limited to {result['limit']} instructions on this CPU: {result['reason']}"]
-
-
-def _verify_view(folder: Path, k: int, identity: dict[str, Any]) -> None:
-    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
-
-
-def _has_view(folder: Path, k: int, features: bool) -> bool:
-    """Whether shard `k` is finished, and holds features if they are wanted."""
-    place = view_folder(folder, k)
-    return is_finished(place) and (not features or bool(read_manifest(place, "shard").info["taps"]))
 
 
 def _fewest(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:

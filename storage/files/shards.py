@@ -84,15 +84,6 @@ def _check_dtypes(
         )
 
 
-def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:
-    """Return the views of 0 … count - 1 without a finished shard, or whose shard lacks features."""
-    return [
-        k
-        for k in range(count)
-        if not is_finished(view_folder(folder, k)) or (features and not cached_taps(folder, k))
-    ]
-
-
 def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
     """Keep the teacher's outputs for view `k`, read in `chunks`, in the order of the rows.
 
@@ -113,17 +104,6 @@ def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
     write_tensors(place / READING, tensors)
     identity = read_manifest(folder, "shards").identity
     return finish(place, "shard", {**identity, "view": k}, {"taps": list(chunks[0].taps)})
-
-
-def cached_taps(folder: Path, k: int) -> list[str]:
-    """Return the taps whose features shard `k` holds."""
-    return list(read_manifest(view_folder(folder, k), "shard").info["taps"])
-
-
-def verify_shard(folder: Path, k: int) -> None:
-    """Compare shard `k` with its checksums. Raises ArtifactError when it differs."""
-    identity = read_manifest(folder, "shards").identity
-    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
 
 
 class CachedTeacher:

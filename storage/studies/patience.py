@@ -171,9 +171,8 @@ def _reading(name: str) -> Callable[..., Any]:
 
 def _ending(name: str) -> Callable[..., bool]:
     """Make the patient form of a method that ends a trial: an answer that got lost counts."""
-    method = getattr(WholeTrialStorage, name)
 
-    @functools.wraps(method)
+    @functools.wraps(getattr(WholeTrialStorage, name))
     def call(
         self: PatientStorage,
         trial_id: int,
@@ -181,12 +180,12 @@ def _ending(name: str) -> Callable[..., bool]:
         values: Sequence[float] | None = None,
         *more: Any,
     ) -> bool:
-        attempts = count(1)
+        method, attempts = getattr(super(PatientStorage, self), name), count(1)
 
         def end() -> bool:
             attempt = next(attempts)
             try:
-                return bool(method(self, trial_id, state, values, *more))
+                return bool(method(trial_id, state, values, *more))
             except UpdateFinishedTrialError:
                 trial = self.get_trial(trial_id)
                 if attempt == 1 or (trial.state, trial.values) != (state, values):

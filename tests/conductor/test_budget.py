@@ -54,11 +54,6 @@ LATENCIES = {LARGE: 2.0, SMALL: 0.5, MIDDLE: 1.5}
 TRIALS = 24
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 def several(**limits: Any) -> Protocol:
     return protocol(students=tuple(SIZES), **limits)
 

@@ -34,11 +34,6 @@ HORIZON, VIEWS, SEEDS = 5, 6, 4
 SEARCHED = [0.5, 0.9, 0.8, 0.7, 0.6, 0.4]  # search scores of trials 0, 1, …
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 def make_arms(*spaces: str | Space, scores: list[float] = SEARCHED) -> list[Arm]:
     """Return arms whose trials have these search scores."""
     arms = [make_arm(InMemoryStorage(), space, lag=99) for space in spaces]

@@ -37,11 +37,6 @@ NEEDING_ONE = ("data", "kernels", "views", "losses", "teacher", "shards", "stude
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _hastened(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def no_fork_server(monkeypatch):
     def refuse() -> None:

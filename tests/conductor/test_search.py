@@ -29,11 +29,6 @@ from workers.events import Event, Note, Progress, Result
 from workers.jobs import TrainJob
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 def number_of(job: TrainJob) -> int:
     return int(Path(job.folder).name)
 

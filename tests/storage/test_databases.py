@@ -31,11 +31,6 @@ CHOSEN: dict[str, Any] = {"sampler": "tpe", "pruner": "hyperband", "lag": 4, "sp
 TRIALS = 13  # more than are random
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A storage, and a study's name that no other test has."""
@@ -275,7 +270,9 @@ def test_a_journal_cut_off_at_any_byte_goes_on(tmp_path) -> None:
     whole = tmp_path / "whole"
     begun(journal_at(whole))
     content = whole.read_bytes()
-    for cut in range(len(content) - 400, len(content), 7):
+    line = content[:-1].rfind(b"\n") + 1  # where the last line begins
+    every_few = range(len(content) - 400, len(content), 29)
+    for cut in {*every_few, line - 1, line, line + 1, len(content) - 1}:
         path = tmp_path / "cut"
         path.write_bytes(content[:cut])
         arm = journal_at(path).arm(space="plain")

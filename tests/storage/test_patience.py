@@ -27,7 +27,6 @@ CHOSEN: dict[str, Any] = {"sampler": "random", "pruner": "median", "space": "pla
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr(patience, "PAUSE", 0.05)
     monkeypatch.setattr("optuna.storages._rdb.storage.random.random", lambda: 0.02)
 

@@ -27,11 +27,10 @@ from storage.files.artifacts import (
 from storage.files.layout import view_folder
 from storage.files.shards import (
     CachedTeacher,
-    missing_views,
-    verify_shard,
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors
+from storage.files.views import cached_taps, missing_views, verify_shard
 from tests.support.small import AUGMENT, TAPS, labelled, teacher
 
 IDENTITY: dict[str, Any] = {"teacher": "w", "dataset": "d", "view_seed": 3, "taps": list(TAPS)}
@@ -153,14 +152,14 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     write_shard(folder, 0, readings(live, 0, ()))
     assert missing_views(folder, 1, features=False) == []
     assert missing_views(folder, 1, features=True) == [0]
-    assert shards.cached_taps(folder, 0) == []
+    assert cached_taps(folder, 0) == []
     index = torch.arange(10)
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
     assert torch.equal(reading.logits, readings(live, 0)[0].logits)
 
     write_shard(folder, 0, readings(live, 0))
     assert missing_views(folder, 1, features=True) == []
-    assert shards.cached_taps(folder, 0) == list(TAPS)
+    assert cached_taps(folder, 0) == list(TAPS)
     verify_shard(folder, 0)
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), TAPS)
     assert_alike(reading, readings(live, 0)[0])

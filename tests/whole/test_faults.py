@@ -92,7 +92,7 @@ STAGES = (
     ("conductor.study", "open_study", "studies.db"),
     ("workers.runners.training", "write_checkpoint", "checkpoint.safetensors"),
     ("storage.files.records", "write_json", "study.json"),
-    ("conductor.search.loop", "RunRecord", "result.json"),
+    ("conductor.search.loop", "run_record", "result.json"),
     ("workers.runners.training", "open_test", "seal.json"),
     ("workers.runners.training", "predict", "student.safetensors"),
     ("workers.runners.comparing", "write_tensors", "test.safetensors"),

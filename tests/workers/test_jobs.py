@@ -31,6 +31,7 @@ from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
 from storage.files.seal import openings
 from storage.files.tensors import map_tensors, write_tensors
+from storage.files.views import cached_taps, missing_views
 from tests.support.ground import HINT, Ground, history
 from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
 from workers.events import (
@@ -338,8 +339,8 @@ def test_a_shard_of_logits_alone_holds_no_features(ready: Ground) -> None:
     assert [event for event in events if isinstance(event, Progress)] == [
         Progress(done=60, total=60)
     ]
-    assert shards.cached_taps(folder, 2) == []
-    assert shards.missing_views(folder, 3, features=True) == [2]
+    assert cached_taps(folder, 2) == []
+    assert missing_views(folder, 3, features=True) == [2]
     assert result(verify(ready, 2))["difference"] < 1e-5
 
 
