@@ -1,4 +1,7 @@
-"""Optuna's TPE, which here reads each trial of a study once, and not at every decision."""
+"""Optuna's tree-structured Parzen estimator, which learns from completed and pruned trials.
+
+It reads each trial of a study once, and not at every decision.
+"""
 
 from typing import Any
 
