@@ -13,6 +13,7 @@ from search_spaces import BUILT_IN_ARMS
 from search_spaces.space import load_space
 from storage.files.records import RunRecord
 from tests.support.fakes import (
+    FINGERPRINTS,
     HORIZON,
     FakePool,
     diverged,
@@ -227,6 +228,7 @@ def test_jobs_have_the_horizon_the_views_in_order_and_a_folder_each(tmp_path):
     for job in pool.jobs:
         assert (job.horizon, job.views) == (HORIZON, [0, 1, 2])
         assert (job.confirm, job.seal) == ("", "")
+        assert {name: getattr(job, name) for name in FINGERPRINTS} == FINGERPRINTS
         assert Path(job.folder).parent == study_paths(tmp_path).folder / "trials" / "plain"
     assert len({job.folder for job in pool.jobs}) == 4
 
