@@ -115,12 +115,12 @@ def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, 
     """It is killed once before each of some writes, and then again and again."""
     chosen = {"sampler": "tpe", "pruner": pruner, "lag": 4, "space": "plain"}
     alone = searched(tmp_path, FakePool(), 13, **chosen)
-    for first in range(0, 120, 7):
+    for first in range(0, 120, 11):
         storage, kills, draw = DyingStorage(), 0, random.Random(first)
         while True:
             storage.fuse = None
             arm = make_arm(storage, **chosen)
-            storage.fuse = draw.randrange(20, 100) if kills else first
+            storage.fuse = draw.randrange(60, 200) if kills else first
             try:
                 search(tmp_path, [arm], FakePool(4, first + kills), 13)
                 break
