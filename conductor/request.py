@@ -1,14 +1,15 @@
 """The request of a study: the options of a run, and the rules between them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
+from kd.own_files import OwnFile
 from kd.protocol import Protocol
 from kd.registry import check_name
 from reports.wording import parse_size
@@ -101,8 +102,7 @@ class Workers:
 class Request(Workers):
     """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
 
-    `spaces` are names of built-in arms or paths; `models` are described in
-    `conductor.stages.own_models`.
+    `spaces` are names of built-in arms or paths; `own` are the files of models that it names.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Request(Workers):
     protocol: Protocol
     spaces: list[str]
     command: list[str]
-    models: Mapping[str, bytes] = field(default_factory=dict)
+    own: Sequence[OwnFile] = ()
     storage: Annotated[
         str,
         Flag("study", "URL of the Optuna studies (default: SQLite in the root)", _checked_url),

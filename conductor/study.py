@@ -16,7 +16,7 @@ from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.stages.confirm import Confirmation
-from conductor.stages.own_models import keep_models
+from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import (
     begin_settings,
@@ -134,8 +134,9 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
-        keep_models(self._layout, self._request.models)
         data = preparation.data()
+        spaces = (space.own for space in self._spaces if space.own)
+        keep_own(self._layout, [*self._request.own, *spaces])
         data = replace(data, kernels=preparation.kernels(data))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)

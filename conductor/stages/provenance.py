@@ -88,9 +88,9 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
     for base, digest in was.items():
         if now.get(base, digest) != digest:
             raise StudyError(
-                f"the file {base.partition(':')[0]} has changed since study {name} was begun; "
-                "restore it, omit its flags to continue with the copy that is kept, or choose "
-                "another --name"
+                f"{base.partition(':')[0]}, or a file that it imports, has changed since study "
+                f"{name} was begun; restore it, omit its flags to continue with the copy that is "
+                "kept, or choose another --name"
             )
 
 
@@ -106,8 +106,7 @@ def begin_settings(
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
     sources = {
-        space.name: SpaceSource(source=source, digest=space.digest)
-        for space, source in zip(spaces, request.spaces, strict=True)
+        space.name: SpaceSource(source=space.source, digest=space.digest) for space in spaces
     }
     if kept:
         _check_unchanged(paths, kept, prepared, sources)

@@ -108,6 +108,9 @@ class Export:
                 one=self.choice.one,
                 run=self.choice.run,
                 config=read_json(ExportLayout(folder).config),
+                own=sorted(
+                    path.relative_to(folder).as_posix() for path in folder.glob("*/**/*.py")
+                ),
                 images=result["images"],
                 onnx_differences=result["onnx_differences"],
             )

@@ -1,7 +1,7 @@
 """The model card of an exported student: what it is, what it scored, how to use it, its limits."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,15 @@ Its logits were compared with PyTorch's on validation examples: {differences}.""
 class Exported:
     """What was exported: a confirmation run of a finalist, and what the checks of it said.
 
-    `config` is the content of `config.json`; `images` were compared bit for bit, and
-    `onnx_differences` are the largest of logits by batch size, empty without ONNX.
+    `config` is the content of `config.json`; `own` are the user's files, by path; `images` were
+    compared bit for bit, and `onnx_differences` are the largest of logits by batch size, empty
+    without ONNX.
     """
 
     one: FinalistData
     run: ConfirmationRun
     config: Mapping[str, Any]
+    own: Sequence[str]
     images: int
     onnx_differences: Mapping[str, float]
 
@@ -187,7 +189,7 @@ def _use(exported: Exported) -> list[str]:
     model = parse_model(config["model"])
     library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
     if model.digest:
-        library = f", what `{model.file}` imports"
+        library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)
     name = "images" if pictures else "arrays"
     given = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "

@@ -53,6 +53,13 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise _not_written(path, error) from None
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by their path below `folder`, each all or nothing."""
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
 def sweep(path: Path) -> None:
     """Remove the temporary files of killed writers of `path`. The caller holds its lock."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):

@@ -123,9 +123,9 @@ class Layout:
         return self.cache / "shards" / fingerprint
 
     @property
-    def models(self) -> Path:
-        """Copies of the files of models of the user's own, named by their content."""
-        return self.cache / "models"
+    def own(self) -> Path:
+        """Copies of files of the user's own, named by their content; see `kd.own_files`."""
+        return self.cache / "own"
 
     def log(self, name: str) -> Path:
         """A traceback, which an error message names."""

@@ -72,7 +72,9 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceSource(JsonData):
-    """Where an arm's search space comes from: a built-in name or a file, and its SHA-256."""
+    """Where an arm's search space comes from: a built-in name or a file's, as in
+    `mine.py@1a2b3c4d5e6f` (see `kd.own_files`); `digest` covers what it does.
+    """
 
     source: str
     digest: str
@@ -207,11 +209,6 @@ def _check_folder(name: str) -> None:
 
 
 def _check_source(arm: str, source: str) -> None:
-    """Raise ProtocolError unless a search space is a built-in one, or a file of the user's.
-
-    Its file is run when the study continues, so a relative path is refused: the file may have come
-    with the study.
-    """
-    whole = Path(source).is_absolute() and Path(source).name == f"{arm}.py"
-    rule = f"the search space {arm} is a name or a whole path"
-    require(rule, source == arm or whole, source)
+    """Raise ProtocolError unless a search space is a built-in one, or a kept file of the user's."""
+    kept = re.fullmatch(rf"{re.escape(arm)}\.py@[0-9a-f]{{12}}", source)
+    require(f"the search space {arm} is a name or a kept file", source == arm or bool(kept), source)

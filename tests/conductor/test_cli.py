@@ -315,6 +315,7 @@ def assert_one_line(capsys, arguments: list[str], message: str) -> None:
     said = capsys.readouterr()
     assert said.err.startswith("study.py: ")
     assert message in said.err
+    assert "secret" not in said.err
     assert said.err.count("\n") == 1
     assert said.err.endswith("\n")
     assert len(said.err) < 1000  # a command has some 45 flags, which are listed where none is near
@@ -401,6 +402,8 @@ def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch
         "sqlite:///file:studies?mode=memory&cache=shared&uri=true",
         "sqlite:///file:/studies?vfs=memdb&uri=true",
         "sqlite:///.",
+        "sqlite+aiosqlite:///studies.db",
+        "sqlite+pysqlcipher://:secret@/studies.db",
         "journal:",
         "journal:.",
         "journal:redis://u:secret@host/0",

@@ -309,7 +309,8 @@ def test_an_arm_may_be_added_later(copied, tmp_path):
     run(copied, "--workers", "inline", "--trials", "3", *arms)
     assert set(report(copied)["arms"]) == {"scheduled", "plain", "mine"}
     settings = StudySettings.read(Layout(copied).study("digits").settings)
-    assert settings.spaces["mine"].source == str(space)
+    [copy] = Layout(copied).own.glob("mine-*")
+    assert settings.spaces["mine"].source == f"mine.py@{copy.name.removeprefix('mine-')}"
 
 
 def test_a_space_that_changed_since_is_refused(copied, tmp_path, capsys):

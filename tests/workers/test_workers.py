@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import WorkerError
 from kd.json_data import to_wire
 from storage.files.layout import Layout
@@ -134,10 +134,11 @@ def small(classes, channels):
 
 def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tmp_path):
     """Among the errors are a bug, and an interrupt that a model raises."""
+    run(pool, train(ground, "before a failure", 1))  # starts a worker
     pids = worker_pids()
     (tmp_path / "mine.py").write_text(INTERRUPTING)
-    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
-    keep_models(Layout(ground.root), contents)
+    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_own(Layout(ground.root), files)
     nowhere = replace(PROTOCOL, dataset=f"folder:{tmp_path / 'nowhere'}")
     root = str(tmp_path)
     for job, kind, reason in (

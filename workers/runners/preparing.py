@@ -76,7 +76,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
                 classes=len(info["classes"]),
                 inputs=read_inputs(info),
                 taps=protocol.taps,
-                files=job.layout.models,
+                files=job.layout.own,
             )
             students = name in protocol.students
             trains = students or protocol.teacher_epochs > 0

@@ -119,7 +119,7 @@ class Tryout:
     def _export(self, network: Network, folder: Path) -> None:
         job = self._job
         config = describe(job.protocol, job.layout, job.dataset, self._name)
-        write_student(folder, network, config, job.layout.models, self._on_cpu())
+        write_student(folder, network, config, job.layout.own, self._on_cpu())
 
     def _on_cpu(self) -> Examples:
         return self._some.to(torch.device("cpu"))
@@ -137,4 +137,4 @@ class Tryout:
             raise self._refused(what, error) from error
 
     def _refused(self, what: str, error: BaseException | None = None) -> RetortError:
-        return refusal(self._name, self._job.layout.models, what, error)
+        return refusal(self._name, self._job.layout.own, what, error)
