@@ -323,7 +323,7 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     said = capsys.readouterr().err
     assert_one_line(code, said)
     assert (
-        "mine.py, or a file that it imports, has changed since study digits was begun; bring "
+        "mine.py, or a file that it imports, has changed since study digits was begun; restore "
         in said
     )
     mine.unlink()
@@ -518,7 +518,7 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
     code = main([*flags.split(), "--root", str(killed)])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert "begins anew" not in said.out
+    assert "starts again" not in said.out
     assert without_openings(killed) == without_openings(whole)
     assert main(["export", "--root", str(killed), "--workers", "inline"]) == 0
 
