@@ -14,7 +14,6 @@ CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_PAIRS = 6
 MINIMUM_AUDITORS = 8
-KINDS = ("better", "worse", "equivalent", "inconclusive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +27,10 @@ class CrossedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The metric of a less the metric of b, not scaled, with its 95 % interval.
+    """The metric of a minus the metric of b, not scaled, with its 95 % interval.
 
-    `detectable` is the smallest true difference that as many seeds and images would have shown
-    with a probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
+    `detectable` is the smallest true difference that as many seeds and images would detect with a
+    probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
     """
 
     mean: float

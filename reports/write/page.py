@@ -16,7 +16,6 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from reports.compute.findings import Findings
-from reports.compute.verdict import Verdict
 from reports.draw.drawing import Figure, Panel
 from reports.draw.figures import draw_figures
 from reports.draw.palette import css_variables, recolouring
@@ -29,7 +28,7 @@ from reports.draw.tables import (
     epochs_table,
     ledger_title,
     provenance_table,
-    recipe_tables,
+    recipe_table,
     seal_table,
     seal_title,
     seconds_table,
@@ -85,7 +84,7 @@ def render_page(findings: Findings) -> str:
         word=WORDS[findings.verdict.kind],
         key_figures=key_figures(findings),
         difference=difference_figure(data.measure, findings.verdict.difference),
-        mark_at=_mark(data.measure, findings.verdict),
+        mark_at=_mark(data, findings.verdict.difference),
         setting=_setting(data),
         comparison=comparison_table(findings),
         comparison_note=comparison_note(data),
@@ -97,7 +96,7 @@ def render_page(findings: Findings) -> str:
         seal=seal_table(data),
         seal_title=seal_title(data),
         provenance=provenance_table(data),
-        recipes=recipe_tables(data),
+        recipes=[(one.label, recipe_table(one.recipe)) for one in data.finalists],
         command=shlex.join(data.settings.command),
         protocol_json=json.dumps(data.protocol.to_json(), indent=1, ensure_ascii=False),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
@@ -191,11 +190,13 @@ def difference_figure(measure: Measure, difference: Difference | None) -> KeyFig
     )
 
 
-def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
-    difference, margin, scale = verdict.difference, verdict.margin, measure.scale
+def _mark(data: StudyData, difference: Difference | None) -> IntervalMark | None:
+    margin, scale = data.protocol.margin, data.measure.scale
     if difference is None:
         return None
-    low, mean, high = (scale * one for one in (difference.low, difference.mean, difference.high))
+    low, mean, high = (
+        scale * value for value in (difference.low, difference.mean, difference.high)
+    )
     left, right = min(low, -margin, 0.0), max(high, margin, 0.0)
     room = 0.06 * (right - left) or 1.0
     left, right = left - room, right + room

@@ -80,7 +80,7 @@ def test_a_study_without_a_difference_is_named_and_not_drawn(made: list[Fabricat
 
 def test_studies_on_other_images_are_marked(made: list[Fabricated], tmp_path: Path) -> None:
     other = fabricate(tmp_path, Plan(name="other", trials=4, epochs=4, dataset="ffff"))
-    assert "do not share their images" in compare([made[0], other]).warnings[0]
+    assert "use different images" in compare([made[0], other]).warnings[0]
 
 
 def test_recipes_stand_side_by_side(made: list[Fabricated]) -> None:

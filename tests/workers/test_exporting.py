@@ -194,7 +194,7 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
     for part in (
         "> No verdict: a verdict requires at least 6 pairs",
         f"these weights, test accuracy | {100 * record.test['accuracy']:.2f} %",
-        "selection on the test set",
+        "selection on the test split",
         "this recipe, test accuracy, 3 seeds",
         "| parameters | 5142 |",
         "latency of a batch of 256, ms",
