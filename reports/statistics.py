@@ -125,9 +125,9 @@ def paired_difference(scores_a: Scores, scores_b: Scores) -> Difference:
 def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tuple[float, float]:
     """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
 
-    Of several seeds it is made like that of a difference, from both effects; of one run, such as
-    the teacher's, it is over images alone, and says nothing of other seeds: for scores of 0 and 1
-    Wilson's (1927), for others by the normal.
+    Over several seeds it has both errors, as that of a difference. Over one run, such as the
+    teacher's, it is over images alone, which says nothing about other seeds: Wilson's interval
+    (1927) for scores of 0 and 1, the normal one for others.
     """
     seeds, images = scores.shape
     if seeds == 1 and np.isin(scores, (0, 1)).all():
@@ -183,7 +183,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict_kind(difference: Difference, margin: float) -> str:
-    """Name what an interval says; `margin` not scaled, like it.
+    """Name the conclusion from an interval; `margin` not scaled, like it.
 
     equivalent    the whole interval lies within the margin, even when it leaves out 0
     better/worse  the interval lies above or below 0

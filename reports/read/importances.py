@@ -45,10 +45,10 @@ class _Resample(optuna.Study):
 def find_importances(
     name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]
 ) -> tuple[Mapping[str, Importance], str]:
-    """Return importances by parameter, largest first, and what is to be said about them.
+    """Return importances by parameter, largest first, and a note on how far to trust them.
 
-    `name` is the study's in `storage`, and `trials` are all that it has. Shares sum to 1. None are
-    given below ten completed trials.
+    `name` is the study's in `storage`, and `trials` are all of its trials. Shares sum to 1. There
+    are none below ten completed trials.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(whole) < FEWEST:
@@ -96,7 +96,7 @@ def _share_distributions(trials: Sequence[FrozenTrial]) -> list[str]:
 def _note(whole: int, rare: int, lost: Sequence[str]) -> str:
     note = ""
     if whole < ENOUGH:
-        note = f"From {whole} completed trials: a hint only. PED-ANOVA asks for {ENOUGH}."
+        note = f"From {whole} completed trials: only a hint. PED-ANOVA needs {ENOUGH}."
     if rare:
         note += f" {rare} parameters took part in too few trials to be judged well."
     if lost:
@@ -115,7 +115,7 @@ def _intervals(
     generator = np.random.default_rng(derive_seed(0, "importances", study.study_name))
     table = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say was said of the trials themselves
+        warnings.simplefilter("ignore")  # they were recorded for the trials themselves
         for _ in range(RESAMPLES):
             rows = generator.integers(0, len(trials), len(trials))
             study.drawn = [trials[row] for row in rows]

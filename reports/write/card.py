@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import OPTIMIZERS, TORCHVISION_MODELS, parse_model
+from kd.names import OPTIMIZERS, SOURCES, TORCHVISION_MODELS, parse_dataset, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -237,7 +237,8 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 def _limits(findings: Findings, exported: Exported) -> str:
     config, protocol = exported.config, findings.data.protocol
-    what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
+    source, _ = parse_dataset(protocol.dataset)
+    what = SOURCES.literals(source).get("TAKES", "images")
     limits = [
         f"It was tested on images of {protocol.dataset} alone. With other "
         "light, sensors or classes its accuracy is unknown. It always predicts one of its classes.",

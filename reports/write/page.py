@@ -1,4 +1,4 @@
-"""The page: findings and figures into one HTML file that asks for nothing from outside."""
+"""The page: findings and figures in one HTML file that loads nothing from the network."""
 
 import json
 import shlex
@@ -57,18 +57,6 @@ class KeyFigure:
     value: str
     note: str
     colour: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntervalMark:
-    """The difference as a small drawing: places in per cent of its width."""
-
-    low: float
-    mean: float
-    high: float
-    zero: float
-    band_start: float
-    band_width: float
 
 
 def render_page(findings: Findings) -> str:
@@ -145,14 +133,14 @@ def _plots(figures: list[Figure]) -> Markup:
 
 
 def key_figures(findings: Findings) -> list[KeyFigure]:
-    """Teacher, tuned distilled and tuned plain, on the test split as soon as there is one."""
+    """Teacher, tuned distilled and tuned plain student; on the test split once they are tested."""
     data = findings.data
     arms = [arm for arm in (data.primary_arm, PLAIN) if arm and data.arm(arm)]
     return [_teacher_figure(data), *(_arm_figure(data, arm) for arm in arms)]
 
 
 def _teacher_figure(data: StudyData) -> KeyFigure:
-    """The teacher; before its test by its accuracy, which its training keeps for all studies."""
+    """The teacher; before its test with the validation accuracy that its training recorded."""
     teacher = model_name(data.protocol.teacher)
     if data.teacher_value is None:
         accuracy = percent(data.teacher.get("accuracy"))
@@ -175,7 +163,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
-    note = f"best of {arm} so far, validation {data.measure.name}, optimistic"
+    note = f"best of {arm} so far, validation {data.measure.name}, too high as the best of many"
     value = data.measure.value(best.value if best else None)
     return KeyFigure(name=name, value=value, note=note, colour=colour)
 
@@ -190,7 +178,8 @@ def difference_figure(measure: Measure, difference: Difference | None) -> KeyFig
     )
 
 
-def _mark(data: StudyData, difference: Difference | None) -> IntervalMark | None:
+def _mark(data: StudyData, difference: Difference | None) -> dict[str, float] | None:
+    """The difference as a small drawing: places in per cent of its width."""
     margin, scale = data.protocol.margin, data.measure.scale
     if difference is None:
         return None
@@ -204,18 +193,18 @@ def _mark(data: StudyData, difference: Difference | None) -> IntervalMark | None
     def place(value: float) -> float:
         return round(100 * (value - left) / (right - left), 2)
 
-    return IntervalMark(
-        low=place(low),
-        mean=place(mean),
-        high=place(high),
-        zero=place(0.0),
-        band_start=place(-margin),
-        band_width=round(place(margin) - place(-margin), 2),
-    )
+    return {
+        "low": place(low),
+        "mean": place(mean),
+        "high": place(high),
+        "zero": place(0.0),
+        "band_start": place(-margin),
+        "band_width": round(place(margin) - place(-margin), 2),
+    }
 
 
 def _setting(data: StudyData) -> str:
-    """The study in one line."""
+    """Describe the study in one line."""
     protocol = data.protocol
     sizes = data.images
     images = ", ".join(
@@ -223,9 +212,9 @@ def _setting(data: StudyData) -> str:
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
     students = " or ".join(map(model_name, protocol.students))
+    images = f" ({images} images)" if images else ""
     return (
-        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
-        f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
-        f"trials: {trials}; metric {data.measure.name}, margin ±{figure(protocol.margin)} "
-        f"{data.measure.unit}"
+        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
+        f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "
+        f"metric {data.measure.name}, margin ±{figure(protocol.margin)} {data.measure.unit}"
     )

@@ -8,7 +8,7 @@ import pandas as pd
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
 from reports.compute.comparisons import Comparison
-from reports.compute.findings import Findings, Optimism, Standing
+from reports.compute.findings import Findings, Standing
 from reports.compute.tuning import Tuning
 from reports.read.data import ArmData, StudyData
 from reports.statistics import Difference
@@ -49,7 +49,16 @@ def summarise(findings: Findings) -> dict[str, Any]:
             for standing in findings.standings
         ],
         "tuning": [_tuning(data, one) for one in findings.tuning],
-        "optimism": [_optimism(one) for one in findings.optimism],
+        "optimism": [
+            {
+                "finalist": one.finalist.key,
+                "searched": one.searched,
+                "selected": one.selected,
+                "confirmed": one.confirmed,
+                "excess": one.excess,
+            }
+            for one in findings.optimism
+        ],
         "audit": [_audit(audit) for audit in findings.audits],
         "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
@@ -224,18 +233,8 @@ def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
     }
 
 
-def _optimism(one: Optimism) -> dict[str, Any]:
-    return {
-        "finalist": one.finalist.key,
-        "searched": one.searched,
-        "selected": one.selected,
-        "confirmed": one.confirmed,
-        "excess": one.excess,
-    }
-
-
 def trials_frame(data: StudyData) -> pd.DataFrame:
-    """Return one row a trial, by arm and number; only `started` and `seconds` vary between runs."""
+    """One row per trial, by arm and number; only `started` and `seconds` vary between runs."""
     trials = [trial for arm in data.arms for trial in arm.trials]
     parameters = sorted({name for trial in trials for name in trial.parameters})
     rows = [
@@ -258,5 +257,5 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
 
 
 def _column(parameter: str) -> str:
-    """A search space of one's own may name a parameter like one of the other columns."""
+    """Keep parameters apart from the other columns: a user's search space may use their names."""
     return f"parameter {parameter}" if parameter in (*FIRST, *LAST) else parameter

@@ -27,7 +27,7 @@ from reports.draw.tables import comparison_table, provenance_table
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.read.importances import Importance
 from reports.statistics import paired_difference
-from reports.wording import interval, points
+from reports.wording import points
 from reports.write.page import render_page
 from reports.write.summary import summarise
 from storage.files.records import Costs, RunRecord
@@ -233,7 +233,7 @@ def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
     assert data.teacher_scores is not None
     correct = np.stack([run.correct for run in tuned.runs if run.correct is not None])
     gap = paired_difference(correct, np.broadcast_to(data.teacher_scores, correct.shape))
-    within = f"(95 % interval {interval(gap.low, gap.high)})"
+    within = f"(95 % interval {data.measure.interval(gap.low, gap.high)})"
     assert gap.low < 0 < gap.high
     chance = f"within chance of it: {points(gap.mean, sign=True)} points {within}"
     assert title.endswith(chance)
@@ -368,7 +368,7 @@ def test_the_best_tenth_is_rounded_up() -> None:
 
 def test_slices_say_where_the_best_tenth_lies(data: StudyData) -> None:
     figure = drawn_figures(find(replace(data, arms=(by_hand(),), finalists=())))["slices"]
-    assert "best 2 of 11 scheduled trials: lr 0.1 to 0.2" in figure.title
+    assert "In the best 2 of 11 scheduled trials, lr is 0.1 to 0.2" in figure.title
     rows = {row[1]: row for row in figure.tables[0].rows}
     assert rows["lr"][2:5] == ["0.01 to 1, log", "0.1 to 0.2", "0.1"]
     assert rows["kind"][2:5] == ["a, b", "a or b", "a"]

@@ -9,7 +9,7 @@ from reports.draw.pictures import data_uri
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import looks, row_panel
 from reports.read.data import StudyData
-from reports.wording import counted, decimals, interval, p_value, percent, points, shortened
+from reports.wording import counted, decimals, measure, p_value, percent, points, shortened
 
 GROUP = "Evidence"
 ORDER = 50
@@ -125,7 +125,7 @@ def _class_table(data: StudyData, compared: ClassFindings) -> Table:
             compared.a.label: percent(one.a),
             compared.b.label: percent(one.b),
             "difference, points": points(one.difference.mean, sign=True),
-            "95 % interval": interval(one.difference.low, one.difference.high),
+            "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
             "p, Holm": p_value(one.p_holm),
         }
         for one in compared.classes
@@ -141,7 +141,7 @@ def _confusion_table(data: StudyData, compared: ClassFindings) -> Table:
             f"images per run, {compared.a.label}": decimals(one.a, 1),
             f"images per run, {compared.b.label}": decimals(one.b, 1),
             "difference, points of the class": points(one.difference.mean, sign=True),
-            "95 % interval": interval(one.difference.low, one.difference.high),
+            "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
         }
         for one in compared.confusions
     ]

@@ -6,7 +6,7 @@ from reports.draw.rows import Row, RowChart, mean_row
 from reports.draw.shared import epochs_panel, looks, row_panel
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import mean_and_deviation
-from reports.wording import decimals, listed, percent, points, spread
+from reports.wording import decimals, listed, measure, percent, points
 
 GROUP = "Evidence"
 ORDER = 60
@@ -52,9 +52,13 @@ def _title(findings: Findings, standings: list[Standing]) -> str:
     return f"Test images on which student and teacher agree: {listed(shares)}"
 
 
+def _spread(agreements: list[float]) -> str:
+    return measure("accuracy").spread(*mean_and_deviation(agreements))
+
+
 def _row(data: StudyData, standing: Standing) -> Row:
     agreements, finalist = _agreements(standing), standing.finalist
-    label = f"{data.named(finalist)}  {spread(*mean_and_deviation(agreements))} %"
+    label = f"{data.named(finalist)}  {_spread(agreements)} %"
     return mean_row(label, looks(data)[finalist.arm], agreements, 100)
 
 
@@ -75,7 +79,9 @@ def _table_row(data: StudyData, standing: Standing) -> dict[str, str]:
     agreements = _agreements(standing)
     return {
         "finalist": data.named(standing.finalist),
-        "agreement with the teacher, %": spread(*mean_and_deviation(agreements)),
+        "agreement with the teacher, %": measure("accuracy").spread(
+            *mean_and_deviation(agreements)
+        ),
         "lowest seed": points(min(agreements)),
         "highest seed": points(max(agreements)),
         "KL to the teacher, nats": decimals(standing.teacher_kl),

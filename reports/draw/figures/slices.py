@@ -13,7 +13,7 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
 from reports.draw.shared import arm_legend, looks, value_span
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import counted, figure, listed
+from reports.wording import capitalised, counted, figure, listed
 
 GROUP = "Search"
 ORDER = 30
@@ -67,11 +67,11 @@ def _title(arms: Sequence[ArmData]) -> str:
             continue
         name, best = next(iter(arm.importances)), best_tenth(arm)
         which = f"best {len(best)} of {counted(len(arm.completed), f'{arm.name} trial')}"
-        parts.append(f"{which}: {name} {_where(best, name)}")
+        parts.append(f"in the {which}, {name} is {_where(best, name)}")
     if not parts:
         whole = counted(sum(len(arm.completed) for arm in arms), "completed trial")
         return f"{whole} by parameter: too few to say where the best lie"
-    return f"Where the best tenth of trials lies: {listed(parts)}"
+    return capitalised(listed(parts))
 
 
 def _where(trials: Sequence[TrialData], name: str) -> str:
