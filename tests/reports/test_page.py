@@ -14,6 +14,7 @@ import pytest
 
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, TrialData
+from reports.write.card import Exported, model_card
 from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from storage.files.artifacts import read_json, write_json
@@ -129,6 +130,24 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
     assert "convnext.py:student" in first
     assert digest not in first
     assert teacher in page[page.index('<section id="provenance">') :]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part"),
+    [("folder:photos", "the centre square of each image"), ("digits", "images")],
+)
+def test_the_card_says_what_the_source_takes_of_an_image(
+    findings: Findings, dataset: str, part: str
+) -> None:
+    tuned = findings.data.tuned("scheduled")
+    assert tuned is not None
+    protocol = replace(findings.data.protocol, dataset=dataset)
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "image_size": 8}
+    run = Exported(
+        finalist=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+    )
+    card = model_card(replace(findings, data=replace(findings.data, protocol=protocol)), run)
+    assert f"It expects {part} resized to 8 pixels" in card
 
 
 def spoil(study: Fabricated) -> None:
