@@ -174,7 +174,7 @@ class Protocol(JsonData):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: "Protocol") -> list[str]:
-        """Say field by field where `other` differs, as `epochs: 12 -> 30`."""
+        """Return where `other` differs, field by field, as in `epochs: 12 -> 30`."""
         mine, theirs = self.to_json(), other.to_json()
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
 

@@ -1,4 +1,4 @@
-"""What a training run says after each epoch."""
+"""What a training run reports after each epoch."""
 
 from dataclasses import dataclass
 

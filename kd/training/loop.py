@@ -1,4 +1,4 @@
-"""Training: one run of one recipe, as a generator of epochs; its state can be kept in between."""
+"""Training: one run of one recipe, as a generator of epochs that can be saved and resumed."""
 
 import re
 import time
@@ -31,13 +31,13 @@ from kd.training.teacher import Reading, TeacherSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run's protocol fixes: everything that the recipe does not say.
+    """What the protocol fixes for a run: all that the recipe leaves open.
 
     Epoch e (from 0) is trained on view `views[e % len(views)]`. `seed` decides initialisation,
     batch order and dropout; `view_seed` the content of the views, the same for a whole study.
     """
 
-    epochs: int  # the horizon: schedules are planned for it, however far the run is let go
+    epochs: int  # the horizon: schedules are planned for it, however early the run is ended
     batch_size: int
     warmup: float
     augment: str  # as the protocol's
@@ -51,9 +51,9 @@ class Plan:
 
 @dataclass(slots=True)
 class TrainingState:
-    """Everything that a run changes; kept between two epochs, it lets the run go on bit by bit.
+    """Everything that a run changes. Saved between two epochs, it resumes the run to the last bit.
 
-    Batch order and dropout are drawn from (seed, epoch), so no generator's state is part of it.
+    Batch order and dropout are drawn from (seed, epoch), so it has no generator's state.
     """
 
     network: Network
@@ -66,7 +66,7 @@ class TrainingState:
     def start(
         cls, network: Network, adapters: Adapters, recipe: Recipe, optimizer: str = "sgd"
     ) -> "TrainingState":
-        """Make the optimizer of this name, over the student and its adapters."""
+        """Return the state before the first epoch, with the optimizer of student and adapters."""
         parameters = [*network.parameters(), *adapters.parameters()]
         device = parameters[0].device
         made = optimizers.load(optimizer).make(parameters, recipe.lr, recipe.weight_decay, device)
@@ -94,9 +94,9 @@ class TrainingState:
         }
 
     def restore(self, named: dict[str, Tensor], history: list[EpochMetrics]) -> None:
-        """Put back what `tensors` returned after the last epoch of `history`.
+        """Restore what `tensors` returned after the last epoch of `history`.
 
-        Raises ArtifactError, and changes nothing, when they are those of another model or recipe.
+        Raises ArtifactError, and changes nothing, for tensors of another model or recipe.
         """
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         entries: dict[int, dict[str, Tensor]] = {}
@@ -145,12 +145,12 @@ def train(
     source: TeacherSource | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochMetrics]:
-    """Train from where `state` is to the plan's horizon, yielding after every epoch.
+    """Train from `state` to the plan's horizon, and yield after every epoch.
 
-    `source` is needed by a recipe that distils; with it, every run is also compared with the
-    teacher on the validation split. `stopped` is asked before each step: once it says True the
-    generator ends at once, and the state, being amid an epoch, is not to be kept.
-    Raises DivergenceError when a loss stops being finite.
+    A recipe that distils requires `source`; with it, every run is also compared with the teacher
+    on the validation split. `stopped` is called before each step: once it returns True, the
+    generator ends, and the state, which is then within an epoch, must not be saved.
+    Raises DivergenceError when a loss or a weight is not finite.
     """
     device = data.labels.device
     forward = training_forward(state.network, device, plan.precision, plan.compile)
@@ -188,7 +188,7 @@ def _train_epoch(
     source: TeacherSource | None,
     stopped: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Train one epoch; None when stopped amid it. No step waits for the device.
+    """Train one epoch; None if it was stopped. No step waits for the device.
 
     Returns the mean losses, and temperature, alpha and lr of the last step.
     """
@@ -239,7 +239,7 @@ def _batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """Shuffle the rows of the training split; a last incomplete batch is left out.
 
-    Each batch is given twice: on the CPU, where shards are read, and on the device.
+    Each batch comes twice: on the CPU, where shards are read, and on the device.
     """
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, "order", epoch))
     size = min(plan.batch_size, count)
@@ -250,7 +250,7 @@ def _batches(
 def _read(
     source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
 ) -> Reading | None:
-    """Ask the teacher about a batch of view `k`, if the recipe distils."""
+    """Return the teacher's output for a batch of view `k`, if the recipe distils."""
     if not recipe.distils:
         return None
     if source is None:
@@ -260,7 +260,7 @@ def _read(
 
 @dataclass(frozen=True, slots=True)
 class _Losses:
-    """The losses of a recipe, found once and not at every step."""
+    """The losses of a recipe, loaded once and not at every step."""
 
     label_smoothing: float
     soft: LogitLoss | None
@@ -296,7 +296,7 @@ class _Losses:
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:
-    """Average the losses of an epoch, the only time that its steps are waited for."""
+    """Average the losses of an epoch: the only point that waits for its steps."""
     table = torch.stack(steps).cpu().double()
     finite = table.isfinite().all(1)
     if not finite.all():

@@ -56,7 +56,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the teacher says of a batch: `logits` [B, classes] float32, a reading of each tap."""
+    """The teacher's output for a batch: `logits` [B, classes] float32, a reading for each tap."""
 
     logits: Tensor
     taps: dict[str, TapReading]
@@ -72,14 +72,14 @@ class TeacherSource(typing.Protocol):
     validation_logits: Tensor
 
     def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
-        """Return what the teacher says of `images` [B, C, H, W] float32, normalised.
+        """Return the teacher's output for `images` [B, C, H, W] float32, normalised.
 
         They are the rows `index` [B], on the CPU, of the training split, rendered as view `view`.
         """
 
 
 class LiveTeacher:
-    """A frozen teacher, in eval mode, that is asked anew for every batch."""
+    """A frozen teacher, in eval mode, that computes every batch anew."""
 
     def __init__(
         self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
@@ -90,7 +90,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
-        self.network.eval()  # each time: whoever holds the network may have called train()
+        self.network.eval()  # each time: another holder of the network may have called train()
         logits, maps = self.network.forward_taps(images, taps)
         return Reading(
             logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
@@ -112,7 +112,7 @@ def fit_projections(
 ) -> dict[str, Projection]:
     """Fit each tap's projection on the un-augmented training images `data`.
 
-    Raises ArtifactError for a tap at which the teacher does not tell images apart.
+    Raises ArtifactError for a tap at which the teacher's output is the same for all images.
     """
     network.eval()
     precise = widest_float(data.images.device)
