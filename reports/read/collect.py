@@ -73,7 +73,6 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
         classes=tuple(map(str, dataset.get("classes", ()))),
-        images={part: sum(counts) for part, counts in _class_images(dataset).items()},
         class_images=_class_images(dataset),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),

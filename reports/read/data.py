@@ -188,9 +188,8 @@ class CachedViews:
 class StudyData:
     """A study as far as it has come; `missing` are sentences about what does not exist yet.
 
-    `images` and `class_images` count the images of each part of the data set; `teacher` is the
-    `info` of the teacher's manifest (its accuracy is that on the validation split); all three are
-    empty when missing.
+    `teacher` is the `info` of the teacher's manifest (its accuracy is that on the validation
+    split); it and `class_images` are empty when missing.
     `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
     runs that chose the finalists; `root` is the folder of all studies, as `--root` accepts it.
     """
@@ -211,11 +210,15 @@ class StudyData:
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
     classes: tuple[str, ...]
-    images: Mapping[str, int]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]
+
+    @property
+    def images(self) -> dict[str, int]:
+        """The number of images by part."""
+        return {part: sum(counts) for part, counts in self.class_images.items()}
 
     @property
     def measure(self) -> Measure:
