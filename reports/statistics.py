@@ -131,8 +131,8 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
     """
     seeds, images = scores.shape
     if seeds == 1 and np.isin(scores, (0, 1)).all():
-        found = stats.binomtest(int(scores.sum()), images).proportion_ci(CONFIDENCE, "wilson")
-        return float(found.low), float(found.high)
+        ends = stats.binomtest(int(scores.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return float(ends.low), float(ends.high)
     if seeds == 1:
         error = np.std(scores, ddof=1) / np.sqrt(images)
         mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
@@ -143,8 +143,9 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Return the places of those that no other beats: none is as cheap and better, or as good and
-    cheaper. The cheapest comes first; of equals the first stays.
+    """Return the indices of those that no other beats, the cheapest first; of equals the first.
+
+    Another beats one if it is as cheap and better, or as good and cheaper.
     """
     front: list[int] = []
     for place in sorted(range(len(costs)), key=lambda one: (costs[one], -values[one])):
@@ -154,7 +155,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 def _p_value(errors: CrossedErrors, seeds: int) -> float:
-    """1 less the confidence of the interval that just reaches 0, so that p and interval agree."""
+    """1 minus the confidence of the interval that just reaches 0, so that p and interval agree."""
     distance = abs(float(errors.mean))
     if distance == 0:
         return 1.0

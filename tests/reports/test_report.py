@@ -235,6 +235,7 @@ def test_an_interrupted_study_is_reported_as_far_as_it_came(tmp_path: Path) -> N
     page = paths.html.read_text(encoding="utf-8")
     assert "Not available yet" in page
     assert "still sealed" in page
+    assert "No stage has read the test split" in page
 
 
 def test_an_arm_that_never_began_is_missing_and_nothing_else(copied: Fabricated) -> None:
