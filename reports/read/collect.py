@@ -74,6 +74,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         seal=tuple(openings(study.seal)),
         classes=tuple(map(str, dataset.get("classes", ()))),
         class_images=_class_images(dataset),
+        official=tuple(map(str, dataset.get("official", ()))),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),

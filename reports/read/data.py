@@ -211,6 +211,7 @@ class StudyData:
     seal: tuple[Mapping[str, str], ...]
     classes: tuple[str, ...]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
+    official: tuple[str, ...]  # the parts that the data set came with
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]

@@ -55,6 +55,7 @@ def test_every_figure_says_its_group_and_no_two_share_a_place(drawn: dict[str, F
     assert len(set(places)) == len(places)
     keys = [panel.key for figure in drawn.values() for panel in figure.panels]
     assert len(set(keys)) == len(keys)
+    assert len(set(recolouring().values())) == len(recolouring())  # dark colours differ too
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -150,6 +151,20 @@ def test_what_was_passed_over_of_a_folder_is_in_the_provenance(data: StudyData) 
     settings = replace(data.settings, passed_over=sentence)
     assert ["not read", sentence] in provenance_table(replace(data, settings=settings)).rows
     assert "not read" not in [row[0] for row in provenance_table(data).rows]
+
+
+@pytest.mark.parametrize(
+    ("official", "sentence"),
+    [
+        ((), "validation and test are drawn"),
+        (("test",), "test is the data set's own, validation is drawn"),
+        (("train", "validation", "test"), "train, validation and test are the data set's own"),
+    ],
+)
+def test_the_provenance_says_which_parts_are_the_data_set_s_own(
+    data: StudyData, official: tuple[str, ...], sentence: str
+) -> None:
+    assert ["split", sentence] in provenance_table(replace(data, official=official)).rows
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (94.1, 98.2), (-1.3, 2.9), (0.0, 0.003)])

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from kd.json_data import to_wire
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, TrialData
 from reports.write.card import Exported, model_card
@@ -19,6 +20,7 @@ from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from storage.files.artifacts import read_json, write_json
 from storage.files.records import Finalists, StudySettings
+from tests.support.small import square
 from tests.support.study_fixture import Fabricated, drawn_figures
 
 ROOT = Path(__file__).parents[2]
@@ -141,8 +143,8 @@ def test_the_card_says_what_the_source_takes_of_an_image(
 ) -> None:
     tuned = findings.data.tuned("scheduled")
     assert tuned is not None
-    protocol = replace(findings.data.protocol, dataset=dataset)
-    config = {"model": "resnet8", "classes": 10, "channels": 1, "image_size": 8}
+    protocol = replace(findings.data.protocol, dataset=dataset, image_size=8)
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     run = Exported(
         finalist=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
     )

@@ -14,6 +14,7 @@ from kd.errors import ArtifactError
 from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
 from reports.read.data import StudyData
+from storage.files.artifacts import MANIFEST, read_json, write_json
 from storage.files.seal import opened_images, openings, record_opening
 from tests.support.study_fixture import Fabricated
 
@@ -66,6 +67,16 @@ def test_images_of_a_sealed_split_are_refused(small: Fabricated, tmp_path: Path)
     assert opened_images(folder, seal, [3, 1])[:, 0, 0, 0].tolist() == [3, 1]
     with pytest.raises(ArtifactError, match=r"test\.safetensors"):
         opened_images(folder, seal, [80])
+
+
+def test_inputs_that_are_no_images_have_no_examples(
+    copied: Fabricated, small: Fabricated, findings: Findings
+) -> None:
+    path = copied.layout.dataset("d0d1d2d3d4d5d6d7") / MANIFEST
+    manifest = read_json(path)
+    manifest["info"]["inputs"]["type"] = "Arrays"
+    write_json(path, manifest)
+    assert read_examples(small.layout, findings) != {} == read_examples(copied.layout, findings)
 
 
 def test_without_a_record_of_openings_or_a_data_set_there_are_no_examples(
