@@ -105,7 +105,7 @@ class Export:
         with building(self.target) as folder:
             result = workers.run(self._job(folder))
             exported = Exported(
-                one=self.choice.one,
+                finalist=self.choice.one,
                 run=self.choice.run,
                 config=read_json(ExportLayout(folder).config),
                 own=sorted(
@@ -157,7 +157,7 @@ class Export:
         measure = data.measure
         validated = measure.value(run.record.objective(measure.worst), 1)
         display.say(
-            f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
+            f"{exported.finalist.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
             f"validation {measure.name}, {validated}; {measure.value(run.value, 1)} on the test "
             "split"
         )
