@@ -1,4 +1,4 @@
-"""How numbers are written: in the report, and in what a study prints."""
+"""Numbers as text, in the report and in what a study prints."""
 
 import re
 from collections.abc import Sequence
@@ -57,10 +57,10 @@ class Measure:
 
 @cache
 def measure(metric: str) -> Measure:
-    """Return a metric's words by its name."""
-    found = load_metric(metric)
-    worst, best = found.RANGE
-    return Measure(name=found.NAME, unit=found.UNIT, worst=worst, best=best)
+    """Return the words of a metric by its name."""
+    module = load_metric(metric)
+    worst, best = module.RANGE
+    return Measure(name=module.NAME, unit=module.UNIT, worst=worst, best=best)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -82,16 +82,6 @@ def signed(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
     if rounded < 0:
         return MINUS + text
     return f"+{text}" if sign and rounded > 0 else text
-
-
-def interval(low: float, high: float) -> str:
-    """Shares to points: (-0.001, 0.012) -> −0.10 to +1.20"""
-    return f"{points(low, sign=True)} to {points(high, sign=True)}"
-
-
-def spread(mean: float | None, deviation: float | None) -> str:
-    """A share in per cent with its deviation in points: 97.21 ± 0.32"""
-    return points(mean) if deviation is None else f"{points(mean)} ± {points(deviation)}"
 
 
 def figure(value: float | None, digits: int = 3) -> str:

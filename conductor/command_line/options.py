@@ -24,9 +24,9 @@ from storage.files.records import StudySettings
 def make_request(options: argparse.Namespace) -> Request:
     """Return the request: flags come first, then the study's record, then its preset.
 
-    Raises RetortError for mistakes, before a study is begun.
+    Raises RetortError for mistakes, before the study begins.
     """
-    given = _given(options, Protocol)
+    given = received(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
     given, own = pin_models(given)
@@ -56,7 +56,7 @@ def make_request(options: argparse.Namespace) -> Request:
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
     chosen: dict[str, Any] = {
         **settings,
-        **_given(options, Request),
+        **received(options, Request),
         "name": name,
         "root": Path(options.root),
         "protocol": Protocol(**{**protocol_fields, **given}),
@@ -105,10 +105,12 @@ def _kept_spaces(kept: StudySettings, layout: Layout) -> list[str]:
     ]
 
 
-def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
-    """Return the options that are given and set a field of `kind`, by name."""
+def received(options: argparse.Namespace, kind: type[Any], *without: str) -> dict[str, Any]:
+    """Return by name the values of the flags that set a field of `kind`, except `without`."""
     values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value for name, value in values.items() if value is not None and name not in without
+    }
 
 
 def _check_folder(dataset: str) -> None:

@@ -18,7 +18,7 @@ from storage.files.artifacts import read_record, write_json
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
 ROLES = ("default", "tuned", "ablation")
 MOST_SEEDS = 1_000_000
-CACHE_MODES = ("all", "logits", "none", "")  # empty until the teacher is there
+CACHE_MODES = ("all", "logits", "none", "")  # empty before the teacher exists
 
 
 class Record(JsonData):
@@ -82,10 +82,10 @@ class SpaceSource(JsonData):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySettings(Record):
-    """How a study is run, beside its protocol; none of it may change but arms that are added.
+    """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
     `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
-    in the cache; `cache` says how much of the teacher is cached: all, logits or none.
+    in the cache; `cache` is how much of the teacher is cached: all, logits or none.
     """
 
     arms: list[str]
@@ -120,7 +120,7 @@ class StudySettings(Record):
 class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 
-    `name` is its folder under `confirm/`; `title` what a reader calls it; `trial` the number of
+    `name` is its folder under `confirm/`; `title` its name in reports; `trial` the number of
     the trial it comes from; `searched` the study's metric on the validation split that the
     search saw of that; `selection` the same on the seeds of the selection (empty where there are
     none).
@@ -167,7 +167,7 @@ class Cost(JsonData):
 class Costs(Record):
     """Costs of `teacher`, `distilled` and `plain`, measured interleaved, with nothing else running.
 
-    `distilled` and `plain` are both the protocol's first student: what they differ by is the noise
+    `distilled` and `plain` are both the protocol's first student: their difference is the noise
     of the clock. Where there are more students, each has an entry under its own name.
     """
 
@@ -178,7 +178,7 @@ class Costs(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSize(JsonData):
-    """What a budget asks of a student: `latency_ms` is a median at batch 1, None if not limited."""
+    """A student's limited figures: `latency_ms` is a median at batch 1, None if not limited."""
 
     parameters: int
     latency_ms: float | None
@@ -203,7 +203,7 @@ def _check_share(what: str, received: float) -> None:
 
 
 def _check_folder(name: str) -> None:
-    """Raise ProtocolError for a name that is not that of a folder within the one that holds it."""
+    """Raise ProtocolError unless a name is that of a folder, without a path."""
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name)
     require("a part of the study is named by its folder", bool(plain), name)
 

@@ -148,7 +148,7 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
     replace(record, outcome="failed", reason="worker 12 died", history=[]).write(run.result)
     code, _, said = reproduce(copied.folder.parent, capsys, "--trial", "1")
     assert_one_line(code, said)
-    assert "was failed by a machine (worker 12 died): nothing to compare" in said
+    assert "failed by a fault of the machine: worker 12 died" in said
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(wa
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ("one", "two", "kernels: this study was computed with one, and goes on with two: "),
-        ("one; then two", "one", "kernels: this study was computed with two, and goes on with one"),
+        ("one", "two", "kernels: this study was computed with one, and continues with two: "),
+        ("one; then two", "one", "kernels: this study was computed with two, and continues with "),
         ("one; then two", "two", ""),
         ("one", "", ""),
     ],

@@ -143,6 +143,6 @@ def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     assert "margin ±0.05 nats" in page
     config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     exported = Exported(
-        one=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+        finalist=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
     )
     assert "these weights, test log-likelihood" in model_card(findings, exported)

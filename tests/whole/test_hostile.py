@@ -35,7 +35,7 @@ from storage.files.records import RunRecord
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, read_checked, write_tensors
 from storage.studies.urls import masked, without_password
-from tests.support.fakes import job_maker, make_arm, metrics, protocol
+from tests.support.fakes import FakePool, make_arm, make_search, metrics, protocol
 from tests.support.postgres import postgresql
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
 from workers.runners.loading import load_teacher
@@ -628,7 +628,7 @@ def test_notes_for_the_dashboard_hold_no_html_from_outside(tmp_path) -> None:
         arm.decisions.space, enqueued={SCRIPT: dict(arm.decisions.space.enqueued["defaults"])}
     )
     note = study_note(arm, protocol(dataset=f"folder:/{SCRIPT}"))
-    job = job_maker(tmp_path).trial(arm, arm.ask(1) or 0)
+    job = make_search(tmp_path, [arm], FakePool()).job(arm, arm.ask(1) or 0)
     record = RunRecord(
         recipe=job.recipe,
         seed=1,

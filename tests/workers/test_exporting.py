@@ -196,7 +196,7 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
     for part in (
         "> No verdict: a verdict requires at least 6 pairs",
         f"these weights, test accuracy | {100 * record.test['accuracy']:.2f} %",
-        "selection on the test set",
+        "selection on the test split",
         "this recipe, test accuracy, 3 seeds",
         "| parameters | 5142 |",
         "latency of a batch of 256, ms",
@@ -321,7 +321,7 @@ def test_onnx_takes_pixels_in_batches_of_any_size(finished, tmp_path, capsys):
     [logits] = session.run(["logits"], {"images": pixels.numpy()})
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(logits), student(pixels))
-    assert "at most in a batch of 64" in (tmp_path / "out" / "README.md").read_text()
+    assert "in a batch of 64" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_onnx_that_differs_from_the_student_leaves_nothing(finished, tmp_path, capsys, monkeypatch):

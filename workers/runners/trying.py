@@ -73,15 +73,15 @@ class Tryout:
     def _train(self, folder: Path) -> Network:
         """Train two epochs, and once more from the checkpoint of the first; return the network."""
         path, batch = folder / "checkpoint.safetensors", min(IMAGES, self._job.protocol.batch_size)
-        plan = Plan(
+        plan = Plan.of(
+            self._job.protocol,
             epochs=2,
             batch_size=batch,
-            warmup=0.0,
-            augment=self._job.protocol.augment,
             view_seed=0,
             views=(0, 1),
             seed=0,
-            precision=self._job.protocol.precision,
+            metric="accuracy",
+            compile=False,
         )
         few = self._some.first(2 * IMAGES)
         with self._refusing("cannot be trained"):
