@@ -11,7 +11,7 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import pytest
 from PIL import Image
