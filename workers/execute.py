@@ -5,17 +5,20 @@ from collections.abc import Iterator
 
 import torch
 
-from workers.events import Event, LastEvent, ShouldStop, Stopped
+from kd.errors import DivergenceError, ProtocolError, RetortError, one_line
+from kd.own_files import own_place
+from storage.files.logs import keep_traceback
+from workers.events import Diverged, Event, Failed, LastEvent, ShouldStop, Stopped
 from workers.jobs import Job
-from workers.runners.failures import last_event
 from workers.runners.kernels import limit_kernels
+
+LACKS = (OSError, MemoryError, torch.OutOfMemoryError)  # no bugs: memory or disk is missing
+SHOWN = 300  # characters of a message; the log file has all of it
+RESTART = "correct it there, and start again with another --name"
 
 
 def execute(job: Job, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Yield the job's events, the last of which is how it ended.
-
-    An exception becomes the last event; see `workers.runners.failures`.
-    """
+    """Yield the job's events; the last one reports how the job ended, also after an exception."""
     torch.set_num_threads(job.protocol.threads)
     last: LastEvent = Stopped()  # unless the job yields another
     try:
@@ -30,3 +33,22 @@ def execute(job: Job, device: torch.device, stopped: ShouldStop) -> Iterator[Eve
     except (Exception, SystemExit) as error:
         last = last_event(job, error)
     yield last
+
+
+def last_event(job: Job, error: BaseException) -> LastEvent:
+    """Return the last event of a job that raised `error`, with a reason of one line.
+
+    For an error in a file of the user's own the reason names file, line and function. For a bug of
+    Retort it names the file in which the traceback is kept.
+    """
+    if isinstance(error, DivergenceError):
+        return Diverged(reason=str(error))
+    if isinstance(error, RetortError):
+        return Failed.of(error)
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if not memory and (place := own_place(error)):
+        return Failed.of(ProtocolError(f"{one_line(error)} ({place}); {RESTART}"))
+    reason = " ".join((str(error) or repr(error)).split())
+    if not isinstance(error, LACKS):
+        reason = f"{reason[:SHOWN]}; {keep_traceback(job.layout, error)}"
+    return Failed(kind=type(error).__name__, reason=reason)

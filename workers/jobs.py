@@ -50,10 +50,13 @@ class Job(JobContext):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareJob(Job):
-    """Turn the data set into tensor files. Result: `dataset`, its fingerprint."""
+    """Turn the data set into tensor files. Result: `dataset`, its fingerprint.
+
+    `data_dir` is the folder for downloads, by default the root's.
+    """
 
     runner: ClassVar[str] = "preparing.run_prepare"
-    data_dir: str
+    data_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ class KernelsJob(Job):
 class ModelsJob(Job):
     """Test the models of the user's own before anything is trained with them."""
 
-    runner: ClassVar[str] = "preparing.run_models"
+    runner: ClassVar[str] = "own_models.run_models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,7 @@ class TrainJob(Job):
 class TeacherTestJob(Job):
     """Test the teacher once, for the comparison; its logits are kept in `folder`."""
 
-    runner: ClassVar[str] = "comparing.run_teacher_test"
+    runner: ClassVar[str] = "measuring.run_teacher_test"
     folder: str
     seal: str
 
@@ -133,14 +136,14 @@ class TeacherTestJob(Job):
 class CostJob(Job):
     """Measure parameters, MACs, bytes and latency of teacher and students. Result: `costs`."""
 
-    runner: ClassVar[str] = "comparing.run_cost"
+    runner: ClassVar[str] = "measuring.run_cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentsJob(Job):
     """Measure what the protocol limits of each student. Result: `sizes`."""
 
-    runner: ClassVar[str] = "comparing.run_students"
+    runner: ClassVar[str] = "measuring.run_students"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,14 +181,14 @@ class MachineJob(Job):
     the models whose ImageNet weights are in `weights_folder`.
     """
 
-    runner: ClassVar[str] = "examining.run_machine"
+    runner: ClassVar[str] = "self_test.run_machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamineJob(Job):
     """Test a `part` of training: views, losses or checkpoint. Result: a `description`."""
 
-    runner: ClassVar[str] = "examining.run_examine"
+    runner: ClassVar[str] = "self_test.run_examine"
     part: str
     folder: str
 

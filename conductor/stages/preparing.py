@@ -62,9 +62,8 @@ class Preparation:
 
     def data(self) -> Prepared:
         """Prepare the data set."""
-        folder = Path(self._request.data_dir) if self._request.data_dir else self._layout.downloads
         context = Prepared(protocol=self._protocol, root=str(self._layout.root))
-        job = context.job(PrepareJob, data_dir=str(folder))
+        job = context.job(PrepareJob, data_dir=self._request.data_dir)
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
             result = self._workers.run(job, lambda event: _move(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}

@@ -71,7 +71,7 @@ class TinyStudy:
         return f"answered after {time.monotonic() - started:.1f} s"
 
     def data(self) -> str:
-        result = self._run(PrepareJob, data_dir=str(self._folder / "downloads"))
+        result = self._run(PrepareJob)
         self._context = replace(self._context, dataset=result["dataset"])
         count = sum(sum(classes) for classes in result["counts"].values())
         return f"{count:,} images of {PROTOCOL.dataset} are kept as tensors"

@@ -214,7 +214,7 @@ def jobs(count: int) -> Figure:
     with TemporaryDirectory() as folder, closing(LocalPool(2)) as pool:
         pool.start()
         workers = WorkerPool(pool)
-        preparation = PrepareJob(protocol=protocol(), root=folder, data_dir="")
+        preparation = PrepareJob(protocol=protocol(), root=folder)
         dataset = workers.run(preparation, lambda event: None)["dataset"]
         job = ModelsJob(protocol=protocol(), root=folder, dataset=dataset)
 

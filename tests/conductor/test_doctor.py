@@ -29,8 +29,8 @@ from tests.whole.test_faults import disk, remount
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
 from workers.pools.inline import InlinePool
 from workers.pools.worker_pool import WorkerPool
-from workers.runners import examining
-from workers.runners.examining import run_examine, run_machine
+from workers.runners import self_test as jobs
+from workers.runners.self_test import run_examine, run_machine
 
 NEEDING_NO_WORKER = ("disk", "storage", "report", "dashboard")
 NEEDING_ONE = ("data", "kernels", "views", "losses", "teacher", "shards", "student", "checkpoint")
@@ -275,7 +275,7 @@ def test_an_error_of_many_lines_becomes_one(tmp_path, capsys):
 def ground(tmp_path_factory) -> ExamineJob:
     """A job over the tiny study's data."""
     root = str(tmp_path_factory.mktemp("ground"))
-    job = PrepareJob(protocol=PROTOCOL, root=root, data_dir=root)
+    job = PrepareJob(protocol=PROTOCOL, root=root)
     dataset = WorkerPool(InlinePool()).run(job, lambda event: None)["dataset"]
     return ExamineJob(protocol=PROTOCOL, root=root, dataset=dataset, part="", folder=root)
 
@@ -287,8 +287,8 @@ def say(job: ExamineJob, name: str) -> str:
 
 
 def test_a_device_that_renders_other_pixels_is_noticed(ground, monkeypatch):
-    real, calls = examining.render, iter(range(10))
-    monkeypatch.setattr(examining, "render", lambda *given: real(*given) + next(calls))
+    real, calls = jobs.render, iter(range(10))
+    monkeypatch.setattr(jobs, "render", lambda *given: real(*given) + next(calls))
     with pytest.raises(WorkerError, match="cpu renders other pixels than the CPU"):
         say(ground, "views")
 
@@ -296,29 +296,29 @@ def test_a_device_that_renders_other_pixels_is_noticed(ground, monkeypatch):
 @pytest.mark.parametrize("wrong", [0.5, float("nan")])
 @pytest.mark.parametrize("name", ["dkd", "the gradient of hint"])
 def test_a_device_that_computes_another_loss_is_noticed(ground, monkeypatch, name, wrong):
-    right = examining._computed(CPU)
+    right = jobs._computed(CPU)
     found = iter([right, {**right, name: right[name] + wrong}])
-    monkeypatch.setattr(examining, "_computed", lambda device: next(found))
+    monkeypatch.setattr(jobs, "_computed", lambda device: next(found))
     with pytest.raises(WorkerError, match=f"^{name} on cpu differs from the CPU's by"):
         say(ground, "losses")
 
 
 def test_every_loss_is_compared_with_its_gradient():
     names = {"hard", *LOGIT_LOSSES.names, *FEATURE_LOSSES.names}
-    computed = examining._computed(CPU)
+    computed = jobs._computed(CPU)
     assert set(computed) == {*names, *(f"the gradient of {name}" for name in names)}
     assert all(value.isfinite().all() and value.any() for value in computed.values())
 
 
 def test_a_checkpoint_of_other_bits_is_noticed(ground, monkeypatch):
-    real = examining.read_checkpoint
+    real = jobs.read_checkpoint
 
     def flipped(path: Path, run: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[Any]]:
         tensors, history = real(path, run)
         tensors["optimizer.0.momentum_buffer"].view(torch.int32)[0] ^= 1
         return tensors, history
 
-    monkeypatch.setattr(examining, "read_checkpoint", flipped)
+    monkeypatch.setattr(jobs, "read_checkpoint", flipped)
     with pytest.raises(WorkerError, match=r"came back with another optimizer.0.momentum_buffer$"):
         say(ground, "checkpoint")
 
@@ -327,7 +327,7 @@ def test_accelerators_are_described_by_what_they_tell(tmp_path, monkeypatch):
     known = SimpleNamespace(name="NVIDIA A100", total_memory=42_400_000_000, major=8, minor=0)
     older = SimpleNamespace(name="Tesla V100", total_memory=16_900_000_000, major=7, minor=0)
     module = SimpleNamespace(get_device_properties=lambda index: (known, older)[index])
-    monkeypatch.setattr(examining, "accelerator_count", lambda: 2)
+    monkeypatch.setattr(jobs, "accelerator_count", lambda: 2)
     monkeypatch.setattr(
         torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type="cuda")
     )

@@ -33,8 +33,8 @@ from tests.support.tiny import (
 from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
+from workers.runners.own_models import Tryout
 from workers.runners.standalone import standalone_source
-from workers.runners.trying import Tryout
 
 HEAD = "from collections import OrderedDict\nimport torch\nfrom torch import nn\n\n\n"
 GOOD = """\
@@ -353,9 +353,7 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
 def prepared(tmp_path_factory) -> Path:
     """A root with the data set."""
     root = tmp_path_factory.mktemp("prepared")
-    *_, last = execute(
-        PrepareJob(protocol=protocol(), root=str(root), data_dir=str(root)), CPU, lambda: False
-    )
+    *_, last = execute(PrepareJob(protocol=protocol(), root=str(root)), CPU, lambda: False)
     assert isinstance(last, Result), last
     return root
 

@@ -44,7 +44,7 @@ class Ground:
         """Prepare a data set, a teacher, projections and two shards."""
         ground = cls(root, protocol())
         for name, job, more in (
-            ("dataset", PrepareJob, {"data_dir": str(root)}),
+            ("dataset", PrepareJob, {}),
             ("teacher", TeacherJob, {}),
             ("shards", ProjectionJob, {}),
         ):

@@ -36,8 +36,8 @@ def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
-    monkeypatch.setattr("workers.runners.kernels._run_trial", lambda job, instruction_set: ("", ""))
-    monkeypatch.setattr("workers.runners.comparing.REPEATS", 2)
+    monkeypatch.setattr("workers.runners.kernels._run_test", lambda job, instruction_set: ("", ""))
+    monkeypatch.setattr("workers.runners.measuring.REPEATS", 2)
     monkeypatch.setattr("reports.write.report.render_page", lambda *found: "a page")
 
 

@@ -60,7 +60,7 @@ def _signals_as_before():
 def _without_what_only_takes_time() -> Iterator[None]:
     """Studies in this process neither wait for the disk nor measure latency well."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("workers.runners.comparing.REPEATS", 2)
+        patched.setattr("workers.runners.measuring.REPEATS", 2)
         yield
 
 

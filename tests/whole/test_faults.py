@@ -95,9 +95,9 @@ STAGES = (
     ("conductor.search.loop", "run_record", "result.json"),
     ("workers.runners.training", "open_test", "seal.json"),
     ("workers.runners.training", "predict", "student.safetensors"),
-    ("workers.runners.comparing", "write_tensors", "test.safetensors"),
-    ("workers.runners.comparing", "write_json", "result.json"),
-    ("workers.runners.comparing", "Costs", "costs.json"),
+    ("workers.runners.measuring", "write_tensors", "test.safetensors"),
+    ("workers.runners.measuring", "write_json", "result.json"),
+    ("workers.runners.measuring", "Costs", "costs.json"),
     ("reports.write.report", "render_page", "trials.csv"),
 )
 

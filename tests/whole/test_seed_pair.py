@@ -244,7 +244,7 @@ def ran(request: pytest.FixtureRequest, ground: tuple[Path, dict[str, Tensor]]) 
         patch.setenv("TORCH_HOME", str(place / "torch"))
         patch.setattr(stages, "untrained_teacher", watched)
         patch.setattr("conductor.stages.confirm.SELECTION_SEEDS", 1)
-        patch.setattr("workers.runners.comparing.BATCH_SIZES", (1,))
+        patch.setattr("workers.runners.measuring.BATCH_SIZES", (1,))
         patch.setattr("kd.models.cost.WARM_UP_ROUNDS", 1)
         protocol = ["--dataset", f"folder:{place / 'images'}", "--stem", ran.stem]
         size = str(STEMS[ran.stem])

@@ -25,7 +25,7 @@ from workers.pools.on_ray import RayPool, RayWorker, check_greeting
 from workers.pools.worker_pool import make_pool
 
 ROOT = Path(__file__).parents[2]
-JOB = PrepareJob(protocol=protocol(), root="runs", data_dir="runs")
+JOB = PrepareJob(protocol=protocol(), root="runs")
 
 
 def node(alive: bool = True, **resources: float) -> dict[str, Any]:

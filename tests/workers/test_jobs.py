@@ -64,7 +64,7 @@ from workers.jobs import (
     VerifyJob,
     job_from_wire,
 )
-from workers.runners import comparing, training
+from workers.runners import measuring, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
 
@@ -144,7 +144,7 @@ class StopAfter:
 
 
 def test_data_are_prepared_once(prepared: Ground) -> None:
-    job = PrepareJob(protocol=prepared.protocol, root=str(prepared.root), data_dir="")
+    job = PrepareJob(protocol=prepared.protocol, root=str(prepared.root))
     again = result(job)
     assert again["dataset"] == prepared.dataset
     assert again["classes"] == list("0123456789")
@@ -153,7 +153,7 @@ def test_data_are_prepared_once(prepared: Ground) -> None:
 
 
 def test_preparing_says_how_far_it_is(tmp_path) -> None:
-    job = PrepareJob(protocol=protocol(image_size=9), root=str(tmp_path), data_dir="")
+    job = PrepareJob(protocol=protocol(image_size=9), root=str(tmp_path))
     *said, _ = run(job)
     progress = [(event.done, event.total) for event in said]
     assert progress[-1] == (1797, 1797)
@@ -521,7 +521,7 @@ def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ground
 
 
 def test_costs_are_those_of_teacher_and_student(ready: Ground, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(comparing, "REPEATS", 4)
+    monkeypatch.setattr(measuring, "REPEATS", 4)
     costs = Costs.from_json(result(ready.job(CostJob))["costs"])
     assert (costs.device, costs.threads) == ("cpu", 1)
     assert {name: cost.model for name, cost in costs.models.items()} == {
@@ -546,7 +546,7 @@ SEVERAL = {"students": (STUDENT, SMALLER)}
 
 
 def test_costs_of_further_students_stand_under_their_names(ready: Ground, monkeypatch) -> None:
-    monkeypatch.setattr(comparing, "REPEATS", 2)
+    monkeypatch.setattr(measuring, "REPEATS", 2)
     job = replace(ready.job(CostJob), protocol=protocol(**SEVERAL))
     models = Costs.from_json(result(job)["costs"]).models
     assert {name: cost.model for name, cost in models.items()} == {
@@ -559,7 +559,7 @@ def test_costs_of_further_students_stand_under_their_names(ready: Ground, monkey
 
 
 def test_students_are_timed_only_where_their_time_is_limited(ready: Ground, monkeypatch) -> None:
-    monkeypatch.setattr(comparing, "REPEATS", 2)
+    monkeypatch.setattr(measuring, "REPEATS", 2)
     for limit in (0.0, 5.0):
         given = protocol(**SEVERAL, max_params=1, max_latency_ms=limit)
         sizes = StudentSizes.from_json(result(ready.job(StudentsJob, protocol=given))["sizes"])
@@ -583,9 +583,7 @@ def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Gr
 
 
 def test_errors_meant_for_the_user_become_events(tmp_path) -> None:
-    job = PrepareJob(
-        protocol=protocol(dataset=f"folder:{tmp_path}/none"), root=str(tmp_path), data_dir=""
-    )
+    job = PrepareJob(protocol=protocol(dataset=f"folder:{tmp_path}/none"), root=str(tmp_path))
     kind, reason = failure(job)
     assert kind == "DataError"
     assert "none" in reason

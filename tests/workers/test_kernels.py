@@ -1,7 +1,7 @@
 """Convolution kernels are tried before anything is trained, and wrong ones are not computed with.
 
 A wrong kernel is planted by a `sitecustomize` module, which Python imports as it starts: in the
-trial's process it takes the place of oneDNN's, for the instruction sets that are wider than AVX.
+test's process it takes the place of oneDNN's, for the instruction sets that are wider than AVX.
 """
 
 import json
@@ -30,7 +30,7 @@ from workers.device import choose_device
 from workers.events import Failed, Result
 from workers.execute import execute
 from workers.jobs import KernelsJob, PrepareJob
-from workers.runners import kernels as trial
+from workers.runners import kernels as runner
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ pytestmark = [
 
 def plant(folder: Path, how: str, right: tuple[str, ...] = ("AVX", "SSE41")) -> str:
     """Write the planted kernel; return a PYTHONPATH that has it in every process."""
-    text = LIBRARY.format(module=trial.TRIAL, variable=VARIABLE, right=right, how=PLANTED[how])
+    text = LIBRARY.format(module=runner.TEST, variable=VARIABLE, right=right, how=PLANTED[how])
     (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
     return str(folder)
 
@@ -74,11 +74,11 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelsJob:
     """The job of a tiny study, in a process that has settled nothing and is limited to nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.setattr(trial, "_settled", {})
-    monkeypatch.setattr(trial, "_STARTED_WITH", "")
+    monkeypatch.setattr(runner, "_limits", {})
+    monkeypatch.setattr(runner, "_STARTED_WITH", "")
     monkeypatch.setattr(kernels, "WRONG_AVX2", ())
     root = str(tmp_path / "runs")
-    prepare = PrepareJob(protocol=PROTOCOL, root=root, data_dir=root)
+    prepare = PrepareJob(protocol=PROTOCOL, root=root)
     dataset = list(execute(prepare, CPU, lambda: False))[-1]["dataset"]
     return KernelsJob(protocol=PROTOCOL, root=root, dataset=dataset)
 
@@ -104,30 +104,30 @@ def test_wrong_kernels_are_found_and_not_computed_with(
 def test_right_kernels_are_tried_once_and_left_alone(
     job: KernelsJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials = []
-    run_trial = trial._run_trial
+    tests = []
+    run_test = runner._run_test
 
     def counted(*given: Any) -> tuple[str, str]:
-        trials.append(given)
-        return run_trial(*given)
+        tests.append(given)
+        return run_test(*given)
 
-    monkeypatch.setattr(trial, "_run_trial", counted)
+    monkeypatch.setattr(runner, "_run_test", counted)
     first, again = run(job), None
-    trial._settled.clear()
+    runner._limits.clear()
     again = run(job)
     assert first == again
     assert (first["limit"], first["reason"], os.environ[VARIABLE]) == ("", "", "")
-    assert len(trials) == 1
-    trial._settled.clear()
+    assert len(tests) == 1
+    runner._limits.clear()
     run(replace(job, protocol=replace(job.protocol, batch_size=48)))  # other shapes
-    assert len(trials) == 2
+    assert len(tests) == 2
 
 
 def test_a_study_that_needs_other_kernels_than_the_process_has_used_is_refused(
     job: KernelsJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_run_trial", lambda job, limit: ("wrong" * (limit != "AVX"), ""))
-    monkeypatch.setattr(trial, "_settled", {"another": ""})
+    monkeypatch.setattr(runner, "_run_test", lambda job, limit: ("wrong" * (limit != "AVX"), ""))
+    monkeypatch.setattr(runner, "_limits", {"another": ""})
     event = run(job)
     assert isinstance(event, Failed)
     assert f"needs {VARIABLE}=AVX; run the command again" in event.reason
@@ -141,7 +141,7 @@ def test_where_no_kernels_are_right_nothing_is_trained(
     monkeypatch.setattr(kernels, "narrower", lambda limit: ())
     event = run(job)
     assert event.kind == "StudyError"
-    assert "whatever its instruction set: a convolution of" in event.reason
+    assert "with every instruction set: a convolution of" in event.reason
     assert "\n" not in event.reason
 
 
@@ -171,7 +171,7 @@ def test_a_model_that_ends_its_process_is_not_taken_for_wrong_kernels(
     monkeypatch.setattr(kernels, "narrower", lambda limit: ())
     event = run(with_own(job, tmp_path, how))
     assert event.kind == "ProtocolError"
-    assert event.reason.startswith("mine.py:small ends the process that tries it, whatever")
+    assert event.reason.startswith("mine.py:small ends the process that tests it, whatever")
     assert "\n" not in event.reason
 
 
@@ -190,7 +190,7 @@ def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
 
 
 def test_a_damaged_record_is_found_out_anew(job: KernelsJob) -> None:
-    path = kernels_record(fingerprint(trial._identity(job)))
+    path = kernels_record(fingerprint(runner._identity(job)))
     path.parent.mkdir(parents=True)
     path.write_text("{", encoding="utf-8")
     assert run(job)["limit"] == ""
@@ -205,18 +205,18 @@ def test_a_place_that_cannot_be_written_keeps_nothing_and_harms_nothing(
 
 
 def test_an_accelerator_is_not_tried(job: KernelsJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_run_trial", lambda *given: pytest.fail("tried"))
+    monkeypatch.setattr(runner, "_run_test", lambda *given: pytest.fail("tried"))
     (event,) = execute(job, torch.device("meta"), lambda: False)
     assert event == Result.of(limit="", reason="", used="")
 
 
-def test_a_processor_that_is_known_is_limited_without_a_trial(
+def test_a_processor_that_is_known_is_limited_without_a_test(
     job: KernelsJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "WRONG_AVX2", (kernels.onednn_version().rpartition(".")[0],))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(trial, "_run_trial", lambda *given: pytest.fail("tried"))
+    monkeypatch.setattr(runner, "_run_test", lambda *given: pytest.fail("tried"))
     assert choose_device(0) == CPU
     found = run(job)
     assert (os.environ[VARIABLE], found["limit"]) == ("AVX", "AVX")
@@ -245,7 +245,7 @@ def test_only_an_instruction_set_is_a_limit(
 ) -> None:
     monkeypatch.setenv(VARIABLE, given)
     assert kernels.limit() == limit
-    assert trial.kernels_used().endswith(f", at most {limit}") == bool(limit)
+    assert runner.kernels_used().endswith(f", at most {limit}") == bool(limit)
     monkeypatch.setattr(kernels, "known_limit", lambda: "AVX")
     set_known_limit()
     assert os.environ[VARIABLE] == (given if limit else "AVX")
@@ -305,9 +305,9 @@ def test_a_wrong_gradient_is_told_from_rounding(
         try_kernels(network("vgg11_bn"), **shapes, precision="float32", begun=lambda case: None)
 
 
-def test_the_trial_leaves_when_its_parent_does(job: KernelsJob) -> None:
+def test_the_test_process_ends_when_its_parent_does(job: KernelsJob) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", trial.TRIAL],
+        [sys.executable, "-m", runner.TEST],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,

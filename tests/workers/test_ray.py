@@ -66,7 +66,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 
 def prepare(ground: Ground) -> PrepareJob:
-    return ground.job(PrepareJob, data_dir=str(ground.root))
+    return ground.job(PrepareJob)
 
 
 def train(ground: Ground, name: str, horizon: int = FOREVER) -> TrainJob:
@@ -148,7 +148,7 @@ def test_a_path_is_that_of_the_supervisor_wherever_a_worker_is(
     pool: RayPool, ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    job = PrepareJob(protocol=protocol(), root="elsewhere", data_dir="elsewhere")
+    job = PrepareJob(protocol=protocol(), root="elsewhere")
     assert isinstance(run(pool, job)[0], Result)
     assert (tmp_path / "elsewhere" / "cache").is_dir()
 

@@ -75,7 +75,7 @@ def pid_of(pool: LocalPool, ticket: int) -> int:
 
 
 def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tmp_path):
-    job = PrepareJob(protocol=PROTOCOL, root=str(tmp_path), data_dir=str(tmp_path))
+    job = PrepareJob(protocol=PROTOCOL, root=str(tmp_path))
     result, _ = run(InlinePool(), job)
     assert isinstance(result, Result)
     assert result["dataset"] == ground.dataset
@@ -142,7 +142,7 @@ def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tm
     nowhere = replace(PROTOCOL, dataset=f"folder:{tmp_path / 'nowhere'}")
     root = str(tmp_path)
     for job, kind, reason in (
-        (PrepareJob(protocol=nowhere, root=root, data_dir=root), "DataError", "existing folder"),
+        (PrepareJob(protocol=nowhere, root=root), "DataError", "existing folder"),
         (replace(train(ground, "bug", 1), views=[]), "ZeroDivisionError", "the traceback is in "),
         (
             ground.job(ModelsJob, protocol=replace(PROTOCOL, **pinned)),

@@ -179,8 +179,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
     """Be worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
-    from workers.execute import execute
-    from workers.runners.failures import last_event
+    from workers.execute import execute, last_event
 
     device = choose_device(slot, workers)
     _send(connection, {"accelerators": accelerator_count()})

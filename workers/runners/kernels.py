@@ -1,9 +1,9 @@
 """Find the convolution kernels that are correct on this CPU, and limit workers to them.
 
-A trial runs in a process of its own (`workers.runners.kernel_trial`), under glibc's checks of the
-heap: a kernel that writes past its memory is detected when that memory is freed, and memory that
-was never written is read as huge numbers. The result is kept by processor, versions and the shapes
-that the study computes.
+A test runs in its own process (`workers.runners.kernel_test`), under glibc's checks of the heap: a
+kernel that writes past its memory is detected when that memory is freed, and memory that was never
+written is read as huge numbers. The result is stored for this processor, these versions and the
+study's shapes.
 """
 
 import json
@@ -34,62 +34,62 @@ from workers.machine import processor
 # are freed; its newer releases keep that check in a library of its own.
 HEAP_CHECKS = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "128"}
 CHECKING_LIBRARY = "libc_malloc_debug.so.0"
-TRIAL = "workers.runners.kernel_trial"
+TEST = "workers.runners.kernel_test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels(Record):
-    """What workers may compute with: at most `limit`, empty for all there is, and why not more."""
+    """The widest instruction set that workers may use, empty for no limit, and the reason."""
 
     limit: str
     reason: str
 
 
-_STARTED_WITH = kernels.limit()  # what the user has limited the process to, before any trial
-_settled: dict[str, str] = {}  # of this process: the study's fingerprint, its limit
+_STARTED_WITH = kernels.limit()  # the limit that the user has set, before any test
+_limits: dict[str, str] = {}  # of this process, by the fingerprint of what was tested
 
 
 def run_kernels(job: KernelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Report what the kernels are limited to; every job begins with `limit_kernels`."""
+    """Report the limit of the kernels, which `limit_kernels` has set before the job began."""
     if device.type != "cpu":
         yield Result.of(limit="", reason="", used="")
         return
-    found = _find(job)
-    yield Result.of(limit=found.limit, reason=found.reason, used=kernels_used())
+    tested = _tested(job)
+    yield Result.of(limit=tested.limit, reason=tested.reason, used=kernels_used())
 
 
 def kernels_used() -> str:
-    """Describe what this process computes convolutions with, as `oneDNN 3.12.0, at most AVX`."""
+    """Return the kernels that this process uses, as in `oneDNN 3.12.0, at most AVX`."""
     limit, version = kernels.limit(), kernels.onednn_version()
     return f"oneDNN {version or 'none'}" + (f", at most {limit}" if limit else "")
 
 
 def limit_kernels(job: Job, device: torch.device) -> None:
-    """Have this process compute the job with kernels that were found to be right, on a CPU.
+    """Limit this process, on a CPU, to kernels that are correct for the job's study.
 
-    Jobs without a data set compute nothing. Raises StudyError when no kernels are right, or the
-    process has computed with wrong ones before.
+    Jobs without a data set compute nothing. Raises StudyError if no kernels are correct, or if the
+    process has already computed with other ones.
     """
     dataset = getattr(job, "dataset", "")
     if device.type != "cpu" or not dataset:
         return
-    trial = KernelsJob(protocol=job.protocol, root=job.root, dataset=dataset)
-    key = fingerprint(_identity(trial))
-    if key in _settled:
+    test = KernelsJob(protocol=job.protocol, root=job.root, dataset=dataset)
+    key = fingerprint(_identity(test))
+    if key in _limits:
         return
-    limit = _find(trial).limit
-    if _settled and limit != kernels.limit():
+    limit = _tested(test).limit
+    if _limits and limit != kernels.limit():
         raise StudyError(
-            f"this process has computed with {kernels_used()}, and this study needs "
-            f"{kernels.VARIABLE}={limit}; run the command again, in a process of its own"
+            f"this process has computed with {kernels_used()}, but this study needs "
+            f"{kernels.VARIABLE}={limit}; run the command again in a new process"
         )
     if limit:
         os.environ[kernels.VARIABLE] = limit
-    _settled[key] = limit
+    _limits[key] = limit
 
 
 def _identity(job: KernelsJob) -> dict[str, Any]:
-    """Return what the choice of kernels, and whether they are right, depends on."""
+    """Return everything that the result of the test depends on."""
     protocol = job.protocol
     return {
         "processor": processor(),
@@ -105,8 +105,8 @@ def _identity(job: KernelsJob) -> dict[str, Any]:
     }
 
 
-def _find(job: KernelsJob) -> Kernels:
-    """Return what is kept about the kernels of this study, or try them and keep what is found."""
+def _tested(job: KernelsJob) -> Kernels:
+    """Return the stored result for the kernels of this study; test them first if there is none."""
     if kernels.known_limit() and kernels.limit() == kernels.known_limit():
         reason = f"AVX2 kernels of oneDNN {kernels.onednn_version()} are known to be wrong"
         return Kernels(limit=kernels.limit(), reason=reason)
@@ -114,21 +114,21 @@ def _find(job: KernelsJob) -> Kernels:
     try:
         with locked(lock_of(path), wait=True):
             if not path.exists():
-                _try(job).write(path)
+                _test(job).write(path)
             return Kernels.read(path)
-    except ArtifactError:  # nowhere to keep it, or it is damaged: every process finds out
-        return _try(job)
+    except ArtifactError:  # it cannot be stored, or is damaged: every process tests
+        return _test(job)
 
 
-def _try(job: KernelsJob) -> Kernels:
-    """Try the kernels that the process was given, and narrower ones as long as they are wrong.
+def _test(job: KernelsJob) -> Kernels:
+    """Test the widest kernels, then narrower ones until they are correct.
 
-    Raises StudyError when none are right; ProtocolError when a model of the user's own ended every
-    trial: then it is its code that does, not the kernels.
+    Raises StudyError if none are correct, ProtocolError if one model of the user's own ended every
+    test process: then the fault is in its code, not in the kernels.
     """
     reason, crashed = "", set()
     for instruction_set in (_STARTED_WITH, *kernels.narrower(_STARTED_WITH)):
-        wrong, network = _run_trial(job, instruction_set)
+        wrong, network = _run_test(job, instruction_set)
         if not wrong:
             return Kernels(limit=instruction_set, reason=reason)
         reason = reason or wrong
@@ -136,20 +136,20 @@ def _try(job: KernelsJob) -> Kernels:
     (name, *others) = crashed
     if not others and name and parse_model(name).digest:
         raise ProtocolError(
-            f"{parse_model(name).base} ends the process that tries it, whatever the instruction "
-            f"set: {reason}; correct what ends it there (os.abort, os._exit, code in C), and run "
-            "the same line again"
+            f"{parse_model(name).base} ends the process that tests it, whatever the instruction "
+            f"set: {reason}; correct the code that ends it (os.abort, os._exit, code in C), and "
+            "run the same command again"
         )
     raise StudyError(
-        f"convolutions come out wrong on this processor, whatever its instruction set: {reason}; "
+        f"convolutions are wrong on this processor with every instruction set: {reason}; "
         "train on a GPU, or with another version of torch"
     )
 
 
-def _run_trial(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
-    """Run one trial; return what went wrong, if anything did, and the network that crashed."""
+def _run_test(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
+    """Run one test; return the failure and the network that crashed, empty for none."""
     messages, code = _exchange(job, instruction_set, HEAP_CHECKS)
-    if "ready" not in messages:  # the checks do not fit this system
+    if "ready" not in messages:  # this system lacks the heap checks
         messages, code = _exchange(job, instruction_set, {})
     if "wrong" in messages:
         return messages["wrong"], ""
@@ -159,7 +159,7 @@ def _run_trial(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
     own = bool(network and parse_model(network).digest)
     if "ready" not in messages or code == -signal.SIGKILL or (code == 1 and not own):
         raise StudyError(
-            f"the trial of convolution kernels ended with exit code {code}"
+            f"the test of convolution kernels ended with exit code {code}"
             f"{' (out of memory?)' if code == -signal.SIGKILL else ''}; "
             "run: python study.py doctor"
         )
@@ -170,9 +170,9 @@ def _run_trial(job: KernelsJob, instruction_set: str) -> tuple[str, str]:
 def _exchange(
     job: KernelsJob, instruction_set: str, checks: dict[str, str]
 ) -> tuple[dict[str, str], int]:
-    """Run the trial's process; return the last message of each kind, and its exit code.
+    """Run the test's process; return the last message of each kind, and its exit code.
 
-    Its input stays open until it ends: it leaves when this process does.
+    Its input stays open until it ends, so that it exits when this process does.
     """
     environment = {**os.environ, **checks, "PYTHONPATH": _import_path()}
     environment.pop(kernels.VARIABLE, None)
@@ -183,7 +183,7 @@ def _exchange(
         environment["LD_PRELOAD"] = f"{CHECKING_LIBRARY} {preloaded}".strip()
     messages: dict[str, str] = {}
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", TRIAL],
+        [sys.executable, "-P", "-m", TEST],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -202,6 +202,6 @@ def _exchange(
 
 
 def _import_path() -> str:
-    """Return a PYTHONPATH on which the trial finds this very code."""
+    """Return a PYTHONPATH with the folder of this code first."""
     here = str(Path(__file__).parents[2])
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))

@@ -1,4 +1,4 @@
-"""Jobs before the search: the data set, the user's own models, and the teacher."""
+"""Jobs before the search: the data set and the teacher."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
-from kd.models.own import try_out
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.recipe import Recipe
@@ -28,10 +27,9 @@ from storage.files.datasets import prepare
 from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.events import Event, Progress, Result, ShouldStop
-from workers.jobs import ModelsJob, PrepareJob, TeacherJob
+from workers.jobs import PrepareJob, TeacherJob
 from workers.runners.loading import initial_seed, open_parts, untrained_teacher
 from workers.runners.training import checkpointed
-from workers.runners.trying import Tryout
 
 
 def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -43,7 +41,7 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
             prepare,
             job.layout,
             job.protocol,
-            Path(job.data_dir),
+            Path(job.data_dir or job.layout.downloads),
             progress=lambda done, total: events.put(Progress(done=done, total=total)),
         )
         future.add_done_callback(lambda _: events.put(None))
@@ -63,25 +61,6 @@ def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
     for name in (protocol.teacher, *protocol.students):
         own = bool(parse_model(name).digest)
         require(f"a model of {inputs} must be one of your own, as in nets.py:small", own, name)
-
-
-def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Try out the models of the user's own; see `kd.models.own` and `workers.runners.trying`."""
-    protocol = job.protocol
-    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
-    for name in dict.fromkeys((protocol.teacher, *protocol.students)):
-        if parse_model(name).digest:
-            try_out(
-                name,
-                classes=len(info["classes"]),
-                inputs=read_inputs(info),
-                taps=protocol.taps,
-                files=job.layout.own,
-            )
-            students = name in protocol.students
-            trains = students or protocol.teacher_epochs > 0
-            Tryout(job, name, device).run(trains=trains, exports=students)
-    yield Result.of()
 
 
 def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:

@@ -19,32 +19,32 @@ from storage.files.artifacts import read_manifest
 from workers.jobs import KernelsJob, job_from_wire
 from workers.runners.loading import build_network
 
-_answers = os.fdopen(os.dup(1), "w")  # what a model of the user's own prints goes elsewhere
+_output = os.fdopen(os.dup(1), "w")  # a model's own prints go to standard error
 
 
 def main() -> None:
-    """Try the networks of the job that standard input describes."""
+    """Test the networks of the job that standard input describes."""
     os.dup2(2, 1)
     job = job_from_wire(json.loads(sys.stdin.readline()))
     assert isinstance(job, KernelsJob)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(job.protocol.threads)
-    _say("ready", "")
+    _send("ready", "")
     try:
         for name in (job.protocol.teacher, *job.protocol.students):
-            _say("network", name)
-            _try_network(job, name)
+            _send("network", name)
+            _test_network(job, name)
     except WrongKernelError as error:
-        _say("wrong", str(error))
+        _send("wrong", str(error))
     else:
-        _say("done", "")
+        _send("done", "")
 
 
-def _try_network(job: KernelsJob, name: str) -> None:
-    """Try one network at the shapes of the study.
+def _test_network(job: KernelsJob, name: str) -> None:
+    """Test one network at the shapes of the study.
 
-    A model of the user's own that fails by itself is passed over: it is tried out by a job of its
-    own, which says what is wrong with it.
+    A model of the user's own that raises an error is skipped: another job tests it and reports the
+    error.
     """
     protocol = job.protocol
     info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
@@ -59,21 +59,21 @@ def _try_network(job: KernelsJob, name: str) -> None:
             inputs=read_inputs(info),
             batch=min(protocol.batch_size, sum(info["counts"]["train"])),
             precision=protocol.precision,
-            begun=lambda case: _say("begun", case),
+            begun=lambda case: _send("begun", case),
         )
     except (WrongKernelError, MemoryError):
         raise
     except BaseException as error:
-        _say("passed over", f"{name}: {type(error).__name__}: {error}")
+        _send("skipped", f"{name}: {type(error).__name__}: {error}")
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
 
 
-def _say(what: str, text: str) -> None:
-    print(json.dumps({what: text}), file=_answers, flush=True)
+def _send(what: str, text: str) -> None:
+    print(json.dumps({what: text}), file=_output, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Test the user's own model on a few images: everything that a study will do with it.
+"""The job that tests models of the user's own on a few images, before the study trains them.
 
-`kd.models.own.try_out` has already checked its outputs. Here it is trained, saved, resumed,
-evaluated, measured and, if it is a student, exported, before the study trains it.
+First `kd.models.own.try_out` checks a model's outputs. Then the model is trained, saved, resumed,
+evaluated, measured and, if it is a student, exported.
 """
 
 import copy
@@ -12,24 +12,46 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.inputs import Examples, read_inputs
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import LACKS, refusal
+from kd.models.own import LACKS, refusal, try_out
+from kd.names import parse_model
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
+from storage.files.artifacts import read_manifest
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
+from workers.events import Event, Result, ShouldStop
 from workers.jobs import ModelsJob
 from workers.runners.exporting import COMPARED, check_batching, describe, write_student
 from workers.runners.loading import build_network, open_parts
 
 IMAGES = 4  # of a batch, at most
 RECIPE = Recipe(lr=0.01)
+
+
+def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
+    """Test every model of the user's own. Raises ProtocolError for the first that fails."""
+    protocol = job.protocol
+    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
+    for name in dict.fromkeys((protocol.teacher, *protocol.students)):
+        if parse_model(name).digest:
+            try_out(
+                name,
+                classes=len(info["classes"]),
+                inputs=read_inputs(info),
+                taps=protocol.taps,
+                files=job.layout.own,
+            )
+            students = name in protocol.students
+            trains = students or protocol.teacher_epochs > 0
+            Tryout(job, name, device).run(trains=trains, exports=students)
+    yield Result.of()
 
 
 class Tryout:
