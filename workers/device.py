@@ -4,7 +4,7 @@ import torch
 
 from kd.training.kernels import set_known_limit
 
-LIMITED = ("cuda", "xpu")  # devices whose allocators keep to a share; ROCm's are called cuda too
+LIMITED = ("cuda", "xpu")  # devices whose allocators can be limited; ROCm's is called cuda too
 
 
 def accelerator_count() -> int:
@@ -13,10 +13,10 @@ def accelerator_count() -> int:
 
 
 def choose_device(slot: int, workers: int = 1) -> torch.device:
-    """Give worker `slot` of `workers` an accelerator, in turn, or the CPU where there is none.
+    """Return the device of worker `slot` of `workers`: accelerators in turn, or the CPU.
 
-    It becomes the process's current one, so that nothing is allocated on another. Where several
-    workers have the same, each may allocate an equal share of its memory.
+    It becomes the process's current device. Workers that share an accelerator may each allocate an
+    equal share of its memory.
     """
     count = accelerator_count()
     kind = torch.accelerator.current_accelerator() if count else None
@@ -35,7 +35,7 @@ def workers_on(index: int, workers: int, count: int) -> int:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Let this process allocate at most `share`, 0-1, of a device's memory, where torch can.
+    """Limit this process to `share`, 0-1, of a device's memory, if torch supports it.
 
     The memory that the driver uses for each process comes on top.
     """
@@ -46,6 +46,6 @@ def limit_memory(device: torch.device, share: float) -> None:
 
 
 def memory_share(device: torch.device) -> float:
-    """Return the share, 0-1, of a device's memory that this process may allocate; 1 if untold."""
+    """Return the share, 0-1, of a device's memory that this process may allocate; 1 if unknown."""
     ask = getattr(torch.get_device_module(device), "get_per_process_memory_fraction", None)
     return float(ask(device)) if ask else 1.0

@@ -1,4 +1,4 @@
-"""Events: what a worker reports while it runs a job. They travel as JSON."""
+"""Events: what a worker reports while it runs a job. They are sent as JSON."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class Stopped(LastEvent):
 EVENTS = kinds_in(globals(), Event)
 
 
-def event_from_wire(given: Any) -> Event:
-    """Return the event that `kd.json_data.to_wire` wrote. Raises ProtocolError if it is none."""
-    event: Event = from_wire(given, EVENTS)
+def event_from_wire(wire: Any) -> Event:
+    """Return the event that `to_wire` wrote. Raises ProtocolError if it is not an event."""
+    event: Event = from_wire(wire, EVENTS)
     return event

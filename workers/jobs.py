@@ -1,7 +1,7 @@
-"""Jobs: what a worker can do, as frozen dataclasses that travel as JSON.
+"""Jobs: the units of work of a worker, as frozen dataclasses that are sent as JSON.
 
-Each names its runner, the function that runs it in a worker: a generator of events. It is named as
-a text, since runners import torch and the supervisor does not.
+Each names its runner, a function that runs it in a worker and yields events. The name is a string,
+because runners import torch and the supervisor does not.
 """
 
 from dataclasses import dataclass, fields
@@ -61,10 +61,10 @@ class PrepareJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelsJob(Job):
-    """Test the kernels of this study's convolutions, unless that has been done.
+    """Test the kernels of this study's convolutions once.
 
     Result: `limit`, the instruction set that workers of this processor are limited to, `reason`,
-    and `used`, both with the version in words; all empty on an accelerator.
+    and `used`, the kernels in words; all empty on an accelerator.
     """
 
     runner: ClassVar[str] = "kernels.run_kernels"
@@ -86,7 +86,7 @@ class TeacherJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionJob(Job):
-    """Begin the teacher cache. Result: `shards`, its fingerprint, and a view's `sizes` in bytes."""
+    """Begin the teacher cache. Result: `shards`, a fingerprint, and `sizes` of a view in bytes."""
 
     runner: ClassVar[str] = "caching.run_projections"
 
@@ -105,8 +105,9 @@ class TrainJob(Job):
     """Train one student in `folder`, resuming from a checkpoint found there.
 
     `views` are the views in the order of the epochs, `horizon` the epochs planned and trained.
-    With `confirm`, a purpose in words, the seal is broken for it at the end: the student and its
-    logits of the test split are kept. Events: `epoch`; result: `seconds` and `test`.
+    With `confirm`, a purpose in words, the student is tested at the end: the seal at `seal`
+    records the purpose, and the student and its test logits are kept.
+    Result: `test`, its scores, or None.
     """
 
     runner: ClassVar[str] = "training.run_train"
@@ -125,7 +126,7 @@ class TrainJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherTestJob(Job):
-    """Test the teacher once, for the comparison; its logits are kept in `folder`."""
+    """Test the teacher once; its logits are kept in `folder`."""
 
     runner: ClassVar[str] = "measuring.run_teacher_test"
     folder: str
@@ -141,7 +142,7 @@ class CostJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentsJob(Job):
-    """Measure what the protocol limits of each student. Result: `sizes`."""
+    """Measure the parameters and, if limited, the latency of each student. Result: `sizes`."""
 
     runner: ClassVar[str] = "measuring.run_students"
 
@@ -174,7 +175,7 @@ class ExportJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineJob(Job):
-    """Describe what a worker computes with. Result: `device`, `accelerators`, `weights`.
+    """Describe a worker's device. Result: `device`, `accelerators`, `weights`.
 
     Each accelerator has its name, memory in bytes, capability and whether it computes in bfloat16;
     `memory_share`, 0-1, is how much of its device's memory the worker may allocate; `weights` are
@@ -196,7 +197,7 @@ class ExamineJob(Job):
 JOBS = kinds_in(globals(), Job)
 
 
-def job_from_wire(given: Any) -> Job:
-    """Return the job that `kd.json_data.to_wire` wrote. Raises ProtocolError if it is none."""
-    job: Job = from_wire(given, JOBS)
+def job_from_wire(wire: Any) -> Job:
+    """Return the job that `to_wire` wrote. Raises ProtocolError if it is not a job."""
+    job: Job = from_wire(wire, JOBS)
     return job

@@ -9,22 +9,22 @@ from pathlib import Path
 OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 PROCESSORS = Path("/proc/cpuinfo")
-MODEL = ("vendor_id", "cpu family", "model", "model name")  # what names a kind of processor
-VECTORS = ("avx", "fma", "amx", "sse4")  # how the flags begin that choose between kernels
+MODEL = ("vendor_id", "cpu family", "model", "model name")  # identifies a processor model
+VECTORS = ("avx", "fma", "amx", "sse4")  # prefixes of the flags that kernels depend on
 
 
 def processor() -> dict[str, str]:
     """Return what identifies this kind of processor: its model and its vector extensions.
 
-    Where the kernel does not list them, the model is what Python knows.
+    If the kernel does not list them, the model is the one that Python reports.
     """
     lines = (line.partition(":") for line in _text(PROCESSORS).split("\n\n")[0].splitlines())
     known = {name.strip(): value.strip() for name, _, value in lines}
     flags = [flag for flag in known.get("flags", "").split() if flag.startswith(VECTORS)]
-    found = {name: known[name] for name in MODEL if name in known}
+    model = {name: known[name] for name in MODEL if name in known}
     return {
         "machine": platform.machine(),
-        **(found or {"model name": platform.processor()}),
+        **(model or {"model name": platform.processor()}),
         "vectors": " ".join(sorted(flags)),
     }
 
@@ -46,14 +46,14 @@ def installed_memory() -> int:
 
 
 def usable_memory() -> int:
-    """Return the bytes of memory that this process may have: what its cgroups allow, if less."""
+    """Return the bytes of memory that this process may use, limited by its cgroups."""
     return int(min([installed_memory(), *map(_memory_limit, _groups("memory"))]))
 
 
 def _groups(controller: str) -> Iterator[Path]:
     """Yield this process's cgroup of a controller, and all above it; each may set a limit.
 
-    Version 2 has one tree for all controllers, named 0 and without a name; version 1 one each.
+    Version 2 has one tree without a name for all controllers, version 1 one tree for each.
     """
     for line in _text(OWN_GROUPS).splitlines():
         _, names, path = line.split(":", 2)
@@ -65,7 +65,7 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float:
-    """Return the cores' worth of time that a group has; infinite without a limit."""
+    """Return the CPU quota of a group in cores; infinite without a limit."""
     older = [_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
     quota, period = (_text(group / "cpu.max").split() or older)[:2]
     return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else math.inf
@@ -77,7 +77,7 @@ def _memory_limit(group: Path) -> float:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file of the kernel; empty where there is none."""
+    """Return the text of a file of the kernel; empty if it is missing."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -289,7 +289,7 @@ def say(job: ExamineJob, name: str) -> str:
 def test_a_device_that_renders_other_pixels_is_noticed(ground, monkeypatch):
     real, calls = jobs.render, iter(range(10))
     monkeypatch.setattr(jobs, "render", lambda *given: real(*given) + next(calls))
-    with pytest.raises(WorkerError, match="cpu renders other pixels than the CPU"):
+    with pytest.raises(WorkerError, match="cpu renders pixels that differ from the CPU"):
         say(ground, "views")
 
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_other_bits_is_noticed(ground, monkeypatch):
         return tensors, history
 
     monkeypatch.setattr(jobs, "read_checkpoint", flipped)
-    with pytest.raises(WorkerError, match=r"came back with another optimizer.0.momentum_buffer$"):
+    with pytest.raises(WorkerError, match=r"differs in optimizer.0.momentum_buffer$"):
         say(ground, "checkpoint")
 
 

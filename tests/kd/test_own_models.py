@@ -440,11 +440,11 @@ LATER = {
         layer(
             "self.seen += self.training; return x * (1 + self.seen)", "seen = 0"
         ),
-        r"small keeps something that its state dict lacks .*: resumed after an epoch it comes to ",
+        r"small has state that its state dict lacks .*: resumed after an epoch, ",
     ),
     "a buffer that does not persist": (
         buffer("self.kept += 1; return x * self.kept", "torch.ones(()), persistent=False"),
-        r"small keeps something that its state dict lacks ",
+        r"small has state that its state dict lacks ",
     ),
     "what files do not hold": (
         buffer("return x", "torch.ones(3, dtype=torch.bfloat16)"),
@@ -452,7 +452,7 @@ LATER = {
     ),
     "what is frozen": (
         GOOD.replace("Sequential(layers)", "Sequential(layers).requires_grad_(False)"),
-        r"small has no parameter that learns: all are frozen \(mine\.py, line 6, in small\)$",
+        r"small has no parameter that is trained: all are frozen \(mine\.py, line 6, in small\)$",
     ),
     "a gradient": (
         "class Back(torch.autograd.Function):\n    @staticmethod\n    def forward(context, x):\n"
@@ -503,7 +503,7 @@ def test_a_scripted_layer_is_refused_in_one_line_of_the_user_s_file(prepared):
 def test_a_teacher_that_is_not_trained_may_be_frozen(prepared):
     frozen, _ = LATER["what is frozen"]
     assert tried(prepared, frozen, teacher=True, epochs=0) == Result.of()
-    assert "has no parameter that learns" in tried(prepared, frozen, teacher=True).reason
+    assert "has no parameter that is trained" in tried(prepared, frozen, teacher=True).reason
 
 
 PARTS = GOOD.replace(

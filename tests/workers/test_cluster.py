@@ -20,7 +20,7 @@ from tests.support.small import protocol
 from workers.events import Failed, Note, Result, Stopped
 from workers.jobs import PrepareJob
 from workers.pools import on_ray
-from workers.pools.cluster import Cluster, check_node, reason, share_out
+from workers.pools.cluster import Cluster, check_node, count_workers, reason
 from workers.pools.on_ray import RayPool, RayWorker, check_greeting
 from workers.pools.worker_pool import make_pool
 
@@ -46,7 +46,7 @@ def node(alive: bool = True, **resources: float) -> dict[str, Any]:
 )
 def test_a_cluster_is_shared_out(nodes, threads, share, size, demand):
     asked = Cluster(root=Path(), threads=threads, gpus_per_trial=share)
-    assert share_out(nodes, asked) == (size, demand)
+    assert count_workers(nodes, asked) == (size, demand)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_cluster_is_shared_out(nodes, threads, share, size, demand):
 def test_a_cluster_without_room_is_refused(threads, share, what):
     asked = Cluster(root=Path(), threads=threads, gpus_per_trial=share)
     with pytest.raises(WorkerError, match=f"no room for a worker {what}.* 0 GPUs and 4 CPUs"):
-        share_out([node(CPU=2), node(CPU=2)], asked)
+        count_workers([node(CPU=2), node(CPU=2)], asked)
 
 
 def test_ray_that_died_here_is_told():

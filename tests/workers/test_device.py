@@ -140,7 +140,7 @@ def test_a_worker_is_told_how_many_there_are(monkeypatch, size, told):
 def test_a_worker_takes_the_device_of_its_slot_among_all(monkeypatch):
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(device, "choose_device", lambda *given: asked.append(given))
-    monkeypatch.setattr(local, "_leave_after", lambda lifeline: None)
+    monkeypatch.setattr(local, "_exit_after", lambda lifeline: None)
     monkeypatch.setattr(local, "_send", lambda connection, message: None)
 
     def hang_up(connection: Any) -> Any:

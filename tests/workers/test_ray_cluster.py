@@ -91,7 +91,7 @@ def test_a_study_survives_a_node_that_is_killed_amid_the_search(
         study.kill()
     assert (study.returncode, error) == (0, ""), said
     assert "died: " in said
-    assert "trying again" in said
+    assert "retrying" in said
     assert main([*TINY.split(), "--root", str(here), "--workers", "inline"]) == 0
     tables = [
         pd.read_csv(root / "digits" / "trials.csv").drop(columns=VARYING) for root in (there, here)

@@ -65,7 +65,7 @@ def test_a_job_whose_worker_died_is_tried_again(deaths):
     found = [event for _, event in told(workers)]
     assert pool.jobs == (deaths + 1) * [wanted]
     notes = [event.text for event in found if isinstance(event, Note)]
-    assert notes == deaths * ["worker 7 died with exit code -9; trying again"]
+    assert notes == deaths * ["worker 7 died with exit code -9; retrying"]
     assert found[-1] == trained([])[-1]
     assert not any(isinstance(event, Failed) for event in found)
 

@@ -188,7 +188,7 @@ def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground
     assert event == whole
     assert history(list(heard.values())) == history(told)
     assert len(notes) == 1
-    assert notes[0].endswith("died with exit code -9; trying again")
+    assert notes[0].endswith("died with exit code -9; retrying")
 
 
 def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):

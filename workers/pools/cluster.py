@@ -20,12 +20,12 @@ from kd.errors import WorkerError
 from storage.files.artifacts import CONTINUES
 from workers.pools.local import SUPERVISED
 
-KNOCK_SECONDS = 10.0  # to wait for the address of a cluster
+CONNECT_SECONDS = 10.0  # to wait for a cluster's address
 STORE_BYTES = 100 * 2**20  # of a local Ray's object store, through which only events pass
-PACKAGES = ("kd", "storage", "workers")  # what a node of a cluster needs of the project
+PACKAGES = ("kd", "storage", "workers")  # packages of Retort that are sent to the nodes
 REASON_LENGTH = 160  # characters of an error of Ray
-# What Ray reads when it is imported: it reports no usage, prints no output of its processes (the
-# pool reports a worker's death), and sends no working directory to the nodes.
+# Ray reads these at import: no usage reports, no output of its processes (the pool reports
+# the death of a worker), no upload of the working directory.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
@@ -35,10 +35,10 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Where Ray is, and what a worker takes of it.
+    """The address of Ray, and the resources of one worker.
 
     Without an `address` Ray is started on this machine. `gpus_per_trial` lies in (0, 1]; None is a
-    whole GPU where there are any, else none. A worker without a GPU takes `threads` CPUs.
+    whole GPU on a cluster with GPUs, else none. A worker without a GPU takes `threads` CPUs.
     """
 
     root: Path
@@ -48,9 +48,9 @@ class Cluster:
 
 
 def connect(address: str) -> Any:
-    """Start Ray here, or connect to the cluster at `address`, quietly; return the module `ray`.
+    """Start Ray here, or connect to the cluster at `address`; return the module `ray`.
 
-    Raises WorkerError, in one line, when that fails.
+    Raises WorkerError, in one line, if that fails.
     """
     os.environ.update(SETTINGS)
     try:
@@ -58,7 +58,7 @@ def connect(address: str) -> Any:
     except ImportError:
         raise WorkerError("--workers ray needs Ray: pip install '.[ray]'") from None
     try:
-        _knock(address)
+        _check_reachable(address)
         with _own_signals(block=not address):
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **_options(address))
     except (OSError, RuntimeError, ValueError, ImportError) as error:
@@ -68,7 +68,7 @@ def connect(address: str) -> Any:
 
 
 def _options(address: str) -> dict[str, Any]:
-    """Return the options of `ray.init`; the nodes of a cluster need not have the project."""
+    """Return the options of `ray.init`, which sends Retort's packages to the nodes."""
     if not address:
         store = {"object_store_memory": STORE_BYTES}
         return {"address": "local", "include_dashboard": False, **store}
@@ -76,18 +76,18 @@ def _options(address: str) -> dict[str, Any]:
     return {"address": address, "runtime_env": {"py_modules": folders}}
 
 
-def _knock(address: str) -> None:
-    """Raise OSError, at once, where nothing listens: Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError at once if nothing listens at `address`: Ray would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 @contextmanager
 def _own_signals(*, block: bool) -> Iterator[None]:
-    """Keep the supervisor's answer to SIGTERM, which Ray replaces by an exit.
+    """Restore the supervisor's handler of SIGTERM, which Ray replaces by an exit.
 
-    With `block`, the processes that Ray starts meanwhile inherit that interrupts are blocked.
+    With `block`, the processes that Ray starts in the block ignore interrupts.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,29 +96,29 @@ def _own_signals(*, block: bool) -> Iterator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED if block else ())
     try:
         yield
-    except SystemExit:  # Ray's answer
+    except SystemExit:  # from Ray's handler
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def share_out(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, float]]:
-    """Return how many workers the nodes of a cluster have room for, and the resources of each.
+def count_workers(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, float]]:
+    """Return how many workers fit on the nodes of a cluster, and the resources of each.
 
-    `nodes` are those of `ray.nodes()`. Raises WorkerError when there is room for none.
+    `nodes` is the result of `ray.nodes()`. Raises WorkerError if none fits.
     """
-    rooms = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = sum(int(room.get("GPU", 0)) for room in rooms)
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in resources)
     share = cluster.gpus_per_trial or float(gpus > 0)
-    if share:  # CPUs are not counted then: a worker with a GPU needs few
-        size = gpus * int(1 / share + 1e-6)  # no worker has pieces of two GPUs
+    if share:  # CPUs are not counted: a worker with a GPU needs few
+        size = gpus * int(1 / share + 1e-6)  # no worker has shares of two GPUs
         demand = {"num_gpus": share, "num_cpus": 0}
     else:
-        size = sum(int(room.get("CPU", 0)) // cluster.threads for room in rooms)
+        size = sum(int(node.get("CPU", 0)) // cluster.threads for node in resources)
         demand = {"num_cpus": cluster.threads}
     if not size:
-        cpus = sum(int(room.get("CPU", 0)) for room in rooms)
+        cpus = sum(int(node.get("CPU", 0)) for node in resources)
         what = f"{share:g} GPUs" if share else f"{cluster.threads} threads"
         raise WorkerError(
             f"Ray has no room for a worker of {what}: its nodes have {gpus} GPUs and {cpus} CPUs; "
@@ -128,16 +128,16 @@ def share_out(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[
 
 
 def check_node(ray: Any) -> None:
-    """Raise WorkerError if Ray has died where the supervisor is: no worker can be had then."""
+    """Raise WorkerError if Ray has died on the supervisor's machine."""
     own = ray.get_runtime_context().get_node_id()
     if not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes()):
         raise WorkerError(f"Ray has died on this machine; {CONTINUES}")
 
 
 def reason(error: Exception) -> str:
-    """Return the line of an error that has the reason; errors of Ray have many lines.
+    """Return the one line of a Ray error that has its reason.
 
-    The last one of a traceback from a worker, the cause of death of an actor, else the first.
+    For a traceback of a worker the last line, for a dead actor its cause, else the first line.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     if "ray::" in lines[0]:

@@ -8,14 +8,14 @@ from workers.jobs import Job
 
 
 class InlinePool:
-    """Runs one job at a time in this process, an event a call of `events`."""
+    """Runs one job at a time in this process; each call of `events` runs it to its next event."""
 
     size = 1
 
     def __init__(self) -> None:
         self._tickets = 0
         self._events: Iterator[Event] | None = None
-        self._asked = False
+        self._stop_requested = False
 
     def start(self) -> None:
         """Nothing to start: torch is imported with the first job."""
@@ -32,13 +32,13 @@ class InlinePool:
         from workers.execute import execute
 
         self._tickets += 1
-        self._asked = False
-        self._events = execute(job, choose_device(0), lambda: self._asked)
+        self._stop_requested = False
+        self._events = execute(job, choose_device(0), lambda: self._stop_requested)
         return self._tickets
 
     def stop(self, ticket: int) -> None:
         """Stop the job at its next step."""
-        self._asked = self._asked or ticket == self._tickets
+        self._stop_requested = self._stop_requested or ticket == self._tickets
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         """Run the job up to its next event."""

@@ -1,8 +1,7 @@
 """Workers as local processes, forked from a server that has already imported torch.
 
-A worker runs jobs until it is closed. It exits at once when the supervisor dies: a
-thread waits for the end of a pipe that only the supervisor holds open. The server that workers are
-forked from has touched no device.
+A worker runs jobs until it is closed. It exits at once when the supervisor dies: a thread waits for
+the end of a pipe that only the supervisor holds open. The server has touched no device.
 """
 
 import json
@@ -24,7 +23,7 @@ from workers.jobs import Job, job_from_wire
 from workers.machine import usable_cores
 
 PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
-CLOSING_SECONDS = 5  # that a worker has to leave by itself
+CLOSING_SECONDS = 5  # for a worker to exit by itself
 # Ctrl-C and batch systems signal every process of a group. What happens then is the supervisor's
 # decision: workers, and the server that they are forked from, are started with these blocked.
 SUPERVISED = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +40,7 @@ class _Worker:
 
 
 class LocalPool:
-    """A pool of worker processes. `size` of None means one an accelerator, else one a core."""
+    """A pool of `size` worker processes: None for one per accelerator or, without any, per core."""
 
     def __init__(self, size: int | None = None) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -53,19 +52,19 @@ class LocalPool:
     def start(self) -> None:
         """Start the server that workers are forked from, without waiting for it.
 
-        The first worker is waited for when it is needed; its number of accelerators decides how
-        many more there are.
+        The first worker is waited for when it is needed; it reports the number of accelerators,
+        which may decide the number of workers.
         """
         _start_server()
 
     @property
     def size(self) -> int:
-        """Number of jobs at once. Waits for the first worker where that decides it."""
+        """Number of workers. Waits for the first worker if accelerators decide the number."""
         if self._size is None:
             worker = self._workers[0] if self._workers else self._launch(0)
             try:
                 if not worker.ready:
-                    self._welcome(worker, _receive(worker.connection))
+                    self._greeted(worker, _receive(worker.connection))
             except (EOFError, OSError):
                 raise WorkerError(f"worker {worker.process.pid} died as it was started") from None
         return self._size or 1
@@ -76,7 +75,7 @@ class LocalPool:
 
     def submit(self, job: Job) -> int:
         """Give `job` to an idle worker; return its ticket. Raises WorkerError if all are busy."""
-        size = self.size  # before the idle are counted: asking may start the first worker
+        size = self.size  # first: it may start the first worker
         idle = [worker for worker in self._workers if worker.ticket is None]
         if not idle:
             if len(self._workers) >= size:
@@ -90,7 +89,7 @@ class LocalPool:
         return self._tickets
 
     def stop(self, ticket: int) -> None:
-        """Tell the worker to leave the job at the next step; its last event follows."""
+        """Stop the job at its next step; its last event follows."""
         for worker in self._workers:
             if worker.ticket == ticket:
                 with suppress(OSError):
@@ -99,29 +98,29 @@ class LocalPool:
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         """Wait for events, and return (ticket, event) pairs in order."""
         connections = {worker.connection: worker for worker in self._workers}
-        found: list[tuple[int, Event]] = []
+        events: list[tuple[int, Event]] = []
         for connection in wait(list(connections), timeout):
-            found += self._read(connections[connection])  # type: ignore[index]
-        return found
+            events += self._read(connections[connection])  # type: ignore[index]
+        return events
 
     def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
         """Read all events of a worker; a dead one is replaced, and its job has failed."""
-        found: list[tuple[int, Event]] = []
+        events: list[tuple[int, Event]] = []
         try:
             while worker.connection.poll():
                 message = _receive(worker.connection)
                 if not worker.ready:
-                    self._welcome(worker, message)
+                    self._greeted(worker, message)
                 elif message["ticket"] == worker.ticket:
                     event = event_from_wire(message["event"])
-                    found.append((message["ticket"], event))
+                    events.append((message["ticket"], event))
                     if isinstance(event, LastEvent):
                         worker.ticket = None
         except (EOFError, OSError):
-            found += self._bury(worker)
-        return found
+            events += self._replace(worker)
+        return events
 
-    def _bury(self, worker: _Worker) -> list[tuple[int, Event]]:
+    def _replace(self, worker: _Worker) -> list[tuple[int, Event]]:
         worker.process.join(CLOSING_SECONDS)
         code = worker.process.exitcode
         worker.connection.close()
@@ -129,7 +128,7 @@ class LocalPool:
         self._workers.remove(worker)
         died = WorkerError(f"worker {worker.process.pid} died with exit code {code}")
         if worker.ticket is None and not worker.ready:
-            raise died  # a worker that cannot even start would be replaced for ever
+            raise died  # a replacement would fail to start as well
         self._launch(worker.slot)
         return [] if worker.ticket is None else [(worker.ticket, Failed.of(died))]
 
@@ -161,7 +160,7 @@ class LocalPool:
         self._workers.append(worker)
         return worker
 
-    def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
+    def _greeted(self, worker: _Worker, greeting: dict[str, Any]) -> None:
         worker.ready = True
         if self._size is None:
             self._size = greeting["accelerators"] or usable_cores()
@@ -176,8 +175,8 @@ def _start_server() -> None:
 
 
 def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
-    """Be worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
-    threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
+    """Run as worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
+    threading.Thread(target=_exit_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute, last_event
 
@@ -191,13 +190,16 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         stopped = _StopRequest(connection, ticket)
         try:
             job = job_from_wire(message["job"])
-        except RetortError as error:  # it is no job
+        except RetortError as error:  # the message is not a job
             _send(connection, {"ticket": ticket, "event": to_wire(Failed.of(error))})
             continue
         try:
             for event in execute(job, device, stopped):
                 _send(connection, {"ticket": ticket, "event": to_wire(event)})
-        except (KeyboardInterrupt, GeneratorExit) as error:  # signals are blocked: a model's own
+        except (
+            KeyboardInterrupt,
+            GeneratorExit,
+        ) as error:  # raised by a model: signals are blocked
             _send(connection, {"ticket": ticket, "event": to_wire(last_event(job, error))})
 
 
@@ -207,16 +209,16 @@ class _StopRequest:
     def __init__(self, connection: Connection, ticket: int) -> None:
         self._connection = connection
         self._ticket = ticket
-        self._asked = False
+        self._requested = False
 
     def __call__(self) -> bool:
-        while not self._asked and self._connection.poll():
-            self._asked = _receive(self._connection).get("stop") == self._ticket
-        return self._asked
+        while not self._requested and self._connection.poll():
+            self._requested = _receive(self._connection).get("stop") == self._ticket
+        return self._requested
 
 
-def _leave_after(lifeline: Connection) -> None:
-    """End the process as soon as the supervisor's end of the pipe is gone."""
+def _exit_after(lifeline: Connection) -> None:
+    """End the process as soon as the supervisor's end of the pipe is closed."""
     wait([lifeline])
     os._exit(1)
 

@@ -22,23 +22,19 @@ from kd.errors import RetortError, WorkerError
 from kd.json_data import to_wire
 from workers.events import Event, Failed, LastEvent, Stopped, event_from_wire
 from workers.jobs import Job, job_from_wire
-from workers.pools.cluster import Cluster, check_node, connect, reason, share_out
+from workers.pools.cluster import Cluster, check_node, connect, count_workers, reason
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
-SILENCE_SECONDS = 10.0  # of all workers, after which Ray itself is looked at
+SILENCE_SECONDS = 10.0  # without an event, after which Ray itself is checked
 THREADS = 3  # of an actor: one runs the job, one returns its events, one receives requests to stop
-PATHS = (
-    "root",
-    "data_dir",
-    "folder",
-    "seal",
-)  # fields of jobs that may be relative to the folder of the supervisor
+# fields of jobs with paths that may be relative to the supervisor's working directory
+PATHS = ("root", "data_dir", "folder", "seal")
 
 
 @dataclass(slots=True)
 class _Worker:
     actor: Any
-    reply: Any  # of the pending call: first the greeting, then events of the job
+    reply: Any  # of the pending call: the greeting, later events
     mark: Path  # a file in the root, which the worker must see
     name: str = "a Ray worker"
     ticket: int | None = None
@@ -46,10 +42,10 @@ class _Worker:
 
 
 class RayPool:
-    """A pool of Ray actors, as many as the cluster had room for when the pool was started.
+    """A pool of Ray actors, as many as the cluster had resources for when the pool was started.
 
-    Where it has less room later, since a node is lost or others are using it, jobs wait here: one
-    is given only to a worker that has greeted.
+    If resources are lost later (a node has died, others use it), jobs wait here: a job is sent only
+    to a worker that has sent its greeting.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -66,10 +62,10 @@ class RayPool:
     def start(self) -> None:
         """Start Ray here, or connect to the cluster, and start the first worker.
 
-        Raises WorkerError where there is no Ray, or no room for a worker.
+        Raises WorkerError if Ray is missing, or lacks resources for one worker.
         """
         self._ray = connect(self._cluster.address)
-        self._size, self._demand = share_out(self._ray.nodes(), self._cluster)
+        self._size, self._demand = count_workers(self._ray.nodes(), self._cluster)
         self._launch()
 
     @property
@@ -82,7 +78,7 @@ class RayPool:
         return len(self._waiting) + sum(worker.ticket is not None for worker in self._workers)
 
     def submit(self, job: Job) -> int:
-        """Take `job`, for the next worker that is idle; return its ticket."""
+        """Queue `job` for the next idle worker; return its ticket."""
         self._tickets += 1
         self._waiting.append((self._tickets, job))
         self._assign()
@@ -105,31 +101,31 @@ class RayPool:
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
         """Wait for events, and return (ticket, event) pairs in order.
 
-        Nothing is returned when a worker has greeted, or all have been silent for a while. Raises
-        WorkerError when Ray has gone, no worker can be started, or one has not what jobs need.
+        The list is empty after a greeting, or after a while without events. Raises WorkerError if
+        Ray has died, no worker can be started, or a worker cannot run jobs.
         """
-        found, self._ready_events = self._ready_events, []
+        events, self._ready_events = self._ready_events, []
         patience = SILENCE_SECONDS if timeout is None else min(timeout, SILENCE_SECONDS)
         replies = {worker.reply: worker for worker in self._workers}
         try:
-            if not (found or self._ray.wait(list(replies), timeout=patience)[0]):
+            if not (events or self._ray.wait(list(replies), timeout=patience)[0]):
                 check_node(self._ray)
             for reply in self._ray.wait(list(replies), num_returns=len(replies), timeout=0)[0]:
-                found += self._read(replies[reply])
+                events += self._read(replies[reply])
         except ConnectionError as error:
             raise WorkerError(f"Ray does not answer any more: {reason(error)}") from None
         self._assign()
-        return found
+        return events
 
     def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
         """Read all events of a worker; a dead one is replaced, and its job has failed."""
         try:
             reply = json.loads(self._ray.get(worker.reply))
         except self._ray.exceptions.RayError as error:
-            return self._bury(worker, error)
+            return self._replace(worker, error)
         worker.reply = worker.actor.events.remote()
         if not worker.ready:
-            self._welcome(worker, reply)
+            self._greeted(worker, reply)
             return []
         events = [
             (ticket, event_from_wire(wire)) for ticket, wire in reply if ticket == worker.ticket
@@ -138,14 +134,14 @@ class RayPool:
             worker.ticket = None
         return events
 
-    def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
+    def _greeted(self, worker: _Worker, greeting: dict[str, Any]) -> None:
         worker.mark.unlink(missing_ok=True)
         check_greeting(greeting, self._cluster.root)
         worker.name = f"Ray worker {greeting['pid']} on {greeting['node']}"
         worker.ready = True
         self._failed_starts = 0
 
-    def _bury(self, worker: _Worker, error: Exception) -> list[tuple[int, Event]]:
+    def _replace(self, worker: _Worker, error: Exception) -> list[tuple[int, Event]]:
         check_node(self._ray)
         self._dismiss(worker)
         died = WorkerError(f"{worker.name} died: {reason(error)}")
@@ -157,7 +153,7 @@ class RayPool:
         return [] if worker.ticket is None else [(worker.ticket, Failed.of(died))]
 
     def _assign(self) -> None:
-        """Give jobs that wait to workers that are idle."""
+        """Give waiting jobs to idle workers."""
         for worker in self._workers:
             if self._waiting and worker.ready and worker.ticket is None:
                 worker.ticket, job = self._waiting.popleft()
@@ -172,14 +168,14 @@ class RayPool:
         self._workers.append(_Worker(actor, actor.greet.remote(str(mark)), mark))
 
     def _dismiss(self, worker: _Worker) -> None:
-        """End a worker, which may only seem dead: its job is given to another."""
+        """End a worker; it may be unreachable rather than dead, and its job is given to another."""
         self._workers.remove(worker)
         worker.mark.unlink(missing_ok=True)
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(worker.actor)
 
     def close(self) -> None:
-        """End all workers, busy or not, and Ray itself where it was started here."""
+        """End all workers, busy or not, and Ray itself if it was started here."""
         while self._workers:
             self._dismiss(self._workers[-1])
         if self._ray:
@@ -202,13 +198,13 @@ def check_greeting(greeting: dict[str, Any], root: Path) -> None:
 
 
 def _absolute(wire: dict[str, Any]) -> dict[str, Any]:
-    """Name files as the supervisor does: a worker's own folder is another."""
+    """Make the paths of a job absolute: a worker has another working directory."""
     named = {name: str(Path(wire[name]).absolute()) for name in PATHS if wire.get(name)}
     return {**wire, **named}
 
 
 class RayWorker:
-    """The actor: each method runs in a thread of its own."""
+    """The actor. Ray runs each method in its own thread."""
 
     def __init__(self, gpus: float) -> None:
         self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
@@ -216,7 +212,7 @@ class RayWorker:
         self._gpus = gpus
 
     def greet(self, mark: str) -> str:
-        """Return where this worker is, and whether it has what jobs need."""
+        """Return the worker's host, process, view of the root (`mark`) and version of torch."""
         from workers.device import choose_device, limit_memory
 
         self._device = choose_device(0)  # Ray shows a worker its own GPU alone, as the first
@@ -239,15 +235,15 @@ class RayWorker:
         try:
             for event in execute(job_from_wire(json.loads(wire)), self._device, stopped):
                 self._events.put((ticket, event))
-        except RetortError as error:  # it is no job: this node has another version of Retort
+        except RetortError as error:  # not a job here: this node has another version of Retort
             self._events.put((ticket, Failed.of(error)))
 
     def events(self) -> str:
         """Wait for events of the job; return (ticket, event) pairs."""
-        found = [self._events.get()]
+        events = [self._events.get()]
         while not self._events.empty():
-            found.append(self._events.get())
-        return json.dumps([(ticket, to_wire(event)) for ticket, event in found])
+            events.append(self._events.get())
+        return json.dumps([(ticket, to_wire(event)) for ticket, event in events])
 
     def stop(self, ticket: int) -> None:
         """Stop the job at its next step."""

@@ -1,4 +1,4 @@
-"""The worker pool: runs jobs under the conductor's keys, and again where a worker has died."""
+"""The worker pool: runs jobs, each under a key, and retries those whose worker has died."""
 
 import time
 import typing
@@ -21,7 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Pool(typing.Protocol):
-    """What a pool offers: jobs go in, (ticket, event) pairs come out."""
+    """The interface of a pool: it takes jobs and returns (ticket, event) pairs."""
 
     def start(self) -> None: ...
     @property
@@ -52,10 +52,10 @@ class _Task:
 
 
 class WorkerPool:
-    """Jobs under keys. A job whose worker died is tried again, from its checkpoint.
+    """Runs jobs under keys. A job whose worker died is retried from its checkpoint.
 
-    `check` is called every few seconds while jobs are waited for, and raises once the study belongs
-    to another supervisor.
+    `check` is called every few seconds while jobs run, and raises once another supervisor has taken
+    over the study.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -76,7 +76,7 @@ class WorkerPool:
         self._tasks[self._pool.submit(job)] = _Task(key, job)
 
     def stop(self, key: Hashable) -> None:
-        """Ask the job to stop at its next step; its last event follows."""
+        """Stop the job at its next step; its last event follows."""
         for ticket, task in self._tasks.items():
             if task.key == key:
                 task.stopped = True
@@ -87,18 +87,18 @@ class WorkerPool:
 
         No pairs are returned after `timeout` or `CHECK_SECONDS`. Raises what `check` raises.
         """
-        found: list[tuple[Any, Event]] = []
+        pairs: list[tuple[Any, Event]] = []
         for ticket, event in self._listen(timeout):
             task = self._tasks[ticket]
             if not isinstance(event, LastEvent):
-                found.append((task.key, event))
+                pairs.append((task.key, event))
                 continue
             del self._tasks[ticket]
             if isinstance(event, Failed) and event.kind == WorkerError.__name__:
-                found.append((task.key, self._after_death(task, event)))
+                pairs.append((task.key, self._after_death(task, event)))
             else:
-                found.append((task.key, event))
-        return found
+                pairs.append((task.key, event))
+        return pairs
 
     def _listen(self, timeout: float | None) -> list[tuple[int, Event]]:
         if self.check is None:
@@ -110,14 +110,14 @@ class WorkerPool:
         return events
 
     def _after_death(self, task: _Task, event: Failed) -> Event:
-        """Run the job again, with a note; one with a request to stop has stopped."""
+        """Retry the job and return a note, unless it was to stop or has no retries left."""
         if task.stopped:
             return Stopped()
         if task.deaths >= RETRIES:
             return event
         task.deaths += 1
         self._tasks[self._pool.submit(task.job)] = task
-        return Note(text=f"{event.reason}; trying again")
+        return Note(text=f"{event.reason}; retrying")
 
     def drain(self, seconds: float) -> None:
         """Wait until every job has finished its running epoch or has ended, for at most `seconds`.
@@ -132,7 +132,7 @@ class WorkerPool:
                     waiting.discard(ticket)
 
     def run(self, job: Job, listen: Callable[[Event], None] = lambda event: None) -> Result:
-        """Run one job to its end, alone, and return its result. Raises what made it fail."""
+        """Run one job and return its result. Raises the job's error, or DivergenceError."""
         for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
             if isinstance(event, Diverged):
                 raise DivergenceError(event.reason)
@@ -144,16 +144,16 @@ class WorkerPool:
         jobs: Mapping[Key, Job],
         listen: Callable[[Key, Event], None] = lambda key, event: None,
     ) -> Iterator[tuple[Key, Result | Diverged]]:
-        """Run jobs, as many at once as there are workers; yield (key, last event) as they end.
+        """Run jobs on all workers; yield (key, last event) as they end.
 
-        Other events go to `listen`; a job that fails raises its error here.
+        Other events go to `listen`. Raises the error of a job that fails.
         """
         waiting = list(jobs.items())
         self._start_some(waiting)
         while self.busy:
             for key, event in self.events():
                 if isinstance(event, Result | Diverged):
-                    self._start_some(waiting)  # first: what is done with a result takes time
+                    self._start_some(waiting)  # first, because the caller may be slow with a result
                     yield key, event
                 elif isinstance(event, LastEvent):
                     raise error_of(event)
@@ -169,7 +169,7 @@ class WorkerPool:
 def error_of(event: LastEvent) -> RetortError:
     """Return the error that the last event of a job without a result describes."""
     if not isinstance(event, Failed):
-        return WorkerError("a job failed: the job was stopped")
+        return WorkerError("a job failed: it was stopped")
     kind = getattr(errors, event.kind, None)
     if isinstance(kind, type) and issubclass(kind, RetortError):
         return kind(event.reason)

@@ -53,9 +53,9 @@ def view_seed(protocol: Protocol) -> int:
 
 
 def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str, Any]:
-    """Return what every shard depends on, but for the number of its view.
+    """Return everything that a shard depends on except its view number.
 
-    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's.
+    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's weights.
     """
     return {
         "format": 1,
@@ -79,14 +79,14 @@ def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection])
 
 
 def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Cache what the teacher says of one view; two supervisors do not read it side by side."""
+    """Cache the teacher's readings of one view; a lock lets only one worker make it."""
     started = time.perf_counter()
     folder = job.layout.shards(job.shards)
-    place = view_folder(folder, job.view)
-    missing = not is_finished(place)
-    with locked(lock_of(place), wait=True):
-        sweep(place / shards.READING)
-        if not (missing and is_finished(place)):  # else another has made it meanwhile
+    target = view_folder(folder, job.view)
+    missing = not is_finished(target)
+    with locked(lock_of(target), wait=True):
+        sweep(target / shards.READING)
+        if not (missing and is_finished(target)):  # otherwise another worker has just made it
             chunks: list[Reading] = []
             yield from _read_view(job, device, stopped, chunks)
             if stopped():
@@ -98,7 +98,7 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
 def _read_view(
     job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[Reading]
 ) -> Iterator[Event]:
-    """Add what the teacher says of the view to `chunks`, in the order of the rows."""
+    """Append the teacher's readings of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job.layout, job.dataset, device)
     live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
     taps = job.protocol.taps if job.features else ()
@@ -106,7 +106,7 @@ def _read_view(
         if stopped():
             return
         chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
-        chunks.append(chunk.to(CPU))  # a whole view may be more than the device has left
+        chunks.append(chunk.to(CPU))  # a whole view may not fit in device memory
         yield Progress(done=int(index[-1]) + 1, total=len(data))
 
 
@@ -118,14 +118,14 @@ def _read_rows(
     index: torch.Tensor,
     taps: Sequence[str],
 ) -> Reading:
-    """Return what the teacher says of the rows `index`, rendered as view `k`."""
+    """Return the teacher's reading of the rows `index` of view `k`."""
     rows = data.view(view_seed(protocol), k, protocol.augment).at(index)
     device = data.values.device
     return live.read(k, index, data.batch(index.to(device), rows.to(device)), taps)
 
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Compare random rows of a shard with what the teacher says now."""
+    """Compare random rows of a shard with the teacher's present output."""
     data, _ = open_parts(job.layout, job.dataset, device)
     live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
     generator = torch.Generator().manual_seed(derive_seed(job.protocol.seed, "verify", job.view))

@@ -37,17 +37,17 @@ from workers.jobs import ExportJob
 from workers.runners.loading import untrained_student
 from workers.runners.standalone import standalone_source
 
-COMPARED = 64  # validation images on which files and student must say the same
+COMPARED = 64  # validation images on which files and student must agree
 ONNX_BATCHES = (1, 7, 64)
-ONNX_TOLERANCE = 1e-4  # of the largest logit: another runtime adds up in another order
-ROUNDING = 1e-3  # of the largest logit: batches of another size may be added up in another order
-FLIPS = 0.005  # share of validation images on which another device may say another class
+ONNX_TOLERANCE = 1e-4  # of the largest logit: another runtime sums in another order
+ROUNDING = 1e-3  # of the largest logit: batches of another size may be summed in another order
+FLIPS = 0.005  # share of validation images that another device may classify differently
 
 
 def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Write `student.safetensors`, `student.py`, `config.json` and perhaps `student.onnx`.
+    """Write `student.safetensors`, `student.py`, `config.json` and, on request, `student.onnx`.
 
-    Raises ArtifactError when the student's file is damaged, or what was written differs from it.
+    Raises ArtifactError if the student's file is damaged, or if the export differs from it.
     """
     network = _load_student(job)
     validation = open_part(job.layout.dataset(job.dataset), "validation")
@@ -67,15 +67,15 @@ def write_student(
     files: Path,
     some: Examples,
 ) -> nn.Module:
-    """Write a student, which is on the CPU and in eval mode, and load it again, in plain PyTorch.
+    """Write a student (on the CPU, in eval mode), and return it loaded in plain PyTorch.
 
-    `config` is what `describe` returns, `files` the folder of models of the user's own. Raises
-    ArtifactError when what was written gives other logits of the images `some` than the student.
+    `config` comes from `describe`, `files` is the folder of models of the user's own. Raises
+    ArtifactError if the logits of the loaded student differ on the images `some`.
     """
     export = ExportLayout(folder)
     write_tensors(export.weights, export_state(network))
     write_json(export.config, config)
-    # safetensors lets its owner alone read the file; what is taken away is for others too
+    # safetensors makes the file readable for its owner only; an export is for others too
     shutil.copymode(export.config, export.weights)
     model = parse_model(network.name)
     if model.digest:
@@ -98,20 +98,20 @@ def _load_student(job: ExportJob) -> Network:
 def _check_accuracy(
     job: ExportJob, network: Network, validation: Examples, device: torch.device
 ) -> None:
-    """Raise ArtifactError unless the student scores what the record of its run says."""
-    placed = place(copy.deepcopy(network), device)  # its layout is another, and so its rounding
+    """Raise ArtifactError unless the student's accuracy is that of its run's record."""
+    placed = place(copy.deepcopy(network), device)  # another memory layout rounds differently
     logits = predict(placed, validation.to(device))
-    found = accuracy(logits, validation.labels)
+    score = accuracy(logits, validation.labels)
     allowed = max(1, math.floor(FLIPS * len(validation)))
-    if abs(found - job.accuracy) * len(validation) > allowed + 0.5:
+    if abs(score - job.accuracy) * len(validation) > allowed + 0.5:
         raise ArtifactError(
-            f"{job.weights} has a validation accuracy of {found:.4f}, and its run's record says "
-            f"{job.accuracy:.4f}: one of them is of another run"
+            f"{job.weights} has a validation accuracy of {score:.4f}, but the record of its run "
+            f"has {job.accuracy:.4f}: one of the two belongs to another run"
         )
 
 
 def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> dict[str, Any]:
-    """Return what it takes to build a student anew and to feed it; see `config.json`."""
+    """Return the content of `config.json`: what is needed to build a student and feed it."""
     info = read_manifest(layout.dataset(dataset), "dataset").info
     inputs = read_inputs(info)
     return {
@@ -125,11 +125,10 @@ def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> 
 
 
 def _check_files(folder: Path, network: Network, some: Examples) -> nn.Module:
-    """Load the files in both ways that the card names; return the student in plain PyTorch.
+    """Load the files in both ways that the card describes; return the plain PyTorch student.
 
-    Raises ArtifactError unless both give the very logits of the student, bit for bit, in the
-    batches of `predict`; in others, where the kernels of some layers add up in another order, they
-    may differ by rounding.
+    Raises ArtifactError unless both give the student's logits bit for bit in the batches of
+    `predict`, and within rounding in batches of other sizes, where kernels sum in another order.
     """
     export = ExportLayout(folder)
     config = read_json(export.config)
@@ -144,38 +143,38 @@ def _check_files(folder: Path, network: Network, some: Examples) -> nn.Module:
         files=folder,
     )
     standalone: nn.Module = runpy.run_path(str(export.source))["load"]()
-    given = some.inputs.exported(some.values)
-    chunks = given.split(batch_size(some.inputs, given.device))
-    found = {
+    pixels = some.inputs.exported(some.values)
+    chunks = pixels.split(batch_size(some.inputs, pixels.device))
+    loaded = {
         export.weights.name: predict(rebuilt, some),
-        export.source.name: torch.cat([_answer(standalone, chunk) for chunk in chunks]),
+        export.source.name: torch.cat([_logits(standalone, chunk) for chunk in chunks]),
     }
-    for name, logits in found.items():
+    for name, logits in loaded.items():
         if not torch.equal(logits, wanted):
             raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
-    check_batching(standalone, given, wanted)
+    check_batching(standalone, pixels, wanted)
     return standalone
 
 
 def check_batching(student: nn.Module, pixels: Tensor, wanted: Tensor) -> None:
-    """Raise ArtifactError if logits depend on the batch by more than rounding explains.
+    """Raise ArtifactError if logits depend on the batch size by more than rounding.
 
-    `wanted` are those of `pixels` as the study evaluates them; both are on the CPU.
+    `wanted` are the logits of `pixels` in the batches of the study; both are on the CPU.
     """
     allowed = ROUNDING * max(1.0, float(wanted.abs().max()))
     for size in (1, len(pixels)):
-        logits = torch.cat([_answer(student, chunk) for chunk in pixels.split(size)])
+        logits = torch.cat([_logits(student, chunk) for chunk in pixels.split(size)])
         difference = float((logits - wanted).abs().max())
         if not difference <= allowed:
             raise ArtifactError(
                 f"the logits in batches of {size} differ by {difference:.2g} from those of other "
-                f"batches, more than the {allowed:.2g} of rounding: what the model says of an "
-                "image depends on the others"
+                f"batches, more than the {allowed:.2g} of rounding: the logits of "
+                "an image depend on the other images"
             )
 
 
 @torch.inference_mode()
-def _answer(student: nn.Module, pixels: Tensor) -> Tensor:
+def _logits(student: nn.Module, pixels: Tensor) -> Tensor:
     """Return logits of images [B, C, H, W] float32 in 0-1."""
     logits: Tensor = student(pixels)
     return logits
@@ -204,7 +203,7 @@ def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, fl
     run = _onnx_runner(path)
     differences = {}
     for size in ONNX_BATCHES:
-        wanted = _answer(student, pixels[:size])
+        wanted = _logits(student, pixels[:size])
         differences[str(size)] = float((run(pixels[:size]) - wanted).abs().max())
         allowed = ONNX_TOLERANCE * max(1.0, float(wanted.abs().max()))
         if not differences[str(size)] <= allowed:
@@ -216,19 +215,19 @@ def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, fl
 
 
 def _keep_locks_within_the_process() -> None:
-    """Torch draws its progress with tqdm, whose lock between processes would outlive a worker."""
+    """Torch shows progress with tqdm, whose default lock would outlive a worker."""
     if find_spec("tqdm"):
         importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to logits that asks the ONNX runtime, on the CPU."""
+    """Return a function from images to logits that uses the ONNX runtime on the CPU."""
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors alone
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    [name] = [given.name for given in session.get_inputs()]
+    [name] = [node.name for node in session.get_inputs()]
 
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {name: pixels.numpy()})[0])

@@ -1,4 +1,4 @@
-"""Load what several jobs need: splits, networks, and the teacher's outputs."""
+"""Loads splits, networks and teacher outputs for the other runners."""
 
 import torch
 
@@ -55,7 +55,7 @@ def initial_seed(protocol: Protocol) -> int:
 def untrained_student(
     protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
 ) -> Network:
-    """Build the student that a run with `seed` starts from; without a name the protocol's first."""
+    """Build the student that a run with `seed` starts from; by default the first."""
     seed = derive_seed(seed, "initialisation")
     name = student or protocol.student
     return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
@@ -86,9 +86,9 @@ def load_live_teacher(
 
 
 def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
-    """Return the cheapest source that can serve the job's recipe.
+    """Return the cheapest source of teacher outputs for the job's recipe.
 
-    A plain recipe asks the teacher nothing but its cached logits of the validation split.
+    A plain recipe needs only the cached logits of the validation split.
     """
     recipe = job.recipe
     cached = job.cache == "all" or (job.cache == "logits" and recipe.feature_kind == "none")

@@ -1,4 +1,4 @@
-"""Jobs that test the teacher, measure costs, and measure the students before training."""
+"""Jobs that test the teacher, and measure the size and latency of teacher and students."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,13 +34,13 @@ def run_teacher_test(
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
-    found = scores(logits, test.labels)
-    write_json(run.result, {key: found[key] for key in ("accuracy", "nll", "ece")})
-    yield Result.of(**found)
+    tested = scores(logits, test.labels)
+    write_json(run.result, {key: tested[key] for key in ("accuracy", "nll", "ece")})
+    yield Result.of(**tested)
 
 
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Measure teacher and students, the first one once more, as a control of the clock."""
+    """Measure teacher and students; the first student twice, to show the noise of the clock."""
     protocol, layout = job.protocol, job.layout
     inputs = _inputs(job)
     networks = {
@@ -66,7 +66,7 @@ def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterato
 
 
 def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Measure every student, each as it is before training; their time only if it is limited."""
+    """Measure every untrained student; its latency only if the protocol limits it."""
     networks = _students(job, job.protocol.students)
     timed = networks if job.protocol.max_latency_ms else {}
     latency = _latency(job, timed, (1,), device)

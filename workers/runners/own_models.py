@@ -31,7 +31,7 @@ from workers.jobs import ModelsJob
 from workers.runners.exporting import COMPARED, check_batching, describe, write_student
 from workers.runners.loading import build_network, open_parts
 
-IMAGES = 4  # of a batch, at most
+BATCH = 4  # images of a batch, at most
 RECIPE = Recipe(lr=0.01)
 
 
@@ -55,21 +55,22 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
 
 
 class Tryout:
-    """One model, `name`, of the protocol of `job`, on the device that trains."""
+    """Tests the model `name` on the device that trains it."""
 
     def __init__(self, job: ModelsJob, name: str, device: torch.device) -> None:
         self._job = job
         self._name = name
         self._device = device
-        self._whole, validation = open_parts(job.layout, job.dataset, device)
-        self._data, self._some = self._whole.first(2 * IMAGES), validation.first(COMPARED)
+        self._train_split, validation = open_parts(job.layout, job.dataset, device)
+        self._train_images = self._train_split.first(2 * BATCH)
+        self._validation = validation.first(COMPARED)
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
             with self._refusing("does not take a batch of the study"), torch.no_grad():
-                batch = self._whole.first(self._job.protocol.batch_size)
+                batch = self._train_split.first(self._job.protocol.batch_size)
                 self._built().train(trains)(batch.fed())
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
@@ -78,9 +79,9 @@ class Tryout:
                 load_state(again, tensors, "a file of its weights", self._name)
                 self._evaluate(again.eval())
             with self._refusing("cannot be measured"):
-                cost.macs(network, self._data.inputs)
+                cost.macs(network, self._train_images.inputs)
                 cost.state_bytes(network)
-                place(copy.deepcopy(network), self._device)(self._some.fed())
+                place(copy.deepcopy(network), self._device)(self._validation.fed())
             if exports:
                 with self._refusing("cannot be exported"):
                     self._export(again.requires_grad_(False), Path(folder) / "export")
@@ -93,8 +94,8 @@ class Tryout:
         return place(network, device or self._device)
 
     def _train(self, folder: Path) -> Network:
-        """Train two epochs, and once more from the checkpoint of the first; return the network."""
-        path, batch = folder / "checkpoint.safetensors", min(IMAGES, self._job.protocol.batch_size)
+        """Train two epochs, repeat the second from a checkpoint, and return the network."""
+        path, batch = folder / "checkpoint.safetensors", min(BATCH, self._job.protocol.batch_size)
         plan = Plan.of(
             self._job.protocol,
             epochs=2,
@@ -105,34 +106,34 @@ class Tryout:
             metric="accuracy",
             compile=False,
         )
-        few = self._some.first(2 * IMAGES)
+        few = self._validation.first(2 * BATCH)
         with self._refusing("cannot be trained"):
-            whole, resumed = self._begun(), self._begun()
+            whole, resumed = self._fresh_state(), self._fresh_state()
             with suppress(DivergenceError):  # a result of a recipe, not of the model alone
-                for _ in train(whole, RECIPE, plan, self._data, few):
+                for _ in train(whole, RECIPE, plan, self._train_images, few):
                     if whole.epoch == 1:
                         write_checkpoint(path, {}, whole.tensors(), whole.history)
         if whole.epoch == plan.epochs:
-            with self._refusing("cannot go on from a checkpoint"):
+            with self._refusing("cannot be resumed from a checkpoint"):
                 resumed.restore(*read_checkpoint(path, {}))
-                list(train(resumed, RECIPE, plan, self._data, few))
+                list(train(resumed, RECIPE, plan, self._train_images, few))
             self._compare(whole.tensors(), resumed.tensors())
         return whole.network
 
-    def _begun(self) -> TrainingState:
+    def _fresh_state(self) -> TrainingState:
         network = self._built()
         if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise self._refused("has no parameter that learns: all are frozen")
+            raise self._refused("has no parameter that is trained: all are frozen")
         optimizer = self._job.protocol.optimizer
         return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE, optimizer)
 
     def _compare(self, whole: dict[str, torch.Tensor], resumed: dict[str, torch.Tensor]) -> None:
-        """Raise ProtocolError if a resumed run is another; accelerators may round as they like."""
-        other = [name for name in whole if not same(whole[name], resumed[name])]
-        if other and self._device.type == "cpu":
+        """Raise ProtocolError if a resumed run differs; on accelerators rounding may differ."""
+        differing = [name for name in whole if not same(whole[name], resumed[name])]
+        if differing and self._device.type == "cpu":
             raise self._refused(
-                "keeps something that its state dict lacks (a number, a buffer that is not "
-                f"persistent): resumed after an epoch it comes to another {other[0]}"
+                "has state that its state dict lacks (a number, a buffer that is not "
+                f"persistent): resumed after an epoch, {differing[0]} differs"
             )
 
     def _evaluate(self, network: Network) -> None:
@@ -144,11 +145,11 @@ class Tryout:
         write_student(folder, network, config, job.layout.own, self._on_cpu())
 
     def _on_cpu(self) -> Examples:
-        return self._some.to(torch.device("cpu"))
+        return self._validation.to(torch.device("cpu"))
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
-        """Turn whatever the block raises into an error that says `what` of the model."""
+        """Turn any exception of the block into an error: the model, then `what` it cannot do."""
         try:
             yield
         except (*LACKS, OSError, ProtocolError):

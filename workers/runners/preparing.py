@@ -53,7 +53,7 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
 
 
 def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
-    """Raise ProtocolError for what needs images, where the data set has none."""
+    """Raise ProtocolError for augmentations and models that need images if there are none."""
     if inputs.are_images:
         return
     augment = protocol.augment
@@ -64,7 +64,7 @@ def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
 
 
 def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Fine-tune the teacher on the training split alone, unless it is found in the cache."""
+    """Fine-tune the teacher on the training split, unless it is in the cache."""
     tuning = Tuning.of(job.protocol)
     identity = teacher_identity(tuning, job.dataset)
     folder = job.layout.teacher(fingerprint(identity))
@@ -81,9 +81,9 @@ def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What a teacher's weights depend on beside the data set: its start and its training.
+    """Everything but the data set that a teacher's weights depend on.
 
-    `weights` are none, imagenet or the SHA-256 of a file; `seed` is that of the initialisation.
+    `weights` are none, imagenet or the SHA-256 of a file; `seed` is for the initialisation.
     """
 
     model: str
@@ -116,7 +116,7 @@ class Tuning:
 
 
 def teacher_identity(tuning: Tuning, dataset: str) -> dict[str, Any]:
-    """Return what names a teacher: the data set's fingerprint, and how it is tuned."""
+    """Return the identity of a teacher, from which its fingerprint is computed."""
     return {"dataset": dataset, **plain(tuning, defaults=False)}
 
 
@@ -138,8 +138,8 @@ def _fine_tune(
     if stopped():
         return
     write_tensors(job.layout.teacher_weights(folder.name), network.state_dict())
-    found = scores(predict(network, validation), validation.labels.cpu())
-    info = {key: found[key] for key in ("accuracy", "nll", "ece")}
+    validated = scores(predict(network, validation), validation.labels.cpu())
+    info = {key: validated[key] for key in ("accuracy", "nll", "ece")}
     info["seconds"] = sum(metrics.seconds for metrics in state.history)
     finish(folder, "teacher", identity, {**info, "epochs": plan.epochs, "model": protocol.teacher})
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -30,7 +30,7 @@ Values = dict[str, Tensor]
 
 
 def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Describe the accelerators, and list which of torchvision's weights are kept."""
+    """Describe the accelerators, and list the torchvision weights on disk."""
     files = imagenet_files()
     yield Result.of(
         device=str(device),
@@ -42,7 +42,7 @@ def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> I
 
 
 def _accelerator(index: int) -> dict[str, Any]:
-    """Return name, memory in bytes, capability and bfloat16; None for what is not known."""
+    """Return name, memory in bytes, capability and bfloat16; None for unknown values."""
     current = torch.accelerator.current_accelerator()
     kind = current.type if current else "cpu"
     ask = getattr(torch.get_device_module(kind), "get_device_properties", None)
@@ -58,31 +58,31 @@ def _accelerator(index: int) -> dict[str, Any]:
 
 
 def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Test one part. Raises WorkerError when the device computes something else than the CPU."""
+    """Test one part. Raises WorkerError if the device's results differ from the CPU's."""
     yield Result.of(description=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:
-    """Render a view on the device: the very pixels that the CPU renders."""
+    """Render a view on the device, and compare its pixels with the CPU's."""
     data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
     rows = data.view(0, 0, job.protocol.augment)
     here = render(data.values, rows)
     there = render(data.values.to(device), rows.to(device))
     if not torch.equal(here, there.cpu()):
-        raise WorkerError(f"{device} renders other pixels than the CPU")
+        raise WorkerError(f"{device} renders pixels that differ from the CPU's")
     if not data.inputs.normalise(there).isfinite().all():
-        raise WorkerError(f"{device} makes pixels that are not finite")
-    return f"{len(data)} images on {device}, to the pixel as on the CPU"
+        raise WorkerError(f"{device} renders pixels that are not finite")
+    return f"{len(data)} images on {device}, equal to the CPU's in every pixel"
 
 
 def _losses(job: ExamineJob, device: torch.device) -> str:
     """Compute every loss and its gradient on the device, and compare them with the CPU's."""
-    wanted, found = _computed(torch.device("cpu")), _computed(device)
-    for name, value in wanted.items():
-        difference = float((found[name].cpu() - value).abs().max())
+    on_cpu, on_device = _computed(torch.device("cpu")), _computed(device)
+    for name, value in on_cpu.items():
+        difference = float((on_device[name].cpu() - value).abs().max())
         if not difference <= TOLERANCE * max(1.0, float(value.abs().max())):
             raise WorkerError(f"{name} on {device} differs from the CPU's by {difference:.3g}")
-    return f"{len(wanted) // 2} losses and their gradients on {device}, as on the CPU"
+    return f"{len(on_cpu) // 2} losses and their gradients on {device}, as on the CPU"
 
 
 def _computed(device: torch.device) -> Values:
@@ -113,9 +113,9 @@ def _computed(device: torch.device) -> Values:
 
 
 def _checkpoint(job: ExamineJob, device: torch.device) -> str:
-    """Train for a step, keep the state, and put it back into another student, bit for bit."""
+    """Train one step, and restore its checkpoint into another student, bit for bit."""
     data, validation = open_parts(job.layout, job.dataset, device)
-    trained, other = _begun(job, 0, device), _begun(job, 1, device)
+    trained, other = _fresh_state(job, 0, device), _fresh_state(job, 1, device)
     plan = Plan.of(job.protocol, epochs=1, view_seed=0, views=(0,), seed=0)
     list(train(trained, Recipe(lr=0.05), plan, data, validation))
     path, run = Path(job.folder) / "checkpoint.safetensors", {"run": "of the doctor"}
@@ -124,11 +124,11 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
     kept, restored = trained.tensors(), other.tensors()
     wrong = [name for name in kept if not torch.equal(kept[name], restored[name])]
     if wrong or other.history != trained.history:
-        raise WorkerError(f"the checkpoint came back with another {', '.join(wrong) or 'history'}")
-    return f"{len(kept)} tensors came back, equal bit for bit"
+        raise WorkerError(f"the checkpoint differs in {', '.join(wrong) or 'history'}")
+    return f"{len(kept)} tensors were read back, equal bit for bit"
 
 
-def _begun(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
+def _fresh_state(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
     network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
     return TrainingState.start(
         network, Adapters({}, {}, seed=0), Recipe(lr=0.05), job.protocol.optimizer

@@ -32,7 +32,7 @@ It needs {needs}, and nothing of Retort, which wrote it:
     from student import load
 
     student = load()
-    logits = student({name})  # {name}: {given}
+    logits = student({name})  # {name}: {shape}
 """
 
 {imports}
@@ -53,7 +53,7 @@ def load(path: Path = Path(__file__).with_name("student.safetensors")) -> Studen
     return student.eval()
 '''
 
-# Of a student that is fed images, normalised.
+# For a student whose inputs are images.
 CONSTANTS = """\
 MEAN = {mean}  # of each channel of the training images, in units of 0-1 pixels
 DEVIATION = {deviation}
@@ -73,7 +73,7 @@ class Student(nn.Module):
         shift = self.mean / self.deviation
         return self.body(255 * images * scale[:, None, None] - shift[:, None, None])
 '''
-# Of one that is fed arrays as they are.
+# For a student whose inputs are arrays.
 PLAIN = '''\
 class Student(nn.Module):
     """From arrays, as the data set has them, to logits."""
@@ -83,10 +83,10 @@ class Student(nn.Module):
         self.body = body()
 
     def forward(self, arrays: Tensor) -> Tensor:
-        return self.body(arrays.clone())  # the layers may change what they are given
+        return self.body(arrays.clone())  # layers may write into their input
 '''
 
-# Of a network with tied weights, whose file holds a tensor of several names once.
+# For tied weights: the file stores a shared tensor once.
 TIED = """\
 # names of a tensor that the file holds under another name
 TIED = {tied}
@@ -121,7 +121,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
         needs=needs,
         name="images" if inputs.are_images else "arrays",
-        given=_given(inputs),
+        shape=_shape(inputs),
         imports="\n".join(imports),
         constants=_constants(inputs),
         student=NORMALISING if inputs.are_images else PLAIN,
@@ -138,15 +138,15 @@ def _constants(inputs: Inputs) -> str:
     return CONSTANTS.format(mean=list(inputs.mean), deviation=list(inputs.deviation))
 
 
-def _given(inputs: Inputs) -> str:
-    """Describe what a student takes."""
+def _shape(inputs: Inputs) -> str:
+    """Return the shape and type of the student's input, in words."""
     shape = f"[B, {', '.join(map(str, inputs.shape))}]"
     kind = inputs.kept if isinstance(inputs, Arrays) else "float32, pixels in 0-1"
     return f"{shape} {kind}"
 
 
 def _blocks(body: nn.Module) -> list[Callable[..., nn.Module]]:
-    """Return what a body of the CIFAR family is made of; nothing for those of others."""
+    """Return the blocks of a body of the CIFAR family; empty for other families."""
     kinds = {type(module) for module in body.modules() if isinstance(module, BLOCKS)}
     return [conv3x3, *kinds] if kinds else []
 
@@ -179,10 +179,10 @@ def _torchvision_lines(network: Network, config: Mapping[str, Any]) -> list[str]
             settings["inverted_residual_setting"] = MOBILENET_CIFAR_STAGES
     with torch.device("meta"):
         original = torchvision.models.get_model(model.base, **settings)
-    given = [f"{name}={value}" for name, value in settings.items()]
+    arguments = [f"{name}={value}" for name, value in settings.items()]
     return [
         "body = torchvision.models.get_model(",
-        *(f"    {argument}," for argument in (f'"{model.base}"', *given)),
+        *(f"    {argument}," for argument in (f'"{model.base}"', *arguments)),
         ")",
         *(
             f'body.set_submodule("{name}", {_call(layer)})'
@@ -193,10 +193,10 @@ def _torchvision_lines(network: Network, config: Mapping[str, Any]) -> list[str]
 
 
 def _replaced(original: nn.Module, body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what differs from the original, as (path, layer): the smallest parts that do."""
-    theirs = dict(original.named_children())
+    """Yield (path, layer) for the smallest parts that differ from the original."""
+    originals = dict(original.named_children())
     for name, child in body.named_children():
-        known = theirs[name]
+        known = originals[name]
         if type(known) is not type(child) or not [*child.children()]:
             if repr(known) != repr(child):
                 yield name, child
@@ -206,7 +206,7 @@ def _replaced(original: nn.Module, body: nn.Module) -> Iterator[tuple[str, nn.Mo
 
 
 def _call(module: nn.Module) -> str:
-    """Return the Python that makes a module anew, not trained."""
+    """Return the Python expression that builds an untrained copy of a module."""
     if isinstance(module, BLOCKS):
         inputs, outputs = module.conv1.in_channels, module.conv2.out_channels
         return f"{type(module).__name__}({inputs}, {outputs}, {module.conv1.stride[0]})"

@@ -73,7 +73,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
 
 
 def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
-    """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
+    """Return the adapters of the recipe's feature loss: a 1x1 convolution for each tap, or none."""
     recipe = job.recipe
     if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
@@ -97,7 +97,7 @@ def checkpointed(
     identity: Mapping[str, Any],
     stopped: ShouldStop,
 ) -> Iterator[Event]:
-    """Train, and keep the state after every epoch; those of a checkpoint are reported first."""
+    """Train with a checkpoint after every epoch; report the epochs of an earlier one first."""
     sweep(run.checkpoint)
     if run.checkpoint.exists():
         yield from _resume(state, run, identity)
@@ -109,7 +109,7 @@ def checkpointed(
 
 
 def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -> Iterator[Event]:
-    """Restore the checkpoint; for one that does not fit, report that and begin again."""
+    """Restore the checkpoint; if it does not fit, report that and start from the first epoch."""
     try:
         tensors, history = read_checkpoint(run.checkpoint, identity)
         state.restore(tensors, history)
@@ -120,11 +120,11 @@ def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -
 def _test(
     job: TrainJob, run: RunLayout, network: Network, device: torch.device
 ) -> dict[str, float | None]:
-    """Open the test split for this run: test the student, and keep it with its logits."""
+    """Test the student on the test split; write its weights and logits, return its scores."""
     folder = job.layout.dataset(job.dataset)
     test = open_test(folder, Path(job.seal), job.confirm)
     logits = predict(network, test.to(device))
     write_tensors(run.weights, network.state_dict())
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
-    found = scores(logits, test.labels)
-    return {key: found[key] for key in ("accuracy", "nll", "ece")}
+    tested = scores(logits, test.labels)
+    return {key: tested[key] for key in ("accuracy", "nll", "ece")}
