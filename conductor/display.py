@@ -1,4 +1,4 @@
-"""What the user sees while a study runs: a live view on a terminal, plain lines elsewhere."""
+"""The display of a running study: a live view on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Display:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Keep the live view on screen for the block; nothing but lines where there is none."""
+        """Show the live view during the block, if the output is a terminal."""
         if not self.is_live:
             yield
             return
@@ -77,7 +77,7 @@ class Display:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator["Bar"]:
-        """Show how far a job with `total` parts is."""
+        """Yield a progress bar for a job with `total` parts."""
         if self.is_live:
             task = self._bars.add_task(title, total=total)
             yield Bar(lambda done, end: self._bars.update(task, completed=done, total=end))
@@ -98,7 +98,7 @@ class Display:
         run.epoch, run.value = epoch, value
 
     def run_ended(self, key: object, text: str) -> None:
-        """Say how a run ended, with the time left where lines are plain."""
+        """Print how a run ended and, without a live view, the time left."""
         self._runs.pop(key, None)
         left = ""
         if self._stage:
@@ -125,7 +125,7 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How far a job is; call it with parts done and parts in all."""
+    """A progress bar, called with the number of parts done and in total."""
 
     _update: object
 

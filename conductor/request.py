@@ -1,4 +1,4 @@
-"""The request of a study: the options of a run, and the rules between them."""
+"""The request of a run: its options, and the rules between them."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from storage.files.layout import Layout
 if TYPE_CHECKING:
     from workers.pools.worker_pool import Pool
 
-MOST = 1_000_000  # trials, seeds, runs at once: more is a typing mistake
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of lines of `announced`
+MOST = 1_000_000  # trials, seeds, lag: more is a typing mistake
+BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # start a line of `announced`
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
@@ -29,7 +29,7 @@ KEPT = (*METHOD, "storage")  # options that belong to a study: their defaults ar
 
 
 def _checked_url(url: str) -> str:
-    """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
+    """Return the URL. Raises StudyError if no study can be stored there."""
     from storage.studies.urls import check_url  # which imports SQLAlchemy
 
     if url:
@@ -48,7 +48,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """The options of a command that choose its workers."""
+    """The options of a command's workers."""
 
     workers: Annotated[
         str,
@@ -87,7 +87,7 @@ class Workers:
             )
 
     def pool(self, root: Path, threads: int) -> "Pool":
-        """Make the pool, which is not started yet; each of its workers computes with `threads`."""
+        """Return the pool, not started; each worker computes with `threads` threads."""
         from workers.pools.cluster import Cluster
         from workers.pools.worker_pool import make_pool
 
@@ -119,7 +119,7 @@ class Request(Workers):
         int,
         Flag(
             "search",
-            "total number of trials of an arm; the same line again finishes, or does nothing",
+            "trials of each arm in total; repeating the command finishes them, or does nothing",
         ),
     ] = 20
     sampler: Annotated[str, Flag("search", "how recipes are proposed"), SAMPLERS] = "tpe"
@@ -128,24 +128,23 @@ class Request(Workers):
         int,
         Flag(
             "search",
-            "how many trials behind decisions look, and how many of an arm run at once",
+            "a decision on trial n uses trials up to n - lag; an arm runs at most lag at once",
         ),
     ] = 4
     seeds: Annotated[int, Flag("comparison", "fresh seeds of each finalist, at least")] = 6
     ablate: Annotated[
         bool,
-        Flag("comparison", "also run the winner without each of its parts, on the same seeds"),
+        Flag("comparison", "also confirm the winner without each of its parts, on the same seeds"),
     ] = False
     data_dir: Annotated[
         str,
-        Flag("data", "where data sets are found, or downloaded to (default: in the root)"),
+        Flag("data", "folder that data sets are read from or downloaded to (default: in the root)"),
     ] = ""
     cache_budget: Annotated[
         int,
         Flag(
             "cache",
-            "most that the teacher cache may hold; over it the live teacher is used "
-            "(default: 20GB)",
+            "largest size of the teacher cache; above it the live teacher is used (default: 20GB)",
             parse_size,
         ),
     ] = 20 * 10**9  # bytes
@@ -164,18 +163,18 @@ class Request(Workers):
             )
         if self.sampler == "gp" and self.protocol.has_budget and len(self.protocol.students) > 1:
             raise ProtocolError(
-                "the gp sampler learns from completed trials alone, and would propose a student "
-                "over the budget again and again: use --sampler tpe, or remove that student"
+                "the gp sampler cannot learn limits of students: use --sampler tpe, "
+                "or name one --student"
             )
         for space in self.spaces:
             if not space.endswith(".py"):
                 check_name("arm", space, BUILT_IN_ARMS)
         names = [Path(space).stem for space in self.spaces]
-        require("an arm is named once", len(set(names)) == len(names), names)
+        require("each arm must be named once", len(set(names)) == len(names), names)
 
     @property
     def url(self) -> str:
-        """The storage of the Optuna studies."""
+        """The URL of the Optuna studies' storage."""
         return self.storage or Layout(self.root).studies_url
 
 
@@ -186,14 +185,14 @@ def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
     if not space.endswith(".py"):
         raise ProtocolError(f"--space takes a Python file (.py), got {space}")
     if Path(space).stem in (arms or []):
-        raise ProtocolError(f"{space} joins by itself: leave {Path(space).stem} out of --arms")
+        raise ProtocolError(f"--space {space} adds its arm: omit {Path(space).stem} from --arms")
     return [space, *(arms or ("plain",))]
 
 
 def announced(request: Request) -> list[str]:
-    """Return the lines that announce a run: the study, and every field of its protocol by name.
+    """Return the lines that announce a run: the study, and every field of its protocol.
 
-    A field whose 0 stands for another field is shown with the value of that one.
+    A field whose 0 means "as another field" is shown with that field's value.
     """
     protocol = request.protocol
     values = {

@@ -1,4 +1,4 @@
-"""A study from end to end: prepare, search, confirm, measure."""
+"""The whole study, stage by stage: prepare, search, confirm, measure."""
 
 import time
 from contextlib import suppress
@@ -61,7 +61,7 @@ class Study:
         self._work(search=True)
 
     def confirm(self) -> None:
-        """Run the missing parts of the confirmation of the existing trials.
+        """Run the missing parts of the confirmation, without new trials.
 
         Raises StudyError for a study that has not been searched yet.
         """
@@ -79,25 +79,25 @@ class Study:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StudyError(f"--root {root} cannot be made: {error.strerror}") from None
+            raise StudyError(f"--root {root} cannot be created: {error.strerror}") from None
         check_inside(root, self._paths.folder)
         with own_file(storage_file(self._url), self._paths.name):
             try:
                 self._supervise(search=search)
             except RetortError:
                 if is_new:
-                    self._leave_nothing(root)
+                    self._clean_up(root)
                 raise
 
-    def _leave_nothing(self, root: Path) -> None:
-        """Remove the files of a study that could not begin from its new root."""
+    def _clean_up(self, root: Path) -> None:
+        """Remove the files that a study left in its new root when it could not begin."""
         if self._is_alone() and not self._paths.settings.exists():
             remove_traces(root)
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # it is not empty
             root.rmdir()
 
     def _is_alone(self) -> bool:
-        """Whether no other study can have begun under the root; unknown, so false, for a server."""
+        """Whether no other study has begun under the root; False if unknown, for a server."""
         locks = list(self._layout.root.glob("studies.db.*.lock"))
         return storage_file(self._url) is not None and len(locks) <= 1
 
@@ -106,7 +106,7 @@ class Study:
         workers = WorkerPool(pool)
         try:
             pool.start()
-            # some 1,100 modules that are needed later: imported while the fork server imports torch
+            # 1,100 modules that are needed later, imported while the fork server imports torch
             import optuna_dashboard  # noqa: F401
 
             import reports.write.report  # noqa: F401
@@ -121,7 +121,7 @@ class Study:
             pool.close()
 
     def _run_stages(self, workers: WorkerPool, *, search: bool) -> None:
-        """Open the storage first: one that does not answer is no reason to train a teacher."""
+        """Open the storage, which may fail, before a teacher is trained; then run the stages."""
         storage = open_storage(self._url, self._display.say)
         try:
             with own_session(storage, self._paths.name) as check:
@@ -182,7 +182,7 @@ class Study:
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:
-        """Test the teacher, and measure what the models cost, with nothing else running."""
+        """Test the teacher, and measure the costs of the models while nothing else runs."""
         tested = self._paths.teacher_test
         if not (tested.result.exists() and tested.predictions.exists()):
             places = {"folder": str(tested.folder), "seal": str(self._paths.seal)}

@@ -1,4 +1,4 @@
-"""The command line: parses `python study.py …`, runs one command, prints errors in one line.
+"""The command line: parses `python study.py …`, runs one command, prints errors on one line.
 
 Torch, Optuna and plotly are imported by the commands that need them, so `--help` is instant.
 """
@@ -28,7 +28,7 @@ INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises its errors, and refuses a flag that is given twice."""
+    """An argument parser that raises its errors, and rejects a flag that is given twice."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
@@ -36,24 +36,24 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str], namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse. Raises ArgumentError for a flag given twice, of which argparse takes the last."""
+        """Parse. Raises ArgumentError for a flag given twice; argparse would take the last."""
         parsed = super().parse_known_args(args, namespace)
         self._check_given_once(list(args))
         return parsed
 
     def _check_given_once(self, words: list[str]) -> None:
-        given: dict[str, tuple[str, str]] = {}  # by the option it sets: the flag, and its value
+        given: dict[str, tuple[str, str]] = {}  # by option: flag and value
         for place, word in enumerate(words):
             flag, equals, value = word.partition("=")
             action = self._option_string_actions.get(flag)
-            if word == "--":  # what follows are no flags
+            if word == "--":  # no flags follow
                 return
             if action is None or action.dest in flags.REPEATABLE:
                 continue
             if not equals and action.nargs != 0:
                 value = words[place + 1]
             if action.dest in given:
-                self.error(_given_again(*given[action.dest], flag, value, action))
+                self.error(_given_twice(*given[action.dest], flag, value, action))
             given[action.dest] = flag, value
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
@@ -70,12 +70,12 @@ class Parser(argparse.ArgumentParser):
         return [flag for flag in parser._option_string_actions if flag.startswith("--")]
 
 
-def _given_again(first: str, one: str, second: str, other: str, action: argparse.Action) -> str:
+def _given_twice(first: str, value: str, second: str, other: str, action: argparse.Action) -> str:
     """Return the error for a flag that is given twice, with both values."""
     received = (
         ""
         if action.nargs == 0
-        else ", got {1!r} and {3!r}".format(*_masked([first, one, second, other]))
+        else ", got {1!r} and {3!r}".format(*_masked([first, value, second, other]))
     )
     if first != second:
         return f"{second} is not allowed with {first}{received}; give one of them"
@@ -87,8 +87,8 @@ def _given_again(first: str, one: str, second: str, other: str, action: argparse
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error, 130 for Ctrl-C.
 
-    An error is one line; for a fault of Retort itself, it names a file with the traceback.
-    `reproduce` returns 1 for a run with another result, `doctor` for a part that does not work.
+    An error is printed on one line; for a bug of Retort the line names a file with the traceback.
+    `reproduce` returns 1 for a different result, `doctor` for a part that fails.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = argparse.Namespace()
@@ -104,19 +104,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         print(
-            f"study.py: {error.name} is not installed for {sys.executable}; after make install it "
-            "is for .venv/bin/python",
+            f"study.py: {error.name} is not installed for {sys.executable}; run: make install, "
+            "and use .venv/bin/python",
             file=sys.stderr,
         )
         return 2
-    except OSError as error:  # no bug of ours: a full disk, a missing permission
+    except OSError as error:  # not a bug: a full disk, a missing permission
         where = f": {error.filename}" if error.filename else ""
         print(f"study.py: {error.strerror or error}{where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         line = shlex.join(["python", "study.py", *_masked(arguments)])
         print(
-            f"study.py: interrupted; what is finished is kept, go on with: {line}", file=sys.stderr
+            f"study.py: interrupted; finished work is kept; to continue, run: {line}",
+            file=sys.stderr,
         )
         return INTERRUPTED
     except Exception as error:
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         from storage.files.logs import keep_traceback
 
         kept = keep_traceback(Layout(Path(getattr(options, "root", "runs"))), error)
-        print(f"study.py: a fault of Retort itself: {one_line(error)}; {kept}", file=sys.stderr)
+        print(f"study.py: a bug of Retort: {one_line(error)}; {kept}", file=sys.stderr)
         return 2
 
 
@@ -199,7 +200,7 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
         (flags.add_study_flags, flags.add_server_flags),
     ),
     "verify": (
-        "Check the teacher cache against the teacher.",
+        "Compare the teacher cache with the teacher.",
         (flags.add_study_flags, flags.add_verify_flags, flags.add_worker_flags),
     ),
     "export": (
@@ -207,11 +208,11 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
         (flags.add_study_flags, flags.add_export_flags, flags.add_worker_flags),
     ),
     "reproduce": (
-        "Train one run again, and compare.",
+        "Train one run again, and compare it with its record.",
         (flags.add_study_flags, flags.add_reproduce_flags, flags.add_worker_flags),
     ),
     "doctor": (
-        "Examine this machine, and try every part.",
+        "Describe this machine, and test every part of Retort on it.",
         (flags.add_place_flags, flags.add_worker_flags, flags.add_cache_flags),
     ),
     "presets": ("List the presets.", ()),

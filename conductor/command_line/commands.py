@@ -43,7 +43,7 @@ def confirm(options: argparse.Namespace) -> int:
 
 
 def _conclude(request: Request, display: Display) -> int:
-    """Write the report, and print its headline and where it is."""
+    """Write the report, and print its headline and path."""
     from reports.write.report import write_report
 
     layout = Layout(request.root)
@@ -60,8 +60,7 @@ def report(options: argparse.Namespace) -> int:
     """Write a report again, compare several studies, or print the findings."""
     if options.studies and options.name is not None:
         raise StudyError(
-            f"a study is named once: leave out --name {options.name}, "
-            f"or {' '.join(options.studies)}"
+            f"a study must be named once: omit --name {options.name} or {' '.join(options.studies)}"
         )
     layout = Layout(Path(options.root))
     studies = [existing_study(options, name) for name in options.studies or [options.name]]
@@ -104,7 +103,7 @@ def dashboard(options: argparse.Namespace) -> int:
 
 
 def _dashboard_url(options: argparse.Namespace, layout: Layout) -> str:
-    """Return the URL of the root's own storage, or of the study's that is named or the only one."""
+    """Return the URL of the root's storage or, without one, of the named or only study's."""
     if options.name is None and layout.database.exists():
         return layout.studies_url
     return storage_url(options, existing_study(options))
@@ -116,11 +115,11 @@ def _check_port(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             return
     except OSError as error:
-        raise StudyError(f"cannot serve {host}:{port}: {error}; name another --port") from None
+        raise StudyError(f"cannot serve {host}:{port}: {error}; choose another --port") from None
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compare every shard with its checksums, and random rows of it with the teacher."""
+    """Compare every shard with its checksums, and random rows with the teacher."""
     require("--rows must be at least 1", options.rows >= 1, options.rows)
     paths = existing_study(options)
     from conductor.tools.verifying import verify_cache
@@ -132,7 +131,7 @@ def verify(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _workers(options: argparse.Namespace, paths: StudyLayout) -> Iterator["WorkerPool"]:
-    """Yield the workers for a command on an existing study; they end with the block."""
+    """Yield the workers of a command on an existing study; they end after the block."""
     from workers.pools.worker_pool import WorkerPool
 
     threads = read_record(paths.protocol, Protocol).threads
@@ -154,7 +153,7 @@ def export(options: argparse.Namespace) -> int:
     url = storage_url(options, paths)
     findings = Place(layout=layout, name=paths.name, storage_url=url).read()
     choice = choose(findings.data, options.finalist, paths.command("confirm"))
-    default = paths.export(choice.one.key, choice.run.replicate)
+    default = paths.export(choice.finalist.key, choice.run.replicate)
     order = Export(
         paths=paths,
         findings=findings,

@@ -18,7 +18,7 @@ from kd.protocol import Protocol
 from kd.registry import Kind, check_name
 from search_spaces import BUILT_IN_ARMS
 
-REPEATABLE = ("students",)  # fields whose flag may be given again, each time with further values
+REPEATABLE = ("students",)  # fields whose flag may be repeated, with further values
 SPELLINGS = {"students": "--student"}  # a second flag for a field
 
 
@@ -52,7 +52,7 @@ def add_search_flags(parser: ArgumentParser) -> None:
 
 
 def add_comparison_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose how much evidence the comparison has."""
+    """Add the flags of the comparison."""
     group = parser.add_argument_group("comparison")
     levels = ", ".join(f"{level} for {seeds}" for level, seeds in EVIDENCE.items())
     _add_options(group, "comparison")
@@ -80,7 +80,7 @@ def add_cache_flags(parser: ArgumentParser) -> None:
 
 
 def add_protocol_flags(parser: ArgumentParser) -> None:
-    """Add a flag for every field of the protocol; without it the preset's value holds."""
+    """Add a flag for every field of the protocol; its default is the preset's value."""
     group = parser.add_argument_group("protocol, fixed for the whole study")
     group.add_argument("--preset", help=f"protocol to begin with: {', '.join(PRESETS.names)}")
     for name, hint in typing.get_type_hints(Protocol, include_extras=True).items():
@@ -94,7 +94,7 @@ def add_report_flags(parser: ArgumentParser) -> None:
         "studies",
         nargs="*",
         metavar="STUDY",
-        help="names of studies; of several, a page that shows them side by side",
+        help="names of studies; several are compared on one page",
     )
     parser.add_argument(
         "--format",

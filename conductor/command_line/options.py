@@ -1,4 +1,4 @@
-"""What the options mean: the request of a new or resumed study, or the existing study."""
+"""Turns parsed options into the request of a study, or into an existing study."""
 
 import argparse
 import math
@@ -22,9 +22,9 @@ from storage.files.records import StudySettings
 
 
 def make_request(options: argparse.Namespace) -> Request:
-    """Return the request: flags come first, then the study's record, then its preset.
+    """Return the request: values come from flags, then the study's record, then its preset.
 
-    Raises RetortError for mistakes, before the study begins.
+    Raises RetortError for invalid values.
     """
     given = received(options, Protocol)
     _check_folder(given.get("dataset", ""))
@@ -40,11 +40,11 @@ def make_request(options: argparse.Namespace) -> Request:
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     if paths.protocol.exists() and not named:
         kept_protocol = read_record(paths.protocol, Protocol)
-        protocol_fields = {one.name: getattr(kept_protocol, one.name) for one in fields(Protocol)}
+        protocol_fields = {f.name: getattr(kept_protocol, f.name) for f in fields(Protocol)}
     else:
         protocol_fields = shortened(preset(base), given.get("epochs", math.inf))
     if "dataset" not in {**protocol_fields, **given}:
-        raise ProtocolError(f"the preset {base} takes --dataset folder:PATH")
+        raise ProtocolError(f"the preset {base} requires --dataset folder:PATH")
     if "margin" not in protocol_fields and "margin" not in given:
         metric = {**protocol_fields, **given}.get("metric", "accuracy")
         given["margin"] = load_metric(metric).MARGIN
@@ -88,7 +88,7 @@ def existing_study(options: argparse.Namespace, name: str | None = None) -> Stud
 
 
 def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
-    """Return the URL of the study's trials: by flag, as recorded, or the root's own."""
+    """Return the URL of the study's storage: by flag, as recorded, or the root's."""
     kept = StudySettings.read(paths.settings).storage
     return options.storage or kept or Layout(Path(options.root)).studies_url
 
@@ -96,7 +96,7 @@ def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
 def _kept_spaces(kept: StudySettings, layout: Layout) -> list[str]:
     """Return the search spaces of a study: names, and paths of copies of the user's files.
 
-    Raises ArtifactError for a copy that is not there, or was changed.
+    Raises ArtifactError for a copy that is missing or changed.
     """
     sources = (kept.spaces[arm].source.partition("@") for arm in kept.arms)
     return [
@@ -106,7 +106,7 @@ def _kept_spaces(kept: StudySettings, layout: Layout) -> list[str]:
 
 
 def received(options: argparse.Namespace, kind: type[Any], *without: str) -> dict[str, Any]:
-    """Return by name the values of the flags that set a field of `kind`, except `without`."""
+    """Return the received values of flags that set a field of `kind`, except `without`."""
     values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
     return {
         name: value for name, value in values.items() if value is not None and name not in without
@@ -114,7 +114,7 @@ def received(options: argparse.Namespace, kind: type[Any], *without: str) -> dic
 
 
 def _check_folder(dataset: str) -> None:
-    """Raise ProtocolError for a folder that is named without `folder:`."""
+    """Raise ProtocolError for a folder without the prefix `folder:`."""
     if dataset not in SOURCES.names and ":" not in dataset and dataset and Path(dataset).is_dir():
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
@@ -123,7 +123,7 @@ def _check_weights(weights: str) -> None:
     """Raise ProtocolError for a missing file, before data are prepared."""
     if weights.endswith(".safetensors") and not Path(weights).is_file():
         raise ProtocolError(
-            f"--teacher-weights takes a .safetensors file, got {weights}, which is not a file"
+            f"--teacher-weights must be an existing .safetensors file, got {weights}"
         )
 
 

@@ -1,6 +1,6 @@
-"""Paths on the command line are made absolute, so that a study can be resumed from any folder.
+"""Makes paths of the command line absolute, so that a study can be resumed from any folder.
 
-See `storage.files.layout.whole_path`. Only the root stays as given: paths below it are relative.
+See `storage.files.layout.whole_path`. The root stays as given: paths below it are relative.
 """
 
 import argparse
@@ -13,29 +13,29 @@ SUFFIXES = (".py", ".safetensors")  # of files that flags name
 
 
 def settle_paths(options: argparse.Namespace) -> None:
-    """Make the paths among the options absolute."""
+    """Make the paths in the options absolute."""
     for name, rule in OPTIONS.items():
-        given = getattr(options, name, None)
-        if given:
-            setattr(options, name, rule(given))
+        text = getattr(options, name, None)
+        if text:
+            setattr(options, name, rule(text))
 
 
 def settled_words(words: list[str]) -> list[str]:
-    """Return a command line that means the same in any folder."""
+    """Return a command line with absolute paths, which works in any folder."""
     settled = []
     for before, word in zip(["", *words], words, strict=False):
-        flag, equals, given = word.partition("=")
+        flag, equals, text = word.partition("=")
         if equals and flag in FLAGS:
-            settled.append(f"{flag}={FLAGS[flag](given)}")
+            settled.append(f"{flag}={FLAGS[flag](text)}")
         else:
             settled.append(FLAGS[before](word) if before in FLAGS else word)
     return settled
 
 
 def whole_model(name: str) -> str:
-    """Return the name of a model, with an absolute path if it is in a file of the user's.
+    """Return the name of a model, with an absolute path if it is in the user's own file.
 
-    A name with a digest is that of the copy under the root, and stays unchanged.
+    A name with a digest is that of a copy under the root, and is unchanged.
     """
     path, _, function = name.rpartition(":")
     own = path.endswith(".py") and "@" not in function
@@ -47,7 +47,7 @@ def _path(path: str) -> str:
 
 
 def _file(name: str) -> str:
-    """Leave a text that names no file unchanged: a name, or a mistake that an error shows."""
+    """Return the absolute path of an existing file; other texts are unchanged."""
     path = whole_path(name)
     return str(path) if path.suffix in SUFFIXES and path.is_file() else name
 

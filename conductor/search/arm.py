@@ -1,4 +1,4 @@
-"""An arm: one search space run as one Optuna study, decided in memory and written through."""
+"""An arm: one search space as one Optuna study, with decisions in memory and a ledger."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The budget: which of the students may be trained, measured once before any training."""
+"""The budget: the limits on a student's size, and the sizes, measured once for a study."""
 
 from dataclasses import dataclass
 
@@ -18,16 +18,16 @@ PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints in Opt
 class Budget:
     """A study's students and, where the protocol limits them, their measured sizes.
 
-    Every decision about a student depends on the protocol and that record alone, so a study is
-    repeatable although latencies are not. An empty name stands for the first student.
+    Decisions about students depend on the protocol and this record alone, so that a study is
+    repeatable although latencies are not. An empty name means the first student.
     """
 
     protocol: Protocol
-    sizes: StudentSizes | None = None  # None where nothing is limited
+    sizes: StudentSizes | None = None  # None without limits
 
     @property
     def digest(self) -> str:
-        """The fingerprint of the record; empty where there is none."""
+        """The fingerprint of the record; empty without a record."""
         return fingerprint(self.sizes.to_json()) if self.sizes else ""
 
     @property
@@ -41,7 +41,7 @@ class Budget:
         return {name: measured / limit - 1 for name, (measured, limit) in figures.items()}
 
     def excess(self, student: str) -> str:
-        """Describe by how much a student is over the budget; empty if it is within."""
+        """Describe the limits that a student exceeds; empty if it is within the budget."""
         return ", ".join(
             f"{_show(name, measured)}, over the budget of {limit:,.12g}"
             for name, (measured, limit) in self._figures(student).items()
@@ -49,13 +49,13 @@ class Budget:
         )
 
     def describe(self, student: str) -> str:
-        """Describe a student by its measured figures that have a limit."""
+        """Describe a student by its limited quantities."""
         figures = self._figures(student).items()
         over = self.excess(student)
         return over or ", ".join(_show(name, measured) for name, (measured, _) in figures)
 
     def _figures(self, student: str) -> dict[str, tuple[float, float]]:
-        """Return what was measured, and the limit, of every quantity that has one."""
+        """Return (measured, limit) for every limited quantity."""
         if self.sizes is None:
             return {}
         size = self.sizes.models[student or self.protocol.student]
@@ -69,32 +69,32 @@ class Budget:
 def measure_budget(
     context: JobContext, paths: StudyLayout, workers: WorkerPool, display: Display
 ) -> Budget:
-    """Measure the students with nothing else running, or read the record of an earlier session.
+    """Measure the students while nothing else runs, or read the record of an earlier session.
 
     Raises StudyError, and writes nothing, when no student is within the budget.
     """
     protocol = context.protocol
     if not protocol.has_budget:
         return Budget(protocol)
-    sizes = _find(paths, protocol)
-    found = sizes is not None
+    sizes = _recorded(paths, protocol)
+    recorded = sizes is not None
     if sizes is None:
         result = workers.run(context.job(StudentsJob))
         sizes = StudentSizes.from_json(result["sizes"])
     budget = Budget(protocol, sizes)
     _check(budget)
-    if not found:
+    if not recorded:
         sizes.write(paths.students)
     for name in protocol.students:
         how = "" if name in budget.feasible else "infeasible: "
-        display.say(f"student: {name}, {how}{budget.describe(name)}{', found' if found else ''}")
+        display.say(f"student: {name}, {how}{budget.describe(name)}{', found' if recorded else ''}")
     return budget
 
 
-def _find(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
-    """Return the record for this protocol, if there is one.
+def _recorded(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
+    """Return the record of an earlier session for this protocol, if there is one.
 
-    Raises ArtifactError for a record without a figure that the protocol limits.
+    Raises ArtifactError if it lacks a quantity that the protocol limits.
     """
     if not paths.students.exists():
         return None
@@ -110,9 +110,9 @@ def _find(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
 def _check(budget: Budget) -> None:
     if not budget.feasible:
         students = budget.protocol.students
-        found = "; ".join(f"{name}: {budget.excess(name)}" for name in students)
+        sizes = "; ".join(f"{name}: {budget.excess(name)}" for name in students)
         raise StudyError(
-            f"no student is within the budget: {found}; raise --max-params or --max-latency-ms, or "
+            f"no student is within the budget: {sizes}; raise --max-params or --max-latency-ms, or "
             "name a smaller --student"
         )
 

@@ -32,8 +32,8 @@ class Decisions:
     """Decides about the trials of one arm on a copy of its study in memory, and writes nothing.
 
     Every decision about trial n depends on n, never on the number of trials or on timing: the copy
-    shows it what the lag allows (`conductor.search.mirror`), and its sampler is made from
-    (seed, arm, n).
+    shows only what the lag allows (`conductor.search.mirror`), and the seed of the sampler comes
+    from (seed, arm, n).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Decisions:
         self._counted = 0
 
     def adopt(self, trial: FrozenTrial) -> None:
-        """Copy the next stored trial, and how it ended if it has."""
+        """Copy the next stored trial, with its end if it has ended."""
         self._mirror.adopt(trial)
         for parameter, distribution in trial.distributions.items():
             self._distributions.setdefault(parameter, distribution)
@@ -72,12 +72,12 @@ class Decisions:
 
     @property
     def asked(self) -> int:
-        """Trials that were ever asked."""
+        """Number of trials that were asked."""
         return self._asked
 
     @property
     def counted(self) -> int:
-        """Trials that count towards `--trials`."""
+        """Number of trials that count towards `--trials`."""
         return self._counted
 
     def may_ask(self, total: int) -> bool:
@@ -89,11 +89,11 @@ class Decisions:
     def ask(self) -> FrozenTrial:
         """Decide the parameters of the next trial. One with an `excess` has ended already."""
         number = self._asked
-        enqueued = [dict(parameters) for parameters in self.space.enqueued.values()]
+        enqueued = list(map(dict, self.space.enqueued.values()))
         seed = derive_seed(self.method.seed, "sampler", self.space.name, number)
         sampler = make_sampler(self.method.sampler, seed, self._startup(number), self._mirror.past)
-        given = enqueued[number] if number < len(enqueued) else None
-        trial = self._mirror.ask(number, sampler, given)
+        parameters = enqueued[number] if number < len(enqueued) else None
+        trial = self._mirror.ask(number, sampler, parameters)
         self._recipes[number] = self._propose(number, trial)
         excess = self._judge(trial, self._recipes[number].student)
         trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
@@ -106,14 +106,14 @@ class Decisions:
         return self._mirror.trial(number)
 
     def _startup(self, number: int) -> int:
-        """Return after how many ended trials a sampler learns: those that ran, and no others."""
+        """Return after how many ended trials the sampler learns; infeasible ones do not count."""
         ended = self._mirror.seen(number, TrialState.PRUNED)
         return STARTUP_TRIALS + sum(INFEASIBLE in trial.user_attrs for trial in ended)
 
     def _judge(self, trial: optuna.Trial, student: str) -> str:
-        """Set a trial's constraints; return by how much its student is over the budget, if it is.
+        """Set a trial's constraints; return its excess over the budget, empty if there is none.
 
-        They are kept as a user attribute too, which digests cover and the dashboard shows.
+        They are also a user attribute, which digests cover and the dashboard shows.
         """
         constraints = self._budget.constraints(student) if self._budget else {}
         for name, value in constraints.items():
@@ -138,14 +138,14 @@ class Decisions:
         return str(self._mirror.trial(number).user_attrs.get(INFEASIBLE, ""))
 
     def recipe(self, number: int) -> Recipe:
-        """Return a trial's recipe: what its space makes of its parameters."""
+        """Return a trial's recipe, which its space makes from its parameters."""
         if number not in self._recipes:
             fixed = optuna.trial.FixedTrial(self._mirror.trial(number).params, number)
             self._recipes[number] = self._propose(number, fixed)
         return self._recipes[number]
 
     def first(self, recipe: Recipe) -> int:
-        """Return the number of the first trial that has this recipe, which is one of the arm's."""
+        """Return the number of the first trial with this recipe; one of the arm's trials has it."""
         return next(number for number in range(self.asked) if self.recipe(number) == recipe)
 
     def _propose(self, number: int, trial: BaseTrial) -> Recipe:
@@ -153,7 +153,7 @@ class Decisions:
             file = f"{self.space.name}.py"
             return propose(self.space, trial, file, f"trial {number}", self._distributions)
         except ProtocolError as error:
-            kept = "the trials so far are kept, a corrected space takes another --name"
+            kept = "the trials so far are kept; run the corrected space under another --name"
             raise ProtocolError(f"{error}; {kept}") from error
 
     @staticmethod
@@ -179,16 +179,16 @@ class Decisions:
         return True
 
     def attributes(
-        self, number: int, state: TrialState, value: float | None, given: Mapping[str, Any]
+        self, number: int, state: TrialState, value: float | None, chosen: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return all user attributes with which a trial is to end, its digest among them."""
-        digest = {ENDED: self.digest(number, state, value, given)}
-        return {**given, **self._mirror.rungs(number), **digest}
+        """Return the user attributes of a trial at its end, with its digest."""
+        digest = {ENDED: self.digest(number, state, value, chosen)}
+        return {**chosen, **self._mirror.rungs(number), **digest}
 
     def end(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
     ) -> None:
-        """Copy how a trial has ended, with these user attributes."""
+        """Copy the end of a trial, with these user attributes."""
         for key, attribute in attributes.items():
             self._mirror.note(number, key, attribute)
         self._mirror.end(number, state, None if value is None else [value])
@@ -201,13 +201,15 @@ class Decisions:
     def digest(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
     ) -> str:
-        """Return the digest of a trial that is to end so; see `storage.studies.trials`."""
+        """Return the digest of a trial with this end; see `storage.studies.trials`."""
         values = None if value is None else [value]
         all_attributes = {**attributes, **self._mirror.rungs(number)}
         trial = self._mirror.trial(number)
         return ended_digest(self._study, trial, state, values, all_attributes)
 
     def best(self, count: int) -> list[FrozenTrial]:
-        """Return the best trials that ran to the horizon, the first to come first among equals."""
-        trials = [each for each in self._mirror.complete if not each.user_attrs.get("diverged")]
-        return heapq.nsmallest(count, trials, key=lambda each: (-(each.value or 0.0), each.number))
+        """Return the best complete trials; of equal values the lower number comes first."""
+        trials = [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]
+        return heapq.nsmallest(
+            count, trials, key=lambda trial: (-(trial.value or 0.0), trial.number)
+        )

@@ -1,4 +1,4 @@
-"""The ledger of one arm: all that is read from and written to its Optuna study."""
+"""The ledger of one arm: all reads and writes of its Optuna study."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ class StudyLedger:
         return trials
 
     def begin(self, trial: FrozenTrial) -> None:
-        """Write the next trial, with all that it has."""
+        """Write the next trial, complete with parameters and attributes."""
         self._ids.append(self._storage.create_new_trial(study_id_of(self.study), trial))
 
     def report(self, number: int, epoch: int, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The search: ask, report, prune, tell, for all arms side by side on the same workers."""
+"""The search loop: ask, report, prune and tell, for all arms at once on the same workers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, 
 from workers.jobs import TrainJob
 from workers.pools.worker_pool import error_of
 
-MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
+MAX_FAILED = 5  # failed trials of an arm, after which the session ends
 ENDINGS: dict[type[LastEvent], str] = {Result: "complete", Diverged: "diverged"}
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
@@ -36,10 +36,10 @@ class _Trial:
 
 
 class Search(Stage):
-    """Brings every arm to the same number of trials. Trials that have ended are not run again."""
+    """Runs trials until every arm has the same number. Ended trials are not run again."""
 
     def run(self, total: int, publish: Publish) -> None:
-        """Run until every arm has `total` trials that count; each is published before it ends."""
+        """Run until every arm has `total` counted trials; `publish` is called before each ends."""
         self._publish = publish
         self._running: dict[tuple[str, int], _Trial] = {}
         self._failed: Counter[str] = Counter()
@@ -51,11 +51,11 @@ class Search(Stage):
         self._fill(total)
         while self._workers.busy:
             for key, event in self._workers.events():
-                self._hear(self._running[key], event)
+                self._on_event(self._running[key], event)
             self._fill(total)
 
     def _fill(self, total: int) -> None:
-        """Give every free worker a trial, first the unfinished ones of an earlier session."""
+        """Give every free worker a trial; unfinished trials of an earlier session come first."""
         while self._workers.free > 0:
             trial = self._unfinished.pop(0) if self._unfinished else self._ask(total)
             if trial is None:
@@ -63,7 +63,7 @@ class Search(Stage):
             self._start(*trial)
 
     def _ask(self, total: int) -> tuple[Arm, int] | None:
-        """Ask the arm that has fewest trials, of those that may begin one, for the next."""
+        """Ask the arm with the fewest trials, of those that may begin one, for its next trial."""
         ready = [arm for arm in self._arms if arm.decisions.may_ask(total)]
         for arm in sorted(ready, key=lambda arm: arm.decisions.asked):
             number = arm.ask(total)
@@ -92,18 +92,18 @@ class Search(Stage):
             views=list(range(protocol.view_count)),
         )
 
-    def _hear(self, trial: _Trial, event: Event) -> None:
+    def _on_event(self, trial: _Trial, event: Event) -> None:
         if isinstance(event, EpochDone):
-            self._hear_epoch(trial, event.metrics)
+            self._on_epoch(trial, event.metrics)
         elif isinstance(event, Note):
             self._display.say(f"{trial.arm.name} {trial.number}: {event.text}")
         elif isinstance(event, LastEvent):
             self._end(trial, event)
 
-    def _hear_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
-        """Report an epoch, and stop the trial if it is to be pruned.
+    def _on_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
+        """Report an epoch, and stop the trial if the pruner decides so.
 
-        Epochs that a stopped worker still reports, or that are repeated after a retry, are ignored.
+        Epochs after the decision to prune, or repeated after a retry, are ignored.
         """
         if trial.pruned or metrics.epoch <= len(trial.history):
             return
@@ -115,10 +115,10 @@ class Search(Stage):
             self._workers.stop(key)
 
     def _end(self, trial: _Trial, event: LastEvent) -> None:
-        """End a trial. A diverged one has the worst value; only faults of a machine are failures.
+        """End a trial. If it diverged, its value is the worst; only faults of a machine are FAIL.
 
-        Errors in the study's own files (a full disk, a damaged shard) would fail every trial: they
-        are raised, which ends the session, and the next session continues the trial.
+        Errors in the study's files (a full disk, a damaged shard) would fail every trial, so they
+        are raised and end the session; the next session continues the trial.
         """
         if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
@@ -136,19 +136,19 @@ class Search(Stage):
         arm.tell(number, state, value, attributes)
         run.checkpoint.unlink(missing_ok=True)
         del self._running[arm.name, number]
-        self._say_ended(arm, number, record)
+        self._print_ended(arm, number, record)
         if outcome == "failed":
             self._count_failure(arm, record.reason)
 
     def _count_failure(self, arm: Arm, reason: str) -> None:
-        """Give up after `MAX_FAILED` failures; those of earlier sessions do not count."""
+        """Raise StudyError after `MAX_FAILED` failures in this session."""
         self._failed[arm.name] += 1
         if self._failed[arm.name] >= MAX_FAILED:
             raise StudyError(
                 f"{self._failed[arm.name]} trials of {arm.name} have failed; the last: {reason}"
             )
 
-    def _say_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
+    def _print_ended(self, arm: Arm, number: int, record: RunRecord) -> None:
         best = arm.decisions.best(1)
         top = f", best {self._measure.value(best[0].value, 1)}" if best else ""
         value = self._measure.value(record.objective(self._measure.worst), 1)

@@ -31,9 +31,9 @@ class SearchMethod:
 def make_sampler(
     name: str, seed: int, startup: int = STARTUP_TRIALS, past: Past | None = None
 ) -> BaseSampler:
-    """Make a sampler for one decision, which is random before `startup` trials have ended.
+    """Make a sampler for one decision, random until `startup` trials have ended.
 
-    `past` is kept for all decisions of a study. Raises ProtocolError for an unknown name.
+    `past` is shared by all decisions of a study. Raises ProtocolError for an unknown name.
     """
     module = cast(SamplerModule, SAMPLERS.load(name))
     with _experiments_allowed():
@@ -49,7 +49,7 @@ def make_pruner(name: str, horizon: int) -> BasePruner:
 
 @contextmanager
 def _experiments_allowed() -> Iterator[None]:
-    """Silence Optuna's warning that a class is experimental, as some samplers and pruners are."""
+    """Silence Optuna's warning that some samplers and pruners are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

@@ -1,6 +1,6 @@
-"""The copy of an arm's study in memory, which shows each decision what it may depend on.
+"""The copy of an arm's study in memory, which limits what a decision sees.
 
-A decision about trial n sees trials 0 … n - lag as they ended, and of the rest the parameters.
+A decision about trial n sees trials 0 … n - lag as they ended, and the parameters of later ones.
 """
 
 import copy
@@ -23,14 +23,14 @@ from storage.studies.optuna_internals import (
 )
 from storage.studies.trials import CONSTRAINTS
 
-CUT = "cut_epoch"  # user attribute: where the pruner would have cut an auditor
-RUNGS = "rungs"  # user attribute: what successive halving noted of a trial, for later decisions
-EVERYTHING = 2**62  # number of a trial for which everything has settled
-RUNG = "completed_rung_"  # how the system attributes begin in which it does
+CUT = "cut_epoch"  # user attribute: epoch at which the pruner would have ended an auditor
+RUNGS = "rungs"  # user attribute: the state that successive halving keeps of a trial
+EVERYTHING = 2**62  # a trial number above all others: every trial is visible
+RUNG = "completed_rung_"  # prefix of the system attributes of halving
 
 
 class Mirror:
-    """The trials of a study by number; a decision about one of them sees what the lag allows."""
+    """The trials of a study by number. A decision sees those that the lag allows."""
 
     def __init__(self, name: str, method: SearchMethod) -> None:
         self.past = Past()
@@ -44,10 +44,10 @@ class Mirror:
         self._id_of_study = study_id_of(self._study)
 
     def adopt(self, trial: FrozenTrial) -> None:
-        """Copy a trial's parameters, as running.
+        """Copy a trial's parameters, as a running trial.
 
-        For one that was running, the session replays the reports of its checkpoint, and repeats the
-        decisions to prune.
+        If it was interrupted, the session replays the epochs of its checkpoint and decides about
+        pruning again.
         """
         copied = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -59,7 +59,7 @@ class Mirror:
         self._memory.create_new_trial(self._id_of_study, copied)
 
     def settle(self, trial: FrozenTrial) -> None:
-        """Copy how a trial ended."""
+        """Copy the end of a trial."""
         for epoch, value in trial.intermediate_values.items():
             self.report(trial.number, epoch, value)
         for key, attribute in trial.user_attrs.items():
@@ -116,7 +116,7 @@ class Mirror:
         return self._study.pruner.prune(self._study, self.trial(number))
 
     def rungs(self, number: int) -> dict[str, Any]:
-        """Return what halving noted of a trial, as an attribute that its digest covers."""
+        """Return halving's state of a trial as a user attribute, which its digest covers."""
         trial = self.trial(number)
         rungs = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(RUNG)}
         return {RUNGS: rungs} if rungs or RUNGS in trial.user_attrs else {}
@@ -126,14 +126,13 @@ class Mirror:
 
 
 class LaggedStorage(InMemoryStorage):
-    """One study in memory that shows each decision exactly the trials that it may depend on.
+    """One study in memory, which shows each decision only the trials that it may depend on.
 
     Set `deciding` to n before a decision about trial n. Samplers and pruners then see trials
-    0 … n - lag as they ended; n - lag + 1 … n - 1 as running trials with parameters alone, whether
-    or not they have ended meanwhile; n itself; and nothing after it. So a study depends on the lag,
-    and not on how fast its workers are.
+    0 … n - lag as they ended; n - lag + 1 … n - 1 as running trials with parameters alone, even
+    if they have ended; and n itself. A study depends on the lag, not on the speed of its workers.
 
-    Trials that have ended do not change, so lists of them are kept.
+    Ended trials do not change, so lists of them are cached.
     """
 
     def __init__(self, lag: int) -> None:
@@ -141,10 +140,10 @@ class LaggedStorage(InMemoryStorage):
         self.lag = lag
         self.deciding = 0
         self._ended: list[FrozenTrial] = []  # the first trials, up to one that has not ended
-        self._by_states: dict[tuple[TrialState, ...], _Chosen] = {}
+        self._by_states: dict[tuple[TrialState, ...], _EndedIn] = {}
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Add a trial. What is suggested later has to be of the same kind as its parameters."""
+        """Add a trial. Later suggestions must have distributions compatible with its parameters."""
         if template_trial is not None:
             known = distributions_in_memory(self, study_id)
             for name, distribution in template_trial.distributions.items():
@@ -169,7 +168,7 @@ class LaggedStorage(InMemoryStorage):
         if states is None:
             seen = self._ended[:kept] + rest
         else:
-            seen = self._chosen(states, kept) + [one for one in rest if one.state in states]
+            seen = self._ended_in(states, kept) + [trial for trial in rest if trial.state in states]
         return copy.deepcopy(seen) if deepcopy else seen
 
     def _note_ended(self, trials: list[FrozenTrial]) -> None:
@@ -178,28 +177,28 @@ class LaggedStorage(InMemoryStorage):
                 return
             self._ended.append(trial)
 
-    def _chosen(self, states: Container[TrialState], kept: int) -> list[FrozenTrial]:
-        """Return those of the first `kept` trials, which have ended, that are in these states."""
+    def _ended_in(self, states: Container[TrialState], kept: int) -> list[FrozenTrial]:
+        """Return those of the first `kept` trials, all ended, that are in these states."""
         key = tuple(state for state in TrialState if state in states)
-        chosen = self._by_states.setdefault(key, _Chosen())
-        chosen.extend(self._ended, key)
-        return chosen.trials[: bisect_left(chosen.numbers, kept)]
+        ended = self._by_states.setdefault(key, _EndedIn())
+        ended.extend(self._ended, key)
+        return ended.trials[: bisect_left(ended.numbers, kept)]
 
 
-class _Chosen:
+class _EndedIn:
     """The ended trials in certain states, in order."""
 
     def __init__(self) -> None:
         self.trials: list[FrozenTrial] = []
         self.numbers: list[int] = []
-        self._looked_at = 0
+        self._read = 0
 
     def extend(self, ended: list[FrozenTrial], states: Iterable[TrialState]) -> None:
-        for trial in ended[self._looked_at :]:
+        for trial in ended[self._read :]:
             if trial.state in states:
                 self.trials.append(trial)
                 self.numbers.append(trial.number)
-        self._looked_at = len(ended)
+        self._read = len(ended)
 
 
 def _as_running(trial: FrozenTrial) -> FrozenTrial:

@@ -47,12 +47,12 @@ class Publisher:
     def trial(self, arm: Arm, number: int, record: RunRecord) -> None:
         """Give a trial that is about to end a note and its curves, as a picture and as a table.
 
-        Optuna takes no artifacts for a trial that has ended; publishing again does nothing.
+        Optuna accepts no artifacts for an ended trial; publishing again changes nothing.
         """
         from optuna_dashboard import save_note
 
         trial, words = arm.ledger.stored_trial(number), measure(self.protocol.metric)
-        save_note(_Noted(trial), trial_note(arm, number, record, words))
+        save_note(_NoteTarget(trial), trial_note(arm, number, record, words))
         if not record.history:
             return
         published = {artifact.filename for artifact in get_all_artifact_meta(trial)}
@@ -64,10 +64,10 @@ class Publisher:
                     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
 
 
-class _Noted:
-    """A trial with a storage, as `save_note` takes it, which has no notes but the trial's own.
+class _NoteTarget:
+    """A trial for `save_note`, whose storage has only the notes of this trial.
 
-    A study keeps the notes of all its trials, and `save_note` reads all that there are, twice.
+    Optuna keeps the notes of all trials with the study, and `save_note` would read all of them.
     """
 
     def __init__(self, trial: StoredTrial) -> None:
@@ -93,9 +93,9 @@ def _write(folder: Path, history: list[EpochMetrics], metric: str) -> Iterable[P
 
 
 def curves(history: list[EpochMetrics], metric: str) -> str:
-    """Return an SVG picture, since the dashboard shows pictures and no pages.
+    """Return an SVG picture of validation metric and schedules against the epoch.
 
-    It draws the validation metric and schedules against the epoch, in two rows of two panels.
+    It is a picture because the dashboard shows pictures and no pages.
     """
     panels = [
         _panel(title.format(metric=metric), [getattr(metrics, name) for metrics in history], index)
@@ -143,8 +143,8 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
         f"{_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
         f"validation {measure(protocol.metric).name} after the last epoch.\n\n"
-        "The best score here is **biased upward**, since it was selected: what counts is the "
-        "comparison on fresh seeds in the study's report."
+        "The best score here is **biased upward**, because it was selected. The study's report "
+        "compares the arms on fresh seeds."
     )
 
 
@@ -166,7 +166,7 @@ def trial_note(arm: Arm, number: int, record: RunRecord, words: Measure) -> str:
 
 
 def _plain(text: object) -> str:
-    """Escape text from outside: the dashboard takes HTML, links and pictures in a note as such."""
+    """Escape text from outside: the dashboard renders the HTML, links and pictures of a note."""
     line = " ".join(str(text).encode(errors="backslashreplace").decode().split())
     return re.sub(r"([\\`\[\]])", r"\\\1", escape(line, quote=False))
 

@@ -1,4 +1,4 @@
-"""What search and confirmation have in common."""
+"""The base of the stages that train students: search and confirmation."""
 
 from conductor.display import Display
 from conductor.search.arm import Arm
@@ -11,7 +11,7 @@ from workers.pools.worker_pool import WorkerPool
 
 
 class Stage:
-    """A stage of a study that trains students."""
+    """A stage that trains students of these arms on these workers."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""Confirmation: from the search's winners to runs on fresh seeds, tested once.
+"""Selection and confirmation: the search's best recipes again, on fresh seeds.
 
 The best few recipes of each arm run again on fresh seeds, and the one with the best mean on the
 validation images is the arm's winner: the search's own best score is biased upward. Winners and
 defaults then run on further seeds, the same for all, and of a student's runs only these see the
-test split. If asked for, so do the ablations of the winner that the verdict is about.
+test split. On request so do the ablations of the winner that the verdict is about.
 """
 
 import random
@@ -42,7 +42,7 @@ class Confirmation(Stage):
     """Selection and confirmation of one study. Runs that have ended are not run again."""
 
     def run(self, seeds: int, *, ablate: bool = False) -> Finalists:
-        """Choose the finalists, write them down, and only then confirm them.
+        """Choose the finalists, record them, then confirm them.
 
         `seeds` is a minimum: finalists that all have runs on more seeds keep them.
         """
@@ -154,7 +154,7 @@ class Confirmation(Stage):
                 self._display.say(f"{runs[index].title}: {event.text}")
             elif isinstance(event, EpochDone):
                 history = histories.setdefault(index, [])
-                self._hear_epoch(index, runs[index], history, event.metrics)
+                self._on_epoch(index, runs[index], history, event.metrics)
 
         for index, event in self._workers.run_all(jobs, listen):
             record = _record(runs[index].job, event, histories.get(index, []))
@@ -176,7 +176,7 @@ class Confirmation(Stage):
             seal=str(self._layout.seal) if purpose else "",
         )
 
-    def _hear_epoch(
+    def _on_epoch(
         self, index: int, run: _Run, history: list[EpochMetrics], metrics: EpochMetrics
     ) -> None:
         """Keep an epoch; one that is repeated after a retry is kept once."""

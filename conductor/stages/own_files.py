@@ -1,7 +1,7 @@
-"""Files of the user's own, named on the command line by their content and copied into the root.
+"""The user's own files: named by their content, and copied into the root.
 
-A study continues with the copies, whatever becomes of the files; and the workers of other machines
-find them under the root that all of them see.
+A study continues with the copies, even if the files change; workers on other machines read the
+copies too.
 """
 
 import re
@@ -13,17 +13,17 @@ from storage.files.artifacts import write_files
 from storage.files.layout import Layout, whole_path
 
 
-def pin_models(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]]:
-    """Name the content of every file among teacher and students: `mine.py:small@1a2b3c4d5e6f`.
+def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]]:
+    """Add a digest to the names of own models: `mine.py:small@1a2b3c4d5e6f`.
 
-    Returns the fields of the protocol, and the files to be kept. A name that has its digest stays,
-    and so do names of the catalogue. Raises ProtocolError for a file that cannot be read.
+    Returns the protocol fields with these names, and the files to copy. Other names, and those with
+    a digest, are unchanged. Raises ProtocolError for a file that cannot be read.
     """
-    pinned, files = dict(given), list[OwnFile]()
-    if "teacher" in given:
-        pinned["teacher"] = _pin(given["teacher"], files)
-    if "students" in given:
-        pinned["students"] = tuple(_pin(name, files) for name in given["students"])
+    pinned, files = dict(chosen), list[OwnFile]()
+    if "teacher" in chosen:
+        pinned["teacher"] = _pin(chosen["teacher"], files)
+    if "students" in chosen:
+        pinned["students"] = tuple(_pin(name, files) for name in chosen["students"])
     return pinned, files
 
 
@@ -36,6 +36,6 @@ def _pin(name: str, files: list[OwnFile]) -> str:
 
 
 def keep_own(layout: Layout, files: Iterable[OwnFile]) -> None:
-    """Copy files to where workers look for them."""
+    """Copy files to the folder that workers import them from."""
     for own in files:
         write_files(layout.own / own.folder, own.files)

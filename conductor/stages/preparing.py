@@ -1,4 +1,4 @@
-"""From the protocol to a filled teacher cache: the stages before the search."""
+"""The stages before the search: data set, kernels, own models, teacher, teacher cache."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -32,14 +32,14 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(JobContext):
-    """What the search starts from."""
+    """What the search starts from: the context of its jobs, and two findings."""
 
-    kernels: str = ""  # what convolutions are computed with, in words; empty on an accelerator
-    passed_over: str | None = None  # of a folder of images, in one sentence
+    kernels: str = ""  # the convolution kernels in words; empty on an accelerator
+    passed_over: str | None = None  # what of a folder is not read, in one sentence
 
 
 class Preparation:
-    """Runs the stages before the search; results of an earlier session are used again."""
+    """Runs the stages before the search, and reuses the results of earlier sessions."""
 
     def __init__(
         self, request: Request, layout: Layout, workers: WorkerPool, display: Display
@@ -51,7 +51,7 @@ class Preparation:
         self._display = display
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
-        """Prepare teacher and shards; `cache` is what the study was begun with, empty if new."""
+        """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
         data = replace(data, teacher=self._prepare_teacher(data))
         begun = self._workers.run(data.job(ProjectionJob))
         sizes = dict(begun["sizes"])
@@ -65,7 +65,7 @@ class Preparation:
         context = Prepared(protocol=self._protocol, root=str(self._layout.root))
         job = context.job(PrepareJob, data_dir=self._request.data_dir)
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
-            result = self._workers.run(job, lambda event: _move(bar, event))
+            result = self._workers.run(job, lambda event: _update(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}
         self._display.say(
             f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
@@ -81,9 +81,9 @@ class Preparation:
         return replace(context, dataset=result["dataset"], passed_over=passed_over)
 
     def _few(self, count: int) -> str:
-        """Return a note where an epoch is one step, since a batch takes all images."""
+        """Return a note if one batch holds all training images, so that an epoch is one step."""
         size = self._protocol.batch_size
-        return f"; a batch of {size} takes them all: one step an epoch" if count <= size else ""
+        return f"; one batch of {size} holds them all: one step per epoch" if count <= size else ""
 
     def kernels(self, context: JobContext) -> str:
         """Test the kernels of the study's convolutions, once for each kind of processor.
@@ -97,9 +97,9 @@ class Preparation:
         return str(result["used"])
 
     def models(self, context: JobContext) -> None:
-        """Try out the models of the user's own, if there are any.
+        """Test the models of the user's own, if there are any.
 
-        Raises ProtocolError, in one line, for one that cannot be trained here.
+        Raises ProtocolError, in one line, for one that cannot be trained.
         """
         names = (self._protocol.teacher, *self._protocol.students)
         if any(parse_model(name).digest for name in names):
@@ -108,7 +108,7 @@ class Preparation:
     def _prepare_teacher(self, context: JobContext) -> str:
         job = context.job(TeacherJob)
         with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
-            result = self._workers.run(job, lambda event: self._hear_teacher(bar, event))
+            result = self._workers.run(job, lambda event: self._on_teacher(bar, event))
         how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
@@ -116,8 +116,8 @@ class Preparation:
         )
         return str(result["teacher"])
 
-    def _hear_teacher(self, bar: Callable[[int, int], None], event: Event) -> None:
-        _move(bar, event)
+    def _on_teacher(self, bar: Callable[[int, int], None], event: Event) -> None:
+        _update(bar, event)
         if isinstance(event, Note):
             self._display.say(f"teacher: {event.text}")
         if isinstance(event, EpochDone) and not self._display.is_live:
@@ -125,7 +125,7 @@ class Preparation:
             self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
 
     def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
-        """Choose how much to cache within budget and disk. Plain arms need nothing."""
+        """Return how much to cache within budget and disk: all, logits, or none for plain arms."""
         if not distils:
             return "none"
         budget, views = self._request.cache_budget, self._protocol.view_count
@@ -168,37 +168,40 @@ class Preparation:
                 bar(done, len(missing))
 
     def _verify_shards(self, folder: Path, found: list[int]) -> None:
-        """Compare shards of earlier sessions with their checksums: trials do not check them.
+        """Compare shards of earlier sessions with their checksums, which trials do not check.
 
-        Raises ArtifactError for the first that differs.
+        Raises ArtifactError for the first difference.
         """
         if not found:
             return
         showing = self._display.bar("checking the teacher cache", len(found))
-        with showing as bar, ThreadPoolExecutor(CHECKS) as threads:  # hashing lets others run
+        with (
+            showing as bar,
+            ThreadPoolExecutor(CHECKS) as threads,
+        ):  # hashing releases the lock of the interpreter
             checks = threads.map(lambda k: verify_shard(folder, k), found)
             for done, _ in enumerate(checks, 1):
                 bar(done, len(found))
 
 
 def kernel_lines(result: Result) -> list[str]:
-    """Return a line for the user where the kernels are limited."""
+    """Return a line for the user if the kernels are limited."""
     if not result["reason"]:
         return []
     return [f"kernels: limited to {result['limit']} instructions on this CPU: {result['reason']}"]
 
 
 def _fewest(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
-    """Name the class with the fewest images where these are too few for a statement about it."""
-    label = min(range(len(classes)), key=lambda one: counts["test"][one])
+    """Name the class with the fewest images, if they are too few for a statement about it."""
+    label = min(range(len(classes)), key=lambda label: counts["test"][label])
     train, validation, test = (counts[part][label] for part in ("train", "validation", "test"))
     if min(validation, test) >= FEW_OF_A_CLASS:
         return ""
     return f"; of class {classes[label]} only {train:,}, {validation:,} and {test:,}"
 
 
-def _move(bar: Callable[[int, int], None], event: Event) -> None:
-    """Move a bar by a progress or an epoch event."""
+def _update(bar: Callable[[int, int], None], event: Event) -> None:
+    """Update a bar from a progress or an epoch event."""
     if isinstance(event, Progress):
         bar(event.done, event.total)
     elif isinstance(event, EpochDone):

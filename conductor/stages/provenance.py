@@ -1,4 +1,4 @@
-"""The record of how a study is run, and the check that it is resumed in the same way."""
+"""Provenance: a study's record of its settings, and the check that a resumed study has the same."""
 
 import os
 import platform
@@ -19,12 +19,12 @@ from storage.files.records import Finalists, SpaceSource, StudySettings
 from storage.studies.urls import masked, storage_file, without_password
 from workers.jobs import JobContext
 
-THEN = "; then "  # between the kernels of sessions that computed with others
+THEN = "; then "  # between the kernels of sessions with different ones
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def read_context(paths: StudyLayout) -> JobContext:
-    """Return what the jobs of an existing study share."""
+    """Return the context of an existing study's jobs."""
     settings = StudySettings.read(paths.settings)
     return JobContext(
         protocol=read_record(paths.protocol, Protocol),
@@ -68,29 +68,31 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
     if paths.settings.exists():
         kept = StudySettings.read(paths.settings)
         for flag in KEPT:
-            was, wanted = getattr(kept, flag), getattr(request, flag)
+            recorded, received = getattr(kept, flag), getattr(request, flag)
             if flag == "storage":
-                was, wanted = without_password(was), without_password(wanted)
-            if was != wanted:
+                recorded, received = without_password(recorded), without_password(received)
+            if recorded != received:
                 raise StudyError(
-                    f"study {paths.name} was begun with --{flag.replace('_', '-')} {was!r}, not "
-                    f"{wanted!r}; "
-                    "omit the flag to continue it, or choose another --name"
+                    f"study {paths.name} was begun with --{flag.replace('_', '-')} {recorded!r}, "
+                    f"not {received!r}; omit the flag to continue it, or choose another --name"
                 )
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
     """Raise StudyError if the file of a model of the user's own has changed since."""
     was, now = (
-        {model.base: model.digest for model in map(parse_model, (one.teacher, *one.students))}
-        for one in (kept, wanted)
+        {
+            model.base: model.digest
+            for model in map(parse_model, (protocol.teacher, *protocol.students))
+        }
+        for protocol in (kept, wanted)
     )
     for base, digest in was.items():
         if now.get(base, digest) != digest:
             raise StudyError(
                 f"{base.partition(':')[0]}, or a file that it imports, has changed since study "
-                f"{name} was begun; restore it, omit its flags to continue with the copy that is "
-                "kept, or choose another --name"
+                f"{name} was begun; restore it, omit its flags to continue with the stored "
+                "copy, or choose another --name"
             )
 
 
@@ -103,7 +105,7 @@ def begin_settings(
 ) -> StudySettings:
     """Write protocol and settings; where the study has settings (`kept`), check them first.
 
-    Raises StudyError when the data, the teacher, its cache or a search space has changed since.
+    Raises StudyError if the data, the teacher, its cache or a search space has changed.
     """
     sources = {
         space.name: SpaceSource(source=space.source, digest=space.digest) for space in spaces
@@ -135,9 +137,9 @@ def begin_settings(
 
 
 def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:
-    """Record the one command that reproduces what all sessions so far have run together.
+    """Record the one command that repeats the work of all sessions so far.
 
-    `trials` is the number of trials of an arm that count.
+    `trials` is the number of counted trials of an arm.
     """
     settings = StudySettings.read(paths.settings)
     ablated = any(finalist.role == "ablation" for finalist in chosen.finalists)
@@ -146,10 +148,10 @@ def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None
 
 
 def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:
-    """Return the command with these totals in place of others, and otherwise unchanged.
+    """Return the command with these totals.
 
-    The number of trials never shrinks: of a search that was confirmed before its end, the planned
-    number stays recorded.
+    The number of trials never shrinks: if a search is confirmed before its end, the planned number
+    stays.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Request)}
     planned = int(_last(command, "--trials") or defaults["trials"])
@@ -163,7 +165,7 @@ def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> li
 
 
 def _last(words: list[str], *flags: str) -> str:
-    """Return the value of the last of these flags, as in `--seeds 3` or `--seeds=3`, or nothing."""
+    """Return the last value of these flags, from `--seeds 3` or `--seeds=3`; empty without one."""
     value = ""
     for before, word in zip(["", *words], words, strict=False):
         flag, equals, text = word.partition("=")
@@ -209,14 +211,14 @@ def _check_unchanged(
 
 
 def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
-    """Whether both have this fingerprint: a study is recorded before its teacher is trained."""
+    """Whether both have this fingerprint; a new study has none of its teacher yet."""
     return bool(getattr(kept, what) and getattr(prepared, what))
 
 
 def kernels_so_far(was: str, now: str) -> str:
-    """Return the kernels of all sessions in order: finished trials keep the bits of theirs.
+    """Return the kernels of all sessions in order, since results depend on them.
 
-    `was` has those of earlier sessions, empty for none on a CPU.
+    `was` has those of earlier sessions, empty if none ran on a CPU.
     """
     if not now or not was:
         return now
@@ -224,7 +226,7 @@ def kernels_so_far(was: str, now: str) -> str:
 
 
 def kernels_change(kept: StudySettings, now: str) -> str:
-    """Return the line to print where a study continues with other kernels; else empty."""
+    """Return the line to print if a study continues with other kernels; else empty."""
     was = kept.machine.get("kernels", "").split(THEN)[-1]
     if not was or not now or was == now:
         return ""
@@ -235,7 +237,7 @@ def kernels_change(kept: StudySettings, now: str) -> str:
 
 
 def machine(kernels: str) -> dict[str, str]:
-    """Describe the machine; `kernels` is what convolutions are computed with, empty on a GPU."""
+    """Describe the machine; `kernels` are those of convolutions, empty on a GPU."""
     return {
         **({"kernels": kernels} if kernels else {}),
         "system": platform.platform(),

@@ -12,29 +12,29 @@ from conductor.tools.inventory import Lines, computing, offered, used
 from conductor.tools.self_test import Part, disk_part, parts, scratch, worker_part
 from conductor.tools.tiny_study import TinyStudy
 
-LONGEST = 400  # letters of a reason
-WIDTH = 11  # of the names in front of the lines
+LONGEST = 400  # characters of a reason
+WIDTH = 11  # of the column of names
 
 
 class Doctor:
-    """One examination. It writes to folders of its own, which it removes."""
+    """Runs the self-test. It writes to temporary folders."""
 
     def __init__(self, request: Request, display: Display) -> None:
         self._request = request
         self._display = display
-        self._tried: dict[str, bool] = {}  # part: whether it works
+        self._works: dict[str, bool] = {}  # by part
 
     def run(self) -> bool:
-        """Print every result as it comes; return whether every part works."""
+        """Print every result when it is known; return whether every part works."""
         self._say("This machine", offered(self._request.root))
         first = self._try(disk_part(self._request.root))
-        where = self._request.root if self._tried["disk"] else Path(tempfile.gettempdir())
+        where = self._request.root if self._works["disk"] else Path(tempfile.gettempdir())
         pool = self._request.pool(self._request.root, self._request.protocol.threads)
         try:
             with scratch(where) as folder:
                 study = TinyStudy(pool, folder)
                 second = self._try(worker_part(study))
-                self._say_found(study.machine, pool.size if self._tried["worker"] else None)
+                self._say_machine(study.machine, pool.size if self._works["worker"] else None)
                 self._say("Self-test", [first, second])
                 for part in parts(self._request, study, folder):
                     self._say("", [self._try(part)])
@@ -42,21 +42,21 @@ class Doctor:
             pool.close()
         return self._conclude()
 
-    def _say_found(self, found: Mapping[str, Any] | None, workers: int | None) -> None:
+    def _say_machine(self, found: Mapping[str, Any] | None, workers: int | None) -> None:
         self._say("", computing(found))
         self._say("Retort will use", used(self._request, found, workers))
 
     def _try(self, part: Part) -> tuple[str, str]:
         """Test one part, and return the line of its result."""
-        missing = [name for name in part.needs if not self._tried[name]]
-        self._tried[part.name] = False
-        if missing:
-            return part.name, f"not tested, since {missing[0]} failed"
+        broken = [name for name in part.needs if not self._works[name]]
+        self._works[part.name] = False
+        if broken:
+            return part.name, f"not tested, because {broken[0]} failed"
         try:
             text = f"ok      {part.check()}"
         except Exception as error:  # any error is a result here
             return part.name, f"FAILED  {_reason(error)}; {part.remedy}"
-        self._tried[part.name] = True
+        self._works[part.name] = True
         return part.name, text
 
     def _say(self, title: str, lines: Lines) -> None:
@@ -66,7 +66,7 @@ class Doctor:
             self._display.say(f"  {name:{WIDTH}} {text}")
 
     def _conclude(self) -> bool:
-        count, works = len(self._tried), sum(self._tried.values())
+        count, works = len(self._works), sum(self._works.values())
         self._display.say(
             f"all {count} parts work" if works == count else f"{works} of {count} parts work"
         )

@@ -1,4 +1,4 @@
-"""Export of a confirmed student, with its model card, checked before it appears."""
+"""The export of a confirmed student, checked before it is renamed into place."""
 
 import secrets
 import shutil
@@ -27,14 +27,14 @@ ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is exported: a finalist, and one of its confirmation runs."""
+    """The student to export: a finalist, and one of its confirmation runs."""
 
-    one: FinalistData
+    finalist: FinalistData
     run: ConfirmationRun
 
 
 def check_format(form: str) -> None:
-    """Raise StudyError when what the format needs is not installed."""
+    """Raise StudyError if a package that the format needs is not installed."""
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if form == "onnx" and missing:
         raise StudyError(
@@ -45,39 +45,39 @@ def check_format(form: str) -> None:
 def choose(data: StudyData, name: str | None, command: str) -> Choice:
     """Return the finalist `name`, by default the one that the verdict is about, and its run.
 
-    The run is the one whose validation metric is the median, the lower of two: to take the best
-    on the test split would be a selection on it. Raises ProtocolError for an unknown name, and
+    The run is the one with the (lower) median of the validation metric: the best on the test split
+    would be a selection by it. Raises ProtocolError for an unknown name, and
     StudyError, naming `command`, unless all its confirmation runs have ended.
     """
-    one = _finalist(data, name, command)
-    if len(one.runs) < data.seeds:
+    finalist = _finalist(data, name, command)
+    if len(finalist.runs) < data.seeds:
         raise StudyError(
-            f"{len(one.runs)} of {data.seeds} confirmation runs of {one.key} have ended; "
+            f"{len(finalist.runs)} of {data.seeds} confirmation runs of {finalist.key} have ended; "
             f"run: {command}"
         )
     tested = sorted(
-        one.tested, key=lambda run: (run.record.objective(data.measure.worst), run.replicate)
+        finalist.tested, key=lambda run: (run.record.objective(data.measure.worst), run.replicate)
     )
     if not tested:
-        raise StudyError(f"every confirmation run of {one.key} diverged: there is no student")
-    return Choice(one, tested[(len(tested) - 1) // 2])
+        raise StudyError(f"every confirmation run of {finalist.key} diverged: there is no student")
+    return Choice(finalist, tested[(len(tested) - 1) // 2])
 
 
 def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
     if not data.contenders:
         raise StudyError(f"study {data.name} has not been confirmed; run: {command}")
-    known = dict.fromkeys(one.key for one in data.contenders)
+    known = dict.fromkeys(finalist.key for finalist in data.contenders)
     if name:
         check_name(f"finalist of study {data.name}", name, known)
-        named = [one for one in data.contenders if one.key == name]
-        return next((one for one in named if one.finalist.role == "tuned"), named[0])
-    found = data.tuned(data.primary_arm)
-    if found is None:
+        named = [finalist for finalist in data.contenders if finalist.key == name]
+        return next((f for f in named if f.finalist.role == "tuned"), named[0])
+    tuned = data.tuned(data.primary_arm)
+    if tuned is None:
         raise StudyError(
             f"study {data.name} has no tuned recipe that distils; name one with --finalist: "
             + ", ".join(known)
         )
-    return found
+    return tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Export:
     onnx: bool
 
     def check_target(self) -> None:
-        """Raise StudyError when there is something at the target; an empty folder is nothing."""
+        """Raise StudyError unless the target is missing or an empty folder."""
         target = self.target
         if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise StudyError(f"{target} exists; delete it, or name another folder with --out")
@@ -99,13 +99,13 @@ class Export:
     def run(self, workers: WorkerPool, display: Display) -> None:
         """Write the student, all or nothing, and print the comparisons.
 
-        Raises ArtifactError when what was written differs from the student that was confirmed.
+        Raises ArtifactError if the files differ from the confirmed student.
         """
         self.check_target()
         with building(self.target) as folder:
             result = workers.run(self._job(folder))
             exported = Exported(
-                finalist=self.choice.one,
+                finalist=self.choice.finalist,
                 run=self.choice.run,
                 config=read_json(ExportLayout(folder).config),
                 own=sorted(
@@ -120,7 +120,7 @@ class Export:
         self._say(exported, display)
 
     def _job(self, folder: Path) -> ExportJob:
-        run = self.paths.confirmation(self.choice.one.key, self.choice.run.replicate)
+        run = self.paths.confirmation(self.choice.finalist.key, self.choice.run.replicate)
         last = self.choice.run.record.last
         assert last is not None  # of a run that was tested
         return read_context(self.paths).job(
@@ -129,7 +129,7 @@ class Export:
             folder=str(folder),
             accuracy=last.accuracy,
             onnx=self.onnx,
-            student=self.choice.one.finalist.recipe.student,
+            student=self.choice.finalist.finalist.recipe.student,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -140,15 +140,15 @@ class Export:
             "dataset": data.settings.dataset,
             "teacher": data.settings.teacher,
             "shards": data.settings.shards,
-            "finalist": choice.one.key,
-            "recipe": choice.one.finalist.recipe.to_json(),
+            "finalist": choice.finalist.key,
+            "recipe": choice.finalist.finalist.recipe.to_json(),
             "replicate": choice.run.replicate,
             "seed": choice.run.record.seed,
             "onnx": self.onnx,
         }
 
     def _versions(self) -> dict[str, Any]:
-        """The versions that exported; those that trained are in the card."""
+        """The versions of the libraries that exported; the card has those that trained."""
         names = ("torch", "safetensors", *(ONNX_PACKAGES if self.onnx else ()))
         return {"versions": {name: version(name) for name in names}}
 
@@ -169,10 +169,10 @@ class Export:
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """Give a new folder beside `target`; rename it to `target` if the block succeeds.
+    """Yield a new folder beside `target`; rename it to `target` if the block succeeds.
 
-    Otherwise nothing is left, nor of the folders that were made for it. Raises ArtifactError when
-    it cannot be written.
+    Otherwise it is removed, with parents that were made for it. Raises ArtifactError if it cannot
+    be written.
     """
     folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     new = [parent for parent in folder.parents if not parent.exists()]

@@ -1,4 +1,4 @@
-"""What a machine offers and what Retort will use of it, as pairs of a name and a text."""
+"""Describes the machine, and what Retort will use of it, in pairs of name and text."""
 
 import platform
 import shutil
@@ -22,7 +22,7 @@ EXTRAS = {  # extra of pyproject.toml: the modules that it brings
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 SHARED_MEMORY = Path("/dev/shm")
-UNKNOWN = "not known, since no worker answers"
+UNKNOWN = "unknown, because no worker responds"
 Lines = list[tuple[str, str]]
 
 
@@ -30,7 +30,7 @@ def offered(root: Path) -> Lines:
     """Describe what is known without torch: cores, memory, disk, installed packages."""
     lines = [
         ("system", f"{platform.platform()}, Python {platform.python_version()}"),
-        ("cores", f"{usable_cores()} that may be used"),
+        ("cores", f"{usable_cores()} usable"),
         ("memory", _memory()),
         ("free disk", f"{show_size(free_disk(root))} under {root.absolute()}"),
     ]
@@ -43,41 +43,41 @@ def offered(root: Path) -> Lines:
     return [*lines, ("extras", _extras())]
 
 
-def computing(found: Mapping[str, Any] | None) -> Lines:
-    """Describe accelerators and torchvision's weights from `found`, the result of `MachineJob`."""
-    if found is None:
+def computing(machine: Mapping[str, Any] | None) -> Lines:
+    """Describe accelerators and weights from `machine`, the result of `MachineJob`."""
+    if machine is None:
         return [("GPUs", UNKNOWN), ("weights", UNKNOWN)]
-    gpus = [_accelerator(each) for each in found["accelerators"]]
-    kept = ", ".join(found["weights"]) or "none of ImageNet's"
+    gpus = [_accelerator(gpu) for gpu in machine["accelerators"]]
+    kept = ", ".join(machine["weights"]) or "none of ImageNet's"
     return [
         ("GPUs", "; ".join(gpus) or "none"),
-        ("weights", f"{kept} in {found['weights_folder']}"),
+        ("weights", f"{kept} in {machine['weights_folder']}"),
     ]
 
 
-def used(request: Request, found: Mapping[str, Any] | None, workers: int | None) -> Lines:
-    """Describe what Retort will use; `workers` is their number, None if none answers."""
+def used(request: Request, machine: Mapping[str, Any] | None, workers: int | None) -> Lines:
+    """Describe what Retort will use; `workers` is their number, None if none responds."""
     threads = f"{request.protocol.threads} thread{'s' * (request.protocol.threads != 1)} each"
     count = UNKNOWN if workers is None else f"{workers} (--workers {request.workers}), {threads}"
     return [
-        ("device", _devices(found) if found else UNKNOWN),
+        ("device", _devices(machine) if machine else UNKNOWN),
         ("workers", count),
         ("studies", shown(request.url)),
         ("cache", _cache(request.cache_budget, free_disk(request.root))),
     ]
 
 
-def _devices(found: Mapping[str, Any]) -> str:
-    several = len(found["accelerators"]) > 1
-    text = f"{found['device']}{' and the others, in turn' * several}"
-    share = 100 * found["memory_share"]
+def _devices(machine: Mapping[str, Any]) -> str:
+    several = len(machine["accelerators"]) > 1
+    text = f"{machine['device']}{' and the others, in turn' * several}"
+    share = 100 * machine["memory_share"]
     return text if share == 100 else f"{text}; a worker may allocate {share:.0f} % of its memory"
 
 
 def free_disk(root: Path) -> int:
-    """Return the free bytes where `root` is, or will be."""
-    there = (folder for folder in (root, *root.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(next(there)).free
+    """Return the free bytes of the disk that `root` is on, or will be on."""
+    folders = (folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(next(folders)).free
 
 
 def _memory() -> str:
@@ -93,23 +93,23 @@ def _version(package: str) -> str:
 
 
 def _extras() -> str:
-    there = [extra for extra, modules in EXTRAS.items() if all(map(find_spec, modules))]
-    return f"{_listed(there)}; not installed: {_listed(set(EXTRAS) - set(there))}"
+    installed = [extra for extra, modules in EXTRAS.items() if all(map(find_spec, modules))]
+    return f"{_listed(installed)}; not installed: {_listed(set(EXTRAS) - set(installed))}"
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _accelerator(found: Mapping[str, Any]) -> str:
+def _accelerator(gpu: Mapping[str, Any]) -> str:
     """Write one as `NVIDIA A100, 42.4 GB, capability 8.0, bfloat16`."""
-    parts = [str(found["name"])]
-    if found["memory"]:
-        parts.append(show_size(found["memory"]))
-    if found["capability"]:
-        parts.append(f"capability {found['capability']}")
-    if found["bf16"] is not None:
-        parts.append("bfloat16" if found["bf16"] else "no bfloat16")
+    parts = [str(gpu["name"])]
+    if gpu["memory"]:
+        parts.append(show_size(gpu["memory"]))
+    if gpu["capability"]:
+        parts.append(f"capability {gpu['capability']}")
+    if gpu["bf16"] is not None:
+        parts.append("bfloat16" if gpu["bf16"] else "no bfloat16")
     return ", ".join(parts)
 
 
@@ -118,5 +118,5 @@ def _cache(budget: int, free: int) -> str:
     room = int(DISK_SHARE * free)
     text = f"at most {show_size(budget)} (--cache-budget)"
     if budget <= room:
-        return f"{text}, which the disk has free"
-    return f"{text}, of which the disk has room for {show_size(room)}"
+        return f"{text}, which fits on the disk"
+    return f"{text}, but the disk has room for only {show_size(room)}"

@@ -1,7 +1,7 @@
-"""Reproduce: one run of a study trained again from its record, and compared epoch by epoch.
+"""Trains one run of a study again from its record, and compares them epoch by epoch.
 
-It trains in a scratch folder; neither the study's database nor its folders change, and the test
-split stays sealed.
+It trains in a scratch folder: the study's database and folders do not change, and the test split
+stays sealed.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from workers.events import Diverged, EpochDone, Failed, Note
 from workers.jobs import KernelsJob, TrainJob
 from workers.pools.worker_pool import WorkerPool, error_of
 
-DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits of a run
+DECISIVE = ("torch", "torchvision")  # libraries whose version changes the bits of a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,11 @@ class Subject:
 def trial_subject(paths: StudyLayout, number: int, arm: str | None) -> Subject:
     """Return trial `number` of an arm, by default of the first that distils.
 
-    Raises ProtocolError for an unknown arm, StudyError for a trial that has not ended or that a
-    machine failed.
+    Raises ProtocolError for an unknown arm, StudyError for a trial that has not ended or that has
+    failed.
     """
     arms = StudySettings.read(paths.settings).arms
-    name = arm or next((each for each in arms if each != "plain"), arms[0])
+    name = arm or next((other for other in arms if other != "plain"), arms[0])
     check_name(f"arm of study {paths.name}", name, arms)
     views = range(_protocol(paths).view_count)
     return _subject(f"trial {number} of {name}", paths.trial(name, number), list(views))
@@ -56,7 +56,7 @@ def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
     """
     if not paths.finalists.exists():
         raise StudyError(f"study {paths.name} has not been confirmed")
-    known = dict.fromkeys(one.name for one in Finalists.read(paths.finalists).finalists)
+    known = dict.fromkeys(f.name for f in Finalists.read(paths.finalists).finalists)
     check_name(f"finalist of study {paths.name}", name, known)
     run, title = paths.confirmation(name, replicate), f"replicate {replicate} of {name}"
     subject = _subject(title, run, [])
@@ -69,7 +69,7 @@ def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
         raise StudyError(f"{title} has not ended or does not exist: {run.result} is missing")
     record = RunRecord.read(run.result)
     if record.outcome == "failed":
-        raise StudyError(f"{title} failed by a fault of the machine: {record.reason}")
+        raise StudyError(f"{title} failed because of the machine: {record.reason}")
     return Subject(title=title, record=record, views=views)
 
 
@@ -86,8 +86,8 @@ def reproduce_run(
 ) -> bool:
     """Train the run again, and compare it with its record. Returns whether every bit is equal.
 
-    A run that was pruned is trained to the epoch where it was cut. `verifying` is the command that
-    is advised where no reason for a difference is known.
+    A pruned run is trained to the epoch where it was pruned. `verifying` is the command to print if
+    no reason for a difference is known.
     """
     settings = StudySettings.read(paths.settings)
     context, record = read_context(paths), subject.record
@@ -111,10 +111,9 @@ def reproduce_run(
     kernels = str(workers.run(context.job(KernelsJob))["used"])
     reasons = list(known_reasons(settings, paths, kernels))
     display.say(
-        f"what may explain it: {'; '.join(reasons)}"
+        f"possible reasons: {'; '.join(reasons)}"
         if reasons
-        else "versions and machine are those of the study; check the teacher cache with: "
-        f"{verifying}"
+        else f"versions and machine are those of the study; check the teacher cache: {verifying}"
     )
     return False
 
@@ -122,9 +121,9 @@ def reproduce_run(
 def _train(
     subject: Subject, job: TrainJob, workers: WorkerPool, display: Display
 ) -> tuple[list[EpochMetrics], str]:
-    """Train as far as the record goes; return the epochs, and why it diverged, if it did.
+    """Train the recorded epochs; return them, and why the run diverged, if it did.
 
-    A run that diverged is given one epoch more, to diverge in it.
+    If the record diverged, one more epoch is trained.
     """
     record, reason = subject.record, ""
     history: list[EpochMetrics] = []
@@ -148,7 +147,7 @@ def _train(
 
 
 def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str) -> str | None:
-    """Return in which epoch and figure a run first differs from its record; None if in none.
+    """Return the first epoch and figure in which a run differs from its record, or None.
 
     `reason` is why the run diverged, empty if it did not. Seconds are not compared.
     """
@@ -162,7 +161,7 @@ def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str
             return f"differs from epoch {kept.epoch} on: {_compared(kept, fresh, differing)}"
     if reason != record.reason or len(history) != len(record.history):
         was, now = _ending(record.history, record.reason), _ending(history, reason)
-        return f"its epochs are equal as far as they go, but it had {was}; now it has {now}"
+        return f"its common epochs are equal, but it had {was}; now it has {now}"
     return None
 
 
@@ -180,9 +179,9 @@ def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
 
 
 def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> Iterator[str]:
-    """Yield what has changed since the study last ran, among what decides the bits of a run.
+    """Yield what has changed since the study last ran and may change the bits of a run.
 
-    `kernels` is what convolutions are computed with now.
+    `kernels` are the present convolution kernels.
     """
     for name in DECISIVE:
         was, now = settings.versions.get(name), version(name)
@@ -193,4 +192,4 @@ def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> 
         if name in ("system", "processor", "kernels") and was != now:
             yield f"the {name} was {was}, is {now}"
     if paths.costs.exists() and (device := Costs.read(paths.costs).device) != "cpu":
-        yield f"the study ran on {device}, where bits are not promised"
+        yield f"the study ran on {device}, where results may differ in their last bits"

@@ -1,4 +1,4 @@
-"""The self-test: the parts of a study, and the tests of those that need no worker."""
+"""The parts that the doctor tests, and the tests of parts that need no worker."""
 
 import secrets
 import tempfile
@@ -24,15 +24,15 @@ from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, open_study, study_name
 from storage.studies.urls import JOURNAL, storage_file
 
-NAME = "doctor"  # of folders and studies that are its own
-DEVICE = "mend PyTorch or its driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+NAME = "doctor"  # of its folders and studies
+DEVICE = "repair PyTorch or its driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
 KERNELS = "train on a GPU, or install another version of torch"
-INSTALL = "install anew: make install"
+INSTALL = "run: make install"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a study. `check` returns a description or raises; `remedy` is the advice then."""
+    """A part to test. `check` returns a description or raises; `remedy` says what to do then."""
 
     name: str
     check: Callable[[], str]
@@ -42,7 +42,7 @@ class Part:
 
 @contextmanager
 def scratch(place: Path) -> Iterator[Path]:
-    """Give a new folder under `place`; remove it afterwards, and the folders made for it."""
+    """Yield a new folder under `place`; remove it afterwards, with parents made for it."""
     new = [folder for folder in (place, *place.parents) if not folder.exists()]
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -50,24 +50,24 @@ def scratch(place: Path) -> Iterator[Path]:
             yield Path(folder)
     finally:
         for made in new:
-            with suppress(OSError):  # it was not made, or holds what others have put there
+            with suppress(OSError):  # it was not made, or is not empty
                 made.rmdir()
 
 
 def worker_part(study: TinyStudy) -> Part:
     """The part that all jobs need."""
-    remedy = "see what it printed, or try: python study.py doctor --workers inline"
+    remedy = "see its output, or run: python study.py doctor --workers inline"
     return Part(name="worker", check=study.worker, remedy=remedy)
 
 
 def parts(request: Request, study: TinyStudy, folder: Path) -> Sequence[Part]:
-    """Return all parts but disk and worker, in the order in which they are needed.
+    """Return all parts but disk and worker, in the order in which they are tested.
 
-    What they write is in `folder`, or beside the storage, and removed.
+    They write to `folder`, or beside the storage, and remove what they write.
     """
     jobs = ("worker",)
     return (
-        Part(name="storage", check=lambda: _storage(request), remedy="name another --storage"),
+        Part(name="storage", check=lambda: _storage(request), remedy="choose another --storage"),
         Part(name="data", check=study.data, remedy=INSTALL, needs=jobs),
         Part(name="kernels", check=study.kernels, remedy=KERNELS, needs=("data",)),
         Part(name="views", check=study.views, remedy=DEVICE, needs=("data",)),
@@ -87,28 +87,28 @@ def disk_part(root: Path) -> Part:
             return _check_disk(folder)
 
     return Part(
-        name="disk", check=check, remedy="name another --root, on a disk that keeps locks (flock)"
+        name="disk", check=check, remedy="choose another --root, on a disk with locks (flock)"
     )
 
 
 def _check_disk(folder: Path) -> str:
-    """Write and rename a file over another, read it back, and lock one twice."""
+    """Replace a file by renaming, read it back, and lock another twice."""
     path, value = folder / "file.json", {"written": "then renamed"}
     write_json(path, {})
     write_json(path, value)
     if read_json(path) != value:
-        raise ArtifactError(f"{path} holds something else than was written")
+        raise ArtifactError(f"{path} differs from what was written")
     lock = folder / "file.lock"
     with locked(lock, wait=False) as first, locked(lock, wait=False) as second:
         if not first or second:
             raise ArtifactError(f"{lock} was granted to {'two owners' if first else 'nobody'}")
-    return "a file is renamed over another, and a lock has one owner"
+    return "files can be replaced by renaming, and a lock has one owner"
 
 
 def _storage(request: Request) -> str:
-    """Try a storage of the same kind and place as that of the studies.
+    """Test a storage of the same kind and place as that of the studies.
 
-    For a file, a new file beside it is tested; an existing file is opened too.
+    For a file, a new file beside it is tested, and an existing file is opened too.
     """
     url, file = request.url, storage_file(request.url)
     if file is None:
@@ -116,23 +116,23 @@ def _storage(request: Request) -> str:
     journal = url.startswith(JOURNAL)
     if not (file.parent.is_dir() or journal or file.parent == request.root.absolute()):
         raise StudyError(f"{file.parent} is not a folder")
-    there = f"; {_count_studies(url)} existing studies" if file.exists() else ""
+    existing = f"; {_count_studies(url)} existing studies" if file.exists() else ""
     with scratch(file.parent) as folder:
         path = folder / file.name
-        return _check_storage(f"{JOURNAL}{path}" if journal else sqlite_url(path)) + there
+        return _check_storage(f"{JOURNAL}{path}" if journal else sqlite_url(path)) + existing
 
 
 def _check_storage(url: str) -> str:
-    """Write a trial into a study of its own, read it back and remove both."""
+    """Write a trial into a new study, read it back and remove both."""
     storage = open_storage(url)
     name = f"{NAME}-{secrets.token_hex(6)}"
     try:
         study = open_study(storage, name, {})
         try:
             wanted = _add_trial(study)
-            found = load_study(storage, name).trials
-            if [(trial.params, trial.value) for trial in found] != [wanted]:
-                raise StudyError("a trial was read with other values than were written")
+            trials = load_study(storage, name).trials
+            if [(trial.params, trial.value) for trial in trials] != [wanted]:
+                raise StudyError("a trial was read with different values")
         finally:
             optuna.delete_study(study_name=name, storage=storage)
     finally:
@@ -174,7 +174,7 @@ def _report(root: Path) -> str:
 
 
 def _dashboard() -> str:
-    """Ask the dashboard, over an empty storage, which studies there are."""
+    """Request the list of studies from a dashboard with an empty storage."""
     from optuna_dashboard import wsgi
 
     statuses: list[str] = []
@@ -183,5 +183,5 @@ def _dashboard() -> str:
     app = wsgi(optuna.storages.InMemoryStorage())
     list(app(request, lambda status, *more: statuses.append(status)))
     if statuses != ["200 OK"]:
-        raise StudyError(f"the dashboard answers {', '.join(statuses)}")
-    return "it answers"
+        raise StudyError(f"the dashboard returned {', '.join(statuses)}")
+    return "it responds"

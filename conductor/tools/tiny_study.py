@@ -1,4 +1,4 @@
-"""The tiny study on which the doctor tests all that a worker does."""
+"""The tiny study with which the doctor tests a worker."""
 
 import time
 from dataclasses import replace
@@ -45,15 +45,15 @@ PROTOCOL = Protocol(
 
 
 def doctor_request(root: Path, **options: Any) -> Request:
-    """Return the request of the study on which the doctor tries out a machine."""
+    """Return the request of the doctor's study."""
     arms = ["scheduled", "plain"]
     return Request(name="doctor", root=root, protocol=PROTOCOL, spaces=arms, command=[], **options)
 
 
 class TinyStudy:
-    """Its stages as jobs of `pool`, under the root `folder`; each builds on those before.
+    """The stages of the tiny study as jobs of `pool`, under the root `folder`, in order.
 
-    Every stage returns a description, and raises what made its job fail.
+    Every stage returns a description, and raises the error of its job.
     """
 
     def __init__(self, pool: Pool, folder: Path) -> None:
@@ -68,20 +68,20 @@ class TinyStudy:
         started = time.monotonic()
         self._pool.start()
         self.machine = self._run(MachineJob).values
-        return f"answered after {time.monotonic() - started:.1f} s"
+        return f"responded after {time.monotonic() - started:.1f} s"
 
     def data(self) -> str:
         result = self._run(PrepareJob)
         self._context = replace(self._context, dataset=result["dataset"])
         count = sum(sum(classes) for classes in result["counts"].values())
-        return f"{count:,} images of {PROTOCOL.dataset} are kept as tensors"
+        return f"{count:,} images of {PROTOCOL.dataset} stored as tensors"
 
     def kernels(self) -> str:
         result = self._run(KernelsJob)
         if not result["used"]:
-            return "those of an accelerator, which are not tried"
+            return "not tested on an accelerator"
         why = f" ({result['reason']})" if result["reason"] else ""
-        return f"{result['used']}{why}: as in float64, but for rounding"
+        return f"{result['used']}{why}: equal to float64 but for rounding"
 
     def views(self) -> str:
         return str(self._examine("views")["description"])
@@ -108,10 +108,10 @@ class TinyStudy:
         begun = self._run(ProjectionJob)
         self._context = replace(self._context, shards=begun["shards"], cache="all")
         self._run(ShardJob, view=0, features=True)
-        found = self._run(VerifyJob, view=0, rows=PROTOCOL.train_size)
-        if not found["difference"] <= TOLERANCE:
-            raise ArtifactError(f"a shard came back {found['difference']:.3g} from the teacher")
-        return f"{show_size(sum(begun['sizes'].values()))} came back equal to the teacher's output"
+        verified = self._run(VerifyJob, view=0, rows=PROTOCOL.train_size)
+        if not verified["difference"] <= TOLERANCE:
+            raise ArtifactError(f"a shard differs by {verified['difference']:.3g} from the teacher")
+        return f"{show_size(sum(begun['sizes'].values()))} equal to the teacher's output"
 
     def student(self) -> str:
         space = load_space("scheduled")
@@ -124,12 +124,12 @@ class TinyStudy:
             views=[0],
             folder=str(self._folder / "student"),
         )
-        return f"one step of {PROTOCOL.student}, taught from the shard"
+        return f"one step of {PROTOCOL.student}, distilled from the shard"
 
     def _run(self, kind: type[Job], **fields: Any) -> Result:
-        """Run one job of the tiny study to its end. Raises what made it fail."""
+        """Return the result of one job. Raises its error, or WorkerError if it does not respond."""
         if self._silent:
-            raise WorkerError("the worker did not answer before")
+            raise WorkerError("the worker stopped responding")
         self._workers.start("", self._context.job(kind, **fields))
         deadline = time.monotonic() + PATIENCE
         while (left := deadline - time.monotonic()) > 0:
@@ -139,4 +139,4 @@ class TinyStudy:
                 if isinstance(event, LastEvent):
                     raise error_of(event)
         self._silent = True
-        raise WorkerError(f"no answer in {PATIENCE:.0f} s")
+        raise WorkerError(f"no response in {PATIENCE:.0f} s")

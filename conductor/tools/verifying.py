@@ -8,14 +8,14 @@ from workers.events import Result
 from workers.jobs import VerifyJob
 from workers.pools.worker_pool import WorkerPool
 
-TOLERANCE = 1e-3  # of logits and scaled features: what another batch size or machine may change
+TOLERANCE = 1e-3  # of logits and scaled features, for another batch size or machine
 
 
 def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Display) -> float:
-    """Check every shard against its checksum and, on `rows` random rows, against the teacher.
+    """Compare every shard with its checksum and `rows` random rows with the teacher.
 
     Prints and returns the largest difference. Raises ArtifactError for a damaged shard, StudyError
-    when the difference is larger than rounding explains.
+    if the difference exceeds rounding.
     """
     context = read_context(paths)
     if context.cache == "none":

@@ -262,7 +262,7 @@ def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(t
         assert arm.ask(999) == number
     match = (
         r"^mine\.py, line 5, in suggest: suggest of trial 200 raises ZeroDivisionError: division "
-        r"by zero; the trials so far are kept, a corrected space takes another --name$"
+        r"by zero; the trials so far are kept; run the corrected space under another --name$"
     )
     with pytest.raises(ProtocolError, match=match):
         arm.ask(999)

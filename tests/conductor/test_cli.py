@@ -190,7 +190,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "pruner": (["--pruner", "hyperbant"], "unknown pruner 'hyperbant'; did you mean hyperband?"),
     "gp with pruning": (["--sampler", "gp"], "the gp sampler ignores pruned trials"),
     "arm": (["--arms", "plain,schedule"], "unknown arm 'schedule'; did you mean scheduled?"),
-    "arm twice": (["--arms", "plain,plain"], "an arm is named once"),
+    "arm twice": (["--arms", "plain,plain"], "each arm must be named once"),
     "no arm": (["--arms", ","], "argument --arms: takes names separated by commas, got ','"),
     "preset": (["--preset", "cifar20"], "unknown preset 'cifar20'; did you mean cifar10"),
     "preset without a near neighbour": (
@@ -213,7 +213,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "near format": (["report", "--format", "htm"], "unknown format 'htm'; did you mean html?"),
     "preset without data": (
         ["--preset", "folder"],
-        "the preset folder takes --dataset folder:PATH",
+        "the preset folder requires --dataset folder:PATH",
     ),
     "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
     "tap": (
@@ -240,7 +240,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "report of no such study": (["report", "--name", "x"], "there is no study x under"),
     "report of a study that is named in two ways": (
         ["report", "one", "--name", "two"],
-        "a study is named once: leave out --name two, or one",
+        "a study must be named once: omit --name two or one",
     ),
     "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
     "verify of nothing": (["verify"], "there are 0 studies under"),
@@ -491,7 +491,7 @@ def test_a_folder_named_without_its_kind_is_recognised(tmp_path, capsys, monkeyp
 def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys):
     root, weights = tmp_path / "runs", tmp_path / "gone.safetensors"
     given = ["--root", str(root), "--teacher-weights", str(weights)]
-    assert_one_line(capsys, given, f"got {weights}, which is not a file")
+    assert_one_line(capsys, given, f"must be an existing .safetensors file, got {weights}")
     assert not root.exists()
 
 
@@ -563,7 +563,7 @@ def test_a_port_that_cannot_be_served_costs_one_line(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         for port, said in (
-            (taken, "name another --port"),
+            (taken, "choose another --port"),
             (-1, "1-65535, got -1"),
             (65536, "65536"),
         ):
@@ -578,7 +578,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr("conductor.command_line.commands.run", interrupted)
     assert main(["--trials", "7", "--name", "a b"]) == 130
     said = capsys.readouterr().err
-    assert said.endswith("go on with: python study.py --trials 7 --name 'a b'\n")
+    assert said.endswith("to continue, run: python study.py --trials 7 --name 'a b'\n")
     assert said.count("\n") == 1
 
 
@@ -591,7 +591,7 @@ def test_a_fault_of_ours_is_one_line_that_names_the_file_with_its_traceback(
     assert main(["report", "--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     found = re.fullmatch(
-        r"study\.py: a fault of Retort itself: KeyError: 'absent'; the traceback is in (\S+)\n",
+        r"study\.py: a bug of Retort: KeyError: 'absent'; the traceback is in (\S+)\n",
         said,
     )
     assert found
@@ -613,7 +613,7 @@ def test_a_request_to_terminate_is_taken_as_an_interrupt(capsys, monkeypatch):
     signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("nobody listens"))
     monkeypatch.setattr("conductor.command_line.commands.run", terminated)
     assert main(["--trials", "7"]) == 130
-    assert "go on with: python study.py --trials 7" in capsys.readouterr().err
+    assert "to continue, run: python study.py --trials 7" in capsys.readouterr().err
 
 
 ODD = "my runs; echo $HOME 'now' #1"

@@ -115,7 +115,7 @@ def test_nothing_is_left_nor_the_folders_that_were_made_for_it(healthy):
 
 def test_the_machine_is_described(healthy):
     _, said, place = healthy
-    assert re.fullmatch(r"\d+ that may be used", said["cores"])
+    assert re.fullmatch(r"\d+ usable", said["cores"])
     assert re.search(r"\d GB|\d MB", said["memory"])
     assert said["free disk"].endswith(f"under {place / 'deep' / 'runs'}")
     assert f"torch {torch.__version__.partition('+')[0]}" in said["packages"]
@@ -138,10 +138,10 @@ def test_a_machine_without_a_fork_server_costs_one_line(tmp_path, capsys, no_for
     assert said["worker"].startswith("FAILED  [Errno 11] Resource temporarily unavailable; ")
     assert "python study.py doctor --workers inline" in said["worker"]
     for name in ("GPUs", "weights", "device", "workers"):
-        assert said[name] == "not known, since no worker answers"
+        assert said[name] == "unknown, because no worker responds"
     for name in NEEDING_ONE:
         missing = {"data": "worker", "losses": "worker", "shards": "teacher", "student": "shards"}
-        assert said[name] == f"not tested, since {missing.get(name, 'data')} failed"
+        assert said[name] == f"not tested, because {missing.get(name, 'data')} failed"
     for name in NEEDING_NO_WORKER:
         assert said[name].startswith("ok "), said[name]
     assert said["last"] == "4 of 13 parts work"
@@ -169,7 +169,7 @@ def test_a_root_that_cannot_be_written_to_costs_a_line_and_the_rest_is_tried(
         code, said = examine(capsys, "--workers", "1", "--root", str(root))
     assert code == 1
     assert re.match(r"FAILED  \[Errno \d+\] (Read-only file|Permission)", said["disk"])
-    assert said["disk"].endswith("name another --root, on a disk that keeps locks (flock)")
+    assert said["disk"].endswith("choose another --root, on a disk with locks (flock)")
     assert said["storage"].startswith("FAILED")
     assert said["report"].startswith("ok ")
 
@@ -182,7 +182,7 @@ def test_a_disk_that_gives_a_lock_twice_is_noticed(tmp_path, monkeypatch):
 
 def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("conductor.tools.self_test.read_json", lambda path: {})
-    with pytest.raises(Exception, match=r"file.json holds something else than was written"):
+    with pytest.raises(Exception, match=r"file.json differs from what was written"):
         disk_part(tmp_path).check()
 
 
@@ -197,7 +197,7 @@ def test_a_storage_that_does_not_answer_costs_one_line_without_its_password(
     )
     assert code == 1
     assert "does not answer" in said["storage"]
-    assert said["storage"].endswith("; name another --storage")
+    assert said["storage"].endswith("; choose another --storage")
     assert "secret" not in str(said)
     assert said["disk"].startswith("ok ")
 
@@ -254,9 +254,9 @@ class SilentPool(InlinePool):
 def test_a_worker_that_is_silent_is_waited_for_once(tmp_path, monkeypatch):
     monkeypatch.setattr("conductor.tools.tiny_study.PATIENCE", 0.01)
     study = TinyStudy(SilentPool(), tmp_path)
-    with pytest.raises(WorkerError, match=r"no answer in 0 s"):
+    with pytest.raises(WorkerError, match=r"no response in 0 s"):
         worker_part(study).check()
-    with pytest.raises(WorkerError, match=r"did not answer before"):
+    with pytest.raises(WorkerError, match=r"the worker stopped responding"):
         study.losses()
 
 
@@ -353,7 +353,7 @@ def test_accelerators_are_described_by_what_they_tell(tmp_path, monkeypatch):
 def test_a_disk_smaller_than_the_budget_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("conductor.tools.inventory.free_disk", lambda root: 10**9)
     text = dict(used(wanted(tmp_path), None, None))["cache"]
-    assert text == ("at most 20.0 GB (--cache-budget), of which the disk has room for 900.0 MB")
+    assert text == ("at most 20.0 GB (--cache-budget), but the disk has room for only 900.0 MB")
 
 
 def test_extras_are_those_of_the_project():

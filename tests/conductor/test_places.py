@@ -126,7 +126,7 @@ def test_the_kept_command_means_the_same_in_any_folder(folders):
     assert settled_words(plain.split()) == plain.split()
 
 
-# Begun in one folder, and gone on with from another.
+# Begun in one folder, and continued from another.
 
 
 LINE = "--image-size 8 --teacher-epochs 1 --epochs 1 --batch-size 16 --seeds 1 --workers inline"

@@ -96,7 +96,7 @@ def test_the_first_figure_that_differs_is_named_with_what_may_explain_it(copied,
     assert code == 1
     assert f"differs from epoch 2 on: nll was {changed.nll}, is {last.nll} (0.25 apart)" in said
     assert "so do loss\n" in said
-    assert "what may explain it: torch was 2.9.0, is " in said
+    assert "possible reasons: torch was 2.9.0, is " in said
 
 
 def test_without_a_known_reason_the_cache_is_to_be_checked(copied, capsys):
@@ -117,8 +117,7 @@ def test_a_run_diverges_again_in_the_same_step_or_it_differs(tiny_study):
     assert first_difference(diverged, record.history[:1], reason) is None
     later = first_difference(diverged, record.history, "")
     assert later == (
-        f"its epochs are equal as far as they go, but it had 1 epoch, then: {reason}; "
-        "now it has 2 epochs"
+        f"its common epochs are equal, but it had 1 epoch, then: {reason}; now it has 2 epochs"
     )
     assert first_difference(diverged, record.history[:1], reason.replace("2 of", "3 of"))
     assert first_difference(record, record.history[:1], reason)
@@ -148,7 +147,7 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
     replace(record, outcome="failed", reason="worker 12 died", history=[]).write(run.result)
     code, _, said = reproduce(copied.folder.parent, capsys, "--trial", "1")
     assert_one_line(code, said)
-    assert "failed by a fault of the machine: worker 12 died" in said
+    assert "failed because of the machine: worker 12 died" in said
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def request(**changed: Any) -> Request:
         ({"pruner": "medain"}, "unknown pruner 'medain'; did you mean median?"),
         ({"sampler": "gp"}, "the gp sampler ignores pruned trials: use --pruner none, not median"),
         ({"spaces": ["plane"]}, "unknown arm 'plane'; did you mean plain?"),
-        ({"spaces": ["plain", "plain"]}, "an arm is named once, got .*plain"),
+        ({"spaces": ["plain", "plain"]}, "each arm must be named once, got .*plain"),
         ({"gpus_per_trial": 0.5}, "--ray-address and --gpus-per-trial need --workers ray"),
         ({"workers": "ray", "gpus_per_trial": 2.0}, r"--gpus-per-trial must lie in \(0, 1\]"),
     ],
@@ -112,9 +112,7 @@ def test_a_space_of_ones_own_takes_the_place_of_scheduled():
     assert choose_spaces(["scheduled", "plain"], "mine.py") == ["mine.py", "scheduled", "plain"]
     with pytest.raises(ProtocolError, match=r"--space takes a Python file \(\.py\), got mine"):
         choose_spaces(None, "mine")
-    with pytest.raises(
-        ProtocolError, match=r"a/mine\.py joins by itself: leave mine out of --arms"
-    ):
+    with pytest.raises(ProtocolError, match=r"a/mine\.py adds its arm: omit mine from --arms"):
         choose_spaces(["plain", "mine"], "a/mine.py")
 
 

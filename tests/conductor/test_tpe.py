@@ -9,7 +9,7 @@ from optuna.trial import BaseTrial, TrialState
 
 from conductor.search import methods
 from conductor.search.samplers import tpe
-from conductor.search.samplers.tpe import ReadingTPESampler
+from conductor.search.samplers.tpe import IncrementalTPESampler
 from kd.recipe import Recipe
 from search_spaces.space import Space
 from tests.support.fakes import FakePool, landscape, make_arm, make_search
@@ -105,4 +105,4 @@ def test_it_learns_from_infeasible_trials_as_optuna_does(monkeypatch):
 
 
 def test_the_sampler_of_a_study_is_the_one_that_reads_once():
-    assert isinstance(methods.make_sampler("tpe", 0), ReadingTPESampler)
+    assert isinstance(methods.make_sampler("tpe", 0), IncrementalTPESampler)

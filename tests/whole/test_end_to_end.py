@@ -120,7 +120,7 @@ def test_a_study_says_what_it_does_and_what_it_found(tmp_path, capsys):
     assert said.err == ""
     lines = said.out.splitlines()
     assert "data: digits, 10 classes, 60 training" in said.out
-    assert "sealed test images; a batch of 64 takes them all: one step an epoch" in said.out
+    assert "sealed test images; one batch of 64 holds them all: one step per epoch" in said.out
     kept = json.loads((tmp_path / "small" / "protocol.json").read_text())
     for name in ("batch_size", "train_size", "seed", "image_size"):
         assert re.search(rf"[ ,]{name} {kept[name]}(,|$)", said.out, re.MULTILINE)
@@ -384,7 +384,7 @@ def test_an_interrupt_ends_with_the_line_that_goes_on(interrupted):
     root, code, said = interrupted
     assert code == 130
     assert said.count("\n") == 1
-    assert "go on with: python study.py run --root" in said
+    assert "to continue, run: python study.py run --root" in said
     assert not list(root.rglob("*.owner"))
 
 

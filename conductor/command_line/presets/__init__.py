@@ -1,4 +1,4 @@
-"""Presets: one small file each, that opens with its command and expected running time.
+"""Presets, one file each, whose docstring has its command and expected running time.
 
 Each has `PROTOCOL`, the fields that differ from the defaults of `kd.protocol.Protocol`.
 """
@@ -17,10 +17,10 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def shortened(fields: dict[str, Any], epochs: float) -> dict[str, Any]:
-    """Return a preset's fields for a shorter horizon: teacher and confirmation shrink with it.
+    """Return a preset's fields with the epochs of teacher and confirmation scaled to the horizon.
 
-    Their epochs were chosen beside the preset's horizon; a look at one epoch should not train a
-    teacher for thirty. A longer horizon leaves them as they are.
+    A trial run of one epoch should not train a teacher for thirty. A longer horizon does not
+    change them.
     """
     share = epochs / fields["epochs"]
     scaled = {

@@ -1,8 +1,8 @@
 """python study.py --trials 100 --preset cifar10
 
-The seed experiment: ResNet50, pretrained on ImageNet and fine-tuned, teaches ResNet18 on CIFAR-10,
-both with the CIFAR stem; 45,000 training and 5,000 validation images. For a GPU: 100 trials of up
-to 30 epochs an arm, and 10 GB of teacher cache.
+ResNet50, pretrained on ImageNet and fine-tuned, teaches ResNet18 on CIFAR-10,
+both with the CIFAR stem; 45,000 training and 5,000 validation images. For a GPU: 100 trials of
+up to 30 epochs per arm, and 10 GB of teacher cache.
 """
 
 PROTOCOL = {

@@ -1,6 +1,6 @@
 """python study.py --trials 100 --preset cifar100
 
-The literature's pair with headroom: resnet32x4 teaches resnet8x4 on CIFAR-100. For a GPU.
+A pair from the literature with a large gap: resnet32x4 teaches resnet8x4 on CIFAR-100. For a GPU.
 """
 
 PROTOCOL = {

@@ -1,7 +1,7 @@
 """python study.py --trials 20
 
-8x8 digits that come with scikit-learn, at 16x16: minutes on two cores, without a network. The
-student is small enough to leave headroom under its teacher.
+8x8 digits that come with scikit-learn, at 16x16: minutes on two cores, without a download.
+The student is small enough to be clearly worse than its teacher.
 """
 
 PROTOCOL = {

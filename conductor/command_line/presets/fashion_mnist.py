@@ -1,7 +1,7 @@
 """python study.py --trials 50 --preset fashion-mnist
 
-Clothes in grey at 28x28: resnet20 teaches a resnet8 of half the width. For a GPU, or a night of a
-CPU with a small --train-size.
+Grey images of clothes at 28x28: resnet20 teaches a resnet8 of half the width. For a GPU, or for a
+night on a CPU with a small --train-size.
 """
 
 PROTOCOL = {

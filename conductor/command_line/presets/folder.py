@@ -1,7 +1,7 @@
 """python study.py --trials 20 --dataset folder:PATH
 
-Images of your own, in one folder a class (with train/, val/ and test/ above, or without, and then
-split), at 32x32. Other sizes and models by their flags.
+Your own images at 32x32, one folder per class; without train/, val/ and test/ above the classes,
+they are split. Flags set other sizes and models.
 """
 
 PROTOCOL = {

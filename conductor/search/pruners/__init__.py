@@ -1,4 +1,4 @@
-"""Pruners: when a trial is ended before its horizon. Each file is one, by its name."""
+"""Pruners, which end trials before their horizon. Each file is one."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,11 +11,11 @@ PRUNERS = Kind("pruner", __name__)
 
 
 class PrunerModule(Protocol):
-    """What a file of this folder offers."""
+    """The interface of a file in this folder."""
 
     def make(self, horizon: int) -> "BasePruner":
         """Make a pruner for trials of `horizon` epochs.
 
-        Resources are set, never left to `auto`, which resolves anew in every process.
+        Set resources explicitly: `auto` is resolved again in every process.
         """
         ...

@@ -1,4 +1,4 @@
-"""Successive halving: at each rung, only the best third goes on."""
+"""Successive halving: at each rung, only the best third continues."""
 
 from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 

@@ -1,4 +1,4 @@
-"""Samplers: how the parameters of the next trial are proposed. Each file is one, by its name."""
+"""Samplers, which choose the parameters of the next trial. Each file is one."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,11 +13,11 @@ SAMPLERS = Kind("sampler", __name__)
 
 
 class SamplerModule(Protocol):
-    """What a file of this folder offers."""
+    """The interface of a file in this folder."""
 
     def make(self, seed: int, startup: int, past: "Past") -> "BaseSampler":
-        """Make a sampler for one decision, random before `startup` trials have ended.
+        """Make a sampler for one decision, random until `startup` trials have ended.
 
-        `past` is what is remembered between the decisions of a study.
+        `past` is shared by all decisions of a study.
         """
         ...

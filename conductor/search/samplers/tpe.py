@@ -1,6 +1,6 @@
 """Optuna's tree-structured Parzen estimator, which learns from completed and pruned trials.
 
-It reads each trial of a study once, and not at every decision.
+It reads each trial once, not at every decision.
 """
 
 from typing import Any
@@ -23,24 +23,24 @@ from storage.studies.optuna_internals import (
 )
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-CAPACITY = 64  # trials that there is room for at first
+CAPACITY = 64  # trials, of the first arrays
 
 
 class Past:
-    """What TPE reads of the trials of one study: their parameters, and which ones have the same.
+    """The parameters of the trials of one study, as arrays that are extended.
 
-    A trial's parameters are all known before the next one is asked, and do not change.
+    A trial's parameters are known before the next trial is asked, and do not change.
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._places: dict[str, int] = {}
-        self._values: NDArray[np.float64] = np.empty((CAPACITY, 0))  # NaN: has no such parameter
+        self._values: NDArray[np.float64] = np.empty((CAPACITY, 0))  # NaN: the trial lacks it
         self._kinds: dict[frozenset[str], int] = {}
         self._kind_of: NDArray[np.int64] = np.empty(CAPACITY, dtype=np.int64)
 
     def read(self, study: Study, number: int) -> None:
-        """Take in the parameters of the trials before `number`, whether or not they have ended."""
+        """Read the parameters of all trials before `number`, ended or not."""
         trials = storage_of(study).get_all_trials(study_id_of(study), deepcopy=False)
         for trial in trials[self._count : number]:
             self._make_room(trial)
@@ -62,8 +62,7 @@ class Past:
     def groups(self, trials: list[FrozenTrial]) -> SearchSpaceGroup:
         """Return the groups of parameters of these trials.
 
-        Parameters that came together before divide no group again, so of the trials that have the
-        same ones only the first counts.
+        A second trial with the same parameters divides no group, so only the first is read.
         """
         group = SearchSpaceGroup()
         kinds = self._kind_of[_numbers(trials)]
@@ -74,24 +73,23 @@ class Past:
     def observations(
         self, numbers: NDArray[np.int64], space: dict[str, BaseDistribution]
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the values in `space` of those of the trials that have all of its parameters."""
-        if not space.keys() <= self._places.keys():  # one that no trial has had
+        """Return the values of the parameters of `space` in the trials that have all of them."""
+        if not space.keys() <= self._places.keys():  # no trial has one of them
             return {name: np.empty(0) for name in space}
         columns = [self._values[numbers, self._places[name]] for name in space]
-        whole = ~np.isnan(columns).any(axis=0)
-        return {name: column[whole] for name, column in zip(space, columns, strict=True)}
+        complete = ~np.isnan(columns).any(axis=0)
+        return {name: column[complete] for name, column in zip(space, columns, strict=True)}
 
 
 def make(seed: int, startup: int, past: Past) -> BaseSampler:
-    return ReadingTPESampler(past, startup=startup, seed=seed)
+    return IncrementalTPESampler(past, startup=startup, seed=seed)
 
 
-class ReadingTPESampler(TPESampler):
-    """TPE over the groups of parameters, which reads the past from `Past`.
+class IncrementalTPESampler(TPESampler):
+    """TPE over groups of parameters that reads earlier trials from `Past`.
 
-    Everything is drawn and computed as in `TPESampler(multivariate=True, group=True)`, which reads,
-    sorts and converts all trials again for every group: the same parameters come out
-    (`tests/conductor/test_tpe.py`).
+    Its suggestions equal those of `TPESampler(multivariate=True, group=True)`, which reads, sorts
+    and converts all trials for every group (`tests/conductor/test_tpe.py`).
     """
 
     def __init__(self, past: Past, *, startup: int, seed: int) -> None:
@@ -141,10 +139,10 @@ class ReadingTPESampler(TPESampler):
         }
 
     def _divide(self, study: Study, trial: FrozenTrial) -> list[NDArray[np.int64]]:
-        """Return the numbers of the good trials and of all others, running ones among these."""
+        """Return the numbers of the good trials, and of all others, which include running ones."""
         if not self._divided:
             seen = trials_of(study, (TrialState.RUNNING,))
-            running = [one for one in seen if one.number != trial.number]
+            running = [other for other in seen if other.number != trial.number]
             good = default_gamma(len(self._ended))
             divided = split_trials(study, self._ended + running, good)
             self._divided = [_numbers(part) for part in divided]
