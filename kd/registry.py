@@ -8,13 +8,14 @@ import ast
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 from kd.errors import ProtocolError
 
@@ -49,6 +50,17 @@ class Kind:
         self.check(name)
         return importlib.import_module(f"{self.package}.{_stem(name)}")
 
+    def bind(self, name: str, function: str, parameters: Mapping[str, Any]) -> Any:
+        """Return a member whose `function` receives its `Parameters`, if it has any.
+
+        They become the function's argument `parameters`; those left out take their defaults.
+        """
+        member = self.load(name)
+        if not hasattr(member, "Parameters"):
+            return member
+        bound = partial(getattr(member, function), parameters=member.Parameters(**parameters))
+        return SimpleNamespace(**{**vars(member), function: bound})
+
     def describe(self, name: str) -> str:
         """Return the first line of a member's docstring, which help and reports show."""
         return (ast.get_docstring(self._parsed(name)) or "").partition("\n")[0].rstrip(".")
@@ -64,6 +76,14 @@ class Kind:
                     found |= {one.id: value for one in targets if isinstance(one, ast.Name)}
         return found
 
+    def parameters(self, name: str) -> type | None:
+        """Return a member's dataclass `Parameters`, or None, without importing its file.
+
+        The class is run by itself: it may use the file's literal constants and what the file
+        imports, if that needs no torch.
+        """
+        return _parameters(self, name)
+
     def _parsed(self, name: str) -> ast.Module:
         self.check(name)
         paths = importlib.import_module(self.package).__path__
@@ -72,6 +92,22 @@ class Kind:
         text = file.read_text(encoding="utf-8") if file else ""
         with PARSING:
             return ast.parse(text)
+
+
+@cache
+def _parameters(kind: Kind, name: str) -> type | None:
+    body = kind._parsed(name).body
+    found = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Parameters"]
+    used = {node.id for part in found for node in ast.walk(part) if isinstance(node, ast.Name)}
+    imports = [
+        node
+        for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and used & {alias.asname or alias.name for alias in node.names}
+    ]
+    namespace = {**kind.literals(name), "__name__": __name__}
+    exec(compile(ast.Module([*imports, *found], []), name, "exec"), namespace)
+    return cast("type | None", namespace.get("Parameters"))
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 import csv
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -179,13 +179,23 @@ def describe(recipe: Recipe) -> list[str]:
         f"label smoothing {recipe.label_smoothing:.3g}"
     ]
     if recipe.soft_kind != "none":
-        lines.append(f"soft loss `{recipe.soft_kind}`")
+        lines.append(f"soft loss `{recipe.soft_kind}`{_own(recipe.soft_parameters)}")
         lines.append(f"temperature {_describe_schedule(recipe.temperature)}")
         lines.append(f"alpha {_describe_schedule(recipe.alpha)}")
     if recipe.feature_kind != "none":
         taps = " + ".join(recipe.feature_taps)
-        lines.append(f"feature loss `{recipe.feature_kind}` at {taps}, {recipe.feature_weight:.3g}")
+        loss = f"feature loss `{recipe.feature_kind}`{_own(recipe.feature_parameters)}"
+        lines.append(f"{loss} at {taps}, {recipe.feature_weight:.3g}")
     return lines
+
+
+def _own(parameters: Mapping[str, Any]) -> str:
+    """Return a loss's own parameters, in brackets: ` (non_target_weight 8)`."""
+    named = [
+        f"{name} {one:.3g}" if isinstance(one, float) else f"{name} {_plain(one)}"
+        for name, one in parameters.items()
+    ]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _describe_schedule(schedule: Schedule) -> str:

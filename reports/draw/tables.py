@@ -1,6 +1,7 @@
 """Tables of the page: comparison, costs, budget, recipes, provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kd.models.latency import Latency
 from kd.recipe import SHARP_SHAPES, Recipe, Schedule
@@ -250,14 +251,23 @@ def recipe_rows(recipe: Recipe) -> list[list[str]]:
         ["soft loss", recipe.soft_kind],
     ]
     if recipe.soft_kind != "none":
+        rows += _own_parameters("soft loss", recipe.soft_parameters)
         rows += [["temperature", _schedule(recipe.temperature)], ["alpha", _schedule(recipe.alpha)]]
     rows.append(["feature loss", recipe.feature_kind])
     if recipe.feature_kind != "none":
         rows += [
+            *_own_parameters("feature loss", recipe.feature_parameters),
             ["feature weight", figure(recipe.feature_weight, 6)],
             ["feature taps", ", ".join(recipe.feature_taps)],
         ]
     return rows
+
+
+def _own_parameters(loss: str, parameters: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [f"{loss}: {name}", figure(one, 6) if isinstance(one, float) else str(one)]
+        for name, one in parameters.items()
+    ]
 
 
 def _schedule(schedule: Schedule) -> str:

@@ -159,7 +159,7 @@ def test_a_recipe_is_said_in_words():
         feature_taps=("last1", "last2"),
     )
     assert describe(recipe)[1:] == [
-        "soft loss `dkd`",
+        "soft loss `dkd` (target_weight 1, non_target_weight 8)",
         "temperature 5 to 1, linear",
         "alpha 0.9",
         "feature loss `hint` at last1 + last2, 0.25",

@@ -42,11 +42,27 @@ def make(parameters, lr, weight_decay, device):
 
     return Lion(parameters, {"lr": lr})
 '''
-MSE = '''"""Squared distance of logits."""
+POWER = '''"""Distance of logits to a power."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kd.errors import require
+
+LEAST = 1
 
 
-def loss(student_logits, teacher_logits, labels, temperature):
-    return (student_logits - teacher_logits).square().mean()
+@dataclass(frozen=True)
+class Parameters:
+    power: float = 2.0
+
+    def __post_init__(self):
+        require(f"power must be at least {LEAST}", self.power >= LEAST, self.power)
+
+
+def loss(student_logits: Tensor, teacher_logits, labels, temperature, parameters):
+    return (student_logits - teacher_logits).abs().pow(parameters.power).mean()
 '''
 ABSOLUTE = '''"""Absolute distance of adapted maps."""
 
@@ -61,7 +77,7 @@ def loss(student, reading):
 '''
 FILES = {
     OPTIMIZERS: ("tiny_lion", LION),
-    LOGIT_LOSSES: ("mean_square", MSE),
+    LOGIT_LOSSES: ("mean_power", POWER),
     FEATURE_LOSSES: ("absolute", ABSOLUTE),
 }
 SPACE = """
@@ -71,7 +87,8 @@ from search_spaces import plain
 
 def suggest(trial, study):
     return replace(
-        plain.suggest(trial, study), soft_kind="mean-square", alpha=Schedule.constant(0.5),
+        plain.suggest(trial, study), soft_kind="mean-power", alpha=Schedule.constant(0.5),
+        soft_parameters={"power": trial.suggest_float("power", 1, 3)},
         feature_kind="absolute", feature_weight=0.1, feature_taps=("last1", "last2"),
     )
 """
@@ -88,17 +105,26 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
 
 
-@pytest.mark.parametrize(
-    ("kind", "typo"), [(OPTIMIZERS, "tiny-lyon"), (LOGIT_LOSSES, "mean-squar")]
-)
+@pytest.mark.parametrize(("kind", "typo"), [(OPTIMIZERS, "tiny-lyon"), (LOGIT_LOSSES, "mean-powr")])
 def test_a_new_member_is_proposed_for_a_typo(added: None, kind: Kind, typo: str) -> None:
     with pytest.raises(ProtocolError, match=rf"did you mean {FILES[kind][0].replace('_', '-')}\?"):
         kind.check(typo)
 
 
+def test_a_space_whose_parameters_break_a_rule_of_the_loss_is_refused(
+    added: None, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(SPACE.replace("1, 3", "0, 3"))
+    with pytest.raises(
+        ProtocolError, match=r"of mean-power: power must be at least 1, got 0\."
+    ) as at:
+        load_space(str(tmp_path / "mine.py"), StudyContext())
+    assert "\n" not in str(at.value)
+
+
 def test_the_doctor_computes_new_losses(added: None) -> None:
     computed = examining._computed(torch.device("cpu"))
-    assert {"mean-square", "absolute", "the gradient of absolute"} <= set(computed)
+    assert {"mean-power", "absolute", "the gradient of absolute"} <= set(computed)
 
 
 def test_spaces_take_the_ranges_of_a_new_optimizer(added: None) -> None:
@@ -131,6 +157,7 @@ def test_a_study_trains_with_new_members_and_goes_on_bit_by_bit_after_a_kill(
             )
             assert timeless(again) == timeless(once)
             recipe = once["recipe"]
-            assert recipe["soft_kind"] == ("mean-square" if arm == "mine" else "none")
+            assert recipe["soft_kind"] == ("mean-power" if arm == "mine" else "none")
+            assert [*recipe["soft_parameters"]] == ["power"] * (arm == "mine")
             assert all(epoch["feature_loss"] > 0 for epoch in once["history"]) == (arm == "mine")
     assert "tiny-lion" in Layout(whole).study("digits").protocol.read_text()
