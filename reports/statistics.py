@@ -131,9 +131,10 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
     Wilson's (1927), for others by the normal.
     """
     seeds, images = scores.shape
-    if seeds == 1 and np.isin(scores, (0, 1)).all():
-        found = stats.binomtest(int(scores.sum()), images).proportion_ci(CONFIDENCE, "wilson")
-        return float(found.low), float(found.high)
+    right = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
+    if seeds == 1 and best - worst == 1 and np.isin(right, (0, 1)).all():
+        found = stats.binomtest(int(right.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return worst + float(found.low), worst + float(found.high)
     if seeds == 1:
         error = np.std(scores, ddof=1) / np.sqrt(images)
         mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)

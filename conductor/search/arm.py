@@ -44,7 +44,7 @@ class Arm:
         return trial.number
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Write down an epoch's validation accuracy; return whether to prune the trial there.
+        """Write down an epoch's validation score; return whether to prune the trial there.
 
         Reporting an epoch again changes nothing, so that replaying a checkpoint is safe.
         """

@@ -122,7 +122,9 @@ class Preparation:
             self._display.say(f"teacher: {event.text}")
         if isinstance(event, EpochDone) and not self._display.is_live:
             accuracy = percent(event.metrics.accuracy, 1)
-            self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
+            self._display.say(
+                f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy} accuracy"
+            )
 
     def _begin_cache(self, dataset: str, teacher: str) -> tuple[str, dict[str, int]]:
         job = ProjectionJob(

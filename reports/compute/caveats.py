@@ -42,11 +42,12 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
 
 
 def _of_learning(data: StudyData) -> Iterator[str]:
-    """Compare teacher and winners with naming one class for every image, the largest."""
+    """Compare teacher and winners with one answer for all images: the classes' frequencies."""
     if data.labels is None:
         return
     counts = np.bincount(data.labels)
-    named = np.eye(len(counts), dtype=np.float32)[np.full(len(data.labels), counts.argmax())]
+    same = np.log(np.maximum(counts, 1e-9)).astype(np.float32)  # the best answer without an image
+    named = np.tile(same, (len(data.labels), 1))
     share = objective(data.protocol.metric, named, data.labels)
     scored = [("the teacher", data.teacher_value, data.teacher_interval)]
     scored += [
@@ -64,7 +65,7 @@ def _of_learning(data: StudyData) -> Iterator[str]:
         yield (
             f"Predicting the largest class ({largest}) for every test image gives "
             f"{data.measure.value(share)}: {listed(poor)} {'is' if len(poor) == 1 else 'are'} not "
-            "significantly above it."
+            "significantly better."
         )
 
 
@@ -123,15 +124,19 @@ def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
 
 def _few_images(data: StudyData, verdict: Verdict) -> str:
     text = (
-        f"The test split has {counted(data.test_images, 'image')}, one of which is "
-        f"{points(1 / data.test_images)} points of accuracy."
+        f"The test split has {counted(data.test_images, 'image')}"
+        f"{_of_accuracy(data, 'one of which', data.test_images)}."
     )
     if verdict.difference is None or verdict.difference.se_image == 0:
         return text
-    floor = data.measure.number(1.96 * verdict.difference.se_image)
-    return (
-        f"{text} They alone leave ±{floor} {data.measure.unit} uncertain, with any number of seeds."
-    )
+    floor = data.measure.amount(1.96 * verdict.difference.se_image)
+    return f"{text} They alone leave ±{floor} uncertain, with any number of seeds."
+
+
+def _of_accuracy(data: StudyData, which: str, images: int) -> str:
+    """Say what one image is worth, in a study of accuracy."""
+    worth = f", {which} is {points(1 / images)} points of accuracy"
+    return worth if data.protocol.metric == "accuracy" else ""
 
 
 def _of_classes(data: StudyData) -> Iterator[str]:
@@ -155,8 +160,8 @@ def _of_search(data: StudyData) -> Iterator[str]:
     validation = data.images.get("validation", 0)
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
-            f"The search ranks trials by {counted(validation, 'validation image')}: one image is "
-            f"{points(1 / validation)} points of accuracy, so similar trials cannot be ranked."
+            f"The search ranks trials by {counted(validation, 'validation image')}"
+            f"{_of_accuracy(data, 'one of which', validation)}: similar trials cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
@@ -228,9 +233,9 @@ def _of_pruning(
     """Many wrong cuts, or one of the best auditor that costs more than the margin."""
     for audit in audits:
         many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
-        if many or (audit.cut and _is_costly(audit.regret, margin / measure.scale)):
-            regret = f"{measure.number(audit.regret)} {measure.unit} of the best"
-            lost = "all" if audit.regret is None else regret
+        if many or (audit.cut and _is_costly(audit.regret, margin / abs(measure.scale))):
+            regret = audit.regret
+            lost = "all" if regret is None else f"{measure.amount(regret)} of the best"
             yield (
                 f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
                 f"pruning, the {pruner} pruner would have cut {audit.cut}, "

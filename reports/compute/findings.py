@@ -143,7 +143,7 @@ def _recovered(data: StudyData, one: FinalistData, value: float | None) -> float
     gap = less_teacher(data, plain) if plain else None
     if not one.distils or value is None or plain is None or gap is None:
         return None
-    if gap.high >= 0 or -data.measure.scale * gap.mean < data.protocol.margin:
+    if gap.high >= 0 or -abs(data.measure.scale) * gap.mean < data.protocol.margin:
         return None
     return (value - mean_and_deviation(plain.values)[0]) / -gap.mean
 

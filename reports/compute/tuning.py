@@ -46,13 +46,13 @@ def _text(
         return f"Tuning {arm} gained nothing: the search found nothing better than {recipe}."
     if difference is None:
         return f"The gain from tuning {arm} over {recipe}, is known once both ran on two seeds."
-    unit = f"{data.measure.unit} of test {data.measure.name}"
-    by, shown = data.measure.number(abs(difference.mean)), f"({evidence(data, difference)})"
-    change = f"{data.measure.number(difference.mean, sign=True)} {unit} {shown}"
+    unit, shown = f"of test {data.measure.name}", f"({evidence(data, difference)})"
+    by, change = data.measure.amount(difference.mean), data.measure.change(difference.mean)
+    change = f"{change} {unit} {shown}"
     if difference.seeds < MINIMUM_PAIRS:
         return f"Too few seeds to judge the gain from tuning {arm} over {recipe}: {change}."
-    if difference.low > 0:
-        return f"Tuning {arm} added {by} {unit} to {recipe} {shown}."
-    if difference.high < 0:
-        return f"Tuning {arm} took {by} {unit} from {recipe} {shown}."
+    if difference.low > 0 or difference.high < 0:
+        rose = data.measure.scale * difference.mean > 0
+        verb, onto = ("added", "to") if rose else ("took", "from")
+        return f"Tuning {arm} {verb} {by} {unit} {onto} {recipe} {shown}."
     return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

@@ -57,7 +57,7 @@ def decide(data: StudyData) -> Verdict:
             seeds = str(max(MINIMUM_PAIRS, data.seeds))
             text = f"{text} Run: {data.command('confirm', '--seeds', seeds)}"
     else:
-        kind = verdict_kind(difference, data.protocol.margin / data.measure.scale)
+        kind = verdict_kind(difference, data.protocol.margin / abs(data.measure.scale))
         text = _text(data, kind, difference)
     return Verdict(
         kind=kind,
@@ -169,14 +169,14 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
     }[kind]
     detectable = (
         f"the smallest difference that the study detects with 80 % power is "
-        f"{data.measure.number(difference.detectable)} {data.measure.unit}"
+        f"{data.measure.amount(difference.detectable)}"
     )
     return f"{lead} ({evidence(data, difference)}); {detectable}."
 
 
 def _compared(data: StudyData, difference: Difference) -> str:
-    more = "higher" if difference.mean >= 0 else "lower"
-    by = f"{data.measure.number(abs(difference.mean))} {data.measure.unit}"
+    more = "higher" if data.measure.scale * difference.mean >= 0 else "lower"
+    by = data.measure.amount(difference.mean)
     return (
         f"tuned {data.primary_arm} scored {by} of test {data.measure.name} {more} than tuned plain"
     )

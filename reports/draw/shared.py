@@ -29,7 +29,8 @@ def arm_legend(data: StudyData, arms: list[str]) -> list[Legend]:
 
 def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel:
     values = "; ".join(
-        f"{row.label}: {figure(row.centre)} ({figure(row.low)} to {figure(row.high)})"
+        f"{row.label}: {figure(row.centre)} "
+        f"({figure(min(row.low, row.high))} to {figure(max(row.low, row.high))})"
         for row in chart.rows
     )
     alt = f"{title}. {values}."
@@ -44,7 +45,7 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
 
 
 def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
-    """From the worst completed trial (all trials if none is) to the best, as it is drawn."""
+    """The range of the completed trials (of all if none is) as drawn, wider at its worse end."""
     ended = [
         trial
         for arm in arms
@@ -56,7 +57,8 @@ def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
     values = [scale * value for trial in whole if (value := trial.value) is not None]
     values = values or [scale * end for end in ends]
     room = 0.1 * (max(values) - min(values)) or 1.0
-    return min(values) - 2 * room, max(values) + room
+    below, above = (room, 2 * room) if data.measure.lower else (2 * room, room)
+    return min(values) - below, max(values) + above
 
 
 def completed(arm: ArmData) -> list[TrialData]:

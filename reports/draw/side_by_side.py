@@ -91,7 +91,7 @@ def _result_row(findings: Findings) -> list[str]:
     measure = data.measure
     found = (
         [
-            f"{measure.number(difference.mean, sign=True)} {measure.unit}",
+            measure.change(difference.mean),
             measure.interval(difference.low, difference.high),
             measure.number(difference.detectable),
         ]
@@ -117,7 +117,7 @@ def _tuned(findings: Findings, arm: str | None) -> str:
     measure = findings.data.measure
     if standing is None:
         return NONE
-    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}"
+    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
 
 
 def _parameters(findings: Findings) -> list[str]:
@@ -169,7 +169,7 @@ def _chart(studies: Sequence[Findings]) -> RowChart | None:
     if not rows:
         return None
     units = dict.fromkeys(
-        f"{one.data.measure.unit} of test {one.data.measure.name}" for one in studies
+        one.data.measure.difference(f"test {one.data.measure.name}") for one in studies
     )
     return RowChart(
         rows=rows,

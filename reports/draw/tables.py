@@ -64,7 +64,7 @@ def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
     return [
         model_name(data.protocol.teacher),
         "teacher",
-        data.measure.number(data.teacher_value),
+        data.measure.level(data.teacher_value),
         _interval(data, findings.teacher_interval),
         "1" if test else NONE,
         NONE,
@@ -80,7 +80,7 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
     return [
         data.named(standing.one),
         standing.one.finalist.role,
-        data.measure.number(standing.value),
+        data.measure.level(standing.value),
         _interval(data, standing.interval),
         str(tested) if tested == seeds else f"{tested} of {seeds}",
         percent(standing.recovered, 0).replace("-", MINUS),
@@ -92,7 +92,7 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
 
 
 def _interval(data: StudyData, ends: tuple[float, float] | None) -> str:
-    return NONE if ends is None else " to ".join(map(data.measure.number, ends))
+    return NONE if ends is None else data.measure.between(*ends)
 
 
 def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> list[str]:

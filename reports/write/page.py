@@ -172,7 +172,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         seeds = counted(len(tuned.values), "seed")
         of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
         note = f"tuned {arm}, test {data.measure.name}, {of}"
-        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}"
+        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}".rstrip()
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
@@ -184,18 +184,19 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
 def difference_figure(measure: Measure, difference: Difference | None) -> KeyFigure | None:
     if difference is None:
         return None
+    interval = f"95 % interval {measure.interval(difference.low, difference.high)}"
     return KeyFigure(
         name="Difference",
         value=measure.number(difference.mean, sign=True),
-        note=f"{measure.unit}, 95 % interval {measure.interval(difference.low, difference.high)}",
+        note=", ".join(filter(None, (measure.unit, interval))),
     )
 
 
 def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
-    difference, margin, scale = verdict.difference, verdict.margin, measure.scale
+    difference, margin = verdict.difference, verdict.margin
     if difference is None:
         return None
-    low, mean, high = (scale * one for one in (difference.low, difference.mean, difference.high))
+    low, high = measure.ends(difference.low, difference.high)
     left, right = min(low, -margin, 0.0), max(high, margin, 0.0)
     room = 0.06 * (right - left) or 1.0
     left, right = left - room, right + room
@@ -205,7 +206,7 @@ def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
 
     return IntervalMark(
         low=place(low),
-        mean=place(mean),
+        mean=place(measure.scale * difference.mean),
         high=place(high),
         zero=place(0.0),
         band_start=place(-margin),
@@ -226,5 +227,5 @@ def _setting(data: StudyData) -> str:
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
         f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
         f"trials: {trials}; metric {data.measure.name}, margin ±{figure(protocol.margin)} "
-        f"{data.measure.unit}"
+        f"{data.measure.unit}".rstrip()
     )

@@ -38,19 +38,17 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "teacher": {
             "model": data.protocol.teacher,
             "validation_accuracy": data.teacher.get("accuracy"),
-            "test_value": data.teacher_value,
+            "test_value": _value(data, data.teacher_value),
             "epochs": data.teacher.get("epochs"),
             "seconds": data.teacher.get("seconds"),
             "test": dict(data.teacher_test) or None,
-            "interval": _ends(findings.teacher_interval),
+            "interval": _ends(data, findings.teacher_interval),
         },
-        "arms": {arm.name: _arm(arm) for arm in data.arms},
-        "finalists": [
-            _finalist(standing, data.student(standing.one)) for standing in findings.standings
-        ],
+        "arms": {arm.name: _arm(data, arm) for arm in data.arms},
+        "finalists": [_finalist(data, standing) for standing in findings.standings],
         "tuning": [_tuning(data, one) for one in findings.tuning],
-        "optimism": [_optimism(one) for one in findings.optimism],
-        "audit": [_audit(audit) for audit in findings.audits],
+        "optimism": [_optimism(data, one) for one in findings.optimism],
+        "audit": [_audit(data, audit) for audit in findings.audits],
         "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
@@ -76,14 +74,15 @@ def _verdict(findings: Findings) -> dict[str, Any]:
 
 def _difference(found: Difference, scale: float = 100.0) -> dict[str, Any]:
     """In the metric's unit: shares in points, unlike everything else in the file."""
+    low, high = sorted((scale * found.low, scale * found.high))
     return {
         "mean": scale * found.mean,
-        "low": scale * found.low,
-        "high": scale * found.high,
+        "low": low,
+        "high": high,
         "p": found.p,
-        "error_of_seeds": scale * found.se_seed,
-        "error_of_images": scale * found.se_image,
-        "detectable": scale * found.detectable,
+        "error_of_seeds": abs(scale) * found.se_seed,
+        "error_of_images": abs(scale) * found.se_image,
+        "detectable": abs(scale) * found.detectable,
         "seeds": found.seeds,
         "images": found.images,
         "per_seed": [scale * one for one in found.per_seed],
@@ -100,7 +99,12 @@ def _comparison(data: StudyData, one: Comparison) -> dict[str, Any]:
     }
 
 
-def _arm(arm: ArmData) -> dict[str, Any]:
+def _value(data: StudyData, score: float | None) -> float | None:
+    """Return a value, or a difference of values, as the metric's own."""
+    return None if score is None else data.measure.sign * score + 0.0
+
+
+def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
     best = arm.best
     return {
         "trials": len(arm.counted),
@@ -113,7 +117,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
         if best is None
         else {
             "trial": best.number,
-            "validation_value": best.value,
+            "validation_value": _value(data, best.value),
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
@@ -124,7 +128,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
     }
 
 
-def _finalist(standing: Standing, student: str) -> dict[str, Any]:
+def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
     finalist, cost = standing.one.finalist, standing.cost
     latency = {
         str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
@@ -136,12 +140,12 @@ def _finalist(standing: Standing, student: str) -> dict[str, Any]:
         "role": finalist.role,
         "title": finalist.title,
         "trial": finalist.trial,
-        "student": student,
+        "student": data.student(standing.one),
         "recipe": finalist.recipe.to_json(),
-        "test_values": standing.one.values,
-        "mean": standing.value,
+        "test_values": [_value(data, score) for score in standing.one.values],
+        "mean": _value(data, standing.value),
         "deviation": standing.deviation,
-        "interval": _ends(standing.interval),
+        "interval": _ends(data, standing.interval),
         "gap_recovered": standing.recovered,
         "nll": standing.nll,
         "ece": standing.ece,
@@ -154,18 +158,18 @@ def _finalist(standing: Standing, student: str) -> dict[str, Any]:
     }
 
 
-def _ends(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+def _ends(data: StudyData, interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else sorted(data.measure.sign * end for end in interval)
 
 
-def _audit(found: Audit) -> dict[str, Any]:
+def _audit(data: StudyData, found: Audit) -> dict[str, Any]:
     return {
         "arm": found.arm,
         "auditors": len(found.auditors),
         "cut": found.cut,
         "wrong": found.wrong,
         "wrong_share": found.wrong_share,
-        "regret": found.regret,
+        "regret": _value(data, found.regret),
         "taus": list(found.taus),
     }
 
@@ -224,13 +228,13 @@ def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
     }
 
 
-def _optimism(one: Optimism) -> dict[str, Any]:
+def _optimism(data: StudyData, one: Optimism) -> dict[str, Any]:
     return {
         "finalist": one.one.key,
-        "searched": one.searched,
-        "selected": one.selected,
-        "confirmed": one.confirmed,
-        "excess": one.excess,
+        "searched": _value(data, one.searched),
+        "selected": _value(data, one.selected),
+        "confirmed": _value(data, one.confirmed),
+        "excess": _value(data, one.excess),
     }
 
 
@@ -243,7 +247,7 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
             "arm": trial.arm,
             "number": trial.number,
             "state": trial.state,
-            "value": trial.value,
+            "value": _value(data, trial.value),
             **{_column(name): trial.parameters.get(name) for name in parameters},
             "epochs": trial.epochs,
             "diverged": trial.diverged,

@@ -22,7 +22,7 @@ def draw(findings: Findings) -> Figure:
     title = _title(measure, ladder)
     chart = RowChart(
         rows=[_row(findings, step) for step in ladder],
-        axis=f"difference to the winner, {measure.unit}",
+        axis=measure.difference("difference to the winner"),
         reference=0.0,
         reference_label="winner",
     )
@@ -52,7 +52,7 @@ def _title(measure: Measure, ladder: tuple[Ablation, ...]) -> str:
     """Say how many parts matter after Holm's correction, and then what cost most."""
     sure = [step for step in ladder if step.p_holm < 0.05]
     most = max(sure or ladder, key=lambda step: abs(step.difference.mean))
-    by = f"{measure.number(most.difference.mean, sign=True)} {measure.unit}"
+    by = measure.change(most.difference.mean)
     within = measure.interval(most.difference.low, most.difference.high)
     verb = "makes" if len(sure) == 1 else "make"
     return (
@@ -87,10 +87,10 @@ def _table(measure: Measure, ladder: tuple[Ablation, ...]) -> Table:
     ]
     columns = [
         "recipe",
-        f"less the winner, {measure.unit}",
+        measure.difference("less the winner"),
         "95 % interval",
         "p",
         "p, Holm",
-        f"detectable, {measure.unit}",
+        measure.in_unit("detectable"),
     ]
     return Table(columns=columns, rows=rows)

@@ -39,8 +39,8 @@ def draw(findings: Findings) -> Figure:
         name=name,
         title=_title(findings, audits),
         caption="Auditors are trials exempt from pruning. A cut is wrong if the auditor ends among "
-        "the best third of its arm's auditors; regret is what the best auditor is above the best "
-        "that the pruner would have kept.",
+        "the best third of its arm's auditors; regret is how much better the best auditor is than "
+        "the best that the pruner would have kept.",
         note=_note(audits),
         panels=[*panels, _tau_panel(findings, judged)] if judged else panels,
         legend=[
@@ -63,7 +63,7 @@ def _title(findings: Findings, audits: list[Audit]) -> str:
     lost = [f"{measure.number(audit.regret)} for {audit.arm}" for audit in audits]
     return (
         f"The pruner would have cut {cut} of {whole}, {wrong or 'none'} of them wrongly; "
-        f"regret in {measure.unit}: {listed(lost)}"
+        f"{f'regret in {measure.unit}' if measure.unit else 'regret'}: {listed(lost)}"
     )
 
 

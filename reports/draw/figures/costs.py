@@ -90,7 +90,7 @@ def _models(findings: Findings) -> list[_Model]:
             label=f"teacher ({model_name(findings.data.protocol.teacher)})",
             look=TEACHER_LOOK,
             value=scale * value,
-            interval=(scale * interval[0], scale * interval[1]),
+            interval=findings.data.measure.ends(*interval),
             cost=costs["teacher"],
         )
         return [teacher, *found]
@@ -105,7 +105,7 @@ def _student(findings: Findings, standing: Standing) -> _Model | None:
         label=findings.data.named(standing.one),
         look=looks(findings.data)[standing.one.finalist.arm],
         value=scale * standing.value,
-        interval=(scale * standing.interval[0], scale * standing.interval[1]),
+        interval=findings.data.measure.ends(*standing.interval),
         cost=standing.cost,
         hollow=standing.one.finalist.role != "tuned",
     )
@@ -126,7 +126,7 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
     teacher = models[0] if models[0].look is TEACHER_LOOK else None
     tuned = findings.standing(findings.data.tuned(findings.data.primary_arm))
     if teacher is None or tuned is None or tuned.value is None or tuned.cost is None:
-        best = max(models, key=lambda one: one.value)
+        best = max(models, key=lambda one: one.value / measure.scale)
         return (
             f"{best.label} has the best {measure.name}, {measure.value(best.value / measure.scale)}"
         )
@@ -143,12 +143,12 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
 def _to_teacher(measure: Measure, gap: float, difference: Difference | None) -> str:
     """Say how far the student is from the teacher: `gap`, with its interval."""
     if difference is None:
-        return f"lies {measure.number(gap, sign=True)} {measure.unit} from it on one seed"
+        return f"lies {measure.change(gap)} from it on one seed"
     within = f"95 % interval {measure.interval(difference.low, difference.high)}"
     if difference.low <= 0 <= difference.high:
-        return f"is within chance of it: {measure.number(gap, sign=True)} {measure.unit} ({within})"
-    by = f"{measure.number(abs(gap))} {measure.unit}"
-    return f"is {by} {'below' if gap < 0 else 'above'} it ({within})"
+        return f"is within chance of it: {measure.change(gap)} ({within})"
+    side = "below" if measure.scale * gap < 0 else "above"
+    return f"is {measure.amount(gap)} {side} it ({within})"
 
 
 def _panel(
@@ -160,7 +160,7 @@ def _panel(
         else _shared_latency(models, one, smallest)
         for one in models
     ]
-    front = pareto_front(costs, [one.value for one in models])
+    front = pareto_front(costs, [one.value / measure.scale for one in models])
     traces = [_front_line([costs[place] for place in front], [models[place] for place in front])]
     traces += [_dot(measure, one, cost) for one, cost in zip(models, costs, strict=True)]
     made = plot(
@@ -243,7 +243,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
         return []
     sizes = [size for *_, size, _ in best]
     values = [data.measure.scale * trial.ranked for *_, trial in best]
-    front = pareto_front(sizes, values)
+    front = pareto_front(sizes, [trial.ranked for *_, trial in best])
     traces: list[Any] = [
         go.Scatter(
             x=[sizes[place] for place in front],

@@ -24,7 +24,7 @@ def draw(findings: Findings) -> Figure:
     margin, measure = findings.verdict.margin, findings.data.measure
     chart = RowChart(
         rows=[_difference_row(findings.data, *item) for item in found],
-        axis=f"difference in test {measure.name}, {measure.unit}",
+        axis=measure.difference(f"difference in test {measure.name}"),
         reference=0.0,
         reference_label="no difference",
         band=(-margin, margin) if margin else None,
@@ -35,7 +35,8 @@ def draw(findings: Findings) -> Figure:
         name=name,
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test images. Shaded: the margin of ±{figure(margin)} {measure.unit}.",
+        f"test images. Shaded: the margin of ±{figure(margin)} {measure.unit}".rstrip()
+        + ".",
         panels=[row_panel("differences", chart, title)],
         tables=[_comparison_table(findings)],
     )
@@ -88,11 +89,11 @@ def _comparison_table(findings: Findings) -> Table:
         "question",
         "first",
         "less",
-        f"difference, {measure.unit}",
+        measure.difference("difference"),
         "95 % interval",
         "p",
         "p, Holm",
-        f"detectable, {measure.unit}",
+        measure.in_unit("detectable"),
         "error of seeds",
         "error of images",
     ]

@@ -108,7 +108,7 @@ def _table(data: StudyData, standings: list[Standing]) -> Table:
                 points(min(_agreements(one))),
                 points(max(_agreements(one))),
                 decimals(one.teacher_kl),
-                data.measure.number(one.value),
+                data.measure.level(one.value),
             ]
         )
     columns = [

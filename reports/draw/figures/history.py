@@ -29,8 +29,8 @@ def draw(findings: Findings) -> Figure:
         key="history",
         name=name,
         title=_history_title(data, arms),
-        caption=f"Validation {data.measure.name} after the last epoch trained; what lies below the "
-        "axis is drawn at its foot.",
+        caption=f"Validation {data.measure.name} after the last epoch trained; what lies beyond "
+        "the axis is drawn at its edge.",
         panels=[_history_panel(data, arm, span) for arm in arms],
         legend=[
             Legend(text="completed", colour="ink", mark="circle"),
@@ -89,22 +89,23 @@ def _trial_dots(
     what: str,
     **more: Any,
 ) -> Any:
-    foot = span[0] + 0.02 * (span[1] - span[0])
+    room = 0.02 * (span[1] - span[0])
+    low, high = span[0] + room, span[1] - room
+    values = [measure.scale * (trial.value or 0.0) for trial in trials]
     return dots(
         look,
         [trial.number for trial in trials],
-        [max(measure.scale * (trial.value or 0.0), foot) for trial in trials],
+        [min(max(value, low), high) for value in values],
         what,
-        customdata=[measure.scale * (trial.value or 0.0) for trial in trials],
+        customdata=values,
         hovertemplate=f"trial %{{x}}, {what}: %{{customdata:.2f}} {measure.symbol}<extra></extra>",
         **more,
     )
 
 
 def _best_line(measure: Measure, look: Look, whole: list[TrialData], count: int) -> Any:
-    best = np.maximum.accumulate(
-        [measure.scale * (trial.value or 0.0) for trial in whole] or [np.nan]
-    )
+    values = [trial.value or 0.0 for trial in whole] or [np.nan]
+    best = measure.scale * np.maximum.accumulate(values)
     x = [trial.number for trial in whole] or [0]
     style = {"color": look.light, "width": 1.5, "shape": "hv"}
     return go.Scatter(

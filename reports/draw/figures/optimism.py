@@ -45,7 +45,7 @@ def draw(findings: Findings) -> Figure:
         name=name,
         title=title,
         caption=f"Validation {measure.name} of the chosen recipes: the best of many scores is too "
-        "high, fresh seeds are not.",
+        "good, fresh seeds are not.",
         panels=[panel],
         legend=[
             Legend(text="search", colour="faint", mark="circle"),
@@ -59,7 +59,7 @@ def draw(findings: Findings) -> Figure:
                     "search",
                     "selection",
                     "confirmation",
-                    f"optimism, {measure.unit}",
+                    measure.difference("search less fresh seeds"),
                 ],
                 rows=[
                     [
@@ -80,10 +80,10 @@ def _optimism_title(measure: Measure, found: list[Optimism]) -> str:
     excesses = [(one.one.finalist.arm, one.excess or 0.0) for one in found]
     if all(excess >= 0 for _, excess in excesses):
         parts = [f"{measure.number(excess)} for {arm}" for arm, excess in excesses]
-        fewer = f"fewer {measure.unit} than in the search"
-        return f"On fresh seeds the winners score {fewer}: {listed(parts)}"
+        fewer = f"{'more' if measure.lower else 'fewer'} {measure.unit}".rstrip()
+        return f"On fresh seeds the winners score {fewer} than in the search: {listed(parts)}"
     (arm, excess), *others = excesses
-    parts = [f"{measure.number(-excess, sign=True)} {measure.unit} for {arm}"]
+    parts = [f"{measure.change(-excess)} for {arm}"]
     parts += [f"{measure.number(-excess, sign=True)} for {arm}" for arm, excess in others]
     return f"From search to fresh seeds the winners' scores moved by {listed(parts)}"
 

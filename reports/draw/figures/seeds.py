@@ -41,7 +41,7 @@ def _seed_row(data: StudyData, standing: Standing) -> Row:
     mean, deviation = standing.value or 0.0, standing.deviation or 0.0
     shown = measure.spread(standing.value, standing.deviation)
     return Row(
-        label=f"{data.named(standing.one)}  {shown} {measure.symbol}",
+        label=f"{data.named(standing.one)}  {shown} {measure.symbol}".rstrip(),
         look=looks(data)[standing.one.finalist.arm],
         points=[measure.scale * value for value in standing.one.values],
         centre=measure.scale * mean,
@@ -62,9 +62,9 @@ def _seeds_title(findings: Findings) -> str:
         f"tuned {b.finalist.arm} {measure.value(mean_b, 1)}"
     )
     if min(a.values) > max(b.values):
-        return f"{means}: every seed of the first lies above every seed of the second"
+        return f"{means}: every seed of the first beats every seed of the second"
     if max(a.values) < min(b.values):
-        return f"{means}: every seed of the first lies below every seed of the second"
+        return f"{means}: every seed of the second beats every seed of the first"
     return f"{means}: their seeds overlap"
 
 

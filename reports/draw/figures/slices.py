@@ -107,7 +107,7 @@ def _panel(data: StudyData, arms: Sequence[ArmData], name: str) -> Panel:
         if trials:
             shown.append(_dots(data, arm, trials, name, named=named))
             where.append(f"best tenth of {arm.name}: {_where(best_tenth(arm), name)}")
-    scale = axis(f"{data.measure.name}, {data.measure.symbol}", range=list(value_span(data, arms)))
+    scale = axis(data.measure.of("validation"), range=list(value_span(data, arms)))
     made = plot(shown, xaxis=_axis(distribution), yaxis=scale)
     alt = f"Validation {data.measure.name} against {name}; {listed(where)}."
     key = f"slices-{name}"
