@@ -10,8 +10,7 @@ from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
 from kd.protocol import Protocol
-from kd.registry import check_name
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 
 if TYPE_CHECKING:
     from workers.pools.cluster import Cluster
@@ -131,7 +130,7 @@ class Request:
             )
         for space in self.spaces:
             if not space.endswith(".py"):
-                check_name("arm", space, BUILT_IN_ARMS)
+                SPACES.check(space)
         names = [Path(space).stem for space in self.spaces]
         require("an arm is named once", len(set(names)) == len(names), names)
 

@@ -28,18 +28,25 @@ class Kind:
     """A kind of members: what it is called in errors, and the package that holds its files.
 
     The member `balanced-accuracy` is the file `balanced_accuracy.py`; files whose names begin with
-    `_` are no members. Each package's `__init__` says what a member offers.
+    `_` are no members. Each package's `__init__` says what a member offers. Where the folder has
+    other files too, `defines` is the function that makes one of them a member.
     """
 
     what: str
     package: str
+    defines: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all members, sorted."""
         path = importlib.import_module(self.package).__path__
         stems = (module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
-        return tuple(sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_")))
+        named = sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_"))
+        return tuple(name for name in named if not self.defines or self._defines(name))
+
+    def _defines(self, name: str) -> bool:
+        nodes = self._read(name).body
+        return any(isinstance(one, ast.FunctionDef) and one.name == self.defines for one in nodes)
 
     def check(self, name: str) -> None:
         """Raise ProtocolError, with the nearest name or all of them, unless a member has `name`."""
@@ -86,6 +93,9 @@ class Kind:
 
     def _parsed(self, name: str) -> ast.Module:
         self.check(name)
+        return self._read(name)
+
+    def _read(self, name: str) -> ast.Module:
         paths = importlib.import_module(self.package).__path__
         files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
         file = next((file for file in files if file.is_file()), None)

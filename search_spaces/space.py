@@ -18,12 +18,11 @@ from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError, one_line, place_in
 from kd.recipe import Recipe
-from search_spaces import constant, plain, scheduled
+from search_spaces import SPACES
 from search_spaces.asking import Asked, AskedTrial, check_enqueued
 from search_spaces.context import StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
-BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
 DRAWS = 200  # trials with which a space is tried out, so that rare branches are met early
 Enqueued = Mapping[str, Mapping[str, Any]]
 
@@ -54,8 +53,8 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
     study = study or StudyContext()
     path, own = Path(name_or_path), {}
     where = f"the search space {name_or_path}"
-    if name_or_path in BUILT_IN:
-        module: Any = BUILT_IN[name_or_path]
+    if name_or_path in SPACES.names:
+        module: Any = SPACES.load(name_or_path)
     else:
         module = _import_file(path)
         code = getattr(module.suggest, "__code__", None)
@@ -152,7 +151,7 @@ def _import_file(path: Path) -> Any:
             f"a search space's file name becomes its arm's name: letters, digits and _, "
             f"got {path.stem!r}"
         )
-    if path.stem in BUILT_IN:
+    if path.stem in SPACES.names:
         raise ProtocolError(
             f"a space's file cannot be called {path.name}: {path.stem} is the name of a built-in "
             f"arm; rename {path}"

@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "kd.errors",
         "kd.names",
         "kd.optimizers",
+        "kd.registry",
         "kd.seeds",
         "search_spaces",
     },

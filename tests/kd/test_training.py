@@ -25,7 +25,8 @@ from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
 from kd.training.teacher import LiveTeacher, Reading, fit_projections
-from search_spaces.space import BUILT_IN, load_space
+from search_spaces import SPACES
+from search_spaces.space import load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from tests.support.small import (
     AUGMENT,
@@ -663,7 +664,7 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
 
 def enqueued() -> list[Any]:
     cases = []
-    for arm in BUILT_IN:
+    for arm in SPACES.names:
         space = load_space(arm)
         for title, parameters in space.enqueued.items():
             recipe = space.suggest(optuna.trial.FixedTrial(dict(parameters)))
