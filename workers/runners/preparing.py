@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from kd.data.splits import passed_over
+from kd.data.views import augment_digest
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
@@ -100,6 +101,7 @@ class Tuning:
     seed: int
     recipe: Recipe
     plan: Plan
+    augmented: str  # digest of what the augmentation does
     threads: int
 
     @classmethod
@@ -122,6 +124,7 @@ class Tuning:
                 precision=protocol.precision,
                 compile=protocol.compile,
             ),
+            augmented=augment_digest(protocol.augment, protocol.image_size),
             threads=protocol.threads,
         )
 
