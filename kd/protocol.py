@@ -37,11 +37,13 @@ class Protocol(JsonData):
     image_size: Annotated[int, "side in pixels that images are resized to"]
     train_size: Annotated[
         int,
-        "training images that are kept, evenly over the classes, and at most as many for "
+        "training images that are kept, evenly over the classes, and at most as many are drawn for "
         "validation (0: all)",
     ] = 0
     validation_fraction: Annotated[
-        float, "share of what is not test that validates, for search and pruning"
+        float,
+        "share of what is not test that validates, for search and pruning, where the data has no "
+        "validation split",
     ] = 0.1
     test_fraction: Annotated[
         float, "share that is sealed for the test, where the data has no test split"

@@ -254,6 +254,14 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def split_words(official: Sequence[str]) -> str:
+    """Say which parts of the split, of `official`, are the data set's own, and which are drawn."""
+    drawn = [part for part in ("validation", "test") if part not in official]
+    own = f"{listed(official)} {'are' if len(official) > 1 else 'is'} the data set's own"
+    rest = f"{listed(drawn)} {'are' if len(drawn) > 1 else 'is'} drawn"
+    return ", ".join([own] * bool(official) + [rest] * bool(drawn))
+
+
 def model_name(name: str) -> str:
     """A model without the digest of its file: mine.py:small@1a2b3c4d5e6f -> mine.py:small"""
     return name.partition("@")[0]

@@ -12,7 +12,7 @@ from conductor.request import Request
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
-from reports.wording import duration, percent, show_size
+from reports.wording import duration, percent, show_size, split_words
 from storage.files.artifacts import is_finished, read_manifest
 from storage.files.layout import Layout, view_folder
 from workers.events import EpochDone, Event, Note, Progress, Result
@@ -73,6 +73,8 @@ class Preparation:
             f"{counts['test']:,} sealed test images{self._few(counts['train'])}"
             f"{_fewest(result['classes'], result['counts'])}"
         )
+        if result["official"]:
+            self._display.say(f"data: {split_words(result['official'])}")
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")

@@ -1,1 +1,1 @@
-"""Images and labels: where they come from, how they are split and how they are augmented."""
+"""Inputs and labels: where they come from, how they are split, augmented and fed to a network."""

@@ -73,22 +73,35 @@ def passed_over(dataset: str) -> str:
 
 
 def split(source: Source, protocol: Protocol) -> Split:
-    """Draw test, validation and training images, stratified by class, with exact totals.
+    """Take the parts that the source has, and draw the others, stratified, with exact totals.
 
-    The source's own test split is the test if it has one. A smaller `train_size` keeps a subset of
-    what a larger one keeps, and as many images for validation at most: who has few labels has few
-    to validate with. Raises DataError when a class would be missing from a part, or when
-    `train_size` is more than there is.
+    A test or a validation split of the source's own is taken as it is. Otherwise it is drawn from
+    the examples of no part; what is left of these trains, beside what the source has for training.
+    A smaller `train_size` keeps a subset of what a larger one keeps, and draws at most as many
+    images for validation: who has few labels has few to validate with. Raises DataError when a
+    class would be missing from a part, or when `train_size` is more than there is.
     """
     rows = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
-    if source.test is None:
-        test, rest = _cut(_shuffled(rows), protocol.test_fraction)
-    else:
-        test = [pool[source.test[pool]] for pool in rows]
-        rest = _shuffled([pool[~source.test[pool]] for pool in rows])
-    validation, train = _cut(rest, protocol.validation_fraction)
+    given = np.full(len(source.labels), "") if source.part is None else source.part
+
+    def own(name: str) -> Pools:
+        return [pool[given[pool] == name] for pool in rows]
+
+    test, validation, free = own("test"), own("validation"), _shuffled(own(""))
+    drawn = [name for name in ("test", "validation") if name not in source.official]
+    if drawn and not sum(map(len, free)):
+        raise DataError(
+            f"every example of the data set has a part, and none is {drawn[0]}: give some that "
+            "part, or leave it empty where it may be drawn"
+        )
+    if "test" in drawn:
+        test, free = _cut(free, protocol.test_fraction)
+    if "validation" in drawn:
+        validation, free = _cut(free, protocol.validation_fraction)
+    fixed = _shuffled(own("train"))
+    train = [np.concatenate(pools) for pools in zip(fixed, free, strict=True)]
     train = _keep(train, protocol.train_size)
-    if protocol.train_size < sum(map(len, validation)):
+    if "validation" in drawn and protocol.train_size < sum(map(len, validation)):
         validation = _keep(validation, protocol.train_size)
     for part, pools in (("test", test), ("validation", validation), ("training", train)):
         _check_part(part, pools, rows, source.classes)

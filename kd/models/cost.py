@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from kd.data.inputs import Inputs
 from kd.errors import require
 from kd.models.latency import Latency
 from kd.models.network import Network, export_state, rehearse
@@ -28,14 +29,14 @@ def parameter_count(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def macs(network: Network, channels: int, image_size: int) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one square image, in eval mode.
+def macs(network: Network, inputs: Inputs) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one example, in eval mode.
 
     Biases, batch norm, activations and pooling are not counted, as is usual. Runs on shapes alone.
     Raises ProtocolError when the images do not fit the network.
     """
     with FlopCounterMode(display=False) as counter:
-        rehearse(network, channels, image_size)
+        rehearse(network, inputs)
     return int(counter.get_total_flops()) // 2
 
 
@@ -47,8 +48,7 @@ def state_bytes(network: Network) -> int:
 def measure_latency(
     networks: Mapping[str, Network],
     *,
-    channels: int,
-    image_size: int,
+    inputs: Inputs,
     batch_sizes: Sequence[int],
     device: torch.device,
     repeats: int,
@@ -70,8 +70,8 @@ def measure_latency(
     results: dict[str, list[Latency]] = {name: [] for name in subjects}
     for size in sizes:
         generator = torch.Generator().manual_seed(derive_seed(seed, "latency", size))
-        images = torch.randn(size, channels, image_size, image_size, generator=generator)
-        times = _time_rounds(subjects, images.to(device), repeats, generator)
+        images = inputs.random(size, generator).to(device)
+        times = _time_rounds(subjects, images, repeats, generator)
         for name, taken in times.items():
             results[name].append(_summary(size, taken))
     return results

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
 
 Modules = tuple[nn.Module, ...]
@@ -125,32 +126,30 @@ def same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
-def rehearse(network: Network, channels: int, image_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pass one image [1, channels, image_size, image_size] through the network without arithmetic.
+def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pass one example through the network without arithmetic.
 
     Returns logits and every tap on the meta device: shapes alone. The network itself is not
     touched. Raises ProtocolError when the network cannot take such an image: too small for its
     pooling layers, or of another number of channels.
     """
     twin = _meta_twin(network).eval()
-    images = torch.empty(1, channels, image_size, image_size, device="meta")
     try:
         with torch.no_grad():
-            return twin.forward_taps(images, twin.taps)
+            return twin.forward_taps(inputs.zeros(1, "meta"), twin.taps)
     except RuntimeError as error:
-        size = f"{channels}x{image_size}x{image_size}"
         raise ProtocolError(
-            f"images of {size} do not fit {network.name}; take larger images or another model "
+            f"{inputs} do not fit {network.name}; take larger ones or another model "
             f"({str(error).splitlines()[0]})"
         ) from None
 
 
-def tap_shapes(network: Network, channels: int, image_size: int) -> dict[str, tuple[int, int, int]]:
-    """Return (channels, height, width) of every tap's output, for square images.
+def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, int]]:
+    """Return (channels, height, width) of every tap's output.
 
     Raises ProtocolError when the images do not fit the network; see `rehearse`.
     """
-    _, outputs = rehearse(network, channels, image_size)
+    _, outputs = rehearse(network, inputs)
     shapes = {}
     for tap, output in outputs.items():
         _, depth, height, width = output.shape

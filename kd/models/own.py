@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError, one_line, place_in
 from kd.models.network import Modules, Network, Route, same, tap_shapes
 from kd.names import DIGEST_LENGTH, ModelName, parse_model
@@ -125,9 +126,7 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
             raise _unfit(model, function, what)
 
 
-def try_out(
-    name: str, *, classes: int, channels: int, image_size: int, taps: Sequence[str], files: Path
-) -> None:
+def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], files: Path) -> None:
     """Build the model twice and pass images through it, as training will.
 
     Raises ProtocolError, in one line, unless its weights follow from the seed, training draws no
@@ -135,13 +134,14 @@ def try_out(
     map [B, C, h, w].
     """
     network, again = (
-        build_own(name, classes=classes, channels=channels, seed=0, files=files) for _ in range(2)
+        build_own(name, classes=classes, channels=inputs.channels, seed=0, files=files)
+        for _ in range(2)
     )
     left, right = network.state_dict(), again.state_dict()
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
         what = "makes other weights from the same seed; let it draw from torch's global generator"
         raise refusal(name, files, f"{what} alone")
-    images = torch.zeros(2, channels, image_size, image_size)
+    images = inputs.zeros(2)
     for training in (False, True):
         with torch.random.fork_rng(devices=[]):
             before = torch.get_rng_state()
@@ -160,7 +160,7 @@ def try_out(
             shape = list(output.shape)
             raise refusal(name, files, f"must give a map [B, C, h, w] at tap {tap}, got {shape}")
     try:
-        tap_shapes(network, channels, image_size)
+        tap_shapes(network, inputs)
     except LACKS:
         raise
     except Exception as error:

@@ -1,12 +1,10 @@
 """Evaluate a network on images: accuracy, likelihood, calibration, agreement with the teacher."""
 
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd.data.views import normalise
+from kd.data.inputs import Examples, Inputs
 
 # Images that are evaluated at once: fixed by their size, since bits may depend on it. On a CPU the
 # maps of large batches leave its caches, and calls of small ones cost more than what they compute:
@@ -18,49 +16,26 @@ ACCELERATOR_BATCH = 1024
 ECE_BINS = 15  # Guo et al. 2017
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages:
-    """Images [N, C, H, W] uint8, labels [N] int64, and the training split's mean and deviation.
-
-    `mean` and `deviation` [C] float32 are in units of 0-1 pixels.
-    """
-
-    images: Tensor
-    labels: Tensor
-    mean: Tensor
-    deviation: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "LabelledImages":
-        moved = {name: getattr(self, name).to(device) for name in self.__slots__}
-        return LabelledImages(**moved)
-
-    def first(self, count: int) -> "LabelledImages":
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
-
-
 @torch.inference_mode()
-def predict(network: nn.Module, data: LabelledImages) -> Tensor:
-    """Return the logits [N, classes] float32, on the CPU, of un-augmented images, in eval mode."""
+def predict(network: nn.Module, data: Examples) -> Tensor:
+    """Return the logits [N, classes] float32, on the CPU, not augmented, in eval mode."""
     was_training = network.training
     network.eval()
     try:
         chunks = [
-            network(normalise(chunk, data.mean, data.deviation)).float()
-            for chunk in data.images.split(batch_size(data.images))
+            network(data.inputs.normalise(chunk)).float()
+            for chunk in data.values.split(batch_size(data.inputs, data.values.device))
         ]
     finally:
         network.train(was_training)
     return torch.cat(chunks).cpu()
 
 
-def batch_size(images: Tensor) -> int:
-    """Return how many of `images` [N, C, H, W] a network evaluates at once."""
-    if images.device.type != "cpu":
+def batch_size(inputs: Inputs, device: torch.device) -> int:
+    """Return how many examples a network evaluates at once."""
+    if device.type != "cpu":
         return ACCELERATOR_BATCH
-    return max(LEAST_BATCH, BATCH_PIXELS // (images.shape[-2] * images.shape[-1]))
+    return max(LEAST_BATCH, BATCH_PIXELS // inputs.places)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kd.data.inputs import Inputs
 from kd.models.network import Network
 from kd.models.numerics import training_backward, training_forward
 from kd.training.evaluation import batch_size
@@ -81,8 +82,7 @@ def try_kernels(
     network: Network,
     *,
     classes: int,
-    channels: int,
-    image_size: int,
+    inputs: Inputs,
     batch: int,
     precision: str,
     begun: Callable[[str], None],
@@ -93,18 +93,14 @@ def try_kernels(
     Raises WrongKernelError for the first convolution that is wrong.
     """
     generator = torch.Generator().manual_seed(0)
-
-    def images(count: int) -> Tensor:
-        return torch.randn(count, channels, image_size, image_size, generator=generator)
-
     labels = torch.arange(batch) % classes
     device = torch.device("cpu")
     forward = training_forward(network, device, precision, compiled=False)
     with _Compared(begun):
-        logits, _ = forward(images(batch), ())
+        logits, _ = forward(inputs.random(batch, generator), ())
         training_backward(network, device)(functional.cross_entropy(logits, labels))
         with torch.no_grad():  # the kernels of inference mode, where no convolution is seen
-            network.eval()(images(batch_size(torch.empty(0, 1, image_size, image_size))))
+            network.eval()(inputs.random(batch_size(inputs, device), generator))
 
 
 class _Compared(TorchDispatchMode):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd import optimizers, schedules
-from kd.data.views import normalise, render, view
+from kd.data.inputs import Examples
 from kd.errors import ArtifactError, DivergenceError
 from kd.losses import features
 from kd.losses import logits as logit_losses
@@ -23,7 +23,7 @@ from kd.models.numerics import Forward, training_backward, training_forward
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.training import evaluation
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.scoring import objective
 from kd.training.teacher import Reading, TeacherSource
@@ -140,8 +140,8 @@ def train(
     state: TrainingState,
     recipe: Recipe,
     plan: Plan,
-    data: LabelledImages,
-    validation: LabelledImages,
+    data: Examples,
+    validation: Examples,
     source: TeacherSource | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochMetrics]:
@@ -168,7 +168,7 @@ def train(
 
 
 def _validate(
-    state: TrainingState, metric: str, validation: LabelledImages, source: TeacherSource | None
+    state: TrainingState, metric: str, validation: Examples, source: TeacherSource | None
 ) -> dict[str, Any]:
     logits = predict(state.network, validation)
     if not logits.isfinite().all():
@@ -184,7 +184,7 @@ def _train_epoch(
     forward: Forward,
     recipe: Recipe,
     plan: Plan,
-    data: LabelledImages,
+    data: Examples,
     source: TeacherSource | None,
     stopped: Callable[[], bool],
 ) -> dict[str, float] | None:
@@ -194,7 +194,7 @@ def _train_epoch(
     """
     device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
-    rows = view(plan.view_seed, k, data.images, plan.augment).to(device)
+    rows = data.view(plan.view_seed, k, plan.augment).to(device)
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
@@ -209,9 +209,7 @@ def _train_epoch(
         temperature = scheduled(recipe.temperature, progress)
         alpha = scheduled(recipe.alpha, progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
-        images = data.images.index_select(0, here)
-        images = render(images, rows.at(here))
-        images = normalise(images, data.mean, data.deviation)
+        images = data.batch(here, rows.at(here))
         logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
         labels = data.labels[here]

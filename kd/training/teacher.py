@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kd.data.views import normalise
+from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.models.build import Network
 from kd.models.taps import TapReading, attention_map
-from kd.training.evaluation import LabelledImages, batch_size
+from kd.training.evaluation import batch_size
 
 MAX_SIDE = 4  # of a pooled feature map
 MAX_RANK = 64  # of a projection
@@ -107,21 +107,19 @@ class LiveTeacher:
 
 
 @torch.no_grad()
-def fit_projections(
-    network: Network, data: LabelledImages, taps: Sequence[str]
-) -> dict[str, Projection]:
+def fit_projections(network: Network, data: Examples, taps: Sequence[str]) -> dict[str, Projection]:
     """Fit each tap's projection on the un-augmented training images `data`.
 
     Raises ArtifactError for a tap at which the teacher's output is the same for all images.
     """
     network.eval()
-    precise = widest_float(data.images.device)
+    precise = widest_float(data.values.device)
     moments: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
-    images = data.images[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in images.split(batch_size(images)):
-        _, maps = network.forward_taps(normalise(chunk, data.mean, data.deviation), taps)
+    values = data.values[:: -(-len(data) // FIT_IMAGES)]
+    for chunk in values.split(batch_size(data.inputs, values.device)):
+        _, maps = network.forward_taps(data.inputs.normalise(chunk), taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)
             moments[tap] = moments.get(tap, 0) + flat.T @ flat

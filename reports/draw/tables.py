@@ -23,6 +23,7 @@ from reports.wording import (
     percent,
     points,
     scaled,
+    split_words,
     whole,
 )
 from storage.files.records import Cost
@@ -289,6 +290,7 @@ def provenance_table(data: StudyData) -> Table:
         ["confirmation seeds", ", ".join(_confirmation_seeds(data)) or NONE],
         ["data set", f"{protocol.dataset}, {settings.dataset}"],
         *([["not read", settings.passed_over]] if settings.passed_over else []),
+        ["split", split_words(data.official) if data.images else NONE],
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         ["teacher", f"{protocol.teacher}, {settings.teacher}"],
         ["students", ", ".join(protocol.students)],

@@ -73,6 +73,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         classes=tuple(map(str, dataset.get("classes", ()))),
         images={part: sum(counts) for part, counts in _class_images(dataset).items()},
         class_images=_class_images(dataset),
+        official=tuple(map(str, dataset.get("official", ()))),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),

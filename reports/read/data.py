@@ -191,6 +191,7 @@ class StudyData:
     classes: tuple[str, ...]
     images: Mapping[str, int]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
+    official: tuple[str, ...]  # the parts that the data set came with
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]

@@ -31,14 +31,14 @@ Without Retort, in this folder, with PyTorch{library} and safetensors:
 from student import load
 
 student = load()
-logits = student(images)
+logits = student({name})
 ```
 
-`student.py` also normalises the images. On {images}, its logits on a CPU \
+{also}On {examples}, its logits on a CPU \
 equal those of the confirmed student bit for bit."""
 
 WITH_RETORT = """\
-With Retort, where you normalise the images:
+With Retort{where}:
 
 ```python
 import json
@@ -47,23 +47,26 @@ import torch
 from kd.models.build import build
 
 config = json.loads(Path("config.json").read_text())
-settings = {name: config[name] for name in ("classes", "channels", "stem")}
+settings = {{name: config[name] for name in ("classes", "channels", "stem")}}
 network = build(config["model"], **settings, weights="student.safetensors", seed=0).eval()
-mean, deviation = (torch.tensor(config[name])[:, None, None] for name in ("mean", "deviation"))
-logits = network((images - mean) / deviation)
+{feed}
 ```"""
+NORMALISED = """\
+inputs = config["inputs"]
+mean, deviation = (torch.tensor(inputs[name])[:, None, None] for name in ("mean", "deviation"))
+logits = network((images - mean) / deviation)"""
 
 WITH_ONNX = """\
-With the ONNX runtime. The graph includes the normalisation and accepts batches of any size:
+With the ONNX runtime. The graph {includes}accepts batches of any size:
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("student.onnx")
-[logits] = session.run(["logits"], {{"images": images}})  # numpy arrays
+[logits] = session.run(["logits"], {{"{name}": {name}}})  # numpy arrays
 ```
 
-Its logits were compared with PyTorch's on validation images: {differences}."""
+Its logits were compared with PyTorch's on validation examples: {differences}."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +111,26 @@ def _introduction(findings: Findings, exported: Exported) -> str:
     protocol, config = findings.data.protocol, exported.config
     distilled = f"by distillation from {protocol.teacher}"
     how = distilled if exported.one.distils else "without distillation"
-    size = config["image_size"]
     return (
         f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
-        f"An image classifier: {escaped(config['model'])} for {config['classes']} classes, for "
-        f"images of {size}x{size} pixels with {counted(config['channels'], 'channel')}, trained "
+        f"A classifier: {escaped(config['model'])} for {config['classes']} classes, for "
+        f"{_inputs(config)}, trained "
         f"{escaped(how)}. It is the finalist `{exported.one.key}` "
         f"({escaped(exported.one.label)}) of the study `{findings.data.name}`."
     )
+
+
+def _are_images(config: Mapping[str, Any]) -> bool:
+    return bool(config["inputs"]["type"] == "Images")
+
+
+def _inputs(config: Mapping[str, Any]) -> str:
+    """Say what the student classifies."""
+    shape = config["inputs"]["shape"]
+    if not _are_images(config):
+        return f"arrays of {'x'.join(map(str, shape))} {config['inputs']['kept']}"
+    pixels = "x".join(map(str, shape[1:]))
+    return f"images of {pixels} pixels with {counted(shape[0], 'channel')}"
 
 
 def _table(title: str, rows: list[list[str]]) -> Table:
@@ -168,28 +183,39 @@ def _choice(findings: Findings, exported: Exported) -> str:
 
 def _use(exported: Exported) -> list[str]:
     config = exported.config
-    size = config["image_size"]
-    shape = f"[B, {config['channels']}, {size}, {size}]"
+    shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
     library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
     if model.digest:
         library = f", what `{model.file}` imports"
+    pictures = _are_images(config)
+    name = "images" if pictures else "arrays"
+    given = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
+    if pictures:
+        given = (
+            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
+        )
     parts = [
-        f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
-        f"Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
+        f"{given}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which has everything that is needed to build the model.",
         PLAIN_TORCH.format(
             library=library,
-            images=counted(exported.images, "validation image"),
+            name=name,
+            also="`student.py` also normalises the images. " * pictures,
+            examples=counted(exported.images, f"validation {'image' if pictures else 'example'}"),
         ),
-        WITH_RETORT,
+        WITH_RETORT.format(
+            where=", where you normalise the images" * pictures,
+            feed=NORMALISED if pictures else f"logits = network({name})",
+        ),
     ]
     if exported.onnx_differences:
         said = ", ".join(
             f"{figure(difference, 2)} at most in a batch of {batch}"
             for batch, difference in exported.onnx_differences.items()
         )
-        parts.append(WITH_ONNX.format(differences=said))
+        includes = "includes the normalisation and " * pictures
+        parts.append(WITH_ONNX.format(includes=includes, name=name, differences=said))
     return parts
 
 
@@ -236,13 +262,16 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 
 def _limits(findings: Findings, exported: Exported) -> str:
-    config, protocol = exported.config, findings.data.protocol
+    protocol = findings.data.protocol
     what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
+    size = (
+        f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
+        "antialiased, as in Pillow."
+    )
     limits = [
         f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
         "sensors or classes, its accuracy is unknown; it predicts one of its classes in any case.",
-        f"It expects {what} resized to {config['image_size']} pixels as in training: bilinear and "
-        "antialiased, as in Pillow.",
+        *([size] if _are_images(exported.config) else []),
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

@@ -1,4 +1,4 @@
-"""Data sets on disk: split once, stored as uint8, and memory-mapped by every process.
+"""Data sets on disk: split once, stored as tensors, and memory-mapped by every process.
 
     data/listings/<digest>.json    which data set a folder with this listing contains
     data/<fingerprint>/            manifest, and train, validation and test .safetensors
@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from kd.data.inputs import Examples, describe, read_inputs
 from kd.data.sources import Progress, Source
 from kd.data.splits import Split, listing_digest, load_source, split
 from kd.errors import ArtifactError
+from kd.json_data import to_wire
 from kd.protocol import Protocol
-from kd.training.evaluation import LabelledImages
 from storage.files.artifacts import (
     Manifest,
     fingerprint,
@@ -38,7 +38,6 @@ from storage.files.seal import record_opening
 from storage.files.tensors import map_tensors, write_tensors
 
 KIND = "dataset"
-CHUNK = 1024  # images counted at a time
 
 
 def prepare(
@@ -46,10 +45,9 @@ def prepare(
 ) -> Manifest:
     """Return the manifest of the protocol's data set, which is read, split and kept if it is new.
 
-    The manifest's `info` has `classes` (names), `counts` (part: images a class), `channels`, `mean`
-    and `deviation` (of the training images, a channel, in units of 0-1 pixels) and
-    `test_is_official` (whether the data set came with a test split). What was kept is compared
-    with its checksums. `progress` is called while images are decoded; see
+    The manifest's `info` has `classes` (names), `counts` (part: images a class), `inputs` (see
+    `kd.data.inputs`) and `official` (the parts that are the data set's own, not drawn). What was
+    kept is compared with its checksums. `progress` is called while images are decoded; see
     `kd.data.splits.load_source`.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when what
@@ -68,7 +66,7 @@ def prepare(
         return manifest
 
 
-def open_part(folder: Path, part: Literal["train", "validation"]) -> LabelledImages:
+def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
     """Return one part of a prepared data set, memory-mapped.
 
     Raises ArtifactError for the test split, which is sealed, and for a file that is not what its
@@ -82,7 +80,7 @@ def open_part(folder: Path, part: Literal["train", "validation"]) -> LabelledIma
     return _open(folder, part)
 
 
-def open_test(folder: Path, seal_path: Path, purpose: str) -> LabelledImages:
+def open_test(folder: Path, seal_path: Path, purpose: str) -> Examples:
     """Record at `seal_path` that the test split is opened, and for what; then return it."""
     record_opening(seal_path, purpose)
     return _open(folder, "test")
@@ -124,9 +122,10 @@ def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) 
 
 
 def _content(source: Source, parts: Split) -> str:
-    """SHA-256 of images, labels, class names and split."""
-    digest = hashlib.sha256(json.dumps([source.classes, source.images.shape]).encode())
-    for array in (source.images, source.labels, *asdict(parts).values()):
+    """SHA-256 of inputs, labels, class names and split, and of which parts were not drawn."""
+    form = [source.classes, source.inputs.dtype.name, source.inputs.shape, source.official]
+    digest = hashlib.sha256(json.dumps(form).encode())
+    for array in (source.inputs, source.labels, *asdict(parts).values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
@@ -134,61 +133,31 @@ def _content(source: Source, parts: Split) -> str:
 def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split) -> Manifest:
     counts = {}
     for part, rows in asdict(parts).items():
-        images, labels = source.images[rows], source.labels[rows]
-        tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
+        inputs, labels = source.inputs[rows], source.labels[rows]
+        tensors = {"inputs": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
         write_tensors(dataset_part(folder, part), tensors)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
-    mean, deviation = channel_statistics(source.images, parts.train)
     info = {
         "classes": list(source.classes),
         "counts": counts,
-        "channels": source.images.shape[1],
-        "mean": mean,
-        "deviation": deviation,
-        "test_is_official": source.test is not None,
+        "inputs": to_wire(describe(source, parts.train)),
+        "official": source.official,
     }
     return finish(folder, KIND, identity, info)
 
 
-def channel_statistics(
-    images: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> tuple[list[float], list[float]]:
-    """Return mean and deviation of each channel of `images[rows]`, in units of 0-1 pixels.
-
-    They come from counts of pixel values, so they are the same to the bit wherever computed. A
-    deviation is at least 1/255, one step of a pixel, since images are divided by it.
-    """
-    channels = range(images.shape[1])
-    counts = np.zeros((len(channels), 256), np.int64)
-    for start in range(0, len(rows), CHUNK):
-        chunk = images[rows[start : start + CHUNK]]
-        for channel in channels:
-            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
-    shares = counts / counts.sum(1, keepdims=True)
-    values = np.arange(256) / 255
-    mean = (shares * values).sum(1)
-    variance = (shares * (values - mean[:, None]) ** 2).sum(1)
-    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
-
-
-def _open(folder: Path, part: str) -> LabelledImages:
+def _open(folder: Path, part: str) -> Examples:
     manifest = read_manifest(folder, KIND)
     path, info = dataset_part(folder, part), manifest.info
     tensors = map_tensors(path)
     counts = torch.tensor(info["counts"][part])
-    size = manifest.identity["image_size"]
-    shape = (int(counts.sum()), info["channels"], size, size)
-    _check_tensor(path, tensors, "images", torch.uint8, shape)
-    _check_tensor(path, tensors, "labels", torch.int64, shape[:1])
-    images, labels = tensors["images"], tensors["labels"]
+    count, inputs = int(counts.sum()), read_inputs(info)
+    _check_tensor(path, tensors, "inputs", inputs.dtype, (count, *inputs.shape))
+    _check_tensor(path, tensors, "labels", torch.int64, (count,))
+    labels = tensors["labels"]
     if labels.min() < 0 or not torch.equal(labels.bincount(minlength=len(counts)), counts):
         raise ArtifactError(f"{path} holds other labels than its manifest says; delete {folder}")
-    return LabelledImages(
-        images=images,
-        labels=labels,
-        mean=torch.tensor(info["mean"]),
-        deviation=torch.tensor(info["deviation"]),
-    )
+    return Examples(values=tensors["inputs"], labels=labels, inputs=inputs)
 
 
 def _check_tensor(

@@ -56,7 +56,7 @@ def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray
     if not openings(seal_path):
         raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; confirm first")
     path = dataset_part(folder, "test")
-    images = read_rows(path, "images", rows)
+    images = read_rows(path, "inputs", rows)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
         raise ArtifactError(f"{path} does not hold the images that were tested; delete {folder}")
     return images

@@ -13,6 +13,7 @@ from kd.models.build import Network, build
 from kd.models.numerics import place, training_backward
 from kd.training.evaluation import batch_size
 from tests.benchmarks.harness import Figure, ratio
+from tests.support.small import square
 
 # model, stem, side of an image, channels, images of a step
 CASES = (
@@ -105,7 +106,7 @@ def batches(quick: bool) -> Iterator[Figure]:
         network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
         place(network, torch.device("cpu"))
         images = torch.randn(count, channels, size, size)
-        used = batch_size(images)
+        used = batch_size(square(channels, size), images.device)
         for other in (used // FACTOR, min(used * FACTOR, count)):
             yield ratio(
                 f"evaluation of {used} images at once / of {other}, {name}, {size}x{size}",

@@ -10,13 +10,12 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from kd.data.views import normalise, render, view
+from kd.data.inputs import Examples
 from kd.losses.adapters import Adapters
 from kd.losses.hard import hard
 from kd.models.build import build
 from kd.models.numerics import place
 from kd.recipe import Recipe
-from kd.training.evaluation import LabelledImages
 from kd.training.loop import TrainingState
 from tests.benchmarks.harness import Figure, ratio
 from tests.benchmarks.pictures import Pictures
@@ -56,18 +55,17 @@ def figures(quick: bool) -> Iterator[Figure]:
         )
 
 
-def prepare(data: LabelledImages) -> None:
+def prepare(data: Examples) -> None:
     """Make the input of an epoch, batch after batch, as `kd.training.loop` does."""
-    rows = view(0, 0, data.images, AUGMENT)
+    rows = data.view(0, 0, AUGMENT)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for index in order.split(BATCH):
-        images = render(data.images.index_select(0, index), rows.at(index))
-        normalise(images, data.mean, data.deviation), data.labels[index]
+        data.batch(index, rows.at(index)), data.labels[index]
 
 
-def trainer(name: str, data: LabelledImages) -> Callable[[], None]:
+def trainer(name: str, data: Examples) -> Callable[[], None]:
     """Return an action that trains a network by STEPS steps on one batch, which is ready."""
-    images = normalise(data.images[:BATCH], data.mean, data.deviation)
+    images = data.first(BATCH).fed()
     labels = data.labels[:BATCH]
     network = place(build(name, classes=CLASSES, channels=CHANNELS, stem="cifar", seed=0), CPU)
     optimizer = TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=1e-3)).optimizer
@@ -82,7 +80,7 @@ def trainer(name: str, data: LabelledImages) -> Callable[[], None]:
     return act
 
 
-def loader(data: LabelledImages, processes: int) -> Callable[[], None]:
+def loader(data: Examples, processes: int) -> Callable[[], None]:
     """Return an action that takes an epoch from a DataLoader, whose processes stay from then on."""
     batches = DataLoader(
         Pictures(data, AUGMENT),

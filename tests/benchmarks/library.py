@@ -22,13 +22,14 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
+from kd.data.inputs import Examples
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.optimizers.sgd import MOMENTUM
 from kd.recipe import Recipe, Schedule
 from kd.schedules import warmup_cosine
-from kd.training.evaluation import LabelledImages, accuracy, predict
+from kd.training.evaluation import accuracy, predict
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.shards import CachedTeacher
 from tests.benchmarks.harness import Figure, ratio, spread
@@ -154,7 +155,7 @@ def _by_library(job: TrainJob, seed: int) -> float:
 def _box(
     teacher: Network,
     student: Network,
-    data: LabelledImages,
+    data: Examples,
     augment: str,
     *,
     batch_size: int,

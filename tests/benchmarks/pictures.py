@@ -5,25 +5,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from kd.data.inputs import Examples
 from kd.names import parse_augment
-from kd.training.evaluation import LabelledImages
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Images that are augmented, turned into tensors and normalised as they are asked for."""
 
-    def __init__(self, data: LabelledImages, augment: str) -> None:
-        arrays = data.images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+    def __init__(self, data: Examples, augment: str) -> None:
+        arrays = data.values.permute(0, 2, 3, 1).squeeze(-1).numpy()
         self.pictures = [Image.fromarray(array) for array in arrays]
         self.labels = data.labels.tolist()
-        size = data.images.shape[-1]
+        size = data.values.shape[-1]
         parts = dict(parse_augment(augment, size))
         self.transform = transforms.Compose(
             [
                 *([transforms.RandomCrop(size, parts["crop"])] if "crop" in parts else []),
                 *([transforms.RandomHorizontalFlip()] if "flip" in parts else []),
                 transforms.ToTensor(),
-                transforms.Normalize(data.mean.tolist(), data.deviation.tolist()),
+                transforms.Normalize(data.inputs.mean, data.inputs.deviation),
             ]
         )
 

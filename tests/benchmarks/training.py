@@ -12,17 +12,18 @@ from tempfile import TemporaryDirectory
 import torch
 
 from conductor.command_line.presets import preset
-from kd.data.views import normalise, render, view
+from kd.data.inputs import Examples
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.teacher import LiveTeacher, Reading, TeacherSource, fit_projections
 from storage.files import shards
 from tests.benchmarks.harness import Figure, ratio
+from tests.support.small import square
 
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -118,14 +119,13 @@ def shrunk(pair: Pair) -> Pair:
     return replace(pair, images=8, batch=8)
 
 
-def random_images(count: int, channels: int, size: int) -> LabelledImages:
+def random_images(count: int, channels: int, size: int) -> Examples:
     generator = torch.Generator().manual_seed(0)
     shape = (count, channels, size, size)
-    return LabelledImages(
-        images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+    return Examples(
+        values=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
         labels=torch.randint(0, CLASSES, (count,), generator=generator),
-        mean=torch.full((channels,), 0.5),
-        deviation=torch.full((channels,), 0.25),
+        inputs=square(channels, size, deviation=0.25),
     )
 
 
@@ -158,11 +158,9 @@ class Bench:
 
     def _readings(self, k: int) -> Iterator[Reading]:
         pair, data = self.pair, self.data
-        rows = view(0, k, data.images, pair.augment)
+        rows = data.view(0, k, pair.augment)
         for index in torch.arange(len(data)).split(CHUNK):
-            images = render(data.images[index], rows.at(index))
-            images = normalise(images, data.mean, data.deviation)
-            yield self.live.read(k, index, images, TAPS)
+            yield self.live.read(k, index, data.batch(index, rows.at(index)), TAPS)
 
     def epoch(self, recipe: Recipe, source: TeacherSource) -> Callable[[], object]:
         """Return an action that trains a student of its own for one more epoch."""
@@ -181,7 +179,7 @@ class Bench:
         return lambda: next(training)
 
     def _adapters(self, student: Network, recipe: Recipe) -> Adapters:
-        shapes = tap_shapes(student, self.pair.channels, self.pair.size)
+        shapes = tap_shapes(student, self.data.inputs)
         widths = self.live.projections
         return Adapters(
             {tap: shapes[tap][0] for tap in recipe.feature_taps},

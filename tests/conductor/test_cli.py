@@ -480,9 +480,7 @@ def test_an_empty_folder_costs_one_line(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_split_of_the_folder_s_own_is_said(tmp_path, capsys, monkeypatch):
     def end(*given: object) -> NoReturn:
         raise StudyError("the teacher is not trained here")
 
@@ -490,15 +488,32 @@ def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
     for place in ("train/a", "train/b", "val/a", "val/b"):
         for number in range(9):
             image(tmp_path / "photos" / place, f"{number}.png")
-    sentence = f"passed over in {tmp_path / 'photos'}: val/ (18 images); of splits only train/ and"
     for _ in range(2):  # also where the data set is found in the cache
         assert main(run_on_folder(tmp_path)) == 2
         said = capsys.readouterr().out
-        assert said.count(f"\ndata: {sentence} test/ are read\n") == 1
+        assert "\ndata: validation is the data set's own, test is drawn\n" in said
+        assert " 18 validation and " in said
+
+
+def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
+    tmp_path, capsys, monkeypatch
+):
+    def end(*given: object) -> NoReturn:
+        raise StudyError("the teacher is not trained here")
+
+    monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
+    for place in ("train/a", "train/b", "dev/a", "dev/b"):
+        for number in range(9):
+            image(tmp_path / "photos" / place, f"{number}.png")
+    sentence = f"passed over in {tmp_path / 'photos'}: dev/ (18 images); of splits only train/,"
+    for _ in range(2):  # also where the data set is found in the cache
+        assert main(run_on_folder(tmp_path)) == 2
+        said = capsys.readouterr().out
+        assert said.count(f"\ndata: {sentence} val/ and test/ are read\n") == 1
         assert "sealed test images" in said
         assert "; of class a only " in said
     settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
-    assert settings.passed_over == f"{sentence} test/ are read"
+    assert settings.passed_over == f"{sentence} val/ and test/ are read"
 
 
 def test_a_class_that_is_named_as_a_split_costs_one_line(tmp_path, capsys):

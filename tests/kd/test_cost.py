@@ -25,6 +25,7 @@ from kd.models.cost import (
 )
 from kd.models.network import Route
 from kd.names import TORCHVISION_MODELS
+from tests.support.small import square
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +50,7 @@ def shapes_of(name: str, stem: str, classes: int) -> Network:
 
 def measured(networks: dict[str, Network], **more) -> dict[str, list[Latency]]:
     settings = {
-        "channels": 2,
-        "image_size": 6,
+        "inputs": square(2, 6),
         "batch_sizes": (1, 3),
         "device": torch.device("cpu"),
         "repeats": 4,
@@ -76,11 +76,13 @@ def test_parameters_are_counted_by_hand() -> None:
 
 
 def test_multiply_accumulates_are_counted_by_hand() -> None:
-    assert macs(tiny(), 2, 6) == 6 * 6 * 5 * 2 * 9 + 5 * 4
+    assert macs(tiny(), square(2, 6)) == 6 * 6 * 5 * 2 * 9 + 5 * 4
 
 
 def test_resnet20_costs_what_is_published() -> None:
-    assert macs(shapes_of("resnet20", "cifar", 10), 3, 32) / 1e6 == pytest.approx(40.8, abs=0.1)
+    assert macs(shapes_of("resnet20", "cifar", 10), square(3, 32)) / 1e6 == pytest.approx(
+        40.8, abs=0.1
+    )
 
 
 @pytest.mark.parametrize("name", TORCHVISION_MODELS)
@@ -88,20 +90,20 @@ def test_imagenet_models_cost_what_torchvision_publishes(name: str) -> None:
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
     network = shapes_of(name, "imagenet", 1000)
     assert parameter_count(network) == published["num_params"]
-    assert macs(network, 3, 224) / 1e9 == pytest.approx(published["_ops"], abs=2e-3)
+    assert macs(network, square(3, 224)) / 1e9 == pytest.approx(published["_ops"], abs=2e-3)
 
 
 def test_counting_leaves_the_network_alone() -> None:
     network = tiny()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    macs(network, 2, 6)
+    macs(network, square(2, 6))
     assert network.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ProtocolError, match="images of 3x16x16 do not fit vgg11_bn"):
-        macs(shapes_of("vgg11_bn", "cifar", 10), 3, 16)
+        macs(shapes_of("vgg11_bn", "cifar", 10), square(3, 16))
 
 
 def test_bytes_are_those_of_the_file(tmp_path) -> None:

@@ -21,7 +21,7 @@ from kd.training.evaluation import (
     scores,
     teacher_kl,
 )
-from tests.support.small import copied, labelled, network, same_bits
+from tests.support.small import copied, labelled, network, same_bits, square
 
 
 def draw(seed: int, count: int, classes: int, spread: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,19 +151,19 @@ def test_prediction_leaves_parameters_and_statistics_alone() -> None:
 
 def test_prediction_normalises_by_the_mean_and_deviation_of_the_data() -> None:
     model, data = network().eval(), labelled()
-    pixels = (data.images.float() / 255 - 0.5) / 0.29
+    pixels = (data.values.float() / 255 - 0.5) / 0.29
     with torch.no_grad():
         torch.testing.assert_close(predict(model, data), model(pixels))
-    other = replace(data, mean=torch.tensor([0.1]))
+    other = replace(data, inputs=square(mean=0.1))
     assert not torch.allclose(predict(model, other), predict(model, data))
 
 
 @pytest.mark.parametrize("size", [1, 7, 24, 25])
 def test_prediction_does_not_depend_on_where_images_are_split(monkeypatch, size: int) -> None:
     model, data = network(), labelled()
-    model(data.images.float() / 255)  # statistics of its own
+    model(data.values.float() / 255)  # statistics of its own
     whole = predict(model, data)
-    monkeypatch.setattr(evaluation, "batch_size", lambda images: size)
+    monkeypatch.setattr(evaluation, "batch_size", lambda inputs, device: size)
     torch.testing.assert_close(predict(model, data), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -171,12 +171,12 @@ def test_prediction_does_not_depend_on_where_images_are_split(monkeypatch, size:
     ("height", "width", "size"), [(16, 16, 512), (32, 32, 128), (64, 32, 64), (224, 224, 8)]
 )
 def test_so_many_pixels_are_evaluated_at_once_on_a_cpu(height: int, width: int, size: int) -> None:
-    images = torch.empty(1, 3, height, width)
-    assert batch_size(images) == size
-    assert batch_size(images.to("meta")) == 1024
+    images = replace(square(3), shape=(3, height, width))
+    assert batch_size(images, torch.device("cpu")) == size
+    assert batch_size(images, torch.device("meta")) == 1024
 
 
 def test_data_move_to_a_device_whole() -> None:
     moved = labelled().to(torch.device("meta"))
-    assert {getattr(moved, name).device.type for name in moved.__slots__} == {"meta"}
+    assert {moved.values.device.type, moved.labels.device.type} == {"meta"}
     assert len(moved) == 24

@@ -46,9 +46,9 @@ def test_folder_with_test_keeps_it_and_every_kind_of_image_becomes_rgb(tmp_path)
     source = load_folder(tmp_path)
     assert source.classes == ("a", "b")
     assert source.labels.tolist() == [0, 0, 0, 1, 0, 1]
-    assert source.test.tolist() == [False] * 4 + [True] * 2
-    assert source.images.shape == (6, 3, 8, 8)
-    corners = source.images[:, :, 0, 0].tolist()
+    assert source.part.tolist() == [""] * 4 + ["test"] * 2
+    assert source.inputs.shape == (6, 3, 8, 8)
+    corners = source.inputs[:, :, 0, 0].tolist()
     assert corners[:2] == [[77, 77, 77], [1, 2, 3]]
     assert corners[3:] == [[9, 8, 7], [0, 0, 0], [255, 255, 255]]
     np.testing.assert_allclose(corners[2], 128, atol=2)  # JPEG
@@ -59,8 +59,8 @@ def test_folder_without_test_is_left_to_be_split(tmp_path, prefix):
     for row in range(4):
         save(tmp_path, f"{prefix}{'ab'[row % 2]}/{row}.png", colour(row))
     source = load_folder(tmp_path)
-    assert source.test is None
-    assert source.images[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
+    assert source.official == []
+    assert source.inputs[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
 
 
 SPLITS = [
@@ -144,24 +144,48 @@ def test_classes_named_as_splits_are_refused_in_one_line(tmp_path, names):
         load_folder(tmp_path)
     said = str(found.value)
     assert "\n" not in said
-    assert "PATH/train/<class>/ and PATH/test/<class>/" in said
+    assert "PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/" in said
     assert "or rename what is a class, as in " in said
 
 
-def test_a_split_beside_train_in_other_letters_is_refused(tmp_path):
-    for name in ("train/a", "train/b", "Test/a", "Test/b"):
+@pytest.mark.parametrize("split", ["Test", "Val", "VALIDATION"])
+def test_a_split_beside_train_in_other_letters_is_refused(tmp_path, split):
+    for name in ("train/a", "train/b", f"{split}/a", f"{split}/b"):
         save(tmp_path, f"{name}/1.png", colour(1))
-    with pytest.raises(DataError, match=r"holds Test/ beside train/: name it test/"):
+    said = rf"holds {split}/ beside train/: name it {split.lower()}/"
+    with pytest.raises(DataError, match=said):
         load_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "holdout", "extra"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_for_validation_is_the_validation_split(tmp_path, name):
+    for row, place in enumerate((f"{name}/a", "train/b", f"{name}/b", "train/a")):
+        save(tmp_path, f"{place}/1.png", colour(row))
+    source = load_folder(tmp_path)
+    assert source.part.tolist() == ["", "", "validation", "validation"]
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    assert source.inputs[:, 0, 0, 0].tolist() == [3, 1, 0, 2]
+    assert passed_over(f"folder:{tmp_path}") == ""
+    save(tmp_path, f"{name}/c/1.png", colour(1))
+    said = rf"train/ and {name}/ of .* only in train/: \[\], only in {name}/: \['c'\]"
+    with pytest.raises(DataError, match=said):
+        load_folder(tmp_path)
+
+
+def test_a_folder_has_one_validation_split(tmp_path):
+    for name in ("train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    with pytest.raises(DataError, match=r"one folder for validation, got \['train', 'val', 'v"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dev", "holdout", "extra"])
 def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
     for part in ("train", "test", name):
         for label in "ab":
             save(tmp_path, f"{part}/{label}/1.png", colour(1))
     assert len(load_folder(tmp_path).labels) == 4
-    hint = "; of splits only train/ and test/ are read" * (name != "extra")
+    hint = "; of splits only train/, val/ and test/ are read" * (name != "extra")
     wanted = f"passed over in {tmp_path}: {name}/ (2 images){hint}"
     assert passed_over(f"folder:{tmp_path}") == wanted
 
@@ -215,7 +239,7 @@ def test_images_are_turned_as_their_exif_says(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees: white on the right
     save(tmp_path, "a/1.png", image, exif=exif)
     save(tmp_path, "b/2.png", image)
-    images = load_folder(tmp_path).images
+    images = load_folder(tmp_path).inputs
     assert (images[0, :, :, 4:] == 255).all()
     assert (images[0, :, :, :4] == 0).all()
     assert (images[1, :, :4] == 255).all()
@@ -226,7 +250,7 @@ def test_shorter_side_becomes_the_size_and_the_centre_is_kept(tmp_path):
     stripes.paste((250, 250, 250), (6, 0, 18, 12))  # exactly the centre square
     save(tmp_path, "a/1.png", stripes)
     save(tmp_path, "b/2.png", Image.effect_noise((9, 8), 50).convert("RGB"))
-    images = load_folder(tmp_path, 8).images
+    images = load_folder(tmp_path, 8).inputs
     assert (images[0] == 250).all()
     noise = np.asarray(Image.open(tmp_path / "b/2.png"))[:, :8]
     np.testing.assert_array_equal(images[1], noise.transpose(2, 0, 1))  # cropped, not resampled
@@ -236,7 +260,7 @@ def test_downsizing_averages_rather_than_drops_pixels(tmp_path):
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     for name in ("a", "b"):
         save(tmp_path, f"{name}/1.png", board)
-    images = load_folder(tmp_path, 8).images
+    images = load_folder(tmp_path, 8).inputs
     assert ((images > 110) & (images < 145)).all()
 
 

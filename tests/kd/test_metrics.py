@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import kd.metrics
 from kd.errors import ProtocolError
+from kd.json_data import to_wire
 from kd.metrics import load_metric
 from kd.names import METRICS
 from kd.protocol import Protocol
@@ -23,6 +24,7 @@ from reports.write.card import Exported, model_card
 from reports.write.page import render_page
 from reports.write.summary import summarise, trials_frame
 from storage.files.artifacts import read_json, write_json
+from tests.support.small import square
 from tests.support.study_fixture import Plan, fabricate
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +175,7 @@ def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     assert "test surprisal, bits (lower is better)" in page
     assert "margin ±0.05 bits" in page
     assert f"{winner['mean']:.3f} ± " in page
-    config = {"model": "resnet8", "classes": 10, "channels": 1, "image_size": 8}
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     exported = Exported(
         one=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
     )

@@ -17,6 +17,7 @@ from kd.models.build import ARCHITECTURES, Network, build, export_state, tap_sha
 from kd.models.cifar import BasicBlock, PreActivationBlock
 from kd.models.weights import fit_kernel
 from kd.names import CIFAR_RESNETS, MODELS, STEMS, TORCHVISION_MODELS, WIDE_RESNETS, parse_model
+from tests.support.small import square
 
 CIFAR_FAMILY = (*CIFAR_RESNETS, *WIDE_RESNETS)
 ONE_OF_EACH = ("resnet8", "wrn-16-1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn")
@@ -99,7 +100,7 @@ def test_every_name_of_the_catalogue_can_be_built_and_no_other() -> None:
 )
 def test_stages_halve_towards_the_deepest_tap(name: str, stem: str) -> None:
     network = shapes_of(name, stem=stem)
-    shapes = tap_shapes(network, 3, 32 if stem == "cifar" else 224)
+    shapes = tap_shapes(network, square(3, 32 if stem == "cifar" else 224))
     assert tuple(shapes) == network.taps == parse_model(name).taps
     assert [height for _, height, _ in shapes.values()] == SIDES[family(name)][stem]
     assert all(height == width for _, height, width in shapes.values())
@@ -198,11 +199,13 @@ def test_no_model_has_dropout() -> None:
 
 def test_width_scales_every_number_of_channels() -> None:
     full, slim = (shapes_of(name) for name in ("resnet20", "resnet20-w0.5"))
-    for tap, (depth, height, width) in tap_shapes(full, 3, 32).items():
-        assert tap_shapes(slim, 3, 32)[tap] == (depth / 2, height, width)
+    for tap, (depth, height, width) in tap_shapes(full, square(3, 32)).items():
+        assert tap_shapes(slim, square(3, 32))[tap] == (depth / 2, height, width)
     assert slim.body.conv1.out_channels == 8
-    assert {depth for depth, _, _ in tap_shapes(shapes_of("wrn-16-1-w0.01"), 3, 32).values()} == {1}
-    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"), 3, 32)["last1"] == (160, 4, 4)
+    assert {
+        depth for depth, _, _ in tap_shapes(shapes_of("wrn-16-1-w0.01"), square(3, 32)).values()
+    } == {1}
+    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"), square(3, 32))["last1"] == (160, 4, 4)
 
 
 def test_channel_counts_other_than_three_are_read() -> None:
@@ -219,7 +222,7 @@ def test_taps_leave_the_logits_as_they_are() -> None:
         logits, outputs = network.forward_taps(images(), ("last2", "last1"))
         assert torch.equal(logits, network(images()))
         assert list(outputs) == ["last2", "last1"]
-        expected = tap_shapes(network, 3, 32)
+        expected = tap_shapes(network, square(3, 32))
         assert all(outputs[tap].shape == (2, *expected[tap]) for tap in outputs)
 
 
@@ -302,17 +305,17 @@ def test_channels_last_changes_no_logit(name: str) -> None:
 def test_tap_shapes_touches_neither_weights_nor_mode() -> None:
     network = make("resnet8")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    tap_shapes(network, 3, 32)
+    tap_shapes(network, square(3, 32))
     assert network.training
     assert same(network.state_dict(), before)
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line() -> None:
     with pytest.raises(ProtocolError, match="images of 3x16x16 do not fit vgg11_bn") as caught:
-        tap_shapes(shapes_of("vgg11_bn"), 3, 16)
+        tap_shapes(shapes_of("vgg11_bn"), square(3, 16))
     assert "\n" not in str(caught.value)
     with pytest.raises(ProtocolError, match="images of 1x32x32 do not fit resnet8"):
-        tap_shapes(shapes_of("resnet8"), 1, 32)
+        tap_shapes(shapes_of("resnet8"), square(1, 32))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from torch import nn
 from conductor.command_line.cli import main
 from conductor.stages.own_models import keep_models, pin_models
 from kd.errors import ArtifactError, ProtocolError
+from kd.json_data import to_wire
 from kd.models.build import build, export_state, tap_shapes
 from kd.models.own import try_out
 from kd.names import ModelName, parse_model
 from kd.protocol import Protocol
 from storage.files.layout import Layout
-from tests.support.small import protocol
+from tests.support.small import protocol, square
 from tests.support.tiny import (
     FLAGS,
     assert_one_line,
@@ -67,7 +68,7 @@ def keep(folder: Path, source: str, function: str = "small") -> str:
 
 def attempt(folder: Path, source: str, taps: tuple[str, ...] = ("last1",)) -> None:
     name = keep(folder, source)
-    try_out(name, **SHAPE, image_size=8, taps=taps, files=Layout(folder).models)
+    try_out(name, classes=3, inputs=square(), taps=taps, files=Layout(folder).models)
 
 
 def built(folder: Path, name: str, seed: int = 0) -> nn.Module:
@@ -109,7 +110,7 @@ def test_a_model_is_its_own_sequence_read_at_its_stages(tmp_path):
     images = torch.rand(2, 1, 8, 8)
     logits, outputs = network.forward_taps(images, ("last1", "last2"))
     assert torch.equal(logits, network.body(images))
-    assert tap_shapes(network, 1, 8) == {"last1": (6, 2, 2), "last2": (6, 4, 4)}
+    assert tap_shapes(network, square()) == {"last1": (6, 2, 2), "last2": (6, 4, 4)}
     assert torch.equal(outputs["last2"], network.body[:3](images))
 
 
@@ -276,7 +277,7 @@ def test_a_protocol_is_another_when_the_file_is(tmp_path):
 
 def test_the_exported_source_calls_the_function_of_the_copy(tmp_path):
     network = built(tmp_path, keep(tmp_path, GOOD))
-    config = {**SHAPE, "image_size": 8, "mean": [0.5], "deviation": [0.3], "stem": "cifar"}
+    config = {**SHAPE, "inputs": to_wire(square()), "stem": "cifar"}
     source = standalone_source(network, config)
     model = parse_model(network.name)
     assert f'with_name("{model.file}")' in source

@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_digits_have_the_published_size_and_the_full_range(tmp_path):
     source = load_source("digits", 8, tmp_path)
-    assert source.images.shape == (1797, 1, 8, 8)
-    assert source.images.dtype == np.uint8
-    assert (source.images.min(), source.images.max()) == (0, 255)
+    assert source.inputs.shape == (1797, 1, 8, 8)
+    assert source.inputs.dtype == np.uint8
+    assert (source.inputs.min(), source.inputs.max()) == (0, 255)
     assert source.classes == tuple("0123456789")
     published = load_digits()
     np.testing.assert_array_equal(source.labels, published.target)
-    np.testing.assert_array_equal(source.images[:, 0], np.rint(published.images * (255 / 16)))
+    np.testing.assert_array_equal(source.inputs[:, 0], np.rint(published.images * (255 / 16)))
 
 
 def test_reading_digits_imports_no_scikit_learn(tmp_path):
@@ -58,10 +58,10 @@ def test_digits_are_resized_only_when_the_size_differs(tmp_path):
     small = load_source("digits", 8, tmp_path, lambda done, total: calls.append((done, total)))
     assert calls == []
     large = load_source("digits", 16, tmp_path, lambda done, total: calls.append((done, total)))
-    assert large.images.shape == (1797, 1, 16, 16)
+    assert large.inputs.shape == (1797, 1, 16, 16)
     assert calls == [*((done, 1797) for done in range(64, 1797, 64)), (1797, 1797)]
-    expected = Image.fromarray(small.images[5, 0]).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(large.images[5, 0], expected)
+    expected = Image.fromarray(small.inputs[5, 0]).resize((16, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(large.inputs[5, 0], expected)
 
 
 def md5(path: Path) -> str:
@@ -108,16 +108,16 @@ def no_network(monkeypatch):
 def test_cifar_folder_is_read_with_its_own_test_split(cifar, no_network):
     source = load_source("cifar10", 32, cifar)
     first = pickle.loads((cifar / CIFAR10.base_folder / "one").read_bytes())  # noqa: S301
-    assert source.images.shape == (12, 3, 32, 32)
-    np.testing.assert_array_equal(source.images[3].ravel(), first["data"][3])
+    assert source.inputs.shape == (12, 3, 32, 32)
+    np.testing.assert_array_equal(source.inputs[3].ravel(), first["data"][3])
     assert source.labels.tolist() == [0, 1] * 6
     assert source.classes == ("cat", "dog")
-    assert source.test.tolist() == [False] * 8 + [True] * 4
+    assert source.part.tolist() == [""] * 8 + ["test"] * 4
 
 
 def test_cifar_archive_is_read_and_stays_the_only_file(cifar, packed_cifar, no_network):
     source = load_source("cifar10", 16, cifar)
-    assert source.images.shape == (12, 3, 16, 16)
+    assert source.inputs.shape == (12, 3, 16, 16)
     assert list(cifar.iterdir()) == [packed_cifar]
 
 
@@ -181,9 +181,9 @@ def test_fashion_mnist_is_read_from_its_archives(tmp_path, monkeypatch, no_netwo
             resources.append((path.name, md5(path)))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     source = load_source("fashion-mnist", 28, tmp_path)
-    assert source.images[:, 0, 0, 0].tolist() == [6] * 6 + [4] * 4
-    assert source.images.shape == (10, 1, 28, 28)
-    assert source.test.tolist() == [False] * 6 + [True] * 4
+    assert source.inputs[:, 0, 0, 0].tolist() == [6] * 6 + [4] * 4
+    assert source.inputs.shape == (10, 1, 28, 28)
+    assert source.part.tolist() == [""] * 6 + ["test"] * 4
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=rf"put train-images.*t10k-labels.*ubyte\.gz into {raw}"):
         load_source("fashion-mnist", 28, tmp_path)
@@ -193,19 +193,24 @@ def test_fashion_mnist_is_read_from_its_archives(tmp_path, monkeypatch, no_netwo
     ("change", "message"),
     [
         (
-            {"images": np.zeros((4, 1, 8, 8))},
-            "images of a data set must be uint8 [N, C, H, H], got",
+            {"inputs": np.zeros((4, 1, 8, 8))},
+            "must be uint8 [N, C, H, H], or float32 or int64 [N, ...], got float64 [4, 1, 8, 8]",
         ),
-        ({"images": np.zeros((4, 8, 8), np.uint8)}, "must be uint8 [N, C, H, H], got uint8 [4, 8,"),
-        ({"images": np.zeros((4, 1, 8, 9), np.uint8)}, "got uint8 [4, 1, 8, 9]"),
+        ({"inputs": np.zeros((4, 8, 8), np.uint8)}, "float32 or int64 [N, ...], got uint8 [4, 8,"),
+        ({"inputs": np.zeros((4, 1, 8, 9), np.uint8)}, "got uint8 [4, 1, 8, 9]"),
         ({"labels": np.array([0, 1, 0])}, "labels of a data set must be int64 [4], got int64 [3]"),
         ({"labels": np.array([0, 1, 0, 2])}, "labels must lie in 0-1, one per class, got 0-2"),
-        ({"test": np.array([0, 1, 0, 1])}, "test of a data set must be bool [4], got int64 [4]"),
+        ({"part": np.array([0, 1, 0, 1])}, "part of a data set must be str [4], got int64 [4]"),
+        ({"part": np.array(["test"])}, "part of a data set must be str [4], got str [1]"),
+        (
+            {"part": np.array(["", "test", "val", "train"])},
+            "part must be train, validation, test or empty, got 'val'",
+        ),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(change, message):
     images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 0, 1])
-    good = Source(images=images, labels=labels, classes=("a", "b"))
+    good = Source(inputs=images, labels=labels, classes=("a", "b"))
     with pytest.raises(DataError) as raised:
         dataclasses.replace(good, **change)
     assert message in str(raised.value)

@@ -23,13 +23,13 @@ PROTOCOL = Protocol(
 
 def source_of(sizes: list[int], test_sizes: list[int] | None = None) -> Source:
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    test = None
+    part = None
     if test_sizes is not None:
-        test = np.repeat([False, True], [len(labels), sum(test_sizes)])
+        part = np.repeat(["", "test"], [len(labels), sum(test_sizes)])
         labels = np.concatenate([labels, np.repeat(np.arange(len(sizes)), test_sizes)])
     images = np.zeros((len(labels), 1, 4, 4), np.uint8)
     classes = tuple("abcdefghij"[: len(sizes)])
-    return Source(images=images, labels=labels, classes=classes, test=test)
+    return Source(inputs=images, labels=labels, classes=classes, part=part)
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -40,7 +40,7 @@ def test_parts_are_disjoint_sorted_and_cover_everything(official):
     assert sorted(everything) == list(range(len(source.labels)))
     assert all((np.diff(rows) > 0).all() for rows in (parts.train, parts.validation, parts.test))
     if official:
-        np.testing.assert_array_equal(parts.test, np.flatnonzero(source.test))
+        np.testing.assert_array_equal(parts.test, np.flatnonzero(source.part == "test"))
 
 
 def test_parts_are_stratified_within_one_image_and_exact_in_total(tmp_path):
@@ -53,6 +53,46 @@ def test_parts_are_stratified_within_one_image_and_exact_in_total(tmp_path):
     validation = np.bincount(source.labels[parts.validation])
     assert (abs(test - 0.2 * whole) < 1).all()
     assert (abs(validation - 0.1 * (whole - test)) < 1).all()
+
+
+def parted(**parts: tuple[int, int]) -> Source:
+    """Two classes; `free` are the examples that may be drawn from, the others have a part."""
+    names = ["" if name == "free" else name for name in parts for _ in "ab"]
+    counts = [count for both in parts.values() for count in both]
+    labels = np.repeat([0, 1] * len(parts), counts)
+    inputs = np.zeros((len(labels), 1, 4, 4), np.uint8)
+    return Source(inputs=inputs, labels=labels, classes=("a", "b"), part=np.repeat(names, counts))
+
+
+def test_parts_that_the_source_has_are_taken_as_they_are():
+    source = parted(test=(2, 3), validation=(9, 8), train=(30, 5))
+    assert source.official == ["train", "validation", "test"]
+    parts = split(source, replace(PROTOCOL, test_fraction=0.5, validation_fraction=0.5))
+    for name in source.official:
+        np.testing.assert_array_equal(getattr(parts, name), np.flatnonzero(source.part == name))
+    few = split(source, replace(PROTOCOL, train_size=4))
+    assert set(few.train) < set(parts.train)
+    assert source.labels[few.train].tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(few.validation, parts.validation)  # it is not for us to cut
+
+
+def test_only_what_has_no_part_is_drawn_from():
+    source = parted(validation=(6, 6), free=(40, 40), train=(7, 7))
+    parts = split(source, PROTOCOL)
+    assert (source.part[parts.validation] == "validation").all()
+    assert len(parts.validation) == 12
+    assert (source.part[parts.test] == "").all()
+    assert len(parts.test) == round(0.2 * 80)
+    left = {*range(len(source.labels))} - {*parts.validation, *parts.test}
+    assert set(parts.train) == left
+    np.testing.assert_array_equal(parts.test, split(parted(free=(40, 40)), PROTOCOL).test + 12)
+
+
+@pytest.mark.parametrize("missing", ["validation", "test"])
+def test_a_part_that_is_neither_there_nor_can_be_drawn_is_named(missing):
+    parts = {name: (5, 5) for name in ("train", "validation", "test") if name != missing}
+    with pytest.raises(DataError, match=f"has a part, and none is {missing}: give some that"):
+        split(parted(**parts), PROTOCOL)
 
 
 def test_split_depends_on_the_fractions_but_not_on_the_seed():

@@ -6,34 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd.data.views import normalise
+from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.models.network import Network, Route
 from kd.models.taps import attention_map
 from kd.training import teacher as module
-from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
 from tests.support.small import TAPS, copied, labelled, network, same_bits, teacher
 
 
 @pytest.fixture(scope="module")
-def data() -> LabelledImages:
+def data() -> Examples:
     return labelled()
 
 
 @pytest.fixture(scope="module")
-def live(data: LabelledImages) -> LiveTeacher:
+def live(data: Examples) -> LiveTeacher:
     return teacher(data, labelled(12, seed=1))
 
 
 @pytest.fixture(scope="module")
-def maps(live: LiveTeacher, data: LabelledImages) -> dict[str, Tensor]:
+def maps(live: LiveTeacher, data: Examples) -> dict[str, Tensor]:
     """The teacher's maps of the images that its projections were fitted on."""
-    return live.network.forward_taps(normalised(data), TAPS)[1]
-
-
-def normalised(data: LabelledImages) -> Tensor:
-    return normalise(data.images, data.mean, data.deviation)
+    return live.network.forward_taps(data.fed(), TAPS)[1]
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -88,7 +83,7 @@ def test_leading_directions_of_a_map_of_low_rank_are_found() -> None:
 
 @pytest.mark.parametrize("rank", [1, 3, 16])
 def test_vectors_and_energy_are_those_of_the_uncentred_singular_values(
-    monkeypatch, live: LiveTeacher, data: LabelledImages, maps: dict[str, Tensor], rank: int
+    monkeypatch, live: LiveTeacher, data: Examples, maps: dict[str, Tensor], rank: int
 ) -> None:
     monkeypatch.setattr(module, "MAX_RANK", rank)
     projection = fit_projections(live.network, data, ["last1"])["last1"]
@@ -109,7 +104,7 @@ def test_the_mean_is_kept_so_that_gram_matrices_are() -> None:
     model = linear_teacher(weights, shift=torch.full((6,), 20.0))
     images = labelled(20, channels=3)
     projection = fit_projections(model, images, ["last1"])["last1"]
-    _, maps = model.forward_taps(normalised(images), ["last1"])
+    _, maps = model.forward_taps(images.fed(), ["last1"])
     whole = pooled(maps["last1"]).flatten(1)
     reduced = projection.reduce(maps["last1"]).flatten(1) * projection.scale
     torch.testing.assert_close(reduced @ reduced.T, whole @ whole.T, rtol=1e-4, atol=1e-2)
@@ -136,9 +131,9 @@ def test_reduced_features_have_a_mean_square_of_one_and_the_stated_variance(
 
 
 def test_projections_do_not_depend_on_where_images_are_split(
-    monkeypatch, live: LiveTeacher, data: LabelledImages
+    monkeypatch, live: LiveTeacher, data: Examples
 ) -> None:
-    monkeypatch.setattr(module, "batch_size", lambda images: 7)
+    monkeypatch.setattr(module, "batch_size", lambda inputs, device: 7)
     again = fit_projections(live.network, data, TAPS)
     for tap in TAPS:
         torch.testing.assert_close(again[tap].vectors, live.projections[tap].vectors)
@@ -151,7 +146,7 @@ def test_a_large_set_is_fitted_on_images_spread_over_it(monkeypatch) -> None:
     model = network()
     model.body.conv1.register_forward_hook(lambda layer, given, output: seen.append(given[0]))
     fit_projections(model, data, ["last1"])
-    assert torch.equal(torch.cat(seen), normalised(data)[::3])
+    assert torch.equal(torch.cat(seen), data.fed()[::3])
 
 
 def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> None:
@@ -160,7 +155,7 @@ def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> Non
         assert (vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) > 0).all()
 
 
-def test_a_tap_that_says_the_same_of_every_image_is_refused(data: LabelledImages) -> None:
+def test_a_tap_that_says_the_same_of_every_image_is_refused(data: Examples) -> None:
     model = linear_teacher(torch.zeros(4, 1), shift=torch.ones(4))
     with pytest.raises(
         ArtifactError, match="the teacher's output at last1 is the same for all images"
@@ -179,9 +174,9 @@ def test_a_projection_moves_to_a_device_whole(live: LiveTeacher) -> None:
 
 
 def test_a_reading_is_logits_reduced_features_and_attention(
-    live: LiveTeacher, data: LabelledImages, maps: dict[str, Tensor]
+    live: LiveTeacher, data: Examples, maps: dict[str, Tensor]
 ) -> None:
-    images = normalised(data)
+    images = data.fed()
     reading = live.read(0, torch.arange(24), images, ["last3", "last1"])
     assert torch.equal(reading.logits, live.network(images))
     assert list(reading.taps) == ["last3", "last1"]
@@ -196,13 +191,13 @@ def test_a_reading_is_logits_reduced_features_and_attention(
             assert found.dtype == torch.float32
 
 
-def test_reading_without_taps_gives_logits_alone(live: LiveTeacher, data: LabelledImages) -> None:
-    assert live.read(0, torch.arange(24), normalised(data), ()).taps == {}
+def test_reading_without_taps_gives_logits_alone(live: LiveTeacher, data: Examples) -> None:
+    assert live.read(0, torch.arange(24), data.fed(), ()).taps == {}
 
 
-def test_the_teacher_stays_frozen_whatever_its_caller_does(data: LabelledImages) -> None:
+def test_the_teacher_stays_frozen_whatever_its_caller_does(data: Examples) -> None:
     live = teacher(data, labelled(12, seed=1))
-    images, before = normalised(data), copied(live.network.state_dict())
+    images, before = data.fed(), copied(live.network.state_dict())
     first = live.read(0, torch.arange(24), images, TAPS)
     live.network.train()
     second = live.read(0, torch.arange(24), images, TAPS)
@@ -212,8 +207,8 @@ def test_the_teacher_stays_frozen_whatever_its_caller_does(data: LabelledImages)
     assert not any(parameter.requires_grad for parameter in live.network.parameters())
 
 
-def test_a_reading_carries_no_gradient_back(live: LiveTeacher, data: LabelledImages) -> None:
-    images = normalised(data).requires_grad_()
+def test_a_reading_carries_no_gradient_back(live: LiveTeacher, data: Examples) -> None:
+    images = data.fed().requires_grad_()
     reading = live.read(0, torch.arange(24), images, TAPS)
     read = [reading.logits]
     for kept in reading.taps.values():

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd.data.views import normalise, render, view
+from kd.data.inputs import Examples
+from kd.data.views import render, view
 from kd.errors import ArtifactError, DivergenceError
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.models.network import Route
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
@@ -98,10 +99,10 @@ def timeless(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 # The loss of a step, and what the step does.
 
 
-def one_batch(images: LabelledImages, given: Plan) -> Tensor:
+def one_batch(images: Examples, given: Plan) -> Tensor:
     """The whole training set as view 0 shows it."""
-    rendered = render(images.images, view(given.view_seed, 0, images.images, given.augment))
-    return normalise(rendered, images.mean, images.deviation)
+    rendered = render(images.values, view(given.view_seed, 0, images.values, given.augment))
+    return images.inputs.normalise(rendered)
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, DISTILLED, HINT], ids=["plain", "logits", "hint"])
@@ -547,8 +548,8 @@ def test_each_epoch_shows_the_pixels_of_its_view(source: LiveTeacher) -> None:
     trained(DISTILLED, plan(views=(6, 1)), spy, live=source)
     assert spy.views == [6] * 3 + [1] * 3
     for k, index, images in zip(spy.views, spy.index, spy.images, strict=True):
-        rows = view(3, k, DATA.images, AUGMENT).at(index)
-        expected = normalise(render(DATA.images[index], rows), DATA.mean, DATA.deviation)
+        rows = view(3, k, DATA.values, AUGMENT).at(index)
+        expected = DATA.inputs.normalise(render(DATA.values[index], rows))
         assert torch.equal(images, expected)
 
 
@@ -645,7 +646,7 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
 ) -> None:
     state = begin(PLAIN, source)
     (metrics,) = run(state, PLAIN, plan(epochs=1), source)
-    pixels = normalise(VALIDATION.images, VALIDATION.mean, VALIDATION.deviation)
+    pixels = VALIDATION.fed()
     with torch.no_grad():
         logits = state.network.eval()(pixels)
     named, taught = logits.argmax(1), source.validation_logits.argmax(1)

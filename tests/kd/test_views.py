@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd.augmentations.crop import _cut, _cut_on_cpu
-from kd.data.views import View, normalise, render, view
+from kd.data.views import View, render, view
 from kd.seeds import derive_seed
 
 ALL = "crop=2,flip,cutout=3"
@@ -165,14 +165,3 @@ def test_rows_move_to_a_device_together() -> None:
     moved = view(5, 1, IMAGES, ALL).to(torch.device("meta"))
     drawn = [tensor for part in moved.parts for tensor in part.drawn.values()]
     assert {tensor.device.type for tensor in drawn} == {"meta"}
-
-
-def test_normalised_images_are_pixels_less_the_mean_over_the_deviation() -> None:
-    images = noise(4, 3, 8)
-    mean, deviation = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.02, 0.3, 1.0])
-    normalised = normalise(images, mean, deviation)
-    shape = (1, 3, 1, 1)
-    pixels = images.numpy().astype(np.float64) / 255
-    naive = (pixels - mean.numpy().reshape(shape)) / deviation.numpy().reshape(shape)
-    assert normalised.dtype == torch.float32
-    np.testing.assert_allclose(normalised, naive, rtol=1e-5, atol=1e-5)

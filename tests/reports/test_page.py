@@ -232,6 +232,16 @@ def test_what_was_passed_over_of_a_folder_is_in_the_provenance(findings: Finding
     assert "not read" not in [row[0] for row in provenance_table(findings.data).rows]
 
 
+def test_the_provenance_says_which_parts_are_the_data_set_s_own(findings: Findings) -> None:
+    def rows(official: tuple[str, ...]) -> list[list[str]]:
+        return provenance_table(replace(findings.data, official=official)).rows
+
+    assert ["split", "validation and test are drawn"] in rows(())
+    assert ["split", "test is the data set's own, validation is drawn"] in rows(("test",))
+    whole = ("train", "validation", "test")
+    assert ["split", "train, validation and test are the data set's own"] in rows(whole)
+
+
 def test_seeds_figure_draws_every_seed_of_every_finalist(findings: Findings) -> None:
     panel = by_key(findings, "seeds").panels[0]
     drawn = [len(trace["x"]) for trace in panel.plot["data"] if "customdata" in trace]

@@ -14,6 +14,7 @@ from kd.errors import ArtifactError
 from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
 from reports.read.collect import collect
+from storage.files.artifacts import MANIFEST, read_json, write_json
 from storage.files.seal import opened_images, openings, record_opening
 from tests.support.study_fixture import Fabricated, Plan, fabricate
 
@@ -73,6 +74,18 @@ def test_images_of_a_sealed_split_are_refused(study: Fabricated, tmp_path: Path)
     assert opened_images(folder, seal, [3, 1])[:, 0, 0, 0].tolist() == [3, 1]
     with pytest.raises(ArtifactError, match=r"test\.safetensors"):
         opened_images(folder, seal, [80])
+
+
+def test_inputs_that_are_no_images_have_no_examples(
+    study: Fabricated, findings: Findings, tmp_path: Path
+) -> None:
+    shutil.copytree(study.layout.root, tmp_path / "runs")
+    layout = replace(study.layout, root=tmp_path / "runs")
+    path = layout.dataset("d0d1d2d3d4d5d6d7") / MANIFEST
+    manifest = read_json(path)
+    manifest["info"]["inputs"]["type"] = "Arrays"
+    write_json(path, manifest)
+    assert read_examples(study.layout, findings) != {} == read_examples(layout, findings)
 
 
 def test_without_a_record_of_openings_or_a_data_set_there_are_no_examples(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from kd.data.inputs import Examples
 from kd.errors import ArtifactError
-from kd.training.evaluation import LabelledImages
 from kd.training.history import EpochMetrics
 from kd.training.loop import TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -27,7 +27,7 @@ def state() -> TrainingState:
     return state
 
 
-def epochs(state: TrainingState, data: LabelledImages) -> Any:
+def epochs(state: TrainingState, data: Examples) -> Any:
     return train(state, PLAIN, plan(epochs=2), data, VALIDATION)
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from kd.errors import ArtifactError, DataError
 from kd.protocol import Protocol
 from storage.files import datasets
 from storage.files.artifacts import write_json
-from storage.files.datasets import channel_statistics, open_part, open_test, prepare
+from storage.files.datasets import open_part, open_test, prepare
 from storage.files.layout import Layout
 from storage.files.seal import openings, record_opening
 from storage.files.tensors import write_tensors
@@ -74,22 +73,14 @@ def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(lay
     info = manifest.info
     assert info["classes"] == list("0123456789")
     assert [sum(counts) for counts in info["counts"].values()] == [1294, 144, 359]
-    assert info["channels"] == 1
-    assert info["test_is_official"] is False
+    assert info["inputs"]["shape"] == [1, 8, 8]
+    assert info["official"] == []
     train = open_part(manifest.folder, "train")
-    pixels = train.images.double() / 255
-    torch.testing.assert_close(train.mean.double(), pixels.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    pixels = train.values.double() / 255
+    assert train.inputs.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-6)
     deviation = pixels.std((0, 2, 3), correction=0)
-    torch.testing.assert_close(train.deviation.double(), deviation, atol=1e-6, rtol=0)
+    assert train.inputs.deviation == pytest.approx(deviation.tolist(), abs=1e-6)
     assert train.labels.bincount().tolist() == info["counts"]["train"]
-
-
-def test_statistics_of_a_channel_without_contrast_can_be_divided_by():
-    images = np.zeros((3, 2, 4, 4), np.uint8)
-    images[0, 1], images[2, 1] = 255, 7
-    mean, deviation = channel_statistics(images, np.array([0, 1]))
-    assert mean == [0.0, 0.5]
-    assert deviation == [1 / 255, 0.5]
 
 
 def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_path):
@@ -99,7 +90,7 @@ def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_pat
     kept = {
         (image.numpy().tobytes(), int(label))
         for part in parts
-        for image, label in zip(part.images, part.labels, strict=True)
+        for image, label in zip(part.values, part.labels, strict=True)
     }
     drawn = {
         (np.asarray(Image.open(path)).transpose(2, 0, 1).tobytes(), label)
@@ -116,7 +107,7 @@ def test_parts_are_mapped_from_the_file_rather_than_copied(layout, tmp_path):
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("only Linux tells what is mapped")
-    address = train.images.data_ptr()
+    address = train.values.data_ptr()
     for line in maps.read_text().splitlines():
         low, high = (int(end, 16) for end in line.split()[0].split("-"))
         if low <= address < high:
@@ -225,19 +216,19 @@ def test_damaged_listing_is_detected(layout, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda images, labels: {"images": images}, "must hold labels"),
-        (lambda images, labels: {"images": images[1:], "labels": labels[1:]}, "must hold images"),
-        (lambda images, labels: {"images": images.float(), "labels": labels}, "torch.uint8, got"),
-        (lambda images, labels: {"images": images, "labels": labels.int()}, "torch.int64, got"),
-        (lambda images, labels: {"images": images, "labels": labels + 1}, "holds other labels"),
-        (lambda images, labels: {"images": images, "labels": labels - 1}, "holds other labels"),
+        (lambda inputs, labels: {"inputs": inputs}, "must hold labels"),
+        (lambda inputs, labels: {"inputs": inputs[1:], "labels": labels[1:]}, "must hold inputs"),
+        (lambda inputs, labels: {"inputs": inputs.float(), "labels": labels}, "torch.uint8, got"),
+        (lambda inputs, labels: {"inputs": inputs, "labels": labels.int()}, "torch.int64, got"),
+        (lambda inputs, labels: {"inputs": inputs, "labels": labels + 1}, "holds other labels"),
+        (lambda inputs, labels: {"inputs": inputs, "labels": labels - 1}, "holds other labels"),
     ],
 )
 def test_tensors_that_are_not_those_of_the_manifest_are_refused(layout, tmp_path, change, message):
     folder = prepare(layout, DIGITS, tmp_path).folder
     part = open_part(folder, "train")
-    images, labels = part.images.clone(), part.labels.clone()
-    write_tensors(folder / "train.safetensors", change(images, labels))
+    inputs, labels = part.values.clone(), part.labels.clone()
+    write_tensors(folder / "train.safetensors", change(inputs, labels))
     with pytest.raises(ArtifactError, match=message):
         open_part(folder, "train")
 

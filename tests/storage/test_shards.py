@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.data.views import normalise, render, view
+from kd.data.inputs import Examples
+from kd.data.views import render, view
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading
-from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards
 from storage.files.artifacts import (
@@ -45,9 +45,9 @@ def live() -> LiveTeacher:
     return teacher(DATA, labelled(12, seed=1))
 
 
-def images_of(data: LabelledImages, k: int, index: torch.Tensor) -> torch.Tensor:
-    rows = view(3, k, data.images, AUGMENT).at(index)
-    return normalise(render(data.images[index], rows), data.mean, data.deviation)
+def images_of(data: Examples, k: int, index: torch.Tensor) -> torch.Tensor:
+    rows = view(3, k, data.values, AUGMENT).at(index)
+    return data.inputs.normalise(render(data.values[index], rows))
 
 
 def readings(live: LiveTeacher, k: int, taps: Sequence[str] = TAPS) -> list[Reading]:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import normalise
+from kd.data.inputs import Examples, Images
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState
 from kd.training.teacher import LiveTeacher, fit_projections
 
@@ -50,14 +50,22 @@ def protocol(**changes: Any) -> Protocol:
     return Protocol(**{**fields, **changes})
 
 
-def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> LabelledImages:
+def square(
+    channels: int = 1, size: int = SIZE, mean: float = 0.5, deviation: float = 0.29
+) -> Images:
+    """The description of square images whose channels all have this mean and deviation."""
+    return Images(
+        shape=(channels, size, size), mean=(mean,) * channels, deviation=(deviation,) * channels
+    )
+
+
+def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, channels, SIZE, SIZE)
-    return LabelledImages(
-        images=torch.randint(0, 256, shape, generator=generator).to(torch.uint8),
+    return Examples(
+        values=torch.randint(0, 256, shape, generator=generator).to(torch.uint8),
         labels=torch.randint(0, CLASSES, (count,), generator=generator),
-        mean=torch.full((channels,), 0.5),
-        deviation=torch.full((channels,), 0.29),
+        inputs=square(channels),
     )
 
 
@@ -65,12 +73,12 @@ def network(name: str = STUDENT, *, channels: int = 1, seed: int = 0) -> Network
     return build(name, classes=CLASSES, channels=channels, stem="cifar", seed=seed)
 
 
-def teacher(data: LabelledImages, validation: LabelledImages, *, seed: int = 11) -> LiveTeacher:
+def teacher(data: Examples, validation: Examples, *, seed: int = 11) -> LiveTeacher:
     """An untrained teacher that tells images apart: fitted statistics, and a large last layer."""
     model = network(TEACHER, seed=seed)
     with torch.no_grad():
         for _ in range(30):
-            model(normalise(data.images, data.mean, data.deviation))
+            model(data.fed())
         model.body.fc.weight.mul_(5)
         model.body.fc.bias.zero_()
     projections = fit_projections(model, data, TAPS)
@@ -97,7 +105,7 @@ def begin(
     student = network(name)
     adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
     taps = recipe.feature_taps if adapted else ()
-    shapes = tap_shapes(student, 1, SIZE)
+    shapes = tap_shapes(student, square())
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},

@@ -167,10 +167,11 @@ def _write_cache(made: Fabricated) -> None:
         part: [len(each) for each in np.array_split(np.arange(count), CLASSES)]
         for part, count in parts.items()
     }
-    info = {"classes": list(plan.class_names), "counts": counts, "channels": 1}
+    info = {"classes": list(plan.class_names), "counts": counts, "official": []}
+    info["inputs"] = {"type": "Images", "shape": [1, 8, 8], "mean": [0.5], "deviation": [0.3]}
     folder = layout.dataset(settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "test.safetensors", {"images": _images(plan), "labels": _labels(plan)})
+    write_arrays(folder / "test.safetensors", {"inputs": _images(plan), "labels": _labels(plan)})
     _write_artifact(folder, "dataset", info)
     teacher = {"accuracy": 0.985, "nll": 0.061, "ece": 0.011, "seconds": 71.3, "epochs": 30}
     _write_artifact(layout.teacher(settings.teacher), "teacher", teacher)

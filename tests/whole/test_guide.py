@@ -154,7 +154,7 @@ def test_images_of_ones_own_and_a_photo_for_the_student(capsys, monkeypatch):
     capsys.readouterr()
     made = runpy.run_path(str(folder / "predict.py"))
     del sys.modules["student"]
-    read = read_folder(Path("album"), 8, lambda done, total: None).images[:1]
+    read = read_folder(Path("album"), 8, lambda done, total: None).inputs[:1]
     assert torch.equal(made["images"], torch.from_numpy(read) / 255)
     assert capsys.readouterr().out.strip() in manifest["info"]["classes"]
 
@@ -168,7 +168,7 @@ def write(path: str, image: Image.Image, rotation: int = 1) -> None:
 
 def images_of(folder: str) -> list[np.ndarray]:
     """Images of a folder as it is read, [H, W, 3] each."""
-    return list(read_folder(Path(folder), 4, lambda done, total: None).images.transpose(0, 2, 3, 1))
+    return list(read_folder(Path(folder), 4, lambda done, total: None).inputs.transpose(0, 2, 3, 1))
 
 
 def test_files_become_what_the_guide_says():
@@ -216,7 +216,7 @@ def labelled(sizes: list[int]) -> Source:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     names = tuple(f"class {label}" for label in range(len(sizes)))
     images = np.zeros((len(labels), 3, 1, 1), np.uint8)
-    return Source(images=images, labels=labels, classes=names, test=None)
+    return Source(inputs=images, labels=labels, classes=names)
 
 
 def test_as_many_images_of_a_class_as_the_guide_says_suffice_beside_any_others():

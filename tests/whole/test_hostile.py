@@ -228,9 +228,9 @@ def forged(tiny_study, tmp_path) -> Callable[[str, Callable[[dict[str, Any]], ob
 Change = Callable[[dict[str, Any]], object]
 IMAGES: dict[str, Change] = {
     "no labels": lambda tensors: tensors.pop("labels"),
-    "images of another size": lambda tensors: tensors.update(images=tensors["images"][:, :, 1:]),
-    "fewer images": lambda tensors: tensors.update(images=tensors["images"][1:]),
-    "other dtype": lambda tensors: tensors.update(images=tensors["images"].float()),
+    "images of another size": lambda tensors: tensors.update(inputs=tensors["inputs"][:, :, 1:]),
+    "fewer images": lambda tensors: tensors.update(inputs=tensors["inputs"][1:]),
+    "other dtype": lambda tensors: tensors.update(inputs=tensors["inputs"].float()),
     "labels of no class": lambda tensors: tensors.update(labels=tensors["labels"] + 7),
     "negative labels": lambda tensors: tensors.update(labels=-tensors["labels"]),
 }

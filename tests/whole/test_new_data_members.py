@@ -32,7 +32,7 @@ def read(place, image_size, progress):
     images = generator.integers(0, 200, (160, 1, 8, 8)).astype(np.uint8)
     images[labels == 0, :, ::2] += 55
     images[labels == 1, :, :, ::2] += 55
-    return Source(images=images, labels=labels, classes=("lying", "standing"))
+    return Source(inputs=images, labels=labels, classes=("lying", "standing"))
 '''
 SOLARIZE = '''
 """Invert pixels above this value, in half of the images."""

@@ -22,12 +22,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from conductor.command_line.cli import main
+from kd.data.inputs import Examples
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.weights import fit_kernel, imagenet_files
 from kd.recipe import Recipe
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
 from search_spaces import SPACES
@@ -36,7 +37,7 @@ from storage.files.layout import Layout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.files.shards import read_projections, view_folder
 from storage.files.tensors import map_tensors
-from tests.support.small import plan
+from tests.support.small import plan, square
 from tests.support.tiny import hasten
 from workers.runners import preparing as stages
 
@@ -83,7 +84,7 @@ def on_meta(name: str, stem: str) -> Network:
 @pytest.mark.parametrize("name", PAIR)
 def test_every_stage_has_its_shape(name, stem, pixels):
     network = on_meta(name, stem)
-    assert tap_shapes(network, 3, pixels) == shapes(name, stem, pixels)
+    assert tap_shapes(network, square(3, pixels)) == shapes(name, stem, pixels)
     images = torch.empty(2, 3, pixels, pixels, device="meta")
     logits, maps = network.forward_taps(images, TAPS)
     assert logits.shape == (2, CLASSES)
@@ -104,11 +105,10 @@ def test_a_step_of_the_pair_runs_on_shapes_alone_and_waits_for_nothing(stem, pix
     }
     source = LiveTeacher(on_meta("resnet50", stem), projections, torch.empty(0))
     state = begin(on_meta("resnet18", stem), recipe, source, pixels, meta)
-    data = LabelledImages(
-        images=torch.empty(4, 3, pixels, pixels, dtype=torch.uint8, device=meta),
+    data = Examples(
+        values=torch.empty(4, 3, pixels, pixels, dtype=torch.uint8, device=meta),
         labels=torch.empty(4, dtype=torch.long, device=meta),
-        mean=torch.empty(3, device=meta),
-        deviation=torch.empty(3, device=meta),
+        inputs=square(3, pixels),
     )
     asked = iter(range(100))
     with pytest.raises(RuntimeError, match="meta tensor"):
@@ -126,7 +126,7 @@ def begin(
 ) -> TrainingState:
     """The state before the first epoch, with the adapters that the recipe needs."""
     channels = next(student.parameters()).shape[1]
-    found = tap_shapes(student, channels, pixels)
+    found = tap_shapes(student, square(channels, pixels))
     adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
     taps = recipe.feature_taps if source and adapted else ()
     reading = {tap: source.projections[tap].vectors.shape[1] for tap in taps if source}
@@ -135,20 +135,19 @@ def begin(
 
 
 @pytest.fixture(scope="module")
-def digits() -> LabelledImages:
+def digits() -> Examples:
     """64 real images to be learnt by heart: scikit-learn's digits, 8 pixels."""
     found = load_digits()
     pixels = torch.from_numpy((found.images[:64] * 15).astype(np.uint8))[:, None]
-    return LabelledImages(
-        images=pixels,
+    return Examples(
+        values=pixels,
         labels=torch.from_numpy(found.target[:64]),
-        mean=torch.tensor([0.3]),
-        deviation=torch.tensor([0.35]),
+        inputs=square(mean=0.3, deviation=0.35),
     )
 
 
 def learn(
-    name: str, recipe: Recipe, data: LabelledImages, source: LiveTeacher | None, epochs: int
+    name: str, recipe: Recipe, data: Examples, source: LiveTeacher | None, epochs: int
 ) -> tuple[Network, list[float]]:
     """Train a network without augmentation; return it, and its accuracy on `data` by epoch."""
     network = build(name, classes=CLASSES, channels=1, stem="cifar", seed=1)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd.data.inputs import Examples
 from kd.losses.logits import kl
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
-from kd.training.evaluation import LabelledImages
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher, widest_float
 from storage.files import shards
@@ -180,7 +180,7 @@ def steps_without_waiting(recipe: Recipe, source: Any) -> int:
     state = begin(recipe, source)
     state = TrainingState.start(state.network.to(META), state.adapters.to(META), recipe)
     asked = iter(range(100))
-    data: LabelledImages = DATA.to(META)
+    data: Examples = DATA.to(META)
     with pytest.raises(RuntimeError, match="meta tensor"):
         next(train(state, recipe, plan(views=(0,)), data, data, source, lambda: next(asked) < 0))
     return next(asked)

@@ -19,13 +19,14 @@ import torch
 from conductor.command_line.cli import main
 from conductor.stages.own_models import keep_models, pin_models
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
-from kd.data.views import normalise
+from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
+from kd.json_data import to_wire
 from kd.models.build import build, export_state
 from kd.models.cost import state_bytes
 from kd.models.numerics import memory_format
 from kd.protocol import Protocol
-from kd.training.evaluation import LabelledImages, accuracy, predict
+from kd.training.evaluation import accuracy, predict
 from reports.read.collect import collect
 from reports.read.data import StudyData
 from storage.files.artifacts import read_json, read_manifest, read_record
@@ -33,6 +34,7 @@ from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout
 from storage.files.records import RunRecord, StudySettings
 from storage.files.tensors import map_tensors, write_tensors
+from tests.support.small import square
 from tests.support.study_fixture import Plan, fabricate
 from tests.support.tiny import FLAGS, assert_one_line, changed, hasten
 from workers.events import Result
@@ -166,7 +168,7 @@ def test_student_py_needs_nothing_of_retort_and_answers_as_the_student(finished,
     network = build("resnet8-w0.25", classes=10, channels=1, stem="cifar", seed=0)
     network.load_state_dict(map_tensors(confirmed(finished, exported).weights))
     with torch.inference_mode():
-        assert torch.equal(student(data.images / 255), predict(network, data))
+        assert torch.equal(student(data.values / 255), predict(network, data))
 
 
 def test_code_on_the_card_runs_and_both_ways_agree(exported, monkeypatch):
@@ -209,11 +211,9 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
 
 def test_config_has_what_it_takes_to_build_the_student(finished, exported):
     config = read_json(exported / "config.json")
-    data = validation(finished)
     assert config["class_names"] == list("0123456789")
-    assert (config["classes"], config["channels"], config["image_size"]) == (10, 1, 8)
-    assert torch.equal(torch.tensor(config["mean"]), data.mean)
-    assert torch.equal(torch.tensor(config["deviation"]), data.deviation)
+    assert (config["classes"], config["channels"]) == (10, 1)
+    assert read_inputs(config) == validation(finished).inputs
 
 
 def test_a_target_that_holds_something_is_refused_and_kept(finished, exported, tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_a_file_that_differs_from_the_student_leaves_nothing(
         return state
 
     def wrong_source(network: Any, config: Any) -> str:
-        return standalone_source(network, {**config, "mean": [0.5]})
+        return standalone_source(network, {**config, "inputs": to_wire(square())})
 
     if file == "student.py":
         monkeypatch.setattr(exporting, "standalone_source", wrong_source)
@@ -317,7 +317,7 @@ def test_onnx_takes_pixels_in_batches_of_any_size(finished, tmp_path, capsys):
         assert float(found) < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "out" / "student.onnx")
     student = runpy.run_path(str(tmp_path / "out" / "student.py"))["load"]()
-    pixels = validation(finished).images[:5] / 255
+    pixels = validation(finished).values[:5] / 255
     [logits] = session.run(["logits"], {"images": pixels.numpy()})
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(logits), student(pixels))
@@ -352,16 +352,15 @@ FAMILIES = [
 @pytest.mark.parametrize(("name", "stem", "channels"), FAMILIES)
 def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, stem, channels):
     network = build(name, classes=7, channels=channels, stem=stem, seed=3).eval()
-    mean, deviation = [0.3] * channels, [0.2] * channels
-    sizes = {"classes": 7, "channels": channels, "image_size": 32}
-    config = {**sizes, "stem": stem, "mean": mean, "deviation": deviation}
+    inputs = square(channels, 32, mean=0.3, deviation=0.2)
+    config = {"classes": 7, "channels": channels, "stem": stem, "inputs": to_wire(inputs)}
     (tmp_path / "student.py").write_text(standalone_source(network, config))
     write_tensors(tmp_path / "student.safetensors", export_state(network))
     student = runpy.run_path(str(tmp_path / "student.py"))["load"]()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, channels, 32, 32), generator=generator).to(torch.uint8)
     with torch.inference_mode():
-        wanted = network(normalise(images, torch.tensor(mean), torch.tensor(deviation)))
+        wanted = network(inputs.normalise(images))
         assert torch.equal(student(images / 255), wanted)
 
 
@@ -404,14 +403,19 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
     layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
     keep_models(layout, contents)
     name = str(pinned["teacher"])
-    sizes = {"classes": 5, "channels": 3, "image_size": size}
-    config = {**sizes, "model": name, "stem": "cifar", "mean": [0.4] * 3, "deviation": [0.2] * 3}
+    inputs = square(3, size, mean=0.4, deviation=0.2)
+    config = {
+        "classes": 5,
+        "channels": 3,
+        "model": name,
+        "stem": "cifar",
+        "inputs": to_wire(inputs),
+    }
     network = build(name, classes=5, channels=3, stem="cifar", seed=1, files=layout.models).eval()
-    some = LabelledImages(
-        images=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
+    some = Examples(
+        values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),
-        mean=torch.tensor(config["mean"]),
-        deviation=torch.tensor(config["deviation"]),
+        inputs=inputs,
     )
     out = folder / "out"
     return network, exporting.write_student(out, network, config, layout.models, some)
@@ -420,9 +424,9 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
 def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_path):
     network, student = write_own(tmp_path, answer="x + 2e-5 * (len(x) % 7)")
     some = torch.randint(0, 256, (36, 3, 60, 60)).to(torch.uint8)
-    mean, deviation = torch.tensor([0.4] * 3), torch.tensor([0.2] * 3)
+    inputs = square(3, 60, mean=0.4, deviation=0.2)
     with torch.inference_mode():
-        assert torch.equal(student(some / 255), network(normalise(some, mean, deviation)))
+        assert torch.equal(student(some / 255), network(inputs.normalise(some)))
 
 
 def test_answers_that_depend_on_the_other_images_are_not_exported(tmp_path):

@@ -61,7 +61,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 def source(dataset: str, image_size: int, *_: object) -> Source:
     """Black images, 40 of each of three classes, without a test split of their own."""
     images = np.zeros((120, 1, image_size, image_size), np.uint8)
-    return Source(images=images, labels=np.arange(120) % 3, classes=("a", "b", "c"), test=None)
+    return Source(inputs=images, labels=np.arange(120) % 3, classes=("a", "b", "c"))
 
 
 def fingerprints(root: Path, of: Protocol) -> dict[str, str]:

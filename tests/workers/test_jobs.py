@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kd.data.views import normalise, render, view
+from kd.data.views import render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import build
@@ -262,7 +262,7 @@ def change_images(ready: Ready, part: str) -> None:
     folder = ready.layout.dataset(ready.dataset)
     manifest = read_manifest(folder, "dataset")
     tensors = dict(load_file(folder / f"{part}.safetensors"))
-    tensors["images"] = 255 - tensors["images"].flip(0)
+    tensors["inputs"] = 255 - tensors["inputs"].flip(0)
     write_tensors(folder / f"{part}.safetensors", tensors)
     finish(folder, "dataset", manifest.identity, manifest.info)
 
@@ -328,8 +328,8 @@ def live_reading(ready: Ready, k: int) -> Reading:
         ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
     )
     data = open_part(ready.layout.dataset(ready.dataset), "train")
-    rows = view(view_seed(ready.protocol), k, data.images, ready.protocol.augment)
-    images = normalise(render(data.images, rows), data.mean, data.deviation)
+    rows = view(view_seed(ready.protocol), k, data.values, ready.protocol.augment)
+    images = data.inputs.normalise(render(data.values, rows))
     return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
 
 
@@ -571,7 +571,7 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
     student = build(STUDENT, classes=10, channels=1, stem="cifar", seed=0)
     student.load_state_dict(map_tensors(kept.weights))
     train = open_part(ready.layout.dataset(ready.dataset), "train")
-    again = predict(student, replace(train, images=test["images"], labels=test["labels"]))
+    again = predict(student, replace(train, values=test["inputs"], labels=test["labels"]))
     assert torch.equal(again, predictions["logits"])
 
 

@@ -24,7 +24,7 @@ from kd.training.kernels import VARIABLE, WrongKernelError, narrower, set_known_
 from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout, kernels_record
 from storage.files.records import StudySettings
-from tests.support.small import network
+from tests.support.small import network, square
 from tests.support.tiny import FLAGS
 from workers.device import choose_device
 from workers.events import Failed, Result
@@ -247,7 +247,7 @@ def test_only_narrower_instruction_sets_are_tried_instead(
 def test_the_step_that_is_tried_has_every_convolution_there_and_back() -> None:
     student = place(network("resnet8"), CPU)
     begun: list[str] = []
-    shapes = {"classes": 3, "channels": 1, "image_size": 8, "batch": 6}
+    shapes = {"classes": 3, "inputs": square(), "batch": 6}
     try_kernels(student, **shapes, precision="float32", begun=begun.append)
     count = sum(isinstance(layer, torch.nn.Conv2d) for layer in student.modules())
     assert sum(case.startswith("the gradients") for case in begun) == count
@@ -257,7 +257,7 @@ def test_the_step_that_is_tried_has_every_convolution_there_and_back() -> None:
 
 def test_bfloat16_is_compared_within_its_own_rounding() -> None:
     begun: list[str] = []
-    shapes = {"classes": 3, "channels": 1, "image_size": 8, "batch": 6}
+    shapes = {"classes": 3, "inputs": square(), "batch": 6}
     try_kernels(network("resnet8"), **shapes, precision="bfloat16", begun=begun.append)
     assert any(case.endswith("in bfloat16") for case in begun)
 
@@ -276,7 +276,7 @@ def test_a_wrong_gradient_is_told_from_rounding(
         compare(case, found, precise)
 
     monkeypatch.setattr(kernels, "_compare", spoiled)
-    shapes = {"classes": 3, "channels": 1, "image_size": 32, "batch": 6}
+    shapes = {"classes": 3, "inputs": square(1, 32), "batch": 6}
     with pytest.raises(WrongKernelError, match=r"^the gradients of a convolution of .* is off by"):
         try_kernels(network("vgg11_bn"), **shapes, precision="float32", begun=lambda case: None)
 

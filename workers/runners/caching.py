@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from kd.data.views import augment_digest, normalise, render, view
+from kd.data.inputs import Examples
+from kd.data.views import augment_digest
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projections
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
@@ -70,13 +71,10 @@ def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str,
     }
 
 
-def _sizes(
-    teacher: Network, data: LabelledImages, projections: dict[str, Projection]
-) -> dict[str, int]:
+def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection]) -> dict[str, int]:
     """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
     live = LiveTeacher(teacher, projections, torch.empty(0))
-    image = normalise(data.images[:1], data.mean, data.deviation)
-    reading = live.read(0, torch.zeros(1, dtype=torch.long), image, tuple(projections))
+    reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).fed(), [*projections])
     numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
     return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
 
@@ -116,17 +114,15 @@ def _read_view(
 def _read_rows(
     live: LiveTeacher,
     protocol: Protocol,
-    data: LabelledImages,
+    data: Examples,
     k: int,
     index: torch.Tensor,
     taps: Sequence[str],
 ) -> Reading:
     """Return what the teacher says of the rows `index`, rendered as view `k`."""
-    rows = view(view_seed(protocol), k, data.images, protocol.augment).at(index)
-    device = data.images.device
-    images = data.images.index_select(0, index.to(device))
-    images = render(images, rows.to(device))
-    return live.read(k, index, normalise(images, data.mean, data.deviation), taps)
+    rows = data.view(view_seed(protocol), k, protocol.augment).at(index)
+    device = data.values.device
+    return live.read(k, index, data.batch(index.to(device), rows.to(device)), taps)
 
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:

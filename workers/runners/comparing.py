@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kd.data.inputs import Inputs, read_inputs
 from kd.models import cost
 from kd.models.build import Network
 from kd.models.latency import Latency
@@ -41,7 +42,7 @@ def run_teacher_test(
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students, the first one once more, as a control of the clock."""
     protocol, layout = job.protocol, job.layout
-    size, channels = protocol.image_size, _channels(job)
+    inputs = _inputs(job)
     networks = {
         "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
         "distilled": untrained_student(protocol, layout, job.dataset, 0),
@@ -54,7 +55,7 @@ def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterato
         name: Cost(
             model=names.get(name, name),
             parameters=cost.parameter_count(network),
-            macs=cost.macs(network, channels, size),
+            macs=cost.macs(network, inputs),
             bytes=cost.state_bytes(network),
             latency=latency[name],
         )
@@ -84,8 +85,8 @@ def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) ->
     yield Result.of(sizes=record.to_json())
 
 
-def _channels(job: CostJob | StudentsJob) -> int:
-    return int(read_manifest(job.layout.dataset(job.dataset), "dataset").info["channels"])
+def _inputs(job: CostJob | StudentsJob) -> Inputs:
+    return read_inputs(read_manifest(job.layout.dataset(job.dataset), "dataset").info)
 
 
 def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
@@ -100,11 +101,10 @@ def _latency(
     batch_sizes: Sequence[int],
     device: torch.device,
 ) -> dict[str, list[Latency]]:
-    """Time the networks in turns, on random images of the data set's shape."""
+    """Time the networks in turns, on random inputs of the data set's shape."""
     return cost.measure_latency(
         networks,
-        channels=_channels(job),
-        image_size=job.protocol.image_size,
+        inputs=_inputs(job),
         batch_sizes=batch_sizes,
         device=device,
         repeats=REPEATS,

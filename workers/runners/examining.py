@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.views import normalise, render, view
+from kd.data.views import render
 from kd.errors import WorkerError
 from kd.losses import features
 from kd.losses import logits as logit_losses
@@ -65,13 +65,12 @@ def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> I
 def _views(job: ExamineJob, device: torch.device) -> str:
     """Render a view on the device: the very pixels that the CPU renders."""
     data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
-    rows = view(0, 0, data.images, job.protocol.augment)
-    here = render(data.images, rows)
-    there = render(data.images.to(device), rows.to(device))
+    rows = data.view(0, 0, job.protocol.augment)
+    here = render(data.values, rows)
+    there = render(data.values.to(device), rows.to(device))
     if not torch.equal(here, there.cpu()):
         raise WorkerError(f"{device} renders other pixels than the CPU")
-    normal = normalise(there, data.mean.to(device), data.deviation.to(device))
-    if not normal.isfinite().all():
+    if not data.inputs.normalise(there).isfinite().all():
         raise WorkerError(f"{device} makes pixels that are not finite")
     return f"{len(data)} images on {device}, to the pixel as on the CPU"
 

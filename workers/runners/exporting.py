@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError
+from kd.json_data import to_wire
 from kd.models.build import Network, build, export_state
 from kd.models.network import load_state
 from kd.models.numerics import place
 from kd.names import parse_model
 from kd.protocol import Protocol
-from kd.training.evaluation import LabelledImages, accuracy, batch_size, predict
+from kd.training.evaluation import accuracy, batch_size, predict
 from storage.files.artifacts import read_json, read_manifest, write_json
 from storage.files.datasets import open_part
 from storage.files.layout import ExportLayout, Layout
@@ -61,7 +63,7 @@ def write_student(
     network: Network,
     config: dict[str, Any],
     files: Path,
-    some: LabelledImages,
+    some: Examples,
 ) -> nn.Module:
     """Write a student, which is on the CPU and in eval mode, and load it again, in plain PyTorch.
 
@@ -90,7 +92,7 @@ def _load_student(job: ExportJob) -> Network:
 
 
 def _check_accuracy(
-    job: ExportJob, network: Network, validation: LabelledImages, device: torch.device
+    job: ExportJob, network: Network, validation: Examples, device: torch.device
 ) -> None:
     """Raise ArtifactError unless the student scores what the record of its run says."""
     placed = place(copy.deepcopy(network), device)  # its layout is another, and so its rounding
@@ -107,19 +109,18 @@ def _check_accuracy(
 def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> dict[str, Any]:
     """Return what it takes to build a student anew and to feed it; see `config.json`."""
     info = read_manifest(layout.dataset(dataset), "dataset").info
+    inputs = read_inputs(info)
     return {
         "model": student or protocol.student,
         "stem": protocol.stem,
         "classes": len(info["classes"]),
         "class_names": info["classes"],
-        "channels": info["channels"],
-        "image_size": protocol.image_size,
-        "mean": info["mean"],
-        "deviation": info["deviation"],
+        "channels": inputs.channels,
+        "inputs": to_wire(inputs),
     }
 
 
-def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Module:
+def _check_files(folder: Path, network: Network, some: Examples) -> nn.Module:
     """Load the files in both ways that the card names; return the student in plain PyTorch.
 
     Raises ArtifactError unless both give the very logits of the student, bit for bit, in the
@@ -139,7 +140,8 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
         files=folder,
     )
     standalone: nn.Module = runpy.run_path(str(export.source))["load"]()
-    chunks = (some.images / 255).split(batch_size(some.images))
+    given = some.inputs.exported(some.values)
+    chunks = given.split(batch_size(some.inputs, given.device))
     found = {
         export.weights.name: predict(rebuilt, some),
         export.source.name: torch.cat([_answer(standalone, chunk) for chunk in chunks]),
@@ -147,7 +149,7 @@ def _check_files(folder: Path, network: Network, some: LabelledImages) -> nn.Mod
     for name, logits in found.items():
         if not torch.equal(logits, wanted):
             raise ArtifactError(f"{name} gives other logits than the student; nothing was exported")
-    check_batching(standalone, some.images / 255, wanted)
+    check_batching(standalone, given, wanted)
     return standalone
 
 
@@ -175,22 +177,23 @@ def _answer(student: nn.Module, pixels: Tensor) -> Tensor:
     return logits
 
 
-def _export_onnx(path: Path, student: nn.Module, some: LabelledImages) -> dict[str, float]:
+def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, float]:
     """Write the student as ONNX, normalisation included, for batches of any size.
 
     Returns the largest difference of logits by batch size, in the ONNX runtime. Raises
     ArtifactError when one is larger than rounding explains.
     """
-    pixels = some.images / 255
+    pixels = some.inputs.exported(some.values)
+    name = "images" if some.inputs.are_images else "arrays"
     _keep_locks_within_the_process()
     with torch.no_grad():
         torch.onnx.export(
             student,
             (pixels[:2],),
             path,
-            input_names=["images"],
+            input_names=[name],
             output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={name: {0: torch.export.Dim("batch")}},
             external_data=False,
             verbose=False,
         )
@@ -221,8 +224,9 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors alone
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    [name] = [given.name for given in session.get_inputs()]
 
     def run(pixels: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": pixels.numpy()})[0])
+        return torch.from_numpy(session.run(["logits"], {name: pixels.numpy()})[0])
 
     return run

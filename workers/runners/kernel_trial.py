@@ -12,6 +12,7 @@ import threading
 
 import torch
 
+from kd.data.inputs import read_inputs
 from kd.models.numerics import place
 from kd.training.kernels import WrongKernelError, try_kernels
 from storage.files.artifacts import read_manifest
@@ -55,8 +56,7 @@ def _try_network(job: KernelsJob, name: str) -> None:
         try_kernels(
             network,
             classes=len(info["classes"]),
-            channels=info["channels"],
-            image_size=protocol.image_size,
+            inputs=read_inputs(info),
             batch=min(protocol.batch_size, sum(info["counts"]["train"])),
             precision=protocol.precision,
             begun=lambda case: _say("begun", case),

@@ -2,13 +2,13 @@
 
 import torch
 
+from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError
 from kd.models.build import Network, build
 from kd.models.network import load_state
 from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
-from kd.training.evaluation import LabelledImages
 from kd.training.teacher import LiveTeacher, TeacherSource
 from storage.files import shards
 from storage.files.artifacts import read_manifest
@@ -19,9 +19,7 @@ from storage.files.tensors import map_tensors
 from workers.jobs import TrainJob
 
 
-def open_parts(
-    layout: Layout, dataset: str, device: torch.device
-) -> tuple[LabelledImages, LabelledImages]:
+def open_parts(layout: Layout, dataset: str, device: torch.device) -> tuple[Examples, Examples]:
     """Return the training and the validation split on `device`."""
     folder = layout.dataset(dataset)
     return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
@@ -35,7 +33,7 @@ def build_network(
     return build(
         name,
         classes=len(info["classes"]),
-        channels=info["channels"],
+        channels=read_inputs(info).channels,
         stem=protocol.stem,
         weights=weights,
         seed=seed,

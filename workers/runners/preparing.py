@@ -10,8 +10,10 @@ from typing import Any, Self
 
 import torch
 
+from kd.data.inputs import Inputs, read_inputs
 from kd.data.splits import passed_over
 from kd.data.views import augment_digest
+from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
@@ -48,8 +50,20 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)
     manifest = future.result()
+    _check_kind(job.protocol, read_inputs(manifest.info))
     unread = passed_over(job.protocol.dataset)
     yield Result.of(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
+
+
+def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
+    """Raise ProtocolError for what needs images, where the data set has none."""
+    if inputs.are_images:
+        return
+    augment = protocol.augment
+    require(f"augment must be none for {inputs}, which are no images", augment == "none", augment)
+    for name in (protocol.teacher, *protocol.students):
+        own = bool(parse_model(name).digest)
+        require(f"a model of {inputs} must be one of your own, as in nets.py:small", own, name)
 
 
 def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -61,8 +75,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
             try_out(
                 name,
                 classes=len(info["classes"]),
-                channels=info["channels"],
-                image_size=protocol.image_size,
+                inputs=read_inputs(info),
                 taps=protocol.taps,
                 files=job.layout.models,
             )

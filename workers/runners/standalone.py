@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from kd.data.inputs import Arrays, Inputs, read_inputs
 from kd.models.build import Network
 from kd.models.cifar import BasicBlock, PreActivationBlock, conv3x3
 from kd.models.network import twins
@@ -30,15 +31,33 @@ It needs {needs}, and nothing of Retort, which wrote it:
     from student import load
 
     student = load()
-    logits = student(images)  # images: [B, {channels}, {size}, {size}] float32, pixels in 0-1
+    logits = student({name})  # {name}: {given}
 """
 
 {imports}
 
+{constants}{tied}
+{blocks}
+{student}
+
+def body() -> nn.Module:
+    """The layers, not trained yet."""
+{body}
+
+
+def load(path: Path = Path(__file__).with_name("student.safetensors")) -> Student:
+    """The trained student, in eval mode, on the CPU."""
+    student = Student()
+{loading}
+    return student.eval()
+'''
+
+# Of a student that is fed images, normalised.
+CONSTANTS = """\
 MEAN = {mean}  # of each channel of the training images, in units of 0-1 pixels
 DEVIATION = {deviation}
-{tied}
-{blocks}
+"""
+NORMALISING = '''\
 class Student(nn.Module):
     """From images with pixels in 0-1 to logits: normalises as in training, to the last bit."""
 
@@ -52,18 +71,18 @@ class Student(nn.Module):
         scale = 1 / (255 * self.deviation)
         shift = self.mean / self.deviation
         return self.body(255 * images * scale[:, None, None] - shift[:, None, None])
+'''
+# Of one that is fed arrays as they are.
+PLAIN = '''\
+class Student(nn.Module):
+    """From arrays, as the data set has them, to logits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = body()
 
-def body() -> nn.Module:
-    """The layers, not trained yet."""
-{body}
-
-
-def load(path: Path = Path(__file__).with_name("student.safetensors")) -> Student:
-    """The trained student, in eval mode, on the CPU."""
-    student = Student()
-{loading}
-    return student.eval()
+    def forward(self, arrays: Tensor) -> Tensor:
+        return self.body(arrays.clone())  # the layers may change what they are given
 '''
 
 # Of a network with tied weights, whose file holds a tensor of several names once.
@@ -82,7 +101,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
 
     `config` is the content of the export's `config.json`.
     """
-    own = parse_model(network.name)
+    own, inputs = parse_model(network.name), read_inputs(config)
     blocks = [] if own.digest else _blocks(network.body)
     if own.digest:
         first, needs = ["import runpy"], f"PyTorch, safetensors and what {own.file} imports"
@@ -100,16 +119,29 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
         needs=needs,
-        channels=config["channels"],
-        size=config["image_size"],
+        name="images" if inputs.are_images else "arrays",
+        given=_given(inputs),
         imports="\n".join(imports),
-        mean=config["mean"],
-        deviation=config["deviation"],
+        constants=_constants(inputs),
+        student=NORMALISING if inputs.are_images else PLAIN,
         tied=TIED.format(tied=tied) if tied else "",
         loading=LOADING_TIED if tied else LOADING,
         blocks="".join(f"\n{inspect.getsource(block)}\n" for block in blocks),
         body="\n".join(f"    {line}" for line in lines),
     )
+
+
+def _constants(inputs: Inputs) -> str:
+    if isinstance(inputs, Arrays):
+        return ""
+    return CONSTANTS.format(mean=list(inputs.mean), deviation=list(inputs.deviation))
+
+
+def _given(inputs: Inputs) -> str:
+    """Describe what a student takes."""
+    shape = f"[B, {', '.join(map(str, inputs.shape))}]"
+    kind = inputs.kept if isinstance(inputs, Arrays) else "float32, pixels in 0-1"
+    return f"{shape} {kind}"
 
 
 def _blocks(body: nn.Module) -> list[Callable[..., nn.Module]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.json_data import plain
 from kd.losses import features
@@ -14,7 +15,7 @@ from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from kd.training.evaluation import LabelledImages, predict, scores
+from kd.training.evaluation import predict, scores
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
 from kd.training.teacher import TeacherSource
@@ -82,13 +83,12 @@ def _plan(job: TrainJob) -> Plan:
     )
 
 
-def _adapters(job: TrainJob, network: Network, data: LabelledImages) -> Adapters:
+def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
     """Build what the recipe's feature loss needs: nothing, or a 1x1 convolution a tap."""
     recipe = job.recipe
     if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
-    channels, size = data.images.shape[1], data.images.shape[-1]
-    shapes = tap_shapes(network, channels, size)
+    shapes = tap_shapes(network, data.inputs)
     projections, _ = read_projections(job.layout.shards(job.shards))
     return Adapters(
         {tap: shapes[tap][0] for tap in recipe.feature_taps},
@@ -101,8 +101,8 @@ def checkpointed(
     state: TrainingState,
     recipe: Recipe,
     plan: Plan,
-    data: LabelledImages,
-    validation: LabelledImages,
+    data: Examples,
+    validation: Examples,
     source: TeacherSource | None,
     run: RunLayout,
     identity: Mapping[str, Any],

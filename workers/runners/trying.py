@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.views import normalise
+from kd.data.inputs import Examples
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
@@ -20,7 +20,7 @@ from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
 from kd.models.own import LACKS, refusal
 from kd.recipe import Recipe
-from kd.training.evaluation import LabelledImages, predict
+from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
@@ -48,7 +48,7 @@ class Tryout:
             network = self._train(Path(folder)) if trains else self._built()
             with self._refusing("does not take a batch of the study"), torch.no_grad():
                 batch = self._whole.first(self._job.protocol.batch_size)
-                self._built().train(trains)(self._pixels(batch))
+                self._built().train(trains)(batch.fed())
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
@@ -56,9 +56,9 @@ class Tryout:
                 load_state(again, tensors, "a file of its weights", self._name)
                 self._evaluate(again.eval())
             with self._refusing("cannot be measured"):
-                cost.macs(network, self._data.images.shape[1], self._data.images.shape[-1])
+                cost.macs(network, self._data.inputs)
                 cost.state_bytes(network)
-                place(copy.deepcopy(network), self._device)(self._pixels(self._some))
+                place(copy.deepcopy(network), self._device)(self._some.fed())
             if exports:
                 with self._refusing("cannot be exported"):
                     self._export(again.requires_grad_(False), Path(folder) / "export")
@@ -114,18 +114,15 @@ class Tryout:
             )
 
     def _evaluate(self, network: Network) -> None:
-        check_batching(network, self._pixels(self._some).cpu(), predict(network, self._on_cpu()))
+        check_batching(network, self._on_cpu().fed(), predict(network, self._on_cpu()))
 
     def _export(self, network: Network, folder: Path) -> None:
         job = self._job
         config = describe(job.protocol, job.layout, job.dataset, self._name)
         write_student(folder, network, config, job.layout.models, self._on_cpu())
 
-    def _on_cpu(self) -> LabelledImages:
+    def _on_cpu(self) -> Examples:
         return self._some.to(torch.device("cpu"))
-
-    def _pixels(self, images: LabelledImages) -> torch.Tensor:
-        return normalise(images.images, images.mean, images.deviation)
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """python study.py --trials 20 --dataset folder:PATH
 
-Images of your own, in one folder a class (with train/ and test/ above, or without, and then split),
-at 32x32. Other sizes and models by their flags.
+Images of your own, in one folder a class (with train/, val/ and test/ above, or without, and then
+split), at 32x32. Other sizes and models by their flags.
 """
 
 PROTOCOL = {

@@ -1,4 +1,4 @@
-"""Sources: where a study's images come from, one file each.
+"""Sources: where a study's data come from, one file each.
 
 `--dataset digits` names a member, `--dataset folder:photos` one that takes a path. A member's first
 docstring line is its help. One that takes a path has the constant PATH, an example of such a path;
@@ -20,38 +20,54 @@ if typing.TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]  # images read, images in all
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All images of a data set: `images` [N, C, H, W] uint8 with H = W, `labels` [N] int64.
+    """All of a data set: `inputs` [N, ...] and `labels` [N] int64.
 
-    Labels count from 0 in the order of `classes`, their names. `test` [N] bool says which images
-    are the test split that the data set comes with, if it has one. Raises DataError for other
-    arrays.
+    Inputs of uint8 are images [N, C, H, W] with H = W; arrays of another kind, such as spectrograms
+    or tokens, are float32 or int64, of any shape. Labels count from 0 in the order of `classes`,
+    their names. `part` [N] str says which split each example belongs to, as far as the data set has
+    splits of its own: train, validation, test, or empty where it may be drawn (see
+    `kd.data.splits`); None is the same as empty throughout. Raises DataError for other arrays.
     """
 
-    images: NDArray[np.uint8]
+    inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    test: NDArray[np.bool_] | None = None
+    part: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
-        count, *shape = self.images.shape
-        self._check("images", len(shape) == 3 and shape[1] == shape[2], "uint8 [N, C, H, H]")
+        count, *shape = self.inputs.shape
+        if self.inputs.dtype.name in ("float32", "int64"):
+            self._check("inputs", bool(shape), f"{self.inputs.dtype} [N, ...]")
+        else:
+            wanted = "uint8 [N, C, H, H], or float32 or int64 [N, ...]"
+            self._check("inputs", len(shape) == 3 and shape[1] == shape[2], wanted)
         self._check("labels", self.labels.shape == (count,), f"int64 [{count}]")
         if count and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
                 f"labels must lie in 0-{len(self.classes) - 1}, one per class, "
                 f"got {self.labels.min()}-{self.labels.max()}"
             )
-        if self.test is not None:
-            self._check("test", self.test.shape == (count,), f"bool [{count}]")
+        if self.part is not None:
+            self._check("part", self.part.shape == (count,), f"str [{count}]")
+            unknown = set(self.part.tolist()) - {*PARTS, ""}
+            if unknown:
+                raise DataError(f"part must be {', '.join(PARTS)} or empty, got {min(unknown)!r}")
+
+    @property
+    def official(self) -> list[str]:
+        """The parts of which the data set has examples of its own."""
+        return [] if self.part is None else [name for name in PARTS if (self.part == name).any()]
 
     def _check(self, name: str, fits: bool, wanted: str) -> None:
         array = getattr(self, name)
-        if not fits or array.dtype != wanted.partition(" ")[0]:
-            received = f"{array.dtype} {list(array.shape)}"
+        kind = "str" if array.dtype.kind == "U" else array.dtype.name
+        if not fits or kind != wanted.partition(" ")[0]:
+            received = f"{kind} {list(array.shape)}"
             raise DataError(f"{name} of a data set must be {wanted}, got {received}")
 
 

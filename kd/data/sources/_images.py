@@ -15,20 +15,21 @@ BLOCK = 64  # images between two reports of progress
 def resized(source: Source, image_size: int, progress: Progress) -> Source:
     """Return the source with every image [C, image_size, image_size], bilinear and antialiased.
 
-    Pillow, not torch, resizes: its integer arithmetic gives the same bytes on every machine.
+    Arrays that are no images stay as they are. Pillow, not torch, resizes: its integer arithmetic
+    gives the same bytes on every machine.
     """
-    count, channels, height, _ = source.images.shape
-    if height == image_size:
+    if source.inputs.dtype != np.uint8 or source.inputs.shape[-1] == image_size:
         return source
+    count, channels = source.inputs.shape[:2]
     images = allocate(count, channels, image_size)
     for row in range(count):
         for channel in range(channels):
-            plane = Image.fromarray(source.images[row, channel])
+            plane = Image.fromarray(source.inputs[row, channel])
             plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
             images[row, channel] = np.asarray(plane)
         if (row + 1) % BLOCK == 0 or row + 1 == count:
             progress(row + 1, count)
-    return replace(source, images=images)
+    return replace(source, inputs=images)
 
 
 def allocate(count: int, channels: int, image_size: int) -> NDArray[np.uint8]:

@@ -112,8 +112,8 @@ def _both_halves(kind: Any, root: Path, shown: Path) -> Source:
     labels = np.concatenate([np.asarray(half.targets, np.int64) for half in halves])
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return Source(
-        images=np.ascontiguousarray(images),
+        inputs=np.ascontiguousarray(images),
         labels=labels,
         classes=tuple(halves[0].classes),
-        test=np.arange(len(labels)) >= len(halves[0].data),
+        part=np.repeat(["", "test"], [len(half.data) for half in halves]),
     )

@@ -22,4 +22,4 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
     rows = np.loadtxt(Path(package.origin).with_name("datasets") / DIGITS, np.int64, delimiter=",")
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     classes = tuple("0123456789")
-    return Source(images=images, labels=rows[:, -1].copy(), classes=classes, test=None)
+    return Source(inputs=images, labels=rows[:, -1].copy(), classes=classes)

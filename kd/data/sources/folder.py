@@ -2,13 +2,16 @@
 
 torchvision's ImageFolder layout, read into one uint8 array:
 
-    PATH/train/<class>/…, PATH/test/<class>/…    the test split is the folder's own
-    PATH/train/<class>/… or PATH/<class>/…       the test split is drawn from all images
+    PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
+    PATH/<class>/…                                                  all images, to be split
+
+What is not there, val/ or test/, is drawn. The folder for validation may be named val, valid or
+validation.
 
 Read as ImageFolder reads them: RGB, an alpha channel dropped, classes and files in the order of
 their names, files of other kinds passed over, and so are hidden ones and folders beside train/;
 `passed_over` names them. What ImageFolder lets pass is refused: links that leave the folder,
-classes that differ between train/ and test/, classes that are named as splits are, images so large
+classes that differ between the splits, classes that are named as splits are, images so large
 that Pillow warns of them, and more than 8 bits a channel, which Pillow would clip. Images are
 turned as their EXIF says.
 """
@@ -34,6 +37,13 @@ PATH = "photos"
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
+PART_OF = {
+    "train": "",  # validation and test may be drawn from it
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 DEEPEST = 100  # folders within one another
 NAMED = 5  # files that cannot be read, or are passed over, of which a message gives the names
 # Words of which the name of a split is made: at least one of the second kind.
@@ -51,13 +61,13 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
     that leaves the folder, and an image that cannot be read whole.
     """
     listing = _list_folder(place)
-    sizes = [len(paths) for paths in listing.parts]
-    train_size = sum(sizes[: len(listing.classes)])
+    sizes = [[len(paths) for paths in of_class] for of_class in listing.parts.values()]
+    labels = np.tile(np.arange(len(listing.classes)), len(sizes))
     return Source(
-        images=_read_images(listing.paths, image_size, progress),
-        labels=np.repeat(np.arange(len(sizes)) % len(listing.classes), sizes),
+        inputs=_read_images(listing.paths, image_size, progress),
+        labels=np.repeat(labels, np.concatenate(sizes)),
         classes=listing.classes,
-        test=np.arange(sum(sizes)) >= train_size if listing.test else None,
+        part=np.repeat(list(listing.parts), list(map(sum, sizes))),
     )
 
 
@@ -83,10 +93,10 @@ def passed_over(place: Path) -> str:
     parts = []
     if found:
         splits = any(is_split_name(path.name) and path.is_dir() for path, _ in found)
-        hint = "; of splits only train/ and test/ are read" * splits
+        hint = "; of splits only train/, val/ and test/ are read" * splits
         named = [_counted(_plain(path, place), images) for path, images in found]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
-    places = (place, place / "train", place / "test")
+    places = (place, *(place / name for name in PART_OF))
     nested = sorted(one for one in within if is_split_name(one.name) and one not in places)
     if nested:
         parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
@@ -126,47 +136,48 @@ def _counted(name: str, images: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Image files by class; `test` is None where the folder has no test split of its own."""
+    """Image files by part, as in `Source`, and by class."""
 
     classes: tuple[str, ...]
-    train: list[list[Path]]
-    test: list[list[Path]] | None
-
-    @property
-    def parts(self) -> list[list[Path]]:
-        return self.train + (self.test or [])
+    parts: dict[str, list[list[Path]]]
 
     @property
     def paths(self) -> list[Path]:
-        return [path for paths in self.parts for path in paths]
+        return [path for of_class in self.parts.values() for paths in of_class for path in paths]
 
 
 def _list_folder(root: Path) -> _Listing:
     if not root.is_dir():
         raise DataError(f"folder:PATH must name an existing folder, got {str(root)!r}")
-    found = {"train", "test"}.intersection(_folders(root, root))
-    parts = {name: _folders(root / name, root) for name in found}
-    if not parts.get("train"):
-        if parts.get("test"):
-            raise DataError(f"{str(root)!r} holds test/ but no train/ with a folder for each class")
-        return _Listing(*_by_class(root, root), None)
-    classes, train = _by_class(root / "train", root)
-    for name in _folders(root, root):
-        if name not in parts and name.lower() in ("train", "test"):
+    folders = _folders(root, root)
+    found = [name for name in PART_OF if name in folders]
+    filled = [name for name in found if _folders(root / name, root)]
+    if "train" not in filled:
+        if filled:
+            raise DataError(
+                f"{str(root)!r} holds {filled[0]}/ but no train/ with a folder for each class"
+            )
+        classes, images = _by_class(root, root)
+        return _Listing(classes, {"": images})
+    for name in folders:
+        if name not in found and name.lower() in PART_OF:
             raise DataError(
                 f"{str(root)!r} holds {name}/ beside train/: name it {name.lower()}/ to have it "
                 "read, or put it elsewhere"
             )
-    if "test" not in parts:
-        return _Listing(classes, train, None)
-    test_classes, test = _by_class(root / "test", root)
-    if classes != test_classes:
-        raise DataError(
-            f"train/ and test/ of {str(root)!r} must hold the same classes, got only in train/: "
-            f"{sorted({*classes} - {*test_classes})}, only in test/: "
-            f"{sorted({*test_classes} - {*classes})}"
-        )
-    return _Listing(classes, train, test)
+    classes, train = _by_class(root / "train", root)
+    parts = {"": train}
+    for name in found[1:]:
+        if PART_OF[name] in parts:
+            raise DataError(f"{str(root)!r} must hold one folder for validation, got {found}")
+        theirs, parts[PART_OF[name]] = _by_class(root / name, root)
+        if classes != theirs:
+            raise DataError(
+                f"train/ and {name}/ of {str(root)!r} must hold the same classes, got only in "
+                f"train/: {sorted({*classes} - {*theirs})}, only in {name}/: "
+                f"{sorted({*theirs} - {*classes})}"
+            )
+    return _Listing(classes, parts)
 
 
 def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
@@ -195,8 +206,9 @@ def _check_classes(classes: list[str], folder: Path) -> None:
     if splits:
         raise DataError(
             f"a class must not be named as a split is, got {splits} in {str(folder)!r}: write "
-            "PATH/train/<class>/ and PATH/test/<class>/ in lower case for splits (without test/ "
-            f"one is drawn), or rename what is a class, as in {splits[0]}-class"
+            "PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ in lower case for "
+            "splits (without val/ or test/ one is drawn), or rename what is a class, as in "
+            f"{splits[0]}-class"
         )
 
 

@@ -1,0 +1,214 @@
+"""Inputs: what a network is fed, as one object that describes the inputs of a prepared data set.
+
+It is kept in the data set's manifest. Everything behind the data set asks it, for a normalised
+batch as for the shape, and assumes nothing of images itself.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from kd.data.sources import Source
+from kd.data.views import View, render, view
+from kd.errors import DataError
+from kd.json_data import JsonData, from_wire
+
+CHUNK = 1024  # images counted at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images(JsonData):
+    """Square images, kept as uint8 [N, C, H, W], and fed as float32, normalised by channel.
+
+    `shape` is (C, H, W). `mean` and `deviation`, a number a channel, are those of the training
+    images, in units of 0-1 pixels.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    dtype: ClassVar[torch.dtype] = torch.uint8  # as they are kept
+    are_images: ClassVar[bool] = True  # there are views of them, and the report shows some
+
+    @classmethod
+    def measured(cls, values: NDArray[np.uint8], train: NDArray[np.int64]) -> Self:
+        """Describe `values` [N, C, H, W], of which the rows `train` are the training images."""
+        mean, deviation = channel_statistics(values, train)
+        return cls(shape=values.shape[1:], mean=tuple(mean), deviation=tuple(deviation))
+
+    def __str__(self) -> str:
+        return f"images of {'x'.join(map(str, self.shape))}"
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def places(self) -> int:
+        """Pixels of an image: what a network computes at, again and again."""
+        return self.shape[1] * self.shape[2]
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Turn a batch as it is kept into what a network is fed, of the same shape."""
+        scale, shift = _constants(self, values.device)
+        # In place, which saves the memory of a second batch and gives the same bits.
+        return (values * scale).sub_(shift)
+
+    def exported(self, values: Tensor) -> Tensor:
+        """Turn a batch as it is kept into what an exported student takes: pixels in 0-1."""
+        return values / 255
+
+    def zeros(self, count: int, device: str = "cpu") -> Tensor:
+        """Return a batch of the shape and type that a network is fed, without content."""
+        return torch.zeros(count, *self.shape, device=device)
+
+    def random(self, count: int, generator: Generator) -> Tensor:
+        """Return a batch as a network is fed it, of random numbers."""
+        return torch.randn(count, *self.shape, generator=generator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrays(JsonData):
+    """Arrays [N, ...] of any shape, `kept` as float32 or int64, and fed as they are.
+
+    `shape` is that of one example; `low` and `high` are the least and the greatest number.
+    """
+
+    shape: tuple[int, ...]
+    kept: str
+    low: float
+    high: float
+
+    are_images: ClassVar[bool] = False
+
+    @classmethod
+    def measured(cls, values: NDArray[np.float32] | NDArray[np.int64]) -> Self:
+        """Describe `values` [N, ...]. Raises DataError for numbers that are not finite."""
+        low, high = float(values.min()), float(values.max())
+        if not math.isfinite(high - low):
+            raise DataError("inputs of a data set must be finite: replace NaN and infinity")
+        return cls(shape=values.shape[1:], kept=values.dtype.name, low=low, high=high)
+
+    def __str__(self) -> str:
+        return f"arrays of {'x'.join(map(str, self.shape))} {self.kept}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.kept == "float32" else torch.int64
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def places(self) -> int:
+        """Numbers of a channel, or of an example without channels."""
+        return math.prod(self.shape[1:] or self.shape)
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Return a copy, because a network may change what it is fed."""
+        return values.clone()
+
+    def exported(self, values: Tensor) -> Tensor:
+        """Return what an exported student takes: the values as they are kept."""
+        return values
+
+    def zeros(self, count: int, device: str = "cpu") -> Tensor:
+        return torch.zeros(count, *self.shape, dtype=self.dtype, device=device)
+
+    def random(self, count: int, generator: Generator) -> Tensor:
+        """Return a batch as a network is fed it, of random numbers between the extremes."""
+        drawn = torch.rand(count, *self.shape, generator=generator, dtype=torch.float64)
+        return (drawn * (self.high - self.low) + self.low).to(self.dtype)
+
+
+Inputs = Images | Arrays
+
+
+def describe(source: Source, train: NDArray[np.int64]) -> Inputs:
+    """Describe the inputs of a source, of which the rows `train` are the training split."""
+    if source.inputs.dtype == np.uint8:
+        return Images.measured(cast(NDArray[np.uint8], source.inputs), train)
+    return Arrays.measured(cast(NDArray[np.float32] | NDArray[np.int64], source.inputs))
+
+
+def read_inputs(info: Mapping[str, Any]) -> Inputs:
+    """Return the inputs of a prepared data set, from the `info` of its manifest."""
+    inputs: Inputs = from_wire(info["inputs"], {"Images": Images, "Arrays": Arrays})
+    return inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """`values` [N, ...] as they are kept and as `inputs` describes them, and `labels` [N] int64."""
+
+    values: Tensor
+    labels: Tensor
+    inputs: Inputs
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Examples":
+        return replace(self, values=self.values.to(device), labels=self.labels.to(device))
+
+    def first(self, count: int) -> "Examples":
+        return replace(self, values=self.values[:count], labels=self.labels[:count])
+
+    def view(self, seed: int, k: int, augment: str) -> View:
+        """Return view `k` of the examples; see `kd.data.views`."""
+        return view(seed, k, self.values, augment)
+
+    def batch(self, index: Tensor, rows: View) -> Tensor:
+        """Return the examples `index` [B], rendered as `rows`, one row each, as a network is fed.
+
+        Index and rows lie on the device of the examples.
+        """
+        return self.inputs.normalise(render(self.values.index_select(0, index), rows))
+
+    def fed(self) -> Tensor:
+        """Return all examples as a network is fed them, not augmented."""
+        return self.inputs.normalise(self.values)
+
+
+@cache
+def _constants(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factor and subtrahend [C, 1, 1]; made once, because a copy to a device is waited for.
+
+    Neither is a tensor of inference mode, whichever mode asks first.
+    """
+    with torch.inference_mode(False):
+        mean, deviation = (
+            torch.tensor(numbers, device=device)[:, None, None]
+            for numbers in (images.mean, images.deviation)
+        )
+        return 1 / (255 * deviation), mean / deviation
+
+
+def channel_statistics(
+    images: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> tuple[list[float], list[float]]:
+    """Return mean and deviation of each channel of `images[rows]`, in units of 0-1 pixels.
+
+    They come from counts of pixel values, so they are the same to the bit wherever computed. A
+    deviation is at least 1/255, one step of a pixel, since images are divided by it.
+    """
+    channels = range(images.shape[1])
+    counts = np.zeros((len(channels), 256), np.int64)
+    for start in range(0, len(rows), CHUNK):
+        chunk = images[rows[start : start + CHUNK]]
+        for channel in channels:
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+    shares = counts / counts.sum(1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = (shares * values).sum(1)
+    variance = (shares * (values - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()

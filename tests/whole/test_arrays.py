@@ -1,0 +1,158 @@
+"""A data set of arrays that are no images, from one new source file, up to its export."""
+
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import kd.data.sources
+from conductor.command_line.cli import main
+from reports.write.page import render_page
+from storage.files.artifacts import read_json
+from storage.files.datasets import open_part
+from storage.files.layout import Layout
+from storage.files.records import StudySettings
+from tests.support.tiny import hasten, refuse, run, succeed
+
+WAVES = '''
+"""Waves of two frequencies, in two channels."""
+
+import numpy as np
+
+from kd.data.sources import Source
+
+
+def read(place, image_size, progress):
+    generator = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    time = np.linspace(0, 6.28, 24)
+    waves = np.sin((1 + 2 * labels)[:, None, None] * time + generator.random((160, 2, 1)))
+    return Source(
+        inputs=(waves + generator.normal(0, 0.3, waves.shape)).astype(np.float32),
+        labels=labels,
+        classes=("slow", "fast"),
+        part=np.repeat(["train", "validation", "test"], [80, 40, 40]),
+    )
+'''
+WORDS = '''
+"""Sentences of two kinds, as numbers of words."""
+
+import numpy as np
+
+from kd.data.sources import Source
+
+
+def read(place, image_size, progress):
+    labels = np.arange(160) % 2
+    words = np.random.default_rng(0).integers(0, 20, (160, 12)) + 10 * labels[:, None]
+    return Source(inputs=words, labels=labels, classes=("low", "high"))
+'''
+NETS = """
+from collections import OrderedDict
+from torch import nn
+
+
+def of_waves(width, classes, channels):
+    layers = OrderedDict(
+        rows=nn.Unflatten(2, (1, 24)),
+        stage1=nn.Conv2d(channels, width, (1, 3)),
+        relu=nn.ReLU(inplace=True),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classify=nn.Linear(width, classes),
+    )
+    return nn.Sequential(layers)
+
+
+def large(classes, channels):
+    return of_waves(16, classes, channels)
+
+
+def small(classes, channels):
+    return of_waves(4, classes, channels)
+
+
+def words(classes, channels):
+    layers = OrderedDict(
+        embed=nn.Embedding(30, 8),
+        maps=nn.Unflatten(2, (8, 1)),
+        stage1=nn.Conv2d(12, 6, 1),
+        flatten=nn.Flatten(),
+        classify=nn.Linear(48, classes),
+    )
+    return nn.Sequential(layers)
+"""
+
+
+@pytest.fixture(autouse=True)
+def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sources `waves` and `words` in a folder of their own, and models in `nets.py`."""
+    hasten(monkeypatch)
+    folder = tmp_path / "members"
+    folder.mkdir()
+    for name, text in (("waves", WAVES), ("words", WORDS)):
+        (folder / f"{name}.py").write_text(text.lstrip())
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.setattr(kd.data.sources, "__path__", [*kd.data.sources.__path__, str(folder)])
+    yield
+    for name in ("waves", "words"):
+        sys.modules.pop(f"kd.data.sources.{name}", None)
+
+
+def flags(tmp_path: Path, dataset: str, teacher: str, student: str) -> list[str]:
+    nets = tmp_path / "nets.py"
+    models = ["--teacher", f"{nets}:{teacher}", "--student", f"{nets}:{student}"]
+    return [
+        "--dataset",
+        dataset,
+        *models,
+        "--taps",
+        "last1",
+        "--train-size",
+        "0",
+        "--augment",
+        "none",
+    ]
+
+
+def test_a_study_of_float_arrays_goes_to_its_report_and_its_export(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("reports.write.report.render_page", render_page)  # not hastened
+    root = tmp_path / "runs"
+    code, said = run(root, capsys, *flags(tmp_path, "waves", "large", "small"))
+    assert (code, said) == (0, "")
+    study = Layout(root).study("waves")
+    folder = Layout(root).dataset(StudySettings.read(study.settings).dataset)
+    train, validation = (open_part(folder, part) for part in ("train", "validation"))
+    assert (train.values.dtype, tuple(train.values.shape)) == (torch.float32, (80, 2, 24))
+    assert len(validation) == 40
+    page = study.report_html.read_text(encoding="utf-8")
+    assert "train, validation and test are the data set&#39;s own" in page
+    assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
+    [card] = study.folder.glob("export/*/README.md")
+    assert "Arrays are float32 [B, 2, 24], as in the data set." in card.read_text()
+    assert read_json(card.with_name("config.json"))["inputs"]["type"] == "Arrays"
+    student = runpy.run_path(str(card.with_name("student.py")))["load"]()
+    before = validation.values.clone()
+    assert student(validation.values).shape == (40, 2)
+    assert torch.equal(validation.values, before)
+
+
+def test_a_study_of_whole_numbers_feeds_them_as_they_are(tmp_path, capsys):
+    root = tmp_path / "runs"
+    succeed(root, capsys, *flags(tmp_path, "words", "words", "words"))
+    settings = StudySettings.read(Layout(root).study("words").settings)
+    train = open_part(Layout(root).dataset(settings.dataset), "train")
+    assert (train.values.dtype, train.values.max()) == (torch.int64, 29)
+
+
+def test_what_needs_images_is_refused_in_one_line(tmp_path, capsys):
+    root, given = tmp_path / "runs", flags(tmp_path, "waves", "large", "small")
+    said = refuse(root, capsys, *given[:-1], "crop=1,flip")
+    assert (
+        "augment must be none for arrays of 2x24 float32, which are no images, got 'crop=1," in said
+    )
+    said = refuse(root, capsys, *given, "--student", "resnet8")
+    assert "a model of arrays of 2x24 float32 must be one of your own, as in nets.py:small" in said
