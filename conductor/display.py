@@ -45,7 +45,7 @@ class _Stage:
 
 
 class Display:
-    """Says what happens. Everything goes to standard output but errors, which are not said here."""
+    """Prints progress to standard output; errors are printed elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)

@@ -1,27 +1,39 @@
-"""What a study is asked to do: the options of a run, and the rules that hold between them."""
+"""The request of a study: the options of a run, and the rules between them."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
+from kd.own_files import OwnFile
 from kd.protocol import Protocol
+from reports.wording import parse_size
 from search_spaces import SPACES
+from storage.files.layout import Layout
 
 if TYPE_CHECKING:
-    from workers.pools.cluster import Cluster
+    from workers.pools.worker_pool import Pool
 
 MOST = 1_000_000  # trials, seeds, runs at once: more is a typing mistake
 BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # of lines of `announced`
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
-# Options that belong to a study: without their flags it goes on with those that it was begun with.
-KEPT = ("sampler", "pruner", "lag", "storage")
+METHOD = ("sampler", "pruner", "lag")  # options that choose how an arm is searched
+KEPT = (*METHOD, "storage")  # options that belong to a study: their defaults are its own
+
+
+def _checked_url(url: str) -> str:
+    """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
+    from storage.studies.urls import check_url  # which imports SQLAlchemy
+
+    if url:
+        check_url(url)
+    return url
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,50 +42,13 @@ class Flag:
 
     group: str
     help: str
+    read: Callable[[str], Any] | None = None  # the text of the flag; by its type where None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
+class Workers:
+    """The options of a command that choose its workers."""
 
-    `spaces` are names of built-in arms or paths; `models` are described in
-    `conductor.stages.own_models`.
-    """
-
-    name: str
-    root: Path
-    protocol: Protocol
-    spaces: list[str]
-    command: list[str]
-    models: Mapping[str, bytes] = field(default_factory=dict)
-    storage: Annotated[
-        str, Flag("study", "URL of the Optuna studies (default: SQLite in the root)")
-    ] = ""
-    trials: Annotated[
-        int,
-        Flag(
-            "search",
-            "total number of trials of an arm; the same line again finishes, or does nothing",
-        ),
-    ] = 20
-    sampler: Annotated[
-        str, Flag("search", f"how recipes are proposed: {', '.join(SAMPLERS.names)}")
-    ] = "tpe"
-    pruner: Annotated[
-        str, Flag("search", f"how trials are ended early: {', '.join(PRUNERS.names)}")
-    ] = "median"
-    lag: Annotated[
-        int,
-        Flag(
-            "search",
-            "how many trials behind decisions look, and how many of an arm run at once",
-        ),
-    ] = 4
-    seeds: Annotated[int, Flag("comparison", "fresh seeds of each finalist, at least")] = 6
-    ablate: Annotated[
-        bool,
-        Flag("comparison", "also run the winner without each of its parts, on the same seeds"),
-    ] = False
     workers: Annotated[
         str,
         Flag(
@@ -98,6 +73,68 @@ class Request:
             "are GPUs)",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        number, share = re.fullmatch(r"[1-9]\d*", self.workers), self.gpus_per_trial
+        known = self.workers in ("auto", "inline", "ray") or bool(number)
+        require("--workers must be auto, inline, ray or a number", known, self.workers)
+        if share is not None:
+            require("--gpus-per-trial must lie in (0, 1]", 0 < share <= 1, share)
+        if self.workers != "ray" and (self.ray_address or share):
+            raise ProtocolError(
+                f"--ray-address and --gpus-per-trial need --workers ray, not {self.workers}"
+            )
+
+    def pool(self, root: Path, threads: int) -> "Pool":
+        """Make the pool, which is not started yet; each of its workers computes with `threads`."""
+        from workers.pools.cluster import Cluster
+        from workers.pools.worker_pool import make_pool
+
+        share = self.gpus_per_trial
+        cluster = Cluster(
+            root=root, threads=threads, address=self.ray_address, gpus_per_trial=share
+        )
+        return make_pool(self.workers, cluster)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Workers):
+    """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
+
+    `spaces` are names of built-in arms or paths; `own` are the files of models that it names.
+    """
+
+    name: str
+    root: Path
+    protocol: Protocol
+    spaces: list[str]
+    command: list[str]
+    own: Sequence[OwnFile] = ()
+    storage: Annotated[
+        str,
+        Flag("study", "URL of the Optuna studies (default: SQLite in the root)", _checked_url),
+    ] = ""
+    trials: Annotated[
+        int,
+        Flag(
+            "search",
+            "total number of trials of an arm; the same line again finishes, or does nothing",
+        ),
+    ] = 20
+    sampler: Annotated[str, Flag("search", "how recipes are proposed"), SAMPLERS] = "tpe"
+    pruner: Annotated[str, Flag("search", "how trials are ended early"), PRUNERS] = "median"
+    lag: Annotated[
+        int,
+        Flag(
+            "search",
+            "how many trials behind decisions look, and how many of an arm run at once",
+        ),
+    ] = 4
+    seeds: Annotated[int, Flag("comparison", "fresh seeds of each finalist, at least")] = 6
+    ablate: Annotated[
+        bool,
+        Flag("comparison", "also run the winner without each of its parts, on the same seeds"),
+    ] = False
     data_dir: Annotated[
         str,
         Flag("data", "where data sets are found, or downloaded to (default: in the root)"),
@@ -108,6 +145,7 @@ class Request:
             "cache",
             "most that the teacher cache may hold; over it the live teacher is used "
             "(default: 20GB)",
+            parse_size,
         ),
     ] = 20 * 10**9  # bytes
 
@@ -116,7 +154,7 @@ class Request:
             received = getattr(self, flag)
             require(f"--{flag} must be at least 1", received >= 1, received)
             require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
-        check_workers(self.workers, self.ray_address, self.gpus_per_trial)
+        Workers.__post_init__(self)
         SAMPLERS.check(self.sampler)
         PRUNERS.check(self.pruner)
         if self.sampler == "gp" and self.pruner != "none":
@@ -125,8 +163,8 @@ class Request:
             )
         if self.sampler == "gp" and self.protocol.has_budget and len(self.protocol.students) > 1:
             raise ProtocolError(
-                "the gp sampler learns from completed trials alone, and would ask for a student "
-                "over the budget again and again: use --sampler tpe, or leave that student out"
+                "the gp sampler learns from completed trials alone, and would propose a student "
+                "over the budget again and again: use --sampler tpe, or remove that student"
             )
         for space in self.spaces:
             if not space.endswith(".py"):
@@ -135,26 +173,9 @@ class Request:
         require("an arm is named once", len(set(names)) == len(names), names)
 
     @property
-    def cluster(self) -> "Cluster":
-        """How workers use Ray, where they run on it."""
-        from workers.pools.cluster import Cluster
-
-        return Cluster(
-            root=self.root,
-            threads=self.protocol.threads,
-            address=self.ray_address,
-            gpus_per_trial=self.gpus_per_trial,
-        )
-
-
-def check_workers(workers: str, ray_address: str, gpus_per_trial: float | None) -> None:
-    """Raise ProtocolError unless the options of the workers fit together."""
-    known = workers in ("auto", "inline", "ray") or bool(re.fullmatch(r"[1-9]\d*", workers))
-    require("--workers must be auto, inline, ray or a number", known, workers)
-    if gpus_per_trial is not None:
-        require("--gpus-per-trial must lie in (0, 1]", 0 < gpus_per_trial <= 1, gpus_per_trial)
-    if workers != "ray" and (ray_address or gpus_per_trial):
-        raise ProtocolError(f"--ray-address and --gpus-per-trial need --workers ray, not {workers}")
+    def url(self) -> str:
+        """The storage of the Optuna studies."""
+        return self.storage or Layout(self.root).studies_url
 
 
 def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
@@ -185,7 +206,7 @@ def announced(request: Request) -> list[str]:
             lines.append([])
         lines[-1].append(f"{name} {_shown(value)}")
     arms = ", ".join(Path(space).stem for space in request.spaces)
-    method = f"sampler {request.sampler}, pruner {request.pruner}, lag {request.lag}"
+    method = ", ".join(f"{name} {getattr(request, name)}" for name in METHOD)
     head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
     return [
         f"{head}seeds {request.seeds}, {method}",

@@ -1,22 +1,22 @@
-"""The whole way of a study: prepare, search, confirm, report."""
+"""A study from end to end: prepare, search, confirm, measure."""
 
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage
 
 from conductor.display import Display
-from conductor.request import Request, announced
+from conductor.request import METHOD, Request, announced
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.stages.confirm import Confirmation
-from conductor.stages.jobs import JobMaker
-from conductor.stages.own_models import keep_models
+from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import (
     begin_settings,
@@ -30,18 +30,19 @@ from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, own_file, remove_traces
-from storage.files.records import Costs, Finalists, StudySettings
+from storage.files.records import Costs, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
 from storage.studies.supervision import own_session
 from storage.studies.urls import storage_file
-from workers.pools.worker_pool import WorkerPool, make_pool
+from workers.jobs import CostJob, JobContext, TeacherTestJob
+from workers.pools.worker_pool import WorkerPool
 
-GRACE_SECONDS = 10  # for the epochs at hand when the study is interrupted
+GRACE_SECONDS = 10  # for the running epochs when the study is interrupted
 
 
 class Study:
-    """One study under one root. Every stage finds what an earlier session has finished."""
+    """One study under one root. Every stage continues from the files of earlier sessions."""
 
     def __init__(self, request: Request, display: Display) -> None:
         self._request = request
@@ -53,16 +54,16 @@ class Study:
             taps=protocol.taps, optimizer=protocol.optimizer, students=protocol.students
         )
         self._spaces = [load_space(space, context) for space in request.spaces]
-        self._url = request.storage or self._layout.studies_url
+        self._url = request.url
 
     def run(self) -> None:
-        """Run what is missing of search and confirmation."""
+        """Run the missing parts of search and confirmation."""
         self._work(search=True)
 
     def confirm(self) -> None:
-        """Run what is missing of the confirmation of trials that are there.
+        """Run the missing parts of the confirmation of the existing trials.
 
-        Raises StudyError when the study has not been searched yet.
+        Raises StudyError for a study that has not been searched yet.
         """
         if not self._paths.settings.exists():
             raise StudyError(
@@ -72,7 +73,7 @@ class Study:
         self._work(search=False)
 
     def _work(self, *, search: bool) -> None:
-        kept_settings(self._paths, self._request, self._url)  # refuses before anything is started
+        kept_settings(self._paths, self._request, self._url)  # raises before anything is started
         root = self._layout.root
         is_new = not root.exists()
         try:
@@ -89,19 +90,19 @@ class Study:
                 raise
 
     def _leave_nothing(self, root: Path) -> None:
-        """Remove what a study that could not begin has left under its new root."""
+        """Remove the files of a study that could not begin from its new root."""
         if self._is_alone() and not self._paths.settings.exists():
             remove_traces(root)
         with suppress(OSError):  # it holds something
             root.rmdir()
 
     def _is_alone(self) -> bool:
-        """Whether no other study can have begun under the root; for a server, nobody knows."""
+        """Whether no other study can have begun under the root; unknown, so false, for a server."""
         locks = list(self._layout.root.glob("studies.db.*.lock"))
         return storage_file(self._url) is not None and len(locks) <= 1
 
     def _supervise(self, *, search: bool) -> None:
-        pool = make_pool(self._request.workers, self._request.cluster)
+        pool = self._request.pool(self._layout.root, self._request.protocol.threads)
         workers = WorkerPool(pool)
         try:
             pool.start()
@@ -133,59 +134,45 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
-        keep_models(self._layout, self._request.models)
         data = preparation.data()
-        data = replace(data, kernels=preparation.kernels(data.dataset))
+        spaces = (space.own for space in self._spaces if space.own)
+        keep_own(self._layout, [*self._request.own, *spaces])
+        data = replace(data, kernels=preparation.kernels(data))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
-        preparation.models(data.dataset)
-        budget = self._measure(data.dataset, workers)
+        preparation.models(data)
+        budget = measure_budget(data, self._paths, workers, self._display)
+        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         for line in announced(self._request) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
         arms = [self._open_arm(space, storage, settings, budget) for space in self._spaces]
-        jobs = JobMaker(self._request.protocol, self._layout, self._paths, settings)
         clock.lap("preparation")
+        stage = arms, workers, self._paths, self._display, prepared
         if search:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            self._search(arms, workers, jobs, publisher)
+            Search(*stage).run(self._request.trials, publisher.trial)
             clock.lap("search")
-        chosen = self._confirm(arms, workers, jobs)
+        chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
         clock.lap("confirmation")
-        self._compare(workers, jobs)
+        self._compare(workers, prepared)
         clock.lap("comparison")
-
-    def _measure(self, dataset: str, workers: WorkerPool) -> Budget:
-        """Measure the students before anything is trained, and give the spaces those there are."""
-        protocol = self._request.protocol
-        budget = measure_budget(
-            protocol, self._layout, self._paths, dataset, workers, self._display
-        )
-        self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
-        return budget
 
     def _open_arm(
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
     ) -> Arm:
         protocol = self._request.protocol
-        method = SearchMethod(
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-            lag=settings.lag,
-            seed=protocol.seed,
-            horizon=protocol.epochs,
-        )
+        chosen: dict[str, Any] = {name: getattr(settings, name) for name in METHOD}
+        method = SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs)
         attributes = {
             "protocol": protocol.hash,
             "space": space.digest,
-            "sampler": settings.sampler,
-            "pruner": settings.pruner,
-            "lag": settings.lag,
+            **chosen,
             "dataset": settings.dataset,
             "shards": settings.shards,
             **({"students": budget.digest} if budget.digest else {}),
@@ -194,39 +181,15 @@ class Study:
         study = open_study(storage, name, attributes, measure(protocol.metric).maximised)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
-    def _search(
-        self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker, publisher: Publisher
-    ) -> None:
-        metric, paths = self._request.protocol.metric, self._paths
-        search = Search(arms, workers, paths, self._display, jobs.trial, publisher.trial, metric)
-        search.run(self._request.trials)
-
-    def _confirm(self, arms: list[Arm], workers: WorkerPool, jobs: JobMaker) -> Finalists:
-        protocol = self._request.protocol
-        confirmation = Confirmation(
-            arms,
-            workers,
-            self._paths,
-            self._display,
-            jobs.confirmation,
-            protocol.metric,
-        )
-        return confirmation.run(
-            protocol.seed,
-            self._request.seeds,
-            protocol.confirm_horizon,
-            protocol.view_count,
-            ablate=self._request.ablate,
-        )
-
-    def _compare(self, workers: WorkerPool, jobs: JobMaker) -> None:
+    def _compare(self, workers: WorkerPool, context: JobContext) -> None:
         """Test the teacher, and measure what the models cost, with nothing else running."""
         tested = self._paths.teacher_test
         if not (tested.result.exists() and tested.predictions.exists()):
-            workers.run(jobs.teacher_test(), lambda event: None)
+            places = {"folder": str(tested.folder), "seal": str(self._paths.seal)}
+            workers.run(context.job(TeacherTestJob, **places))
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
-            event = workers.run(jobs.cost(), lambda event: None)
+            event = workers.run(context.job(CostJob))
             Costs.from_json(event["costs"]).write(self._paths.costs)
 
 

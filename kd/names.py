@@ -63,7 +63,7 @@ class ModelName:
     """A model of the catalogue and the factor on its numbers of channels, or one of the user's own.
 
     That is a function in a Python file, as in `mine.py:small`; `digest` is then what names the
-    content of the file, and empty for the catalogue's.
+    content of the file, and empty for the catalogue's; see `kd.own_files`.
     """
 
     base: str
@@ -77,8 +77,8 @@ class ModelName:
 
     @property
     def file(self) -> str:
-        """Name of the copy that is kept of the user's file: `mine-1a2b3c4d5e6f.py`."""
-        return f"{self.base.partition('.py:')[0]}-{self.digest}.py"
+        """The file of a model of the user's own: `mine.py`."""
+        return self.base.partition(":")[0]
 
     @property
     def stages(self) -> int:

@@ -14,7 +14,6 @@ CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_PAIRS = 6
 MINIMUM_AUDITORS = 8
-KINDS = ("better", "worse", "equivalent", "inconclusive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +27,10 @@ class CrossedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The metric of a less the metric of b, not scaled, with its 95 % interval.
+    """The metric of a minus the metric of b, not scaled, with its 95 % interval.
 
-    `detectable` is the smallest true difference that as many seeds and images would have shown
-    with a probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
+    `detectable` is the smallest true difference that as many seeds and images would detect with a
+    probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
     """
 
     mean: float
@@ -126,15 +125,15 @@ def paired_difference(scores_a: Scores, scores_b: Scores) -> Difference:
 def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tuple[float, float]:
     """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
 
-    Of several seeds it is made like that of a difference, from both effects; of one run, such as
-    the teacher's, it is over images alone, and says nothing of other seeds: for scores of 0 and 1
-    Wilson's (1927), for others by the normal.
+    Over several seeds it has both errors, as that of a difference. Over one run, such as the
+    teacher's, it is over images alone, which says nothing about other seeds: Wilson's interval
+    (1927) for scores of 0 and 1, the normal one for others.
     """
     seeds, images = scores.shape
-    right = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
-    if seeds == 1 and best - worst == 1 and np.isin(right, (0, 1)).all():
-        found = stats.binomtest(int(right.sum()), images).proportion_ci(CONFIDENCE, "wilson")
-        return worst + float(found.low), worst + float(found.high)
+    above = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
+    if seeds == 1 and best - worst == 1 and np.isin(above, (0, 1)).all():
+        ends = stats.binomtest(int(above.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return worst + float(ends.low), worst + float(ends.high)
     if seeds == 1:
         error = np.std(scores, ddof=1) / np.sqrt(images)
         mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
@@ -145,8 +144,9 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Return the places of those that no other beats: none is as cheap and better, or as good and
-    cheaper. The cheapest comes first; of equals the first stays.
+    """Return the indices of those that no other beats, the cheapest first; of equals the first.
+
+    Another beats one if it is as cheap and better, or as good and cheaper.
     """
     front: list[int] = []
     for place in sorted(range(len(costs)), key=lambda one: (costs[one], -values[one])):
@@ -156,7 +156,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 def _p_value(errors: CrossedErrors, seeds: int) -> float:
-    """1 less the confidence of the interval that just reaches 0, so that p and interval agree."""
+    """1 minus the confidence of the interval that just reaches 0, so that p and interval agree."""
     distance = abs(float(errors.mean))
     if distance == 0:
         return 1.0
@@ -185,7 +185,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict_kind(difference: Difference, margin: float) -> str:
-    """Name what an interval says; `margin` not scaled, like it.
+    """Name the conclusion from an interval; `margin` not scaled, like it.
 
     equivalent    the whole interval lies within the margin, even when it leaves out 0
     better/worse  the interval lies above or below 0

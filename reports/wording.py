@@ -1,4 +1,4 @@
-"""How numbers are written: in the report, and in what a study prints."""
+"""Numbers as text, in the report and in what a study prints."""
 
 import re
 from collections.abc import Sequence
@@ -88,6 +88,10 @@ class Measure:
     def _written(self, shown: float | None, digits: int, sign: bool = False) -> str:
         return signed(shown, sign=sign, digits=digits if self.unit == POINTS else digits + 1)
 
+    def margin(self, margin: float) -> str:
+        """0.5 -> ±0.5 points; a margin is in units already."""
+        return f"±{figure(margin)} {self.unit}".rstrip()
+
     def ends(self, low: float, high: float) -> tuple[float, float]:
         """The ends of an interval of scores, or of a difference, as they are drawn."""
         one, other = sorted((self.scale * low, self.scale * high))
@@ -109,11 +113,11 @@ class Measure:
 
 @cache
 def measure(metric: str) -> Measure:
-    """Return a metric's words by its name."""
-    found = load_metric(metric)
+    """Return the words of a metric by its name."""
+    module = load_metric(metric)
     worst, best = score_range(metric)
-    lower = found.RANGE[0] > found.RANGE[1]
-    return Measure(name=found.NAME, unit=found.UNIT, worst=worst, best=best, lower=lower)
+    lower = module.RANGE[0] > module.RANGE[1]
+    return Measure(name=module.NAME, unit=module.UNIT, worst=worst, best=best, lower=lower)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -135,16 +139,6 @@ def signed(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
     if rounded < 0:
         return MINUS + text
     return f"+{text}" if sign and rounded > 0 else text
-
-
-def interval(low: float, high: float) -> str:
-    """Shares to points: (-0.001, 0.012) -> −0.10 to +1.20"""
-    return f"{points(low, sign=True)} to {points(high, sign=True)}"
-
-
-def spread(mean: float | None, deviation: float | None) -> str:
-    """A share in per cent with its deviation in points: 97.21 ± 0.32"""
-    return points(mean) if deviation is None else f"{points(mean)} ± {points(deviation)}"
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -5,7 +5,6 @@ A space is a Python file with `suggest(trial) -> Recipe` or `suggest(trial, stud
 what `enqueued(study)` returns. `--space path/to/mine.py` runs a file of your own.
 """
 
-import importlib.util
 import inspect
 import re
 import warnings
@@ -16,7 +15,8 @@ from typing import Any, cast
 
 from optuna.trial import BaseTrial, FixedTrial
 
-from kd.errors import ProtocolError, one_line, place_in
+from kd.errors import ProtocolError, one_line
+from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
 from search_spaces.asking import Asked, AskedTrial, check_enqueued
@@ -32,15 +32,20 @@ class Space:
     """A search space: `enqueued` maps the title of each recipe to try first to its parameters.
 
     `digest` covers what it does, see `search_spaces.digest`: a study is not resumed with another.
-    `file` and `line` say where `suggest` of a file of the user's is.
+    `own` is the user's file, for one that is not built in, and `line` where `suggest` is in it.
     """
 
     name: str
     suggest: Callable[[BaseTrial], Recipe]
     enqueued: Enqueued
     digest: str
-    file: str = ""
+    own: OwnFile | None = None
     line: str = ""
+
+    @property
+    def source(self) -> str:
+        """The name of a built-in space, or the file and its digest: `mine.py@1a2b3c4d5e6f`."""
+        return f"{self.name}.py@{self.own.digest}" if self.own else self.name
 
 
 def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
@@ -51,17 +56,18 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
     not a Recipe, or one that reads a tap or names a student which the study has not.
     """
     study = study or StudyContext()
-    path, own = Path(name_or_path), {}
+    path, own, line = Path(name_or_path), None, ""
     where = f"the search space {name_or_path}"
     if name_or_path in SPACES.names:
         module: Any = SPACES.load(name_or_path)
     else:
-        module = _import_file(path)
-        code = getattr(module.suggest, "__code__", None)
-        line = f"line {code.co_firstlineno}, in suggest" if code else ""
-        own, where = {"file": str(path.absolute()), "line": line}, str(path)
+        where, own = str(path), _read_file(path)
+        module = load_own(own, where)
+        if not callable(getattr(module, "suggest", None)):
+            raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
+        line = own_line(module.suggest)
     suggest = _for_study(module.suggest, study)
-    space = Space(path.stem, suggest, enqueued=_enqueued(module, where, study), digest="", **own)
+    space = Space(path.stem, suggest, _enqueued(module, where, study), "", own, line)
     return replace(space, digest=_try_out(space, where, study))
 
 
@@ -118,7 +124,7 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
     Where a recipe names its student itself, that remains. Raises ProtocolError when it is not
     feasible.
     """
-    where = f"{space.name}.py" if space.file else f"the search space {space.name}"
+    where = f"{space.name}.py" if space.own else f"the search space {space.name}"
     enqueued = _with_student(space, feasible[0], where)
     for title, parameters in enqueued.items():
         recipe = space.suggest(FixedTrial({**parameters}))
@@ -143,7 +149,7 @@ def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
         raise ProtocolError(f"{what} names the student {recipe.student!r}, not {', '.join(known)}")
 
 
-def _import_file(path: Path) -> Any:
+def _read_file(path: Path) -> OwnFile:
     if not path.is_file():
         raise ProtocolError(f"--space takes a Python file, got {path}, which is not a file")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", path.stem):
@@ -156,19 +162,7 @@ def _import_file(path: Path) -> Any:
             f"a space's file cannot be called {path.name}: {path.stem} is the name of a built-in "
             f"arm; rename {path}"
         )
-    spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ProtocolError(f"--space takes a Python file (.py), got {path}")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        place = place_in(error, lambda file: path.name if file == path.absolute() else "")
-        at = f" ({place})" if place else ""
-        raise ProtocolError(f"{path} does not import: {one_line(error)}{at}") from error
-    if not callable(getattr(module, "suggest", None)):
-        raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
-    return module
+    return read_own(path)
 
 
 def _try_out(space: Space, where: str, study: StudyContext) -> str:
@@ -221,12 +215,11 @@ def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked)
 def _place(space: Space, error: BaseException | None = None) -> str:
     """Return where in the user's own file an error arose, as `, line 7, in suggest`.
 
-    Where it did not arise in a line of it, the line is that of `suggest`. Empty for our own spaces.
+    A file that it imports is named. Where the error arose in no line of theirs, the line is that of
+    `suggest`. Empty for our own spaces.
     """
-    file = space.file
-    place = place_in(error, lambda path: file if str(path) == file else "") if error else ""
-    found = place.partition(", ")[2] or space.line
-    return f", {found}" if found else ""
+    place = (own_place(error) if error else "") or space.line
+    return f", {place.removeprefix(f'{space.name}.py, ')}" if place else ""
 
 
 def _reason(what: str, error: BaseException) -> str:

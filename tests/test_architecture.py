@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "kd.errors",
         "kd.names",
         "kd.optimizers",
+        "kd.own_files",
         "kd.registry",
         "kd.seeds",
         "search_spaces",
@@ -34,7 +35,8 @@ MAY_IMPORT = {
 # it, so nothing goes in a circle or upwards
 FLOORS = {
     "kd": (
-        *("errors", "seeds", "registry", "json_data", "schedules", "names", "recipe", "protocol"),
+        *("errors", "seeds", "registry", "json_data", "schedules", "names"),
+        *("own_import", "own_files", "recipe", "protocol"),
         *(
             "ablations",
             "augmentations",

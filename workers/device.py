@@ -37,7 +37,7 @@ def workers_on(index: int, workers: int, count: int) -> int:
 def limit_memory(device: torch.device, share: float) -> None:
     """Let this process allocate at most `share`, 0-1, of a device's memory, where torch can.
 
-    What the driver takes for each process is beside it.
+    The memory that the driver uses for each process comes on top.
     """
     if device.type in LIMITED and 0 < share < 1:
         module = torch.get_device_module(device)

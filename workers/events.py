@@ -7,7 +7,7 @@ from typing import Any, Self
 from kd.json_data import JsonData, from_wire, kinds_in
 from kd.training.history import EpochMetrics
 
-ShouldStop = Callable[[], bool]  # asked between steps: whether to leave the job
+ShouldStop = Callable[[], bool]  # called between steps: whether to end the job
 
 
 class Event(JsonData):
@@ -47,7 +47,7 @@ class Note(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(LastEvent):
-    """The job has ended well. Its docstring says which `values` it returns: plain JSON."""
+    """The job has succeeded. `values` are plain JSON, listed in the docstring of the job."""
 
     values: dict[str, Any]
 
@@ -80,7 +80,7 @@ class Failed(LastEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(LastEvent):
-    """The job was asked to stop."""
+    """The job was stopped on request."""
 
 
 EVENTS = kinds_in(globals(), Event)

@@ -12,9 +12,9 @@ from workers.runners.kernels import limit_kernels
 
 
 def execute(job: Job, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Yield the job's events; the last one tells how it ended.
+    """Yield the job's events, the last of which is how it ended.
 
-    Whatever a job raises becomes its last event; see `workers.runners.failures`.
+    An exception becomes the last event; see `workers.runners.failures`.
     """
     torch.set_num_threads(job.protocol.threads)
     last: LastEvent = Stopped()  # unless the job yields another

@@ -1,33 +1,51 @@
-"""Jobs: what a worker can be asked to do, as frozen dataclasses that travel as JSON.
+"""Jobs: what a worker can do, as frozen dataclasses that travel as JSON.
 
 Each names its runner, the function that runs it in a worker: a generator of events. It is named as
 a text, since runners import torch and the supervisor does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from kd.json_data import JsonData, from_wire, kinds_in
 from kd.protocol import Protocol
 from kd.recipe import Recipe
-from storage.files.layout import Layout
+from storage.files.layout import Layout, RunLayout
+
+J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(JsonData):
-    """What every job needs: the protocol, and the folder that `--root` names.
+class JobContext(JsonData):
+    """What the jobs of a study share: its protocol, the folder of `--root`, and earlier results.
 
-    `runner` is the module of `workers.runners` and the function in it that run the job.
+    `dataset`, `teacher` and `shards` are fingerprints, empty before a job has made them; `cache` is
+    how much of the teacher is cached: all, logits or none.
     """
 
-    runner: ClassVar[str] = ""
     protocol: Protocol
     root: str
+    dataset: str = ""
+    teacher: str = ""
+    shards: str = ""
+    cache: str = ""
 
     @property
     def layout(self) -> Layout:
         return Layout(Path(self.root))
+
+    def job(self, kind: type[J], **values: Any) -> J:
+        """Make a job of this study; `values` are the fields that belong to its kind alone."""
+        shared = {field.name: getattr(self, field.name) for field in fields(JobContext)}
+        return kind(**shared, **values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobContext):
+    """A job. `runner` is the module of `workers.runners` and the function in it that run it."""
+
+    runner: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +58,20 @@ class PrepareJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelsJob(Job):
-    """Try the kernels of this study's convolutions, where that has not been done.
+    """Test the kernels of this study's convolutions, unless that has been done.
 
     Result: `limit`, the instruction set that workers of this processor are limited to, `reason`,
     and `used`, both with the version in words; all empty on an accelerator.
     """
 
     runner: ClassVar[str] = "kernels.run_kernels"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsJob(Job):
-    """Try out the models of the user's own, before anything is trained with them."""
+    """Test the models of the user's own before anything is trained with them."""
 
     runner: ClassVar[str] = "preparing.run_models"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,6 @@ class TeacherJob(Job):
     """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 
     runner: ClassVar[str] = "preparing.run_teacher"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +86,13 @@ class ProjectionJob(Job):
     """Begin the teacher cache. Result: `shards`, its fingerprint, and a view's `sizes` in bytes."""
 
     runner: ClassVar[str] = "caching.run_projections"
-    dataset: str
-    teacher: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob(Job):
-    """Cache what the teacher says of view `view`, with features or logits alone."""
+    """Cache the teacher's outputs for view `view`, with features or logits alone."""
 
     runner: ClassVar[str] = "caching.run_shard"
-    dataset: str
-    teacher: str
-    shards: str
     view: int
     features: bool
 
@@ -97,10 +107,6 @@ class TrainJob(Job):
     """
 
     runner: ClassVar[str] = "training.run_train"
-    dataset: str
-    teacher: str
-    shards: str
-    cache: str
     recipe: Recipe
     seed: int
     horizon: int
@@ -109,14 +115,16 @@ class TrainJob(Job):
     confirm: str = ""
     seal: str = ""
 
+    @property
+    def run(self) -> RunLayout:
+        return RunLayout(Path(self.folder))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherTestJob(Job):
     """Test the teacher once, for the comparison; its logits are kept in `folder`."""
 
     runner: ClassVar[str] = "comparing.run_teacher_test"
-    dataset: str
-    teacher: str
     folder: str
     seal: str
 
@@ -126,26 +134,20 @@ class CostJob(Job):
     """Measure parameters, MACs, bytes and latency of teacher and students. Result: `costs`."""
 
     runner: ClassVar[str] = "comparing.run_cost"
-    dataset: str
-    teacher: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentsJob(Job):
-    """Measure what the budget of the protocol asks of each student. Result: `sizes`."""
+    """Measure what the protocol limits of each student. Result: `sizes`."""
 
     runner: ClassVar[str] = "comparing.run_students"
-    dataset: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyJob(Job):
-    """Ask the teacher anew about random rows of shard `view`. Result: `difference`, the largest."""
+    """Compare random rows of shard `view` with the teacher. Result: the largest `difference`."""
 
     runner: ClassVar[str] = "caching.run_verify"
-    dataset: str
-    teacher: str
-    shards: str
     view: int
     rows: int
 
@@ -160,7 +162,6 @@ class ExportJob(Job):
     """
 
     runner: ClassVar[str] = "exporting.run_export"
-    dataset: str
     weights: str
     folder: str
     accuracy: float
@@ -170,7 +171,7 @@ class ExportJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineJob(Job):
-    """Say what a worker computes with. Result: `device`, `accelerators`, and torchvision's weights.
+    """Describe what a worker computes with. Result: `device`, `accelerators`, `weights`.
 
     Each accelerator has its name, memory in bytes, capability and whether it computes in bfloat16;
     `memory_share`, 0-1, is how much of its device's memory the worker may allocate; `weights` are
@@ -182,10 +183,9 @@ class MachineJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamineJob(Job):
-    """Try `part` of what training takes: views, losses or checkpoint. Result: what was `said`."""
+    """Test a `part` of training: views, losses or checkpoint. Result: a `description`."""
 
     runner: ClassVar[str] = "examining.run_examine"
-    dataset: str
     part: str
     folder: str
 

@@ -14,9 +14,9 @@ VECTORS = ("avx", "fma", "amx", "sse4")  # how the flags begin that choose betwe
 
 
 def processor() -> dict[str, str]:
-    """Return what tells this kind of processor from others: its model, and its vector extensions.
+    """Return what identifies this kind of processor: its model and its vector extensions.
 
-    Where the kernel does not list them it is what Python knows.
+    Where the kernel does not list them, the model is what Python knows.
     """
     lines = (line.partition(":") for line in _text(PROCESSORS).split("\n\n")[0].splitlines())
     known = {name.strip(): value.strip() for name, _, value in lines}
@@ -32,8 +32,8 @@ def processor() -> dict[str, str]:
 def usable_cores() -> int:
     """Return the cores that this process may use, at least 1.
 
-    Its affinity says which, and a container's quota may be less than they are; it is rounded up.
-    macOS says only how many cores there are.
+    The cores of its affinity, or the quota of its container if that is less, rounded up. On macOS,
+    all cores of the machine.
     """
     known = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
@@ -77,7 +77,7 @@ def _memory_limit(group: Path) -> float:
 
 
 def _text(path: Path) -> str:
-    """Return what a file of the kernel says; nothing where there is none."""
+    """Return the text of a file of the kernel; empty where there is none."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conductor.command_line.options import existing_study, make_request, storage_url
+from conductor.command_line.options import existing_study, make_request, received, storage_url
 from conductor.command_line.presets import PRESETS, preset
 from conductor.display import Display
-from conductor.request import Request, check_workers
+from conductor.request import Request, Workers
 from kd.errors import StudyError, require
 from kd.protocol import Protocol
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
-from workers.pools.cluster import Cluster
 
 if typing.TYPE_CHECKING:
     from workers.pools.worker_pool import WorkerPool
@@ -48,7 +47,7 @@ def _conclude(request: Request, display: Display) -> int:
     from reports.write.report import write_report
 
     layout = Layout(request.root)
-    paths = write_report(layout, request.name, request.storage or layout.studies_url)
+    paths = write_report(layout, request.name, request.url)
     named = ["--name", request.name] if request.storage else []
     display.say("")
     display.say(paths.headline)
@@ -127,18 +126,17 @@ def verify(options: argparse.Namespace) -> int:
     from conductor.tools.verifying import verify_cache
 
     with _workers(options, paths) as workers:
-        verify_cache(Layout(Path(options.root)), paths, workers, options.rows, Display())
+        verify_cache(paths, workers, options.rows, Display())
     return 0
 
 
 @contextmanager
 def _workers(options: argparse.Namespace, paths: StudyLayout) -> Iterator["WorkerPool"]:
     """Yield the workers for a command on an existing study; they end with the block."""
-    from workers.pools.worker_pool import WorkerPool, make_pool
+    from workers.pools.worker_pool import WorkerPool
 
-    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
     threads = read_record(paths.protocol, Protocol).threads
-    pool = make_pool(options.workers, _cluster(options, threads))
+    pool = Workers(**received(options, Workers)).pool(Path(options.root), threads)
     try:
         pool.start()
         yield WorkerPool(pool)
@@ -158,7 +156,6 @@ def export(options: argparse.Namespace) -> int:
     choice = choose(findings.data, options.finalist, paths.command("confirm"))
     default = paths.export(choice.one.key, choice.run.replicate)
     order = Export(
-        layout=layout,
         paths=paths,
         findings=findings,
         choice=choice,
@@ -173,7 +170,7 @@ def export(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train one run again; the exit code is 0 if its result is equal to the last bit, else 1."""
-    paths, layout = existing_study(options), Layout(Path(options.root))
+    paths = existing_study(options)
     from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
 
     subject = (
@@ -182,35 +179,17 @@ def reproduce(options: argparse.Namespace) -> int:
         else trial_subject(paths, options.trial, options.arm)
     )
     with _workers(options, paths) as workers:
-        same = reproduce_run(layout, paths, subject, workers, Display(), paths.command("verify"))
+        same = reproduce_run(paths, subject, workers, Display(), paths.command("verify"))
     return 0 if same else 1
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Examine this machine; the exit code is 0 when every part works, else 1."""
-    check_workers(options.workers, options.ray_address, options.gpus_per_trial)
     from conductor.tools.doctor import Doctor
-    from conductor.tools.inventory import Wanted
-    from conductor.tools.tiny_study import PROTOCOL
+    from conductor.tools.tiny_study import doctor_request
 
-    layout = Layout(Path(options.root))
-    wanted = Wanted(
-        root=layout.root,
-        url=options.storage or layout.studies_url,
-        workers=options.workers,
-        cluster=_cluster(options, PROTOCOL.threads),
-        cache_budget=options.cache_budget,
-    )
-    return 0 if Doctor(wanted, Display()).run() else 1
-
-
-def _cluster(options: argparse.Namespace, threads: int) -> Cluster:
-    return Cluster(
-        root=Path(options.root),
-        threads=threads,
-        address=options.ray_address,
-        gpus_per_trial=options.gpus_per_trial,
-    )
+    request = doctor_request(Path(options.root), **received(options, Request, "root", "command"))
+    return 0 if Doctor(request, Display()).run() else 1
 
 
 def presets(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""The flags of the command line, made from the fields that they set and the texts beside these.
+"""The flags of the command line, made from annotated fields.
 
-A field of the protocol has a flag without more ado; an option of a run has one where it is
+A field of the protocol has a flag; an option of a run has one where it is
 annotated with a `conductor.request.Flag`. Only flags that set no single field are written here.
 """
 
@@ -16,7 +16,6 @@ from conductor.command_line.presets import PRESETS
 from conductor.request import EVIDENCE, KEPT, Flag, Request
 from kd.protocol import Protocol
 from kd.registry import Kind, check_name
-from reports.wording import parse_size
 from search_spaces import SPACES
 
 REPEATABLE = ("students",)  # fields whose flag may be given again, each time with further values
@@ -24,14 +23,14 @@ SPELLINGS = {"students": "--student"}  # a second flag for a field
 
 
 def add_study_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say which study is meant, and where."""
+    """Add the flags that choose a study."""
     group = parser.add_argument_group("which study")
     group.add_argument("--name", help="the study's name (default: that of its preset or data)")
     _add_place_flags(group)
 
 
 def add_place_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say where studies are."""
+    """Add the flags that choose the place of studies."""
     _add_place_flags(parser.add_argument_group("which studies"))
 
 
@@ -41,7 +40,7 @@ def _add_place_flags(group: Any) -> None:
 
 
 def add_search_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say how recipes are searched."""
+    """Add the flags of the search."""
     group = parser.add_argument_group("search")
     group.add_argument(
         "--arms",
@@ -53,7 +52,7 @@ def add_search_flags(parser: ArgumentParser) -> None:
 
 
 def add_comparison_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say how much evidence the comparison rests on."""
+    """Add the flags that choose how much evidence the comparison has."""
     group = parser.add_argument_group("comparison")
     levels = ", ".join(f"{level} for {seeds}" for level, seeds in EVIDENCE.items())
     _add_options(group, "comparison")
@@ -68,7 +67,7 @@ def add_comparison_flags(parser: ArgumentParser) -> None:
 
 
 def add_worker_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say what trains."""
+    """Add the flags of the workers."""
     _add_options(parser.add_argument_group("workers"), "workers")
 
 
@@ -90,7 +89,7 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
 
 
 def add_report_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say which studies are reported, and how."""
+    """Add the flags that choose the studies of a report, and its format."""
     parser.add_argument(
         "studies",
         nargs="*",
@@ -118,7 +117,7 @@ def add_verify_flags(parser: ArgumentParser) -> None:
 
 
 def add_export_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say which student is exported, where to, and how."""
+    """Add the flags that choose the student to export, its folder and format."""
     group = parser.add_argument_group("what is exported")
     group.add_argument(
         "--finalist",
@@ -138,7 +137,7 @@ def add_export_flags(parser: ArgumentParser) -> None:
 
 
 def add_reproduce_flags(parser: ArgumentParser) -> None:
-    """Add the flags that say which run is trained again."""
+    """Add the flags that choose the run to train again."""
     group = parser.add_argument_group("which run")
     either = group.add_mutually_exclusive_group(required=True)
     either.add_argument("--trial", type=int, help="number of a trial of the search")
@@ -182,15 +181,23 @@ def _add_options(group: Any, title: str) -> None:
             if not isinstance(flag, Flag) or flag.group != title:
                 continue
             shown = item.default not in ("", None, False) and "(default:" not in flag.help
-            text = f"{flag.help} (default: {item.default})" if shown else flag.help
+            text = flag.help + "".join(listed(note) for note in notes if isinstance(note, Kind))
+            text = f"{text} (default: {item.default})" if shown else text
             default = None if item.name in KEPT else item.default
             if kind is bool:
                 group.add_argument(_spelled(item.name), action="store_true", help=text)
             else:
-                _add_flag(group, item.name, kind, text, default)
+                _add_flag(group, item.name, kind, text, default, flag.read)
 
 
-def _add_flag(group: Any, name: str, hint: Any, text: str, default: Any = None) -> None:
+def _add_flag(
+    group: Any,
+    name: str,
+    hint: Any,
+    text: str,
+    default: Any = None,
+    read: Callable[[str], Any] | None = None,
+) -> None:
     """Add the flag of one field, which reads values of the field's type."""
     flags = [flag for flag in (SPELLINGS.get(name), _spelled(name)) if flag]
     if hint is bool:
@@ -198,7 +205,7 @@ def _add_flag(group: Any, name: str, hint: Any, text: str, default: Any = None) 
     elif name in REPEATABLE:
         more = {"action": "extend", "type": comma_separated, "metavar": "MODEL"}
     else:
-        more = {"type": READERS.get(name) or _reader(hint)}
+        more = {"type": read or _reader(hint)}
     group.add_argument(*flags, dest=name, default=default, help=text, **more)
 
 
@@ -220,15 +227,3 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 def _evidence(level: str) -> int:
     check_name("level of evidence", level, EVIDENCE)
     return EVIDENCE[level]
-
-
-def _storage(url: str) -> str:
-    """Raises StudyError for a URL that holds no study, before a lock is made beside it."""
-    from storage.studies.urls import check_url
-
-    if url:
-        check_url(url)
-    return url
-
-
-READERS: dict[str, Callable[[str], Any]] = {"storage": _storage, "cache_budget": parse_size}

@@ -9,10 +9,11 @@ from typing import Any
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
-from conductor.stages.own_models import pin_models
+from conductor.stages.own_files import pin_models
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
 from kd.names import SOURCES
+from kd.own_files import read_kept
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
@@ -23,18 +24,19 @@ from storage.files.records import StudySettings
 def make_request(options: argparse.Namespace) -> Request:
     """Return the request: flags come first, then the study's record, then its preset.
 
-    Raises RetortError for mistakes, before a study is begun.
+    Raises RetortError for mistakes, before the study begins.
     """
-    given = _given(options, Protocol)
+    given = received(options, Protocol)
     _check_folder(given.get("dataset", ""))
     _check_weights(given.get("teacher_weights", ""))
-    given, models = pin_models(given)
+    given, own = pin_models(given)
     named = getattr(options, "preset", None)
     base = named or _preset_of(given.get("dataset", "digits"))
     name = options.name
     if name is None:
         name = named or dataset_slug(given.get("dataset", base))
-    paths = Layout(Path(options.root)).study(name)
+    layout = Layout(Path(options.root))
+    paths = layout.study(name)
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
     if paths.protocol.exists() and not named:
         kept_protocol = read_record(paths.protocol, Protocol)
@@ -47,17 +49,20 @@ def make_request(options: argparse.Namespace) -> Request:
         metric = {**protocol_fields, **given}.get("metric", "accuracy")
         given["margin"] = load_metric(metric).MARGIN
     arms, space = getattr(options, "arms", None), getattr(options, "space", None)
-    spaces = _kept_spaces(kept) if kept and not arms and not space else choose_spaces(arms, space)
+    if kept and not arms and not space:
+        spaces = _kept_spaces(kept, layout)
+    else:
+        spaces = choose_spaces(arms, space)
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
     chosen: dict[str, Any] = {
         **settings,
-        **_given(options, Request),
+        **received(options, Request),
         "name": name,
         "root": Path(options.root),
         "protocol": Protocol(**{**protocol_fields, **given}),
         "spaces": spaces,
         "command": ["python", "study.py", *settled_words(options.words)],
-        "models": models,
+        "own": own,
     }
     return Request(**chosen)
 
@@ -88,19 +93,24 @@ def storage_url(options: argparse.Namespace, paths: StudyLayout) -> str:
     return options.storage or kept or Layout(Path(options.root)).studies_url
 
 
-def _kept_spaces(kept: StudySettings) -> list[str]:
-    """Return the search spaces of a study. Raises StudyError for a missing file."""
-    sources = [kept.spaces[arm].source for arm in kept.arms]
-    for source in sources:
-        if source.endswith(".py") and not Path(source).is_file():
-            raise StudyError(f"the study's space {source} is gone; put it back")
-    return sources
+def _kept_spaces(kept: StudySettings, layout: Layout) -> list[str]:
+    """Return the search spaces of a study: names, and paths of copies of the user's files.
+
+    Raises ArtifactError for a copy that is not there, or was changed.
+    """
+    sources = (kept.spaces[arm].source.partition("@") for arm in kept.arms)
+    return [
+        str(read_kept(layout.own, name, digest).path) if digest else name
+        for name, _, digest in sources
+    ]
 
 
-def _given(options: argparse.Namespace, kind: type[Protocol] | type[Request]) -> dict[str, Any]:
-    """Return the options that are given and set a field of `kind`, by name."""
+def received(options: argparse.Namespace, kind: type[Any], *without: str) -> dict[str, Any]:
+    """Return by name the values of the flags that set a field of `kind`, except `without`."""
     values = {field.name: getattr(options, field.name, None) for field in fields(kind)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value for name, value in values.items() if value is not None and name not in without
+    }
 
 
 def _check_folder(dataset: str) -> None:

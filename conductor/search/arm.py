@@ -32,10 +32,10 @@ class Arm:
             self.decisions.adopt(trial)
 
     def ask(self, total: int) -> int | None:
-        """Decide the parameters of the next trial, write it down, and return its number.
+        """Decide the parameters of the next trial, store it, and return its number.
 
-        One with an `excess` has ended already, and is not to be trained. None when no further trial
-        may begin yet, towards `total`.
+        A trial with an `excess` has ended already, and must not be trained. Returns None while no
+        further trial may begin, towards `total`.
         """
         if not self.decisions.may_ask(total):
             return None
@@ -44,7 +44,7 @@ class Arm:
         return trial.number
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Write down an epoch's validation score; return whether to prune the trial there.
+        """Store an epoch's score; return whether to prune the trial there.
 
         Reporting an epoch again changes nothing, so that replaying a checkpoint is safe.
         """

@@ -6,20 +6,20 @@ from conductor.display import Display
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from storage.files.artifacts import fingerprint
-from storage.files.layout import Layout, StudyLayout
+from storage.files.layout import StudyLayout
 from storage.files.records import StudentSizes
-from workers.jobs import StudentsJob
+from workers.jobs import JobContext, StudentsJob
 from workers.pools.worker_pool import WorkerPool
 
-PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints that Optuna is told
+PARAMETERS, LATENCY = "parameters", "latency"  # names of the constraints in Optuna
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A study's students and, where the protocol limits them, what they were measured to be.
+    """A study's students and, where the protocol limits them, their measured sizes.
 
-    What is decided about a student depends on the protocol and that record alone: from the two a
-    study is repeatable, though no clock is. A student that is named by an empty text is the first.
+    Every decision about a student depends on the protocol and that record alone, so a study is
+    repeatable although latencies are not. An empty name stands for the first student.
     """
 
     protocol: Protocol
@@ -27,7 +27,7 @@ class Budget:
 
     @property
     def digest(self) -> str:
-        """What names the record; empty where there is none."""
+        """The fingerprint of the record; empty where there is none."""
         return fingerprint(self.sizes.to_json()) if self.sizes else ""
 
     @property
@@ -41,7 +41,7 @@ class Budget:
         return {name: measured / limit - 1 for name, (measured, limit) in figures.items()}
 
     def excess(self, student: str) -> str:
-        """Say by how much a student is over the budget; empty if it is within."""
+        """Describe by how much a student is over the budget; empty if it is within."""
         return ", ".join(
             f"{_show(name, measured)}, over the budget of {limit:,.12g}"
             for name, (measured, limit) in self._figures(student).items()
@@ -49,7 +49,7 @@ class Budget:
         )
 
     def describe(self, student: str) -> str:
-        """Say what a student was measured to be, of what is limited."""
+        """Describe a student by its measured figures that have a limit."""
         figures = self._figures(student).items()
         over = self.excess(student)
         return over or ", ".join(_show(name, measured) for name, (measured, _) in figures)
@@ -67,24 +67,19 @@ class Budget:
 
 
 def measure_budget(
-    protocol: Protocol,
-    layout: Layout,
-    paths: StudyLayout,
-    dataset: str,
-    workers: WorkerPool,
-    display: Display,
+    context: JobContext, paths: StudyLayout, workers: WorkerPool, display: Display
 ) -> Budget:
-    """Measure the students with nothing else running, or find what was measured for the study.
+    """Measure the students with nothing else running, or read the record of an earlier session.
 
     Raises StudyError, and writes nothing, when no student is within the budget.
     """
+    protocol = context.protocol
     if not protocol.has_budget:
         return Budget(protocol)
     sizes = _find(paths, protocol)
     found = sizes is not None
     if sizes is None:
-        job = StudentsJob(protocol=protocol, root=str(layout.root), dataset=dataset)
-        result = workers.run(job, lambda event: None)
+        result = workers.run(context.job(StudentsJob))
         sizes = StudentSizes.from_json(result["sizes"])
     budget = Budget(protocol, sizes)
     _check(budget)
@@ -97,9 +92,9 @@ def measure_budget(
 
 
 def _find(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
-    """Return what was measured for this protocol; a study that never began may have had another.
+    """Return the record for this protocol, if there is one.
 
-    Raises ArtifactError when the record lacks something.
+    Raises ArtifactError for a record without a figure that the protocol limits.
     """
     if not paths.students.exists():
         return None

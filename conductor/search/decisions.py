@@ -32,7 +32,7 @@ class Decisions:
     """Decides about the trials of one arm on a copy of its study in memory, and writes nothing.
 
     Every decision about trial n depends on n, never on the number of trials or on timing: the copy
-    shows it what the lag allows (`conductor.search.mirror`), and its sampler is made anew from
+    shows it what the lag allows (`conductor.search.mirror`), and its sampler is made from
     (seed, arm, n).
     """
 
@@ -123,9 +123,9 @@ class Decisions:
         return self._budget.excess(student) if self._budget else ""
 
     def _reject(self, trial: optuna.Trial, excess: str) -> None:
-        """End a trial before it has begun: without a report and without a value.
+        """End a trial that is never trained: without reports and without a value.
 
-        PRUNED, for FAIL is what samplers do not learn from.
+        Its state is PRUNED, since samplers do not learn from FAIL.
         """
         attributes = {INFEASIBLE: excess}
         attributes[ENDED] = self.digest(trial.number, TrialState.PRUNED, None, attributes)
@@ -161,7 +161,7 @@ class Decisions:
         return number % AUDIT_EVERY == 0
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Take an epoch's validation score; return whether it is new."""
+        """Copy an epoch's score; return whether it is new."""
         if epoch in self._mirror.trial(number).intermediate_values:
             return False
         self._mirror.report(number, epoch, value)
@@ -188,7 +188,7 @@ class Decisions:
     def end(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
     ) -> None:
-        """Take in that a trial has ended with these user attributes."""
+        """Copy how a trial has ended, with these user attributes."""
         for key, attribute in attributes.items():
             self._mirror.note(number, key, attribute)
         self._mirror.end(number, state, None if value is None else [value])
@@ -209,5 +209,5 @@ class Decisions:
 
     def best(self, count: int) -> list[FrozenTrial]:
         """Return the best trials that ran to the horizon, the first to come first among equals."""
-        whole = [one for one in self._mirror.complete if not one.user_attrs.get("diverged")]
-        return heapq.nsmallest(count, whole, key=lambda one: (-(one.value or 0.0), one.number))
+        trials = [each for each in self._mirror.complete if not each.user_attrs.get("diverged")]
+        return heapq.nsmallest(count, trials, key=lambda each: (-(each.value or 0.0), each.number))

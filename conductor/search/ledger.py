@@ -15,8 +15,8 @@ from storage.studies.trials import check_trial, end_trial
 class StudyLedger:
     """The trials of a study by number, as they are stored.
 
-    A trial is begun and ended in one transaction each, so that a kill leaves none half-written. On
-    a server each is refused once another supervisor has taken over (`storage.studies.supervision`).
+    A trial is begun in one transaction and ended in another, so a kill leaves none half-written.
+    A server refuses both once another supervisor has taken over (`storage.studies.supervision`).
     """
 
     def __init__(self, study: optuna.Study) -> None:

@@ -7,22 +7,20 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from conductor.display import Display
 from conductor.search.arm import Arm
+from conductor.search.stage import Stage, run_record
 from kd.errors import StudyError, WorkerError
+from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import measure
-from storage.files.layout import StudyLayout
 from storage.files.records import RunRecord
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
 from workers.jobs import TrainJob
-from workers.pools.worker_pool import WorkerPool, error_of
+from workers.pools.worker_pool import error_of
 
 MAX_FAILED = 5  # trials of an arm that machines may fail before a session gives up
 ENDINGS: dict[type[LastEvent], str] = {Result: "complete", Diverged: "diverged"}
 OUTCOMES = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}  # all others are COMPLETE
 
-MakeJob = Callable[[Arm, int], TrainJob]
 Publish = Callable[[Arm, int, RunRecord], None]
 
 
@@ -37,37 +35,19 @@ class _Trial:
     pruned: bool = False
 
 
-class Search:
-    """Brings every arm to the same number of trials. Running it again finishes, or does nothing."""
+class Search(Stage):
+    """Brings every arm to the same number of trials. Trials that have ended are not run again."""
 
-    def __init__(
-        self,
-        arms: list[Arm],
-        workers: WorkerPool,
-        layout: StudyLayout,
-        display: Display,
-        make_job: MakeJob,
-        publish: Publish,
-        metric: str = "accuracy",
-    ) -> None:
-        self._measure = measure(metric)
-        self.arms = arms
-        self._workers = workers
-        self._layout = layout
-        self._display = display
-        self._make_job = make_job
+    def run(self, total: int, publish: Publish) -> None:
+        """Run until every arm has `total` trials that count; each is published before it ends."""
         self._publish = publish
         self._running: dict[tuple[str, int], _Trial] = {}
         self._failed: Counter[str] = Counter()
-        self._unfinished: list[tuple[Arm, int]] = []
-
-    def run(self, total: int) -> None:
-        """Run until every arm has `total` trials that count."""
-        done = sum(min(arm.decisions.counted, total) for arm in self.arms)
-        self._display.begin("trials", total * len(self.arms), done)
-        if done == total * len(self.arms):
-            self._display.say(f"trials: all {total} of each arm are there")
-        self._unfinished = [(arm, number) for arm in self.arms for number in arm.decisions.running]
+        done = sum(min(arm.decisions.counted, total) for arm in self._arms)
+        self._display.begin("trials", total * len(self._arms), done)
+        if done == total * len(self._arms):
+            self._display.say(f"trials: all {total} of each arm have already run")
+        self._unfinished = [(arm, number) for arm in self._arms for number in arm.decisions.running]
         self._fill(total)
         while self._workers.busy:
             for key, event in self._workers.events():
@@ -75,16 +55,16 @@ class Search:
             self._fill(total)
 
     def _fill(self, total: int) -> None:
-        """Give every free worker a trial: first those that an earlier session left unfinished."""
+        """Give every free worker a trial, first the unfinished ones of an earlier session."""
         while self._workers.free > 0:
-            found = self._unfinished.pop(0) if self._unfinished else self._ask(total)
-            if found is None:
+            trial = self._unfinished.pop(0) if self._unfinished else self._ask(total)
+            if trial is None:
                 return
-            self._start(*found)
+            self._start(*trial)
 
     def _ask(self, total: int) -> tuple[Arm, int] | None:
         """Ask the arm that has fewest trials, of those that may begin one, for the next."""
-        ready = [arm for arm in self.arms if arm.decisions.may_ask(total)]
+        ready = [arm for arm in self._arms if arm.decisions.may_ask(total)]
         for arm in sorted(ready, key=lambda arm: arm.decisions.asked):
             number = arm.ask(total)
             while number is not None and (excess := arm.decisions.excess(number)):
@@ -95,10 +75,22 @@ class Search:
         return None
 
     def _start(self, arm: Arm, number: int) -> None:
-        key, job = (arm.name, number), self._make_job(arm, number)
+        key, job = (arm.name, number), self.job(arm, number)
         self._running[key] = _Trial(arm, number, job)
         self._display.run_started(key, f"{arm.name} {number}", job.horizon)
         self._workers.start(key, job)
+
+    def job(self, arm: Arm, number: int) -> TrainJob:
+        """Make a trial's job. Its seed depends on its number alone: arms have the same seeds."""
+        protocol = self._context.protocol
+        return self._context.job(
+            TrainJob,
+            folder=str(self._layout.trial(arm.name, number).folder),
+            recipe=arm.decisions.recipe(number),
+            seed=derive_seed(protocol.seed, "trial", number),
+            horizon=protocol.epochs,
+            views=list(range(protocol.view_count)),
+        )
 
     def _hear(self, trial: _Trial, event: Event) -> None:
         if isinstance(event, EpochDone):
@@ -111,7 +103,7 @@ class Search:
     def _hear_epoch(self, trial: _Trial, metrics: EpochMetrics) -> None:
         """Report an epoch, and stop the trial if it is to be pruned.
 
-        Epochs that a stopped worker still says, or that one says again after a retry, are ignored.
+        Epochs that a stopped worker still reports, or that are repeated after a retry, are ignored.
         """
         if trial.pruned or metrics.epoch <= len(trial.history):
             return
@@ -123,33 +115,26 @@ class Search:
             self._workers.stop(key)
 
     def _end(self, trial: _Trial, event: LastEvent) -> None:
-        """Tell a trial. Divergence is the worst value; only faults of a machine are failures.
+        """End a trial. A diverged one has the worst value; only faults of a machine are failures.
 
-        What is wrong with the study's own files (a full disk, a damaged shard) would fail every
-        trial: it ends the session, raised here, and the trial goes on with the next one.
+        Errors in the study's own files (a full disk, a damaged shard) would fail every trial: they
+        are raised, which ends the session, and the next session continues the trial.
         """
         if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
         outcome = "pruned" if trial.pruned else ENDINGS.get(type(event), "failed")
         reason = event.reason if isinstance(event, Diverged | Failed) else ""
-        arm, number, job = trial.arm, trial.number, trial.job
-        record = RunRecord(
-            recipe=job.recipe,
-            seed=job.seed,
-            horizon=job.horizon,
-            outcome=outcome,
-            reason="" if trial.pruned else reason,
-            history=trial.history,
-            seconds=sum(metrics.seconds for metrics in trial.history),
-        )
+        arm, number, run = trial.arm, trial.number, trial.job.run
+        reason = "" if trial.pruned else reason
+        record = run_record(trial.job, trial.history, outcome=outcome, reason=reason)
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
         value = None if outcome == "failed" else record.objective(self._measure.worst)
         attributes = _attributes(record)
         record = replace(record, digest=arm.decisions.digest(number, state, value, attributes))
-        record.write(self._layout.trial(arm.name, number).result)
+        record.write(run.result)
         self._publish(arm, number, record)
         arm.tell(number, state, value, attributes)
-        self._layout.trial(arm.name, number).checkpoint.unlink(missing_ok=True)
+        run.checkpoint.unlink(missing_ok=True)
         del self._running[arm.name, number]
         self._say_ended(arm, number, record)
         if outcome == "failed":
@@ -178,7 +163,7 @@ class Search:
 
 
 def _attributes(record: RunRecord) -> dict[str, Any]:
-    """What the study keeps of a trial beside its values."""
+    """Return the user attributes of a trial."""
     attributes: dict[str, Any] = {"diverged": record.outcome == "diverged"}
     if record.reason:
         attributes["reason"] = record.reason

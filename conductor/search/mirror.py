@@ -1,4 +1,4 @@
-"""A mirror: an arm's study copied into memory, which shows each decision what it may depend on.
+"""The copy of an arm's study in memory, which shows each decision what it may depend on.
 
 A decision about trial n sees trials 0 … n - lag as they ended, and of the rest the parameters.
 """
@@ -46,8 +46,8 @@ class Mirror:
     def adopt(self, trial: FrozenTrial) -> None:
         """Copy a trial's parameters, as running.
 
-        One that was running is asked about again by whoever takes it over: its reports are replayed
-        from its checkpoint, and so are the decisions to prune.
+        For one that was running, the session replays the reports of its checkpoint, and repeats the
+        decisions to prune.
         """
         copied = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -100,7 +100,7 @@ class Mirror:
     def ask(
         self, number: int, sampler: BaseSampler, enqueued: dict[str, Any] | None
     ) -> optuna.Trial:
-        """Begin trial `number`, the next, with parameters that are given or asked of the sampler.
+        """Begin trial `number`, the next, with enqueued parameters or those of the sampler.
 
         Its constraints and attributes may be set before it is written to the study.
         """
@@ -128,12 +128,12 @@ class Mirror:
 class LaggedStorage(InMemoryStorage):
     """One study in memory that shows each decision exactly the trials that it may depend on.
 
-    Set `deciding` to n before anything is asked about trial n. Samplers and pruners then see trials
+    Set `deciding` to n before a decision about trial n. Samplers and pruners then see trials
     0 … n - lag as they ended; n - lag + 1 … n - 1 as running trials with parameters alone, whether
     or not they have ended meanwhile; n itself; and nothing after it. So a study depends on the lag,
     and not on how fast its workers are.
 
-    Trials that have ended change no more: what is asked of them again and again is kept.
+    Trials that have ended do not change, so lists of them are kept.
     """
 
     def __init__(self, lag: int) -> None:

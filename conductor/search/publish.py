@@ -1,4 +1,4 @@
-"""What the dashboard shows beside the numbers: notes, learning curves and schedules."""
+"""Notes, learning curves and schedules for the dashboard."""
 
 import csv
 import re
@@ -174,7 +174,7 @@ def _plain(text: object) -> str:
 
 
 def describe(recipe: Recipe) -> list[str]:
-    """Say a recipe in a few lines of words."""
+    """Describe a recipe in a few lines."""
     lines = [f"student `{recipe.student}`"] if recipe.student else []
     lines += [
         f"learning rate {recipe.lr:.3g}, weight decay {recipe.weight_decay:.3g}, "

@@ -1,1 +1,1 @@
-"""The stages around the search: preparation, confirmation, and what is written down."""
+"""The stages around the search: preparation, confirmation, and the records of a study."""

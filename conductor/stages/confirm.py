@@ -7,71 +7,46 @@ test split. If asked for, so do the ablations of the winner that the verdict is 
 """
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
 
-from conductor.display import Display
 from conductor.search.arm import Arm
+from conductor.search.stage import Stage, run_record
 from kd.ablations import ablations
 from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import Measure, measure
-from storage.files.layout import RunLayout, StudyLayout
+from reports.wording import Measure
+from storage.files.layout import RunLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Diverged, EpochDone, Event, Note, Result
 from workers.jobs import TrainJob
-from workers.pools.worker_pool import WorkerPool
 
 CANDIDATES = 3  # of each arm that run again before one is chosen
 SELECTION_SEEDS = 3
 
 Scores = dict[int, list[float]]  # the validation metric on the seeds of the selection, by trial
-MakeJob = Callable[[Recipe, int, int, list[int], RunLayout, str], TrainJob]
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run that confirmation asks for; `purpose` is what the seal is broken for, if it is."""
+    """A run of the selection or the confirmation."""
 
     title: str
-    recipe: Recipe
-    seed: int
-    horizon: int
-    layout: RunLayout
-    purpose: str = ""
+    job: TrainJob
 
 
-class Confirmation:
-    """Selection and confirmation of one study. Runs that are there already are not run again."""
+class Confirmation(Stage):
+    """Selection and confirmation of one study. Runs that have ended are not run again."""
 
-    def __init__(
-        self,
-        arms: list[Arm],
-        workers: WorkerPool,
-        layout: StudyLayout,
-        display: Display,
-        make_job: MakeJob,
-        metric: str = "accuracy",
-    ) -> None:
-        self._measure = measure(metric)
-        self._arms = arms
-        self._workers = workers
-        self._layout = layout
-        self._display = display
-        self._make_job = make_job
-
-    def run(
-        self, study_seed: int, seeds: int, horizon: int, views: int, *, ablate: bool = False
-    ) -> Finalists:
+    def run(self, seeds: int, *, ablate: bool = False) -> Finalists:
         """Choose the finalists, write them down, and only then confirm them.
 
         `seeds` is a minimum: finalists that all have runs on more seeds keep them.
         """
-        scores = self._select(study_seed, horizon, views)
+        scores = self._select()
         finalists = [
             finalist for arm in self._arms for finalist in _finalists(arm, scores[arm.name])
         ]
@@ -81,8 +56,7 @@ class Confirmation:
         chosen.write(self._layout.finalists)
         for stage, group in (("confirmation", finalists), ("ablation", ladder)):
             if group:
-                runs = self._confirmations(group, study_seed, seeds, horizon)
-                self._run_all(stage, runs, views)
+                self._run_all(stage, self._confirmations(group, seeds))
         return chosen
 
     def _confirmed(self, finalists: list[Finalist]) -> int:
@@ -93,19 +67,18 @@ class Confirmation:
             replicate += 1
         return replicate
 
-    def _confirmations(
-        self, finalists: list[Finalist], study_seed: int, seeds: int, horizon: int
-    ) -> list[_Run]:
+    def _confirmations(self, finalists: list[Finalist], seeds: int) -> list[_Run]:
         """Return the runs of all finalists on the first seed, then on the second, and so on."""
         recipes = {finalist.name: finalist for finalist in finalists}
         return [
             _Run(
-                title=f"{finalist.arm} {finalist.title}, seed {replicate + 1} of {seeds}",
-                recipe=finalist.recipe,
-                seed=derive_seed(study_seed, "confirmation", replicate),
-                horizon=horizon,
-                layout=self._layout.confirmation(finalist.name, replicate),
-                purpose=f"{finalist.arm} {finalist.title}, seed {replicate + 1}",
+                f"{finalist.arm} {finalist.title}, seed {replicate + 1} of {seeds}",
+                self._job(
+                    self._layout.confirmation(finalist.name, replicate),
+                    finalist.recipe,
+                    derive_seed(self._context.protocol.seed, "confirmation", replicate),
+                    f"{finalist.arm} {finalist.title}, seed {replicate + 1}",
+                ),
             )
             for replicate in range(seeds)
             for finalist in recipes.values()
@@ -136,7 +109,7 @@ class Confirmation:
         return ladder if ablate else [one for one in ladder if one.title in self._earlier(winner)]
 
     def _earlier(self, winner: Finalist) -> set[str]:
-        """Return the titles of the ablations of this recipe that are written down."""
+        """Return the titles of this recipe's recorded ablations."""
         path = self._layout.finalists
         kept = Finalists.read(path).finalists if path.exists() else []
         same = any(
@@ -145,7 +118,7 @@ class Confirmation:
         )
         return {one.title for one in kept if same and one.role == "ablation"}
 
-    def _select(self, study_seed: int, horizon: int, views: int) -> dict[str, Scores]:
+    def _select(self) -> dict[str, Scores]:
         """Run the candidates of every arm; return their validation scores by trial."""
         runs: dict[tuple[str, int, int], _Run] = {}
         for arm in self._arms:
@@ -156,34 +129,24 @@ class Confirmation:
                 first = arm.decisions.first(recipe)
                 for replicate in range(SELECTION_SEEDS):
                     runs[arm.name, trial.number, replicate] = _Run(
-                        title=f"{arm.name} {trial.number}, selection {replicate + 1}",
-                        recipe=recipe,
-                        seed=derive_seed(study_seed, "selection", replicate),
-                        horizon=horizon,
-                        layout=self._layout.selection(arm.name, first, replicate),
+                        f"{arm.name} {trial.number}, selection {replicate + 1}",
+                        self._job(
+                            self._layout.selection(arm.name, first, replicate),
+                            recipe,
+                            derive_seed(self._context.protocol.seed, "selection", replicate),
+                        ),
                     )
-        records = self._run_all("selection", list(runs.values()), views)
+        records = self._run_all("selection", list(runs.values()))
         scores: dict[str, Scores] = {arm.name: {} for arm in self._arms}
         for (arm_name, number, _), record in zip(runs, records, strict=True):
             scores[arm_name].setdefault(number, []).append(record.objective(self._measure.worst))
         return scores
 
-    def _run_all(self, stage: str, runs: list[_Run], views: int) -> list[RunRecord]:
+    def _run_all(self, stage: str, runs: list[_Run]) -> list[RunRecord]:
         """Run what is missing, and return the records of all, in order."""
-        records = [_finished(run) for run in runs]
-        missing = {index: run for index, run in enumerate(runs) if records[index] is None}
-        self._display.begin(f"{stage} runs", len(runs), len(runs) - len(missing))
-        jobs = {
-            index: self._make_job(
-                run.recipe,
-                run.seed,
-                run.horizon,
-                view_order(run.seed, views),
-                run.layout,
-                run.purpose,
-            )
-            for index, run in missing.items()
-        }
+        records = [_finished(run.job) for run in runs]
+        jobs = {index: run.job for index, run in enumerate(runs) if records[index] is None}
+        self._display.begin(f"{stage} runs", len(runs), len(runs) - len(jobs))
         histories: dict[int, list[EpochMetrics]] = {}
 
         def listen(index: int, event: Event) -> None:
@@ -194,36 +157,58 @@ class Confirmation:
                 self._hear_epoch(index, runs[index], history, event.metrics)
 
         for index, event in self._workers.run_all(jobs, listen):
-            record = self._record(runs[index], event, histories.get(index, []))
+            record = _record(runs[index].job, event, histories.get(index, []))
             records[index] = record
             self._display.run_ended(index, _ending(runs[index], record, self._measure))
         return [record for record in records if record is not None]
 
+    def _job(self, run: RunLayout, recipe: Recipe, seed: int, purpose: str = "") -> TrainJob:
+        """Make a run's job; with a `purpose` in words, the run is tested for it."""
+        protocol = self._context.protocol
+        return self._context.job(
+            TrainJob,
+            folder=str(run.folder),
+            recipe=recipe,
+            seed=seed,
+            horizon=protocol.confirm_horizon,
+            views=view_order(seed, protocol.view_count),
+            confirm=purpose,
+            seal=str(self._layout.seal) if purpose else "",
+        )
+
     def _hear_epoch(
         self, index: int, run: _Run, history: list[EpochMetrics], metrics: EpochMetrics
     ) -> None:
-        """Keep an epoch; one that is said again after a retry is kept once."""
+        """Keep an epoch; one that is repeated after a retry is kept once."""
         if not history:
-            self._display.run_started(index, run.title, run.horizon)
+            self._display.run_started(index, run.title, run.job.horizon)
         if metrics.epoch > len(history):
             history.append(metrics)
         self._display.epoch(index, metrics.epoch, self._measure.value(metrics.objective, 1))
 
-    @staticmethod
-    def _record(run: _Run, event: Result | Diverged, history: list[EpochMetrics]) -> RunRecord:
-        record = RunRecord(
-            recipe=run.recipe,
-            seed=run.seed,
-            horizon=run.horizon,
-            outcome="complete" if isinstance(event, Result) else "diverged",
-            reason=event.reason if isinstance(event, Diverged) else "",
-            history=history,
-            seconds=sum(metrics.seconds for metrics in history),
-            test=event["test"] if isinstance(event, Result) else None,
-        )
-        record.write(run.layout.result)
-        run.layout.checkpoint.unlink(missing_ok=True)
-        return record
+
+def _record(job: TrainJob, event: Result | Diverged, history: list[EpochMetrics]) -> RunRecord:
+    if isinstance(event, Diverged):
+        record = run_record(job, history, outcome="diverged", reason=event.reason)
+    else:
+        record = run_record(job, history, outcome="complete", test=event["test"])
+    record.write(job.run.result)
+    job.run.checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _finished(job: TrainJob) -> RunRecord | None:
+    """Return the record of a run that has ended. Raises ArtifactError for that of another run.
+
+    A tested run whose predictions are lost is run again.
+    """
+    if not job.run.result.exists():
+        return None
+    record = RunRecord.read(job.run.result)
+    if (record.recipe, record.seed, record.horizon) != (job.recipe, job.seed, job.horizon):
+        raise ArtifactError(f"{job.folder} holds another run; delete it")
+    lost = record.test and not job.run.predictions.exists()
+    return None if lost else record
 
 
 def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
@@ -235,39 +220,24 @@ def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
     return f"{run.title}: {measure.value(record.test['objective'], 1)} test {measure.name}"
 
 
-def _finished(run: _Run) -> RunRecord | None:
-    """Return the record of a run that has been done, with this recipe, seed and horizon.
-
-    One that was tested, and has lost what it said, has not been done.
-    """
-    if not run.layout.result.exists():
-        return None
-    record = RunRecord.read(run.layout.result)
-    wanted = (run.recipe, run.seed, run.horizon)
-    if (record.recipe, record.seed, record.horizon) != wanted:
-        raise ArtifactError(f"{run.layout.folder} holds another run; delete it")
-    lost = record.test and not run.layout.predictions.exists()
-    return None if lost else record
-
-
 def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
     """Return the best recipes of an arm, each with the best of its trials.
 
-    On the seeds of the selection, equal recipes would only come out equal.
+    Equal recipes give equal results on the seeds of the selection.
     """
-    found: dict[Recipe, FrozenTrial] = {}
+    candidates: dict[Recipe, FrozenTrial] = {}
     for trial in arm.decisions.best(arm.decisions.asked):
-        found.setdefault(arm.decisions.recipe(trial.number), trial)
-        if len(found) == CANDIDATES:
+        candidates.setdefault(arm.decisions.recipe(trial.number), trial)
+        if len(candidates) == CANDIDATES:
             break
-    return found
+    return candidates
 
 
 def _finalists(arm: Arm, scores: Scores) -> list[Finalist]:
     """Return the arm's defaults and, last, its winner by its mean value on validation images."""
     trials = {trial.number: trial for trial in arm.decisions.trials}
     winner = max(scores, key=lambda number: (sum(scores[number]), -number))
-    by_recipe = {arm.decisions.recipe(number): found for number, found in scores.items()}
+    by_recipe = {arm.decisions.recipe(number): values for number, values in scores.items()}
     defaults = [
         _finalist(
             arm, trials[number], title, "default", by_recipe.get(arm.decisions.recipe(number), [])
@@ -283,8 +253,8 @@ def _finalist(
 ) -> Finalist:
     """Make a finalist. Its folder is named by the first trial with its recipe.
 
-    So one recipe is confirmed once, also where the winner asked again for a default's, or where
-    further trials ask for a finalist's.
+    So one recipe is confirmed once, also where the winner has the recipe of a default, or where
+    later trials repeat that of a finalist.
     """
     recipe = arm.decisions.recipe(trial.number)
     return Finalist(

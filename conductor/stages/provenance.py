@@ -17,9 +17,23 @@ from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
 from storage.files.records import Finalists, SpaceSource, StudySettings
 from storage.studies.urls import masked, storage_file, without_password
+from workers.jobs import JobContext
 
 THEN = "; then "  # between the kernels of sessions that computed with others
 LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def read_context(paths: StudyLayout) -> JobContext:
+    """Return what the jobs of an existing study share."""
+    settings = StudySettings.read(paths.settings)
+    return JobContext(
+        protocol=read_record(paths.protocol, Protocol),
+        root=str(paths.folder.parent),
+        dataset=settings.dataset,
+        teacher=settings.teacher,
+        shards=settings.shards,
+        cache=settings.cache,
+    )
 
 
 def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:
@@ -49,7 +63,7 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
         if differences:
             raise StudyError(
                 f"study {paths.name} has another protocol ({', '.join(differences)}); "
-                "leave these flags out to go on with it, or give --name another name"
+                "omit these flags to continue it, or choose another --name"
             )
     if paths.settings.exists():
         kept = StudySettings.read(paths.settings)
@@ -61,7 +75,7 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
                 raise StudyError(
                     f"study {paths.name} was begun with --{flag.replace('_', '-')} {was!r}, not "
                     f"{wanted!r}; "
-                    "leave the flag out to go on with it, or give --name another name"
+                    "omit the flag to continue it, or choose another --name"
                 )
 
 
@@ -74,9 +88,9 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
     for base, digest in was.items():
         if now.get(base, digest) != digest:
             raise StudyError(
-                f"the file {base.partition(':')[0]} has changed since study {name} was begun; "
-                "bring it back, leave its flags out to go on with the copy that is kept, or give "
-                "--name another name"
+                f"{base.partition(':')[0]}, or a file that it imports, has changed since study "
+                f"{name} was begun; restore it, omit its flags to continue with the copy that is "
+                "kept, or choose another --name"
             )
 
 
@@ -92,8 +106,7 @@ def begin_settings(
     Raises StudyError when the data, the teacher, its cache or a search space has changed since.
     """
     sources = {
-        space.name: SpaceSource(source=source, digest=space.digest)
-        for space, source in zip(spaces, request.spaces, strict=True)
+        space.name: SpaceSource(source=space.source, digest=space.digest) for space in spaces
     }
     if kept:
         _check_unchanged(paths, kept, prepared, sources)
@@ -191,7 +204,7 @@ def _check_unchanged(
     if changed:
         raise StudyError(
             f"since study {paths.name} was begun, its {', '.join(changed)} changed (the files, or "
-            "the version of torch); bring that back, or give --name another name"
+            "the version of torch); restore them, or choose another --name"
         )
 
 
@@ -201,9 +214,9 @@ def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
 
 
 def kernels_so_far(was: str, now: str) -> str:
-    """Name the kernels of all sessions, in order: trials that are there keep the bits of theirs.
+    """Return the kernels of all sessions in order: finished trials keep the bits of theirs.
 
-    `was` is what the sessions before have computed with, empty for none on a CPU.
+    `was` has those of earlier sessions, empty for none on a CPU.
     """
     if not now or not was:
         return now
@@ -211,13 +224,13 @@ def kernels_so_far(was: str, now: str) -> str:
 
 
 def kernels_change(kept: StudySettings, now: str) -> str:
-    """Return the line to print where a study goes on with other kernels; empty if it does not."""
+    """Return the line to print where a study continues with other kernels; else empty."""
     was = kept.machine.get("kernels", "").split(THEN)[-1]
     if not was or not now or was == now:
         return ""
     return (
-        f"kernels: this study was computed with {was}, and goes on with {now}: "
-        "what is new may differ in its last bits from what an uninterrupted study would give"
+        f"kernels: this study was computed with {was}, and continues with {now}: "
+        "further results may differ in their last bits from those of an uninterrupted study"
     )
 
 

@@ -1,1 +1,1 @@
-"""Commands beside a study: doctor, export, reproduce, verify."""
+"""The commands doctor, export, reproduce and verify."""

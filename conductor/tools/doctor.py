@@ -1,4 +1,4 @@
-"""The doctor: says what a machine offers and what is used of it, and tries out every part."""
+"""The doctor: describes the machine and what Retort uses of it, and tests every part."""
 
 import tempfile
 from collections.abc import Mapping
@@ -7,36 +7,36 @@ from textwrap import shorten
 from typing import Any
 
 from conductor.display import Display
-from conductor.tools.inventory import Lines, Wanted, computing, offered, used
+from conductor.request import Request
+from conductor.tools.inventory import Lines, computing, offered, used
 from conductor.tools.self_test import Part, disk_part, parts, scratch, worker_part
 from conductor.tools.tiny_study import TinyStudy
-from workers.pools.worker_pool import make_pool
 
 LONGEST = 400  # letters of a reason
 WIDTH = 11  # of the names in front of the lines
 
 
 class Doctor:
-    """One examination. What it writes is in folders of its own, which it removes."""
+    """One examination. It writes to folders of its own, which it removes."""
 
-    def __init__(self, wanted: Wanted, display: Display) -> None:
-        self._wanted = wanted
+    def __init__(self, request: Request, display: Display) -> None:
+        self._request = request
         self._display = display
         self._tried: dict[str, bool] = {}  # part: whether it works
 
     def run(self) -> bool:
-        """Say everything, as it is found; return whether every part works."""
-        self._say("This machine", offered(self._wanted.root))
-        first = self._try(disk_part(self._wanted.root))
-        where = self._wanted.root if self._tried["disk"] else Path(tempfile.gettempdir())
-        pool = make_pool(self._wanted.workers, self._wanted.cluster)
+        """Print every result as it comes; return whether every part works."""
+        self._say("This machine", offered(self._request.root))
+        first = self._try(disk_part(self._request.root))
+        where = self._request.root if self._tried["disk"] else Path(tempfile.gettempdir())
+        pool = self._request.pool(self._request.root, self._request.protocol.threads)
         try:
             with scratch(where) as folder:
                 study = TinyStudy(pool, folder)
                 second = self._try(worker_part(study))
                 self._say_found(study.machine, pool.size if self._tried["worker"] else None)
                 self._say("Self-test", [first, second])
-                for part in parts(self._wanted, study, folder):
+                for part in parts(self._request, study, folder):
                     self._say("", [self._try(part)])
         finally:
             pool.close()
@@ -44,17 +44,17 @@ class Doctor:
 
     def _say_found(self, found: Mapping[str, Any] | None, workers: int | None) -> None:
         self._say("", computing(found))
-        self._say("Retort will use", used(self._wanted, found, workers))
+        self._say("Retort will use", used(self._request, found, workers))
 
     def _try(self, part: Part) -> tuple[str, str]:
-        """Try one part, and return the line that says how it went."""
+        """Test one part, and return the line of its result."""
         missing = [name for name in part.needs if not self._tried[name]]
         self._tried[part.name] = False
         if missing:
-            return part.name, f"not tried, since {missing[0]} failed"
+            return part.name, f"not tested, since {missing[0]} failed"
         try:
             text = f"ok      {part.check()}"
-        except Exception as error:  # whatever it is, it is what the doctor was asked for
+        except Exception as error:  # any error is a result here
             return part.name, f"FAILED  {_reason(error)}; {part.remedy}"
         self._tried[part.name] = True
         return part.name, text

@@ -1,4 +1,4 @@
-"""Export: a confirmed student taken away, with its card, and checked before it is there."""
+"""Export of a confirmed student, with its model card, checked before it appears."""
 
 import secrets
 import shutil
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from conductor.display import Display
+from conductor.stages.provenance import read_context
 from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
 from reports.compute.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData, StudyData
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
-from storage.files.layout import ExportLayout, Layout, StudyLayout
+from storage.files.layout import ExportLayout, StudyLayout
 from workers.jobs import ExportJob
 from workers.pools.worker_pool import WorkerPool
 
@@ -81,9 +82,8 @@ def _finalist(data: StudyData, name: str | None, command: str) -> FinalistData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """One student on its way to `target`, also as ONNX if `onnx`."""
+    """The export of one student to `target`, also as ONNX if `onnx`."""
 
-    layout: Layout
     paths: StudyLayout
     findings: Findings
     choice: Choice
@@ -97,17 +97,20 @@ class Export:
             raise StudyError(f"{target} exists; delete it, or name another folder with --out")
 
     def run(self, workers: WorkerPool, display: Display) -> None:
-        """Write the student, all or nothing, and say how it compared.
+        """Write the student, all or nothing, and print the comparisons.
 
         Raises ArtifactError when what was written differs from the student that was confirmed.
         """
         self.check_target()
         with building(self.target) as folder:
-            result = workers.run(self._job(folder), lambda event: None)
+            result = workers.run(self._job(folder))
             exported = Exported(
-                one=self.choice.one,
+                finalist=self.choice.one,
                 run=self.choice.run,
                 config=read_json(ExportLayout(folder).config),
+                own=sorted(
+                    path.relative_to(folder).as_posix() for path in folder.glob("*/**/*.py")
+                ),
                 images=result["images"],
                 onnx_differences=result["onnx_differences"],
             )
@@ -120,10 +123,8 @@ class Export:
         run = self.paths.confirmation(self.choice.one.key, self.choice.run.replicate)
         last = self.choice.run.record.last
         assert last is not None  # of a run that was tested
-        return ExportJob(
-            protocol=self.findings.data.protocol,
-            root=str(self.layout.root),
-            dataset=self.findings.data.settings.dataset,
+        return read_context(self.paths).job(
+            ExportJob,
             weights=str(run.weights),
             folder=str(folder),
             accuracy=last.accuracy,
@@ -156,7 +157,7 @@ class Export:
         measure = data.measure
         validated = measure.value(run.record.objective(measure.worst), 1)
         display.say(
-            f"{exported.one.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
+            f"{exported.finalist.key}, seed {run.replicate + 1} of {data.seeds}: the median of "
             f"validation {measure.name}, {validated}; {measure.value(run.value, 1)} on the test "
             "split"
         )
@@ -171,7 +172,7 @@ def building(target: Path) -> Iterator[Path]:
     """Give a new folder beside `target`; rename it to `target` if the block succeeds.
 
     Otherwise nothing is left, nor of the folders that were made for it. Raises ArtifactError when
-    the disk does not take it.
+    it cannot be written.
     """
     folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     new = [parent for parent in folder.parents if not parent.exists()]

@@ -1,19 +1,18 @@
-"""What a machine offers and what Retort will use of it, as lines of a name and what there is."""
+"""What a machine offers and what Retort will use of it, as pairs of a name and a text."""
 
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from conductor.request import Request
 from conductor.stages.preparing import DISK_SHARE
 from reports.wording import show_size
 from storage.studies.urls import shown
 from workers.machine import installed_memory, usable_cores, usable_memory
-from workers.pools.cluster import Cluster
 
 PACKAGES = ("retort", "torch", "torchvision", "optuna", "optuna-dashboard", "plotly")
 EXTRAS = {  # extra of pyproject.toml: the modules that it brings
@@ -27,19 +26,8 @@ UNKNOWN = "not known, since no worker answers"
 Lines = list[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a study would be run with: the flags, `url` being that of its Optuna studies."""
-
-    root: Path
-    url: str
-    workers: str
-    cluster: Cluster
-    cache_budget: int  # bytes
-
-
 def offered(root: Path) -> Lines:
-    """Say what can be known without torch: cores, memory, disk, what is installed."""
+    """Describe what is known without torch: cores, memory, disk, installed packages."""
     lines = [
         ("system", f"{platform.platform()}, Python {platform.python_version()}"),
         ("cores", f"{usable_cores()} that may be used"),
@@ -56,7 +44,7 @@ def offered(root: Path) -> Lines:
 
 
 def computing(found: Mapping[str, Any] | None) -> Lines:
-    """Say what a worker found: accelerators, and torchvision's weights. `found` is its result."""
+    """Describe accelerators and torchvision's weights from `found`, the result of `MachineJob`."""
     if found is None:
         return [("GPUs", UNKNOWN), ("weights", UNKNOWN)]
     gpus = [_accelerator(each) for each in found["accelerators"]]
@@ -67,15 +55,15 @@ def computing(found: Mapping[str, Any] | None) -> Lines:
     ]
 
 
-def used(wanted: Wanted, found: Mapping[str, Any] | None, workers: int | None) -> Lines:
-    """Say what Retort will use; `workers` is how many there are, None if none answers."""
-    threads = f"{wanted.cluster.threads} thread{'s' * (wanted.cluster.threads != 1)} each"
-    count = UNKNOWN if workers is None else f"{workers} (--workers {wanted.workers}), {threads}"
+def used(request: Request, found: Mapping[str, Any] | None, workers: int | None) -> Lines:
+    """Describe what Retort will use; `workers` is their number, None if none answers."""
+    threads = f"{request.protocol.threads} thread{'s' * (request.protocol.threads != 1)} each"
+    count = UNKNOWN if workers is None else f"{workers} (--workers {request.workers}), {threads}"
     return [
         ("device", _devices(found) if found else UNKNOWN),
         ("workers", count),
-        ("studies", shown(wanted.url)),
-        ("cache", _cache(wanted.cache_budget, free_disk(wanted.root))),
+        ("studies", shown(request.url)),
+        ("cache", _cache(request.cache_budget, free_disk(request.root))),
     ]
 
 
@@ -126,7 +114,7 @@ def _accelerator(found: Mapping[str, Any]) -> str:
 
 
 def _cache(budget: int, free: int) -> str:
-    """Compare the budget of the teacher cache with the disk; over it the live teacher is asked."""
+    """Compare the budget of the teacher cache with the disk; over it the live teacher is used."""
     room = int(DISK_SHARE * free)
     text = f"at most {show_size(budget)} (--cache-budget)"
     if budget <= room:

@@ -7,23 +7,21 @@ split stays sealed.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conductor.display import Display
 from conductor.stages.confirm import view_order
-from conductor.stages.jobs import JobMaker
-from conductor.stages.provenance import machine
+from conductor.stages.provenance import machine, read_context
 from kd.errors import StudyError
 from kd.protocol import Protocol
 from kd.registry import check_name
 from kd.training.history import EpochMetrics
 from reports.wording import counted
 from storage.files.artifacts import read_record
-from storage.files.layout import Layout, RunLayout, StudyLayout
+from storage.files.layout import RunLayout, StudyLayout
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from workers.events import Diverged, EpochDone, Failed, Note
-from workers.jobs import TrainJob
+from workers.jobs import KernelsJob, TrainJob
 from workers.pools.worker_pool import WorkerPool, error_of
 
 DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits of a run
@@ -31,7 +29,7 @@ DECISIVE = ("torch", "torchvision")  # libraries whose version decides the bits 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A run that is trained again: what it is called, its record, and its views in order."""
+    """A run that is trained again: its title, its record, and its views in order."""
 
     title: str
     record: RunRecord
@@ -68,10 +66,10 @@ def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
 
 def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:
     if not run.result.exists():
-        raise StudyError(f"{title} has not ended, or is not there: {run.result} is missing")
+        raise StudyError(f"{title} has not ended or does not exist: {run.result} is missing")
     record = RunRecord.read(run.result)
     if record.outcome == "failed":
-        raise StudyError(f"{title} was failed by a machine ({record.reason}): nothing to compare")
+        raise StudyError(f"{title} failed by a fault of the machine: {record.reason}")
     return Subject(title=title, record=record, views=views)
 
 
@@ -80,25 +78,27 @@ def _protocol(paths: StudyLayout) -> Protocol:
 
 
 def reproduce_run(
-    layout: Layout,
     paths: StudyLayout,
     subject: Subject,
     workers: WorkerPool,
     display: Display,
     verifying: str,
 ) -> bool:
-    """Train the run again, say how it compares with its record, and whether every bit is equal.
+    """Train the run again, and compare it with its record. Returns whether every bit is equal.
 
     A run that was pruned is trained to the epoch where it was cut. `verifying` is the command that
     is advised where no reason for a difference is known.
     """
     settings = StudySettings.read(paths.settings)
-    jobs = JobMaker(_protocol(paths), layout, paths, settings)
-    record = subject.record
+    context, record = read_context(paths), subject.record
     with TemporaryDirectory(dir=paths.folder, prefix=".reproduce-") as folder:
-        run = RunLayout(Path(folder))
-        job = jobs.confirmation(
-            record.recipe, record.seed, record.horizon, subject.views, run, purpose=""
+        job = context.job(
+            TrainJob,
+            folder=folder,
+            recipe=record.recipe,
+            seed=record.seed,
+            horizon=record.horizon,
+            views=subject.views,
         )
         history, reason = _train(subject, job, workers, display)
     difference = first_difference(record, history, reason)
@@ -108,7 +108,7 @@ def reproduce_run(
         display.say(f"{subject.title}: {epochs}, equal to the last bit{how}")
         return True
     display.say(f"{subject.title}: {difference}")
-    kernels = str(workers.run(jobs.kernels(), lambda event: None)["used"])
+    kernels = str(workers.run(context.job(KernelsJob))["used"])
     reasons = list(known_reasons(settings, paths, kernels))
     display.say(
         f"what may explain it: {'; '.join(reasons)}"
@@ -148,7 +148,7 @@ def _train(
 
 
 def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str) -> str | None:
-    """Say in which epoch and figure a run first differs from its record; None if in none.
+    """Return in which epoch and figure a run first differs from its record; None if in none.
 
     `reason` is why the run diverged, empty if it did not. Seconds are not compared.
     """
@@ -171,7 +171,7 @@ def _ending(history: list[EpochMetrics], reason: str) -> str:
 
 
 def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
-    """Say the first figure both ways, and which others differ."""
+    """Return both values of the first figure, and the names of others that differ."""
     first, *others = names
     left, right = getattr(was, first), getattr(now, first)
     apart = "" if None in (left, right) else f" ({abs(left - right):.2g} apart)"
@@ -180,7 +180,7 @@ def _compared(was: EpochMetrics, now: EpochMetrics, names: list[str]) -> str:
 
 
 def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> Iterator[str]:
-    """Yield what is otherwise than when the study last ran, of what the bits of a run hang on.
+    """Yield what has changed since the study last ran, among what decides the bits of a run.
 
     `kernels` is what convolutions are computed with now.
     """

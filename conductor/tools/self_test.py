@@ -1,4 +1,4 @@
-"""The self-test: what the parts of a study are, and how those that need no worker are tried."""
+"""The self-test: the parts of a study, and the tests of those that need no worker."""
 
 import secrets
 import tempfile
@@ -14,8 +14,7 @@ import optuna
 from conductor.request import Request
 from conductor.stages.preparing import Prepared
 from conductor.stages.provenance import begin_settings
-from conductor.tools.inventory import Wanted
-from conductor.tools.tiny_study import PROTOCOL, TinyStudy
+from conductor.tools.tiny_study import PROTOCOL, TinyStudy, doctor_request
 from kd.errors import ArtifactError, StudyError
 from reports.wording import show_size
 from search_spaces.space import load_space
@@ -26,7 +25,6 @@ from storage.studies.studies import load_study, open_study, study_name
 from storage.studies.urls import JOURNAL, storage_file
 
 NAME = "doctor"  # of folders and studies that are its own
-ARMS = ("scheduled", "plain")
 DEVICE = "mend PyTorch or its driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
 KERNELS = "train on a GPU, or install another version of torch"
 INSTALL = "install anew: make install"
@@ -34,7 +32,7 @@ INSTALL = "install anew: make install"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a study: `check` says what it saw, or raises; `remedy` says what to do then."""
+    """A part of a study. `check` returns a description or raises; `remedy` is the advice then."""
 
     name: str
     check: Callable[[], str]
@@ -62,14 +60,14 @@ def worker_part(study: TinyStudy) -> Part:
     return Part(name="worker", check=study.worker, remedy=remedy)
 
 
-def parts(wanted: Wanted, study: TinyStudy, folder: Path) -> Sequence[Part]:
+def parts(request: Request, study: TinyStudy, folder: Path) -> Sequence[Part]:
     """Return all parts but disk and worker, in the order in which they are needed.
 
     What they write is in `folder`, or beside the storage, and removed.
     """
     jobs = ("worker",)
     return (
-        Part(name="storage", check=lambda: _storage(wanted), remedy="name another --storage"),
+        Part(name="storage", check=lambda: _storage(request), remedy="name another --storage"),
         Part(name="data", check=study.data, remedy=INSTALL, needs=jobs),
         Part(name="kernels", check=study.kernels, remedy=KERNELS, needs=("data",)),
         Part(name="views", check=study.views, remedy=DEVICE, needs=("data",)),
@@ -78,7 +76,7 @@ def parts(wanted: Wanted, study: TinyStudy, folder: Path) -> Sequence[Part]:
         Part(name="shards", check=study.shards, remedy=DEVICE, needs=("teacher",)),
         Part(name="student", check=study.student, remedy=DEVICE, needs=("shards",)),
         Part(name="checkpoint", check=study.checkpoint, remedy=DEVICE, needs=("data",)),
-        Part(name="report", check=lambda: _report(Layout(folder / "reported")), remedy=INSTALL),
+        Part(name="report", check=lambda: _report(folder / "reported"), remedy=INSTALL),
         Part(name="dashboard", check=_dashboard, remedy=INSTALL),
     )
 
@@ -99,24 +97,24 @@ def _check_disk(folder: Path) -> str:
     write_json(path, {})
     write_json(path, value)
     if read_json(path) != value:
-        raise ArtifactError(f"{path} came back as something else")
+        raise ArtifactError(f"{path} holds something else than was written")
     lock = folder / "file.lock"
     with locked(lock, wait=False) as first, locked(lock, wait=False) as second:
         if not first or second:
-            raise ArtifactError(f"{lock} was given to {'two' if first else 'none'} at once")
+            raise ArtifactError(f"{lock} was granted to {'two owners' if first else 'nobody'}")
     return "a file is renamed over another, and a lock has one owner"
 
 
-def _storage(wanted: Wanted) -> str:
+def _storage(request: Request) -> str:
     """Try a storage of the same kind and place as that of the studies.
 
-    One in a file is tried in a file of its own beside it, and what is there is opened too.
+    For a file, a new file beside it is tested; an existing file is opened too.
     """
-    url, file = wanted.url, storage_file(wanted.url)
+    url, file = request.url, storage_file(request.url)
     if file is None:
         return _check_storage(url)
     journal = url.startswith(JOURNAL)
-    if not (file.parent.is_dir() or journal or file.parent == wanted.root.absolute()):
+    if not (file.parent.is_dir() or journal or file.parent == request.root.absolute()):
         raise StudyError(f"{file.parent} is not a folder")
     there = f"; {_count_studies(url)} existing studies" if file.exists() else ""
     with scratch(file.parent) as folder:
@@ -134,7 +132,7 @@ def _check_storage(url: str) -> str:
             wanted = _add_trial(study)
             found = load_study(storage, name).trials
             if [(trial.params, trial.value) for trial in found] != [wanted]:
-                raise StudyError("a trial came back as something else")
+                raise StudyError("a trial was read with other values than were written")
         finally:
             optuna.delete_study(study_name=name, storage=storage)
     finally:
@@ -157,29 +155,14 @@ def _count_studies(url: str) -> int:
         close_storage(storage)
 
 
-def _report(layout: Layout) -> str:
+def _report(root: Path) -> str:
     """Write the report of a study without trials."""
     from reports.write.report import write_report
 
-    spaces = [load_space(arm) for arm in ARMS]
-    request = Request(
-        name=NAME,
-        root=layout.root,
-        protocol=PROTOCOL,
-        trials=1,
-        seeds=1,
-        ablate=False,
-        spaces=list(ARMS),
-        sampler="tpe",
-        pruner="median",
-        lag=1,
-        workers="inline",
-        storage="",
-        data_dir="",
-        cache_budget=0,
-        command=[],
-    )
-    begin_settings(layout.study(NAME), request, spaces, Prepared(dataset=""), None)
+    request, layout = doctor_request(root), Layout(root)
+    spaces = [load_space(arm) for arm in request.spaces]
+    prepared = Prepared(protocol=PROTOCOL, root=str(root))
+    begin_settings(layout.study(NAME), request, spaces, prepared, None)
     storage = open_storage(layout.studies_url)
     try:
         for space in spaces:
@@ -194,11 +177,11 @@ def _dashboard() -> str:
     """Ask the dashboard, over an empty storage, which studies there are."""
     from optuna_dashboard import wsgi
 
-    said: list[str] = []
+    statuses: list[str] = []
     request: dict[str, Any] = {"PATH_INFO": "/api/studies"}
     setup_testing_defaults(request)
     app = wsgi(optuna.storages.InMemoryStorage())
-    list(app(request, lambda status, *more: said.append(status)))
-    if said != ["200 OK"]:
-        raise StudyError(f"the dashboard answers {', '.join(said)}")
+    list(app(request, lambda status, *more: statuses.append(status)))
+    if statuses != ["200 OK"]:
+        raise StudyError(f"the dashboard answers {', '.join(statuses)}")
     return "it answers"

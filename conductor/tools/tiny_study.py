@@ -1,11 +1,13 @@
-"""The tiny study on which the doctor tries out all that a worker does."""
+"""The tiny study on which the doctor tests all that a worker does."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from conductor.request import Request
 from conductor.tools.verifying import TOLERANCE
 from kd.errors import ArtifactError, WorkerError
 from kd.protocol import Protocol
@@ -15,6 +17,7 @@ from workers.events import LastEvent, Result
 from workers.jobs import (
     ExamineJob,
     Job,
+    JobContext,
     KernelsJob,
     MachineJob,
     PrepareJob,
@@ -26,7 +29,7 @@ from workers.jobs import (
 )
 from workers.pools.worker_pool import Pool, WorkerPool, error_of
 
-PATIENCE = 120.0  # s that a job may take here: a driver that hangs says nothing
+PATIENCE = 120.0  # s that a job may take here: a driver that hangs reports nothing
 # One step each of the teacher and the student: a batch has room for all training images.
 PROTOCOL = Protocol(
     dataset="digits",
@@ -38,14 +41,19 @@ PROTOCOL = Protocol(
     students=("resnet8-w0.125",),
     epochs=1,
     batch_size=64,
-    warmup=0.0,
 )
+
+
+def doctor_request(root: Path, **options: Any) -> Request:
+    """Return the request of the study on which the doctor tries out a machine."""
+    arms = ["scheduled", "plain"]
+    return Request(name="doctor", root=root, protocol=PROTOCOL, spaces=arms, command=[], **options)
 
 
 class TinyStudy:
     """Its stages as jobs of `pool`, under the root `folder`; each builds on those before.
 
-    Every stage says what it saw, and raises what made its job fail.
+    Every stage returns a description, and raises what made its job fail.
     """
 
     def __init__(self, pool: Pool, folder: Path) -> None:
@@ -53,8 +61,8 @@ class TinyStudy:
         self._workers = WorkerPool(pool)
         self._folder = folder
         self._silent = False
-        self._made: dict[str, str] = {}  # dataset, teacher, shards: fingerprints, as they come
-        self.machine: dict[str, Any] | None = None  # what a worker said of it
+        self._context = JobContext(protocol=PROTOCOL, root=str(folder))
+        self.machine: dict[str, Any] | None = None  # the values of its `MachineJob`
 
     def worker(self) -> str:
         started = time.monotonic()
@@ -64,47 +72,45 @@ class TinyStudy:
 
     def data(self) -> str:
         result = self._run(PrepareJob, data_dir=str(self._folder / "downloads"))
-        self._made["dataset"] = result["dataset"]
+        self._context = replace(self._context, dataset=result["dataset"])
         count = sum(sum(classes) for classes in result["counts"].values())
         return f"{count:,} images of {PROTOCOL.dataset} are kept as tensors"
 
     def kernels(self) -> str:
-        result = self._run(KernelsJob, dataset=self._made["dataset"])
+        result = self._run(KernelsJob)
         if not result["used"]:
             return "those of an accelerator, which are not tried"
         why = f" ({result['reason']})" if result["reason"] else ""
         return f"{result['used']}{why}: as in float64, but for rounding"
 
     def views(self) -> str:
-        return str(self._examine("views")["said"])
+        return str(self._examine("views")["description"])
 
     def losses(self) -> str:
-        return str(self._examine("losses")["said"])
+        return str(self._examine("losses")["description"])
 
     def checkpoint(self) -> str:
-        return str(self._examine("checkpoint")["said"])
+        return str(self._examine("checkpoint")["description"])
 
     def _examine(self, part: str) -> Result:
-        dataset = self._made.get("dataset", "")
-        return self._run(ExamineJob, dataset=dataset, part=part, folder=str(self._folder))
+        return self._run(ExamineJob, part=part, folder=str(self._folder))
 
     def teacher(self) -> str:
-        result = self._run(TeacherJob, dataset=self._made["dataset"])
-        self._made["teacher"] = result["teacher"]
+        result = self._run(TeacherJob)
+        self._context = replace(self._context, teacher=result["teacher"])
         return f"one step of {PROTOCOL.teacher} in {result['seconds']:.2f} s"
 
     def shards(self) -> str:
-        """Fit projections, keep what the teacher says of a view, and compare it with the teacher.
+        """Fit projections, cache the teacher's outputs for a view, and compare both.
 
         Raises ArtifactError when they differ by more than rounding.
         """
-        begun = self._run(ProjectionJob, **self._made)
-        made = {**self._made, "shards": begun["shards"]}
-        self._run(ShardJob, **made, view=0, features=True)
-        found = self._run(VerifyJob, **made, view=0, rows=PROTOCOL.train_size)
+        begun = self._run(ProjectionJob)
+        self._context = replace(self._context, shards=begun["shards"], cache="all")
+        self._run(ShardJob, view=0, features=True)
+        found = self._run(VerifyJob, view=0, rows=PROTOCOL.train_size)
         if not found["difference"] <= TOLERANCE:
             raise ArtifactError(f"a shard came back {found['difference']:.3g} from the teacher")
-        self._made = made
         return f"{show_size(sum(begun['sizes'].values()))} came back equal to the teacher's output"
 
     def student(self) -> str:
@@ -112,8 +118,6 @@ class TinyStudy:
         recipe = space.suggest(optuna.trial.FixedTrial({**space.enqueued["classic"]}))
         self._run(
             TrainJob,
-            **self._made,
-            cache="all",
             recipe=recipe,
             seed=0,
             horizon=1,
@@ -126,7 +130,7 @@ class TinyStudy:
         """Run one job of the tiny study to its end. Raises what made it fail."""
         if self._silent:
             raise WorkerError("the worker did not answer before")
-        self._workers.start("", kind(protocol=PROTOCOL, root=str(self._folder), **fields))
+        self._workers.start("", self._context.job(kind, **fields))
         deadline = time.monotonic() + PATIENCE
         while (left := deadline - time.monotonic()) > 0:
             for _, event in self._workers.events(left):

@@ -1,11 +1,9 @@
 """Verification of a study's teacher cache."""
 
 from conductor.display import Display
+from conductor.stages.provenance import read_context
 from kd.errors import StudyError
-from kd.protocol import Protocol
-from storage.files.artifacts import read_record
-from storage.files.layout import Layout, StudyLayout
-from storage.files.records import StudySettings
+from storage.files.layout import StudyLayout
 from workers.events import Result
 from workers.jobs import VerifyJob
 from workers.pools.worker_pool import WorkerPool
@@ -13,32 +11,19 @@ from workers.pools.worker_pool import WorkerPool
 TOLERANCE = 1e-3  # of logits and scaled features: what another batch size or machine may change
 
 
-def verify_cache(
-    layout: Layout, paths: StudyLayout, workers: WorkerPool, rows: int, display: Display
-) -> float:
+def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Display) -> float:
     """Check every shard against its checksum and, on `rows` random rows, against the teacher.
 
     Prints and returns the largest difference. Raises ArtifactError for a damaged shard, StudyError
     when the difference is larger than rounding explains.
     """
-    protocol = read_record(paths.protocol, Protocol)
-    settings = StudySettings.read(paths.settings)
-    if settings.cache == "none":
+    context = read_context(paths)
+    if context.cache == "none":
         raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
-    jobs = {
-        view: VerifyJob(
-            protocol=protocol,
-            root=str(layout.root),
-            dataset=settings.dataset,
-            teacher=settings.teacher,
-            shards=settings.shards,
-            view=view,
-            rows=rows,
-        )
-        for view in range(protocol.view_count)
-    }
+    views = range(context.protocol.view_count)
+    jobs = {view: context.job(VerifyJob, view=view, rows=rows) for view in views}
     largest = 0.0
-    for view, result in workers.run_all(jobs, lambda key, event: None):
+    for view, result in workers.run_all(jobs):
         assert isinstance(result, Result)  # nothing is trained, so nothing diverges
         largest = max(largest, result["difference"])
         display.say(
@@ -48,6 +33,6 @@ def verify_cache(
     if largest > TOLERANCE:
         raise StudyError(
             f"the teacher cache differs from the teacher by {largest:.3g}; "
-            f"delete {layout.shards(settings.shards)} and run the study again"
+            f"delete {context.layout.shards(context.shards)} and run the study again"
         )
     return largest

@@ -7,24 +7,22 @@ The outputs of the children whose names begin with `stage` are read as taps, the
 `last1`. Layers before a stage belong to it, layers after the last stage are the head. The layers
 keep the initialisation of their classes.
 
-A file is identified by its content: a changed file is another model.
+A file is identified by its content: a changed file is another model (see `kd.own_files`).
 """
 
-import hashlib
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from kd.data.inputs import Inputs
-from kd.errors import ArtifactError, ProtocolError, one_line, place_in
+from kd.errors import ProtocolError, one_line
 from kd.models.network import Modules, Network, Route, same, tap_shapes
-from kd.names import DIGEST_LENGTH, ModelName, parse_model
+from kd.names import ModelName, parse_model
+from kd.own_files import load_kept, own_line, own_place
 from kd.registry import check_name
 
 _Returned = tuple[str, nn.Module, object]  # a module's name, itself, and what it returned
@@ -34,12 +32,12 @@ LACKS = (MemoryError, torch.OutOfMemoryError)  # what a machine lacks is no faul
 def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path) -> Network:
     """Call the function that `name` means, with torch's own random numbers begun at `seed`.
 
-    `files` is the folder that holds the file under the name `ModelName.file`. Raises ArtifactError
-    when it is not there or was changed; ProtocolError, in one line, for a file that does not
+    `files` is the folder that holds the copies of own files. Raises ArtifactError when that of the
+    model is not there or was changed; ProtocolError, in one line, for a file that does not
     import, lacks the function, or whose function fails or returns something else.
     """
     model = parse_model(name)
-    function = _find(model, files / model.file)
+    function = _find(model, files)
     try:
         inspect.signature(function).bind(classes=classes, channels=channels)
     except TypeError as error:
@@ -59,27 +57,20 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
     return Network(name, body, _route(model, function, body))
 
 
-def own_place(error: BaseException, names: Iterable[str]) -> str:
-    """Return where in the file of one of the models `names` an error arose; see `place_in`."""
-    models = [model for model in map(parse_model, names) if model.digest]
-    files = {model.file: _file(model) for model in models}
-    return place_in(error, lambda path: files.get(path.name, ""))
-
-
 def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
     """Return the error, on one line, of a model that cannot be used: `what` is said of it.
 
     It names the line where `error` arose in the user's file, or that of the model's function.
     """
     model = parse_model(name)
-    function = _find(model, files / model.file)
+    function = _find(model, files)
     return _failed(model, function, what, error) if error else _unfit(model, function, what)
 
 
 def _failed(
     model: ModelName, function: Callable[..., Any], what: str, error: BaseException
 ) -> ProtocolError:
-    place = own_place(error, [f"{model.base}@{model.digest}"]) or _defined(model, function)
+    place = own_place(error) or _defined(model, function)
     return ProtocolError(
         f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run the same "
         "line again"
@@ -92,20 +83,7 @@ def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolEr
 
 def _defined(model: ModelName, thing: Any) -> str:
     """Return where a function or class of the user's file begins: `mine.py, line 7, in small`."""
-    found = inspect.unwrap(thing)
-    found = vars(found).get("__init__", found) if isinstance(found, type) else found
-    code = getattr(found, "__code__", None)
-    line = (
-        f", line {code.co_firstlineno}"
-        if code and Path(code.co_filename).name == model.file
-        else ""
-    )
-    return f"{_file(model)}{line}, in {getattr(thing, '__name__', model.function)}"
-
-
-def _file(model: ModelName) -> str:
-    """Return the name by which the user knows the file of a model."""
-    return model.base.partition(":")[0]
+    return own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
@@ -214,7 +192,7 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
         what = f"must return one tensor from its child {name}, got {kind}; return that tensor alone"
         model = parse_model(network.name)
         forwards = [type(module).forward for _, module, other in returned if other is output]
-        own = [each for each in forwards if Path(each.__code__.co_filename).name == model.file]
+        own = [each for each in forwards if own_line(each)]
         raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
 
 
@@ -227,45 +205,18 @@ def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
             raise refusal(name, files, what)
 
 
-def _find(model: ModelName, path: Path) -> Callable[..., Any]:
+def _find(model: ModelName, files: Path) -> Callable[..., Any]:
     """Return the function, from the file as it was first run in this process."""
-    key = f"retort_model_{model.digest}"
-    if key not in sys.modules:
-        _import(model, path, key)
-    found = vars(sys.modules[key])
+    module = load_kept(files, model.file, model.digest)
+    package = module.__name__.partition(".")[0]
     known = [
         name
-        for name, value in found.items()
-        if callable(value) and getattr(value, "__module__", "") == key
+        for name, value in vars(module).items()
+        if callable(value) and str(getattr(value, "__module__", "")).startswith(f"{package}.")
     ]
-    check_name(f"function of {model.base.partition(':')[0]}", model.function, known)
-    function: Callable[..., Any] = found[model.function]
+    check_name(f"function of {model.file}", model.function, known)
+    function: Callable[..., Any] = getattr(module, model.function)
     return function
-
-
-def _import(model: ModelName, path: Path, key: str) -> None:
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}, the copy of a model's file, cannot be read ({error.strerror}); name "
-            f"{model.base} again with the flag that named it first, and it is copied anew"
-        ) from None
-    if hashlib.sha256(source).hexdigest()[:DIGEST_LENGTH] != model.digest:
-        raise ArtifactError(
-            f"{path} has changed; delete it, and name {model.base} again with the flag that named "
-            "it first"
-        )
-    module = ModuleType(key)
-    module.__file__ = str(path)
-    sys.modules[key] = module  # what looks up a class by its module finds it
-    try:
-        exec(compile(source, path, "exec"), vars(module))  # these bytes, and no compiled file
-    except (Exception, SystemExit) as error:
-        del sys.modules[key]
-        place = own_place(error, [f"{model.base}@{model.digest}"])
-        at = f" ({place})" if place else ""
-        raise ProtocolError(f"{_file(model)} does not import: {one_line(error)}{at}") from error
 
 
 def _route(model: ModelName, function: Callable[..., Any], body: nn.Sequential) -> Route:

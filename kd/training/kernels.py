@@ -7,6 +7,7 @@ PyTorch's own kernels compute.
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from kd.training.evaluation import batch_size
 
 VARIABLE = "ONEDNN_MAX_CPU_ISA"  # read by oneDNN when a process computes its first convolution
 INSTRUCTION_SETS = ("AVX2", "AVX", "SSE41")  # widest first: what a process can be limited to
+LIMITS = re.compile(r"SSE41|AVX(2|512|10)?(_\w+)?")  # what it has values for, in either case
 # Releases of oneDNN whose AVX2 kernels are known to be wrong. In 3.12 the gradients of a strided
 # 1x1 convolution of fewer than 8 channels in channels last write past their memory.
 WRONG_AVX2 = ("3.12",)
@@ -53,8 +55,12 @@ def known_limit() -> str:
 
 
 def limit() -> str:
-    """Return the instruction set that this process is limited to; empty if to none."""
-    return os.environ.get(VARIABLE, "")
+    """Return the instruction set that this process is limited to; empty if to none.
+
+    Other values of the variable, also misspelt ones, limit nothing: oneDNN passes them over.
+    """
+    given = os.environ.get(VARIABLE, "").upper()
+    return given if LIMITS.fullmatch(given) else ""
 
 
 def set_known_limit() -> None:

@@ -3,8 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from kd.losses.hard import hard
 from kd.losses.logits import LogitLoss
 from kd.models.build import Network
 from kd.models.numerics import Forward, training_backward, training_forward
+from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.seeds import derive_seed
 from kd.training import evaluation
@@ -47,6 +48,12 @@ class Plan:
     precision: str = "float32"  # of the forward pass; see `kd.models.numerics`
     compile: bool = False
     metric: str = "accuracy"  # of `EpochMetrics.objective`
+
+    @classmethod
+    def of(cls, protocol: Protocol, **own: Any) -> Self:
+        """Return a plan with the fields of `own`, and those of the protocol with the same names."""
+        shared = {one.name: getattr(protocol, one.name, None) for one in fields(cls)}
+        return cls(**{**shared, **own})
 
 
 @dataclass(slots=True)

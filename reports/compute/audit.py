@@ -23,11 +23,11 @@ class Auditor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What one arm's auditors say of its pruner.
+    """What one arm's pruner would have done with its auditors.
 
-    `taus` are Kendall's tau of each epoch with the last, from 8 auditors on. `regret` is
-    the value of the best auditor less that of the best that would have been kept; None
-    where the pruner would have kept none.
+    `taus` are Kendall's tau of each epoch with the last, empty below 8 auditors. `regret` is the
+    value of the best auditor minus that of the best one that the pruner would have kept; None if
+    it would have kept none.
     """
 
     arm: str
@@ -37,15 +37,15 @@ class Audit:
 
     @property
     def cut(self) -> int:
-        return sum(one.cut_epoch is not None for one in self.auditors)
+        return sum(auditor.cut_epoch is not None for auditor in self.auditors)
 
     @property
     def wrong(self) -> int:
-        return sum(one.wrong for one in self.auditors)
+        return sum(auditor.wrong for auditor in self.auditors)
 
     @property
     def wrong_share(self) -> float | None:
-        """Of the cuts, how many were wrong; None without a cut."""
+        """The share of cuts that were wrong; None without a cut."""
         return self.wrong / self.cut if self.cut else None
 
 
@@ -72,7 +72,7 @@ def _last(trial: TrialData) -> float:
 
 
 def _auditors(trials: list[TrialData]) -> tuple[Auditor, ...]:
-    """A third is rounded up; auditors that tie with the last of it belong to it."""
+    """The best third is rounded up, and includes auditors that tie with the last of it."""
     values = sorted(map(_last, trials), reverse=True)
     good = values[math.ceil(len(trials) / GOOD) - 1] if trials else 0.0
     return tuple(

@@ -27,7 +27,7 @@ MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chanc
 
 
 def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -> tuple[str, ...]:
-    """Return one or two sentences for each, the gravest first."""
+    """Return one or two sentences for each limitation, the most serious first."""
     return (
         *_of_learning(data),
         *_of_teacher(data),
@@ -35,60 +35,62 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
         *_of_evidence(data, verdict),
         *_of_classes(data),
         *_of_search(data),
-        *_of_pruning(data.settings.pruner, data.protocol.margin, audits, data.measure),
+        *of_pruning(data.settings.pruner, data.protocol.margin, audits, data.measure),
         *_of_protocol(data),
         *_of_seal(data),
     )
 
 
 def _of_learning(data: StudyData) -> Iterator[str]:
-    """Compare teacher and winners with one answer for all images: the classes' frequencies."""
+    """Compare teacher and winners with one prediction for all images: the class frequencies."""
     if data.labels is None:
         return
     counts = np.bincount(data.labels)
-    same = np.log(np.maximum(counts, 1e-9)).astype(np.float32)  # the best answer without an image
-    named = np.tile(same, (len(data.labels), 1))
-    share = objective(data.protocol.metric, named, data.labels)
+    constant = np.log(np.maximum(counts, 1e-9)).astype(np.float32)
+    predicted = np.tile(constant, (len(data.labels), 1))
+    baseline = objective(data.protocol.metric, predicted, data.labels)
     scored = [("the teacher", data.teacher_value, data.teacher_interval)]
     scored += [
-        (f"tuned {one.finalist.arm}", mean_and_deviation(one.values)[0], data.interval(one))
+        (one.label, mean_and_deviation(one.values)[0], data.interval(one))
         for one in data.of_role("tuned")
         if one.values
     ]
     poor = [
         f"{name} ({data.measure.value(value)})"
         for name, value, interval in scored
-        if interval and interval[0] <= share
+        if interval and interval[0] <= baseline
     ]
     if poor:
         largest = class_name(data, int(counts.argmax()))
         yield (
-            f"Predicting the largest class ({largest}) for every test image gives "
-            f"{data.measure.value(share)}: {listed(poor)} {'is' if len(poor) == 1 else 'are'} not "
-            "significantly better."
+            f"Predicting the largest class ({largest}) for every test image, with the shares of "
+            f"the classes as probabilities, gives {data.measure.value(baseline)}: {listed(poor)} "
+            f"{'is' if len(poor) == 1 else 'are'} not significantly better."
         )
 
 
 def _of_tuning(data: StudyData) -> Iterator[str]:
-    """Look for a search that was confirmed before it was one."""
+    """Find searches that were confirmed before they ended, or before the sampler could learn."""
     if not data.finalists:
         return
-    asked = _asked(data.settings.command)
-    short = [one for one in data.arms if asked and len(one.counted) < asked]
+    requested = _requested(data.settings.command)
+    short = [one for one in data.arms if len(one.counted) < requested]
     if short:
-        ended = [f"{len(one.counted)} of {counted(asked, 'trial')} of {one.name}" for one in short]
+        ended = [
+            f"{len(one.counted)} of {counted(requested, 'trial')} of {one.name}" for one in short
+        ]
         yield f"The search is not finished: {listed(ended)}."
     few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
     if few:
-        searched = [f"{one.name} with {counted(len(one.counted), 'trial')}" for one in few]
+        searched = [f"{one.name} has {counted(len(one.counted), 'trial')}" for one in few]
         yield (
-            f"Little tuning: {listed(searched)}. Samplers learn from {STARTUP_TRIALS} trials on; "
-            "until then recipes are set or drawn at random."
+            f"Little tuning: {listed(searched)}. A sampler begins to learn after "
+            f"{STARTUP_TRIALS} trials; before, recipes are preset or drawn at random."
         )
 
 
-def _asked(command: Sequence[str]) -> int:
-    """The trials an arm that the study's command names; 0 where it names none."""
+def _requested(command: Sequence[str]) -> int:
+    """The trials per arm that the study's command requests; 0 if it gives no number."""
     words = [part for word in command for part in word.split("=", 1)]
     named = [value for flag, value in pairwise(words) if flag == "--trials" and value.isdecimal()]
     return int(named[-1]) if named else 0
@@ -103,56 +105,58 @@ def _of_teacher(data: StudyData) -> Iterator[str]:
     if teacher <= student:
         yield (
             f"The teacher ({data.measure.value(teacher)}) is no better on the test split than the "
-            f"plain student ({data.measure.value(student)}): there was little to learn from it."
+            f"tuned plain student ({data.measure.value(student)}): it has little to teach."
         )
 
 
 def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
     if data.finalists:
         yield (
-            "The intervals hold for this split of the data and this set of views: another split "
-            "could give another difference."
+            "The intervals hold for this split of the data and these augmented views: another "
+            "split could give another difference."
         )
     if 0 < data.test_images < FEW_TEST_IMAGES:
         yield _few_images(data, verdict)
     if MINIMUM_PAIRS <= data.seeds < FEW_SEEDS:
         yield (
-            f"With {data.seeds} seeds the deviation between seeds is known only roughly, which "
-            f"widens the interval; {FEW_SEEDS} seeds or more would narrow it."
+            f"With {data.seeds} seeds the standard deviation between seeds is known only roughly, "
+            f"which widens the interval; {FEW_SEEDS} seeds or more would narrow it."
         )
 
 
 def _few_images(data: StudyData, verdict: Verdict) -> str:
     text = (
-        f"The test split has {counted(data.test_images, 'image')}"
-        f"{_of_accuracy(data, 'one of which', data.test_images)}."
+        f"The test split has only {counted(data.test_images, 'image')}"
+        f"{_one_image(data, data.test_images)}."
     )
     if verdict.difference is None or verdict.difference.se_image == 0:
         return text
     floor = data.measure.amount(1.96 * verdict.difference.se_image)
-    return f"{text} They alone leave ±{floor} uncertain, with any number of seeds."
+    return (
+        f"{text} The images alone leave an uncertainty of ±{floor}, whatever the number of seeds."
+    )
 
 
-def _of_accuracy(data: StudyData, which: str, images: int) -> str:
-    """Say what one image is worth, in a study of accuracy."""
-    worth = f", {which} is {points(1 / images)} points of accuracy"
+def _one_image(data: StudyData, images: int) -> str:
+    """Return what one image is worth, in a study of accuracy."""
+    worth = f": one image is {points(1 / images)} points of accuracy"
     return worth if data.protocol.metric == "accuracy" else ""
 
 
 def _of_classes(data: StudyData) -> Iterator[str]:
-    """Count the classes that have too few images for a statement about them."""
+    """Count the classes with too few images for a statement about them."""
     for part in ("validation", "test"):
         counts = data.class_images.get(part, ())
         few = [count for count in counts if count < FEW_OF_A_CLASS]
         if few:
             least = min(counts)
             label = counts.index(least)
-            share, one = percent(least / sum(counts)), points(1 / max(least, 1))
             yield (
-                f"{counted(len(few), 'class', 'classes')} of {len(counts)} "
-                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images, "
-                f"the fewest {class_name(data, label)} with {least} of {sum(counts)}: it makes up "
-                f"{share} of them, and one image is {one} points of the class's accuracy."
+                f"{len(few)} of {counted(len(counts), 'class', 'classes')} "
+                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images. "
+                f"The smallest is “{class_name(data, label)}” with {least} of {sum(counts)} "
+                f"({percent(least / sum(counts))}): one image is {points(1 / max(least, 1))} "
+                "points of its accuracy."
             )
 
 
@@ -161,7 +165,7 @@ def _of_search(data: StudyData) -> Iterator[str]:
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
             f"The search ranks trials by {counted(validation, 'validation image')}"
-            f"{_of_accuracy(data, 'one of which', validation)}: similar trials cannot be ranked."
+            f"{_one_image(data, validation)}, so similar trials cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
@@ -184,29 +188,29 @@ def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
     for default in data.of_role("default"):
         if tuned and default.key == tuned.key:
             yield (
-                f"The search of {arm.name} found nothing better than its first recipe, "
-                f"{default.finalist.title}: both are the same recipe and the same runs."
+                f"The search of {arm.name} found nothing better than “{default.title}”, one of the "
+                "recipes that it began with: both are the same recipe and the same runs."
             )
 
 
 def _edges(data: StudyData, trial: TrialData) -> Iterator[str]:
-    found = [
+    edges = [
         f"{name} = {figure(trial.parameters[name])} (range {figure(low)} to {figure(high)})"
         for name, (low, high) in edge_parameters(trial).items()
     ]
-    if found:
+    if edges:
         yield (
             f"The {data.trial_title(trial)} lies at the edge of its search space: "
-            f"{listed(found)}. A wider range could contain a better one."
+            f"{listed(edges)}. A wider range could contain a better one."
         )
 
 
 def edge_parameters(trial: TrialData) -> dict[str, tuple[float, float]]:
     """Return the ranges of parameters within 5 % of an end that could have been wider.
 
-    An end that is a limit of the quantity itself (0, or 1 of a share) is no edge.
+    An end that is a limit of the quantity itself (0, or 1 for a share) does not count.
     """
-    found = {}
+    edges = {}
     for name, distribution in sorted(trial.distributions.items()):
         if not isinstance(distribution, FloatDistribution | IntDistribution):
             continue
@@ -217,8 +221,8 @@ def edge_parameters(trial: TrialData) -> dict[str, tuple[float, float]]:
         at_low = place <= EDGE and low != 0
         at_high = place >= 1 - EDGE and (low, high) != (0, 1)
         if at_low or at_high:
-            found[name] = (float(low), float(high))
-    return found
+            edges[name] = (float(low), float(high))
+    return edges
 
 
 def _place(value: float, low: float, high: float, log: bool) -> float:
@@ -227,26 +231,22 @@ def _place(value: float, low: float, high: float, log: bool) -> float:
     return (value - low) / (high - low)
 
 
-def _of_pruning(
+def of_pruning(
     pruner: str, margin: float, audits: tuple[Audit, ...], measure: Measure
 ) -> Iterator[str]:
-    """Many wrong cuts, or one of the best auditor that costs more than the margin."""
+    """Find pruners that cut wrongly often, or whose cuts cost more than the margin."""
     for audit in audits:
         many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
-        if many or (audit.cut and _is_costly(audit.regret, margin / abs(measure.scale))):
+        costly = audit.regret is None or abs(measure.scale) * audit.regret > margin
+        if many or (audit.cut and costly):
             regret = audit.regret
             lost = "all" if regret is None else f"{measure.amount(regret)} of the best"
             yield (
                 f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
                 f"pruning, the {pruner} pruner would have cut {audit.cut}, "
-                f"{audit.wrong} of them wrongly, and so lost {lost}: it may have cut good recipes. "
-                "--pruner none cuts nothing."
+                f"{audit.wrong} of them wrongly, and would have lost {lost}: it may have cut good "
+                "recipes in this search. --pruner none cuts nothing."
             )
-
-
-def _is_costly(regret: float | None, margin: float) -> bool:
-    """`regret` is None where none would have been kept."""
-    return regret is None or regret > margin
 
 
 def _of_protocol(data: StudyData) -> Iterator[str]:
@@ -276,11 +276,11 @@ def _of_seal(data: StudyData) -> Iterator[str]:
     if openings < tested:
         yield (
             f"{counted(tested, 'run')} read the test split, but its seal records "
-            f"{counted(openings, 'opening')}: the record is incomplete, and there may have been "
-            "others."
+            f"{counted(openings, 'opening')}: its record is incomplete, and others may have read "
+            "it too."
         )
     if openings > confirmed + 1 and confirmed:
         yield (
-            f"The test split was opened {openings} times, more often than {confirmed} confirmation "
-            "runs and the teacher explain: see the openings of the seal."
+            f"The test split was opened {openings} times, more often than the {confirmed} "
+            "confirmation runs and the teacher's test explain: see the openings of the seal."
         )

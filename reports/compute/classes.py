@@ -30,7 +30,7 @@ class ClassDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A test image by its place in the split, and how many runs of a and b confused it so."""
+    """A test image by its place in the split, and how many runs of a and b made this confusion."""
 
     image: int
     a: int
@@ -39,9 +39,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """Images of class `label` that are taken for `taken`.
+    """Images of class `label` that are predicted to be of class `taken`.
 
-    `a` and `b` are images a run; `difference` is that of shares of the class's `images`.
+    `a` and `b` are numbers of images per run; `difference` is between shares of the class's
+    `images`.
     """
 
     label: int
@@ -55,7 +56,7 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassFindings:
-    """How a differs from b on the same `seeds` seeds; classes of fewer than two images are out."""
+    """How a differs from b on the same `seeds` seeds, on classes of at least two test images."""
 
     a: FinalistData
     b: FinalistData
@@ -65,7 +66,7 @@ class ClassFindings:
 
 
 def class_name(data: StudyData, label: int) -> str:
-    """The name of a class, or its number while the data set is not there."""
+    """The name of a class, or its number if the data set is not in the cache."""
     return data.classes[label] if label < len(data.classes) else str(label)
 
 
@@ -79,14 +80,14 @@ def compare_classes(
     common = sorted(set(left) & set(right))
     if len(common) < 2:
         return None
-    said_a = np.stack([left[replicate] for replicate in common])
-    said_b = np.stack([right[replicate] for replicate in common])
+    predicted_a = np.stack([left[replicate] for replicate in common])
+    predicted_b = np.stack([right[replicate] for replicate in common])
     return ClassFindings(
         a=a,
         b=b,
         seeds=len(common),
-        classes=class_differences(said_a, said_b, data.labels),
-        confusions=changed_confusions(said_a, said_b, data.labels),
+        classes=class_differences(predicted_a, predicted_b, data.labels),
+        confusions=changed_confusions(predicted_a, predicted_b, data.labels),
     )
 
 
@@ -95,18 +96,20 @@ def _predictions(one: FinalistData) -> dict[int, Integers]:
 
 
 def class_differences(
-    said_a: Integers, said_b: Integers, labels: Integers
+    predicted_a: Integers, predicted_b: Integers, labels: Integers
 ) -> tuple[ClassDifference, ...]:
     """Compare two tables of predicted classes [S, N] on each class of labels [N].
 
     Intervals are those of the verdict, over seeds and the class's test images.
     """
-    found = []
+    compared = []
     for label in np.unique(labels):
-        right_a, right_b = (said[:, labels == label] == label for said in (said_a, said_b))
+        right_a, right_b = (
+            predicted[:, labels == label] == label for predicted in (predicted_a, predicted_b)
+        )
         if right_a.shape[1] > 1:
-            found.append((int(label), right_a, right_b, paired_difference(right_a, right_b)))
-    adjusted = holm([difference.p for *_, difference in found])
+            compared.append((int(label), right_a, right_b, paired_difference(right_a, right_b)))
+    adjusted = holm([difference.p for *_, difference in compared])
     return tuple(
         ClassDifference(
             label=label,
@@ -116,50 +119,50 @@ def class_differences(
             difference=difference,
             p_holm=p,
         )
-        for (label, right_a, right_b, difference), p in zip(found, adjusted, strict=True)
+        for (label, right_a, right_b, difference), p in zip(compared, adjusted, strict=True)
     )
 
 
 def changed_confusions(
-    said_a: Integers, said_b: Integers, labels: Integers
+    predicted_a: Integers, predicted_b: Integers, labels: Integers
 ) -> tuple[Confusion, ...]:
-    """Return the confusions whose images a run changed most, the largest change first."""
-    change = _confusion_counts(said_a, labels) - _confusion_counts(said_b, labels)
+    """Return the confusions whose number of images changed most, the largest change first."""
+    change = _confusion_counts(predicted_a, labels) - _confusion_counts(predicted_b, labels)
     np.fill_diagonal(change, 0)
     order = np.argsort(-np.abs(change), axis=None, kind="stable")[:MOST_CONFUSIONS]
     places = [divmod(int(place), change.shape[1]) for place in order]
     return tuple(
-        _confusion(said_a, said_b, labels, label, taken)
+        _confusion(predicted_a, predicted_b, labels, label, taken)
         for label, taken in places
         if change[label, taken] and np.count_nonzero(labels == label) > 1
     )
 
 
-def _confusion_counts(said: Integers, labels: Integers) -> Integers:
+def _confusion_counts(predicted: Integers, labels: Integers) -> Integers:
     """Count images over all seeds by their class and the class predicted: [C, C]."""
-    classes = int(max(said.max(), labels.max())) + 1
-    counts = np.bincount((labels * classes + said).ravel(), minlength=classes**2)
+    classes = int(max(predicted.max(), labels.max())) + 1
+    counts = np.bincount((labels * classes + predicted).ravel(), minlength=classes**2)
     return counts.reshape(classes, classes)
 
 
 def _confusion(
-    said_a: Integers, said_b: Integers, labels: Integers, label: int, taken: int
+    predicted_a: Integers, predicted_b: Integers, labels: Integers, label: int, taken: int
 ) -> Confusion:
     places = np.flatnonzero(labels == label)
-    so_a, so_b = said_a[:, places] == taken, said_b[:, places] == taken
+    confused_a, confused_b = predicted_a[:, places] == taken, predicted_b[:, places] == taken
     return Confusion(
         label=label,
         taken=taken,
         images=len(places),
-        a=float(so_a.sum() / len(so_a)),
-        b=float(so_b.sum() / len(so_b)),
-        difference=paired_difference(so_a, so_b),
-        examples=_examples(places, so_a.sum(0), so_b.sum(0)),
+        a=float(confused_a.sum() / len(confused_a)),
+        b=float(confused_b.sum() / len(confused_b)),
+        difference=paired_difference(confused_a, confused_b),
+        examples=_examples(places, confused_a.sum(0), confused_b.sum(0)),
     )
 
 
 def _examples(places: Integers, a: Integers, b: Integers) -> tuple[Example, ...]:
-    """Return the images on which the finalists differ most, in the direction of the whole."""
+    """Return the images that differ most, in the direction of the total change."""
     direction = 1 if a.sum() > b.sum() else -1
     change = direction * (a - b)
     order: Sequence[int] = np.argsort(-change, kind="stable")[:MOST_EXAMPLES].tolist()

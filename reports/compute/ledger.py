@@ -11,8 +11,8 @@ from storage.files.records import RunRecord
 class ArmLedger:
     """Trials and epochs of one arm's search.
 
-    planned = trials * horizon = trained + saved (pruned trials) + cut (diverged trials); epochs of
-    failed and unfinished trials are `lost`, beside the plan.
+    planned = trials * horizon = trained + saved (by pruning) + cut (by divergence); the epochs of
+    failed and unfinished trials are `lost` and not part of the plan.
     """
 
     arm: str
@@ -71,14 +71,14 @@ def _epochs(records: Iterable[RunRecord]) -> int:
 
 
 def _is_served(data: StudyData, record: RunRecord) -> bool:
-    """Whether a run read the cache instead of asking the teacher."""
+    """Whether a run read the cache instead of running the teacher."""
     if not record.recipe.distils or data.settings.cache == "none":
         return False
     return data.settings.cache == "all" or record.recipe.feature_kind == "none"
 
 
 def _asked(data: StudyData) -> int | None:
-    """Teacher's passes over images to fill the cache: views times training images."""
+    """The teacher's passes over images that filled the cache: views times training images."""
     if "train" not in data.images or (data.cached is None and data.settings.cache != "none"):
         return None
     return data.cached.views * data.images["train"] if data.cached else 0

@@ -2,38 +2,20 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from reports.read.data import PLAIN, FinalistData, StudyData, TrialData
-from reports.statistics import (
-    MINIMUM_PAIRS,
-    Difference,
-    holm,
-    paired_difference,
-    verdict_kind,
-)
+from reports.compute.comparisons import paired
+from reports.read.data import PLAIN, FinalistData, StudyData
+from reports.statistics import MINIMUM_PAIRS, Difference, verdict_kind
 from reports.wording import counted, figure
 
 NO_VERDICT = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Finalist a less finalist b. `p_holm` is None for the primary one, which stands alone."""
-
-    a: FinalistData
-    b: FinalistData
-    question: str
-    difference: Difference
-    p_holm: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """`kind` is better, worse, equivalent, inconclusive or none; `reasons` say why it is none.
 
-    `difference` is there even without a verdict if at least two pairs are; `margin` is in the
-    metric's unit.
+    `difference` is tuned recipe `a` minus tuned plain recipe `b`. It needs two pairs of runs, and
+    can be there without a verdict.
     """
 
     kind: str
@@ -42,7 +24,6 @@ class Verdict:
     difference: Difference | None
     a: FinalistData | None
     b: FinalistData | None
-    margin: float
 
 
 def decide(data: StudyData) -> Verdict:
@@ -59,66 +40,45 @@ def decide(data: StudyData) -> Verdict:
     else:
         kind = verdict_kind(difference, data.protocol.margin / abs(data.measure.scale))
         text = _text(data, kind, difference)
-    return Verdict(
-        kind=kind,
-        text=text,
-        reasons=reasons,
-        difference=difference,
-        a=a,
-        b=b,
-        margin=data.protocol.margin,
-    )
-
-
-def paired(a: FinalistData, b: FinalistData) -> Difference | None:
-    """Compare two finalists paired by replicate, which is to say by seed; None below two pairs."""
-    left, right = a.scores, b.scores
-    common = sorted(set(left) & set(right))
-    if len(common) < 2:
-        return None
-    return paired_difference(
-        np.stack([left[replicate] for replicate in common]),
-        np.stack([right[replicate] for replicate in common]),
-    )
-
-
-def less_teacher(data: StudyData, one: FinalistData) -> Difference | None:
-    """Compare a finalist with the one run of the teacher; None below two seeds."""
-    tables = list(one.scores.values())
-    if data.teacher_scores is None or len(tables) < 2:
-        return None
-    scores = np.stack(tables)
-    return paired_difference(scores, np.broadcast_to(data.teacher_scores, scores.shape))
+    return Verdict(kind=kind, text=text, reasons=reasons, difference=difference, a=a, b=b)
 
 
 def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
     """Return every reason against a conclusion that more runs would not remove."""
-    arm, plain = data.primary_arm, data.arm(PLAIN)
-    if arm is None:
+    name = data.primary_arm
+    if name is None:
         return ("no arm of this study distils",)
     reasons = []
+    arm, plain = data.arm(name), data.arm(PLAIN)
     if plain is None:
         reasons.append("there is no plain arm, tuned with the same budget, to compare with")
-    else:
-        reasons += _budget_reasons(data, arm)
+    elif arm and len(arm.counted) != len(plain.counted):
+        reasons.append(
+            f"the budgets differ: {counted(len(arm.counted), 'trial')} of {name}, "
+            f"{len(plain.counted)} of plain"
+        )
     if not data.finalists:
         return (*reasons, "the finalists have not been confirmed on fresh seeds yet")
     if a is None:
-        reasons.append(f"no tuned recipe of {arm} was confirmed")
+        reasons.append(f"no tuned recipe of {name} was confirmed")
     if b is None and plain is not None:
         reasons.append("no tuned plain recipe was confirmed")
     if a is not None and not a.distils:
-        recipe = a.finalist.recipe
-        why = "it has no soft loss" if recipe.soft_kind == "none" else "alpha is 0 throughout"
+        why = "it has no soft loss" if a.recipe.soft_kind == "none" else "alpha is 0 throughout"
         reasons.append(
-            f"the tuned recipe of {arm} does not distil ({why}, and it has no feature loss)"
+            f"the tuned recipe of {name} does not distil ({why}, and it has no feature loss)"
         )
-    for one in (a, b):
-        reasons += _lost_runs(one, data.seeds) if one else []
-    if a and b and data.student(a) != data.student(b):
+    for finalist in filter(None, (a, b)):
+        lost = sum(run.record.outcome != "complete" for run in finalist.runs)
+        if lost:
+            reasons.append(
+                f"{lost} of {data.seeds} runs of the tuned {finalist.arm} recipe did not finish, "
+                "and the mean of the others would be too good"
+            )
+    if a and b and data.student(a.recipe) != data.student(b.recipe):
         reasons.append(
-            f"the tuned recipes train different students, {data.student(a)} and "
-            f"{data.student(b)}, so their difference is not due to distillation alone"
+            f"the tuned recipes train different students, {data.student(a.recipe)} and "
+            f"{data.student(b.recipe)}, so their difference is not due to distillation alone"
         )
     return tuple(reasons)
 
@@ -126,37 +86,16 @@ def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) 
 def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None) -> tuple[str, ...]:
     """Return every reason against a conclusion that more confirmation runs would remove."""
     reasons = [
-        f"confirmation is not finished: {len(one.runs)} of {data.seeds} runs of the tuned "
-        f"{one.finalist.arm} recipe have ended"
-        for one in (a, b)
-        if one and len(one.runs) < data.seeds
+        f"confirmation is not finished: {len(finalist.runs)} of {data.seeds} runs of the tuned "
+        f"{finalist.arm} recipe have ended"
+        for finalist in (a, b)
+        if finalist and len(finalist.runs) < data.seeds
     ]
     pairs = len(set(a.scores) & set(b.scores)) if a and b else 0
     if a and b and pairs < MINIMUM_PAIRS:
         rule = f"a verdict requires at least {MINIMUM_PAIRS} pairs of runs on the same seeds"
         reasons.append(f"{rule}, and there {'is' if pairs == 1 else 'are'} {pairs or 'none'}")
     return tuple(reasons)
-
-
-def _budget_reasons(data: StudyData, name: str) -> list[str]:
-    arm, plain = data.arm(name), data.arm(PLAIN)
-    if arm is None or plain is None or len(arm.counted) == len(plain.counted):
-        return []
-    return [
-        f"the budgets differ: {counted(len(arm.counted), 'trial')} of {name}, "
-        f"{len(plain.counted)} of plain"
-    ]
-
-
-def _lost_runs(one: FinalistData, planned: int) -> list[str]:
-    """Return a reason where runs diverged: the mean of the others would be too high."""
-    lost = sum(run.record.outcome != "complete" for run in one.runs)
-    if lost:
-        return [
-            f"{lost} of {planned} runs of the tuned {one.finalist.arm} recipe did not finish, "
-            "and the mean of the others would be too high"
-        ]
-    return []
 
 
 def _text(data: StudyData, kind: str, difference: Difference) -> str:
@@ -175,6 +114,7 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
 
 
 def _compared(data: StudyData, difference: Difference) -> str:
+    """Return a sentence about the difference of the tuned recipes, without its interval."""
     more = "higher" if data.measure.scale * difference.mean >= 0 else "lower"
     by = data.measure.amount(difference.mean)
     return (
@@ -197,57 +137,3 @@ def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Differe
     return (
         f"{text} In the runs so far, {_compared(data, difference)} ({evidence(data, difference)})."
     )
-
-
-def secondary(data: StudyData) -> tuple[Comparison, ...]:
-    """Compare the other finalists, with Holm's correction over those of at least six pairs.
-
-    Other tuned arms with tuned plain and with the arm of the verdict (on equal budgets), defaults
-    that distil with the plain default, and every tuned recipe with the defaults of its own arm.
-    """
-    found = []
-    for a, b, question in _secondary_pairs(data):
-        difference = paired(a, b)
-        if difference is not None and difference.seeds >= MINIMUM_PAIRS:
-            found.append((a, b, question, difference))
-    adjusted = holm([difference.p for *_, difference in found])
-    return tuple(
-        Comparison(a=a, b=b, question=question, difference=difference, p_holm=p)
-        for (a, b, question, difference), p in zip(found, adjusted, strict=True)
-    )
-
-
-def _counted(data: StudyData, one: FinalistData) -> tuple[TrialData, ...]:
-    arm = data.arm(one.finalist.arm)
-    return arm.counted if arm else ()
-
-
-def _secondary_pairs(data: StudyData) -> list[tuple[FinalistData, FinalistData, str]]:
-    tuned, defaults = data.of_role("tuned"), data.of_role("default")
-    plain, primary = data.tuned(PLAIN), data.tuned(data.primary_arm)
-    return [
-        *(
-            (one, plain, "another tuned arm against tuned plain")
-            for one in tuned
-            if plain and one.distils and one is not primary
-            if not _budget_reasons(data, one.finalist.arm)
-        ),
-        *(
-            (primary, one, "two tuned arms that distil")
-            for one in tuned
-            if primary and primary.distils and one.distils and one is not primary
-            if len(_counted(data, one)) == len(_counted(data, primary))
-        ),
-        *(
-            (one, other, "distillation without tuning")
-            for one in defaults
-            for other in defaults
-            if one.distils and not other.distils
-        ),
-        *(
-            (one, other, "the gain from tuning")
-            for one in tuned
-            for other in defaults
-            if one.finalist.arm == other.finalist.arm and one.key != other.key
-        ),
-    ]

@@ -1,10 +1,10 @@
 """What a figure is, and what all figures have in common."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, Self
 
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -19,9 +19,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table of finished text; `words` is how many of its first columns hold words.
+    """A table of text; `words` is the number of first columns that hold words, not numbers.
 
-    `strong` are the places of rows that stand out.
+    `strong` are the indices of highlighted rows.
     """
 
     columns: Sequence[str]
@@ -29,10 +29,23 @@ class Table:
     words: int = 1
     strong: frozenset[int] = frozenset()
 
+    @classmethod
+    def of(
+        cls, rows: Iterable[Mapping[str, str]], words: int = 1, strong: Iterable[int] = ()
+    ) -> Self:
+        """Make a table of rows that all have the same columns, by name; empty without rows."""
+        cells = list(rows)
+        return cls(
+            columns=list(cells[0]) if cells else [],
+            rows=[list(row.values()) for row in cells],
+            words=words,
+            strong=frozenset(strong),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One plot: Plotly's JSON, height in px, what to read out, and a drawing without JavaScript."""
+    """One plot: Plotly's JSON, height in px, text to read out, a drawing without JavaScript."""
 
     key: str
     plot: dict[str, Any]
@@ -53,7 +66,7 @@ class Legend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image inside the page; `text` stands below it."""
+    """An image inside the page, with `text` below it."""
 
     uri: str
     alt: str
@@ -71,14 +84,14 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A figure whose title states its finding; without panels its `note` says why.
+    """A figure whose title states its finding; without panels, its `note` gives the reason.
 
-    Panels of a `dense` one are small, three beside one another where there is room.
+    `draw_figures` sets `key` and `name`. `dense` panels are small, up to three in a row.
     """
 
-    key: str
-    name: str
     title: str
+    key: str = ""
+    name: str = ""
     caption: str = ""
     panels: Sequence[Panel] = ()
     galleries: Sequence[Gallery] = ()
@@ -103,6 +116,20 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title, "standoff": 6}, **more}
 
 
+def epoch_axis(horizon: int, **more: Any) -> dict[str, Any]:
+    """An axis of epochs up to the horizon, with ticks at whole epochs only."""
+    return axis("epoch", dtick=1 if horizon < 8 else None, **more)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers inside an axis, four to eight of them: steps of 1, 2 or 5."""
+    rough = (high - low) / 5
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    first = math.ceil(low / step)
+    return [round(step * place, 10) for place in range(first, math.floor(high / step) + 1)]
+
+
 def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
     """A logarithmic axis from low to high > 0, with a few round ticks in place of Plotly's many."""
     ends = math.log10(low), math.log10(high)
@@ -110,10 +137,12 @@ def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
     start, end = ends[0] - room, ends[1] + room
     powers = range(math.floor(start), math.ceil(end) + 1)
     for factors in ((1, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
-        ticks = [factor * 10.0**power for power in powers for factor in factors]
-        inside = [tick for tick in ticks if start <= math.log10(tick) <= end]
+        candidates = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [tick for tick in candidates if start <= math.log10(tick) <= end]
         if len(inside) <= MOST_TICKS:
             break
+    if len(inside) < 2:  # a narrow range, almost linear
+        inside = ticks(10**start, 10**end)
     return axis(
         title,
         type="log",
@@ -123,19 +152,46 @@ def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
     )
 
 
-def line(look: Look, x: Any, y: Any, name: str, **more: Any) -> Any:
-    """A line in a series' colour and dash."""
-    style = {"color": look.light, "dash": look.dash, "width": 2}
-    return go.Scatter(x=x, y=y, mode="lines", line=style, name=escape(name), **more)
+def line(
+    look: Look, x: Any, y: Any, name: str, *, hover: str, marked: bool = False, **more: Any
+) -> Any:
+    """A line in a series' colour and dash, `marked` with its symbol; `hover` as in `dots`."""
+    style = {"color": look.light, "dash": look.dash, "width": 2, **more.pop("line", {})}
+    marker = {"symbol": look.symbol, "size": 7} if marked else None
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines+markers" if marked else "lines",
+        line=style,
+        marker=marker,
+        name=escape(name),
+        hovertemplate=f"{hover}<extra></extra>",
+        **more,
+    )
 
 
-def dots(look: Look, x: Any, y: Any, name: str, *, size: int = 8, **more: Any) -> Any:
+def dots(look: Look, x: Any, y: Any, name: str, *, hover: str, size: int = 8, **more: Any) -> Any:
+    """Dots in a series' colour and symbol; `hover` is Plotly's template, with escaped names."""
     marker = {"color": look.light, "symbol": look.symbol, "size": size, **more.pop("marker", {})}
-    return go.Scatter(x=x, y=y, mode="markers", marker=marker, name=escape(name), **more)
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker=marker,
+        name=escape(name),
+        hovertemplate=f"{hover}<extra></extra>",
+        **more,
+    )
+
+
+def guide(x: Any, y: Any, colour: str = "grey", **style: Any) -> Any:
+    """A line that is not data and has no hover text, dotted unless `style` says otherwise."""
+    style = {"color": light(colour), "width": 1.5, "dash": "dot", **style}
+    return go.Scatter(x=x, y=y, mode="lines", hoverinfo="skip", line=style)
 
 
 def text_label(text: str, x: float, y: float | str, **more: Any) -> dict[str, Any]:
-    """An annotation beside a point, of text from outside: Plotly reads markup in text."""
+    """An annotation beside a point; its text is escaped, since Plotly would read markup in it."""
     base = {"text": escape(text), "x": x, "y": y, "showarrow": False}
     return {**base, "font": {"size": 12, "color": light("muted")}, **more}
 

@@ -1,7 +1,7 @@
-"""Row charts: one row a finalist or comparison, its label above it, in Plotly and in plain SVG.
+"""Row charts: one row per finalist or comparison with its label above, in Plotly and as SVG.
 
-The SVG is what a reader without JavaScript sees. Its x is in per cent of the width and its y in px,
-so that it fits any screen without its text becoming small.
+The SVG is for readers without JavaScript. Its x is in per cent of the width and its y in px, so
+that it fits any screen and its text stays readable.
 """
 
 import math
@@ -14,8 +14,9 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from reports.draw.drawing import axis, dots, plot, text_label
+from reports.draw.drawing import axis, dots, guide, plot, text_label, ticks
 from reports.draw.palette import Look, light
+from reports.statistics import Difference, mean_and_deviation
 from reports.wording import figure, shortened
 
 ROW = 58  # px
@@ -35,9 +36,36 @@ class Row:
     high: float
 
 
+def difference_row(label: str, look: Look, difference: Difference, scale: float) -> Row:
+    """A row with a difference per seed and their 95 % interval."""
+    low, high = sorted((scale * difference.low, scale * difference.high))
+    return Row(
+        label=label,
+        look=look,
+        points=[scale * value for value in difference.per_seed],
+        centre=scale * difference.mean,
+        low=low,
+        high=high,
+    )
+
+
+def mean_row(label: str, look: Look, values: Sequence[float], scale: float) -> Row:
+    """A row with a value per seed and their mean ± one standard deviation."""
+    mean, deviation = mean_and_deviation(values)
+    half = abs(scale) * (deviation or 0.0)
+    return Row(
+        label=label,
+        look=look,
+        points=[scale * value for value in values],
+        centre=scale * mean,
+        low=scale * mean - half,
+        high=scale * mean + half,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowChart:
-    """All values are on one axis; `reference` is a vertical line, `band` a shaded range.
+    """Rows on one axis; `reference` is a vertical line, `band` a shaded range.
 
     `ends` are those of the axis, for charts that share one.
     """
@@ -48,10 +76,6 @@ class RowChart:
     reference_label: str = ""
     band: tuple[float, float] | None = None
     ends: tuple[float, float] | None = None
-
-    @property
-    def height(self) -> int:
-        return HEAD + ROW * len(self.rows) + FOOT
 
     @property
     def span(self) -> tuple[float, float]:
@@ -66,6 +90,11 @@ class RowChart:
         return low - room, high + room
 
 
+def rows_height(count: int) -> int:
+    """The height in px of a chart of `count` rows."""
+    return HEAD + ROW * count + FOOT
+
+
 def swarm(points: Sequence[float]) -> list[float]:
     """Offsets in rows that keep equal points apart: 0, then up and down in turn."""
     seen: Counter[float] = Counter()
@@ -77,57 +106,49 @@ def swarm(points: Sequence[float]) -> list[float]:
     return offsets
 
 
-def rows_plot(chart: RowChart) -> dict[str, Any]:
-    traces: list[Any] = []
-    labels = []
-    for place, row in enumerate(chart.rows):
-        traces += _row_traces(place, row)
-        labels.append(
-            text_label(
-                shortened(row.label),
-                0,
-                place - 0.36,
-                xref="paper",
-                xanchor="left",
-                bgcolor=light("page"),
-                borderpad=0,
-                font={"size": 13, "color": light("ink")},
-            )
-        )
-    if chart.reference is not None and chart.reference_label:
-        labels.append(
-            text_label(
-                chart.reference_label,
-                chart.reference,
-                1,
-                yref="paper",
-                yanchor="bottom",
-                xanchor=_anchor(chart),
-                xshift=0,
-            )
-        )
+def labelled_rows(
+    traces: list[Any],
+    labels: Sequence[str],
+    xaxis: dict[str, Any],
+    annotations: Sequence[dict[str, Any]] = (),
+    **layout: Any,
+) -> dict[str, Any]:
+    """Return a plot whose traces have y = 0, 1, …, each row with its label above."""
+    font = {"size": 13, "color": light("ink")}
+    beside = {"xref": "paper", "xanchor": "left", "bgcolor": light("page"), "borderpad": 0}
+    named = [
+        text_label(shortened(label), 0, place - 0.36, font=font, **beside)
+        for place, label in enumerate(labels)
+    ]
     return plot(
         traces,
-        xaxis=axis(chart.axis, range=list(chart.span)),
-        yaxis={"visible": False, "range": [len(chart.rows) - 0.4, -0.6], "fixedrange": True},
-        annotations=labels,
-        shapes=_shapes(chart),
+        xaxis=xaxis,
+        yaxis={"visible": False, "range": [len(labels) - 0.4, -0.6], "fixedrange": True},
+        annotations=[*named, *annotations],
         margin={"l": 8, "r": 12, "t": HEAD, "b": 8},
+        **layout,
+    )
+
+
+def rows_plot(chart: RowChart) -> dict[str, Any]:
+    above = {"yref": "paper", "yanchor": "bottom", "xanchor": _anchor(chart), "xshift": 0}
+    reference = (
+        [text_label(chart.reference_label, chart.reference, 1, **above)]
+        if chart.reference is not None and chart.reference_label
+        else []
+    )
+    return labelled_rows(
+        [trace for place, row in enumerate(chart.rows) for trace in _row_traces(place, row)],
+        [row.label for row in chart.rows],
+        axis(chart.axis, range=list(chart.span)),
+        reference,
+        shapes=_shapes(chart),
     )
 
 
 def _row_traces(place: int, row: Row) -> list[Any]:
-    heights = [place + offset for offset in swarm(row.points)]
-    seeds = [f"seed {number + 1}" for number in range(len(row.points))]
-    hover = "%{customdata}: %{x:.2f}<extra></extra>"
-    bar = go.Scatter(
-        x=[row.low, row.high],
-        y=[place, place],
-        mode="lines",
-        hoverinfo="skip",
-        line={"color": row.look.light, "width": 3},
-    )
-    middle = go.Scatter(
+    bar = guide([row.low, row.high], [place, place], row.look.colour, width=3, dash="solid")
+    mean = go.Scatter(
         x=[row.centre],
         y=[place],
         mode="markers",
@@ -135,18 +156,17 @@ def _row_traces(place: int, row: Row) -> list[Any]:
         marker={"symbol": "line-ns", "size": 20, "line": {"color": row.look.light, "width": 3}},
         hovertemplate="mean %{x:.2f}<extra></extra>",
     )
-    marker = {"opacity": 0.75, "line": {"color": light("page"), "width": 1}}
     points = dots(
         row.look,
         row.points,
-        heights,
+        [place + offset for offset in swarm(row.points)],
         row.label,
         size=10,
-        marker=marker,
-        customdata=seeds,
-        hovertemplate=hover,
+        marker={"opacity": 0.75, "line": {"color": light("page"), "width": 1}},
+        customdata=[f"seed {number + 1}" for number in range(len(row.points))],
+        hover="%{customdata}: %{x:.2f}",
     )
-    return [bar, middle, points]
+    return [bar, mean, points]
 
 
 def _anchor(chart: RowChart) -> str:
@@ -156,33 +176,16 @@ def _anchor(chart: RowChart) -> str:
 
 
 def _shapes(chart: RowChart) -> list[dict[str, Any]]:
+    tall = {"yref": "paper", "y0": 0, "y1": 1}
     shapes: list[dict[str, Any]] = []
     if chart.band is not None:
-        shapes.append(
-            {
-                "type": "rect",
-                "x0": chart.band[0],
-                "x1": chart.band[1],
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "fillcolor": light("band"),
-                "line": {"width": 0},
-                "layer": "below",
-            }
-        )
+        start, end = chart.band
+        filled = {"fillcolor": light("band"), "line": {"width": 0}, "layer": "below"}
+        shapes.append({"type": "rect", "x0": start, "x1": end, **tall, **filled})
     if chart.reference is not None:
-        shapes.append(
-            {
-                "type": "line",
-                "x0": chart.reference,
-                "x1": chart.reference,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": {"color": light("grey"), "width": 1.5, "dash": "dot"},
-            }
-        )
+        style = {"color": light("grey"), "width": 1.5, "dash": "dot"}
+        ends = {"x0": chart.reference, "x1": chart.reference}
+        shapes.append({"type": "line", **ends, **tall, "line": style})
     return shapes
 
 
@@ -205,7 +208,7 @@ def rows_svg(chart: RowChart, alt: str) -> Markup:
     parts.append(f'<text x="50%" y="{foot + 40}" text-anchor="middle">{escape(chart.axis)}</text>')
     return Markup(  # every text in it went through escape
         f'<svg class="rows" role="img" aria-label="{escape(alt)}" width="100%" '
-        f'height="{chart.height}">{"".join(parts)}</svg>'
+        f'height="{rows_height(len(chart.rows))}">{"".join(parts)}</svg>'
     )
 
 
@@ -241,12 +244,3 @@ def _svg_row(row: Row, top: int, x: Any) -> str:
         f'<line class="bar" x1="{x(row.low)}" x2="{x(row.high)}" y1="{middle}" y2="{middle}"/>'
         f'<line class="bar" x1="{at}" x2="{at}" y1="{middle - 9}" y2="{middle + 9}"/>{circles}</g>'
     )
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Round numbers inside the axis, four to eight of them: steps of 1, 2 or 5."""
-    rough = (high - low) / 5
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first = math.ceil(low / step)
-    return [round(step * place, 10) for place in range(first, math.floor(high / step) + 1)]

@@ -1,14 +1,15 @@
-"""What several figures share: looks of arms, rows of dots, and the trials that they draw."""
+"""What several figures share: looks of arms, panels of rows and of epochs, and trials to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 from kd import schedules
 from kd.recipe import Recipe, Schedule
-from reports.draw.drawing import Legend, Panel
+from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
-from reports.draw.rows import RowChart, rows_plot, rows_svg
+from reports.draw.rows import RowChart, rows_height, rows_plot, rows_svg
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import figure
+from reports.wording import figure, listed
 
 
 def unconfirmed(data: StudyData) -> str:
@@ -20,7 +21,7 @@ def looks(data: StudyData) -> dict[str, Look]:
     return arm_looks([arm.name for arm in data.arms])
 
 
-def arm_legend(data: StudyData, arms: list[str]) -> list[Legend]:
+def arm_legend(data: StudyData, arms: Sequence[str]) -> list[Legend]:
     return [
         Legend(text=arm, colour=looks(data)[arm].colour, mark=looks(data)[arm].symbol)
         for arm in arms
@@ -29,19 +30,51 @@ def arm_legend(data: StudyData, arms: list[str]) -> list[Legend]:
 
 def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel:
     values = "; ".join(
-        f"{row.label}: {figure(row.centre)} "
-        f"({figure(min(row.low, row.high))} to {figure(max(row.low, row.high))})"
+        f"{row.label}: {figure(row.centre)} ({figure(row.low)} to {figure(row.high)})"
         for row in chart.rows
     )
     alt = f"{title}. {values}."
     return Panel(
         key=key,
         plot=rows_plot(chart),
-        height=chart.height,
+        height=rows_height(len(chart.rows)),
         alt=alt,
         heading=heading,
         fallback=rows_svg(chart, alt),
     )
+
+
+def epochs_panel(
+    data: StudyData,
+    key: str,
+    curves: Mapping[str, Mapping[int, float | None]],
+    heading: str,
+    *,
+    unit: str = "",
+    y: str = "",
+    height: int = 260,
+) -> Panel:
+    """Draw one curve per arm with a value in `unit` per epoch; `y` is the vertical axis."""
+    traces = [
+        line(
+            looks(data)[arm],
+            list(curve),
+            list(curve.values()),
+            arm,
+            marked=True,
+            hover=f"{escape(arm)}, epoch %{{x}}: %{{y:.2f}} {unit}",
+        )
+        for arm, curve in curves.items()
+    ]
+    made = plot(traces, xaxis=epoch_axis(data.protocol.epochs), yaxis=axis(y))
+    halfway = data.protocol.epochs // 2 or 1
+    values = [
+        f"{arm} {figure(curve.get(halfway))} at epoch {halfway}, {figure(curve[max(curve)])} at "
+        f"epoch {max(curve)}"
+        for arm, curve in curves.items()
+    ]
+    alt = f"{heading}: {listed(values)}."
+    return Panel(key=key, plot=made, height=height, alt=alt, heading=heading)
 
 
 def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
@@ -61,12 +94,6 @@ def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
     return min(values) - below, max(values) + above
 
 
-def completed(arm: ArmData) -> list[TrialData]:
-    """The trials that were trained to the horizon, the best first."""
-    found = [one for one in arm.trials if one.state == "COMPLETE" and not one.diverged]
-    return sorted(found, key=lambda one: (-one.ranked, one.number))
-
-
 def at(schedule: Schedule, progress: float) -> float:
     return schedules.value(
         schedule.shape, schedule.initial, schedule.final, progress, schedule.sharpness
@@ -74,8 +101,9 @@ def at(schedule: Schedule, progress: float) -> float:
 
 
 def chosen_trials(data: StudyData) -> list[TrialData]:
-    found = [data.chosen_trial(arm) for arm in data.arms]
-    return [trial for trial in found if trial is not None and trial.record is not None]
+    """The trial of each arm's tuned recipe, or the best so far, if its record was read."""
+    trials = [data.chosen_trial(arm) for arm in data.arms]
+    return [trial for trial in trials if trial is not None and trial.record is not None]
 
 
 def recipe_of(trial: TrialData) -> Recipe:

@@ -7,16 +7,16 @@ from reports.compute.findings import Findings
 from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
 from reports.draw.palette import DISTILLED_LOOKS
-from reports.draw.rows import Row, RowChart
+from reports.draw.rows import RowChart, difference_row
 from reports.draw.tables import recipe_rows
 from reports.read.data import PLAIN, StudyData
-from reports.statistics import Difference
 from reports.wording import NONE, counted, listed, scaled
+from storage.files.records import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideBySide:
-    """What a page about several studies says; `chart` is None without any difference."""
+    """The content of a page about several studies; `chart` is None without any difference."""
 
     title: str
     warnings: tuple[str, ...]
@@ -27,11 +27,11 @@ class SideBySide:
 
 
 def compare_studies(studies: Sequence[Findings]) -> SideBySide:
-    """Put studies next to each other, in the order given."""
+    """Compare studies in the order of `studies`."""
     return SideBySide(
         title=_title(studies),
         warnings=tuple(_warnings([one.data for one in studies])),
-        results=_results(studies),
+        results=Table.of(map(_result_row, studies), words=2),
         protocols=_protocols([one.data for one in studies]),
         recipes=_recipes(studies),
         chart=_chart(studies),
@@ -52,64 +52,49 @@ def _title(studies: Sequence[Findings]) -> str:
 
 
 def _warnings(studies: Sequence[StudyData]) -> list[str]:
-    """Say what of the studies cannot be compared."""
-    found = []
+    """Sentences about what cannot be compared."""
+    warnings = []
     if len({one.settings.dataset for one in studies}) > 1:
-        found.append(
-            "The studies do not share their images: compare differences within each, not results"
+        warnings.append(
+            "The studies use different images: compare their differences, not their results"
         )
     metrics = {one.protocol.metric for one in studies}
     if len(metrics) > 1:
-        found.append(f"The studies' metrics differ: {listed(sorted(metrics))}")
+        warnings.append(f"The studies' metrics differ: {listed(sorted(metrics))}")
     unconfirmed = [one.name for one in studies if not one.finalists]
     if unconfirmed:
-        found.append(f"Not confirmed yet: {listed(unconfirmed)}")
-    return found
+        warnings.append(f"Not confirmed yet: {listed(unconfirmed)}")
+    return warnings
 
 
-def _results(studies: Sequence[Findings]) -> Table:
-    columns = [
-        "study",
-        "verdict",
-        "difference",
-        "95 % interval",
-        "detectable",
-        "teacher",
-        "distilled ± deviation",
-        "plain ± deviation",
-        "seeds",
-        "test images",
-        "trials",
-        "teacher's parameters",
-        "student's parameters",
-    ]
-    return Table(columns=columns, rows=[_result_row(one) for one in studies], words=2)
+def _result_row(findings: Findings) -> dict[str, str]:
+    data, difference, measure = findings.data, findings.verdict.difference, findings.data.measure
+    change = interval = detectable = NONE
+    if difference:
+        change = measure.change(difference.mean)
+        interval = measure.interval(difference.low, difference.high)
+        detectable = measure.number(difference.detectable)
+    costs = data.costs.models if data.costs else {}
+    tuned = findings.standing(data.tuned(data.primary_arm))
+    return {
+        "study": data.name,
+        "verdict": findings.verdict.kind,
+        "difference": change,
+        "95 % interval": interval,
+        "detectable": detectable,
+        "teacher": measure.value(data.teacher_value),
+        "tuned distilled": _tuned(findings, data.primary_arm),
+        "tuned plain": _tuned(findings, PLAIN),
+        "seeds": str(data.seeds),
+        "test images": str(data.test_images),
+        "trials": ", ".join(f"{arm.name} {len(arm.counted)}" for arm in data.arms),
+        "teacher's parameters": _parameters(costs.get("teacher")),
+        "student's parameters": _parameters(tuned.cost if tuned else None),
+    }
 
 
-def _result_row(findings: Findings) -> list[str]:
-    data, difference = findings.data, findings.verdict.difference
-    measure = data.measure
-    found = (
-        [
-            measure.change(difference.mean),
-            measure.interval(difference.low, difference.high),
-            measure.number(difference.detectable),
-        ]
-        if difference
-        else [NONE] * 3
-    )
-    return [
-        data.name,
-        findings.verdict.kind,
-        *found,
-        data.measure.value(data.teacher_value),
-        _tuned(findings, data.primary_arm),
-        _tuned(findings, PLAIN),
-        str(data.seeds),
-        str(data.test_images),
-        ", ".join(f"{arm.name} {len(arm.counted)}" for arm in data.arms),
-        *_parameters(findings),
-    ]
+def _parameters(cost: Cost | None) -> str:
+    return scaled(cost.parameters) if cost else NONE
 
 
 def _tuned(findings: Findings, arm: str | None) -> str:
@@ -120,16 +105,8 @@ def _tuned(findings: Findings, arm: str | None) -> str:
     return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
 
 
-def _parameters(findings: Findings) -> list[str]:
-    """Those of the teacher, and of the student of the tuned recipe that distils."""
-    costs = findings.data.costs.models if findings.data.costs else {}
-    tuned = findings.standing(findings.data.tuned(findings.data.primary_arm))
-    student = tuned.cost if tuned else None
-    return [scaled(cost.parameters) if cost else NONE for cost in (costs.get("teacher"), student)]
-
-
 def _protocols(studies: Sequence[StudyData]) -> Table:
-    """Return the fields in which the protocols, or the searches, differ."""
+    """The fields in which the protocols, or the searches, differ."""
     described = [
         {
             **one.protocol.to_json(),
@@ -153,9 +130,9 @@ def _shown(value: object) -> str:
 
 
 def _recipes(studies: Sequence[Findings]) -> Table:
-    """Return the tuned recipe of each study's first arm that distils, a column a study."""
+    """The tuned recipe of each study's first arm that distils, one column per study."""
     winners = [one.data.tuned(one.data.primary_arm) for one in studies]
-    tables = [dict(recipe_rows(one.finalist.recipe)) if one else {} for one in winners]
+    tables = [dict(recipe_rows(one.recipe)) if one else {} for one in winners]
     parameters = list(dict.fromkeys(name for table in tables for name in table))
     rows = [[name, *(table.get(name, NONE) for table in tables)] for name in parameters]
     columns = ["tuned recipe", *(one.data.name for one in studies)]
@@ -164,27 +141,16 @@ def _recipes(studies: Sequence[Findings]) -> Table:
 
 def _chart(studies: Sequence[Findings]) -> RowChart | None:
     rows = [
-        _row(one, one.verdict.difference) for one in studies if one.verdict.difference is not None
+        difference_row(
+            f"{one.data.name}: {one.verdict.kind}",
+            DISTILLED_LOOKS[0],
+            one.verdict.difference,
+            one.data.measure.scale,
+        )
+        for one in studies
+        if one.verdict.difference
     ]
-    if not rows:
-        return None
-    units = dict.fromkeys(
-        one.data.measure.difference(f"test {one.data.measure.name}") for one in studies
-    )
-    return RowChart(
-        rows=rows,
-        axis=f"tuned distilled minus tuned plain, {listed(list(units))}",
-        reference=0.0,
-        reference_label="no difference",
-    )
-
-
-def _row(findings: Findings, difference: Difference) -> Row:
-    return Row(
-        label=f"{findings.data.name}: {findings.verdict.kind}",
-        look=DISTILLED_LOOKS[0],
-        points=[findings.data.measure.scale * one for one in difference.per_seed],
-        centre=findings.data.measure.scale * difference.mean,
-        low=findings.data.measure.scale * difference.low,
-        high=findings.data.measure.scale * difference.high,
-    )
+    units = {one.data.measure.difference(f"test {one.data.measure.name}") for one in studies}
+    axis = f"tuned distilled minus tuned plain, {listed(sorted(units))}"
+    chart = RowChart(rows=rows, axis=axis, reference=0.0, reference_label="no difference")
+    return chart if rows else None

@@ -30,153 +30,117 @@ from storage.files.records import Cost
 
 
 def comparison_table(findings: Findings) -> Table:
-    """Teacher and finalists: how good they are on the test split, and what they cost to run."""
-    batches = _batch_sizes(findings.data)
-    columns = [
-        "model",
-        "role",
-        findings.data.measure.of("test"),
-        "95 % interval",
-        "seeds",
-        "gap recovered",
-        "NLL",
-        "ECE, %",
-        "agrees, %",
-        "parameters",
-        "MACs",
-        "size",
-        *(f"ms, batch {size}" for size in batches),
-    ]
-    rows = [_teacher_row(findings, batches)]
-    rows += [_standing_row(findings.data, one, batches) for one in findings.distinct]
-    tuned = [one.one.finalist.role == "tuned" for one in findings.distinct]
-    strong = frozenset(place + 1 for place, is_tuned in enumerate(tuned) if is_tuned)
-    return Table(columns=columns, rows=rows, words=2, strong=strong)
-
-
-def _batch_sizes(data: StudyData) -> list[int]:
-    models = data.costs.models.values() if data.costs else ()
-    return sorted({latency.batch_size for cost in models for latency in cost.latency})
-
-
-def _teacher_row(findings: Findings, batches: Sequence[int]) -> list[str]:
+    """Teacher and finalists: their results on the test split, and the costs of using them."""
     data, test = findings.data, findings.data.teacher_test
-    cost = data.costs.models.get("teacher") if data.costs else None
-    return [
-        model_name(data.protocol.teacher),
-        "teacher",
-        data.measure.level(data.teacher_value),
-        _interval(data, findings.teacher_interval),
-        "1" if test else NONE,
-        NONE,
-        decimals(test.get("nll")),
-        points(test.get("ece")),
-        NONE,
-        *_cost_cells(cost, batches),
-    ]
+    models = data.costs.models if data.costs else {}
+    batches = sorted({one.batch_size for cost in models.values() for one in cost.latency})
+    teacher = {
+        "model": model_name(data.protocol.teacher),
+        "role": "teacher",
+        data.measure.of("test"): data.measure.level(data.teacher_value),
+        "95 % interval": _interval(data, data.teacher_interval),
+        "seeds": "1" if test else NONE,
+        "gap recovered": NONE,
+        "NLL": decimals(test.get("nll")),
+        "ECE, %": points(test.get("ece")),
+        "agreement, %": NONE,
+        **_cost_cells(models.get("teacher"), batches),
+    }
+    rows = [teacher, *(_standing_row(data, one, batches) for one in findings.distinct)]
+    tuned = [place for place, row in enumerate(rows) if row["role"] == "tuned"]
+    return Table.of(rows, words=2, strong=tuned)
 
 
-def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -> list[str]:
-    tested, seeds = len(standing.one.values), data.seeds
-    return [
-        data.named(standing.one),
-        standing.one.finalist.role,
-        data.measure.level(standing.value),
-        _interval(data, standing.interval),
-        str(tested) if tested == seeds else f"{tested} of {seeds}",
-        percent(standing.recovered, 0).replace("-", MINUS),
-        decimals(standing.nll),
-        points(standing.ece),
-        points(standing.agreement),
-        *_cost_cells(standing.cost, batches),
-    ]
+def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -> dict[str, str]:
+    finalist, seeds = standing.finalist, data.seeds
+    tested = len(finalist.values)
+    return {
+        "model": data.named(finalist),
+        "role": finalist.role,
+        data.measure.of("test"): data.measure.level(standing.value),
+        "95 % interval": _interval(data, standing.interval),
+        "seeds": str(tested) if tested == seeds else f"{tested} of {seeds}",
+        "gap recovered": percent(standing.recovered, 0).replace("-", MINUS),
+        "NLL": decimals(standing.nll),
+        "ECE, %": points(standing.ece),
+        "agreement, %": points(standing.agreement),
+        **_cost_cells(standing.cost, batches),
+    }
 
 
 def _interval(data: StudyData, ends: tuple[float, float] | None) -> str:
     return NONE if ends is None else data.measure.between(*ends)
 
 
-def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> list[str]:
-    if cost is None:
-        return [NONE] * (3 + len(batches))
-    latencies = {latency.batch_size: latency for latency in cost.latency}
-    cells = [scaled(cost.parameters), scaled(cost.macs), binary_size(cost.bytes)]
-    for size in batches:
-        found = latencies.get(size)
-        cells.append(_latency(found) if found else NONE)
-    return cells
+def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> dict[str, str]:
+    latencies = {one.batch_size: one for one in cost.latency} if cost else {}
+    return {
+        "parameters": scaled(cost.parameters) if cost else NONE,
+        "MACs": scaled(cost.macs) if cost else NONE,
+        "size": binary_size(cost.bytes) if cost else NONE,
+        **{f"ms, batch {size}": _latency(latencies.get(size)) for size in batches},
+    }
 
 
-def _latency(found: Latency) -> str:
-    return f"{milliseconds(found.median_ms)} / {milliseconds(found.p95_ms)}"
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return NONE
+    return f"{milliseconds(latency.median_ms)} / {milliseconds(latency.p95_ms)}"
 
 
 def comparison_note(data: StudyData) -> str:
-    """Return how to read the table, and how much two measurements of one student differ."""
+    """Explain the columns, and how much two measurements of the same student differ."""
     text = (
-        f"{capitalised(data.measure.name)}: mean over the seeds, interval over seeds and test "
-        "images (the teacher's over images alone). Gap recovered: share of the gap between tuned "
-        "plain and the teacher; – where that gap may be chance or is below the margin. Agrees: "
-        "predicts the teacher's class."
+        f"{capitalised(data.measure.name)}: mean over the seeds, with an interval over seeds and "
+        "test images (the teacher's is over images alone). Gap recovered: the gain over tuned "
+        "plain as a share of the teacher's gain; – where the teacher's gain may be chance or is "
+        "below the margin. Agreement: predictions that are the teacher's."
     )
     text = text if data.seeds else ""
     if data.costs is None:
         return text
     models = data.costs.models
-    where = f"{data.costs.device}, {counted(data.costs.threads, 'thread')}"
-    text += f" Latency: median / 95th percentile on {where}, models interleaved."
+    text += (
+        f" Latency: median / 95th percentile on {data.costs.device}, "
+        f"{counted(data.costs.threads, 'thread')}, all models measured in turn."
+    )
     if "distilled" not in models or "plain" not in models:
         return text
     gaps = [
-        f"{percent(abs(one.median_ms - other.median_ms) / other.median_ms, 1)} at batch "
+        f"{percent(abs(one.median_ms - other.median_ms) / other.median_ms, 1)} at batch size "
         f"{one.batch_size}"
         for one, other in zip(models["distilled"].latency, models["plain"].latency, strict=False)
         if other.median_ms
     ]
-    student = model_name(data.protocol.student)
     return (
-        f"{text} {student} was measured twice: the difference is measurement noise, {listed(gaps)}."
+        f"{text} {model_name(data.protocol.student)} was measured twice: the difference, "
+        f"{listed(gaps)}, is measurement noise."
     )
 
 
 def epochs_table(findings: Findings) -> Table:
     """Epochs that each arm's search planned, trained and saved."""
-    rows = [
-        [
-            arm.arm,
-            str(arm.trials),
-            str(arm.complete),
-            str(arm.pruned),
-            str(arm.diverged),
-            str(arm.failed),
-            str(arm.unfinished),
-            whole(arm.planned),
-            whole(arm.trained),
-            whole(arm.saved),
-            whole(arm.cut),
-            whole(arm.lost),
-        ]
+    return Table.of(
+        {
+            "arm": arm.arm,
+            "trials": str(arm.trials),
+            "completed": str(arm.complete),
+            "pruned": str(arm.pruned),
+            "diverged": str(arm.diverged),
+            "failed": str(arm.failed),
+            "unfinished": str(arm.unfinished),
+            "epochs planned": whole(arm.planned),
+            "trained": whole(arm.trained),
+            "saved by pruning": whole(arm.saved),
+            "cut by divergence": whole(arm.cut),
+            "lost to failures": whole(arm.lost),
+        }
         for arm in findings.ledger.arms
-    ]
-    columns = [
-        "arm",
-        "trials",
-        "completed",
-        "pruned",
-        "diverged",
-        "failed",
-        "unfinished",
-        "epochs planned",
-        "trained",
-        "saved by pruning",
-        "cut by divergence",
-        "lost to failures",
-    ]
-    return Table(columns=columns, rows=rows)
+    )
 
 
 def ledger_title(findings: Findings) -> str:
-    """Return a title with the share of the planned epochs that pruning saved."""
+    """The share of the planned epochs that pruning saved, in a sentence."""
     arms = findings.ledger.arms
     planned, saved = sum(arm.planned for arm in arms), sum(arm.saved for arm in arms)
     if not planned:
@@ -193,10 +157,10 @@ def seconds_table(findings: Findings) -> Table:
     seconds = findings.ledger.seconds
     total = sum(seconds.values())
     rows = [
-        [stage, duration(spent), percent(spent / total if total else None, 0)]
+        {"stage": stage, "time": duration(spent), "share": percent(spent / (total or 1), 0)}
         for stage, spent in seconds.items()
     ]
-    return Table(columns=["stage", "time", "share"], rows=[*rows, ["all", duration(total), ""]])
+    return Table.of([*rows, {"stage": "all", "time": duration(total), "share": ""}])
 
 
 def teacher_passes(findings: Findings) -> str:
@@ -205,12 +169,12 @@ def teacher_passes(findings: Findings) -> str:
     if findings.data.settings.cache == "none":
         return "The teacher was not cached."
     if ledger.teacher_saved is None or ledger.teacher_asked is None:
-        return "What the cache saves is unknown before the data set and the cache are complete."
+        return "What the cache saves is unknown until the data set and the cache are complete."
     outcome = (
         f"saved {whole(ledger.teacher_saved)} forward passes of the teacher"
         if ledger.teacher_saved >= 0
-        else f"has cost {whole(-ledger.teacher_saved)} forward passes of the teacher more than it "
-        "saved so far"
+        else f"has cost {whole(-ledger.teacher_saved)} more forward passes of the teacher than it "
+        "has saved so far"
     )
     size = f" Its size is {binary_size(ledger.cache_bytes)}." if ledger.cache_bytes else ""
     return (
@@ -225,22 +189,16 @@ def seal_title(data: StudyData) -> str:
     return f"The test split was opened {counted(len(data.seal), 'time')}"
 
 
-def seal_table(data: StudyData) -> Table | None:
-    if not data.seal:
-        return None
-    rows = [[opening.get("time", NONE), opening.get("purpose", NONE)] for opening in data.seal]
-    return Table(columns=["time", "purpose"], rows=rows, words=2)
-
-
-def recipe_tables(data: StudyData) -> list[tuple[str, Table]]:
-    """Return every finalist's recipe, by title."""
-    return [
-        (
-            one.label,
-            Table(columns=["parameter", "value"], rows=recipe_rows(one.finalist.recipe), words=2),
-        )
-        for one in data.finalists
+def seal_table(data: StudyData) -> Table:
+    rows = [
+        {"time": opening.get("time", NONE), "purpose": opening.get("purpose", NONE)}
+        for opening in data.seal
     ]
+    return Table.of(rows, words=2)
+
+
+def recipe_table(recipe: Recipe) -> Table:
+    return Table(columns=["parameter", "value"], rows=recipe_rows(recipe), words=2)
 
 
 def recipe_rows(recipe: Recipe) -> list[list[str]]:
@@ -274,10 +232,10 @@ def _own_parameters(loss: str, parameters: Mapping[str, Any]) -> list[list[str]]
 def _schedule(schedule: Schedule) -> str:
     if schedule.shape == "constant":
         return figure(schedule.initial, 6)
-    way = f"{figure(schedule.initial, 6)} to {figure(schedule.final, 6)}, {schedule.shape}"
+    course = f"{figure(schedule.initial, 6)} to {figure(schedule.final, 6)}, {schedule.shape}"
     if schedule.shape not in SHARP_SHAPES:
-        return way
-    return f"{way}, sharpness {figure(schedule.sharpness)}"
+        return course
+    return f"{course}, sharpness {figure(schedule.sharpness)}"
 
 
 def provenance_table(data: StudyData) -> Table:

@@ -53,7 +53,9 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     arms = _read_arms(study, settings, storage_url, missing)
     seeds, finalists, test = _read_finalists(study, protocol.metric, missing)
     dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
-    teacher_test = study.teacher_test.result
+    tested = study.teacher_test.result
+    if not tested.is_file():
+        missing.append("the teacher's test")
     return StudyData(
         name=name,
         root=_root(layout),
@@ -67,11 +69,10 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         teacher_scores=test.teacher_scores,
         teacher_correct=test.teacher_correct,
         teacher_confidence=None if test.teacher is None else np.exp(test.teacher.max(1)),
-        teacher_test=_optional(teacher_test, "the teacher's test", missing) or {},
+        teacher_test=read_json(tested) if tested.is_file() else {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
         classes=tuple(map(str, dataset.get("classes", ()))),
-        images={part: sum(counts) for part, counts in _class_images(dataset).items()},
         class_images=_class_images(dataset),
         official=tuple(map(str, dataset.get("official", ()))),
         teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
@@ -83,13 +84,6 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
 def _root(layout: Layout) -> str:
     """The root as it is named in the report's commands, which are to work from any folder."""
     return DEFAULT_ROOT if str(layout.root) == DEFAULT_ROOT else str(whole_path(layout.root))
-
-
-def _optional(path: Path, what: str, missing: list[str]) -> Any:
-    if path.is_file():
-        return read_json(path)
-    missing.append(what)
-    return None
 
 
 def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str, Any]:
@@ -150,15 +144,15 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
         _check_complete(study, arm, [])
         missing.append(f"every trial of the arm {arm}")
         return ArmData(name=arm, trials=(), importances={}, importances_note="No trial has run.")
-    found = sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
-    _check_complete(study, arm, found)
-    for trial in found:
+    stored = sorted(opened.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    _check_complete(study, arm, stored)
+    for trial in stored:
         check_trial(opened.study_name, trial, strict=False)
-    trials = tuple(_read_trial(study, arm, trial) for trial in found)
+    trials = tuple(_read_trial(study, arm, trial) for trial in stored)
     lost = sum(trial.state != "RUNNING" and trial.record is None for trial in trials)
     if lost:
         missing.append(f"the records (recipe, every epoch) of {lost} trials of {arm}")
-    importances, note = find_importances(opened.study_name, storage, found)
+    importances, note = find_importances(opened.study_name, storage, stored)
     return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
 
 
@@ -210,8 +204,8 @@ def _read_record(path: Path, trial: FrozenTrial) -> RunRecord | None:
 
 
 def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRecord, ...]:
-    found = (path for arm in settings.arms for path in study.selection_results(arm))
-    return tuple(map(RunRecord.read, found))
+    paths = (path for arm in settings.arms for path in study.selection_results(arm))
+    return tuple(map(RunRecord.read, paths))
 
 
 def _read_finalists(
@@ -245,7 +239,7 @@ Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class _TestSplit:
-    """What the teacher said of the test split, and the labels that all runs must share."""
+    """The teacher's predictions on the test split, and the labels that all runs must share."""
 
     def __init__(self, teacher: Predictions | None, metric: str, confirming: str) -> None:
         self._confirming = confirming
@@ -264,11 +258,13 @@ class _TestSplit:
                 f"delete its folder and run: {self._confirming}"
             )
 
-    def fidelity(self, logits: NDArray[np.float32]) -> tuple[float | None, float | None]:
-        """Agreement with the teacher, and KL(teacher || student) at temperature 1, in nats."""
+    def fidelity(self, student: NDArray[np.float64]) -> tuple[float | None, float | None]:
+        """Agreement with the teacher, and KL(teacher || student) at temperature 1, in nats.
+
+        `student`: the logarithms of its probabilities [N, C].
+        """
         if self.teacher is None:
             return None, None
-        student = log_softmax(logits.astype(float), axis=1)
         agreement = float(np.mean(student.argmax(1) == self.teacher.argmax(1)))
         kl = (np.exp(self.teacher) * (self.teacher - student)).sum(1).mean()
         return agreement, float(kl)
@@ -277,41 +273,28 @@ class _TestSplit:
 def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> ConfirmationRun:
     record = RunRecord.read(run.result)
     if record.test is None or not run.predictions.is_file():
-        return ConfirmationRun(
-            replicate=replicate,
-            record=record,
-            predicted=None,
-            scores=None,
-            correct=None,
-            confidence=None,
-            agreement=None,
-            teacher_kl=None,
-        )
+        return ConfirmationRun(replicate=replicate, record=record)
     logits, labels = _read_predictions(run.predictions)
     test.check(run.predictions, labels)
-    _check_run(run, record.test["accuracy"], float(np.mean(logits.argmax(1) == labels)))
-    agreement, teacher_kl = test.fidelity(logits)
     predicted = logits.argmax(1)
+    _check_run(run, record.test["accuracy"], float(np.mean(predicted == labels)))
+    log_p = log_softmax(logits.astype(float), axis=1)
+    agreement, teacher_kl = test.fidelity(log_p)
     return ConfirmationRun(
         replicate=replicate,
         record=record,
         predicted=predicted,
         scores=scores(test.metric, logits, labels),
         correct=predicted == labels,
-        confidence=_confidence(logits),
+        confidence=np.exp(log_p.max(1)),
         agreement=agreement,
         teacher_kl=teacher_kl,
     )
 
 
-def _confidence(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probability of the likeliest class, 0-1: logits [N, C] -> [N]."""
-    return np.asarray(np.exp(log_softmax(logits.astype(float), axis=1).max(1)))
-
-
-def _check_run(run: RunLayout, recorded: float, found: float) -> None:
+def _check_run(run: RunLayout, recorded: float, accuracy: float) -> None:
     """Raises ArtifactError for logits of another run than the record's, or damaged weights."""
-    if abs(recorded - found) > 1e-6:  # of one image in a million
+    if abs(recorded - accuracy) > 1e-6:  # less than one image in a million
         raise ArtifactError(
             f"{run.predictions} is of another run than {run.result.name} beside it; "
             f"{made_again(run.predictions)}"

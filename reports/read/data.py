@@ -25,15 +25,15 @@ ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number
 
 
 def learns_from_teacher(recipe: Recipe) -> bool:
-    """Whether a term of the teacher has any weight: at alpha 0 throughout, a soft loss has none."""
+    """Whether the teacher has any weight in the loss: a soft loss at alpha 0 has none."""
     return any(recipe.alpha.ends) or recipe.feature_kind != "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialData:
-    """One trial: what Optuna's study says, and its run record if it has ended.
+    """One trial as Optuna stores it, with its run record if it has ended.
 
-    `values` are the metric on the validation split by epoch, from 1; `value` that of the last.
+    `values` are the metric on the validation split by epoch, from 1; `value` is the last of them.
     """
 
     arm: str
@@ -62,6 +62,11 @@ class TrialData:
         return len(self.record.history) if self.record else max(self.values, default=0)
 
     @property
+    def trained_seconds(self) -> float | None:
+        """The time of its training, or until its end in the storage if it has no record."""
+        return self.record.seconds if self.record else self.seconds
+
+    @property
     def history(self) -> list[EpochMetrics]:
         return self.record.history if self.record else []
 
@@ -83,30 +88,34 @@ class ArmData:
         return sum(trial.state == state for trial in self.trials)
 
     @property
+    def completed(self) -> list[TrialData]:
+        """The trials that were trained to the horizon, the best first; of equals the earliest."""
+        whole = (trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged)
+        return sorted(whole, key=lambda trial: (-trial.ranked, trial.number))
+
+    @property
     def best(self) -> TrialData | None:
-        """The completed trial with the best value; of equals the earliest."""
-        whole = [trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged]
-        return max(whole, key=lambda trial: (trial.ranked, -trial.number), default=None)
+        return next(iter(self.completed), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmationRun:
-    """One confirmation run; `predicted` [N] are the classes that it named, None if untested.
+    """One confirmation run; what was measured on the N test images is None until it is tested.
 
-    `scores` [N] are those of the study's metric, `correct` [N] says which test images it got right,
-    `confidence` [N] is the probability that it gave to the class that it named.
-    `agreement` is the share of test images on which it names the teacher's class, `teacher_kl` the
-    mean KL of teacher to student at temperature 1 in nats; None without the teacher's test.
+    `predicted` [N] are the predicted classes, `scores` [N] those of the study's metric, `correct`
+    [N] whether the prediction is right, `confidence` [N] the probability of the predicted class.
+    `agreement` is the share of test images with the teacher's prediction, `teacher_kl` the mean
+    KL(teacher || student) at temperature 1 in nats; both are None without the teacher's test.
     """
 
     replicate: int
     record: RunRecord
-    predicted: NDArray[np.int64] | None
-    scores: NDArray[np.float64] | None
-    correct: NDArray[np.bool_] | None
-    confidence: NDArray[np.float64] | None
-    agreement: float | None
-    teacher_kl: float | None
+    predicted: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64] | None = None
+    correct: NDArray[np.bool_] | None = None
+    confidence: NDArray[np.float64] | None = None
+    agreement: float | None = None
+    teacher_kl: float | None = None
 
     @property
     def value(self) -> float | None:
@@ -116,8 +125,26 @@ class ConfirmationRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistData:
+    """A finalist and its confirmation runs by replicate, as far as they have ended."""
+
     finalist: Finalist
-    runs: tuple[ConfirmationRun, ...]  # by replicate; those still missing are left out
+    runs: tuple[ConfirmationRun, ...]
+
+    @property
+    def arm(self) -> str:
+        return self.finalist.arm
+
+    @property
+    def role(self) -> str:
+        return self.finalist.role
+
+    @property
+    def title(self) -> str:
+        return self.finalist.title
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.finalist.recipe
 
     @property
     def key(self) -> str:
@@ -126,18 +153,13 @@ class FinalistData:
 
     @property
     def label(self) -> str:
-        """What a reader calls it: titles alone repeat from arm to arm."""
-        return f"{self.finalist.arm}: {self.finalist.title}"
+        """Its name in the report, with its arm: "tuned plain", "scheduled: vanilla KD"."""
+        return f"tuned {self.arm}" if self.role == "tuned" else f"{self.arm}: {self.title}"
 
     @property
     def distils(self) -> bool:
-        """Whether its recipe distils, whatever the arm that it comes from may do."""
-        return learns_from_teacher(self.finalist.recipe)
-
-    @property
-    def student(self) -> str:
-        """The model that its recipe names; empty where the study has one alone."""
-        return self.finalist.recipe.student
+        """Whether its recipe distils; one of an arm that distils need not."""
+        return learns_from_teacher(self.recipe)
 
     @property
     def tested(self) -> tuple[ConfirmationRun, ...]:
@@ -164,13 +186,12 @@ class CachedViews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyData:
-    """A study as far as it has come; `missing` says in words what is not there yet.
+    """A study as far as it has come; `missing` are sentences about what does not exist yet.
 
-    `images` and `class_images` count the images of each part of the data set; `teacher` is the
-    `info` of the teacher's manifest (its accuracy is that on the validation split); these are empty
-    when missing.
+    `teacher` is the `info` of the teacher's manifest (its accuracy is that on the validation
+    split); it and `class_images` are empty when missing.
     `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
-    runs that chose the finalists; `root` is the folder of all studies, as `--root` takes it.
+    runs that chose the finalists; `root` is the folder of all studies, as `--root` accepts it.
     """
 
     name: str
@@ -189,12 +210,16 @@ class StudyData:
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
     classes: tuple[str, ...]
-    images: Mapping[str, int]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     official: tuple[str, ...]  # the parts that the data set came with
     teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]
+
+    @property
+    def images(self) -> dict[str, int]:
+        """The number of images by part."""
+        return {part: sum(counts) for part, counts in self.class_images.items()}
 
     @property
     def measure(self) -> Measure:
@@ -209,12 +234,16 @@ class StudyData:
         """The first arm that distils: the one that the verdict is about."""
         return next((arm.name for arm in self.arms if arm.name != PLAIN), None)
 
-    def student(self, one: FinalistData) -> str:
-        """The model that a finalist trains."""
-        return one.student or self.protocol.student
+    def trials_of(self, arm: str) -> int:
+        """The number of an arm's trials that count towards its budget."""
+        return sum(len(one.counted) for one in self.arms if one.name == arm)
+
+    def student(self, recipe: Recipe) -> str:
+        """The model that a recipe trains; it names none where the study has only one."""
+        return recipe.student or self.protocol.student
 
     def tuned(self, arm: str | None) -> FinalistData | None:
-        return next((one for one in self.of_role("tuned") if one.finalist.arm == arm), None)
+        return next((one for one in self.of_role("tuned") if one.arm == arm), None)
 
     def chosen_trial(self, arm: ArmData) -> TrialData | None:
         """The trial that the arm's tuned finalist comes from, or else its best so far."""
@@ -223,22 +252,22 @@ class StudyData:
         return next((trial for trial in arm.trials if trial.number == number), arm.best)
 
     def trial_title(self, trial: TrialData) -> str:
-        """Say what `chosen_trial` gave: the tuned recipe need not be the search's best trial."""
+        """Describe `chosen_trial`: the tuned recipe need not be the search's best trial."""
         what = "tuned recipe of" if self.tuned(trial.arm) else "best recipe so far of"
         return f"{what} {trial.arm} (trial {trial.number})"
 
     def of_role(self, role: str) -> tuple[FinalistData, ...]:
-        return tuple(one for one in self.finalists if one.finalist.role == role)
+        return tuple(one for one in self.finalists if one.role == role)
 
-    def named(self, one: FinalistData) -> str:
+    def named(self, finalist: FinalistData) -> str:
         """A finalist's label, with its student where the study has several.
 
-        Finalists that share their runs are one: `plain: tuned = defaults`.
+        Finalists that share their runs are one: `tuned plain = defaults`.
         """
-        same = [each for each in self.contenders if each.key == one.key and each is not one]
-        label = " = ".join([one.label, *(each.finalist.title for each in same)])
+        same = [one for one in self.contenders if one.key == finalist.key and one is not finalist]
+        label = " = ".join([finalist.label, *(one.title for one in same)])
         several = len(self.protocol.students) > 1
-        return f"{label}, {model_name(self.student(one))}" if several else label
+        return f"{label}, {model_name(self.student(finalist.recipe))}" if several else label
 
     def command(self, verb: str, *flags: str) -> str:
         """The line for a POSIX shell that runs a command on this study."""
@@ -247,7 +276,7 @@ class StudyData:
     @property
     def contenders(self) -> tuple[FinalistData, ...]:
         """The finalists that are compared: all but the ablations."""
-        return tuple(one for one in self.finalists if one.finalist.role != "ablation")
+        return tuple(one for one in self.finalists if one.role != "ablation")
 
     @property
     def confirmations(self) -> list[RunRecord]:
@@ -272,9 +301,9 @@ class StudyData:
         """The teacher's is one run: the interval of its metric is over the test images alone."""
         return None if self.teacher_scores is None else self._interval(self.teacher_scores[None])
 
-    def interval(self, one: FinalistData) -> tuple[float, float] | None:
+    def interval(self, finalist: FinalistData) -> tuple[float, float] | None:
         """The 95 % interval of a finalist's mean on the test split, over seeds and test images."""
-        tables = list(one.scores.values())
+        tables = list(finalist.scores.values())
         return self._interval(np.stack(tables)) if tables else None
 
     def _interval(self, scores: NDArray[np.float64]) -> tuple[float, float]:

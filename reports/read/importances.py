@@ -45,10 +45,10 @@ class _Resample(optuna.Study):
 def find_importances(
     name: str, storage: BaseStorage, trials: Sequence[FrozenTrial]
 ) -> tuple[Mapping[str, Importance], str]:
-    """Return importances by parameter, largest first, and what is to be said about them.
+    """Return importances by parameter, largest first, and a note on how far to trust them.
 
-    `name` is the study's in `storage`, and `trials` are all that it has. Shares sum to 1. None are
-    given below ten completed trials.
+    `name` is the study's in `storage`, and `trials` are all of its trials. Shares sum to 1. There
+    are none below ten completed trials.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(whole) < FEWEST:
@@ -62,32 +62,32 @@ def find_importances(
         shares = get_param_importances(study)
     intervals = _intervals(study, whole, list(shares))
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    found = {
+    importances = {
         name: Importance(share=share, low=intervals[name][0], high=intervals[name][1])
         for name, share in ordered
     }
     rare = sum("less than" in str(one.message) for one in caught)
-    return found, _note(len(whole), rare, lost)
+    return importances, _note(len(whole), rare, lost)
 
 
 def _share_distributions(trials: Sequence[FrozenTrial]) -> list[str]:
     """Give trials one object for equal distributions: Optuna compares them again and again.
 
-    Parameters are left out, and their names returned, whose choices Optuna gave back as lists: it
-    cannot compare these. Our spaces have none (`search_spaces.asking`), but the storage may.
+    Parameters with choices that Optuna cannot compare, such as lists, are left out, and their names
+    returned. The built-in spaces have none (`search_spaces.asking`), but the storage may.
     """
     known: dict[BaseDistribution, BaseDistribution] = {}
     lost = {
         name
         for trial in trials
-        for name, each in trial.distributions.items()
-        if isinstance(each, CategoricalDistribution)
-        and not all(isinstance(choice, Hashable) for choice in each.choices)
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, CategoricalDistribution)
+        and not all(isinstance(choice, Hashable) for choice in distribution.choices)
     }
     for trial in trials:
         trial.distributions = {
-            name: known.setdefault(each, each)
-            for name, each in trial.distributions.items()
+            name: known.setdefault(distribution, distribution)
+            for name, distribution in trial.distributions.items()
             if name not in lost
         }
     return sorted(lost)
@@ -96,7 +96,7 @@ def _share_distributions(trials: Sequence[FrozenTrial]) -> list[str]:
 def _note(whole: int, rare: int, lost: Sequence[str]) -> str:
     note = ""
     if whole < ENOUGH:
-        note = f"From {whole} completed trials: a hint only. PED-ANOVA asks for {ENOUGH}."
+        note = f"From {whole} completed trials: only a hint. PED-ANOVA needs {ENOUGH}."
     if rare:
         note += f" {rare} parameters took part in too few trials to be judged well."
     if lost:
@@ -115,12 +115,12 @@ def _intervals(
     generator = np.random.default_rng(derive_seed(0, "importances", study.study_name))
     table = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say was said of the trials themselves
+        warnings.simplefilter("ignore")  # they were recorded for the trials themselves
         for _ in range(RESAMPLES):
             rows = generator.integers(0, len(trials), len(trials))
             study.drawn = [trials[row] for row in rows]
-            found = get_param_importances(study)
-            table.append([found.get(parameter, 0.0) for parameter in parameters])
+            shares = get_param_importances(study)
+            table.append([shares.get(parameter, 0.0) for parameter in parameters])
     low, high = np.quantile(np.asarray(table), ENDS, axis=0)
     return {
         parameter: (float(low[place]), float(high[place]))

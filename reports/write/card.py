@@ -1,11 +1,11 @@
 """The model card of an exported student: what it is, what it scored, how to use it, its limits."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import OPTIMIZERS, TORCHVISION_MODELS, parse_model
+from kd.names import OPTIMIZERS, SOURCES, TORCHVISION_MODELS, parse_dataset, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -71,15 +71,17 @@ Its logits were compared with PyTorch's on validation examples: {differences}.""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was exported: a confirmation run of a finalist, and what the checks of it said.
+    """An exported confirmation run of a finalist, and the results of its checks.
 
-    `config` is the content of `config.json`; `images` were compared bit for bit, and
-    `onnx_differences` are the largest of logits by batch size, empty without ONNX.
+    `config` is the content of `config.json`; `own` are the user's files, by path; on `images`
+    images the logits were equal bit for bit; `onnx_differences` are the largest differences of
+    logits by batch size, empty without ONNX.
     """
 
-    one: FinalistData
+    finalist: FinalistData
     run: ConfirmationRun
     config: Mapping[str, Any]
+    own: Sequence[str]
     images: int
     onnx_differences: Mapping[str, float]
 
@@ -96,7 +98,7 @@ def model_card(findings: Findings, exported: Exported) -> str:
         *_use(exported),
         "## Training",
         _training(findings, exported),
-        markdown_table(_table("recipe", recipe_rows(exported.one.finalist.recipe))),
+        markdown_table(_table("recipe", recipe_rows(exported.finalist.recipe))),
         "## Cost",
         _cost(findings, exported),
         "## Limits",
@@ -110,13 +112,13 @@ def model_card(findings: Findings, exported: Exported) -> str:
 def _introduction(findings: Findings, exported: Exported) -> str:
     protocol, config = findings.data.protocol, exported.config
     distilled = f"by distillation from {protocol.teacher}"
-    how = distilled if exported.one.distils else "without distillation"
+    how = distilled if exported.finalist.distils else "without distillation"
     return (
         f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
         f"A classifier: {escaped(config['model'])} for {config['classes']} classes, for "
         f"{_inputs(config)}, trained "
-        f"{escaped(how)}. It is the finalist `{exported.one.key}` "
-        f"({escaped(exported.one.label)}) of the study `{findings.data.name}`."
+        f"{escaped(how)}. It is the finalist `{exported.finalist.key}` "
+        f"({escaped(exported.finalist.label)}) of the study `{findings.data.name}`."
     )
 
 
@@ -138,9 +140,9 @@ def _table(title: str, rows: list[list[str]]) -> Table:
 
 
 def _results(findings: Findings, exported: Exported) -> Table:
-    data, standing = findings.data, findings.standing(exported.one)
+    data, standing = findings.data, findings.standing(exported.finalist)
     test = exported.run.record.test or {}
-    measure, values = data.measure, exported.one.values
+    measure, values = data.measure, exported.finalist.values
     mean = deviation = interval = None
     if standing:
         mean, deviation, interval = standing.value, standing.deviation, standing.interval
@@ -171,13 +173,13 @@ def _results(findings: Findings, exported: Exported) -> Table:
 
 
 def _choice(findings: Findings, exported: Exported) -> str:
-    middle = "" if len(exported.one.tested) % 2 else ", the worse of the two in the middle"
+    middle = "" if len(exported.finalist.tested) % 2 else ", the worse of the two in the middle"
     return (
         f"The interval is over seeds and test images. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
-        f"{findings.data.measure.name} is the median{middle}. Choosing the seed that is best on "
-        "the test images would be a selection on the test set, and its result there would be too "
-        f"good. The recipe's {findings.data.measure.name} is the mean over seeds."
+        f"{findings.data.measure.name} is the median{middle}. Choosing the best seed on the test "
+        "images would be a selection on the test split, and its result there would be too good. "
+        f"The recipe's {findings.data.measure.name} is the mean over seeds."
     )
 
 
@@ -187,17 +189,17 @@ def _use(exported: Exported) -> list[str]:
     model = parse_model(config["model"])
     library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
     if model.digest:
-        library = f", what `{model.file}` imports"
+        library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)
     name = "images" if pictures else "arrays"
-    given = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
+    fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
     if pictures:
-        given = (
+        fed = (
             f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
         )
     parts = [
-        f"{given}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
-        "`config.json`, which has everything that is needed to build the model.",
+        f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
+        "`config.json`, which contains everything needed to build the model.",
         PLAIN_TORCH.format(
             library=library,
             name=name,
@@ -210,12 +212,12 @@ def _use(exported: Exported) -> list[str]:
         ),
     ]
     if exported.onnx_differences:
-        said = ", ".join(
-            f"{figure(difference, 2)} at most in a batch of {batch}"
+        differences = ", ".join(
+            f"at most {figure(difference, 2)} in a batch of {batch}"
             for batch, difference in exported.onnx_differences.items()
         )
         includes = "includes the normalisation and " * pictures
-        parts.append(WITH_ONNX.format(includes=includes, name=name, differences=said))
+        parts.append(WITH_ONNX.format(includes=includes, name=name, differences=differences))
     return parts
 
 
@@ -226,7 +228,7 @@ def _training(findings: Findings, exported: Exported) -> str:
     teacher = (
         f" Its teacher, {protocol.teacher}, was trained on the same images and received the same "
         "crops as the student."
-        if exported.one.distils
+        if exported.finalist.distils
         else ""
     )
     return escaped(
@@ -244,10 +246,10 @@ def _cost(findings: Findings, exported: Exported) -> str:
     students = (cost for name, cost in measured.items() if name != "teacher")
     cost = next((cost for cost in students if cost.model == model), None)
     if cost is None or costs is None:
-        return "The study did not measure it."
+        return "The study did not measure the cost of this model."
     rows = [
         ["parameters", whole(cost.parameters)],
-        ["multiply-accumulates an image", scaled(cost.macs)],
+        ["multiply-accumulates per image", scaled(cost.macs)],
         ["file", binary_size(cost.bytes)],
     ]
     rows += [
@@ -263,14 +265,15 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 def _limits(findings: Findings, exported: Exported) -> str:
     protocol = findings.data.protocol
-    what = "the centre square of each image" if protocol.dataset.startswith("folder:") else "images"
+    source, _ = parse_dataset(protocol.dataset)
+    what = SOURCES.literals(source).get("TAKES", "images")
     size = (
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
     limits = [
-        f"It was tested on images of {protocol.dataset} alone. On others, or under other light, "
-        "sensors or classes, its accuracy is unknown; it predicts one of its classes in any case.",
+        f"It was tested on examples of {protocol.dataset} alone. With other light, sensors or "
+        "classes, its accuracy is unknown. It always predicts one of its classes.",
         *([size] if _are_images(exported.config) else []),
         *findings.caveats,
     ]
@@ -278,7 +281,7 @@ def _limits(findings: Findings, exported: Exported) -> str:
 
 
 def _provenance(findings: Findings, exported: Exported) -> Table:
-    finalist, record = exported.one.finalist, exported.run.record
+    finalist, record = exported.finalist.finalist, exported.run.record
     rows = [
         ["finalist", f"{finalist.name}, trial {finalist.trial} of {finalist.arm}"],
         ["seed of these weights", f"{record.seed} (replicate {exported.run.replicate})"],

@@ -1,4 +1,4 @@
-"""The page: findings and figures into one HTML file that asks for nothing from outside."""
+"""The page: findings and figures in one HTML file that loads nothing from the network."""
 
 import json
 import shlex
@@ -16,7 +16,6 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from reports.compute.findings import Findings
-from reports.compute.verdict import Verdict
 from reports.draw.drawing import Figure, Panel
 from reports.draw.figures import draw_figures
 from reports.draw.palette import css_variables, recolouring
@@ -29,7 +28,7 @@ from reports.draw.tables import (
     epochs_table,
     ledger_title,
     provenance_table,
-    recipe_tables,
+    recipe_table,
     seal_table,
     seal_title,
     seconds_table,
@@ -37,7 +36,7 @@ from reports.draw.tables import (
 )
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference, mean_and_deviation
-from reports.wording import Measure, counted, figure, listed, model_name, percent
+from reports.wording import Measure, counted, listed, model_name, percent
 
 HERE = Path(__file__).parent
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
@@ -60,18 +59,6 @@ class KeyFigure:
     colour: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntervalMark:
-    """The difference as a small drawing: places in per cent of its width."""
-
-    low: float
-    mean: float
-    high: float
-    zero: float
-    band_start: float
-    band_width: float
-
-
 def render_page(findings: Findings) -> str:
     """Return the report as one HTML document."""
     data = findings.data
@@ -85,7 +72,7 @@ def render_page(findings: Findings) -> str:
         word=WORDS[findings.verdict.kind],
         key_figures=key_figures(findings),
         difference=difference_figure(data.measure, findings.verdict.difference),
-        mark_at=_mark(data.measure, findings.verdict),
+        mark_at=_mark(data, findings.verdict.difference),
         setting=_setting(data),
         comparison=comparison_table(findings),
         comparison_note=comparison_note(data),
@@ -97,7 +84,7 @@ def render_page(findings: Findings) -> str:
         seal=seal_table(data),
         seal_title=seal_title(data),
         provenance=provenance_table(data),
-        recipes=recipe_tables(data),
+        recipes=[(one.label, recipe_table(one.recipe)) for one in data.finalists],
         command=shlex.join(data.settings.command),
         protocol_json=json.dumps(data.protocol.to_json(), indent=1, ensure_ascii=False),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
@@ -146,14 +133,14 @@ def _plots(figures: list[Figure]) -> Markup:
 
 
 def key_figures(findings: Findings) -> list[KeyFigure]:
-    """Teacher, tuned distilled and tuned plain, on the test split as soon as there is one."""
+    """Teacher, tuned distilled and tuned plain student; on the test split once they are tested."""
     data = findings.data
     arms = [arm for arm in (data.primary_arm, PLAIN) if arm and data.arm(arm)]
     return [_teacher_figure(data), *(_arm_figure(data, arm) for arm in arms)]
 
 
 def _teacher_figure(data: StudyData) -> KeyFigure:
-    """The teacher; before its test by its accuracy, which its training keeps for all studies."""
+    """The teacher; before its test with the validation accuracy that its training recorded."""
     teacher = model_name(data.protocol.teacher)
     if data.teacher_value is None:
         accuracy = percent(data.teacher.get("accuracy"))
@@ -176,7 +163,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
-    note = f"best of {arm} so far, validation {data.measure.name}, optimistic"
+    note = f"best of {arm} so far, validation {data.measure.name}, too good as the best of many"
     value = data.measure.value(best.value if best else None)
     return KeyFigure(name=name, value=value, note=note, colour=colour)
 
@@ -192,8 +179,9 @@ def difference_figure(measure: Measure, difference: Difference | None) -> KeyFig
     )
 
 
-def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
-    difference, margin = verdict.difference, verdict.margin
+def _mark(data: StudyData, difference: Difference | None) -> dict[str, float] | None:
+    """The difference as a small drawing: places in per cent of its width."""
+    margin, measure = data.protocol.margin, data.measure
     if difference is None:
         return None
     low, high = measure.ends(difference.low, difference.high)
@@ -204,18 +192,18 @@ def _mark(measure: Measure, verdict: Verdict) -> IntervalMark | None:
     def place(value: float) -> float:
         return round(100 * (value - left) / (right - left), 2)
 
-    return IntervalMark(
-        low=place(low),
-        mean=place(measure.scale * difference.mean),
-        high=place(high),
-        zero=place(0.0),
-        band_start=place(-margin),
-        band_width=round(place(margin) - place(-margin), 2),
-    )
+    return {
+        "low": place(low),
+        "mean": place(measure.scale * difference.mean),
+        "high": place(high),
+        "zero": place(0.0),
+        "band_start": place(-margin),
+        "band_width": round(place(margin) - place(-margin), 2),
+    }
 
 
 def _setting(data: StudyData) -> str:
-    """The study in one line."""
+    """Describe the study in one line."""
     protocol = data.protocol
     sizes = data.images
     images = ", ".join(
@@ -223,9 +211,9 @@ def _setting(data: StudyData) -> str:
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
     students = " or ".join(map(model_name, protocol.students))
+    images = f" ({images} images)" if images else ""
     return (
-        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}"
-        f"{f' ({images} images)' if images else ''}; {counted(protocol.epochs, 'epoch')} a trial; "
-        f"trials: {trials}; metric {data.measure.name}, margin ±{figure(protocol.margin)} "
-        f"{data.measure.unit}".rstrip()
+        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
+        f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "
+        f"metric {data.measure.name}, margin {data.measure.margin(protocol.margin)}"
     )

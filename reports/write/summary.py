@@ -7,10 +7,9 @@ import pandas as pd
 
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
-from reports.compute.findings import Findings, Optimism, Standing
-from reports.compute.ladder import Ablation
+from reports.compute.comparisons import Comparison
+from reports.compute.findings import Findings, Standing
 from reports.compute.tuning import Tuning
-from reports.compute.verdict import Comparison
 from reports.read.data import ArmData, StudyData
 from reports.statistics import Difference
 
@@ -42,12 +41,21 @@ def summarise(findings: Findings) -> dict[str, Any]:
             "epochs": data.teacher.get("epochs"),
             "seconds": data.teacher.get("seconds"),
             "test": dict(data.teacher_test) or None,
-            "interval": _ends(data, findings.teacher_interval),
+            "interval": _ends(data, data.teacher_interval),
         },
         "arms": {arm.name: _arm(data, arm) for arm in data.arms},
         "finalists": [_finalist(data, standing) for standing in findings.standings],
         "tuning": [_tuning(data, one) for one in findings.tuning],
-        "optimism": [_optimism(data, one) for one in findings.optimism],
+        "optimism": [
+            {
+                "finalist": one.finalist.key,
+                "searched": _value(data, one.searched),
+                "selected": _value(data, one.selected),
+                "confirmed": _value(data, one.confirmed),
+                "excess": _value(data, one.excess),
+            }
+            for one in findings.optimism
+        ],
         "audit": [_audit(data, audit) for audit in findings.audits],
         "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
@@ -63,7 +71,7 @@ def _verdict(findings: Findings) -> dict[str, Any]:
         "kind": verdict.kind,
         "text": verdict.text,
         "reasons": list(verdict.reasons),
-        "margin": verdict.margin,
+        "margin": findings.data.protocol.margin,
         "a": verdict.a.key if verdict.a else None,
         "b": verdict.b.key if verdict.b else None,
         "difference": _difference(verdict.difference, findings.data.measure.scale)
@@ -72,20 +80,20 @@ def _verdict(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _difference(found: Difference, scale: float = 100.0) -> dict[str, Any]:
+def _difference(difference: Difference, scale: float = 100.0) -> dict[str, Any]:
     """In the metric's unit: shares in points, unlike everything else in the file."""
-    low, high = sorted((scale * found.low, scale * found.high))
+    low, high = sorted((scale * difference.low, scale * difference.high))
     return {
-        "mean": scale * found.mean,
+        "mean": scale * difference.mean,
         "low": low,
         "high": high,
-        "p": found.p,
-        "error_of_seeds": abs(scale) * found.se_seed,
-        "error_of_images": abs(scale) * found.se_image,
-        "detectable": abs(scale) * found.detectable,
-        "seeds": found.seeds,
-        "images": found.images,
-        "per_seed": [scale * one for one in found.per_seed],
+        "p": difference.p,
+        "error_of_seeds": abs(scale) * difference.se_seed,
+        "error_of_images": abs(scale) * difference.se_image,
+        "detectable": abs(scale) * difference.detectable,
+        "seeds": difference.seeds,
+        "images": difference.images,
+        "per_seed": [scale * value for value in difference.per_seed],
     }
 
 
@@ -129,7 +137,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
 
 
 def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
-    finalist, cost = standing.one.finalist, standing.cost
+    finalist, cost = standing.finalist.finalist, standing.cost
     latency = {
         str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
         for one in (cost.latency if cost else ())
@@ -140,9 +148,9 @@ def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
         "role": finalist.role,
         "title": finalist.title,
         "trial": finalist.trial,
-        "student": data.student(standing.one),
+        "student": data.student(finalist.recipe),
         "recipe": finalist.recipe.to_json(),
-        "test_values": [_value(data, score) for score in standing.one.values],
+        "test_values": [_value(data, score) for score in standing.finalist.values],
         "mean": _value(data, standing.value),
         "deviation": standing.deviation,
         "interval": _ends(data, standing.interval),
@@ -162,24 +170,24 @@ def _ends(data: StudyData, interval: tuple[float, float] | None) -> list[float] 
     return None if interval is None else sorted(data.measure.sign * end for end in interval)
 
 
-def _audit(data: StudyData, found: Audit) -> dict[str, Any]:
+def _audit(data: StudyData, audit: Audit) -> dict[str, Any]:
     return {
-        "arm": found.arm,
-        "auditors": len(found.auditors),
-        "cut": found.cut,
-        "wrong": found.wrong,
-        "wrong_share": found.wrong_share,
-        "regret": _value(data, found.regret),
-        "taus": list(found.taus),
+        "arm": audit.arm,
+        "auditors": len(audit.auditors),
+        "cut": audit.cut,
+        "wrong": audit.wrong,
+        "wrong_share": audit.wrong_share,
+        "regret": _value(data, audit.regret),
+        "taus": list(audit.taus),
     }
 
 
-def _ablation(data: StudyData, one: Ablation) -> dict[str, Any]:
+def _ablation(data: StudyData, one: Comparison) -> dict[str, Any]:
     return {
-        "name": one.one.key,
-        "title": one.one.finalist.title,
-        "winner": one.winner.key,
-        "recipe": one.one.finalist.recipe.to_json(),
+        "name": one.a.key,
+        "title": one.a.title,
+        "winner": one.b.key,
+        "recipe": one.a.recipe.to_json(),
         "p_holm": one.p_holm,
         "difference": _difference(one.difference, data.measure.scale),
     }
@@ -187,12 +195,12 @@ def _ablation(data: StudyData, one: Ablation) -> dict[str, Any]:
 
 def _classes(findings: Findings) -> dict[str, Any] | None:
     """The primary comparison class by class, and the confusions that changed most."""
-    found, data = findings.classes, findings.data
-    if found is None:
+    compared, data = findings.classes, findings.data
+    if compared is None:
         return None
     return {
-        "a": found.a.key,
-        "b": found.b.key,
+        "a": compared.a.key,
+        "b": compared.b.key,
         "by_class": [
             {
                 "class": class_name(data, one.label),
@@ -202,7 +210,7 @@ def _classes(findings: Findings) -> dict[str, Any] | None:
                 "p_holm": one.p_holm,
                 "difference": _difference(one.difference),
             }
-            for one in found.classes
+            for one in compared.classes
         ],
         "confusions": [
             {
@@ -213,14 +221,14 @@ def _classes(findings: Findings) -> dict[str, Any] | None:
                 "images_b": one.b,
                 "difference": _difference(one.difference),
             }
-            for one in found.confusions
+            for one in compared.confusions
         ],
     }
 
 
 def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
     return {
-        "arm": one.tuned.finalist.arm,
+        "arm": one.tuned.arm,
         "text": one.text,
         "tuned": one.tuned.key,
         "first": one.first.key,
@@ -228,18 +236,8 @@ def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
     }
 
 
-def _optimism(data: StudyData, one: Optimism) -> dict[str, Any]:
-    return {
-        "finalist": one.one.key,
-        "searched": _value(data, one.searched),
-        "selected": _value(data, one.selected),
-        "confirmed": _value(data, one.confirmed),
-        "excess": _value(data, one.excess),
-    }
-
-
 def trials_frame(data: StudyData) -> pd.DataFrame:
-    """Return one row a trial, by arm and number; only `started` and `seconds` vary between runs."""
+    """One row per trial, by arm and number; only `started` and `seconds` vary between runs."""
     trials = [trial for arm in data.arms for trial in arm.trials]
     parameters = sorted({name for trial in trials for name in trial.parameters})
     rows = [
@@ -253,7 +251,7 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
             "diverged": trial.diverged,
             "auditor": trial.auditor,
             "started": trial.started.isoformat() if trial.started else None,
-            "seconds": trial.record.seconds if trial.record else trial.seconds,
+            "seconds": trial.trained_seconds,
         }
         for trial in trials
     ]
@@ -262,5 +260,5 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
 
 
 def _column(parameter: str) -> str:
-    """A search space of one's own may name a parameter like one of the other columns."""
+    """Keep parameters apart from the other columns: a user's search space may use their names."""
     return f"parameter {parameter}" if parameter in (*FIRST, *LAST) else parameter

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kd.errors import ArtifactError
-from storage.files.artifacts import replacing
+from storage.files.artifacts import CONTINUES, replacing
 
 HEADER = "retort"  # the key of what the header keeps
 
@@ -27,8 +27,8 @@ Arrays = Mapping[str, NDArray[Any]]
 def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = True) -> None:
     """Write arrays, and a JSON `note` in the header, as one file: all or nothing.
 
-    `sync` as in `storage.files.artifacts.replacing`. Raises ArtifactError when the disk does not
-    take the file.
+    `sync` as in `storage.files.artifacts.replacing`. Raises ArtifactError when the file
+    cannot be written.
     """
     header = make_header(arrays, note)
     with taking(path), replacing(path, sync=sync) as temporary:
@@ -37,13 +37,11 @@ def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = T
 
 @contextmanager
 def taking(path: Path) -> Iterator[None]:
-    """Raise ArtifactError where safetensors says that the disk does not take the file."""
+    """Raise ArtifactError where safetensors cannot write the file."""
     try:
         yield
     except SafetensorError as error:
-        raise ArtifactError(
-            f"{path} cannot be written: {error}; the same command goes on afterwards"
-        ) from None
+        raise ArtifactError(f"{path} cannot be written: {error}; {CONTINUES}") from None
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
@@ -72,13 +70,13 @@ def read_rows(path: Path, name: str, rows: Sequence[int]) -> NDArray[Any]:
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
-    """Say that a file cannot be read, and, unless a right is lacking, how it is made again."""
+    """Return the error for an unreadable file; advice is given unless a right is lacking."""
     advice = "" if isinstance(error, PermissionError) else f"; {made_again(path)}"
     return ArtifactError(f"{path} cannot be read: {error}{advice}")
 
 
 def made_again(path: Path) -> str:
-    """Say what to delete when a file is damaged: its folder, which is made as a whole."""
+    """Return what to delete when a file is damaged: its folder, which is made as a whole."""
     return f"delete {path.parent} to have it made again"
 
 

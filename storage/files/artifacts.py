@@ -20,6 +20,7 @@ from kd import VERSION
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import JsonData
 
+CONTINUES = "run the same command again to continue"
 MANIFEST = "manifest.json"
 CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
 WRITER = "retort"  # and the one that names the version of Retort which wrote it
@@ -34,7 +35,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     The temporary name is new each time, so that what a crash left behind blocks nobody. A link at
     `path` is replaced, not followed. Without `sync` the file survives the death of processes, but
     perhaps not a power cut: for what is checked when read, and can be made again. Raises
-    ArtifactError when the disk does not take the file.
+    ArtifactError when the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -52,16 +53,21 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise _not_written(path, error) from None
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by their path below `folder`, each all or nothing."""
+    for name, content in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
 def sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it. The caller holds the lock on it."""
+    """Remove the temporary files of killed writers of `path`. The caller holds its lock."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def _not_written(path: Path, error: OSError) -> ArtifactError:
-    return ArtifactError(
-        f"{path} cannot be written: {error.strerror or error}; the same command goes on afterwards"
-    )
+    return ArtifactError(f"{path} cannot be written: {error.strerror or error}; {CONTINUES}")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -136,7 +142,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a finished folder artifact says of itself."""
+    """The manifest of a finished folder artifact."""
 
     folder: Path
     kind: str
@@ -154,7 +160,7 @@ class Manifest:
 
 
 def finish(folder: Path, kind: str, identity: dict[str, Any], info: dict[str, Any]) -> Manifest:
-    """Write the manifest over all files now in `folder`: from then on the artifact exists."""
+    """Write the manifest over all files now in `folder`: with it the artifact is finished."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     kept = [name for name in names if name != MANIFEST and not name.startswith(".")]
     files = {name: sha256(folder / name) for name in kept}

@@ -16,8 +16,8 @@ def write_checkpoint(
 ) -> None:
     """Keep `tensors` and `history` of the run that `run` identifies.
 
-    The disk is not waited for, which would take longer than a short epoch: a kill loses nothing,
-    and after a power cut a damaged checkpoint is noticed and the run begins anew.
+    The file is not synced to disk, which can take longer than an epoch: a kill loses nothing, and
+    after a power cut a damaged checkpoint is noticed and the run starts again.
     """
     note = {"run": dict(run), "history": [metrics.to_json() for metrics in history]}
     write_tensors(path, tensors, note, sync=False)

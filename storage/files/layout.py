@@ -14,7 +14,7 @@ RESERVED = (
     "logs",
     "studies.db…",
     "comparison.html",
-)  # what lies beside the studies
+)  # names of other files in the root
 DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
 
 
@@ -24,7 +24,7 @@ def lock_of(path: Path) -> Path:
 
 
 def kernels_record(fingerprint: str) -> Path:
-    """What was found out about this kind of processor, kept by user and not by root."""
+    """Return the path of the record about this kind of processor, one for each user."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "retort" / "kernels" / f"{fingerprint}.json"
 
@@ -38,7 +38,7 @@ def whole_path(path: str | os.PathLike[str]) -> Path:
     """Return a path as a study keeps it: absolute, so that it is found from any folder.
 
     `~` is the home folder. Links among the folders are followed, so that one place has one name;
-    a last part that is a link keeps its own, which says what kind of file it is.
+    a last part that is a link keeps its own name, whose suffix is the kind of the file.
     """
     given = Path(home_path(str(path)))
     if given.name in ("", ".."):
@@ -54,7 +54,7 @@ def command_line(root: Path | str, verb: str = "", *flags: str) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file, escaped where its path holds what a URL gives a meaning."""
+    """Return the URL of an SQLite file; `%` and `?` in its path are escaped."""
     if not {"%", "?"} & {*str(path)}:
         return f"sqlite:///{path}"
     from sqlalchemy import URL
@@ -99,11 +99,11 @@ class Layout:
 
     @property
     def downloads(self) -> Path:
-        """Where data sets are downloaded to, and looked for, unless `--data-dir` says otherwise."""
+        """Where data sets are downloaded to and looked for, without `--data-dir`."""
         return self.cache / "downloads"
 
     def listing(self, digest: str) -> Path:
-        """Says which data set a source with this listing was found to hold."""
+        """Which data set a source with this listing holds."""
         return self.cache / "data" / "listings" / f"{digest}.json"
 
     def dataset(self, fingerprint: str) -> Path:
@@ -123,12 +123,12 @@ class Layout:
         return self.cache / "shards" / fingerprint
 
     @property
-    def models(self) -> Path:
-        """Copies of the files of models of the user's own, named by their content."""
-        return self.cache / "models"
+    def own(self) -> Path:
+        """Copies of files of the user's own, named by their content; see `kd.own_files`."""
+        return self.cache / "own"
 
     def log(self, name: str) -> Path:
-        """A traceback, which the line that says what failed names."""
+        """A traceback, which an error message names."""
         return self.root / "logs" / f"{name}.log"
 
     def study(self, name: str) -> "StudyLayout":
@@ -159,12 +159,12 @@ class StudyLayout:
 
     @property
     def settings(self) -> Path:
-        """Arms, sampler, pruner, lag and provenance of the study."""
+        """Arms, search method and provenance of the study."""
         return self.folder / "study.json"
 
     @property
     def students(self) -> Path:
-        """What the students were measured to be before any training, where there is a budget."""
+        """The sizes of the students, measured before any training, where there is a budget."""
         return self.folder / "students.json"
 
     @property
@@ -286,7 +286,7 @@ class ExportLayout:
 
     @property
     def config(self) -> Path:
-        """What it takes to build the student anew and to feed it."""
+        """What is needed to build the student and to prepare its inputs."""
         return self.folder / "config.json"
 
     @property

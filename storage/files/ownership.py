@@ -12,7 +12,7 @@ from storage.files.artifacts import locked, replacing
 
 
 def remove_traces(root: Path) -> None:
-    """Remove what a study that could not begin has left under a new root.
+    """Remove the files of a study that could not begin from a new root.
 
     Removed are locks, a database without studies and empty folders. Data and teacher stay.
     """
@@ -27,8 +27,8 @@ def remove_traces(root: Path) -> None:
 def check_inside(root: Path, folder: Path) -> None:
     """Raise StudyError if a study's folder is, or contains, a link that leads out of the root.
 
-    What studies share (cache, database, artifacts) may lie on another disk: there the user has made
-    the link, and its content is named by digests.
+    What studies share (cache, database, artifacts) may be on another disk: that link is the user's,
+    and its content is named by digests.
     """
     inside = os.path.realpath(root)
     for path in (folder, *folder.rglob("*")):
@@ -39,14 +39,14 @@ def check_inside(root: Path, folder: Path) -> None:
 
 
 def holder() -> str:
-    """Return how this process is named to others."""
+    """Return the description of this process for others."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return f"process {os.getpid()} on {socket.gethostname()} since {since}"
 
 
 def refusal(study: str, who: str) -> StudyError:
     """Return the error of a second supervisor; `who` names the first, or is empty if unknown."""
-    who = who or "a process that has just begun"
+    who = who or "a process that has just started"
     return StudyError(f"study {study} is being run by {who}; end it, or wait for it")
 
 

@@ -18,7 +18,7 @@ from storage.files.artifacts import read_record, write_json
 OUTCOMES = ("complete", "pruned", "diverged", "failed")
 ROLES = ("default", "tuned", "ablation")
 MOST_SEEDS = 1_000_000
-CACHE_MODES = ("all", "logits", "none", "")  # empty until the teacher is there
+CACHE_MODES = ("all", "logits", "none", "")  # empty before the teacher exists
 
 
 class Record(JsonData):
@@ -75,7 +75,9 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceSource(JsonData):
-    """Where an arm's search space comes from: a built-in name or a file, and its SHA-256."""
+    """Where an arm's search space comes from: a built-in name or a file's, as in
+    `mine.py@1a2b3c4d5e6f` (see `kd.own_files`); `digest` covers what it does.
+    """
 
     source: str
     digest: str
@@ -83,10 +85,10 @@ class SpaceSource(JsonData):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySettings(Record):
-    """How a study is run, beside its protocol; none of it may change but arms that are added.
+    """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
     `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
-    in the cache; `cache` says how much of the teacher is cached: all, logits or none.
+    in the cache; `cache` is how much of the teacher is cached: all, logits or none.
     """
 
     arms: list[str]
@@ -121,7 +123,7 @@ class StudySettings(Record):
 class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 
-    `name` is its folder under `confirm/`; `title` what a reader calls it; `trial` the number of
+    `name` is its folder under `confirm/`; `title` its name in reports; `trial` the number of
     the trial it comes from; `searched` the study's metric on the validation split that the
     search saw of that; `selection` the same on the seeds of the selection (empty where there are
     none).
@@ -168,7 +170,7 @@ class Cost(JsonData):
 class Costs(Record):
     """Costs of `teacher`, `distilled` and `plain`, measured interleaved, with nothing else running.
 
-    `distilled` and `plain` are both the protocol's first student: what they differ by is the noise
+    `distilled` and `plain` are both the protocol's first student: their difference is the noise
     of the clock. Where there are more students, each has an entry under its own name.
     """
 
@@ -179,7 +181,7 @@ class Costs(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSize(JsonData):
-    """What a budget asks of a student: `latency_ms` is a median at batch 1, None if not limited."""
+    """A student's limited figures: `latency_ms` is a median at batch 1, None if not limited."""
 
     parameters: int
     latency_ms: float | None
@@ -204,17 +206,12 @@ def _check_share(what: str, received: float) -> None:
 
 
 def _check_folder(name: str) -> None:
-    """Raise ProtocolError for a name that is not that of a folder within the one that holds it."""
+    """Raise ProtocolError unless a name is that of a folder, without a path."""
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name)
     require("a part of the study is named by its folder", bool(plain), name)
 
 
 def _check_source(arm: str, source: str) -> None:
-    """Raise ProtocolError unless a search space is a built-in one, or a file of the user's.
-
-    Its file is run when the study goes on, so one that is named from wherever the study lies is
-    refused: it may have come with the study.
-    """
-    whole = Path(source).is_absolute() and Path(source).name == f"{arm}.py"
-    rule = f"the search space {arm} is a name or a whole path"
-    require(rule, source == arm or whole, source)
+    """Raise ProtocolError unless a search space is a built-in one, or a kept file of the user's."""
+    kept = re.fullmatch(rf"{re.escape(arm)}\.py@[0-9a-f]{{12}}", source)
+    require(f"the search space {arm} is a name or a kept file", source == arm or bool(kept), source)

@@ -19,9 +19,9 @@ from storage.files.layout import dataset_part, lock_of
 
 
 def record_opening(seal_path: Path, purpose: str) -> None:
-    """Add an opening, now, to the record. A resumed confirmation opens again, and says so again.
+    """Add an opening, now, to the record. A resumed confirmation adds another one.
 
-    Raises ArtifactError when the record is damaged: it is never begun anew.
+    Raises ArtifactError when the record is damaged: it is never replaced.
     """
     with locked(lock_of(seal_path), wait=True):
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -42,7 +42,7 @@ def openings(seal_path: Path) -> list[dict[str, str]]:
         record = None
     if not isinstance(record, list) or not all(_is_opening(entry) for entry in record):
         raise ArtifactError(
-            f"{seal_path} is damaged, and with it the record of who opened the test split: "
+            f"{seal_path}, the record of every opening of the test split, is damaged: "
             "restore it, or begin a new study"
         )
     return record

@@ -56,7 +56,9 @@ def read_projections(folder: Path) -> tuple[dict[str, Projection], Tensor]:
     vectors = map_tensors(folder / PROJECTIONS)
     figures = manifest.info.get("taps")
     if not isinstance(figures, dict) or set(figures) != set(vectors):
-        raise ArtifactError(f"{folder} holds projections of other taps than its manifest says")
+        raise ArtifactError(
+            f"the projections in {folder} do not match its manifest; delete the folder"
+        )
     _check_dtypes(folder / PROJECTIONS, vectors, dict.fromkeys(vectors, (torch.float32, 2)))
     try:
         projections = {tap: Projection(vectors=vectors[tap], **figures[tap]) for tap in figures}
@@ -77,22 +79,13 @@ def _check_dtypes(
             sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
         )
         raise ArtifactError(
-            f"{path} holds {names} of another dtype or shape than it should; delete {path.parent} "
+            f"{path} has {names} of a wrong dtype or shape; delete {path.parent} "
             "to have it made again"
         )
 
 
-def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:
-    """Return the views of 0 … count - 1 without a finished shard, or whose shard lacks features."""
-    return [
-        k
-        for k in range(count)
-        if not is_finished(view_folder(folder, k)) or (features and not cached_taps(folder, k))
-    ]
-
-
 def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
-    """Keep what the teacher says of view `k`, read in `chunks`, in the order of the rows.
+    """Keep the teacher's outputs for view `k`, read in `chunks`, in the order of the rows.
 
     Raises ArtifactError if a value is not finite.
     """
@@ -111,17 +104,6 @@ def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
     write_tensors(place / READING, tensors)
     identity = read_manifest(folder, "shards").identity
     return finish(place, "shard", {**identity, "view": k}, {"taps": list(chunks[0].taps)})
-
-
-def cached_taps(folder: Path, k: int) -> list[str]:
-    """Return the taps whose features shard `k` holds."""
-    return list(read_manifest(view_folder(folder, k), "shard").info["taps"])
-
-
-def verify_shard(folder: Path, k: int) -> None:
-    """Compare shard `k` with its checksums. Raises ArtifactError when it differs."""
-    identity = read_manifest(folder, "shards").identity
-    read_manifest(view_folder(folder, k), "shard", {**identity, "view": k}).verify()
 
 
 class CachedTeacher:
@@ -162,7 +144,7 @@ class CachedTeacher:
         return rows.to(self.device, non_blocking=self._pins)
 
     def _open(self, view: int) -> None:
-        """Map the shard of `view`, unless it is the one at hand."""
+        """Map the shard of `view`, unless it is mapped already."""
         if view == self._view:
             return
         place = view_folder(self.folder, view)

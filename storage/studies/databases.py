@@ -45,7 +45,7 @@ PASSWORDS = (
 def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage:
     """Connect to `url`. Raises StudyError, in one line, when that fails.
 
-    A server that goes away later is waited for, and `notify` is told.
+    A server that stops answering later is waited for, with a line to `notify`.
     """
     check_url(url)
     if url.startswith(JOURNAL):
@@ -83,7 +83,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
 
 
 def _connect(url: str, notify: Notify) -> PatientStorage:
-    """Connect, again if another process has just made the tables that we were about to make."""
+    """Connect; try again if another process made the tables at the same moment."""
     for pause in OPENING_PAUSES:
         try:
             return PatientStorage(url, notify)

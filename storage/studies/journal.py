@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 from optuna.storages.journal import JournalFileBackend
 
 from kd.errors import StudyError
-from storage.files.artifacts import locked
+from storage.files.artifacts import CONTINUES, locked
 from storage.studies.patience import RESTORE
 
 
 class JournalFile(JournalFileBackend):
-    """A journal whose lines are written whole or not at all. Every failure is a StudyError."""
+    """A journal whose lines are written completely or not at all. Every failure is a StudyError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,8 +42,7 @@ class JournalFile(JournalFileBackend):
                 self._append(lines)
         except OSError as error:
             raise StudyError(
-                f"the journal {self.path} cannot be written: {error.strerror}; "
-                "the same command goes on afterwards"
+                f"the journal {self.path} cannot be written: {error.strerror}; {CONTINUES}"
             ) from None
 
     def _append(self, lines: bytes) -> None:
@@ -53,7 +52,7 @@ class JournalFile(JournalFileBackend):
             file.seek(end)
             try:
                 if file.write(lines) != len(lines):
-                    raise OSError(0, "only a part was taken")
+                    raise OSError(0, "only a part was written")
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(end)

@@ -3,11 +3,12 @@
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -19,16 +20,17 @@ from sqlalchemy.exc import (
 )
 
 from kd.errors import StudyError
+from storage.files.artifacts import CONTINUES
 from storage.studies.optuna_internals import trial_id_of
 from storage.studies.transactions import WholeTrialStorage
 from storage.studies.urls import parse_url
 
 SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
-PATIENCE = 600  # s to wait for a server that went away amid a study
+PATIENCE = 600  # s to wait for a server that stops answering during a study
 PAUSE = 1.0  # s between two attempts
 SERVERS = ("postgresql", "mysql", "mariadb")
-# What a server says when it is there and refuses: asking again does not help.
+# Errors of a server that answers and refuses: to repeat the call does not help.
 REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 # How the codes of SQLite begin when the machine lacks something; all its other errors come
 # from a damaged file.
@@ -46,7 +48,7 @@ class PatientStorage(WholeTrialStorage):
     """Optuna's storage in a database, every call of which is tried again while a server is away.
 
     A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
-    does not come back by itself. Raises StudyError in the end, and for what cannot be read.
+    does not appear by itself. Raises StudyError when time is over, and for unreadable content.
     """
 
     def __init__(self, url: str, notify: Notify) -> None:
@@ -91,7 +93,7 @@ class PatientStorage(WholeTrialStorage):
         return waits and not self._given_up and time.monotonic() < deadline
 
     def _pause(self) -> None:
-        """Let a server come back. Once interrupted, no later call waits: the process is ending."""
+        """Wait before the next attempt. After an interrupt no later call waits."""
         try:
             time.sleep(PAUSE)
         except BaseException:
@@ -126,57 +128,9 @@ class PatientStorage(WholeTrialStorage):
         wanted = -1 if template_trial is None else template_trial.number
         if wanted not in (-1, trial.number):
             raise _NumberTakenError(
-                f"trial {wanted} of the study was not written by this supervisor; "
-                "the same command goes on from it"
+                f"trial {wanted} of the study was not written by this supervisor; {CONTINUES}"
             )
         return trial
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        """End a trial; when the answer to that got lost, the trial has ended as it should have."""
-        change = super().set_trial_state_values
-        return self._end_once(trial_id, state, values, lambda: change(trial_id, state, values))
-
-    def end_trial(
-        self,
-        trial_id: int,
-        state: TrialState,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-    ) -> bool:
-        end = super().end_trial
-        return self._end_once(
-            trial_id, state, values, lambda: end(trial_id, state, values, attributes)
-        )
-
-    def matching_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
-        read = super().matching_system_attrs
-        found: dict[str, Any] = self.patiently(lambda: read(study_id, prefix))
-        return found
-
-    def _end_once(
-        self,
-        trial_id: int,
-        state: TrialState,
-        values: Sequence[float] | None,
-        change: Callable[[], bool],
-    ) -> bool:
-        attempts = 0
-
-        def end() -> bool:
-            nonlocal attempts
-            attempts += 1
-            try:
-                return change()
-            except UpdateFinishedTrialError:
-                found = self.get_trial(trial_id)
-                if attempts == 1 or (found.state, found.values) != (state, values):
-                    raise
-                return True
-
-        ended: bool = self.patiently(end)
-        return ended
 
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
@@ -189,8 +143,8 @@ def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
 
 
 def _patient(name: str) -> Callable[..., Any]:
-    """Make the patient form of one of RDBStorage's methods."""
-    method = getattr(RDBStorage, name)
+    """Make the patient form of one of the storage's methods."""
+    method = getattr(WholeTrialStorage, name)
 
     @functools.wraps(method)
     def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
@@ -200,7 +154,7 @@ def _patient(name: str) -> Callable[..., Any]:
 
 
 def _reading(name: str) -> Callable[..., Any]:
-    """Make the form of a reading method that says in one line what cannot be read."""
+    """Make the form of a reading method that raises StudyError for what cannot be read."""
     patient = _patient(name)
 
     @functools.wraps(patient)
@@ -209,9 +163,36 @@ def _reading(name: str) -> Callable[..., Any]:
             return patient(self, *arguments, **named)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StudyError(
-                f"the storage is damaged: it holds what cannot be read ({one_line(error)}); "
-                f"{RESTORE}"
+                f"the storage is damaged: part of it cannot be read ({one_line(error)}); {RESTORE}"
             ) from None
+
+    return call
+
+
+def _ending(name: str) -> Callable[..., bool]:
+    """Make the patient form of a method that ends a trial: an answer that got lost counts."""
+
+    @functools.wraps(getattr(WholeTrialStorage, name))
+    def call(
+        self: PatientStorage,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        *more: Any,
+    ) -> bool:
+        method, attempts = getattr(super(PatientStorage, self), name), count(1)
+
+        def end() -> bool:
+            attempt = next(attempts)
+            try:
+                return bool(method(trial_id, state, values, *more))
+            except UpdateFinishedTrialError:
+                trial = self.get_trial(trial_id)
+                if attempt == 1 or (trial.state, trial.values) != (state, values):
+                    raise
+                return True
+
+        return bool(self.patiently(end))
 
     return call
 
@@ -225,9 +206,15 @@ _READING = (
     "get_all_trials",
     "_get_trials",
 )
-_OTHERS = {*BaseStorage.__abstractmethods__, "_set_trial_param", "_get_best_trial_id"}
+_ENDING = ("set_trial_state_values", "end_trial")
+_OTHERS = {
+    *BaseStorage.__abstractmethods__,
+    *("_set_trial_param", "_get_best_trial_id", "matching_system_attrs"),
+}
 for _name in _READING:
     setattr(PatientStorage, _name, _reading(_name))
+for _name in _ENDING:
+    setattr(PatientStorage, _name, _ending(_name))
 for _name in _OTHERS - {*_READING, *vars(PatientStorage)}:
     setattr(PatientStorage, _name, _patient(_name))
 
@@ -239,17 +226,17 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def failure(error: BaseException, url: URL) -> str:
-    """Say that a storage fails, which one if it is a file, and what to do."""
+    """Return the message for a storage that fails: which file, the error, what to do."""
     file = f" {url.database}" if url.get_backend_name() == "sqlite" else ""
     return f"the storage{file} fails: {one_line(error)}; {remedy(error)}"
 
 
 def remedy(error: BaseException) -> str:
-    """Say what to do after an error: nothing is lost, unless a file is damaged."""
+    """Return what to do after an error: nothing is lost, unless a file is damaged."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
     damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
-    return RESTORE if damaged else "the same command goes on afterwards"
+    return RESTORE if damaged else CONTINUES
 
 
 def one_line(error: BaseException) -> str:

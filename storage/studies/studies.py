@@ -22,7 +22,7 @@ def open_study(
     """Create or resume a study, maximising a metric on the validation split.
 
     `attributes` are kept as user attributes. Raises StudyError when the study exists with others:
-    a study is not resumed under another protocol, sampler, pruner, lag or space.
+    a study is not resumed under another protocol, search method or space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -47,7 +47,7 @@ def open_study(
 
 
 def load_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """Return a study that is there. Raises KeyError when there is none."""
+    """Return an existing study. Raises KeyError when there is none."""
     study = optuna.load_study(study_name=name, storage=storage)
     _check_direction(study)
     return study
@@ -56,7 +56,7 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
 def system_attributes(storage: BaseStorage, study_id: int, prefix: str) -> dict[str, Any]:
     """Return a study's system attributes whose names begin with `prefix`.
 
-    The dashboard keeps the notes of all trials there, so a database is not asked for all of them.
+    The dashboard keeps the notes of all trials there, so only these are read from a database.
     """
     database = in_database(storage)
     if database:
@@ -69,5 +69,5 @@ def _check_direction(study: optuna.Study) -> None:
     if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise StudyError(
             f"{study.study_name} does not maximise one value: the storage is damaged, or the study "
-            "is not of Retort; give --name another name"
+            "is not of Retort; choose another --name"
         )

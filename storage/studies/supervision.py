@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from kd.errors import StudyError
+from storage.files.artifacts import CONTINUES
 from storage.files.ownership import holder, refusal
 from storage.studies.patience import SERVERS, PatientStorage
 
@@ -52,11 +53,11 @@ class _Dialect:
     drop: str
     started: str  # the last column: when the server was started, in seconds; MySQL: its uptime
     same_start: float  # s by which two readings of one start may differ
-    asleep: str  # ends the session of a supervisor that fell asleep amid a transaction
+    asleep: str  # ends a session that is idle within a transaction
 
 
 # PostgreSQL notices within a minute that the machine of a supervisor is gone, MySQL when the
-# keepalive of its own system says so. MySQL's locks belong to the server, PostgreSQL's to a
+# keepalive of its system does. MySQL's locks belong to the server, PostgreSQL's to a
 # database.
 _POSTGRESQL = _Dialect(
     settings=(
@@ -84,7 +85,7 @@ Check = Callable[[], None]  # raises StudyError once another supervisor may have
 
 @contextmanager
 def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
-    """Be the one supervisor of a study on a server for the block; yield what tells its end.
+    """Be the only supervisor of a study on a server for the block; yield a check of that.
 
     What `storage` writes within the block is refused once another supervisor has taken over. Does
     nothing for a storage in a file, which `storage.files.ownership` is for. Raises StudyError,
@@ -108,7 +109,7 @@ class _Session:
     """A database session that holds the lock of a study, and the fencing number that came with it.
 
     When the whole server was started again, every supervisor has lost its session, and the first
-    to come back goes on. When the session alone has ended, this supervisor ends too.
+    to come back continues. When the session alone has ended, this supervisor ends too.
     """
 
     def __init__(self, storage: PatientStorage, study: str) -> None:
@@ -131,7 +132,7 @@ class _Session:
             return connection
 
     def check(self) -> None:
-        """Raise StudyError if the session has ended, and with it the right to go on."""
+        """Raise StudyError if the session has ended, and with it the right to continue."""
         try:
             self._connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
@@ -150,8 +151,7 @@ class _Session:
                 raise self.lost(who)
             if abs(started - self._started) <= self.dialect.same_start:
                 raise StudyError(
-                    f"the database session that held study {self.study} was ended; "
-                    "the same command goes on afterwards"
+                    f"the database session that held study {self.study} was ended; {CONTINUES}"
                 )
             self._started = started
             return connection
@@ -202,7 +202,7 @@ class _Session:
         return (row.number, row.holder) if row else (0, "")
 
     def _write(self, connection: Connection) -> None:
-        """Write the number down; from here on what was begun under older ones is refused."""
+        """Store the number; from here on, transactions under older numbers are refused."""
         values = {"number": self.number, "holder": holder()}
         change = SUPERVISORS.update().where(SUPERVISORS.c.study == self.study).values(**values)
         if not connection.execute(change).rowcount:

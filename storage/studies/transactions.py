@@ -16,7 +16,7 @@ from storage.studies.optuna_internals import database_behind, database_session, 
 class WholeTrialStorage(RDBStorage):
     """RDBStorage that writes all of a trial at once.
 
-    Optuna asks the database twice for every parameter and attribute of a new trial, and makes a
+    Optuna queries the database twice for each parameter and attribute of a new trial, and makes a
     transaction of every attribute of an old one.
     """
 

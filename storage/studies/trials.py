@@ -17,18 +17,15 @@ from kd.errors import StudyError
 from storage.studies.patience import RESTORE
 from storage.studies.transactions import in_database
 
-ASKED = "asked"  # user attribute: digest of what was asked
+ASKED = "asked"  # user attribute: `asked_digest` of the trial
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
 CONSTRAINTS = "constraints"  # user attribute: how far its student is over each limit, if any
-INFEASIBLE = "infeasible"  # user attribute: why a trial was told to have failed its constraints
+INFEASIBLE = "infeasible"  # user attribute: which constraints a trial violates
 CHANGING = (ENDED, "seconds")  # user attributes that no digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:
-    """Return SHA-256 over what a trial is asked.
-
-    Its study, number, parameters and their ranges, and its constraints if it has any.
-    """
+    """Return SHA-256 over study, number, parameters and ranges, and any constraints of a trial."""
     return _sha256(_asked(study, trial))
 
 
@@ -51,7 +48,7 @@ def ended_digest(
 
 
 def check_trial(study: str, trial: FrozenTrial, *, strict: bool = True) -> None:
-    """Compare a trial with the digest that is kept beside it.
+    """Compare a trial with its stored digest.
 
     Raises StudyError when they differ or, if `strict`, when there is none.
     """
@@ -98,8 +95,8 @@ def _asked(study: str, trial: FrozenTrial) -> list[Any]:
         for name, distribution in trial.distributions.items()
     }
     constraints = trial.user_attrs.get(CONSTRAINTS)
-    told = [] if constraints is None else [constraints]
-    return [study, trial.number, trial.params, ranges, *told]
+    limited = [] if constraints is None else [constraints]
+    return [study, trial.number, trial.params, ranges, *limited]
 
 
 def _sha256(content: list[Any]) -> str:

@@ -48,6 +48,11 @@ def check_url(url: str) -> None:
 
 
 def _check_sqlite(url: str, parsed: URL) -> None:
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StudyError(
+            f"--storage opens SQLite with Python's own driver, got {shown(url)!r}; name the file "
+            "without another, as in sqlite:///studies.db"
+        )
     name = (parsed.database or "").removeprefix("file:")
     place = parsed.query.get("mode"), parsed.query.get("vfs")
     if name in ("", ":memory:") or "memory" in place or "memdb" in place:

@@ -10,9 +10,10 @@ from typing import Any
 from unittest import mock
 
 from conductor.command_line import cli
+from conductor.request import Workers
 from workers.events import EpochDone, Event, LastEvent
 from workers.jobs import Job, TrainJob
-from workers.pools.worker_pool import Pool, make_pool
+from workers.pools.worker_pool import Pool
 
 
 class SearchOverError(Exception):
@@ -135,8 +136,10 @@ def record(
 
 @contextmanager
 def _recorded(recording: Recording) -> Iterator[None]:
-    def make(*given: Any) -> Pool:
-        return RecordingPool(make_pool(*given), recording)
+    pool = Workers.pool
 
-    with mock.patch("conductor.study.make_pool", make):
+    def make(*given: Any) -> Pool:
+        return RecordingPool(pool(*given), recording)
+
+    with mock.patch.object(Workers, "pool", make):
         yield

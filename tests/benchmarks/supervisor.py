@@ -6,7 +6,7 @@ and curves for the dashboard. A trial has at most 8 epochs.
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,18 +16,19 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from conductor.search.arm import Arm
-from conductor.search.loop import Search
 from conductor.search.publish import Publisher
 from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.supervision import own_session
 from tests.benchmarks.harness import Figure, seconds, spread
-from tests.support.fakes import HORIZON, job_maker, landscape, make_arm, protocol, quiet
+from tests.support.fakes import HORIZON, landscape, make_arm, make_search, protocol
 from tests.support.postgres import postgresql
 from workers.events import Diverged, EpochDone, Event, LastEvent, Stopped
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
 from workers.pools.local import LocalPool
 from workers.pools.worker_pool import WorkerPool
+
+Run = Callable[[int], None]  # a search, given the number of trials to bring it to
 
 WORKERS = 8
 GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand
@@ -118,7 +119,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 
 @contextmanager
-def study(sampler: str, root: Path | None = None) -> Iterator[tuple[Arm, Search]]:
+def study(sampler: str, root: Path | None = None) -> Iterator[tuple[Arm, Run]]:
     """Open a study, under a root of its own or one that has it already."""
     with TemporaryDirectory() as folder:
         layout = Layout(root or Path(folder))
@@ -130,19 +131,19 @@ def study(sampler: str, root: Path | None = None) -> Iterator[tuple[Arm, Search]
             close_storage(storage)
 
 
-def search_of(arm: Arm, root: Path) -> Search:
-    """Return the search of an arm, with workers that are instant."""
+def search_of(arm: Arm, root: Path) -> Run:
+    """Return what searches an arm up to a number of trials, with workers that are instant."""
     layout = Layout(root)
     publisher = Publisher(protocol(), layout.artifacts)
-    workers, paths = WorkerPool(InstantPool(WORKERS)), layout.study("study")
-    return Search([arm], workers, paths, quiet(), job_maker(root).trial, publisher.trial)
+    search = make_search(root, [arm], InstantPool(WORKERS))
+    return lambda total: search.run(total, publisher.trial)
 
 
-def blocks(search: Search, done: int, total: int, count: int) -> list[float]:
+def blocks(search: Run, done: int, total: int, count: int) -> list[float]:
     """Bring a study from `done` trials to `total` in `count` steps; return ms a trial of each."""
     size = (total - done) // count
     steps = range(done + size, total + 1, size)
-    return [1000 * seconds(lambda step=step: search.run(step)) / size for step in steps]
+    return [1000 * seconds(lambda step=step: search(step)) / size for step in steps]
 
 
 def large_study(total: int, measured: int) -> Iterator[Figure]:
@@ -174,7 +175,7 @@ def large_study(total: int, measured: int) -> Iterator[Figure]:
 def fill(root: Path, count: int) -> None:
     """Fill a study with ended trials of the random sampler, asked and told in memory."""
     arm = make_arm(InMemoryStorage(), sampler="random", lag=WORKERS)
-    make_job = job_maker(root).trial
+    make_job = make_search(root, [arm], InstantPool(WORKERS)).job
     for _ in range(count):
         number = arm.ask(count)
         assert number is not None  # each has ended before the next is asked
@@ -232,8 +233,7 @@ def lags(count: int) -> Iterator[Figure]:
         with TemporaryDirectory() as folder:
             root, pool = Path(folder), VirtualPool(lag)
             arm = make_arm(InMemoryStorage(), sampler="random", lag=lag)
-            paths, job = Layout(root).study("study"), job_maker(root).trial
-            Search([arm], WorkerPool(pool), paths, quiet(), job, lambda *ended: None).run(count)
+            make_search(root, [arm], pool).run(count, lambda *ended: None)
         note = "simulated: all epochs take as long, the median pruner cuts"
         busy = [pool.epochs / pool.now]
         yield spread(f"workers that an arm with lag {lag} keeps busy", busy, note=note)
@@ -248,7 +248,7 @@ def server(count: int) -> Iterator[Figure]:
         arm = make_arm(storage, sampler="random", lag=4 * WORKERS)
         began = time.perf_counter()
         with own_session(storage, "study"):
-            search_of(arm, Path(folder)).run(count)
+            search_of(arm, Path(folder))(count)
         yield spread(
             "supervisor on PostgreSQL, random: a trial",
             [1000 * (time.perf_counter() - began) / count],

@@ -37,11 +37,6 @@ METHODS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
-
-
 def searched(root: Path, pool: FakePool, total: int = TRIALS, **chosen: object) -> list[Row]:
     """Return the rows of an arm that was searched without an interruption."""
     arm = make_arm(InMemoryStorage(), **chosen)
@@ -117,37 +112,23 @@ def assert_nothing_is_left(arm: Arm) -> None:
 
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
 def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, pruner):
+    """It is killed once before each of some writes, and then again and again."""
     chosen = {"sampler": "tpe", "pruner": pruner, "lag": 4, "space": "plain"}
     alone = searched(tmp_path, FakePool(), 13, **chosen)
-    for fuse in range(0, 120, 5):
-        storage = DyingStorage()
-        arm = make_arm(storage, **chosen)
-        storage.fuse = fuse
-        with pytest.raises(Killed):
-            search(tmp_path, [arm], FakePool(4, fuse), 13)
-        storage.fuse = None
-        arm = make_arm(storage, **chosen)
-        search(tmp_path, [arm], FakePool(3, fuse), 13)
+    for first in range(0, 120, 11):
+        storage, kills, draw = DyingStorage(), 0, random.Random(first)
+        while True:
+            storage.fuse = None
+            arm = make_arm(storage, **chosen)
+            storage.fuse = draw.randrange(60, 200) if kills else first
+            try:
+                search(tmp_path, [arm], FakePool(4, first + kills), 13)
+                break
+            except Killed:
+                kills += 1
+        assert kills
         assert_nothing_is_left(arm)
         assert rows(arm.study) == alone
-
-
-@pytest.mark.parametrize("order", range(4))
-def test_a_study_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path, order):
-    chosen = {"sampler": "tpe", "pruner": "median", "lag": 4, "space": "plain"}
-    storage, kills, draw = DyingStorage(), 0, random.Random(order)
-    while True:
-        storage.fuse = None
-        arm = make_arm(storage, **chosen)
-        storage.fuse = draw.randrange(100)
-        try:
-            search(tmp_path, [arm], FakePool(4, kills), TRIALS)
-            break
-        except Killed:
-            kills += 1
-    assert kills > 3
-    assert_nothing_is_left(arm)
-    assert rows(arm.study) == searched(tmp_path, FakePool(), **chosen)
 
 
 @pytest.mark.parametrize("lag", [1, 4])

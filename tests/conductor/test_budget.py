@@ -46,17 +46,12 @@ from tests.support.tiny import (
     without_openings,
 )
 from workers.events import Result
-from workers.jobs import StudentsJob
+from workers.jobs import JobContext, StudentsJob
 
 LARGE, SMALL, MIDDLE = "resnet20", "resnet8-w0.25", "resnet8"
 SIZES = {LARGE: 4000, SMALL: 500, MIDDLE: 1000}
 LATENCIES = {LARGE: 2.0, SMALL: 0.5, MIDDLE: 1.5}
 TRIALS = 24
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
 
 
 def several(**limits: Any) -> Protocol:
@@ -127,14 +122,15 @@ class Measuring:
     def __init__(self) -> None:
         self.asked: list[StudentsJob] = []
 
-    def run(self, job: StudentsJob, listen: object) -> dict[str, Any]:
+    def run(self, job: StudentsJob) -> dict[str, Any]:
         self.asked.append(job)
         return Result.of(sizes=sizes(job.protocol).to_json())
 
 
 def measured(root: Path, workers: Any, given: Protocol) -> Budget:
     layout = Layout(root)
-    return measure_budget(given, layout, layout.study("study"), "d" * 16, workers, quiet())
+    context = JobContext(protocol=given, root=str(layout.root), dataset="d" * 16)
+    return measure_budget(context, layout.study("study"), workers, quiet())
 
 
 def test_students_are_measured_once_for_a_study(tmp_path):

@@ -17,12 +17,11 @@ from storage.files.records import Finalists, RunRecord
 from tests.support.fakes import (
     FakePool,
     Killed,
+    context,
     diverged,
     epochs,
     failed,
-    job_maker,
     make_arm,
-    protocol,
     quiet,
     search,
     study_paths,
@@ -33,11 +32,6 @@ from workers.pools.worker_pool import WorkerPool
 
 HORIZON, VIEWS, SEEDS = 5, 6, 4
 SEARCHED = [0.5, 0.9, 0.8, 0.7, 0.6, 0.4]  # search scores of trials 0, 1, …
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
 
 
 def make_arms(*spaces: str | Space, scores: list[float] = SEARCHED) -> list[Arm]:
@@ -66,15 +60,15 @@ def steady(job: TrainJob) -> list[Event]:
     return ran(job, 0.3 + job.recipe.label_smoothing)
 
 
-def make_confirmation(root: Path, arms: list[Arm], pool: FakePool) -> Confirmation:
-    jobs = job_maker(root, protocol(views=VIEWS))
-    return Confirmation(arms, WorkerPool(pool), study_paths(root), quiet(), jobs.confirmation)
+def make_confirmation(root: Path, arms: list[Arm], pool: FakePool, seed: int = 0) -> Confirmation:
+    shared = context(root, views=VIEWS, confirm_epochs=HORIZON, seed=seed)
+    return Confirmation(arms, WorkerPool(pool), study_paths(root), quiet(), shared)
 
 
 def confirm(
     root: Path, arms: list[Arm], pool: FakePool, seeds: int = SEEDS, seed: int = 0
 ) -> Finalists:
-    return make_confirmation(root, arms, pool).run(seed, seeds, HORIZON, VIEWS)
+    return make_confirmation(root, arms, pool, seed).run(seeds)
 
 
 def tuned(chosen: Finalists, arm: str) -> int:
@@ -299,7 +293,7 @@ def test_ablations_take_the_seeds_that_their_winner_has(tmp_path):
     arms, pool = make_arms("scheduled", "plain"), FakePool(objective=steady)
     confirm(tmp_path, arms, pool)
     more = FakePool(objective=steady)
-    chosen = make_confirmation(tmp_path, arms, more).run(0, 1, HORIZON, VIEWS, ablate=True)
+    chosen = make_confirmation(tmp_path, arms, more).run(1, ablate=True)
     ladder = [one for one in chosen.finalists if one.role == "ablation"]
     assert (chosen.seeds, len(more.jobs)) == (SEEDS, SEEDS * len(ladder))
 
@@ -407,7 +401,7 @@ def test_purposes_name_the_finalist_and_the_seed(tmp_path):
 def ablate(root: Path, arms: list[Arm], pool: FakePool, *, wanted: bool = True) -> list[str]:
     """Confirm, and return the names of the ablations that were written down."""
     confirmation = make_confirmation(root, arms, pool)
-    chosen = confirmation.run(0, SEEDS, HORIZON, VIEWS, ablate=wanted)
+    chosen = confirmation.run(SEEDS, ablate=wanted)
     return [one.name for one in chosen.finalists if one.role == "ablation"]
 
 

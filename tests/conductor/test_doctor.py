@@ -16,18 +16,17 @@ import torch
 
 from conductor.command_line.cli import main
 from conductor.display import Display
+from conductor.request import Request
 from conductor.tools.doctor import Doctor
-from conductor.tools.inventory import EXTRAS, Wanted, computing, used
+from conductor.tools.inventory import EXTRAS, computing, used
 from conductor.tools.self_test import Part, disk_part, parts, worker_part
-from conductor.tools.tiny_study import PROTOCOL, TinyStudy
+from conductor.tools.tiny_study import PROTOCOL, TinyStudy, doctor_request
 from kd.errors import WorkerError
 from kd.models.weights import imagenet_files
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
-from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage
 from tests.whole.test_faults import disk, remount
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
-from workers.pools.cluster import Cluster
 from workers.pools.inline import InlinePool
 from workers.pools.worker_pool import WorkerPool
 from workers.runners import examining
@@ -36,11 +35,6 @@ from workers.runners.examining import run_examine, run_machine
 NEEDING_NO_WORKER = ("disk", "storage", "report", "dashboard")
 NEEDING_ONE = ("data", "kernels", "views", "losses", "teacher", "shards", "student", "checkpoint")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _hastened(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -72,14 +66,8 @@ def lines(text: str) -> dict[str, str]:
     return {**dict(found), "last": last}
 
 
-def wanted(root: Path, storage: str = "") -> Wanted:
-    return Wanted(
-        root=root,
-        url=storage or Layout(root).studies_url,
-        workers="inline",
-        cluster=Cluster(root=root, threads=1),
-        cache_budget=20 * 10**9,
-    )
+def wanted(root: Path, storage: str = "") -> Request:
+    return doctor_request(root, storage=storage, workers="inline")
 
 
 def part(name: str, root: Path, storage: str = "") -> Part:
@@ -153,7 +141,7 @@ def test_a_machine_without_a_fork_server_costs_one_line(tmp_path, capsys, no_for
         assert said[name] == "not known, since no worker answers"
     for name in NEEDING_ONE:
         missing = {"data": "worker", "losses": "worker", "shards": "teacher", "student": "shards"}
-        assert said[name] == f"not tried, since {missing.get(name, 'data')} failed"
+        assert said[name] == f"not tested, since {missing.get(name, 'data')} failed"
     for name in NEEDING_NO_WORKER:
         assert said[name].startswith("ok "), said[name]
     assert said["last"] == "4 of 13 parts work"
@@ -188,13 +176,13 @@ def test_a_root_that_cannot_be_written_to_costs_a_line_and_the_rest_is_tried(
 
 def test_a_disk_that_gives_a_lock_twice_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.files.artifacts.fcntl.flock", lambda descriptor, how: None)
-    with pytest.raises(Exception, match=r"file.lock was given to two at once"):
+    with pytest.raises(Exception, match=r"file.lock was granted to two owners"):
         disk_part(tmp_path).check()
 
 
 def test_a_disk_that_keeps_something_else_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("conductor.tools.self_test.read_json", lambda path: {})
-    with pytest.raises(Exception, match=r"file.json came back as something else"):
+    with pytest.raises(Exception, match=r"file.json holds something else than was written"):
         disk_part(tmp_path).check()
 
 
@@ -236,7 +224,7 @@ def test_a_storage_that_is_no_file_is_left_without_the_study_that_was_tried(tmp_
 def test_a_storage_that_forgets_is_noticed(tmp_path, monkeypatch):
     forgetful = SimpleNamespace(trials=[])
     monkeypatch.setattr("conductor.tools.self_test.load_study", lambda storage, name: forgetful)
-    with pytest.raises(Exception, match="a trial came back as something else"):
+    with pytest.raises(Exception, match="a trial was read with other values"):
         part("storage", tmp_path).check()
     assert list(tmp_path.iterdir()) == []
 
@@ -295,7 +283,7 @@ def ground(tmp_path_factory) -> ExamineJob:
 def say(job: ExamineJob, name: str) -> str:
     given = {"protocol": job.protocol, "root": job.root, "dataset": job.dataset}
     job = ExamineJob(**given, part=name, folder=job.folder)
-    return str(next(iter(run_examine(job, CPU, lambda: False)))["said"])
+    return str(next(iter(run_examine(job, CPU, lambda: False)))["description"])
 
 
 def test_a_device_that_renders_other_pixels_is_noticed(ground, monkeypatch):

@@ -137,7 +137,6 @@ def test_the_note_of_a_study_is_written_once_and_may_be_changed(arm, publisher):
 
 
 def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
     arm = make_arm(InMemoryStorage(), "scheduled", lag=2)
     publisher = Publisher(protocol(), tmp_path / "artifacts")
     search(tmp_path, [arm], FakePool(2), 4, publisher.trial)

@@ -148,7 +148,7 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
     replace(record, outcome="failed", reason="worker 12 died", history=[]).write(run.result)
     code, _, said = reproduce(copied.folder.parent, capsys, "--trial", "1")
     assert_one_line(code, said)
-    assert "was failed by a machine (worker 12 died): nothing to compare" in said
+    assert "failed by a fault of the machine: worker 12 died" in said
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(wa
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ("one", "two", "kernels: this study was computed with one, and goes on with two: "),
-        ("one; then two", "one", "kernels: this study was computed with two, and goes on with one"),
+        ("one", "two", "kernels: this study was computed with one, and continues with two: "),
+        ("one; then two", "one", "kernels: this study was computed with two, and continues with "),
         ("one; then two", "two", ""),
         ("one", "", ""),
     ],
@@ -180,3 +180,14 @@ def test_a_study_that_goes_on_with_other_kernels_is_told_so(tiny_study, was, now
     line = kernels_change(replace(kept, machine={**kept.machine, "kernels": was}), now)
     assert line.startswith(said)
     assert bool(line) == bool(said)
+
+
+def test_the_same_command_with_other_kernels_says_so_and_keeps_both(copied, capsys, monkeypatch):
+    kept = StudySettings.read(copied.settings)
+    replace(kept, machine={**kept.machine, "kernels": "oneDNN 1"}).write(copied.settings)
+    monkeypatch.setattr("workers.runners.kernels.kernels_used", lambda: "oneDNN 2")
+    assert main(["--root", str(copied.folder.parent), "--workers", "inline"]) == 0
+    line = "\nkernels: this study was computed with oneDNN 1, and goes on with oneDNN 2: "
+    assert line in capsys.readouterr().out
+    machine = StudySettings.read(copied.settings).machine
+    assert machine["kernels"] == "oneDNN 1; then oneDNN 2"

@@ -10,8 +10,10 @@ from conductor.command_line.presets import PRESETS, preset
 from conductor.request import Request, announced, choose_spaces
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
+from conductor.stages.own_files import keep_own
 from conductor.stages.provenance import composed
 from kd.errors import ProtocolError, StudyError
+from kd.own_files import read_own
 from kd.protocol import Protocol
 from storage.files.artifacts import write_json
 from storage.files.layout import Layout
@@ -233,12 +235,14 @@ def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
 def begun(tmp_path):
     """A study that was begun with a protocol, arms and search method of its own."""
     (tmp_path / "mine.py").write_text(SPACE)
-    paths = Layout(tmp_path / "runs").study("digits")
+    layout, own = Layout(tmp_path / "runs"), read_own(tmp_path / "mine.py")
+    keep_own(layout, [own])
+    paths = layout.study("digits")
     protocol = fakes.protocol(epochs=7, taps=("last1",), seed=5)
     write_json(paths.protocol, protocol.to_json())
     spaces = {
         "constant": SpaceSource(source="constant", digest="0"),
-        "mine": SpaceSource(source=str(tmp_path / "mine.py"), digest="1"),
+        "mine": SpaceSource(source=f"mine.py@{own.digest}", digest="1"),
     }
     kept = {"arms": list(spaces), "spaces": {k: v.to_json() for k, v in spaces.items()}}
     kept |= {"sampler": "random", "pruner": "halving", "lag": 9, "storage": "sqlite:////x/y.db"}
@@ -249,17 +253,23 @@ def begun(tmp_path):
 def test_a_study_is_resumed_with_its_own_protocol_arms_and_search_method(resolve, begun, tmp_path):
     for asked in (resolve("--trials", "50"), resolve("--name", "digits"), resolve("confirm")):
         assert asked.protocol == begun
-        assert asked.spaces == ["constant", str(tmp_path / "mine.py")]
+        [copy] = (tmp_path / "runs/cache/own").glob("*/mine.py")
+        assert asked.spaces == ["constant", str(copy)]
         assert (asked.sampler, asked.pruner, asked.lag) == ("random", "halving", 9)
         assert asked.storage == "sqlite:////x/y.db"
 
 
-def test_a_space_that_is_gone_is_to_be_put_back(begun, tmp_path, capsys):
-    (tmp_path / "mine.py").unlink()
+@pytest.mark.parametrize("change", [Path.unlink, lambda copy: copy.write_text("suggest = 1\n")])
+def test_a_copy_of_a_space_that_is_gone_or_was_changed_is_refused(begun, tmp_path, capsys, change):
+    [copy] = (tmp_path / "runs/cache/own").glob("*/mine.py")
+    change(copy)
     for command in ("run", "confirm"):
         assert main([command, "--root", str(tmp_path / "runs")]) == 2
         said = capsys.readouterr().err
-        assert said == f"study.py: the study's space {tmp_path}/mine.py is gone; put it back\n"
+        assert said.startswith(f"study.py: {copy.parent}")
+        assert said.endswith(
+            "name mine.py again with the flag that named it first, and it is copied anew\n"
+        )
 
 
 def test_another_name_is_another_study(resolve, begun):

@@ -13,25 +13,21 @@ from search_spaces import SPACES
 from search_spaces.space import load_space
 from storage.files.records import RunRecord
 from tests.support.fakes import (
+    FINGERPRINTS,
     HORIZON,
     FakePool,
     diverged,
     epochs,
     failed,
-    job_maker,
     landscape,
     make_arm,
+    make_search,
     search,
     study_paths,
     trained,
 )
 from workers.events import Event, Note, Progress, Result
 from workers.jobs import TrainJob
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
 
 
 def number_of(job: TrainJob) -> int:
@@ -232,6 +228,7 @@ def test_jobs_have_the_horizon_the_views_in_order_and_a_folder_each(tmp_path):
     for job in pool.jobs:
         assert (job.horizon, job.views) == (HORIZON, [0, 1, 2])
         assert (job.confirm, job.seal) == ("", "")
+        assert {name: getattr(job, name) for name in FINGERPRINTS} == FINGERPRINTS
         assert Path(job.folder).parent == study_paths(tmp_path).folder / "trials" / "plain"
     assert len({job.folder for job in pool.jobs}) == 4
 
@@ -260,12 +257,12 @@ def expected_recipe(arm: str, given: dict) -> Recipe:
 @pytest.mark.parametrize("name", SPACES.names)
 def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name):
     arm = make_arm(InMemoryStorage(), name, lag=200)
-    jobs, suggested = job_maker(tmp_path), set()
+    search, suggested = make_search(tmp_path, [arm], FakePool()), set()
     for _ in range(150):
         number = arm.ask(200)
         given = arm.decisions.trials[number].params
         suggested |= set(given)
-        assert jobs.trial(arm, number).recipe == expected_recipe(name, given)
+        assert search.job(arm, number).recipe == expected_recipe(name, given)
     rest = load_space(name).enqueued
     assert suggested >= {parameter for given in rest.values() for parameter in given}
 

@@ -54,19 +54,19 @@ def test_a_finalist_costs_what_its_own_student_costs(single: StudyData, several:
     models = single.costs.models
     for standing in several.standings:
         assert standing.cost is not None
-        if standing.one.student == SECOND:
+        if standing.finalist.recipe.student == SECOND:
             assert standing.cost.model == SECOND
         else:
-            assert standing.cost == models["distilled" if standing.one.distils else "plain"]
-    assert [one.one.student for one in several.standings].count(SECOND) == 1
+            assert standing.cost == models["distilled" if standing.finalist.distils else "plain"]
+    assert [one.finalist.recipe.student for one in several.standings].count(SECOND) == 1
 
 
 def test_the_comparison_names_students_where_there_are_several(
     single: StudyData, several: Findings
 ) -> None:
     names = [row[0] for row in comparison_table(several).rows[1:]]
-    assert f"scheduled: tuned, {SECOND}" in names
-    assert f"plain: tuned, {FIRST}" in names
+    assert f"tuned scheduled, {SECOND}" in names
+    assert f"tuned plain, {FIRST}" in names
     assert not any(FIRST in row[0] for row in comparison_table(find(single)).rows)
 
 

@@ -12,7 +12,7 @@ from conductor.search.samplers import tpe
 from conductor.search.samplers.tpe import ReadingTPESampler
 from kd.recipe import Recipe
 from search_spaces.space import Space
-from tests.support.fakes import job_maker, landscape, make_arm
+from tests.support.fakes import FakePool, landscape, make_arm, make_search
 
 
 def optunas_own(seed, startup, past):
@@ -22,7 +22,7 @@ def optunas_own(seed, startup, past):
 def asked(space: str | Space, count: int, **chosen) -> list[dict]:
     """Search without training, as many trials at once as the lag allows; return the parameters."""
     arm = make_arm(InMemoryStorage(), space, sampler="tpe", **chosen)
-    job = job_maker(Path("unused")).trial
+    job = make_search(Path("unused"), [arm], FakePool()).job
     running: list[int] = []
     while arm.decisions.asked < count:
         number = arm.ask(2 * count)

@@ -177,7 +177,7 @@ def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     assert f"{winner['mean']:.3f} ± " in page
     config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     exported = Exported(
-        one=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
     )
     card = model_card(findings, exported)
     assert f"these weights, test surprisal | {bits[0]:.3f} bits |" in card

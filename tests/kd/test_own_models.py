@@ -1,6 +1,5 @@
 """Models of the user's own: named by their content, tried out, kept, and refused in one line."""
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -12,12 +11,13 @@ import torch
 from torch import nn
 
 from conductor.command_line.cli import main
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import build, export_state, tap_shapes
 from kd.models.own import try_out
 from kd.names import ModelName, parse_model
+from kd.own_files import read_own
 from kd.protocol import Protocol
 from storage.files.layout import Layout
 from tests.support.small import protocol, square
@@ -60,36 +60,37 @@ SHAPE = {"classes": 3, "channels": 1}
 def keep(folder: Path, source: str, function: str = "small") -> str:
     """Keep a file as a study does; return the model's name in a protocol."""
     (folder / "mine.py").write_text(HEAD + source)
-    pinned, contents = pin_models({"teacher": f"{folder}/mine.py:{function}"})
-    keep_models(Layout(folder), contents)
+    pinned, files = pin_models({"teacher": f"{folder}/mine.py:{function}"})
+    keep_own(Layout(folder), files)
     name: str = pinned["teacher"]
     return name
 
 
 def attempt(folder: Path, source: str, taps: tuple[str, ...] = ("last1",)) -> None:
     name = keep(folder, source)
-    try_out(name, classes=3, inputs=square(), taps=taps, files=Layout(folder).models)
+    try_out(name, classes=3, inputs=square(), taps=taps, files=Layout(folder).own)
 
 
 def built(folder: Path, name: str, seed: int = 0) -> nn.Module:
-    return build(name, **SHAPE, stem="cifar", seed=seed, files=Layout(folder).models)
+    return build(name, **SHAPE, stem="cifar", seed=seed, files=Layout(folder).own)
 
 
 def test_a_name_has_the_digest_of_its_file(tmp_path):
     name = keep(tmp_path, GOOD)
-    digest = hashlib.sha256((HEAD + GOOD).encode()).hexdigest()[:12]
+    digest = read_own(tmp_path / "mine.py").digest
     assert name == f"mine.py:small@{digest}"
     model = parse_model(name)
-    assert (model.function, model.file) == ("small", f"mine-{digest}.py")
+    assert (model.function, model.file, model.digest) == ("small", "mine.py", digest)
+    assert (Layout(tmp_path).own / f"mine-{digest}" / "mine.py").read_text() == HEAD + GOOD
     assert parse_model("resnet8") == ModelName("resnet8")
     assert keep(tmp_path, GOOD + "\n") != name
 
 
 def test_names_of_the_catalogue_and_names_with_a_digest_stay():
     given = {"teacher": "resnet20", "students": ["resnet8", "x.py:y@0123456789ab"], "epochs": 3}
-    pinned, contents = pin_models(given)
+    pinned, files = pin_models(given)
     assert pinned == {**given, "students": tuple(given["students"])}
-    assert contents == {}
+    assert files == []
 
 
 @pytest.mark.parametrize("name", ["mine.py", "mine.py:small", "a-b.py:f@0123456789ab", "x.py:f@0"])
@@ -101,7 +102,7 @@ def test_a_name_that_is_not_whole_is_refused(name):
 
 
 def test_a_file_that_is_not_there_is_refused():
-    with pytest.raises(ProtocolError, match=r"^the model gone\.py:small cannot be read: No such"):
+    with pytest.raises(ProtocolError, match=r"/gone\.py cannot be read: No such file"):
         pin_models({"students": ("gone.py:small",)})
 
 
@@ -143,7 +144,7 @@ def layer(answer: str, more: str = "", *, stage: bool = False) -> str:
 BAD = {
     "nothing": ("", r"^unknown function of mine\.py 'small'; known: "),
     "misspelt": ("def smal(classes, channels):\n    return 1\n", r"did you mean smal\?$"),
-    "syntax": ("def small(:\n", r"^mine\.py does not import: SyntaxError: "),
+    "syntax": ("def small(:\n", r"/mine\.py does not import: SyntaxError: .*\(mine\.py, line 6\)$"),
     "import": ("import gone_for_good\n", r"^mine\.py does not import: ModuleNotFoundError: No mod"),
     "failing": (
         "def small(classes, channels):\n    raise ValueError('no\\nroom')\n",
@@ -250,15 +251,25 @@ def test_a_tap_that_a_model_has_not_is_refused(tmp_path):
 
 def test_a_copy_that_has_changed_or_is_gone_is_refused(tmp_path):
     name = keep(tmp_path, GOOD + "\n\nFIRST = 1\n")
-    copy = Layout(tmp_path).models / parse_model(name).file
+    [copy] = Layout(tmp_path).own.glob("*/mine.py")
     copy.write_text(HEAD)
-    with pytest.raises(ArtifactError, match=r"has changed; delete it, and name mine\.py:small aga"):
+    with pytest.raises(ArtifactError, match=r"has changed; delete it, and name mine\.py again w"):
         built(tmp_path, name)
     copy.unlink()
-    with pytest.raises(
-        ArtifactError, match=r"cannot be read \(No such file or directory\); name m"
-    ):
+    with pytest.raises(ArtifactError, match=r"cannot be read: No such file or directory; name mi"):
         built(tmp_path, name)
+
+
+def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
+    (tmp_path / "blocks.py").write_text(HEAD + GOOD)
+    name = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
+    assert [*built(tmp_path, name).body._modules][:2] == ["stem", "relu"]
+    (tmp_path / "blocks.py").write_text(HEAD + GOOD.replace("24, classes", "24, 7"))
+    again = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
+    with pytest.raises(ProtocolError, match=r"for B = 2 \(blocks\.py, line 6, in small\)$"):
+        try_out(again, classes=3, inputs=square(), taps=("last1",), files=Layout(tmp_path).own)
+    with pytest.raises(ProtocolError, match=r"^unknown function of mine\.py 'relu'; known: small$"):
+        built(tmp_path, again.replace("small", "relu"))
 
 
 def test_imagenet_weights_for_a_model_of_ones_own_are_refused(tmp_path):
@@ -280,8 +291,8 @@ def test_the_exported_source_calls_the_function_of_the_copy(tmp_path):
     config = {**SHAPE, "inputs": to_wire(square()), "stem": "cifar"}
     source = standalone_source(network, config)
     model = parse_model(network.name)
-    assert f'with_name("{model.file}")' in source
-    assert 'made_by["small"](classes=3, channels=1)' in source
+    assert f'import_folder(here / "mine-{model.digest}", "mine")' in source
+    assert "return made_by.small(classes=3, channels=1)" in source
     assert f"It needs PyTorch, safetensors and what {model.file} imports, and noth" in source
 
 
@@ -311,7 +322,10 @@ def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monk
     code = main([*tiny, *named])
     said = capsys.readouterr().err
     assert_one_line(code, said)
-    assert "the file mine.py has changed since study digits was begun; bring it back" in said
+    assert (
+        "mine.py, or a file that it imports, has changed since study digits was begun; restore "
+        in said
+    )
     mine.unlink()
     assert main(tiny) == 0
 
@@ -402,6 +416,7 @@ def buffer(answer: str, value: str) -> str:
     return layer(answer, "\n        ".join(lines))
 
 
+MODE = "from torch.utils._python_dispatch import _get_current_dispatch_mode"
 LATER = {
     "what depends on the other images": (
         layer("return x - x.mean(0) + self.training"),
@@ -434,6 +449,18 @@ LATER = {
     "a batch of the study": (
         layer("assert len(x) < 9, 'too many'; return x"),
         r"does not take a batch of the study: AssertionError: too many \(mine\.py, line 8, in for",
+    ),
+    "the count of its operations": (
+        layer(
+            "assert not (x.is_meta and _get_current_dispatch_mode()), 'counted'; return x"
+        ).replace("class", f"{MODE}\n\n\nclass", 1),
+        r"small cannot be measured: AssertionError: counted \(mine\.py, line 11, in forward\); ",
+    ),
+    "its own module, which an export does not keep": (
+        "import sys\n\n\n" + GOOD.replace(
+            "    relu =", "    assert vars(sys.modules[__name__])\n    relu ="
+        ),
+        r"small cannot be exported: KeyError: '<run_path>' \(mine\.py, line 10, in small\); corr",
     ),
     "a layer changed in place": (
         layer("y = x.sigmoid(); y += 1; return y"),
@@ -491,7 +518,7 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
     code = main([*flags.split(), "--root", str(killed)])
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
-    assert "begins anew" not in said.out
+    assert "starts again" not in said.out
     assert without_openings(killed) == without_openings(whole)
     assert main(["export", "--root", str(killed), "--workers", "inline"]) == 0
 

@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 from conductor.command_line.cli import main
-from conductor.stages.jobs import JobMaker
-from kd.protocol import Protocol
+from conductor.stages.provenance import read_context
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout
-from storage.files.records import RunRecord, StudySettings
+from storage.files.records import RunRecord
 from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
 from workers.events import Diverged, EpochDone, Event
 from workers.jobs import TrainJob
@@ -29,23 +27,21 @@ def record(root: Path, workers: str) -> None:
     prepared = main(["--trials", "1", "--seeds", "1", "--name", "replay", "--root", str(root)])
     if prepared:
         raise SystemExit(prepared)
-    layout = Layout(root)
-    paths = layout.study("replay")
-    protocol = read_record(paths.protocol, Protocol)
-    maker = JobMaker(protocol, layout, paths, StudySettings.read(paths.settings))
+    context = read_context(Layout(root).study("replay"))
+    protocol = context.protocol
     runs: dict[Key, RunLayout] = {
         (point, seed): RunLayout(root / "grid" / "-".join(map(str, point)) / str(seed))
         for point in points()
         for seed in range(SEEDS)
     }
     jobs = {
-        (point, seed): maker.confirmation(
-            recipe_at(point),
-            derive_seed(protocol.seed, "replay", seed),
-            protocol.epochs,
-            list(range(protocol.view_count)),
-            run,
-            "",
+        (point, seed): context.job(
+            TrainJob,
+            folder=str(run.folder),
+            recipe=recipe_at(point),
+            seed=derive_seed(protocol.seed, "replay", seed),
+            horizon=protocol.epochs,
+            views=list(range(protocol.view_count)),
         )
         for (point, seed), run in runs.items()
         if not run.result.exists()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from reports.compute.audit import Audit, audit
-from reports.compute.caveats import _of_pruning
+from reports.compute.caveats import of_pruning
 from reports.read.data import ArmData, TrialData
 from reports.wording import measure
 
@@ -104,7 +104,7 @@ def test_ranks_are_compared_from_eight_auditors_on() -> None:
 def test_wrong_cuts_are_a_caveat_when_they_cost_more_than_the_margin(
     trials: list[TrialData], expected: list[str]
 ) -> None:
-    caveats = list(_of_pruning("median", 0.5, (audited(trials),), ACCURACY))
+    caveats = list(of_pruning("median", 0.5, (audited(trials),), ACCURACY))
     assert len(caveats) == len(expected)
     assert all(part in caveat for part, caveat in zip(expected, caveats, strict=True))
 
@@ -115,8 +115,8 @@ def test_many_wrong_cuts_are_a_caveat_whatever_they_cost() -> None:
     right = [trial(number, 0.1, cut=1) for number in range(7, 16)]
     few = audited([*kept, *wrong, *right])
     assert (few.wrong, few.cut, few.regret) == (2, 11, 0)
-    assert list(_of_pruning("median", 0.5, (few,), ACCURACY)) == []
+    assert list(of_pruning("median", 0.5, (few,), ACCURACY)) == []
     many = audited([*kept, *wrong, *right[:5]])
     assert (many.wrong, many.cut) == (2, 7)
-    (caveat,) = _of_pruning("median", 0.5, (many,), ACCURACY)
+    (caveat,) = of_pruning("median", 0.5, (many,), ACCURACY)
     assert "Of 12 auditors of scheduled" in caveat

@@ -4,20 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from reports.compute.findings import find
-from reports.read.collect import collect
+from reports.compute.caveats import edge_parameters
+from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
-from tests.support.study_fixture import TRAIN, Plan, fabricate
-
-PLAN = Plan(name="small", trials=20, epochs=4, images=80)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
-    study = fabricate(tmp_path_factory.mktemp("study"), PLAN)
-    return collect(study.layout, study.name, study.url)
+from tests.support.study_fixture import TRAIN
 
 
 def caveats(data: StudyData, about: str) -> list[str]:
@@ -29,7 +21,10 @@ def test_models_that_are_not_above_naming_the_largest_class_are_named(data: Stud
     assert data.labels is not None
     uneven = replace(data, labels=np.where(np.arange(80) < 76, 3, 1))  # 95 % are of class 3
     [text] = caveats(uneven, "Predicting the largest class")
-    assert text.startswith("Predicting the largest class (3) for every test image gives 95.00 %: ")
+    assert text.startswith(
+        "Predicting the largest class (3) for every test image, with the shares "
+    )
+    assert "as probabilities, gives 95.00 %: " in text
     assert text.endswith("are not significantly better.")
     assert all(name in text for name in ("the teacher (", "tuned scheduled (", "tuned plain ("))
     counts = np.bincount(data.labels)
@@ -44,21 +39,20 @@ def test_models_that_are_not_above_naming_the_largest_class_are_named(data: Stud
 
 def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> None:
     enough = replace(data, class_images={"validation": (10, 60), "test": (11, 60)})
-    assert caveats(enough, " images, the fewest ") == []
+    assert caveats(enough, " images. The smallest is ") == []
     few = replace(
         data, classes=("bees", "ants"), class_images={"validation": (2, 12), "test": (1, 12)}
     )
-    validation, test = caveats(few, " images, the fewest ")
+    validation, test = caveats(few, " images. The smallest is ")
     assert validation == (
-        "1 class of 2 has fewer than 10 validation images, the fewest bees with 2 of 14: it makes "
-        "up 14.29 % of them, and one image is 50.00 points of the class's accuracy."
+        "1 of 2 classes has fewer than 10 validation images. The smallest is “bees” with 2 of 14 "
+        "(14.29 %): one image is 50.00 points of its accuracy."
     )
-    assert test.startswith("1 class of 2 has fewer than 10 test images, the fewest bees with 1 of")
-    assert test.endswith("of them, and one image is 100.00 points of the class's accuracy.")
-    assert {part: sum(counts) for part, counts in data.class_images.items()} == data.images
-    assert caveats(replace(data, class_images={}), " images, the fewest ") == []
-    [text] = caveats(replace(few, class_images={"test": (9, 9)}), " images, the fewest ")
-    assert text.startswith("2 classes of 2 have fewer than 10 test images")
+    assert test.startswith("1 of 2 classes has fewer than 10 test images. The smallest is “bees” ")
+    assert test.endswith("one image is 100.00 points of its accuracy.")
+    assert caveats(replace(data, class_images={}), " images. The smallest is ") == []
+    [text] = caveats(replace(few, class_images={"test": (9, 9)}), " images. The smallest is ")
+    assert text.startswith("2 of 2 classes have fewer than 10 test images")
 
 
 def fewer(arm: ArmData, count: int) -> ArmData:
@@ -86,12 +80,12 @@ def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None
     assert caveats(ten, "Little tuning") == []
     three = replace(data, arms=(fewer(scheduled, 3), fewer(plain, 9)))
     [text] = caveats(three, "Little tuning")
-    assert text.startswith("Little tuning: scheduled with 3 trials and plain with 9 trials. ")
+    assert text.startswith("Little tuning: scheduled has 3 trials and plain has 9 trials. ")
     assert caveats(replace(three, finalists=()), "Little tuning") == []
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "caveat"),
     [
         (TRAIN // 2, None),
         (TRAIN // 2 + 1, f"A batch contains {TRAIN // 2 + 1} of {TRAIN} training images"),
@@ -99,10 +93,10 @@ def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None
         (4096, f"A batch contains all {TRAIN} training images"),
     ],
 )
-def test_one_step_an_epoch_is_named(data: StudyData, size: int, said: str | None) -> None:
+def test_one_step_an_epoch_is_named(data: StudyData, size: int, caveat: str | None) -> None:
     large = replace(data, protocol=replace(data.protocol, batch_size=size))
     assert caveats(large, "A batch contains") == (
-        [] if said is None else [f"{said}: 1 step per epoch."]
+        [] if caveat is None else [f"{caveat}: 1 step per epoch."]
     )
 
 
@@ -121,3 +115,36 @@ def test_the_edge_of_a_range_says_nothing_below_20_trials(data: StudyData) -> No
     few = tuple(one for one in trials if one is not dropped)
     nineteen = replace(data, arms=(replace(arm, trials=few), data.arms[1]))
     assert not any("scheduled" in one for one in caveats(nineteen, "edge of its search"))
+
+
+def test_an_end_that_is_a_limit_of_the_quantity_is_no_edge(data: StudyData) -> None:
+    trial = replace(
+        data.arms[0].trials[0],
+        parameters={"lr": 0.299, "alpha": 1.0, "smoothing": 0.0, "decay": 1e-4, "kind": "a"},
+        distributions={
+            "lr": FloatDistribution(0.01, 0.3, log=True),
+            "alpha": FloatDistribution(0, 1),
+            "smoothing": FloatDistribution(0, 0.1),
+            "decay": FloatDistribution(1e-4, 2e-3, log=True),
+            "kind": CategoricalDistribution(["a", "b"]),
+        },
+    )
+    assert edge_parameters(trial) == {"lr": (0.01, 0.3), "decay": (1e-4, 2e-3)}
+    inside = replace(trial, parameters={**trial.parameters, "lr": 0.02, "decay": 5e-4})
+    assert edge_parameters(inside) == {}
+
+
+def test_caveats_name_what_is_known_to_be_weak(findings: Findings, data: StudyData) -> None:
+    text = " ".join(findings.caveats)
+    assert "The test split has only 449 images" in text
+    assert "With 6 seeds" in text
+    assert "135 validation images" in text
+    assert "1 trial of scheduled failed" in text
+    poor = replace(data, teacher_scores=np.zeros(80))
+    for weaker, caveat in (
+        (poor, "no better on the test split"),
+        (replace(data, seal=data.seal * 2), "was opened"),
+        (replace(data, seal=data.seal[1:]), "is incomplete"),
+    ):
+        assert caveats(data, caveat) == []
+        assert len(caveats(weaker, caveat)) == 1

@@ -1,16 +1,13 @@
 """Differences by class and changed confusions, from predictions made by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from reports.compute.classes import changed_confusions, class_differences
 from reports.compute.findings import find
-from reports.draw.figures import classes
-from reports.read.collect import collect
+from reports.read.data import StudyData
 from reports.statistics import paired_difference
-from tests.support.study_fixture import Plan, fabricate
+from tests.support.study_fixture import drawn_figures
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2])
 # three seeds; class 0: a is right on 4, 3, 3 of 4, b on 2, 2, 1; class 1: both are right on 2 of 3
@@ -70,12 +67,14 @@ def test_examples_are_the_images_that_changed_most_in_the_direction_of_the_whole
     assert [(one.image, one.a, one.b) for one in back.examples] == [(2, 3, 0), (1, 1, 0), (3, 2, 1)]
 
 
-def test_the_title_says_first_how_many_classes_differ_beyond_chance(tmp_path: Path) -> None:
-    study = fabricate(tmp_path, Plan(name="small", trials=4, epochs=4, images=80, gain=0.0))
-    figure = classes.draw(find(collect(study.layout, study.name, study.url)))
-    start = "None of 10 classes differ beyond chance; tuned scheduled less tuned plain runs from +"
-    assert figure.title.startswith(start)
+def test_the_title_says_first_how_many_classes_differ_beyond_chance(data: StudyData) -> None:
+    found = find(data)
+    assert found.classes is not None
+    sure = sum(one.p_holm < 0.05 for one in found.classes.classes)
+    title = drawn_figures(found)["classes"].title
+    assert title.startswith(f"{sure or 'None'} of 10 classes differ")
+    assert "beyond chance; tuned scheduled minus tuned plain ranges from +" in title
 
 
-def test_finalists_that_say_the_same_have_no_changed_confusion() -> None:
+def test_finalists_with_the_same_predictions_have_no_changed_confusion() -> None:
     assert changed_confusions(A, A, LABELS) == ()

@@ -72,7 +72,7 @@ def test_below_ten_completed_trials_there_are_none() -> None:
 
 def test_few_trials_are_a_hint_only() -> None:
     _, storage, trials = make(12)
-    assert "From 12 completed trials: a hint only" in find_importances("s", storage, trials)[1]
+    assert "From 12 completed trials: only a hint" in find_importances("s", storage, trials)[1]
 
 
 def test_choices_that_optuna_cannot_compare_are_left_out_and_named() -> None:

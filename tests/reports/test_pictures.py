@@ -13,22 +13,15 @@ from PIL import Image
 from kd.errors import ArtifactError
 from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
-from reports.read.collect import collect
+from reports.read.data import StudyData
 from storage.files.artifacts import MANIFEST, read_json, write_json
 from storage.files.seal import opened_images, openings, record_opening
-from tests.support.study_fixture import Fabricated, Plan, fabricate
-
-PLAN = Plan(name="small", trials=4, epochs=4, images=80)
+from tests.support.study_fixture import Fabricated
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
-    return fabricate(tmp_path_factory.mktemp("study"), PLAN)
-
-
-@pytest.fixture(scope="module")
-def findings(study: Fabricated) -> Findings:
-    return find(collect(study.layout, study.name, study.url))
+@pytest.fixture
+def findings(data: StudyData) -> Findings:
+    return find(data)
 
 
 def decoded(uri: str) -> Image.Image:
@@ -50,23 +43,23 @@ def test_a_large_image_is_reduced() -> None:
 
 
 def test_examples_are_the_images_that_the_findings_name(
-    study: Fabricated, findings: Findings
+    small: Fabricated, findings: Findings
 ) -> None:
-    images = read_examples(study.layout, findings)
+    images = read_examples(small.layout, findings)
     assert findings.classes is not None
     named = [one.image for found in findings.classes.confusions for one in found.examples]
     assert set(images) == set(named) != set()
     assert all(np.all(image == place % 256) for place, image in images.items())
 
 
-def test_showing_examples_opens_nothing_anew(study: Fabricated, findings: Findings) -> None:
-    before = openings(study.study.seal)
-    read_examples(study.layout, findings)
-    assert openings(study.study.seal) == before
+def test_showing_examples_opens_nothing_anew(small: Fabricated, findings: Findings) -> None:
+    before = openings(small.study.seal)
+    read_examples(small.layout, findings)
+    assert openings(small.study.seal) == before
 
 
-def test_images_of_a_sealed_split_are_refused(study: Fabricated, tmp_path: Path) -> None:
-    folder = study.layout.dataset("d0d1d2d3d4d5d6d7")
+def test_images_of_a_sealed_split_are_refused(small: Fabricated, tmp_path: Path) -> None:
+    folder = small.layout.dataset("d0d1d2d3d4d5d6d7")
     seal = tmp_path / "seal.json"
     with pytest.raises(ArtifactError, match="the test split is sealed"):
         opened_images(folder, seal, [0])
@@ -77,23 +70,21 @@ def test_images_of_a_sealed_split_are_refused(study: Fabricated, tmp_path: Path)
 
 
 def test_inputs_that_are_no_images_have_no_examples(
-    study: Fabricated, findings: Findings, tmp_path: Path
+    copied: Fabricated, small: Fabricated, findings: Findings
 ) -> None:
-    shutil.copytree(study.layout.root, tmp_path / "runs")
-    layout = replace(study.layout, root=tmp_path / "runs")
-    path = layout.dataset("d0d1d2d3d4d5d6d7") / MANIFEST
+    path = copied.layout.dataset("d0d1d2d3d4d5d6d7") / MANIFEST
     manifest = read_json(path)
     manifest["info"]["inputs"]["type"] = "Arrays"
     write_json(path, manifest)
-    assert read_examples(study.layout, findings) != {} == read_examples(layout, findings)
+    assert read_examples(small.layout, findings) != {} == read_examples(copied.layout, findings)
 
 
 def test_without_a_record_of_openings_or_a_data_set_there_are_no_examples(
-    study: Fabricated, findings: Findings, tmp_path: Path
+    small: Fabricated, findings: Findings, tmp_path: Path
 ) -> None:
     assert (
-        read_examples(study.layout, replace(findings, data=replace(findings.data, seal=()))) == {}
+        read_examples(small.layout, replace(findings, data=replace(findings.data, seal=()))) == {}
     )
-    shutil.copytree(study.layout.root, tmp_path / "runs")
+    shutil.copytree(small.layout.root, tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "cache")
-    assert read_examples(replace(study.layout, root=tmp_path / "runs"), findings) == {}
+    assert read_examples(replace(small.layout, root=tmp_path / "runs"), findings) == {}

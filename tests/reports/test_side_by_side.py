@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from conductor.command_line.cli import main
+from reports.compute.findings import Findings, find
 from reports.draw.drawing import Table
 from reports.draw.side_by_side import SideBySide, compare_studies
 from reports.write.markdown import escaped, markdown, markdown_table
 from reports.write.page import render_comparison
-from reports.write.report import Place, describe, write_comparison
+from reports.write.report import Place, describe
 from tests.support.study_fixture import Fabricated, Plan, fabricate
 
 PLANS = (
@@ -28,32 +29,41 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Fabricated]:
     return [fabricate(root, plan) for plan in PLANS]
 
 
+@pytest.fixture(scope="module")
 def places(made: list[Fabricated]) -> list[Place]:
     return [Place(layout=one.layout, name=one.name, storage_url=one.url) for one in made]
 
 
-def compare(made: list[Fabricated]) -> SideBySide:
-    return compare_studies([place.read() for place in places(made)])
+@pytest.fixture(scope="module")
+def found(places: list[Place]) -> list[Findings]:
+    return [place.read() for place in places]
 
 
-def column(table: Table, name: str) -> list[str]:
-    return [row[table.columns.index(name)] for row in table.rows]
+@pytest.fixture(scope="module")
+def studies(found: list[Findings]) -> SideBySide:
+    return compare_studies(found)
 
 
-def test_each_study_keeps_its_own_verdict(made: list[Fabricated]) -> None:
-    studies = compare(made)
-    assert studies.title == "Distillation helped in 1 of 3 studies: helped; no verdict in 1"
-    assert column(studies.results, "study") == ["helped", "hurt", "open_one"]
-    assert column(studies.results, "verdict") == ["better", "worse", "none"]
-    assert column(studies.results, "seeds") == ["6", "7", "0"]
-    first = places(made)[0].read().verdict.difference
-    assert first is not None
-    assert column(studies.results, "difference")[0] == f"+{100 * first.mean:.2f} points"
+def test_each_study_keeps_its_own_verdict_and_recipe(
+    studies: SideBySide, found: list[Findings]
+) -> None:
+    results = [dict(zip(studies.results.columns, row, strict=True)) for row in studies.results.rows]
+    assert [row["study"] for row in results] == ["helped", "hurt", "open_one"]
+    assert [row["verdict"] for row in results] == ["better", "worse", "none"]
+    assert [row["seeds"] for row in results] == ["6", "7", "0"]
+    difference = found[0].verdict.difference
+    assert difference is not None
+    assert results[0]["difference"] == f"+{100 * difference.mean:.2f} points"
+    winners = [one.data.tuned("scheduled") for one in found[:2]]
+    rates = [f"{one.recipe.lr:.6g}" for one in winners if one]
+    assert ["learning rate", *rates, "–"] in [list(row) for row in studies.recipes.rows]
+    assert studies.protocols.rows == [["epochs", "4", "6", "4"]]  # only what differs
 
 
 @pytest.mark.parametrize(
     ("chosen", "title"),
     [
+        ([0, 1, 2], "Distillation helped in 1 of 3 studies: helped; no verdict in 1"),
         ([0], "Distillation helped in all of 1 study"),
         ([1], "Distillation helped in none of 1 study"),
         ([1, 2], "Distillation helped in none of 2 studies; no verdict in 1"),
@@ -61,67 +71,45 @@ def test_each_study_keeps_its_own_verdict(made: list[Fabricated]) -> None:
     ],
 )
 def test_the_title_counts_the_studies_in_which_distillation_helped(
-    made: list[Fabricated], chosen: list[int], title: str
+    found: list[Findings], chosen: list[int], title: str
 ) -> None:
-    assert compare([made[place] for place in chosen]).title == title
+    assert compare_studies([found[place] for place in chosen]).title == title
 
 
-def test_only_what_differs_between_the_protocols_is_shown(made: list[Fabricated]) -> None:
-    assert compare(made).protocols.rows == [["epochs", "4", "6", "4"]]
-
-
-def test_a_study_without_a_difference_is_named_and_not_drawn(made: list[Fabricated]) -> None:
-    studies = compare(made)
+def test_a_study_without_a_difference_is_named_and_not_drawn(
+    studies: SideBySide, found: list[Findings]
+) -> None:
     assert studies.warnings == ("Not confirmed yet: open_one",)
     assert studies.chart is not None
     assert [row.label for row in studies.chart.rows] == ["helped: better", "hurt: worse"]
-    assert compare(made[2:]).chart is None
+    assert compare_studies(found[2:]).chart is None
 
 
-def test_studies_on_other_images_are_marked(made: list[Fabricated], tmp_path: Path) -> None:
-    other = fabricate(tmp_path, Plan(name="other", trials=4, epochs=4, dataset="ffff"))
-    assert "do not share their images" in compare([made[0], other]).warnings[0]
+def test_studies_on_other_images_are_marked(found: list[Findings]) -> None:
+    data = found[0].data
+    other = replace(data, settings=replace(data.settings, dataset="ffff"))
+    assert "use different images" in compare_studies([found[0], find(other)]).warnings[0]
 
 
-def test_recipes_stand_side_by_side(made: list[Fabricated]) -> None:
-    recipes = compare(made).recipes
-    winners = [place.read().data.tuned("scheduled") for place in places(made)[:2]]
-    rates = [f"{one.finalist.recipe.lr:.6g}" for one in winners if one]
-    (row,) = [row for row in recipes.rows if row[0] == "learning rate"]
-    assert list(row) == ["learning rate", *rates, "–"]
-
-
-def test_the_page_is_one_file_without_scripts(made: list[Fabricated], tmp_path: Path) -> None:
-    path = tmp_path / "comparison.html"
-    write_comparison(places(made), path)
-    page = path.read_text(encoding="utf-8")
+def test_the_page_is_one_file_without_scripts_and_escapes_text_from_outside(
+    studies: SideBySide,
+) -> None:
+    protocols = Table(columns=["protocol", "one"], rows=[["dataset", "folder:<img src=x>"]])
+    page = render_comparison(replace(studies, protocols=protocols, warnings=("<i>",)))
     assert "<script" not in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert page.count("<svg") == 1
-
-
-def test_the_page_escapes_text_from_outside(made: list[Fabricated]) -> None:
-    studies = compare(made)
-    protocols = Table(columns=["protocol", "one"], rows=[["dataset", "folder:<img src=x>"]])
-    page = render_comparison(replace(studies, protocols=protocols, warnings=("<i>",)))
     assert "folder:&lt;img src=x&gt;" in page
     assert "&lt;i&gt;" in page
 
 
-def test_markdown_has_verdict_comparison_caveats_and_command(made: list[Fabricated]) -> None:
-    findings = places(made)[0].read()
-    text = markdown(findings)
+def test_markdown_has_verdict_comparison_caveats_and_command(found: list[Findings]) -> None:
+    text = markdown(found[0])
     assert text.startswith("### helped: Distillation helped: tuned scheduled scored ")
-    assert text.count("\n| ") == 2 + 1 + len(findings.standings)
-    assert all(f"- {escaped(caveat)}\n" in text for caveat in findings.caveats)
+    assert text.count("\n| ") == 2 + 1 + len(found[0].standings)
+    assert all(f"- {escaped(caveat)}\n" in text for caveat in found[0].caveats)
     assert text.endswith("    python study.py --trials 8 --name helped\n")
-
-
-def test_markdown_of_an_unconfirmed_study_says_why_there_is_no_verdict(
-    made: list[Fabricated],
-) -> None:
-    text = markdown(places(made)[2].read())
-    assert text.startswith("### open\\_one: No verdict")
+    assert markdown(found[2]).startswith("### open\\_one: No verdict")
 
 
 def test_cells_cannot_break_out_of_a_table() -> None:
@@ -129,34 +117,22 @@ def test_cells_cannot_break_out_of_a_table() -> None:
     assert markdown_table(table) == "| a\\|b | n |\n| :-- | --: |\n| x y \\<i\\> | 1 |"
 
 
-def test_json_of_several_studies_is_a_list(made: list[Fabricated]) -> None:
-    assert json.loads(describe(places(made)[:1], "json"))["study"]["name"] == "helped"
-    several = json.loads(describe(places(made)[:2], "json"))
+def test_json_of_several_studies_is_a_list(places: list[Place]) -> None:
+    assert json.loads(describe(places[:1], "json"))["study"]["name"] == "helped"
+    several = json.loads(describe(places[:2], "json"))
     assert [one["verdict"]["kind"] for one in several] == ["better", "worse"]
 
 
-def test_the_command_compares_the_studies_that_are_named(
-    made: list[Fabricated], capsys: pytest.CaptureFixture[str]
+def test_the_command_compares_the_studies_that_are_named_or_prints_one(
+    places: list[Place], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = made[0].layout.root
+    root = places[0].layout.root
     assert main(["report", "helped", "hurt", "--root", str(root)]) == 0
-    assert capsys.readouterr().out == (
-        f"Distillation helped in 1 of 2 studies: helped\nreport: {root / 'comparison.html'}\n"
-    )
-    assert (root / "comparison.html").exists()
-
-
-def test_the_command_prints_markdown_alone(
-    made: list[Fabricated], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = str(made[0].layout.root)
-    assert main(["report", "helped", "--format", "markdown", "--root", root]) == 0
-    assert capsys.readouterr().out == describe(places(made)[:1], "markdown")
-
-
-def test_a_study_that_is_not_there_costs_one_line(
-    made: list[Fabricated], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = str(made[0].layout.root)
-    assert main(["report", "helped", "missing", "--root", root]) == 2
+    page: Path = root / "comparison.html"
+    title = "Distillation helped in 1 of 2 studies: helped"
+    assert capsys.readouterr().out == f"{title}\nreport: {page}\n"
+    assert title in page.read_text(encoding="utf-8")
+    assert main(["report", "helped", "--format", "markdown", "--root", str(root)]) == 0
+    assert capsys.readouterr().out == describe(places[:1], "markdown")
+    assert main(["report", "helped", "missing", "--root", str(root)]) == 2
     assert "there is no study missing" in capsys.readouterr().err

@@ -389,7 +389,9 @@ def test_a_link_is_neither_locked_nor_written_through(tmp_path) -> None:
 @pytest.mark.parametrize("act", [lambda path: write_json(path, {}), lambda path: try_lock(path)])
 def test_a_place_that_cannot_be_written_is_named_in_one_line(tmp_path, act) -> None:
     (tmp_path / "a file").write_text("")
-    with pytest.raises(ArtifactError, match=r"x.json cannot be written: .+; the same") as raised:
+    with pytest.raises(
+        ArtifactError, match=r"x.json cannot be written: .+; run the same"
+    ) as raised:
         act(tmp_path / "a file" / "x.json")
     assert "\n" not in str(raised.value)
 

@@ -27,7 +27,6 @@ CHOSEN: dict[str, Any] = {"sampler": "random", "pruner": "median", "space": "pla
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr(patience, "PAUSE", 0.05)
     monkeypatch.setattr("optuna.storages._rdb.storage.random.random", lambda: 0.02)
 
@@ -117,7 +116,9 @@ def test_a_server_that_stays_away_ends_the_study_in_one_line(
     arm.ask(9)
     server.stop()
     try:
-        with pytest.raises(StudyError, match=r"the storage fails: .*; the same command") as raised:
+        with pytest.raises(
+            StudyError, match=r"the storage fails: .*; run the same command"
+        ) as raised:
             arm.report(0, 1, 0.5)
     finally:
         server.start()
@@ -268,7 +269,7 @@ def test_sqlite_without_disk_or_rights_fails_at_once(
         "report": lambda: [arm.report(0, epoch, 0.5) for epoch in range(5000)],
         "tell": lambda: arm.tell(0, TrialState.COMPLETE, 0.5, {"note": "x" * 10**6}),
     }
-    with pytest.raises(StudyError, match=f"studies.db fails: {reason}; the same command"):
+    with pytest.raises(StudyError, match=f"studies.db fails: {reason}; run the same command"):
         calls[call]()
     assert said == []
     with suppress(StudyError):

@@ -80,7 +80,7 @@ COST = Cost(model="resnet8", parameters=100, macs=2000, bytes=500, latency=[LATE
 SETTINGS = StudySettings(
     arms=["mine", "plain"],
     spaces={
-        "mine": SpaceSource(source="/of/the/user/mine.py", digest="cd"),
+        "mine": SpaceSource(source="mine.py@0123456789ab", digest="cd"),
         "plain": SpaceSource(source="plain", digest="ab"),
     },
     sampler="tpe",
@@ -98,7 +98,7 @@ SETTINGS = StudySettings(
     seconds={"search": 1.5},
 )
 SOURCES = SETTINGS.to_json()["spaces"]
-WHOLE = "the search space mine is a name or a whole path, got "
+KEPT = "the search space mine is a name or a kept file, got "
 OUTSIDE = ["", "..", ".", "../other", "/tmp", "a/b", "a\0b", "\ud800", "a\n", "x" * 300, "<i>"]
 RECORDS: list[Any] = [
     RUN,
@@ -235,9 +235,13 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
         (SETTINGS, {"arms": ["plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "other"]}, "each arm has one search space, got "),
-        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "mine.py", "digest": ""}}}, WHOLE),
-        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "/a/his.py", "digest": ""}}}, WHOLE),
-        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "plain", "digest": ""}}}, WHOLE),
+        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "mine.py", "digest": ""}}}, KEPT),
+        (
+            SETTINGS,
+            {"spaces": SOURCES | {"mine": {"source": "his.py@0123456789ab", "digest": ""}}},
+            KEPT,
+        ),
+        (SETTINGS, {"spaces": SOURCES | {"mine": {"source": "plain", "digest": ""}}}, KEPT),
     ],
     ids=repr,
 )

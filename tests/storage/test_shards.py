@@ -27,11 +27,10 @@ from storage.files.artifacts import (
 from storage.files.layout import view_folder
 from storage.files.shards import (
     CachedTeacher,
-    missing_views,
-    verify_shard,
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors
+from storage.files.views import cached_taps, missing_views, verify_shard
 from tests.support.small import AUGMENT, TAPS, labelled, teacher
 
 IDENTITY: dict[str, Any] = {"teacher": "w", "dataset": "d", "view_seed": 3, "taps": list(TAPS)}
@@ -153,14 +152,14 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     write_shard(folder, 0, readings(live, 0, ()))
     assert missing_views(folder, 1, features=False) == []
     assert missing_views(folder, 1, features=True) == [0]
-    assert shards.cached_taps(folder, 0) == []
+    assert cached_taps(folder, 0) == []
     index = torch.arange(10)
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
     assert torch.equal(reading.logits, readings(live, 0)[0].logits)
 
     write_shard(folder, 0, readings(live, 0))
     assert missing_views(folder, 1, features=True) == []
-    assert shards.cached_taps(folder, 0) == list(TAPS)
+    assert cached_taps(folder, 0) == list(TAPS)
     verify_shard(folder, 0)
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), TAPS)
     assert_alike(reading, readings(live, 0)[0])
@@ -227,7 +226,7 @@ def test_projections_of_other_taps_are_refused(cache: Path) -> None:
     content = read_json(cache / MANIFEST)
     del content["info"]["taps"]["last2"]
     write_json(cache / MANIFEST, content)
-    with pytest.raises(ArtifactError, match="holds projections of other taps than its manifest"):
+    with pytest.raises(ArtifactError, match=r"the projections in .* do not match its manifest"):
         shards.read_projections(cache)
 
 
@@ -251,10 +250,10 @@ def rewrite(folder: Path, k: int, change: Callable[[dict[str, Tensor]], None]) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("last2.features"), "holds last2.features of another dtype"),
+        (lambda tensors: tensors.pop("last2.features"), "has last2.features of a wrong dtype"),
         (
             lambda tensors: tensors.update(logits=tensors["logits"].half()),
-            "holds logits of another dtype or shape",
+            "has logits of a wrong dtype or shape",
         ),
         (
             lambda tensors: tensors.update({"last1.features": tensors["last1.features"][:, 1:]}),
@@ -300,7 +299,7 @@ def test_projections_and_validation_logits_of_another_dtype_are_refused(
 ) -> None:
     tensors = {key: tensor.double() for key, tensor in map_tensors(cache / name).items()}
     write_tensors(cache / name, tensors)
-    with pytest.raises(ArtifactError, match=f"{name} holds .* of another dtype"):
+    with pytest.raises(ArtifactError, match=f"{name} has .* of a wrong dtype"):
         shards.read_projections(cache)
 
 

@@ -90,7 +90,7 @@ def test_a_driver_that_is_not_installed_is_named() -> None:
 def test_a_file_that_cannot_be_a_database_is_refused(tmp_path, place: str) -> None:
     (tmp_path / "a file").write_text("no database" * 100)
     message = refusal(f"sqlite:///{tmp_path / place}")
-    opened = r"unable to open database file; the same command goes on afterwards"
+    opened = r"unable to open database file; run the same command again to continue"
     damaged = r"file is not a database; restore it, or delete it and run the study again"
     assert re.search(rf"does not answer: ({opened}|{damaged})", message)
 
@@ -102,7 +102,7 @@ def test_a_database_that_cannot_be_written_is_refused(tmp_path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     message = refusal(f"sqlite:///file:{path}?mode=ro&uri=true")
-    assert message.endswith("readonly database; the same command goes on afterwards")
+    assert message.endswith("readonly database; run the same command again to continue")
 
 
 def test_tables_of_another_optuna_are_refused(tmp_path, url: str) -> None:

@@ -17,7 +17,6 @@ from conductor.search.arm import Arm
 from conductor.search.budget import Budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
-from conductor.stages.jobs import JobMaker
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -27,10 +26,11 @@ from storage.files.layout import Layout, StudyLayout
 from storage.files.records import RunRecord, SpaceSource, StudySettings
 from storage.studies.studies import open_study, study_name
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Result, Stopped
-from workers.jobs import Job, TrainJob
-from workers.pools.worker_pool import WorkerPool
+from workers.jobs import Job, JobContext, TrainJob
+from workers.pools.worker_pool import Pool, WorkerPool
 
 HORIZON = 8
+FINGERPRINTS = {"dataset": "d" * 16, "teacher": "e" * 16, "shards": "f" * 16, "cache": "all"}
 Objective = Callable[[TrainJob], Iterable[Event]]
 
 
@@ -232,10 +232,7 @@ def settings() -> StudySettings:
         pruner="median",
         lag=1,
         storage="",
-        dataset="d" * 16,
-        teacher="e" * 16,
-        shards="f" * 16,
-        cache="all",
+        **FINGERPRINTS,
         created="2026-01-01T00:00:00+00:00",
         command=["python", "study.py"],
         versions={},
@@ -243,9 +240,8 @@ def settings() -> StudySettings:
     )
 
 
-def job_maker(root: Path, fixed: Protocol | None = None) -> JobMaker:
-    layout = Layout(root)
-    return JobMaker(fixed or protocol(), layout, layout.study("study"), settings())
+def context(root: Path, **changed: Any) -> JobContext:
+    return JobContext(protocol=protocol(**changed), root=str(root), **FINGERPRINTS)
 
 
 def study_paths(root: Path) -> StudyLayout:
@@ -261,9 +257,12 @@ def search(
     display: Display | None = None,
 ) -> None:
     """Bring the arms to `total` trials, under `root`."""
-    jobs = job_maker(root, protocol(seed=arms[0].decisions.method.seed))
-    screen = display or quiet()
-    Search(arms, WorkerPool(pool), study_paths(root), screen, jobs.trial, publish).run(total)
+    make_search(root, arms, pool, display).run(total, publish)
+
+
+def make_search(root: Path, arms: list[Arm], pool: Pool, display: Display | None = None) -> Search:
+    shared = context(root, seed=arms[0].decisions.method.seed)
+    return Search(arms, WorkerPool(pool), study_paths(root), display or quiet(), shared)
 
 
 Row = tuple[Any, ...]

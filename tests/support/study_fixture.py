@@ -27,6 +27,8 @@ from kd.training.history import EpochMetrics
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
+from reports.read.collect import collect
+from reports.read.data import StudyData
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
 from storage.files.artifacts import finish, write_json
@@ -86,6 +88,9 @@ class Fabricated:
     @property
     def study(self) -> StudyLayout:
         return self.layout.study(self.name)
+
+    def read(self) -> StudyData:
+        return collect(self.layout, self.name, self.url)
 
 
 def fabricate(root: Path, plan: Plan = Plan()) -> Fabricated:
@@ -490,9 +495,10 @@ def _costs() -> Costs:
     return Costs(device="cpu", threads=1, models=models)
 
 
-def drawn_figures(findings: Findings) -> list[Figure]:
-    """Return every figure of the page, in its order."""
-    return list(chain.from_iterable(draw_figures(findings).values()))
+def drawn_figures(findings: Findings) -> dict[str, Figure]:
+    """Return every figure of the page by its key, in its order."""
+    figures = chain.from_iterable(draw_figures(findings).values())
+    return {figure.key: figure for figure in figures}
 
 
 def read_report(made: Fabricated) -> dict[str, Any]:

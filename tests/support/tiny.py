@@ -37,7 +37,6 @@ def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
     monkeypatch.setattr("workers.runners.kernels._run_trial", lambda job, instruction_set: ("", ""))
-    monkeypatch.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("workers.runners.comparing.REPEATS", 2)
     monkeypatch.setattr("reports.write.report.render_page", lambda *found: "a page")
 

@@ -60,7 +60,6 @@ def _signals_as_before():
 def _without_what_only_takes_time() -> Iterator[None]:
     """Studies in this process neither wait for the disk nor measure latency well."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("storage.files.artifacts.os.fsync", lambda descriptor: None)
         patched.setattr("workers.runners.comparing.REPEATS", 2)
         yield
 
@@ -260,7 +259,9 @@ def test_a_changed_flag_is_refused_by_its_name(copied, capsys, flag, message):
     assert written(copied) == before
 
 
-def test_a_study_without_a_teacher_yet_may_be_asked_for_in_another_way(tmp_path, capsys):
+def test_a_study_without_a_teacher_yet_may_be_changed_unless_others_may_share_it(
+    tmp_path, capsys, monkeypatch
+):
     weights = tmp_path / "weights.safetensors"
     weights.write_text("no weights")
     root = tmp_path / "runs"
@@ -268,6 +269,10 @@ def test_a_study_without_a_teacher_yet_may_be_asked_for_in_another_way(tmp_path,
     assert main([*begun, "--teacher-weights", str(weights)]) == 2
     assert "cannot be read as safetensors" in capsys.readouterr().err
     given = ["--teacher-weights", "none", "--lag", "1"]
+    with monkeypatch.context() as server:
+        server.setattr("conductor.stages.provenance.storage_file", lambda url: None)
+        assert main([*begun, *given]) == 2
+        assert "has another protocol (teacher_weights: " in capsys.readouterr().err
     assert main([*begun, *given]) == 0
     settings = StudySettings.read(Layout(root).study("digits").settings)
     assert settings.lag == 1
@@ -276,22 +281,6 @@ def test_a_study_without_a_teacher_yet_may_be_asked_for_in_another_way(tmp_path,
     capsys.readouterr()
     assert main([*begun, "--lag", "2"]) == 2
     assert "was begun with --lag 1, not 2" in capsys.readouterr().err
-
-
-def test_a_study_without_a_teacher_yet_that_others_may_share_is_not_changed(
-    tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(
-        "conductor.stages.provenance.storage_file", lambda url: None
-    )  # as of a server
-    weights = tmp_path / "weights.safetensors"
-    weights.write_text("no weights")
-    root = tmp_path / "runs"
-    begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
-    assert main([*begun, "--teacher-weights", str(weights)]) == 2
-    capsys.readouterr()
-    assert main([*begun, "--teacher-weights", "none"]) == 2
-    assert "has another protocol (teacher_weights: " in capsys.readouterr().err
 
 
 def test_a_study_without_a_teacher_yet_goes_on_without_its_flags(tmp_path, monkeypatch):
@@ -320,7 +309,8 @@ def test_an_arm_may_be_added_later(copied, tmp_path):
     run(copied, "--workers", "inline", "--trials", "3", *arms)
     assert set(report(copied)["arms"]) == {"scheduled", "plain", "mine"}
     settings = StudySettings.read(Layout(copied).study("digits").settings)
-    assert settings.spaces["mine"].source == str(space)
+    [copy] = Layout(copied).own.glob("mine-*")
+    assert settings.spaces["mine"].source == f"mine.py@{copy.name.removeprefix('mine-')}"
 
 
 def test_a_space_that_changed_since_is_refused(copied, tmp_path, capsys):

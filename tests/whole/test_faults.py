@@ -92,7 +92,7 @@ STAGES = (
     ("conductor.study", "open_study", "studies.db"),
     ("workers.runners.training", "write_checkpoint", "checkpoint.safetensors"),
     ("storage.files.records", "write_json", "study.json"),
-    ("conductor.search.loop", "RunRecord", "result.json"),
+    ("conductor.search.loop", "run_record", "result.json"),
     ("workers.runners.training", "open_test", "seal.json"),
     ("workers.runners.training", "predict", "student.safetensors"),
     ("workers.runners.comparing", "write_tensors", "test.safetensors"),
@@ -106,7 +106,7 @@ def assert_full(said: str, name: str) -> None:
     """The message names the file, what it lacks, and that nothing is lost."""
     assert re.search(rf"/{re.escape(name)} (cannot be written|fails|does not answer): ", said), said
     assert re.search("No space left on device|disk is full|disk I/O error", said), said
-    assert said.endswith("; the same command goes on afterwards\n"), said
+    assert said.endswith("; run the same command again to continue\n"), said
 
 
 def test_a_full_disk_ends_the_study_in_one_line_at_every_stage(

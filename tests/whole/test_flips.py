@@ -101,7 +101,7 @@ def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
     """Among it are a trial that runs, and its checkpoint: it goes on, or begins anew."""
     wanted = results(tiny_study)["trials"]
     interrupted = root.with_name("interrupted")
-    monkeypatch.setattr("conductor.study.Study._confirm", lambda *arguments: None)
+    monkeypatch.setattr("conductor.study.Confirmation.run", lambda *arguments, ablate: None)
     monkeypatch.setattr("conductor.study.Study._compare", lambda *arguments: None)
     monkeypatch.setattr("conductor.study.remember_command", lambda *arguments: None)
     monkeypatch.setattr("conductor.command_line.commands._conclude", lambda request, display: 0)

@@ -35,7 +35,7 @@ from storage.files.records import RunRecord
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, read_checked, write_tensors
 from storage.studies.urls import masked, without_password
-from tests.support.fakes import job_maker, make_arm, metrics, protocol
+from tests.support.fakes import FakePool, make_arm, make_search, metrics, protocol
 from tests.support.postgres import postgresql
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
 from workers.runners.loading import load_teacher
@@ -56,9 +56,9 @@ UNPICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 BUILT_IN = ("eval", "exec", "compile", "__import__")
 # A user's file of models is run, as a search space is: bytes whose digest has been checked.
 ALLOWED = {
-    "kd/models/own.py": (
-        "exec(compile(source, path, 'exec'), vars(module))",
-        "compile(source, path, 'exec')",
+    "kd/own_import.py": (
+        "exec(compile(source, path, 'exec', dont_inherit=True), vars(module))",
+        "compile(source, path, 'exec', dont_inherit=True)",
     ),
     # One class of a member of Retort's own folders, as importing the member would run it.
     "kd/registry.py": (
@@ -528,14 +528,14 @@ def test_an_absurd_flag_is_refused(tmp_path, capsys, flag: str, value: str) -> N
 
 
 def test_a_search_space_that_came_with_the_study_is_not_run(begun, capsys, monkeypatch) -> None:
-    """Going on with a study runs its search space: a file that is named by a whole path."""
+    """Continuing a study runs its search space: a file that is kept under the digest of it."""
     monkeypatch.chdir(begun)
     (begun / "digits" / "evil.py").write_text("raise SystemExit('it was run')")
     path = Layout(begun).study("digits").settings
     kept = read_json(path)
     spaces = {"evil": {"source": "digits/evil.py", "digest": ""}}
     write_json(path, {**kept, "arms": ["evil"], "spaces": spaces})
-    assert "the search space evil is a name or a whole path" in again(begun, capsys)
+    assert "the search space evil is a name or a kept file" in again(begun, capsys)
 
 
 @pytest.mark.parametrize("place", ["digits", "digits/trials", "digits/confirm", "digits/seal.json"])
@@ -633,7 +633,7 @@ def test_notes_for_the_dashboard_hold_no_html_from_outside(tmp_path) -> None:
         arm.decisions.space, enqueued={SCRIPT: dict(arm.decisions.space.enqueued["defaults"])}
     )
     note = study_note(arm, protocol(dataset=f"folder:/{SCRIPT}"))
-    job = job_maker(tmp_path).trial(arm, arm.ask(1) or 0)
+    job = make_search(tmp_path, [arm], FakePool()).job(arm, arm.ask(1) or 0)
     record = RunRecord(
         recipe=job.recipe,
         seed=1,

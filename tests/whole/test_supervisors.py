@@ -18,18 +18,15 @@ import optuna
 import pytest
 import sqlalchemy
 
-from conductor.command_line.cli import main
-from conductor.search.loop import Search
 from storage.files.layout import Layout
-from storage.files.ownership import holder, own_file
+from storage.files.ownership import own_file
 from storage.studies.databases import close_storage, open_storage
-from tests.support.fakes import Row, job_maker, make_arm, quiet, rows, study_paths, trained
+from tests.support.fakes import Row, make_arm, make_search, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.processes import command, descendants
 from tests.support.tiny import changed
 from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
-from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # that a test waits for what happens soon, on a machine under load
@@ -46,17 +43,6 @@ def server() -> Iterator[PostgreSQL]:
 
 
 # In a file.
-
-
-def test_a_second_supervisor_is_told_who_the_first_is(tmp_path, capsys) -> None:
-    database = tmp_path / "studies.db"
-    with own_file(database, "digits"):
-        assert main([*TINY, "--root", str(tmp_path)]) == 2
-    message = capsys.readouterr().err
-    assert f"study digits is being run by {holder().partition('T')[0]}" in message
-    assert message.count("\n") == 1
-    with own_file(database, "digits"):
-        pass  # it was let go
 
 
 def test_a_supervisor_that_was_killed_owns_nothing(tmp_path) -> None:
@@ -203,7 +189,7 @@ def test_a_supervisor_whose_session_is_ended_stops_in_one_line_and_ends_its_jobs
         assert family
         end_session(url)
     line = last_line(process)
-    assert "the database session that held study digits was ended; the same command goes" in line
+    assert "the database session that held study digits was ended; run the same command" in line
     deadline = time.monotonic() + SECONDS
     while any(map(command, family)):
         assert time.monotonic() < deadline, "its workers stay"
@@ -294,12 +280,8 @@ def test_a_thousand_instant_trials_are_each_run_once(tmp_path, record_property) 
     storage = open_storage(Layout(tmp_path).studies_url)
     arm = make_arm(storage, "plain", lag=8)
     pool, paths = InstantPool(8), study_paths(tmp_path)
-    jobs = job_maker(tmp_path)
     began = time.perf_counter()
-    run = Search(
-        [arm], WorkerPool(pool), paths, quiet(), jobs.trial, lambda arm, number, record: None
-    )
-    run.run(1000)
+    make_search(tmp_path, [arm], pool).run(1000, lambda *ended: None)
     seconds = (time.perf_counter() - began) / 1000
     trials = arm.study.get_trials(deepcopy=False)
     close_storage(storage)

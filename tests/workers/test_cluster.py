@@ -225,7 +225,7 @@ def test_a_worker_says_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_
     worker = RayWorker(0)
     worker.greet("")
     worker.run(3, json.dumps(to_wire(replace(JOB, root=str(tmp_path)))))
-    events = json.loads(worker.hear())
+    events = json.loads(worker.events())
     assert events[0] == [3, to_wire(Note(text="so far"))]
     (log,) = (tmp_path / "logs").iterdir()
     reason = f"'a bug'; the traceback is in {log}"

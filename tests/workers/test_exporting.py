@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from conductor.command_line.cli import main
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
 from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
@@ -196,7 +196,7 @@ def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported)
     for part in (
         "> No verdict: a verdict requires at least 6 pairs",
         f"these weights, test accuracy | {100 * record.test['accuracy']:.2f} %",
-        "selection on the test set",
+        "selection on the test split",
         "this recipe, test accuracy, 3 seeds",
         "| parameters | 5142 |",
         "latency of a batch of 256, ms",
@@ -321,7 +321,7 @@ def test_onnx_takes_pixels_in_batches_of_any_size(finished, tmp_path, capsys):
     [logits] = session.run(["logits"], {"images": pixels.numpy()})
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(logits), student(pixels))
-    assert "at most in a batch of 64" in (tmp_path / "out" / "README.md").read_text()
+    assert "in a batch of 64" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_onnx_that_differs_from_the_student_leaves_nothing(finished, tmp_path, capsys, monkeypatch):
@@ -399,9 +399,9 @@ def small(classes, channels):
 def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any, Any]:
     """Export a model of the user's own; return it and the module that its student.py loads."""
     (folder / "mine.py").write_text(OWN.format(answer=answer, tied=tied))
-    pinned, contents = pin_models({"teacher": f"{folder}/mine.py:small"})
+    pinned, files = pin_models({"teacher": f"{folder}/mine.py:small"})
     layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
-    keep_models(layout, contents)
+    keep_own(layout, files)
     name = str(pinned["teacher"])
     inputs = square(3, size, mean=0.4, deviation=0.2)
     config = {
@@ -411,14 +411,14 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
         "stem": "cifar",
         "inputs": to_wire(inputs),
     }
-    network = build(name, classes=5, channels=3, stem="cifar", seed=1, files=layout.models).eval()
+    network = build(name, classes=5, channels=3, stem="cifar", seed=1, files=layout.own).eval()
     some = Examples(
         values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),
         inputs=inputs,
     )
     out = folder / "out"
-    return network, exporting.write_student(out, network, config, layout.models, some)
+    return network, exporting.write_student(out, network, config, layout.own, some)
 
 
 def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_path):
@@ -451,7 +451,7 @@ def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp
         stem="cifar",
         weights=str(file),
         seed=2,
-        files=Layout(tmp_path).models,
+        files=Layout(tmp_path).own,
     )
     assert all(torch.equal(value, state[name]) for name, value in other.body.state_dict().items())
 

@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,8 @@ from kd.data.views import render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import build
-from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.evaluation import predict, scores
-from kd.training.history import EpochMetrics
 from kd.training.teacher import LiveTeacher, Reading
 from storage.files import shards
 from storage.files.artifacts import finish, is_finished, read_manifest
@@ -33,10 +31,11 @@ from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
 from storage.files.seal import openings
 from storage.files.tensors import map_tensors, write_tensors
+from storage.files.views import cached_taps, missing_views
+from tests.support.ground import HINT, Ground, history
 from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
 from workers.events import (
     Diverged,
-    EpochDone,
     Event,
     Failed,
     LastEvent,
@@ -58,7 +57,6 @@ from workers.jobs import (
     ModelsJob,
     PrepareJob,
     ProjectionJob,
-    ShardJob,
     StudentsJob,
     TeacherJob,
     TeacherTestJob,
@@ -71,76 +69,20 @@ from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
 
 CPU = torch.device("cpu")
-HINT = replace(DISTILLED, feature_kind="hint", feature_weight=0.5, feature_taps=("last1", "last2"))
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A root with data set, teacher and two shards, and the jobs that build on them."""
+def verify(ground: Ground, view: int = 0) -> VerifyJob:
+    return ground.job(VerifyJob, view=view, rows=20)
 
-    root: Path
-    protocol: Protocol
-    dataset: str
-    teacher: str
-    shards: str
 
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.root)
+def confirm(ground: Ground, recipe: Recipe, name: str = "run") -> TrainJob:
+    seal = str(ground.root / "seal.json")
+    return ground.train(recipe, name, confirm="plain, replicate 0", seal=seal)
 
-    @property
-    def common(self) -> dict[str, Any]:
-        return {"protocol": self.protocol, "root": str(self.root), "dataset": self.dataset}
 
-    def teacher_job(self, **changes: Any) -> TeacherJob:
-        return TeacherJob(**{**self.common, **changes})
-
-    def projection_job(self, **changes: Any) -> ProjectionJob:
-        return ProjectionJob(**{**self.common, "teacher": self.teacher, **changes})
-
-    def shard_job(self, view: int = 0, **changes: Any) -> ShardJob:
-        given = {**self.common, "teacher": self.teacher, "shards": self.shards, "view": view}
-        return ShardJob(**{**given, "features": True, **changes})
-
-    def verify_job(self, view: int = 0) -> VerifyJob:
-        given = {**self.common, "teacher": self.teacher, "shards": self.shards}
-        return VerifyJob(**given, view=view, rows=20)
-
-    def train_job(self, recipe: Recipe, name: str = "run", **changes: Any) -> TrainJob:
-        given = {
-            **self.common,
-            "teacher": self.teacher,
-            "shards": self.shards,
-            "cache": "all",
-            "recipe": recipe,
-            "seed": 5,
-            "horizon": 2,
-            "views": [0, 1],
-            "folder": str(self.root / name),
-        }
-        return TrainJob(**{**given, **changes})
-
-    def confirm_job(self, recipe: Recipe, name: str = "run") -> TrainJob:
-        seal = str(self.root / "seal.json")
-        return self.train_job(recipe, name, confirm="plain, replicate 0", seal=seal)
-
-    def export_job(self) -> ExportJob:
-        folders = {"weights": str(self.root / "run"), "folder": str(self.root / "export")}
-        return ExportJob(**self.common, **folders, accuracy=0.5, onnx=False)
-
-    def cost_job(self) -> CostJob:
-        return CostJob(**self.common, teacher=self.teacher)
-
-    def students_job(self, **changes: Any) -> StudentsJob:
-        return StudentsJob(**{**self.common, **changes})
-
-    def teacher_test_job(self) -> TeacherTestJob:
-        return TeacherTestJob(
-            **self.common,
-            teacher=self.teacher,
-            folder=str(self.root / "teacher"),
-            seal=str(self.root / "seal.json"),
-        )
+def teacher_test(ground: Ground) -> TeacherTestJob:
+    root = ground.root
+    return ground.job(TeacherTestJob, folder=str(root / "teacher"), seal=str(root / "seal.json"))
 
 
 def run(job: Job, stopped: Callable[[], bool] = lambda: False) -> list[Event]:
@@ -165,27 +107,13 @@ def failure(job: Job) -> tuple[str, str]:
     return last.kind, last.reason
 
 
-def history(events: list[Event]) -> list[EpochMetrics]:
-    """The epochs that were said, without the time that they took."""
-    found = [each.metrics for each in events if isinstance(each, EpochDone)]
-    return [replace(metrics, seconds=0.0) for metrics in found]
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Ready:
-    root = tmp_path_factory.mktemp("prepared") / "runs"
-    given = protocol()
-    dataset = result(PrepareJob(protocol=given, root=str(root), data_dir=""))["dataset"]
-    ready = Ready(root, given, dataset, "", "")
-    ready = replace(ready, teacher=result(ready.teacher_job())["teacher"])
-    ready = replace(ready, shards=result(ready.projection_job())["shards"])
-    for k in (0, 1):
-        result(ready.shard_job(k))
-    return ready
+def prepared(tmp_path_factory) -> Ground:
+    return Ground.prepare(tmp_path_factory.mktemp("prepared") / "runs")
 
 
 @pytest.fixture
-def ready(prepared: Ready, tmp_path) -> Ready:
+def ready(prepared: Ground, tmp_path) -> Ground:
     """A copy that a test may damage."""
     shutil.copytree(prepared.root, tmp_path / "runs")
     return replace(prepared, root=tmp_path / "runs")
@@ -197,7 +125,7 @@ def flip(path: Path, place: int = -3) -> None:
     path.write_bytes(content)
 
 
-def checkpoint(ready: Ready, name: str = "run") -> dict[str, Tensor]:
+def checkpoint(ready: Ground, name: str = "run") -> dict[str, Tensor]:
     return map_tensors(RunLayout(ready.root / name).checkpoint)
 
 
@@ -215,7 +143,7 @@ class StopAfter:
 # Data and teacher.
 
 
-def test_data_are_prepared_once(prepared: Ready) -> None:
+def test_data_are_prepared_once(prepared: Ground) -> None:
     job = PrepareJob(protocol=prepared.protocol, root=str(prepared.root), data_dir="")
     again = result(job)
     assert again["dataset"] == prepared.dataset
@@ -232,18 +160,18 @@ def test_preparing_says_how_far_it_is(tmp_path) -> None:
     assert all(one < other for one, other in pairwise(progress))
 
 
-def test_the_teacher_is_found_the_second_time(prepared: Ready) -> None:
+def test_the_teacher_is_found_the_second_time(prepared: Ground) -> None:
     first = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher")
-    events = run(prepared.teacher_job())
+    events = run(prepared.job(TeacherJob))
     assert history(events) == []
     assert events[-1]["found"]
     assert events[-1]["teacher"] == prepared.teacher
     assert read_manifest(first.folder, "teacher") == first
 
 
-def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ready) -> None:
+def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ground) -> None:
     shutil.rmtree(ready.root / "cache" / "teachers")
-    *said, last = run(ready.teacher_job())
+    *said, last = run(ready.job(TeacherJob))
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
     assert {event.total for event in said} == {2}
     assert not last["found"]
@@ -257,7 +185,7 @@ def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ready) -> N
     assert last["model"] == TEACHER
 
 
-def change_images(ready: Ready, part: str) -> None:
+def change_images(ready: Ground, part: str) -> None:
     """Turn the images of one part upside down, and their order too."""
     folder = ready.layout.dataset(ready.dataset)
     manifest = read_manifest(folder, "dataset")
@@ -267,7 +195,7 @@ def change_images(ready: Ready, part: str) -> None:
     finish(folder, "dataset", manifest.identity, manifest.info)
 
 
-def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ready) -> None:
+def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ground) -> None:
     def weights() -> str:
         folder = ready.layout.teacher(ready.teacher)
         return read_manifest(folder, "teacher").files["weights.safetensors"]
@@ -276,41 +204,41 @@ def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ready) -> Non
     (ready.layout.dataset(ready.dataset) / "test.safetensors").unlink()
     change_images(ready, "validation")
     shutil.rmtree(ready.root / "cache" / "teachers")
-    result(ready.teacher_job())
+    result(ready.job(TeacherJob))
     assert weights() == before
     change_images(ready, "train")
     shutil.rmtree(ready.root / "cache" / "teachers")
-    result(ready.teacher_job())
+    result(ready.job(TeacherJob))
     assert weights() != before
 
 
-def test_another_teacher_has_another_place(ready: Ready) -> None:
-    other = result(ready.teacher_job(protocol=protocol(teacher_lr=0.05)))
+def test_another_teacher_has_another_place(ready: Ground) -> None:
+    other = result(ready.job(TeacherJob, protocol=protocol(teacher_lr=0.05)))
     assert other["teacher"] != ready.teacher
-    same = result(ready.teacher_job(protocol=protocol(students=("resnet8",), margin=1.0)))
+    same = result(ready.job(TeacherJob, protocol=protocol(students=("resnet8",), margin=1.0)))
     assert same["teacher"] == ready.teacher
 
 
-def test_a_teacher_that_was_stopped_goes_on_and_comes_out_the_same(ready: Ready) -> None:
+def test_a_teacher_that_was_stopped_goes_on_and_comes_out_the_same(ready: Ground) -> None:
     folder = ready.layout.teacher(ready.teacher)
     whole = dict(map_tensors(folder / "weights.safetensors"))
     shutil.rmtree(folder)
-    *said, last = run(ready.teacher_job(), StopAfter(5))  # amid the second epoch of three steps
+    *said, last = run(ready.job(TeacherJob), StopAfter(5))  # amid the second epoch of three steps
     assert [metrics.epoch for metrics in history(said)] == [1]
     assert last == Stopped()
     assert not is_finished(folder)
-    assert [each.epoch for each in history(run(ready.teacher_job()))] == [1, 2]
+    assert [each.epoch for each in history(run(ready.job(TeacherJob)))] == [1, 2]
     assert same_bits(dict(map_tensors(folder / "weights.safetensors")), whole)
 
 
-def test_a_damaged_teacher_is_refused(ready: Ready) -> None:
+def test_a_damaged_teacher_is_refused(ready: Ground) -> None:
     flip(ready.layout.teacher(ready.teacher) / "weights.safetensors")
-    kind, reason = failure(ready.teacher_job())
+    kind, reason = failure(ready.job(TeacherJob))
     assert kind == "ArtifactError"
     assert "weights.safetensors differs from its manifest" in reason
 
 
-def test_weights_of_another_model_are_refused(ready: Ready) -> None:
+def test_weights_of_another_model_are_refused(ready: Ground) -> None:
     other = build(STUDENT, classes=10, channels=1, stem="cifar", seed=0)
     path = ready.layout.teacher(ready.teacher) / "weights.safetensors"
     write_tensors(path, other.state_dict())
@@ -322,7 +250,7 @@ def test_weights_of_another_model_are_refused(ready: Ready) -> None:
 # The teacher cache.
 
 
-def live_reading(ready: Ready, k: int) -> Reading:
+def live_reading(ready: Ground, k: int) -> Reading:
     """What the teacher says of the whole of view `k`, rendered here."""
     live = load_live_teacher(
         ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
@@ -334,7 +262,7 @@ def live_reading(ready: Ready, k: int) -> Reading:
 
 
 def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
-    prepared: Ready, monkeypatch
+    prepared: Ground, monkeypatch
 ) -> None:
     identity = read_manifest(prepared.layout.shards(prepared.shards), "shards").identity
     weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
@@ -343,21 +271,21 @@ def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
     assert identity["augment"] == "crop=1,flip,cutout=2"
     assert identity["taps"] == ["last1", "last2", "last3"]
     monkeypatch.setattr("workers.runners.caching.fit_projections", None)
-    assert result(prepared.projection_job())["shards"] == prepared.shards
+    assert result(prepared.job(ProjectionJob))["shards"] == prepared.shards
 
 
 @pytest.mark.parametrize(
     "changes", [{"augment": "crop=1,flip"}, {"augment": "none"}, {"taps": ("last1",)}], ids=repr
 )
 def test_another_augmentation_or_other_taps_have_another_cache(
-    ready: Ready, changes: dict[str, Any]
+    ready: Ground, changes: dict[str, Any]
 ) -> None:
-    other = result(ready.projection_job(protocol=protocol(**changes)))["shards"]
+    other = result(ready.job(ProjectionJob, protocol=protocol(**changes)))["shards"]
     assert other != ready.shards
 
 
-def test_the_sizes_announced_are_those_on_disk(prepared: Ready) -> None:
-    sizes = result(prepared.projection_job())["sizes"]
+def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
+    sizes = result(prepared.job(ProjectionJob))["sizes"]
     folder = view_folder(prepared.layout.shards(prepared.shards), 0)
     tensors = map_tensors(folder / shards.READING)
     bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
@@ -367,7 +295,7 @@ def test_the_sizes_announced_are_those_on_disk(prepared: Ready) -> None:
     }
 
 
-def test_projections_and_logits_are_those_of_the_teacher(prepared: Ready) -> None:
+def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> None:
     folder = prepared.layout.shards(prepared.shards)
     network = load_teacher(prepared.protocol, prepared.layout, prepared.dataset, prepared.teacher)
     validation = open_part(prepared.layout.dataset(prepared.dataset), "validation")
@@ -377,7 +305,7 @@ def test_projections_and_logits_are_those_of_the_teacher(prepared: Ready) -> Non
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_a_shard_is_what_the_teacher_says_of_the_view(prepared: Ready, k: int) -> None:
+def test_a_shard_is_what_the_teacher_says_of_the_view(prepared: Ground, k: int) -> None:
     cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards), CPU)
     kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.taps)
     fresh = live_reading(prepared, k)
@@ -387,7 +315,7 @@ def test_a_shard_is_what_the_teacher_says_of_the_view(prepared: Ready, k: int) -
         assert torch.equal(reading.attention, fresh.taps[tap].attention)
 
 
-def test_teacher_and_student_see_the_same_pixels(ready: Ready, monkeypatch) -> None:
+def test_teacher_and_student_see_the_same_pixels(ready: Ground, monkeypatch) -> None:
     seen: dict[tuple[int, int], list[Tensor]] = {}
     read = LiveTeacher.read
 
@@ -398,52 +326,52 @@ def test_teacher_and_student_see_the_same_pixels(ready: Ready, monkeypatch) -> N
 
     monkeypatch.setattr(LiveTeacher, "read", spy)
     for k in (0, 1):
-        result(ready.shard_job(k))
-    result(ready.train_job(DISTILLED, cache="none"))
+        result(ready.shard(k))
+    result(ready.train(DISTILLED, cache="none"))
     both = [images for images in seen.values() if len(images) == 2]
     assert len(both) == 2 * 48  # three batches of 16 an epoch
     assert all(torch.equal(*images) for images in both)
 
 
-def test_a_shard_of_logits_alone_holds_no_features(ready: Ready) -> None:
+def test_a_shard_of_logits_alone_holds_no_features(ready: Ground) -> None:
     folder = ready.layout.shards(ready.shards)
-    events = run(ready.shard_job(2, features=False))
+    events = run(ready.shard(2, features=False))
     assert [event for event in events if isinstance(event, Progress)] == [
         Progress(done=60, total=60)
     ]
-    assert shards.cached_taps(folder, 2) == []
-    assert shards.missing_views(folder, 3, features=True) == [2]
-    assert result(ready.verify_job(2))["difference"] < 1e-5
+    assert cached_taps(folder, 2) == []
+    assert missing_views(folder, 3, features=True) == [2]
+    assert result(verify(ready, 2))["difference"] < 1e-5
 
 
-def test_a_stopped_shard_leaves_nothing(ready: Ready) -> None:
-    assert run(ready.shard_job(2), lambda: True) == [Stopped()]
+def test_a_stopped_shard_leaves_nothing(ready: Ground) -> None:
+    assert run(ready.shard(2), lambda: True) == [Stopped()]
     assert not view_folder(ready.layout.shards(ready.shards), 2).exists()
 
 
-def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ready) -> None:
-    verified = result(prepared.verify_job(1))
+def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -> None:
+    verified = result(verify(prepared, 1))
     assert verified["difference"] < 1e-3
     assert verified["rows"] == 20
 
 
-def test_verifying_finds_a_flipped_byte(ready: Ready) -> None:
+def test_verifying_finds_a_flipped_byte(ready: Ground) -> None:
     folder = view_folder(ready.layout.shards(ready.shards), 0)
     flip(folder / shards.READING)
-    kind, reason = failure(ready.verify_job(0))
+    kind, reason = failure(verify(ready, 0))
     assert kind == "ArtifactError"
     assert "reading.safetensors differs from its manifest" in reason
-    assert result(ready.verify_job(1))["difference"] < 1e-3
+    assert result(verify(ready, 1))["difference"] < 1e-3
 
 
 @pytest.mark.parametrize("features", [True, False])
-def test_verifying_finds_a_shard_of_other_crops(ready: Ready, monkeypatch, features: bool) -> None:
+def test_verifying_finds_a_shard_of_other_crops(ready: Ground, monkeypatch, features: bool) -> None:
     """Of another view seed, under the name of this one: well-formed, and wrong."""
     with monkeypatch.context() as patch:
         patch.setattr("workers.runners.caching.view_seed", lambda given: 12345)
-        result(ready.shard_job(0, features=features))
-    assert result(ready.verify_job(0))["difference"] > 0.05
-    assert result(ready.verify_job(1))["difference"] < 1e-3
+        result(ready.shard(0, features=features))
+    assert result(verify(ready, 0))["difference"] > 0.05
+    assert result(verify(ready, 1))["difference"] < 1e-3
 
 
 # Training.
@@ -452,56 +380,56 @@ def test_verifying_finds_a_shard_of_other_crops(ready: Ready, monkeypatch, featu
 @pytest.mark.parametrize("recipe", [PLAIN, HINT], ids=["plain", "hint"])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    ready: Ready, recipe: Recipe, steps: int
+    ready: Ground, recipe: Recipe, steps: int
 ) -> None:
-    *said, last = run(ready.train_job(recipe, "whole"))
+    *said, last = run(ready.train(recipe, "whole"))
     assert last == Result.of(test=None)
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
-    *cut, last = run(ready.train_job(recipe, "cut"), StopAfter(steps))
+    *cut, last = run(ready.train(recipe, "cut"), StopAfter(steps))
     assert last == Stopped()
     assert history(cut) == history(said)[: steps // 3]
-    resumed = run(ready.train_job(recipe, "cut"))
+    resumed = run(ready.train(recipe, "cut"))
     assert history(resumed) == history(said)
     assert same_bits(checkpoint(ready, "cut"), checkpoint(ready, "whole"))
 
 
-def test_a_finished_run_says_its_epochs_again_without_training(ready: Ready, monkeypatch) -> None:
-    first = run(ready.train_job(PLAIN))
+def test_a_finished_run_says_its_epochs_again_without_training(ready: Ground, monkeypatch) -> None:
+    first = run(ready.train(PLAIN))
     monkeypatch.setattr("kd.training.loop._train_epoch", None)
-    assert run(ready.train_job(PLAIN)) == first
+    assert run(ready.train(PLAIN)) == first
 
 
 @pytest.mark.parametrize(
     "change", ["damage", "another seed", "another recipe", "another horizon", "other views"]
 )
 def test_a_checkpoint_that_does_not_fit_is_said_to_and_training_begins_anew(
-    ready: Ready, change: str
+    ready: Ground, change: str
 ) -> None:
     other = {
-        "damage": ready.train_job(HINT),
-        "another seed": ready.train_job(HINT, seed=6),
-        "another recipe": ready.train_job(PLAIN),
-        "another horizon": ready.train_job(HINT, horizon=3),
-        "other views": ready.train_job(HINT, views=[1, 0]),
+        "damage": ready.train(HINT),
+        "another seed": ready.train(HINT, seed=6),
+        "another recipe": ready.train(PLAIN),
+        "another horizon": ready.train(HINT, horizon=3),
+        "other views": ready.train(HINT, views=[1, 0]),
     }
     run(other[change], StopAfter(4))
     if change == "damage":
         flip(RunLayout(ready.root / "run").checkpoint)
-    note, *rest = run(ready.train_job(HINT))
+    note, *rest = run(ready.train(HINT))
     assert isinstance(note, Note)
-    assert note.text.startswith("training begins anew: ")
-    assert history(rest) == history(run(ready.train_job(HINT, "whole")))
+    assert note.text.startswith("training starts again from its first epoch: ")
+    assert history(rest) == history(run(ready.train(HINT, "whole")))
     assert same_bits(checkpoint(ready, "run"), checkpoint(ready, "whole"))
 
 
-def test_a_run_is_decided_by_its_seed_recipe_and_views(ready: Ready) -> None:
-    base = history(run(ready.train_job(HINT, "base")))
-    assert history(run(ready.train_job(HINT, "again"))) == base
+def test_a_run_is_decided_by_its_seed_recipe_and_views(ready: Ground) -> None:
+    base = history(run(ready.train(HINT, "base")))
+    assert history(run(ready.train(HINT, "again"))) == base
     for name, changes in {"seed": {"seed": 6}, "views": {"views": [1, 0]}}.items():
-        assert history(run(ready.train_job(HINT, name, **changes))) != base
+        assert history(run(ready.train(HINT, name, **changes))) != base
 
 
-def test_the_seed_of_a_run_orders_its_batches(ready: Ready, monkeypatch) -> None:
+def test_the_seed_of_a_run_orders_its_batches(ready: Ground, monkeypatch) -> None:
     orders: dict[str, list[int]] = {"5": [], "6": []}
     read = LiveTeacher.read
 
@@ -511,53 +439,53 @@ def test_the_seed_of_a_run_orders_its_batches(ready: Ready, monkeypatch) -> None
 
     monkeypatch.setattr(LiveTeacher, "read", spy)
     for seed, seen in orders.items():  # noqa: B007 (the spy fills it)
-        result(ready.train_job(DISTILLED, seed, cache="none", seed=int(seed)))
+        result(ready.train(DISTILLED, seed, cache="none", seed=int(seed)))
     assert len(orders["5"]) == len(orders["6"]) == 2 * 48
     assert orders["5"] != orders["6"]
 
 
 @pytest.mark.parametrize("cache", ["logits", "none"])
-def test_the_live_teacher_trains_as_the_cache_does(ready: Ready, cache: str) -> None:
+def test_the_live_teacher_trains_as_the_cache_does(ready: Ground, cache: str) -> None:
     """But for rounding: the teacher sees batches of another size."""
-    cached = history(run(ready.train_job(HINT, "cached")))
-    live = history(run(ready.train_job(HINT, "live", cache=cache)))
+    cached = history(run(ready.train(HINT, "cached")))
+    live = history(run(ready.train(HINT, "live", cache=cache)))
     for one, other in zip(cached, live, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-2)
         assert one.teacher_kl == pytest.approx(other.teacher_kl, rel=1e-1)
 
 
-def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ready) -> None:
-    expected = {recipe: history(run(ready.train_job(recipe))) for recipe in (HINT, PLAIN)}
+def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ground) -> None:
+    expected = {recipe: history(run(ready.train(recipe))) for recipe in (HINT, PLAIN)}
     shutil.rmtree(ready.root / "cache" / "teachers")
-    assert history(run(ready.train_job(HINT, "cached"))) == expected[HINT]
-    logits = run(ready.train_job(DISTILLED, "logits", cache="logits"))
+    assert history(run(ready.train(HINT, "cached"))) == expected[HINT]
+    logits = run(ready.train(DISTILLED, "logits", cache="logits"))
     assert isinstance(logits[-1], Result)
     for k in (0, 1):
         shutil.rmtree(view_folder(ready.layout.shards(ready.shards), k))
     for cache in ("all", "logits", "none"):
-        assert history(run(ready.train_job(PLAIN, cache, cache=cache))) == expected[PLAIN]
+        assert history(run(ready.train(PLAIN, cache, cache=cache))) == expected[PLAIN]
     assert all(metrics.agreement is not None for metrics in expected[PLAIN])
-    kind, reason = failure(ready.train_job(HINT, "fails"))
+    kind, reason = failure(ready.train(HINT, "fails"))
     assert kind == "ArtifactError"
     assert "the teacher cache lacks view 0" in reason
 
 
-def test_search_never_opens_the_test_split(ready: Ready) -> None:
+def test_search_never_opens_the_test_split(ready: Ground) -> None:
     folder = ready.layout.dataset(ready.dataset)
     (folder / "test.safetensors").unlink()
     for recipe in (PLAIN, HINT):
-        assert result(ready.train_job(recipe, recipe.feature_kind))["test"] is None
+        assert result(ready.train(recipe, recipe.feature_kind))["test"] is None
     assert not (ready.root / "seal.json").exists()
     assert not RunLayout(ready.root / "run").predictions.exists()
-    kind, reason = failure(ready.confirm_job(PLAIN))
+    kind, reason = failure(confirm(ready, PLAIN))
     assert kind == "ArtifactError"
     assert "test.safetensors" in reason
 
 
 def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
-    ready: Ready,
+    ready: Ground,
 ) -> None:
-    found = result(ready.confirm_job(HINT))["test"]
+    found = result(confirm(ready, HINT))["test"]
     (opening,) = openings(ready.root / "seal.json")
     assert opening["purpose"] == "plain, replicate 0"
     kept = RunLayout(ready.root / "run")
@@ -575,16 +503,16 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
     assert torch.equal(again, predictions["logits"])
 
 
-def test_confirmation_trains_as_the_search_does(ready: Ready) -> None:
-    assert history(run(ready.confirm_job(HINT, "a"))) == history(run(ready.train_job(HINT, "b")))
+def test_confirmation_trains_as_the_search_does(ready: Ground) -> None:
+    assert history(run(confirm(ready, HINT, "a"))) == history(run(ready.train(HINT, "b")))
     assert same_bits(checkpoint(ready, "a"), checkpoint(ready, "b"))
 
 
 # The comparison.
 
 
-def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ready) -> None:
-    found = result(ready.teacher_test_job())
+def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ground) -> None:
+    found = result(teacher_test(ready))
     assert [opening["purpose"] for opening in openings(ready.root / "seal.json")] == ["the teacher"]
     kept = map_tensors(ready.root / "teacher" / "test.safetensors")
     for name in ("accuracy", "nll", "ece"):
@@ -592,9 +520,9 @@ def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ready)
     assert (ready.root / "teacher" / "result.json").exists()
 
 
-def test_costs_are_those_of_teacher_and_student(ready: Ready, monkeypatch, tmp_path) -> None:
+def test_costs_are_those_of_teacher_and_student(ready: Ground, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(comparing, "REPEATS", 4)
-    costs = Costs.from_json(result(ready.cost_job())["costs"])
+    costs = Costs.from_json(result(ready.job(CostJob))["costs"])
     assert (costs.device, costs.threads) == ("cpu", 1)
     assert {name: cost.model for name, cost in costs.models.items()} == {
         "teacher": TEACHER,
@@ -617,9 +545,9 @@ SMALLER = "resnet8-w0.0625"
 SEVERAL = {"students": (STUDENT, SMALLER)}
 
 
-def test_costs_of_further_students_stand_under_their_names(ready: Ready, monkeypatch) -> None:
+def test_costs_of_further_students_stand_under_their_names(ready: Ground, monkeypatch) -> None:
     monkeypatch.setattr(comparing, "REPEATS", 2)
-    job = replace(ready.cost_job(), protocol=protocol(**SEVERAL))
+    job = replace(ready.job(CostJob), protocol=protocol(**SEVERAL))
     models = Costs.from_json(result(job)["costs"]).models
     assert {name: cost.model for name, cost in models.items()} == {
         "teacher": TEACHER,
@@ -630,11 +558,11 @@ def test_costs_of_further_students_stand_under_their_names(ready: Ready, monkeyp
     assert models[SMALLER].parameters < models["plain"].parameters
 
 
-def test_students_are_timed_only_where_their_time_is_limited(ready: Ready, monkeypatch) -> None:
+def test_students_are_timed_only_where_their_time_is_limited(ready: Ground, monkeypatch) -> None:
     monkeypatch.setattr(comparing, "REPEATS", 2)
     for limit in (0.0, 5.0):
         given = protocol(**SEVERAL, max_params=1, max_latency_ms=limit)
-        sizes = StudentSizes.from_json(result(ready.students_job(protocol=given))["sizes"])
+        sizes = StudentSizes.from_json(result(ready.job(StudentsJob, protocol=given))["sizes"])
         assert (sizes.protocol, sizes.device, sizes.threads) == (given.hash, "cpu", 1)
         assert list(sizes.models) == [STUDENT, SMALLER]
         for name, size in sizes.models.items():
@@ -643,8 +571,8 @@ def test_students_are_timed_only_where_their_time_is_limited(ready: Ready, monke
             assert (size.latency_ms is not None) == (limit > 0)
 
 
-def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Ready) -> None:
-    job = replace(ready.train_job(replace(HINT, student=SMALLER)), protocol=protocol(**SEVERAL))
+def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Ground) -> None:
+    job = replace(ready.train(replace(HINT, student=SMALLER)), protocol=protocol(**SEVERAL))
     job = replace(job, confirm="a student", seal=str(ready.root / "seal.json"))
     result(job)
     student = build(SMALLER, classes=10, channels=1, stem="cifar", seed=0)
@@ -664,26 +592,26 @@ def test_errors_meant_for_the_user_become_events(tmp_path) -> None:
     assert "\n" not in reason
 
 
-def test_what_the_machine_lacks_becomes_an_event(ready: Ready) -> None:
+def test_what_the_machine_lacks_becomes_an_event(ready: Ground) -> None:
     (ready.root / "run").write_text("a file where the folder should be")
-    assert failure(ready.train_job(PLAIN))[0] == "ArtifactError"
+    assert failure(ready.train(PLAIN))[0] == "ArtifactError"
 
 
-def test_divergence_is_an_end_of_its_own(ready: Ready) -> None:
+def test_divergence_is_an_end_of_its_own(ready: Ground) -> None:
     recipe = Recipe(lr=10.0, weight_decay=1.0)
-    *said, last = run(ready.train_job(recipe, horizon=60))
+    *said, last = run(ready.train(recipe, horizon=60))
     assert isinstance(last, Diverged)
     assert "not finite" in last.reason
     assert all(math.isfinite(metrics.loss) for metrics in history(said))
 
 
-def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, prepared: Ready):
+def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, prepared: Ground):
     def broken(job: Job, device: torch.device, stopped: Any) -> Iterator[Event]:
         raise RuntimeError("a\nbug" + 999 * "!")
         yield {}
 
     monkeypatch.setattr(training, "run_train", broken)
-    (event,) = run(prepared.train_job(PLAIN))
+    (event,) = run(prepared.train(PLAIN))
     assert event.kind == "RuntimeError"
     found = re.fullmatch(r"a bug!{1,300}; the traceback is in (\S+)", event.reason)
     assert found
@@ -693,16 +621,16 @@ def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, p
     assert "in broken" in kept
 
 
-def test_a_job_that_is_stopped_at_once_says_so(ready: Ready) -> None:
-    for job in (ready.teacher_job(), ready.train_job(PLAIN)):
+def test_a_job_that_is_stopped_at_once_says_so(ready: Ground) -> None:
+    for job in (ready.job(TeacherJob), ready.train(PLAIN)):
         assert run(job, lambda: True)[-1] == Stopped()
 
 
-def test_a_job_runs_with_the_threads_of_its_protocol(prepared: Ready, monkeypatch) -> None:
+def test_a_job_runs_with_the_threads_of_its_protocol(prepared: Ground, monkeypatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    result(prepared.projection_job())
-    list(execute(replace(prepared.verify_job(), protocol=protocol(threads=3)), CPU, lambda: False))
+    result(prepared.job(ProjectionJob))
+    list(execute(replace(verify(prepared), protocol=protocol(threads=3)), CPU, lambda: False))
     assert asked == [1, 3]
 
 
@@ -710,26 +638,24 @@ def test_a_job_runs_with_the_threads_of_its_protocol(prepared: Ready, monkeypatc
 
 
 def every_job() -> list[Job]:
-    ready = Ready(Path("/runs"), protocol(taps=("last2", "last1")), "d", "t", "s")
+    ready = Ground(Path("/runs"), protocol(taps=("last2", "last1")), "d", "t", "s")
     recipe = replace(HINT, temperature=Schedule(shape="step", initial=2.0, final=1, sharpness=0.1))
     return [
-        PrepareJob(protocol=ready.protocol, root="/runs", data_dir="data"),
-        ready.teacher_job(),
-        ready.projection_job(),
-        ready.shard_job(3, features=False),
-        ready.confirm_job(recipe),
-        ready.train_job(PLAIN),
-        ready.teacher_test_job(),
-        ready.cost_job(),
-        ready.students_job(),
-        ready.verify_job(2),
-        ready.export_job(),
-        KernelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
-        ModelsJob(protocol=ready.protocol, root="/runs", dataset="d"),
-        MachineJob(protocol=ready.protocol, root="/runs"),
-        ExamineJob(
-            protocol=ready.protocol, root="/runs", dataset="d", part="views", folder="/runs/a"
-        ),
+        ready.job(PrepareJob, data_dir="data"),
+        ready.job(TeacherJob),
+        ready.job(ProjectionJob),
+        ready.shard(3, features=False),
+        confirm(ready, recipe),
+        ready.train(PLAIN),
+        teacher_test(ready),
+        ready.job(CostJob),
+        ready.job(StudentsJob),
+        verify(ready, 2),
+        ready.job(ExportJob, weights="/runs/run", folder="/runs/export", accuracy=0.5, onnx=False),
+        ready.job(KernelsJob),
+        ready.job(ModelsJob),
+        ready.job(MachineJob),
+        ready.job(ExamineJob, part="views", folder="/runs/a"),
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from conductor.tools.tiny_study import PROTOCOL
 from kd.json_data import to_wire
 from kd.models.numerics import place
@@ -49,6 +49,9 @@ PLANTED = {
     "wrong": "return 1.01 * torch._C._nn.thnn_conv2d(images, weights, weights.shape[2:], bias, "
     "stride, padding)",
     "crashing": "os.abort()",
+    "writing one byte past its memory": "result = torch._C._nn.thnn_conv2d(images, weights, "
+    "weights.shape[2:], bias, stride, padding); import ctypes; "
+    "ctypes.memset(result.data_ptr() + result.nbytes, 0, 1); return result",
 }
 pytestmark = [
     pytest.mark.skipif(
@@ -181,8 +184,8 @@ def test_a_model_that_raises_an_interrupt_leaves_the_kernels_right(
 def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
     """Return the job with a student of the user's own, whose forward pass does `how`."""
     (folder / "mine.py").write_text(ENDING.format(how=how), encoding="utf-8")
-    pinned, contents = pin_models({"students": (f"{folder}/mine.py:small",)})
-    keep_models(job.layout, contents)
+    pinned, files = pin_models({"students": (f"{folder}/mine.py:small",)})
+    keep_own(job.layout, files)
     return replace(job, protocol=replace(job.protocol, **pinned))
 
 
@@ -225,6 +228,27 @@ def test_what_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "SSE41")
     set_known_limit()
     assert os.environ[VARIABLE] == "SSE41"
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ("avx", "AVX"),
+        ("AVX512_CORE", "AVX512_CORE"),
+        ("nonsense", ""),
+        ("AVX3", ""),
+        ("default", ""),
+    ],
+)
+def test_only_an_instruction_set_is_a_limit(
+    given: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, given)
+    assert kernels.limit() == limit
+    assert trial.kernels_used().endswith(f", at most {limit}") == bool(limit)
+    monkeypatch.setattr(kernels, "known_limit", lambda: "AVX")
+    set_known_limit()
+    assert os.environ[VARIABLE] == (given if limit else "AVX")
 
 
 @pytest.mark.parametrize(

@@ -11,26 +11,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from conductor.command_line.cli import main
 from kd.errors import WorkerError
-from kd.training.history import EpochMetrics
 from storage.files.layout import RunLayout
+from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
 from tests.support.processes import command, descendants
-from tests.support.small import DISTILLED, protocol
+from tests.support.small import protocol
 from workers.events import EpochDone, Event, Failed, LastEvent, Result, Stopped
-from workers.jobs import Job, PrepareJob, ProjectionJob, TeacherJob, TrainJob
+from workers.jobs import PrepareJob, TrainJob
 from workers.pools.cluster import Cluster, connect
 from workers.pools.inline import InlinePool
 from workers.pools.on_ray import RayPool
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # s that a test waits for what should happen at once, on a machine under load
-FOREVER = 100_000  # epochs
 TINY = """
 run --trials 2 --lag 2 --image-size 8 --train-size 60 --teacher resnet8-w0.25 --teacher-epochs 1
 --student resnet8-w0.125 --epochs 2 --batch-size 16 --seeds 1
@@ -42,17 +39,6 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"),
 ]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-
-
-def run(pool: RayPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
-    """Return the last event of a job, and all before it."""
-    ticket, told = pool.submit(job), []
-    while True:
-        for found, event in pool.events(PATIENCE):
-            assert found == ticket
-            if isinstance(event, LastEvent):
-                return event, told
-            told.append(event)
 
 
 def first_epoch(pool: RayPool, ticket: int) -> None:
@@ -74,43 +60,17 @@ def last_events(pool: RayPool, count: int) -> dict[int, Event]:
     return ends
 
 
-class Ground:
-    """A root with a data set, a teacher and projections, and runs on it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.made: dict[str, str] = {}
-        common: dict[str, Any] = {"protocol": protocol(), "root": str(root)}
-        for name, kind in (
-            ("dataset", PrepareJob),
-            ("teacher", TeacherJob),
-            ("shards", ProjectionJob),
-        ):
-            more = {"data_dir": str(root)} if kind is PrepareJob else {}
-            self.made[name] = run(InlinePool(), kind(**common, **self.made, **more))[0][name]
-
-    def prepare(self) -> PrepareJob:
-        return PrepareJob(protocol=protocol(), root=str(self.root), data_dir=str(self.root))
-
-    def train(self, name: str, horizon: int = FOREVER) -> TrainJob:
-        return TrainJob(
-            protocol=protocol(),
-            root=str(self.root),
-            **self.made,
-            cache="none",
-            recipe=replace(
-                DISTILLED, feature_kind="hint", feature_weight=1.0, feature_taps=("last1",)
-            ),
-            seed=7,
-            horizon=horizon,
-            views=[0, 1],
-            folder=str(self.root / "trials" / name),
-        )
-
-
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    return Ground(tmp_path_factory.mktemp("root"))
+    return replace(Ground.prepare(tmp_path_factory.mktemp("root")), cache="none")
+
+
+def prepare(ground: Ground) -> PrepareJob:
+    return ground.job(PrepareJob, data_dir=str(ground.root))
+
+
+def train(ground: Ground, name: str, horizon: int = FOREVER) -> TrainJob:
+    return ground.train(HINT, f"trials/{name}", horizon=horizon)
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +90,15 @@ def bits(run: RunLayout) -> bytes:
         return file.read()[header:]
 
 
-def history(told: list[Event]) -> list[EpochMetrics]:
-    return [replace(event.metrics, seconds=0.0) for event in told if isinstance(event, EpochDone)]
-
-
 def test_a_job_gives_the_result_of_a_local_one(pool: RayPool, ground: Ground) -> None:
-    there, _ = run(pool, ground.prepare())
-    here, _ = run(InlinePool(), ground.prepare())
+    there, _ = run(pool, prepare(ground))
+    here, _ = run(InlinePool(), prepare(ground))
     assert there == here
-    assert there["dataset"] == ground.made["dataset"]
+    assert there["dataset"] == ground.dataset
 
 
 def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) -> None:
-    there, here = ground.train("there", 3), ground.train("here", 3)
+    there, here = train(ground, "there", 3), train(ground, "here", 3)
     ended, told = run(pool, there)
     expected, heard = run(InlinePool(), here)
     assert ended == expected == Result.of(test=None)
@@ -152,7 +108,7 @@ def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) 
 
 
 def test_a_job_stops_when_told(pool: RayPool, ground: Ground) -> None:
-    ticket = pool.submit(ground.train("stopped"))
+    ticket = pool.submit(train(ground, "stopped"))
     first_epoch(pool, ticket)
     pool.stop(ticket)
     assert last_events(pool, 1) == {ticket: Stopped()}
@@ -160,8 +116,8 @@ def test_a_job_stops_when_told(pool: RayPool, ground: Ground) -> None:
 
 
 def test_a_job_that_waits_for_a_worker_stops_when_told(pool: RayPool, ground: Ground) -> None:
-    running = [pool.submit(ground.train(f"running {n}")) for n in range(pool.size)]
-    waiting = pool.submit(ground.train("waiting"))
+    running = [pool.submit(train(ground, f"running {n}")) for n in range(pool.size)]
+    waiting = pool.submit(train(ground, "waiting"))
     assert pool.busy == pool.size + 1
     pool.stop(waiting)
     assert pool.events() == [(waiting, Stopped())]
@@ -174,7 +130,7 @@ def test_a_job_that_waits_for_a_worker_stops_when_told(pool: RayPool, ground: Gr
 def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
     pool: RayPool, ground: Ground
 ) -> None:
-    ticket = pool.submit(ground.train("killed"))
+    ticket = pool.submit(train(ground, "killed"))
     first_epoch(pool, ticket)
     [victim] = [worker for worker in pool._workers if worker.ticket == ticket]
     pid = int(re.findall(r"Ray worker (\d+) on", victim.name)[0])
@@ -183,7 +139,7 @@ def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
     assert (found, event.kind) == (ticket, "WorkerError")
     assert event.reason.startswith(f"Ray worker {pid} on {socket.gethostname()} died: ")
     assert "\n" not in event.reason
-    ended, told = run(pool, ground.train("after", 1))
+    ended, told = run(pool, train(ground, "after", 1))
     assert isinstance(ended, Result)
     assert len(told) == 1
 
@@ -198,7 +154,7 @@ def test_a_path_is_that_of_the_supervisor_wherever_a_worker_is(
 
 
 def test_a_bug_fails_its_job_and_not_the_worker(pool: RayPool, ground: Ground) -> None:
-    broken = replace(ground.train("broken", 2), views=[])
+    broken = replace(train(ground, "broken", 2), views=[])
     workers = [worker.name for worker in pool._workers]
     assert isinstance(run(pool, broken)[0], Failed)
     assert [worker.name for worker in pool._workers] == workers
@@ -220,7 +176,7 @@ def test_signals_to_the_whole_group_reach_the_supervisor_alone(pool: RayPool) ->
 
 
 def test_nothing_is_left_in_the_root(pool: RayPool, ground: Ground) -> None:
-    run(pool, ground.prepare())
+    run(pool, prepare(ground))
     waiting = {worker.mark for worker in pool._workers if not worker.ready}
     assert set(ground.root.glob(".ray-*")) <= waiting
 

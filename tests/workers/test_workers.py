@@ -15,21 +15,16 @@ from typing import Any
 
 import pytest
 
-from conductor.stages.own_models import keep_models, pin_models
+from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import WorkerError
 from kd.json_data import to_wire
-from kd.protocol import Protocol
-from kd.recipe import Recipe, Schedule
 from storage.files.layout import Layout
+from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
+from tests.support.small import protocol
 from workers.events import EpochDone, Event, LastEvent, Note, Result, Stopped
 from workers.jobs import (
-    CostJob,
-    Job,
     ModelsJob,
     PrepareJob,
-    ProjectionJob,
-    ShardJob,
-    TeacherJob,
     TrainJob,
 )
 from workers.machine import usable_cores
@@ -38,74 +33,7 @@ from workers.pools.local import LocalPool
 from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # s that a test waits for what should happen at once, on a machine under load
-FOREVER = 100_000  # epochs
-DISTILLED = Recipe(
-    soft_kind="kl",
-    temperature=Schedule.constant(4.0),
-    alpha=Schedule.constant(0.9),
-    feature_kind="hint",
-    feature_weight=1.0,
-    feature_taps=("last1",),
-)
-PROTOCOL = Protocol(
-    dataset="digits",
-    image_size=8,
-    train_size=60,
-    teacher="resnet8-w0.25",
-    teacher_epochs=1,
-    students=("resnet8-w0.125",),
-    epochs=2,
-    batch_size=16,
-    augment="crop=1,flip",
-)
-
-
-def run(pool: LocalPool | InlinePool, job: Job) -> tuple[Event, list[Event]]:
-    """Return the last event of a job, and all before it."""
-    ticket, told = pool.submit(job), []
-    while True:
-        for found, event in pool.events(PATIENCE):
-            assert found == ticket
-            if isinstance(event, LastEvent):
-                return event, told
-            told.append(event)
-
-
-class Ground:
-    """A root with a data set, a teacher and a cache, and jobs on it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.made: dict[str, str] = {}
-
-    def prepare(self, pool: LocalPool | InlinePool) -> None:
-        common: dict[str, Any] = {"protocol": PROTOCOL, "root": str(self.root)}
-        for name, kind in (
-            ("dataset", PrepareJob),
-            ("teacher", TeacherJob),
-            ("shards", ProjectionJob),
-        ):
-            more = {"data_dir": str(self.root)} if kind is PrepareJob else {}
-            result, _ = run(pool, kind(**common, **self.made, **more))
-            assert isinstance(result, Result), result
-            self.made[name] = result[name]
-        for view in range(PROTOCOL.view_count):
-            shard = ShardJob(**common, **self.made, view=view, features=True)
-            assert isinstance(run(pool, shard)[0], Result)
-
-    def train(self, name: str, horizon: int = FOREVER, recipe: Recipe = DISTILLED) -> TrainJob:
-        return TrainJob(
-            protocol=PROTOCOL,
-            root=str(self.root),
-            **self.made,
-            cache="all",
-            recipe=recipe,
-            seed=7,
-            horizon=horizon,
-            views=[0, 1],
-            folder=str(self.root / "trials" / name),
-        )
+PROTOCOL = protocol()
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +45,12 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.fixture(scope="module")
-def ground(pool: LocalPool, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    ground = Ground(tmp_path_factory.mktemp("root"))
-    ground.prepare(pool)
-    return ground
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return Ground.prepare(tmp_path_factory.mktemp("root"))
+
+
+def train(ground: Ground, name: str, horizon: int = FOREVER) -> TrainJob:
+    return ground.train(HINT, f"trials/{name}", horizon=horizon)
 
 
 def until(pool: LocalPool, ticket: int, *kinds: type[Event]) -> Event:
@@ -148,30 +78,25 @@ def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tm
     job = PrepareJob(protocol=PROTOCOL, root=str(tmp_path), data_dir=str(tmp_path))
     result, _ = run(InlinePool(), job)
     assert isinstance(result, Result)
-    assert result["dataset"] == ground.made["dataset"]
+    assert result["dataset"] == ground.dataset
     assert {part: sum(counts) for part, counts in result["counts"].items()}["train"] == 60
     again, _ = run(pool, job)
     assert again == result
 
 
-def accuracies(events: list[Event]) -> list[tuple[int, float, float]]:
-    metrics = [event.metrics for event in events if isinstance(event, EpochDone)]
-    return [(one.epoch, one.accuracy, one.loss) for one in metrics]
-
-
 def test_training_in_a_process_gives_the_bits_that_it_gives_here(pool, ground):
-    here, told_here = run(InlinePool(), ground.train("here", 2))
-    there, told_there = run(pool, ground.train("there", 2))
+    here, told_here = run(InlinePool(), train(ground, "here", 2))
+    there, told_there = run(pool, train(ground, "there", 2))
     assert here == there == Result.of(test=None)
-    assert accuracies(told_here) == accuracies(told_there)
+    assert history(told_here) == history(told_there)
     assert len(told_here) == 2
 
 
 def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
-    tickets = [pool.submit(ground.train(name)) for name in ("one", "two")]
+    tickets = [pool.submit(train(ground, name)) for name in ("one", "two")]
     assert pool.busy == pool.size == 2
     with pytest.raises(WorkerError, match="all 2 workers are busy"):
-        pool.submit(ground.train("three"))
+        pool.submit(train(ground, "three"))
     heard = set()
     while heard < set(tickets):
         heard |= {ticket for ticket, event in pool.events(PATIENCE) if isinstance(event, EpochDone)}
@@ -188,40 +113,17 @@ def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
 
 
 def test_a_stopped_run_goes_on_from_its_last_full_epoch(pool, ground):
-    job = ground.train("stopped", 4)
+    job = train(ground, "stopped", 4)
     ticket = pool.submit(job)
     assert until(pool, ticket, EpochDone).metrics.epoch == 1
     pool.stop(ticket)
     until(pool, ticket)
     checkpoint = Path(job.folder) / "checkpoint.safetensors"
     assert checkpoint.exists()
-    whole, told = run(pool, ground.train("whole", 4))
+    whole, told = run(pool, train(ground, "whole", 4))
     again, told_again = run(pool, job)
     assert again == whole
-    assert accuracies(told_again) == accuracies(told)
-
-
-def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tmp_path):
-    pids = worker_pids()
-    photos = PROTOCOL.to_json() | {"dataset": f"folder:{tmp_path / 'nowhere'}"}
-    bad = PrepareJob(
-        protocol=Protocol.from_json(photos), root=str(tmp_path), data_dir=str(tmp_path)
-    )
-    event, _ = run(pool, bad)
-    assert event.kind == "DataError"
-    assert "existing folder" in event.reason
-    assert isinstance(run(pool, ground.train("after failure", 1))[0], Result)
-    assert worker_pids() == pids
-
-
-def test_a_bug_in_a_job_is_a_failed_event_and_the_worker_goes_on(pool, ground):
-    pids = worker_pids()
-    event, _ = run(pool, replace(ground.train("bug", 1), views=[]))
-    assert event.kind == "ZeroDivisionError"
-    kept = Path(event.reason.partition("; the traceback is in ")[2])
-    assert "ZeroDivisionError" in kept.read_text()
-    assert isinstance(run(pool, ground.train("after bug", 1))[0], Result)
-    assert worker_pids() == pids
+    assert history(told_again) == history(told)
 
 
 INTERRUPTING = """
@@ -230,21 +132,33 @@ def small(classes, channels):
 """
 
 
-def test_a_model_that_raises_an_interrupt_costs_one_line_and_no_worker(pool, ground, tmp_path):
+def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tmp_path):
+    """Among the errors are a bug, and an interrupt that a model raises."""
+    run(pool, train(ground, "before a failure", 1))  # starts a worker
     pids = worker_pids()
     (tmp_path / "mine.py").write_text(INTERRUPTING)
-    pinned, contents = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
-    keep_models(Layout(ground.root), contents)
-    protocol = replace(PROTOCOL, **pinned)
-    job = ModelsJob(protocol=protocol, root=str(ground.root), dataset=ground.made["dataset"])
-    event, _ = run(pool, job)
-    assert event.kind == "ProtocolError"
-    assert event.reason.startswith("KeyboardInterrupt (mine.py, line 3, in small)")
-    assert worker_pids() == pids
+    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_own(Layout(ground.root), files)
+    nowhere = replace(PROTOCOL, dataset=f"folder:{tmp_path / 'nowhere'}")
+    root = str(tmp_path)
+    for job, kind, reason in (
+        (PrepareJob(protocol=nowhere, root=root, data_dir=root), "DataError", "existing folder"),
+        (replace(train(ground, "bug", 1), views=[]), "ZeroDivisionError", "the traceback is in "),
+        (
+            ground.job(ModelsJob, protocol=replace(PROTOCOL, **pinned)),
+            "ProtocolError",
+            "KeyboardInterrupt (mine.py, line 3, in small)",
+        ),
+    ):
+        event, _ = run(pool, job)
+        assert event.kind == kind
+        assert reason in event.reason
+        assert isinstance(run(pool, train(ground, f"after {kind}", 1))[0], Result)
+        assert worker_pids() == pids
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, ground):
-    ticket = pool.submit(ground.train("killed"))
+    ticket = pool.submit(train(ground, "killed"))
     before, pid = worker_pids(), pid_of(pool, ticket)
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     os.kill(pid, signal.SIGKILL)
@@ -255,14 +169,14 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, groun
     after = worker_pids()
     assert len(after) == len(before)
     assert before - after == {pid}
-    assert isinstance(run(pool, ground.train("killed", 2))[0], Result)
+    assert isinstance(run(pool, train(ground, "killed", 2))[0], Result)
 
 
 def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground):
     """It is tried again from its checkpoint."""
-    whole, told = run(pool, ground.train("not killed", 30))
+    whole, told = run(pool, train(ground, "not killed", 30))
     workers, heard, notes = WorkerPool(pool), {}, []
-    workers.start("run", ground.train("killed amid", 30))
+    workers.start("run", train(ground, "killed amid", 30))
     while workers.busy:
         for _, event in workers.events(PATIENCE):
             if isinstance(event, EpochDone):
@@ -272,7 +186,7 @@ def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground
             elif isinstance(event, Note):
                 notes.append(event.text)
     assert event == whole
-    assert accuracies(list(heard.values())) == accuracies(told)
+    assert history(list(heard.values())) == history(told)
     assert len(notes) == 1
     assert notes[0].endswith("died with exit code -9; trying again")
 
@@ -286,7 +200,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
     after = worker_pids()
     assert len(after) == len(before)
     assert before - after == {pid}
-    assert isinstance(run(pool, ground.train("after idle", 1))[0], Result)
+    assert isinstance(run(pool, train(ground, "after idle", 1))[0], Result)
 
 
 def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
@@ -294,18 +208,18 @@ def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, g
     with open_pidfd(pid) as died:
         os.kill(pid, signal.SIGKILL)
         assert died(PATIENCE)
-    ticket = pool.submit(ground.train("given to the dead", 1))
+    ticket = pool.submit(train(ground, "given to the dead", 1))
     assert until(pool, ticket).kind == "WorkerError"
-    assert isinstance(run(pool, ground.train("given to the living", 1))[0], Result)
+    assert isinstance(run(pool, train(ground, "given to the living", 1))[0], Result)
 
 
 def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
-    ticket = pool.submit(ground.train("early", 1))
+    ticket = pool.submit(train(ground, "early", 1))
     worker = next(worker for worker in pool._workers if worker.ticket == ticket)
     assert isinstance(until(pool, ticket), Result)
     late = json.dumps({"stop": ticket}).encode()
     worker.connection.send_bytes(late)  # as if sent before the result was read
-    following = pool.submit(ground.train("late", 3))
+    following = pool.submit(train(ground, "late", 3))
     assert worker.ticket == following
     assert isinstance(until(pool, following, EpochDone), EpochDone)
     worker.connection.send_bytes(late)
@@ -313,15 +227,15 @@ def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
 
 
 def test_a_stop_for_a_job_that_has_ended_is_not_even_sent(pool, ground):
-    ticket = pool.submit(ground.train("ended", 1))
+    ticket = pool.submit(train(ground, "ended", 1))
     until(pool, ticket)
     pool.stop(ticket)
-    assert isinstance(run(pool, ground.train("not stopped", 1))[0], Result)
+    assert isinstance(run(pool, train(ground, "not stopped", 1))[0], Result)
 
 
 def test_signals_of_a_terminal_do_not_reach_workers(pool, ground):
     """Ctrl-C goes to the whole group; what happens then is the supervisor's decision."""
-    ticket = pool.submit(ground.train("interrupted"))
+    ticket = pool.submit(train(ground, "interrupted"))
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid_of(pool, ticket), number)
@@ -348,6 +262,8 @@ class open_pidfd:  # noqa: N801
 
 SUPERVISOR = """
 import json, multiprocessing, sys
+from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
+from tests.support.small import protocol
 from workers.events import EpochDone
 from workers.jobs import job_from_wire
 from workers.pools.local import LocalPool
@@ -369,7 +285,7 @@ if __name__ == "__main__":
 def test_workers_leave_when_their_supervisor_is_killed(ground, tmp_path):
     script = tmp_path / "supervisor.py"
     script.write_text(SUPERVISOR)
-    jobs = [json.dumps(to_wire(ground.train(f"orphan {n}"))) for n in range(2)]
+    jobs = [json.dumps(to_wire(train(ground, f"orphan {n}"))) for n in range(2)]
     with subprocess.Popen(
         [sys.executable, script, *jobs],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -399,14 +315,14 @@ def test_workers_that_cannot_start_are_an_error_and_not_replaced_for_ever(
     pool = LocalPool(size)
     pool.start()
     with pytest.raises(WorkerError, match=r"worker \d+ died"):
-        (pool.submit(ground.train("never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
+        (pool.submit(train(ground, "never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
     pool.close()
 
 
 def test_closing_a_pool_ends_its_workers_even_busy_ones(ground):
     pool = LocalPool(1)
     pool.start()
-    ticket = pool.submit(ground.train("busy"))
+    ticket = pool.submit(train(ground, "busy"))
     before = worker_pids()
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     pool.close()
@@ -422,7 +338,7 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
     try:
         accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
         assert pool.size == (accelerators or usable_cores())
-        assert isinstance(run(pool, ground.train("sized", 1))[0], Result)
+        assert isinstance(run(pool, train(ground, "sized", 1))[0], Result)
     finally:
         pool.close()
 
@@ -430,10 +346,10 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
 def test_the_inline_worker_takes_one_job_at_a_time(ground):
     pool = InlinePool()
     assert (pool.size, pool.busy, pool.events()) == (1, 0, [])
-    ticket = pool.submit(ground.train("inline"))
+    ticket = pool.submit(train(ground, "inline"))
     assert pool.busy == 1
     with pytest.raises(WorkerError, match="busy"):
-        pool.submit(ground.train("another"))
+        pool.submit(train(ground, "another"))
     assert [type(event) for _, event in pool.events()] == [EpochDone]
     pool.stop(ticket - 1)
     assert [type(event) for _, event in pool.events()] == [EpochDone]
@@ -444,7 +360,7 @@ def test_the_inline_worker_takes_one_job_at_a_time(ground):
 
 def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
     pool = InlinePool()
-    ticket = pool.submit(ground.train("interrupted inline"))
+    ticket = pool.submit(train(ground, "interrupted inline"))
     pool.events()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workers.runners.training.write_checkpoint", _interrupt)
@@ -460,23 +376,7 @@ def _interrupt(*arguments):
 
 def test_closing_the_inline_worker_drops_its_job(ground):
     pool = InlinePool()
-    pool.submit(ground.train("dropped"))
+    pool.submit(train(ground, "dropped"))
     pool.events()
     pool.close()
     assert (pool.busy, pool.events()) == (0, [])
-
-
-def test_costs_of_two_students_of_one_architecture_are_the_same_numbers(pool, ground):
-    made = {name: ground.made[name] for name in ("dataset", "teacher")}
-    event, _ = run(pool, CostJob(protocol=PROTOCOL, root=str(ground.root), **made))
-    models = event["costs"]["models"]
-    assert set(models) == {"teacher", "distilled", "plain"}
-    for what in ("parameters", "macs", "bytes", "model"):
-        assert models["distilled"][what] == models["plain"][what] != models["teacher"][what]
-
-
-def test_fixtures_lie_where_the_layout_says(ground):
-    layout = Layout(ground.root)
-    assert layout.dataset(ground.made["dataset"]).is_dir()
-    assert layout.teacher(ground.made["teacher"]).is_dir()
-    assert layout.shards(ground.made["shards"]).is_dir()

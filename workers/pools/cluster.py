@@ -17,14 +17,15 @@ from textwrap import shorten
 from typing import Any
 
 from kd.errors import WorkerError
+from storage.files.artifacts import CONTINUES
 from workers.pools.local import SUPERVISED
 
 KNOCK_SECONDS = 10.0  # to wait for the address of a cluster
 STORE_BYTES = 100 * 2**20  # of a local Ray's object store, through which only events pass
 PACKAGES = ("kd", "storage", "workers")  # what a node of a cluster needs of the project
-REASON_LENGTH = 160  # of what is told of an error of Ray
-# What Ray reads when it is imported: it reports nothing to its makers, prints nothing of what its
-# processes say (a worker's death is told by the pool), and sends no working directory to the nodes.
+REASON_LENGTH = 160  # characters of an error of Ray
+# What Ray reads when it is imported: it reports no usage, prints no output of its processes (the
+# pool reports a worker's death), and sends no working directory to the nodes.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
@@ -67,7 +68,7 @@ def connect(address: str) -> Any:
 
 
 def _options(address: str) -> dict[str, Any]:
-    """Say how Ray is begun with; the nodes of a cluster need not have the project."""
+    """Return the options of `ray.init`; the nodes of a cluster need not have the project."""
     if not address:
         store = {"object_store_memory": STORE_BYTES}
         return {"address": "local", "include_dashboard": False, **store}
@@ -103,7 +104,7 @@ def _own_signals(*, block: bool) -> Iterator[None]:
 
 
 def share_out(nodes: list[dict[str, Any]], cluster: Cluster) -> tuple[int, dict[str, float]]:
-    """Return how many workers the nodes of a cluster have room for, and what each is to ask for.
+    """Return how many workers the nodes of a cluster have room for, and the resources of each.
 
     `nodes` are those of `ray.nodes()`. Raises WorkerError when there is room for none.
     """
@@ -130,11 +131,11 @@ def check_node(ray: Any) -> None:
     """Raise WorkerError if Ray has died where the supervisor is: no worker can be had then."""
     own = ray.get_runtime_context().get_node_id()
     if not any(node["NodeID"] == own and node["Alive"] for node in ray.nodes()):
-        raise WorkerError("Ray has died on this machine; the same command goes on afterwards")
+        raise WorkerError(f"Ray has died on this machine; {CONTINUES}")
 
 
 def reason(error: Exception) -> str:
-    """Return the line of an error that says why; those of Ray have many.
+    """Return the line of an error that has the reason; errors of Ray have many lines.
 
     The last one of a traceback from a worker, the cause of death of an actor, else the first.
     """
@@ -142,5 +143,5 @@ def reason(error: Exception) -> str:
     if "ray::" in lines[0]:
         lines.reverse()
     cause = "The actor is dead because "
-    told = [line.removeprefix(cause) for line in lines if line.startswith(cause)]
-    return shorten((told or lines)[0], REASON_LENGTH, placeholder=" …")
+    reasons = [line.removeprefix(cause) for line in lines if line.startswith(cause)]
+    return shorten((reasons or lines)[0], REASON_LENGTH, placeholder=" …")

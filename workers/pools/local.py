@@ -1,6 +1,6 @@
 """Workers as local processes, forked from a server that has already imported torch.
 
-A worker runs jobs until it is closed. It exits when the supervisor dies, whatever it is doing: a
+A worker runs jobs until it is closed. It exits at once when the supervisor dies: a
 thread waits for the end of a pipe that only the supervisor holds open. The server that workers are
 forked from has touched no device.
 """
@@ -51,16 +51,16 @@ class LocalPool:
         self._tickets = 0
 
     def start(self) -> None:
-        """Start the server that workers are forked from, which takes seconds, and go on at once.
+        """Start the server that workers are forked from, without waiting for it.
 
-        The first worker is waited for when it is needed; what it says of the machine decides how
+        The first worker is waited for when it is needed; its number of accelerators decides how
         many more there are.
         """
         _start_server()
 
     @property
     def size(self) -> int:
-        """Number of jobs at once. Waits for the first worker when that has to be asked."""
+        """Number of jobs at once. Waits for the first worker where that decides it."""
         if self._size is None:
             worker = self._workers[0] if self._workers else self._launch(0)
             try:
@@ -85,7 +85,7 @@ class LocalPool:
         self._tickets += 1
         worker = idle[0]
         worker.ticket = self._tickets
-        with suppress(OSError):  # it has died: `events` finds the end of its pipe and says so
+        with suppress(OSError):  # it has died: `events` notices the end of its pipe
             _send(worker.connection, {"ticket": self._tickets, "job": to_wire(job)})
         return self._tickets
 
@@ -97,7 +97,7 @@ class LocalPool:
                     _send(worker.connection, {"stop": ticket})
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
-        """Wait until a job says something, and return (ticket, event) pairs in order."""
+        """Wait for events, and return (ticket, event) pairs in order."""
         connections = {worker.connection: worker for worker in self._workers}
         found: list[tuple[int, Event]] = []
         for connection in wait(list(connections), timeout):
@@ -105,7 +105,7 @@ class LocalPool:
         return found
 
     def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
-        """Take all that a worker has said; a dead one is replaced, and its job failed."""
+        """Read all events of a worker; a dead one is replaced, and its job has failed."""
         found: list[tuple[int, Event]] = []
         try:
             while worker.connection.poll():
@@ -176,7 +176,7 @@ def _start_server() -> None:
 
 
 def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
-    """The life of worker `slot` of `workers`: greet, then run the jobs that come."""
+    """Be worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
     threading.Thread(target=_leave_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute
@@ -203,7 +203,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
 
 
 class _StopRequest:
-    """Says whether the supervisor has asked to stop the job at hand; it stays said."""
+    """Whether the supervisor has requested to stop the running job."""
 
     def __init__(self, connection: Connection, ticket: int) -> None:
         self._connection = connection

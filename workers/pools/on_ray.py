@@ -26,14 +26,19 @@ from workers.pools.cluster import Cluster, check_node, connect, reason, share_ou
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
 SILENCE_SECONDS = 10.0  # of all workers, after which Ray itself is looked at
-THREADS = 3  # of an actor: one runs the job, one says what happens, one hears when to stop
-PATHS = ("root", "data_dir", "folder", "seal")  # what a job may name relative to the supervisor
+THREADS = 3  # of an actor: one runs the job, one returns its events, one receives requests to stop
+PATHS = (
+    "root",
+    "data_dir",
+    "folder",
+    "seal",
+)  # fields of jobs that may be relative to the folder of the supervisor
 
 
 @dataclass(slots=True)
 class _Worker:
     actor: Any
-    reply: Any  # of the call in flight: first the greeting, then what the job says
+    reply: Any  # of the pending call: first the greeting, then events of the job
     mark: Path  # a file in the root, which the worker must see
     name: str = "a Ray worker"
     ticket: int | None = None
@@ -54,7 +59,7 @@ class RayPool:
         self._size = 0
         self._workers: list[_Worker] = []
         self._waiting: deque[tuple[int, Job]] = deque()
-        self._said: list[tuple[int, Event]] = []
+        self._ready_events: list[tuple[int, Event]] = []
         self._tickets = 0
         self._failed_starts = 0
 
@@ -87,23 +92,23 @@ class RayPool:
         return self._tickets
 
     def stop(self, ticket: int) -> None:
-        """Tell the worker to leave the job at the next step; its last event follows."""
+        """Stop a job at its next step; its last event follows."""
         for waiting in self._waiting:
             if waiting[0] == ticket:
                 self._waiting.remove(waiting)
-                self._said.append((ticket, Stopped()))
+                self._ready_events.append((ticket, Stopped()))
                 return
         for worker in self._workers:
             if worker.ticket == ticket:
                 worker.actor.stop.remote(ticket)
 
     def events(self, timeout: float | None = None) -> list[tuple[int, Event]]:
-        """Wait until a job says something, and return (ticket, event) pairs in order.
+        """Wait for events, and return (ticket, event) pairs in order.
 
         Nothing is returned when a worker has greeted, or all have been silent for a while. Raises
         WorkerError when Ray has gone, no worker can be started, or one has not what jobs need.
         """
-        found, self._said = self._said, []
+        found, self._ready_events = self._ready_events, []
         patience = SILENCE_SECONDS if timeout is None else min(timeout, SILENCE_SECONDS)
         replies = {worker.reply: worker for worker in self._workers}
         try:
@@ -117,19 +122,21 @@ class RayPool:
         return found
 
     def _read(self, worker: _Worker) -> list[tuple[int, Event]]:
-        """Take all that a worker has said; a dead one is replaced, and its job failed."""
+        """Read all events of a worker; a dead one is replaced, and its job has failed."""
         try:
             reply = json.loads(self._ray.get(worker.reply))
         except self._ray.exceptions.RayError as error:
             return self._bury(worker, error)
-        worker.reply = worker.actor.hear.remote()
+        worker.reply = worker.actor.events.remote()
         if not worker.ready:
             self._welcome(worker, reply)
             return []
-        found = [(said[0], event_from_wire(said[1])) for said in reply if said[0] == worker.ticket]
-        if found and isinstance(found[-1][1], LastEvent):
+        events = [
+            (ticket, event_from_wire(wire)) for ticket, wire in reply if ticket == worker.ticket
+        ]
+        if events and isinstance(events[-1][1], LastEvent):
             worker.ticket = None
-        return found
+        return events
 
     def _welcome(self, worker: _Worker, greeting: dict[str, Any]) -> None:
         worker.mark.unlink(missing_ok=True)
@@ -209,7 +216,7 @@ class RayWorker:
         self._gpus = gpus
 
     def greet(self, mark: str) -> str:
-        """Say where this is, and whether it has what jobs need."""
+        """Return where this worker is, and whether it has what jobs need."""
         from workers.device import choose_device, limit_memory
 
         self._device = choose_device(0)  # Ray shows a worker its own GPU alone, as the first
@@ -223,7 +230,7 @@ class RayWorker:
         return json.dumps(greeting)
 
     def run(self, ticket: int, wire: str) -> None:
-        """Run a job; `hear` says how it goes."""
+        """Run a job; `events` returns its events."""
         from workers.execute import execute
 
         def stopped() -> bool:
@@ -235,13 +242,13 @@ class RayWorker:
         except RetortError as error:  # it is no job: this node has another version of Retort
             self._events.put((ticket, Failed.of(error)))
 
-    def hear(self) -> str:
-        """Wait until the job says something; return (ticket, event) pairs."""
+    def events(self) -> str:
+        """Wait for events of the job; return (ticket, event) pairs."""
         found = [self._events.get()]
         while not self._events.empty():
             found.append(self._events.get())
         return json.dumps([(ticket, to_wire(event)) for ticket, event in found])
 
     def stop(self, ticket: int) -> None:
-        """Have the job leave at its next step."""
+        """Stop the job at its next step."""
         self._stopped.add(ticket)

@@ -15,13 +15,13 @@ from workers.pools.inline import InlinePool
 from workers.pools.local import LocalPool
 from workers.pools.on_ray import RayPool
 
-CHECK_SECONDS = 5.0  # between two checks that the supervisor may go on
+CHECK_SECONDS = 5.0  # between two checks that the supervisor still owns the study
 RETRIES = 2  # of a job whose worker died, before it has failed
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Pool(typing.Protocol):
-    """What `workers` offers: jobs go in, (ticket, event) pairs come out."""
+    """What a pool offers: jobs go in, (ticket, event) pairs come out."""
 
     def start(self) -> None: ...
     @property
@@ -83,9 +83,9 @@ class WorkerPool:
                 self._pool.stop(ticket)
 
     def events(self, timeout: float | None = None) -> list[tuple[Any, Event]]:
-        """Wait until a job says something; return (key, event) pairs in order.
+        """Wait for events; return (key, event) pairs in order.
 
-        None are returned after `timeout` or `CHECK_SECONDS`. Raises what `check` raises.
+        No pairs are returned after `timeout` or `CHECK_SECONDS`. Raises what `check` raises.
         """
         found: list[tuple[Any, Event]] = []
         for ticket, event in self._listen(timeout):
@@ -105,12 +105,12 @@ class WorkerPool:
             return self._pool.events(timeout)
         events = self._pool.events(CHECK_SECONDS if timeout is None else timeout)
         if time.monotonic() - self._checked >= CHECK_SECONDS:
-            self.check()  # before anything is made of what was said, also after a long sleep
+            self.check()  # before the events are used, also after a long sleep
             self._checked = time.monotonic()
         return events
 
     def _after_death(self, task: _Task, event: Failed) -> Event:
-        """Try the job again, and report so; one that was told to stop has stopped."""
+        """Run the job again, with a note; one with a request to stop has stopped."""
         if task.stopped:
             return Stopped()
         if task.deaths >= RETRIES:
@@ -120,9 +120,9 @@ class WorkerPool:
         return Note(text=f"{event.reason}; trying again")
 
     def drain(self, seconds: float) -> None:
-        """Wait until every job has kept its epoch at hand or has ended, for at most `seconds`.
+        """Wait until every job has finished its running epoch or has ended, for at most `seconds`.
 
-        What is said meanwhile is dropped: the checkpoints say it again.
+        The events are dropped: they are in the checkpoints.
         """
         waiting = set(self._tasks)
         deadline = time.monotonic() + seconds
@@ -131,7 +131,7 @@ class WorkerPool:
                 if isinstance(event, EpochDone | LastEvent):
                     waiting.discard(ticket)
 
-    def run(self, job: Job, listen: Callable[[Event], None]) -> Result:
+    def run(self, job: Job, listen: Callable[[Event], None] = lambda event: None) -> Result:
         """Run one job to its end, alone, and return its result. Raises what made it fail."""
         for _, event in self.run_all({"": job}, lambda _, event: listen(event)):
             if isinstance(event, Diverged):
@@ -140,7 +140,9 @@ class WorkerPool:
         raise WorkerError("the job ended without a result")
 
     def run_all(
-        self, jobs: Mapping[Key, Job], listen: Callable[[Key, Event], None]
+        self,
+        jobs: Mapping[Key, Job],
+        listen: Callable[[Key, Event], None] = lambda key, event: None,
     ) -> Iterator[tuple[Key, Result | Diverged]]:
         """Run jobs, as many at once as there are workers; yield (key, last event) as they end.
 

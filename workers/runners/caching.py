@@ -17,6 +17,7 @@ from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projection
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
 from storage.files.layout import lock_of, view_folder
+from storage.files.views import cached_taps, verify_shard
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts
@@ -132,8 +133,8 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Ite
     generator = torch.Generator().manual_seed(derive_seed(job.protocol.seed, "verify", job.view))
     index = torch.randperm(len(data), generator=generator)[: job.rows].sort().values
     folder = job.layout.shards(job.shards)
-    shards.verify_shard(folder, job.view)
-    taps = shards.cached_taps(folder, job.view)
+    verify_shard(folder, job.view)
+    taps = cached_taps(folder, job.view)
     kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)
     fresh = _read_rows(live, job.protocol, data, job.view, index, taps)
     gaps = [(fresh.logits - kept.logits).abs().max()]

@@ -30,7 +30,7 @@ Values = dict[str, Tensor]
 
 
 def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Describe the accelerators, and say which of torchvision's weights are kept."""
+    """Describe the accelerators, and list which of torchvision's weights are kept."""
     files = imagenet_files()
     yield Result.of(
         device=str(device),
@@ -42,7 +42,7 @@ def run_machine(job: MachineJob, device: torch.device, stopped: ShouldStop) -> I
 
 
 def _accelerator(index: int) -> dict[str, Any]:
-    """Return name, memory in bytes, capability and bfloat16; None for what it does not tell."""
+    """Return name, memory in bytes, capability and bfloat16; None for what is not known."""
     current = torch.accelerator.current_accelerator()
     kind = current.type if current else "cpu"
     ask = getattr(torch.get_device_module(kind), "get_device_properties", None)
@@ -58,8 +58,8 @@ def _accelerator(index: int) -> dict[str, Any]:
 
 
 def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Try one part. Raises WorkerError when the device computes something else than the CPU."""
-    yield Result.of(said=PARTS[job.part](job, device))
+    """Test one part. Raises WorkerError when the device computes something else than the CPU."""
+    yield Result.of(description=PARTS[job.part](job, device))
 
 
 def _views(job: ExamineJob, device: torch.device) -> str:
@@ -86,7 +86,7 @@ def _losses(job: ExamineJob, device: torch.device) -> str:
 
 
 def _computed(device: torch.device) -> Values:
-    """Return each loss, and its gradient in what the student says, for the same random numbers."""
+    """Return each loss and its gradient by the student's output, for the same random numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -116,15 +116,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
     """Train for a step, keep the state, and put it back into another student, bit for bit."""
     data, validation = open_parts(job.layout, job.dataset, device)
     trained, other = _begun(job, 0, device), _begun(job, 1, device)
-    plan = Plan(
-        epochs=1,
-        batch_size=job.protocol.batch_size,
-        warmup=0.0,
-        augment=job.protocol.augment,
-        view_seed=0,
-        views=(0,),
-        seed=0,
-    )
+    plan = Plan.of(job.protocol, epochs=1, view_seed=0, views=(0,), seed=0)
     list(train(trained, Recipe(lr=0.05), plan, data, validation))
     path, run = Path(job.folder) / "checkpoint.safetensors", {"run": "of the doctor"}
     write_checkpoint(path, run, trained.tensors(), trained.history)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd import own_import
 from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError
 from kd.json_data import to_wire
@@ -24,9 +25,10 @@ from kd.models.build import Network, build, export_state
 from kd.models.network import load_state
 from kd.models.numerics import place
 from kd.names import parse_model
+from kd.own_files import read_kept
 from kd.protocol import Protocol
 from kd.training.evaluation import accuracy, batch_size, predict
-from storage.files.artifacts import read_json, read_manifest, write_json
+from storage.files.artifacts import read_json, read_manifest, write_files, write_json
 from storage.files.datasets import open_part
 from storage.files.layout import ExportLayout, Layout
 from storage.files.tensors import read_checked, write_tensors
@@ -53,7 +55,7 @@ def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Ite
     folder = Path(job.folder)
     some = validation.first(COMPARED)
     config = describe(job.protocol, job.layout, job.dataset, job.student)
-    standalone = write_student(folder, network, config, job.layout.models, some)
+    standalone = write_student(folder, network, config, job.layout.own, some)
     differences = _export_onnx(ExportLayout(folder).onnx, standalone, some) if job.onnx else {}
     yield Result.of(images=len(some), onnx_differences=differences)
 
@@ -75,9 +77,11 @@ def write_student(
     write_json(export.config, config)
     # safetensors lets its owner alone read the file; what is taken away is for others too
     shutil.copymode(export.config, export.weights)
-    own = parse_model(network.name)
-    if own.digest:
-        shutil.copyfile(files / own.file, folder / own.file)
+    model = parse_model(network.name)
+    if model.digest:
+        own = read_kept(files, model.file, model.digest)
+        write_files(folder / own.folder, own.files)
+        shutil.copyfile(own_import.__file__, folder / Path(own_import.__file__).name)
     source = standalone_source(network, config)
     export.source.write_text(source, encoding="utf-8")
     return _check_files(folder, network, some)

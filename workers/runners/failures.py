@@ -3,7 +3,7 @@
 import torch
 
 from kd.errors import DivergenceError, ProtocolError, RetortError, one_line
-from kd.models.own import own_place
+from kd.own_files import own_place
 from storage.files.logs import keep_traceback
 from workers.events import Diverged, Failed, LastEvent
 from workers.jobs import Job
@@ -24,9 +24,8 @@ def last_event(job: Job, error: BaseException) -> LastEvent:
         return Diverged(reason=str(error))
     if isinstance(error, RetortError):
         return Failed.of(error)
-    models = (job.protocol.teacher, *job.protocol.students)
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if not memory and (place := own_place(error, models)):
+    if not memory and (place := own_place(error)):
         return Failed.of(ProtocolError(f"{one_line(error)} ({place}); {STARTED_ANEW}"))
     reason = " ".join((str(error) or repr(error)).split())
     if not isinstance(error, LACKS):

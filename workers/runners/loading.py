@@ -37,7 +37,7 @@ def build_network(
         stem=protocol.stem,
         weights=weights,
         seed=seed,
-        files=layout.models,
+        files=layout.own,
     )
 
 

@@ -77,7 +77,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
                 classes=len(info["classes"]),
                 inputs=read_inputs(info),
                 taps=protocol.taps,
-                files=job.layout.models,
+                files=job.layout.own,
             )
             students = name in protocol.students
             trains = students or protocol.teacher_epochs > 0
@@ -126,16 +126,13 @@ class Tuning:
             weights=sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
             seed=initial_seed(protocol),
             recipe=Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay),
-            plan=Plan(
+            plan=Plan.of(
+                protocol,
                 epochs=protocol.teacher_epochs,
-                batch_size=protocol.batch_size,
-                warmup=protocol.warmup,
-                augment=protocol.augment,
                 view_seed=derive_seed(protocol.seed, "teacher views"),
                 views=range(protocol.teacher_epochs),
                 seed=derive_seed(protocol.seed, "teacher"),
-                precision=protocol.precision,
-                compile=protocol.compile,
+                metric="accuracy",
             ),
             augmented=augment_digest(protocol.augment, protocol.image_size),
             threads=protocol.threads,

@@ -2,7 +2,7 @@
 
 A network is written as the calls that build it, because the text of a PyTorch layer is the call
 that makes it. Retort's own blocks are included as source; of torchvision's models only the changes
-are written; the user's own model is built by the user's file, which is copied beside `student.py`.
+are written; the user's own model is built by the copy of the user's file that the export contains.
 The export job runs the file and compares its network with the student.
 """
 
@@ -20,6 +20,7 @@ from kd.models.cifar import BasicBlock, PreActivationBlock, conv3x3
 from kd.models.network import twins
 from kd.models.torchvision_models import MOBILENET_CIFAR_STAGES
 from kd.names import ModelName, parse_model
+from kd.own_files import own_folder
 
 BLOCKS = (BasicBlock, PreActivationBlock)
 
@@ -157,10 +158,13 @@ def _sequential_lines(network: Network) -> list[str]:
 
 
 def _own_lines(own: ModelName, config: Mapping[str, Any]) -> list[str]:
-    """Call the function in the copy of the user's file."""
+    """Call the function in the copy of the user's file, imported by the copy of `own_import.py`."""
+    folder, name = own_folder(own.file, own.digest), own.file.removesuffix(".py")
     return [
-        f'made_by = runpy.run_path(str(Path(__file__).with_name("{own.file}")))',
-        f'return made_by["{own.function}"](classes={config["classes"]}, '
+        "here = Path(__file__).parent",
+        'import_folder = runpy.run_path(str(here / "own_import.py"))["import_folder"]',
+        f'made_by = import_folder(here / "{folder}", "{name}")',
+        f"return made_by.{own.function}(classes={config['classes']}, "
         f"channels={config['channels']})",
     ]
 

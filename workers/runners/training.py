@@ -32,8 +32,8 @@ from workers.runners.loading import open_parts, teacher_source, untrained_studen
 
 
 def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Train one student; a run that was interrupted goes on after its last full epoch."""
-    run = RunLayout(Path(job.folder))
+    """Train one student; an interrupted run continues after its last full epoch."""
+    run = job.run
     with locked(run.lock, wait=True):
         network = untrained_student(
             job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
@@ -57,7 +57,13 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
                 f"{job.layout.shards(job.shards)} holds {len(source.validation_logits)} rows of "
                 f"the validation split, not {len(validation)}; delete it to have it made again"
             )
-        plan = _plan(job)
+        plan = Plan.of(
+            job.protocol,
+            epochs=job.horizon,
+            view_seed=view_seed(job.protocol),
+            views=job.views,
+            seed=job.seed,
+        )
         yield from checkpointed(
             state, job.recipe, plan, data, validation, source, run, identity, stopped
         )
@@ -65,22 +71,6 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
             return
         test = _test(job, run, network, device) if job.confirm else None
     yield Result.of(test=test)
-
-
-def _plan(job: TrainJob) -> Plan:
-    protocol = job.protocol
-    return Plan(
-        epochs=job.horizon,
-        batch_size=protocol.batch_size,
-        warmup=protocol.warmup,
-        augment=protocol.augment,
-        view_seed=view_seed(protocol),
-        views=job.views,
-        seed=job.seed,
-        precision=protocol.precision,
-        compile=protocol.compile,
-        metric=protocol.metric,
-    )
 
 
 def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
@@ -108,7 +98,7 @@ def checkpointed(
     identity: Mapping[str, Any],
     stopped: ShouldStop,
 ) -> Iterator[Event]:
-    """Train, and keep the state after every epoch; epochs trained before are said again first."""
+    """Train, and keep the state after every epoch; those of a checkpoint are reported first."""
     sweep(run.checkpoint)
     if run.checkpoint.exists():
         yield from _resume(state, run, identity)
@@ -120,18 +110,18 @@ def checkpointed(
 
 
 def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -> Iterator[Event]:
-    """Put the checkpoint back; one that does not fit is said to be, and the run begins anew."""
+    """Restore the checkpoint; for one that does not fit, report that and begin again."""
     try:
         tensors, history = read_checkpoint(run.checkpoint, identity)
         state.restore(tensors, history)
     except ArtifactError as error:
-        yield Note(text=f"training begins anew: {error}")
+        yield Note(text=f"training starts again from its first epoch: {error}")
 
 
 def _test(
     job: TrainJob, run: RunLayout, network: Network, device: torch.device
 ) -> dict[str, float | None]:
-    """Break the seal for this run: test the student, and keep it with its logits."""
+    """Open the test split for this run: test the student, and keep it with its logits."""
     folder = job.layout.dataset(job.dataset)
     test = open_test(folder, Path(job.seal), job.confirm)
     logits = predict(network, test.to(device))

@@ -73,15 +73,15 @@ class Tryout:
     def _train(self, folder: Path) -> Network:
         """Train two epochs, and once more from the checkpoint of the first; return the network."""
         path, batch = folder / "checkpoint.safetensors", min(IMAGES, self._job.protocol.batch_size)
-        plan = Plan(
+        plan = Plan.of(
+            self._job.protocol,
             epochs=2,
             batch_size=batch,
-            warmup=0.0,
-            augment=self._job.protocol.augment,
             view_seed=0,
             views=(0, 1),
             seed=0,
-            precision=self._job.protocol.precision,
+            metric="accuracy",
+            compile=False,
         )
         few = self._some.first(2 * IMAGES)
         with self._refusing("cannot be trained"):
@@ -119,7 +119,7 @@ class Tryout:
     def _export(self, network: Network, folder: Path) -> None:
         job = self._job
         config = describe(job.protocol, job.layout, job.dataset, self._name)
-        write_student(folder, network, config, job.layout.models, self._on_cpu())
+        write_student(folder, network, config, job.layout.own, self._on_cpu())
 
     def _on_cpu(self) -> Examples:
         return self._some.to(torch.device("cpu"))
@@ -137,4 +137,4 @@ class Tryout:
             raise self._refused(what, error) from error
 
     def _refused(self, what: str, error: BaseException | None = None) -> RetortError:
-        return refusal(self._name, self._job.layout.models, what, error)
+        return refusal(self._name, self._job.layout.own, what, error)

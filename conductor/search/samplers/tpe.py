@@ -1,4 +1,7 @@
-"""Optuna's TPE, which here reads each trial of a study once, and not at every decision."""
+"""Optuna's tree-structured Parzen estimator, which learns from completed and pruned trials.
+
+It reads each trial of a study once, and not at every decision.
+"""
 
 from typing import Any
 
@@ -87,7 +90,7 @@ class ReadingTPESampler(TPESampler):
     """TPE over the groups of parameters, which reads the past from `Past`.
 
     Everything is drawn and computed as in `TPESampler(multivariate=True, group=True)`, which reads,
-    sorts and converts all trials anew for every group: the same parameters come out
+    sorts and converts all trials again for every group: the same parameters come out
     (`tests/conductor/test_tpe.py`).
     """
 
@@ -100,7 +103,7 @@ class ReadingTPESampler(TPESampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Look at the trials, once for all that is asked about this one."""
+        """Read the trials, once for all groups of parameters of this trial."""
         self._past.read(study, trial.number)
         self._ended = trials_of(study, ENDED)
         self._divided = []

@@ -2,7 +2,8 @@
 
 `--dataset digits` names a member, `--dataset folder:photos` one that takes a path. A member's first
 docstring line is its help. One that takes a path has the constant PATH, an example of such a path;
-it is read without importing the file and so must be a literal.
+it is read without importing the file and so must be a literal. So is TAKES of a member that crops:
+the part of an image that is resized, in words for the model card.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from kd.data.sources._images import BLOCK, allocate, one_line
 from kd.errors import DataError
 
 PATH = "photos"
+TAKES = "the centre square of each image"
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program

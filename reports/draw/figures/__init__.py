@@ -1,6 +1,6 @@
 """The report's figures: each module of this folder is one, and the page draws all of them."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol, cast
 
 from kd.registry import Kind
@@ -14,12 +14,14 @@ GROUPS = ("Evidence", "Recipe", "Search")  # headings of the page's contents; ot
 class FigureModule(Protocol):
     """What a module of this folder offers.
 
-    `GROUP` is the heading of the page's contents that lists the figure; `ORDER` is its place among
-    the figures of its group, the lowest first. Names may repeat no key of another figure or panel.
+    `GROUP` is the heading of the page's contents that lists the figure, by its `NAME`; `ORDER` is
+    its place among the figures of its group, the lowest first. The key of its first panel may be
+    that of the figure, the name of its file; all other keys of panels begin with it.
     """
 
     GROUP: str
     ORDER: int
+    NAME: str
 
     def draw(self, findings: Findings) -> Figure | None:
         """Return the figure; without panels where it can say what is missing, or None for none."""
@@ -27,18 +29,19 @@ class FigureModule(Protocol):
 
 def draw_figures(findings: Findings) -> dict[str, list[Figure]]:
     """Return every figure that there is to draw, in the order of the page, by its group."""
-    drawn: dict[str, list[Figure]] = {}
-    for module in _ordered():
-        made = module.draw(findings)
-        if made is not None:
-            drawn.setdefault(module.GROUP, []).append(made)
-    return drawn
-
-
-def _ordered() -> Iterator[FigureModule]:
     places = {group: place for place, group in enumerate(GROUPS)}
-    modules = [(name, cast(FigureModule, FIGURES.load(name))) for name in FIGURES.names]
-    modules.sort(
-        key=lambda one: (places.get(one[1].GROUP, len(GROUPS)), one[1].GROUP, one[1].ORDER, one[0])
-    )
-    return (module for _, module in modules)
+    modules = [(key, cast(FigureModule, FIGURES.load(key))) for key in FIGURES.names]
+    drawn: dict[str, list[Figure]] = {}
+    for key, module in sorted(
+        modules,
+        key=lambda item: (
+            places.get(item[1].GROUP, len(GROUPS)),
+            item[1].GROUP,
+            item[1].ORDER,
+            item[0],
+        ),
+    ):
+        figure = module.draw(findings)
+        if figure is not None:
+            drawn.setdefault(module.GROUP, []).append(replace(figure, key=key, name=module.NAME))
+    return drawn

@@ -1,198 +1,152 @@
-"""The figure of the pruning audit: what would have been cut, and how early ranks are settled."""
+"""The audit of the pruner: which auditors it would have cut, and how early ranks are settled."""
 
-from html import escape
 from typing import Any
-
-import plotly.graph_objects as go
 
 from reports.compute.audit import Audit, Auditor
 from reports.compute.findings import Findings
-from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot, text_label
+from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots
 from reports.draw.palette import light
-from reports.draw.rows import HEAD, ROW, swarm
-from reports.draw.shared import arm_legend, looks
+from reports.draw.rows import labelled_rows, rows_height, swarm
+from reports.draw.shared import arm_legend, epochs_panel, looks
+from reports.read.data import StudyData
 from reports.statistics import MINIMUM_AUDITORS
 from reports.wording import NONE, Measure, counted, figure, listed
 
 GROUP = "Search"
 ORDER = 50
+NAME = "Pruning audit"
 
 KEPT, CUT, WRONG = "kept", "cut", "cut wrongly"
-# mark of Plotly, its size, and its colour; an arm's own where that is empty
-MARKS = {KEPT: ("circle", 11, ""), CUT: ("x-thin", 10, "grey"), WRONG: ("diamond-open", 13, "ink")}
+# mark of Plotly and its colour, each an arm's own where it is empty, and its size
+MARKS = {KEPT: ("", "", 11), CUT: ("x-thin", "grey", 10), WRONG: ("diamond-open", "ink", 13)}
 
 SPREAD = 0.22  # of a row, to either side
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw every auditor's end by what would have become of it, and the ranks by epoch."""
-    audits = [audit for audit in findings.audits if audit.auditors]
-    name = "Pruning audit"
+    """Draw every auditor's final value and whether it would have been cut, and ranks by epoch."""
+    data, audits = findings.data, [audit for audit in findings.audits if audit.auditors]
     if not audits:
         note = "Auditors are trials that are exempt from pruning: none has reached the horizon yet."
-        return Figure(key="audit", name=name, title="Pruning cannot be judged yet", note=note)
-    judged = [audit for audit in audits if audit.taus]
-    arms = [audit.arm for audit in audits]
-    panels = [_auditors_panel(findings, audits)]
+        return Figure(title="The pruner cannot be judged yet", note=note)
+    taus = {audit.arm: dict(enumerate(audit.taus, start=1)) for audit in audits if audit.taus}
+    heading = "ranking after an epoch against the last: 1 is the same, 0 is chance"
+    y = "Kendall's τ with the last epoch"
+    ranks = epochs_panel(data, "audit-taus", taus, heading, y=y, height=TALL)
+    rows = [
+        {"arm": arm, "epoch": str(epoch), "τ": figure(tau, 2)}
+        for arm, curve in taus.items()
+        for epoch, tau in curve.items()
+    ]
     return Figure(
-        key="audit",
-        name=name,
-        title=_title(findings, audits),
+        title=_title(data, audits),
         caption="Auditors are trials exempt from pruning. A cut is wrong if the auditor ends among "
-        "the best third of its arm's auditors; regret is how much better the best auditor is than "
-        "the best that the pruner would have kept.",
+        "the best third of its arm's auditors. Regret: how much better the best auditor is than "
+        "the best one that the pruner would have kept.",
         note=_note(audits),
-        panels=[*panels, _tau_panel(findings, judged)] if judged else panels,
+        panels=[_auditors_panel(data, audits), *([ranks] if taus else [])],
         legend=[
-            *arm_legend(findings.data, arms),
+            *arm_legend(data, [audit.arm for audit in audits]),
             Legend(text="would have been cut", colour="grey", mark="cross"),
             Legend(text="wrongly", colour="ink", mark="diamond-open"),
         ],
-        tables=[_table(findings.data.measure, audits), _tau_table(judged)]
-        if judged
-        else [_table(findings.data.measure, audits)],
+        tables=[_table(data.measure, audits), *([Table.of(rows)] if taus else [])],
     )
 
 
-def _title(findings: Findings, audits: list[Audit]) -> str:
-    measure = findings.data.measure
+def _title(data: StudyData, audits: list[Audit]) -> str:
     cut, wrong = sum(audit.cut for audit in audits), sum(audit.wrong for audit in audits)
-    whole = counted(sum(len(audit.auditors) for audit in audits), "auditor")
+    total = counted(sum(len(audit.auditors) for audit in audits), "auditor")
     if not cut:
-        return f"The pruner ({findings.data.settings.pruner}) would have cut none of {whole}"
-    lost = [f"{measure.number(audit.regret)} for {audit.arm}" for audit in audits]
+        return f"The pruner ({data.settings.pruner}) would have cut none of {total}"
+    unit = data.measure.unit
+    lost = [f"{data.measure.number(audit.regret)} for {audit.arm}" for audit in audits]
     return (
-        f"The pruner would have cut {cut} of {whole}, {wrong or 'none'} of them wrongly; "
-        f"{f'regret in {measure.unit}' if measure.unit else 'regret'}: {listed(lost)}"
+        f"The pruner would have cut {cut} of {total}, {wrong or 'none'} of them wrongly; "
+        f"{f'regret in {unit}' if unit else 'regret'}: {listed(lost)}"
     )
 
 
 def _note(audits: list[Audit]) -> str:
-    """Say where ranks are not judged for want of auditors."""
+    """Name the arms with too few auditors to judge their ranks."""
     few = [
         f"{len(audit.auditors)} of {audit.arm}"
         for audit in audits
         if len(audit.auditors) < MINIMUM_AUDITORS
     ]
-    if not few:
-        return ""
-    rule = f"Kendall's τ by epoch takes {MINIMUM_AUDITORS} auditors"
-    return f"{rule}; there are {listed(few)}."
+    rule = f"Kendall's τ by epoch needs {MINIMUM_AUDITORS} auditors per arm"
+    return f"{rule}; there are {listed(few)}." if few else ""
 
 
-def _auditors_panel(findings: Findings, audits: list[Audit]) -> Panel:
-    traces: list[Any] = []
-    labels = []
-    for place, audit in enumerate(audits):
-        for what in MARKS:
-            found = [one for one in audit.auditors if _became(one) == what]
-            traces.append(_marks(findings, audit, place, what, found))
-        labels.append(
-            text_label(
-                _summary(findings.data.measure, audit),
-                0,
-                place - 0.36,
-                xref="paper",
-                xanchor="left",
-                font={"size": 13, "color": light("ink")},
-            )
-        )
-    made = plot(
-        traces,
-        xaxis=axis(findings.data.measure.of("final validation")),
-        yaxis={"visible": False, "range": [len(audits) - 0.4, -0.6], "fixedrange": True},
-        annotations=labels,
+def _auditors_panel(data: StudyData, audits: list[Audit]) -> Panel:
+    labels = [_label(data.measure, audit) for audit in audits]
+    traces = [
+        _marks(data, audit, place, fate) for place, audit in enumerate(audits) for fate in MARKS
+    ]
+    return Panel(
+        key="audit-auditors",
+        plot=labelled_rows(traces, labels, axis(data.measure.of("final validation"))),
+        height=rows_height(len(audits)),
+        alt=f"Auditors by their last validation {data.measure.name}. {'. '.join(labels)}.",
+        heading="every auditor",
     )
-    height = HEAD + ROW * len(audits) + 56
-    summaries = [_summary(findings.data.measure, audit) for audit in audits]
-    alt = f"Auditors by their last validation {findings.data.measure.name}. {'. '.join(summaries)}."
-    return Panel(key="audit-auditors", plot=made, height=height, alt=alt, heading="every auditor")
 
 
-def _became(one: Auditor) -> str:
-    if one.cut_epoch is None:
+def _fate(auditor: Auditor) -> str:
+    if auditor.cut_epoch is None:
         return KEPT
-    return WRONG if one.wrong else CUT
+    return WRONG if auditor.wrong else CUT
 
 
-def _summary(measure: Measure, audit: Audit) -> str:
+def _label(measure: Measure, audit: Audit) -> str:
     regret = "none kept" if audit.regret is None else f"regret {measure.number(audit.regret)}"
     return f"{audit.arm}: {audit.cut} of {len(audit.auditors)} cut, {audit.wrong} wrongly; {regret}"
 
 
-def _marks(findings: Findings, audit: Audit, place: int, what: str, found: list[Auditor]) -> Any:
-    symbol, size, name = MARKS[what]
-    look = looks(findings.data)[audit.arm]
+def _marks(data: StudyData, audit: Audit, place: int, fate: str) -> Any:
+    """The auditors of one fate, in the row of their arm."""
+    auditors = [auditor for auditor in audit.auditors if _fate(auditor) == fate]
+    symbol, name, size = MARKS[fate]
+    look = looks(data)[audit.arm]
     colour = light(name) if name else look.light
-    words = [
-        f"trial {one.number}, {what}{f' after epoch {one.cut_epoch}' if one.cut_epoch else ''}"
-        for one in found
+    outline = {"width": 0 if fate == KEPT else 2, "color": colour}
+    texts = [
+        f"trial {one.number}, {fate}{f' after epoch {one.cut_epoch}' if one.cut_epoch else ''}"
+        for one in auditors
     ]
-    return go.Scatter(
-        x=[findings.data.measure.scale * one.value for one in found],
-        y=[place + offset for offset in _apart([one.value for one in found])],
-        mode="markers",
-        customdata=words,
+    return dots(
+        look,
+        [data.measure.scale * auditor.value for auditor in auditors],
+        [place + offset for offset in _offsets([auditor.value for auditor in auditors])],
+        f"{audit.arm}, {fate}",
+        size=size,
         marker={
-            "symbol": look.symbol if what == KEPT else symbol,
-            "size": size,
+            "symbol": symbol or look.symbol,
             "color": colour,
             "opacity": 0.8,
-            "line": {"width": 0 if what == KEPT else 2, "color": colour},
+            "line": outline,
         },
-        name=escape(f"{audit.arm}, {what}"),
-        hovertemplate=f"%{{customdata}}: %{{x:.2f}} {findings.data.measure.symbol}<extra></extra>",
+        customdata=texts,
+        hover=f"%{{customdata}}: %{{x:.2f}} {data.measure.symbol}",
     )
 
 
-def _apart(values: list[float]) -> list[float]:
+def _offsets(values: list[float]) -> list[float]:
     """Keep equal values apart, within their row."""
     offsets = swarm(values)
     most = max(map(abs, offsets), default=0.0)
     return [offset * min(1.0, SPREAD / most) if most else 0.0 for offset in offsets]
 
 
-def _tau_panel(findings: Findings, judged: list[Audit]) -> Panel:
-    traces, halves = [], []
-    half = findings.data.protocol.epochs // 2 or 1
-    for audit in judged:
-        epochs = list(range(1, len(audit.taus) + 1))
-        hover = f"{escape(audit.arm)}, epoch %{{x}}: τ = %{{y:.2f}}<extra></extra>"
-        look = looks(findings.data)[audit.arm]
-        traces.append(line(look, epochs, list(audit.taus), audit.arm, hovertemplate=hover))
-        halves.append(f"{figure(audit.taus[half - 1], 2)} for {audit.arm}")
-    made = plot(traces, xaxis=axis("epoch"), yaxis=axis("Kendall's τ with the last epoch"))
-    alt = f"Agreement of each epoch's ranking with the last; at epoch {half}: {listed(halves)}."
-    heading = "ranking at an epoch against the last: 1 is the same, 0 is chance"
-    return Panel(key="audit-taus", plot=made, height=TALL, alt=alt, heading=heading)
-
-
 def _table(measure: Measure, audits: list[Audit]) -> Table:
-    rows = [
-        [
-            audit.arm,
-            str(one.number),
-            measure.value(one.value),
-            NONE if one.cut_epoch is None else str(one.cut_epoch),
-            "yes" if one.wrong else "no",
-        ]
+    return Table.of(
+        {
+            "arm": audit.arm,
+            "auditor": str(auditor.number),
+            f"validation {measure.name}": measure.value(auditor.value),
+            "would be cut after epoch": str(auditor.cut_epoch or NONE),
+            "wrongly": "yes" if auditor.wrong else "no",
+        }
         for audit in audits
-        for one in audit.auditors
-    ]
-    columns = [
-        "arm",
-        "auditor",
-        f"validation {measure.name}",
-        "would be cut after epoch",
-        "wrongly",
-    ]
-    return Table(columns=columns, rows=rows)
-
-
-def _tau_table(judged: list[Audit]) -> Table:
-    rows = [
-        [audit.arm, str(epoch), figure(tau, 2)]
-        for audit in judged
-        for epoch, tau in enumerate(audit.taus, start=1)
-    ]
-    return Table(columns=["arm", "epoch", "τ"], rows=rows)
+        for auditor in audit.auditors
+    )

@@ -1,22 +1,20 @@
-"""Calibration on the test split: how often a model is right when it is so sure."""
+"""Calibration on the test split: how often a prediction is right, by the model's confidence."""
 
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from reports.compute.findings import Findings
-from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot
-from reports.draw.palette import TEACHER_LOOK, Look, light
-from reports.draw.shared import arm_legend, looks
-from reports.read.data import FinalistData
+from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, guide, line, plot
+from reports.draw.palette import TEACHER_LOOK, Look
+from reports.draw.shared import looks
 from reports.wording import listed, percent, points
 
 GROUP = "Evidence"
 ORDER = 70
+NAME = "Calibration"
 
 BINS = 10  # of equal width; fewer than the 15 of the ECE, so that most hold enough images
 FEWEST = 10  # predictions in a bin that is drawn; the table has all
@@ -33,14 +31,30 @@ class _Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
-    """A model's predictions over its seeds; `excess` is its confidence less its accuracy, 0-1."""
+    """A model's predictions over its seeds: confidence [seeds * images], and whether each is right.
+
+    `short` is its name in titles and legends.
+    """
 
     label: str
     short: str
     look: Look
-    bins: tuple[_Bin, ...]
-    excess: float
+    confidence: NDArray[np.float64]
+    correct: NDArray[np.bool_]
     ece: float | None
+
+    @property
+    def bins(self) -> list[_Bin]:
+        places = np.clip(np.ceil(self.confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        return [
+            _Bin(
+                count=int(inside.sum()),
+                confidence=float(self.confidence[inside].mean()),
+                accuracy=float(self.correct[inside].mean()),
+            )
+            for place in range(BINS)
+            if (inside := places == place).any()
+        ]
 
 
 def draw(findings: Findings) -> Figure | None:
@@ -48,24 +62,24 @@ def draw(findings: Findings) -> Figure | None:
     models = _models(findings)
     if not models:
         return None
-    title = _title(models)
+    excesses = [
+        f"{points(float(one.confidence.mean() - one.correct.mean()), sign=True, digits=1)} for "
+        f"{'the teacher' if one.look is TEACHER_LOOK else one.short}"
+        for one in models
+    ]
+    title = f"Points by which mean confidence exceeds accuracy: {listed(excesses)}"
     return Figure(
-        key="calibration",
-        name="Calibration",
         title=title,
         caption=f"Test predictions of all seeds in {BINS} bins of confidence, the probability of "
-        "the class that the model names. Below the diagonal a model is surer than it is right. "
-        f"Bins of fewer than {FEWEST} predictions are left out, and the ECE of the table above "
-        "is over 15 bins.",
+        "the predicted class. Below the diagonal a model is overconfident. Bins of fewer than "
+        f"{FEWEST} predictions are not drawn. The ECE in the comparison table uses 15 bins.",
         panels=[_panel(models, title)],
         legend=[
-            *[
-                Legend(text="teacher", colour=one.look.colour, mark=one.look.symbol)
+            *(
+                Legend(text=one.short, colour=one.look.colour, mark=one.look.symbol)
                 for one in models
-                if one.look is TEACHER_LOOK
-            ],
-            *arm_legend(findings.data, [one.short for one in models if one.look != TEACHER_LOOK]),
-            Legend(text="as sure as right", colour="faint", mark="line"),
+            ),
+            Legend(text="confidence = accuracy", colour="faint", mark="line"),
         ],
         tables=[_table(models)],
     )
@@ -73,112 +87,75 @@ def draw(findings: Findings) -> Figure | None:
 
 def _models(findings: Findings) -> list[_Model]:
     data = findings.data
-    tuned = [one for one in data.of_role("tuned") if one.tested]
-    found = [
-        _model(
-            one.label, one.finalist.arm, looks(data)[one.finalist.arm], *_joined(one),
-            _ece(findings, one),
+    models = [
+        _Model(
+            label=standing.finalist.label,
+            short=standing.finalist.arm,
+            look=looks(data)[standing.finalist.arm],
+            confidence=np.concatenate(
+                [run.confidence for run in standing.finalist.tested if run.confidence is not None]
+            ),
+            correct=np.concatenate(
+                [run.correct for run in standing.finalist.tested if run.correct is not None]
+            ),
+            ece=standing.ece,
         )
-        for one in tuned
-    ]  # fmt: skip
-    if found and data.teacher_confidence is not None and data.teacher_correct is not None:
-        ece = data.teacher_test.get("ece")
-        parts = data.teacher_confidence, data.teacher_correct
-        return [_model("teacher", "the teacher", TEACHER_LOOK, *parts, ece), *found]
-    return found
-
-
-def _joined(one: FinalistData) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Join confidence and correctness of all tested runs: [seeds * images] each."""
-    return (
-        np.concatenate([run.confidence for run in one.tested if run.confidence is not None]),
-        np.concatenate([run.correct for run in one.tested if run.correct is not None]),
-    )
-
-
-def _ece(findings: Findings, one: FinalistData) -> float | None:
-    standing = findings.standing(one)
-    return standing.ece if standing else None
-
-
-def _model(
-    label: str,
-    short: str,
-    look: Look,
-    confidence: NDArray[np.float64],
-    correct: NDArray[np.bool_],
-    ece: float | None,
-) -> _Model:
-    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    bins = [
-        _Bin(
-            count=int(here.sum()),
-            confidence=float(confidence[here].mean()),
-            accuracy=float(correct[here].mean()),
-        )
-        for place in range(BINS)
-        if (here := places == place).any()
+        for standing in findings.standings
+        if standing.finalist.role == "tuned" and standing.finalist.tested
     ]
-    excess = float(confidence.mean() - correct.mean())
-    return _Model(label=label, short=short, look=look, bins=tuple(bins), excess=excess, ece=ece)
-
-
-def _title(models: list[_Model]) -> str:
-    parts = [f"{points(one.excess, sign=True, digits=1)} for {one.short}" for one in models]
-    return f"Points by which confidence exceeds accuracy: {listed(parts)}"
+    if models and data.teacher_confidence is not None and data.teacher_correct is not None:
+        teacher = _Model(
+            label="teacher",
+            short="teacher",
+            look=TEACHER_LOOK,
+            confidence=data.teacher_confidence,
+            correct=data.teacher_correct,
+            ece=data.teacher_test.get("ece"),
+        )
+        return [teacher, *models]
+    return models
 
 
 def _panel(models: list[_Model], title: str) -> Panel:
-    diagonal = {"color": light("faint"), "width": 1.5, "dash": "dot"}
-    drawn = {one.label: [each for each in one.bins if each.count >= FEWEST] for one in models}
-    lowest = min((each.confidence for bins in drawn.values() for each in bins), default=0.0)
+    drawn = {one.label: [inside for inside in one.bins if inside.count >= FEWEST] for one in models}
+    lowest = min((inside.confidence for bins in drawn.values() for inside in bins), default=0.0)
     low = 100 * np.floor(lowest * BINS) / BINS
-    traces: list[Any] = [
-        go.Scatter(x=[low, 100], y=[low, 100], mode="lines", line=diagonal, hoverinfo="skip")
-    ]
+    traces = [guide([low, 100], [low, 100], "faint")]
+    accuracies = []
     for one in models:
-        bins = drawn[one.label]
-        hover = f"{escape(one.label)}, confidence %{{x:.1f}} %: right on %{{y:.1f}} % of "
-        trace = line(
-            one.look,
-            [100 * each.confidence for each in bins],
-            [100 * each.accuracy for each in bins],
-            one.label,
-            customdata=[each.count for each in bins],
-            hovertemplate=hover + "%{customdata}<extra></extra>",
-        )
+        bins, label = drawn[one.label], escape(one.label)
+        right = "right in %{y:.1f} % of %{customdata} predictions"
         traces.append(
-            trace.update(mode="lines+markers", marker={"symbol": one.look.symbol, "size": 8})
+            line(
+                one.look,
+                [100 * inside.confidence for inside in bins],
+                [100 * inside.accuracy for inside in bins],
+                one.label,
+                marked=True,
+                customdata=[inside.count for inside in bins],
+                hover=f"{label}, confidence %{{x:.1f}} %: {right}",
+            )
         )
+        ends = [f"{percent(one.accuracy, 0)} at {percent(one.confidence, 0)}" for one in bins]
+        accuracies.append(f" {one.label}: {', '.join(ends)}." if bins else "")
     made = plot(
         traces,
         xaxis=axis("confidence, %", range=[low - 1, 101]),
         yaxis=axis("accuracy, %", rangemode="normal"),
     )
-    alt = f"{title}. " + " ".join(
-        f"{one.label}: "
-        + ", ".join(
-            f"{percent(each.accuracy, 0)} at {percent(each.confidence, 0)}" for each in bins
-        )
-        + "."
-        for one in models
-        if (bins := drawn[one.label])
-    )
-    return Panel(key="calibration", plot=made, height=TALL, alt=alt)
+    return Panel(key="calibration", plot=made, height=TALL, alt=f"{title}.{''.join(accuracies)}")
 
 
 def _table(models: list[_Model]) -> Table:
-    rows = [
-        [
-            one.label,
-            str(each.count),
-            percent(each.confidence, 1),
-            percent(each.accuracy, 1),
-            points(each.confidence - each.accuracy, sign=True, digits=1),
-            percent(one.ece),
-        ]
+    return Table.of(
+        {
+            "model": one.label,
+            "predictions": str(inside.count),
+            "confidence": percent(inside.confidence, 1),
+            "accuracy": percent(inside.accuracy, 1),
+            "excess, points": points(inside.confidence - inside.accuracy, sign=True, digits=1),
+            "ECE of the model": percent(one.ece),
+        }
         for one in models
-        for each in one.bins
-    ]
-    columns = ["model", "predictions", "confidence", "accuracy", "excess, points", "ECE of all"]
-    return Table(columns=columns, rows=rows)
+        for inside in one.bins
+    )

@@ -1,28 +1,19 @@
-"""The figure of classes: where distillation helps, and which confusions came and went."""
+"""Where distillation helps, class by class, and which confusions changed most."""
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from reports.compute.classes import (
-    ClassDifference,
-    ClassFindings,
-    Confusion,
-    Example,
-    Images,
-    class_name,
-)
+from reports.compute.classes import ClassDifference, ClassFindings, Confusion, Example, class_name
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Gallery, Panel, Picture, Table
 from reports.draw.pictures import data_uri
-from reports.draw.rows import Row, RowChart
+from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import looks, row_panel
 from reports.read.data import StudyData
-from reports.wording import counted, decimals, interval, p_value, percent, points, shortened
+from reports.wording import counted, decimals, measure, p_value, percent, points, shortened
 
 GROUP = "Evidence"
 ORDER = 50
+NAME = "Classes and confusions"
 
 MOST_ROWS = 12  # classes drawn: those that gained and lost most; the table has all
 MOST_IN_A_PANEL = 6
@@ -30,39 +21,26 @@ MOST_IN_A_PANEL = 6
 
 def draw(findings: Findings) -> Figure:
     """Draw the paired difference on every class, and show the confusions that changed most."""
-    found = findings.classes
-    name = "Classes and confusions"
-    if found is None or not found.classes:
-        note = "It takes the two tuned recipes of the verdict, tested on two seeds at least."
-        return Figure(key="classes", name=name, title="No class to compare yet", note=note)
-    rows = _chosen(found.classes)
-    title = _title(findings.data, found)
-    arm_a, arm_b = found.a.finalist.arm, found.b.finalist.arm
+    data, compared = findings.data, findings.classes
+    if compared is None or not compared.classes:
+        note = "Needs the two tuned recipes of the verdict, each tested on two seeds or more."
+        return Figure(title="No class to compare yet", note=note)
+    a, b = compared.a.label, compared.b.label
+    title = _title(data, compared)
     return Figure(
-        key="classes",
-        name=name,
         title=title,
-        caption=f"Test accuracy of tuned {arm_a} less tuned {arm_b} on each class: dots are seeds, "
-        "bars 95 % intervals over seeds and the images of the class. The confusions are those that "
-        "changed most, so some of the change is chance; below an image stand the runs, of "
-        f"{found.seeds}, that confuse it so: tuned {arm_b} → tuned {arm_a}.",
-        panels=_panels(findings.data, found, rows, title),
-        galleries=[
-            _gallery(findings.data, found, one, findings.images) for one in found.confusions
-        ],
-        tables=[_class_table(findings.data, found), _confusion_table(findings.data, found)],
+        caption=f"Test accuracy of {a} minus {b} on each class: dots are seeds, bars are means "
+        "with their 95 % interval over seeds and the images of the class. The confusions shown "
+        "are those that changed most, so part of their change is chance. Below each image: in how "
+        f"many of {compared.seeds} runs it is confused, {b} → {a}.",
+        panels=_panels(data, compared, title),
+        galleries=[_gallery(findings, compared, confusion) for confusion in compared.confusions],
+        tables=[_class_table(data, compared), _confusion_table(data, compared)],
     )
 
 
-def _chosen(classes: Sequence[ClassDifference]) -> list[ClassDifference]:
-    """All classes by their gain, or of many those at both ends."""
-    ordered = sorted(classes, key=lambda one: -one.difference.mean)
-    half = MOST_ROWS // 2
-    return ordered if len(ordered) <= MOST_ROWS else [*ordered[:half], *ordered[-half:]]
-
-
-def _title(data: StudyData, found: ClassFindings) -> str:
-    ordered = sorted(found.classes, key=lambda one: one.difference.mean)
+def _title(data: StudyData, compared: ClassFindings) -> str:
+    ordered = sorted(compared.classes, key=lambda one: one.difference.mean)
     worst, best = ordered[0], ordered[-1]
     sure = sum(one.p_holm < 0.05 for one in ordered)
     ends = [
@@ -72,19 +50,21 @@ def _title(data: StudyData, found: ClassFindings) -> str:
     ]
     return (
         f"{sure or 'None'} of {counted(len(ordered), 'class', 'classes')} "
-        f"{'differs' if sure == 1 else 'differ'} beyond chance; tuned {found.a.finalist.arm} less "
-        f"tuned {found.b.finalist.arm} runs from {ends[0]} to {ends[1]}"
+        f"{'differs' if sure == 1 else 'differ'} beyond chance; {compared.a.label} minus "
+        f"{compared.b.label} ranges from {ends[0]} to {ends[1]}"
     )
 
 
-def _panels(
-    data: StudyData, found: ClassFindings, rows: list[ClassDifference], title: str
-) -> list[Panel]:
-    """One panel, or of more rows than fit it two on one axis."""
-    drawn = [_row(data, found, one) for one in rows]
-    whole = RowChart(rows=drawn, axis="", reference=0.0)
-    middle = len(drawn) if len(drawn) <= MOST_IN_A_PANEL else (len(drawn) + 1) // 2
-    halves = [drawn[:middle], drawn[middle:]]
+def _panels(data: StudyData, compared: ClassFindings, title: str) -> list[Panel]:
+    """One panel, or two on the same axis where the rows do not fit into one."""
+    look = looks(data)[compared.a.arm]
+    rows = []
+    for one in _extremes(compared.classes):
+        by = points(one.difference.mean, sign=True, digits=1)
+        label = f"{shortened(class_name(data, one.label), 30)}  {by}"
+        rows.append(difference_row(label, look, one.difference, 100))
+    span = RowChart(rows=rows, axis="", reference=0.0).span
+    middle = len(rows) if len(rows) <= MOST_IN_A_PANEL else (len(rows) + 1) // 2
     return [
         row_panel(
             f"classes-{place}",
@@ -93,100 +73,76 @@ def _panels(
                 axis="difference in accuracy, points",
                 reference=0.0,
                 reference_label="no difference",
-                ends=whole.span,
+                ends=span,
             ),
             title,
         )
-        for place, half in enumerate(halves)
+        for place, half in enumerate((rows[:middle], rows[middle:]))
         if half
     ]
 
 
-def _row(data: StudyData, found: ClassFindings, one: ClassDifference) -> Row:
-    name = shortened(class_name(data, one.label), 30)
-    return Row(
-        label=f"{name}  {points(one.difference.mean, sign=True, digits=1)}",
-        look=looks(data)[found.a.finalist.arm],
-        points=[100 * value for value in one.difference.per_seed],
-        centre=100 * one.difference.mean,
-        low=100 * one.difference.low,
-        high=100 * one.difference.high,
+def _extremes(classes: Sequence[ClassDifference]) -> list[ClassDifference]:
+    """All classes by their gain; of too many, those at both ends."""
+    ordered = sorted(classes, key=lambda one: -one.difference.mean)
+    half = MOST_ROWS // 2
+    return ordered if len(ordered) <= MOST_ROWS else [*ordered[:half], *ordered[-half:]]
+
+
+def _gallery(findings: Findings, compared: ClassFindings, confusion: Confusion) -> Gallery:
+    label, taken = (
+        shortened(class_name(findings.data, one), 40) for one in (confusion.label, confusion.taken)
     )
-
-
-def _gallery(data: StudyData, found: ClassFindings, one: Confusion, images: Images) -> Gallery:
-    a, b = found.a.finalist.arm, found.b.finalist.arm
-    label = shortened(class_name(data, one.label), 40)
-    taken = shortened(class_name(data, one.taken), 40)
     return Gallery(
         heading=f"{label} taken for {taken}",
-        text=f"{decimals(one.b, 1)} of {counted(one.images, 'image')} a run with tuned {b}, "
-        f"{decimals(one.a, 1)} with tuned {a}",
+        text=f"{decimals(confusion.b, 1)} of {counted(confusion.images, 'image')} per run with "
+        f"{compared.b.label}, {decimals(confusion.a, 1)} with {compared.a.label}",
         pictures=[
-            _picture(f"{label} taken for {taken}", found, example, images[example.image])
-            for example in one.examples
-            if example.image in images
+            _picture(findings, compared, f"{label} taken for {taken}", example)
+            for example in confusion.examples
+            if example.image in findings.images
         ],
     )
 
 
 def _picture(
-    what: str, found: ClassFindings, example: Example, image: NDArray[np.uint8]
+    findings: Findings, compared: ClassFindings, heading: str, example: Example
 ) -> Picture:
-    a, b, seeds = found.a.finalist.arm, found.b.finalist.arm, found.seeds
+    runs = counted(compared.seeds, "run")
     return Picture(
-        uri=data_uri(image),
-        alt=f"Test image {example.image}: {what} by {example.b} of {counted(seeds, 'run')} of "
-        f"{b}, {example.a} of {a}",
+        uri=data_uri(findings.images[example.image]),
+        alt=f"Test image {example.image}: {heading} by {example.b} of {runs} of "
+        f"{compared.b.label}, {example.a} of {compared.a.label}",
         text=f"{example.b} → {example.a}",
     )
 
 
-def _class_table(data: StudyData, found: ClassFindings) -> Table:
-    rows = [
-        [
-            class_name(data, one.label),
-            str(one.images),
-            percent(one.a),
-            percent(one.b),
-            points(one.difference.mean, sign=True),
-            interval(one.difference.low, one.difference.high),
-            p_value(one.p_holm),
-        ]
-        for one in found.classes
-    ]
-    columns = [
-        "class",
-        "test images",
-        f"tuned {found.a.finalist.arm}",
-        f"tuned {found.b.finalist.arm}",
-        "difference, points",
-        "95 % interval",
-        "p, Holm",
-    ]
-    return Table(columns=columns, rows=rows)
+def _class_table(data: StudyData, compared: ClassFindings) -> Table:
+    return Table.of(
+        {
+            "class": class_name(data, one.label),
+            "test images": str(one.images),
+            compared.a.label: percent(one.a),
+            compared.b.label: percent(one.b),
+            "difference, points": points(one.difference.mean, sign=True),
+            "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
+            "p, Holm": p_value(one.p_holm),
+        }
+        for one in compared.classes
+    )
 
 
-def _confusion_table(data: StudyData, found: ClassFindings) -> Table:
+def _confusion_table(data: StudyData, compared: ClassFindings) -> Table:
     rows = [
-        [
-            class_name(data, one.label),
-            class_name(data, one.taken),
-            str(one.images),
-            decimals(one.a, 1),
-            decimals(one.b, 1),
-            points(one.difference.mean, sign=True),
-            interval(one.difference.low, one.difference.high),
-        ]
-        for one in found.confusions
+        {
+            "class": class_name(data, one.label),
+            "taken for": class_name(data, one.taken),
+            "test images": str(one.images),
+            f"images per run, {compared.a.label}": decimals(one.a, 1),
+            f"images per run, {compared.b.label}": decimals(one.b, 1),
+            "difference, points of the class": points(one.difference.mean, sign=True),
+            "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
+        }
+        for one in compared.confusions
     ]
-    columns = [
-        "class",
-        "taken for",
-        "test images",
-        f"a run, tuned {found.a.finalist.arm}",
-        f"a run, tuned {found.b.finalist.arm}",
-        "difference, points of the class",
-        "95 % interval",
-    ]
-    return Table(columns=columns, rows=rows, words=2)
+    return Table.of(rows, words=2)

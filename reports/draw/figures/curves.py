@@ -1,14 +1,24 @@
-"""The figure of pruning: learning curves with their cuts."""
+"""The learning curves of the search, and where pruning cut them."""
 
 from statistics import median, median_low
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from reports.compute.findings import Findings
-from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, line, plot
+from reports.draw.drawing import (
+    TALL,
+    Figure,
+    Legend,
+    Panel,
+    Table,
+    axis,
+    dots,
+    epoch_axis,
+    line,
+    plot,
+)
 from reports.draw.palette import light
 from reports.draw.shared import looks
 from reports.read.data import ArmData, StudyData, TrialData
@@ -16,115 +26,115 @@ from reports.wording import Measure, counted
 
 GROUP = "Search"
 ORDER = 40
+NAME = "Learning curves and pruning"
 
 
 def draw(findings: Findings) -> Figure:
     """Draw the metric on the validation split of every trial by epoch, pruned ones apart."""
     data = findings.data
     arms = [arm for arm in data.arms if any(trial.values for trial in arm.trials)]
-    name = "Learning curves and pruning"
     if not arms:
-        note = "No epoch has been reported yet."
-        return Figure(key="curves", name=name, title="No learning curve yet", note=note)
+        return Figure(title="No learning curve yet", note="No epoch has been reported yet.")
     return Figure(
-        key="curves",
-        name=name,
-        title=_curves_title(arms, data.protocol.epochs),
+        title=_title(arms, data.protocol.epochs),
         caption=f"Validation {data.measure.name} after every epoch; a cross is where a trial was "
-        "cut.",
-        panels=[_curves_panel(data, arm) for arm in arms],
+        "pruned.",
+        panels=[_panel(data, arm) for arm in arms],
         legend=[
             Legend(text="completed", colour="muted", mark="line"),
             Legend(text="best of the search", colour="ink", mark="area"),
             Legend(text="pruned", colour="faint", mark="cross"),
         ],
-        tables=[_curves_table(data, arms)],
+        tables=[_table(data, arms)],
     )
 
 
-def _curves_title(arms: list[ArmData], horizon: int) -> str:
-    counted_trials = [trial for arm in arms for trial in arm.counted]
-    cut = [trial.epochs for trial in counted_trials if trial.state == "PRUNED"]
+def _title(arms: list[ArmData], horizon: int) -> str:
+    trials = [trial for arm in arms for trial in arm.counted]
+    cut = [trial.epochs for trial in trials if trial.state == "PRUNED"]
     if not cut:
-        return f"None of {counted(len(counted_trials), 'trial')} was pruned"
+        return f"None of {counted(len(trials), 'trial')} was pruned"
     return (
-        f"Pruning cut {len(cut)} of {counted(len(counted_trials), 'trial')}, "
-        f"half of them by epoch {median_low(cut)} of {horizon}"
+        f"{len(cut)} of {counted(len(trials), 'trial')} {'was' if len(cut) == 1 else 'were'} "
+        f"pruned, half of them by epoch {median_low(cut)} of {horizon}"
     )
 
 
 def _joined(
-    measure: Measure, trials: list[TrialData]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    measure: Measure, trials: list[TrialData], colour: str, width: float, opacity: float
+) -> Any:
     """Join curves into one, with a gap of NaN after each, so that a thousand are one trace."""
     x: list[float] = []
     y: list[float] = []
     for trial in trials:
         x += [*trial.values, 0]
         y += [*(measure.scale * value for value in trial.values.values()), np.nan]
-    return np.asarray(x, dtype=np.int32), np.asarray(y, dtype=np.float32)
-
-
-def _curves_panel(data: StudyData, arm: ArmData) -> Panel:
-    look = looks(data)[arm.name]
-    pruned = [trial for trial in arm.trials if trial.state == "PRUNED" and trial.values]
-    whole = [one for one in arm.trials if one.state == "COMPLETE" and not one.diverged]
-    best = arm.best
-    scale, symbol = data.measure.scale, data.measure.symbol
-    hover = f"epoch %{{x}}: %{{y:.2f}} {symbol}<extra></extra>"
-    ends = go.Scatter(
-        x=[max(trial.values) for trial in pruned],
-        y=[scale * trial.values[max(trial.values)] for trial in pruned],
-        mode="markers",
-        customdata=[trial.number for trial in pruned],
-        marker={"symbol": "x-thin", "size": 8, "line": {"color": light("grey"), "width": 2}},
-        hovertemplate="trial %{customdata}, cut after epoch %{x}: %{y:.2f} "
-        f"{symbol}<extra></extra>",
+    return go.Scatter(
+        x=np.asarray(x, dtype=np.int32),
+        y=np.asarray(y, dtype=np.float32),
+        mode="lines",
+        line={"color": colour, "width": width},
+        opacity=opacity,
+        hoverinfo="skip",
     )
+
+
+def _panel(data: StudyData, arm: ArmData) -> Panel:
+    look, measure = looks(data)[arm.name], data.measure
+    pruned = [trial for trial in arm.trials if trial.state == "PRUNED" and trial.values]
+    completed = sorted(arm.completed, key=lambda trial: trial.number)
     traces = [
-        _curve(data.measure, light("faint"), pruned, 1, 0.8),
-        _curve(data.measure, look.light, whole, 1.2, 0.45),
-        ends,
+        _joined(measure, pruned, light("faint"), 1, 0.8),
+        _joined(measure, completed, look.light, 1.2, 0.45),
+        dots(
+            look,
+            [max(trial.values) for trial in pruned],
+            [measure.scale * trial.values[max(trial.values)] for trial in pruned],
+            "pruned",
+            marker={"symbol": "x-thin", "line": {"color": light("grey"), "width": 2}},
+            customdata=[trial.number for trial in pruned],
+            hover="trial %{customdata}, pruned after epoch %{x}: %{y:.2f} " + measure.symbol,
+        ),
     ]
-    if best:
-        x, y = list(best.values), [scale * value for value in best.values.values()]
+    if arm.best:
         traces.append(
-            line(look, x, y, f"trial {best.number}", hovertemplate=hover).update(
-                line={"width": 3, "dash": "solid"}
+            line(
+                look,
+                list(arm.best.values),
+                [measure.scale * value for value in arm.best.values.values()],
+                f"trial {arm.best.number}",
+                hover=f"trial {arm.best.number}, epoch %{{x}}: %{{y:.2f}} {measure.symbol}",
+                line={"width": 3, "dash": "solid"},
             )
         )
-    made = plot(traces, xaxis=axis("epoch"), yaxis=axis(data.measure.of("validation")))
-    alt = f"{arm.name}: learning curves of {len(whole)} completed and {len(pruned)} pruned trials."
-    return Panel(key=f"curves-{arm.name}", plot=made, height=TALL, alt=alt, heading=arm.name)
+    xaxis, yaxis = epoch_axis(data.protocol.epochs), axis(measure.of("validation"))
+    count = f"{len(completed)} completed and {len(pruned)} pruned trials"
+    return Panel(
+        key=f"curves-{arm.name}",
+        plot=plot(traces, xaxis=xaxis, yaxis=yaxis),
+        height=TALL,
+        alt=f"{arm.name}: learning curves of {count}.",
+        heading=arm.name,
+    )
 
 
-def _curve(
-    measure: Measure, colour: str, trials: list[TrialData], width: float, opacity: float
-) -> Any:
-    x, y = _joined(measure, trials)
-    style = {"color": colour, "width": width}
-    return go.Scatter(x=x, y=y, mode="lines", line=style, opacity=opacity, hoverinfo="skip")
-
-
-def _curves_table(data: StudyData, arms: list[ArmData]) -> Table:
-    """Give a row an epoch: with a row a trial it would be as long as the study."""
+def _table(data: StudyData, arms: list[ArmData]) -> Table:
+    """One row per epoch: with one per trial it would be as long as the study."""
     rows = []
     for arm in arms:
         for epoch in sorted({epoch for trial in arm.trials for epoch in trial.values}):
-            values = [one.values[epoch] for one in arm.trials if epoch in one.values]
-            cut = sum(
-                one.state == "PRUNED" and max(one.values, default=0) == epoch for one in arm.trials
-            )
+            trials = [trial for trial in arm.trials if epoch in trial.values]
+            values = [trial.values[epoch] for trial in trials]
+            last = [trial for trial in trials if max(trial.values) == epoch]
             rows.append(
-                [
-                    arm.name,
-                    str(epoch),
-                    str(len(values)),
-                    data.measure.value(min(values)),
-                    data.measure.value(median(values)),
-                    data.measure.value(max(values)),
-                    str(cut),
-                ]
+                {
+                    "arm": arm.name,
+                    "epoch": str(epoch),
+                    "trials": str(len(values)),
+                    "worst": data.measure.value(min(values)),
+                    "median": data.measure.value(median(values)),
+                    "best": data.measure.value(max(values)),
+                    "pruned after it": str(sum(trial.state == "PRUNED" for trial in last)),
+                }
             )
-    columns = ["arm", "epoch", "trials", "worst", "median", "best", "cut after it"]
-    return Table(columns=columns, rows=rows)
+    return Table.of(rows)

@@ -1,122 +1,84 @@
 """Paired differences of the confirmation: every comparison, seed by seed."""
 
+from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
-from reports.draw.rows import Row, RowChart
+from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import looks, row_panel, unconfirmed
-from reports.read.data import PLAIN, FinalistData, StudyData
-from reports.statistics import Difference
-from reports.wording import Measure, counted, figure, p_value
+from reports.wording import Measure, counted, p_value
 
 GROUP = "Evidence"
 ORDER = 20
+NAME = "Paired differences"
 
 
 def draw(findings: Findings) -> Figure:
     """Draw every comparison's paired differences, with interval, zero and the margin."""
-    found = _differences(findings)
-    name = "Paired differences"
-    if not found:
-        note = "No two finalists share two seeds."
-        if not findings.data.finalists:
-            note = unconfirmed(findings.data)
-        return Figure(key="differences", name=name, title="No paired difference yet", note=note)
-    margin, measure = findings.verdict.margin, findings.data.measure
+    data, measure = findings.data, findings.data.measure
+    comparisons = _comparisons(findings)
+    if not comparisons:
+        note = "No two finalists were tested on the same two seeds."
+        return Figure(
+            title="No paired difference yet", note=note if data.finalists else unconfirmed(data)
+        )
+    margin = data.protocol.margin
     chart = RowChart(
-        rows=[_difference_row(findings.data, *item) for item in found],
+        rows=[
+            difference_row(one.label, looks(data)[one.a.arm], one.difference, measure.scale)
+            for one in comparisons
+        ],
         axis=measure.difference(f"difference in test {measure.name}"),
         reference=0.0,
         reference_label="no difference",
         band=(-margin, margin) if margin else None,
     )
-    title = _differences_title(findings, found[0][2])
+    title = _title(measure, comparisons[0])
     return Figure(
-        key="differences",
-        name=name,
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test images. Shaded: the margin of ±{figure(margin)} {measure.unit}".rstrip()
-        + ".",
+        f"test images. Shaded: the margin of {measure.margin(margin)}.",
         panels=[row_panel("differences", chart, title)],
-        tables=[_comparison_table(findings)],
+        tables=[Table.of((_table_row(measure, one) for one in comparisons), words=3)],
     )
 
 
-def _differences(findings: Findings) -> list[tuple[FinalistData, FinalistData, Difference]]:
+def _comparisons(findings: Findings) -> list[Comparison]:
+    """That of the verdict, as soon as it has a difference, and all others."""
     verdict = findings.verdict
-    found = [(one.a, one.b, one.difference) for one in findings.comparisons]
-    if verdict.a and verdict.b and verdict.difference:
-        return [(verdict.a, verdict.b, verdict.difference), *found]
-    return found
-
-
-def _difference_row(
-    data: StudyData, a: FinalistData, b: FinalistData, difference: Difference
-) -> Row:
-    return Row(
-        label=f"{a.label}, less {b.label}",
-        look=looks(data)[a.finalist.arm],
-        points=[data.measure.scale * one for one in difference.per_seed],
-        centre=data.measure.scale * difference.mean,
-        low=data.measure.scale * difference.low,
-        high=data.measure.scale * difference.high,
+    if not verdict.a or not verdict.b or not verdict.difference:
+        return list(findings.comparisons)
+    primary = Comparison(
+        a=verdict.a,
+        b=verdict.b,
+        question="the verdict: distillation or not",
+        difference=verdict.difference,
+        p_holm=None,
     )
+    return [primary, *findings.comparisons]
 
 
-def _differences_title(findings: Findings, first: Difference) -> str:
-    wins = sum(one > 0 for one in first.per_seed)
-    around = "leaves out 0" if first.low > 0 or first.high < 0 else "includes 0"
-    if findings.verdict.difference is None:
-        return f"The interval {around}; of {counted(first.seeds, 'seed')}, {wins} favour the first"
-    plain, arm = PLAIN, findings.data.primary_arm
+def _title(measure: Measure, first: Comparison) -> str:
+    difference = first.difference
+    wins = sum(value > 0 for value in difference.per_seed)
+    zero = "excludes" if difference.low > 0 or difference.high < 0 else "includes"
     return (
-        f"The interval {findings.data.measure.interval(first.low, first.high)} {around}; tuned "
-        f"{arm} is ahead of tuned {plain} on {wins} of {counted(first.seeds, 'seed')}"
+        f"The interval {measure.interval(difference.low, difference.high)} {zero} 0; "
+        f"{first.a.label} is ahead of {first.b.label} on {wins} of "
+        f"{counted(difference.seeds, 'seed')}"
     )
 
 
-def _comparison_table(findings: Findings) -> Table:
-    rows = []
-    verdict, measure = findings.verdict, findings.data.measure
-    if verdict.a and verdict.b and verdict.difference:
-        question = "primary: distillation against none"
-        rows.append(_comparison(measure, question, verdict.a, verdict.b, verdict.difference, None))
-    rows += [
-        _comparison(measure, one.question, one.a, one.b, one.difference, one.p_holm)
-        for one in findings.comparisons
-    ]
-    columns = [
-        "question",
-        "first",
-        "less",
-        measure.difference("difference"),
-        "95 % interval",
-        "p",
-        "p, Holm",
-        measure.in_unit("detectable"),
-        "error of seeds",
-        "error of images",
-    ]
-    return Table(columns=columns, rows=rows, words=3)
-
-
-def _comparison(
-    measure: Measure,
-    question: str,
-    a: FinalistData,
-    b: FinalistData,
-    found: Difference,
-    p_holm: float | None,
-) -> list[str]:
-    return [
-        question,
-        a.label,
-        b.label,
-        measure.number(found.mean, sign=True),
-        measure.interval(found.low, found.high),
-        p_value(found.p),
-        p_value(p_holm),
-        measure.number(found.detectable),
-        measure.number(found.se_seed),
-        measure.number(found.se_image),
-    ]
+def _table_row(measure: Measure, comparison: Comparison) -> dict[str, str]:
+    difference = comparison.difference
+    return {
+        "question": comparison.question,
+        "first": comparison.a.label,
+        "minus": comparison.b.label,
+        measure.difference("difference"): measure.number(difference.mean, sign=True),
+        "95 % interval": measure.interval(difference.low, difference.high),
+        "p": p_value(difference.p),
+        "p, Holm": p_value(comparison.p_holm),
+        measure.in_unit("detectable"): measure.number(difference.detectable),
+        "standard error, seeds": measure.number(difference.se_seed),
+        "standard error, images": measure.number(difference.se_image),
+    }

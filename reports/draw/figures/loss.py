@@ -1,13 +1,11 @@
 """The shares of the terms in the training loss of the tuned recipes."""
 
-from typing import Any
-
 import plotly.graph_objects as go
 
 from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
 from reports.compute.findings import Findings
-from reports.draw.drawing import Figure, Legend, Panel, Table, axis, plot
+from reports.draw.drawing import Figure, Legend, Panel, Table, axis, epoch_axis, plot
 from reports.draw.palette import light
 from reports.draw.shared import at, chosen_trials, recipe_of
 from reports.read.data import StudyData, TrialData, learns_from_teacher
@@ -15,26 +13,30 @@ from reports.wording import figure, percent
 
 GROUP = "Recipe"
 ORDER = 20
+NAME = "Terms of the loss"
 
 TERMS = (("hard", "faint"), ("soft", "blue"), ("feature", "green"))
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw which share of the training loss each term had, epoch by epoch."""
-    trials = [one for one in chosen_trials(findings.data) if learns_from_teacher(recipe_of(one))]
-    trials = [one for one in trials if one.history]
-    name = "What the loss is made of"
+    """Draw the share of each term in the training loss, epoch by epoch."""
+    data = findings.data
+    trials = [
+        trial
+        for trial in chosen_trials(data)
+        if trial.history and learns_from_teacher(recipe_of(trial))
+    ]
     if not trials:
-        note = "No trial that distils has completed yet."
-        return Figure(key="loss", name=name, title="No distilled trial yet", note=note)
+        return Figure(
+            title="No distilled trial yet", note="No trial that distils has completed yet."
+        )
     return Figure(
-        key="loss",
-        name=name,
-        title=_loss_title(findings.data, trials[0]),
-        caption="Weighted terms as shares of the loss; a large term need not pull hardest.",
-        panels=[_loss_panel(trial, findings.data.protocol.epochs) for trial in trials],
+        title=_title(data, trials[0]),
+        caption="Each term, with its weight, as a share of the loss. The largest term need not "
+        "have the largest effect on the weights.",
+        panels=[_panel(trial, data.protocol.epochs) for trial in trials],
         legend=[Legend(text=term, colour=colour, mark="area") for term, colour in TERMS],
-        tables=[_loss_table(trials, findings.data.protocol.epochs)],
+        tables=[_table(trials, data.protocol.epochs)],
     )
 
 
@@ -59,70 +61,56 @@ def _shares(trial: TrialData, horizon: int) -> list[tuple[float, float, float]]:
     return [loss_shares(recipe_of(trial), epoch, horizon) for epoch in trial.history]
 
 
-def _loss_title(data: StudyData, trial: TrialData) -> str:
+def _title(data: StudyData, trial: TrialData) -> str:
     shares = _shares(trial, data.protocol.epochs)
     first, last = shares[0], shares[-1]
     place = 1 if first[1] or last[1] else 2
     term = TERMS[place][0]
     return (
-        f"In the {data.trial_title(trial)} the {term} term is {percent(first[place], 0)} of the "
+        f"In the {data.trial_title(trial)}, the {term} term is {percent(first[place], 0)} of the "
         f"loss in the first epoch and {percent(last[place], 0)} in the last"
     )
 
 
-def _loss_panel(trial: TrialData, horizon: int) -> Panel:
+def _panel(trial: TrialData, horizon: int) -> Panel:
     shares = _shares(trial, horizon)
-    epochs = [epoch.epoch for epoch in trial.history]
-    traces: list[Any] = []
-    for place, (term, colour) in enumerate(TERMS):
-        traces.append(
-            go.Bar(
-                x=epochs,
-                y=[100 * share[place] for share in shares],
-                name=term,
-                marker={"color": light(colour), "line": {"width": 0}},
-                hovertemplate=f"{term}, epoch %{{x}}: %{{y:.0f}} %<extra></extra>",
-            )
+    traces = [
+        go.Bar(
+            x=[epoch.epoch for epoch in trial.history],
+            y=[100 * share[place] for share in shares],
+            name=term,
+            marker={"color": light(colour), "line": {"width": 0}},
+            hovertemplate=f"{term}, epoch %{{x}}: %{{y:.0f}} %<extra></extra>",
         )
+        for place, (term, colour) in enumerate(TERMS)
+    ]
     made = plot(
         traces,
         barmode="stack",
         bargap=0.12,
-        xaxis=axis("epoch"),
+        xaxis=epoch_axis(horizon),
         yaxis=axis("share of the loss, %", range=[0, 100]),
     )
-    last = shares[-1]
     alt = f"{trial.arm}, last epoch: " + ", ".join(
-        f"{term} {percent(share, 0)}" for (term, _), share in zip(TERMS, last, strict=True)
+        f"{term} {percent(share, 0)}" for (term, _), share in zip(TERMS, shares[-1], strict=True)
     )
     heading = f"{trial.arm}, trial {trial.number}"
     return Panel(key=f"loss-{trial.arm}", plot=made, height=260, alt=alt, heading=heading)
 
 
-def _loss_table(trials: list[TrialData], horizon: int) -> Table:
-    rows = []
-    for trial in trials:
-        for epoch, shares in zip(trial.history, _shares(trial, horizon), strict=True):
-            rows.append(
-                [
-                    trial.arm,
-                    str(epoch.epoch),
-                    figure(epoch.loss),
-                    figure(epoch.hard_loss),
-                    figure(epoch.soft_loss),
-                    figure(epoch.feature_loss),
-                    *(percent(share, 0) for share in shares),
-                ]
-            )
-    columns = [
-        "arm",
-        "epoch",
-        "loss",
-        "hard",
-        "soft",
-        "feature",
-        "share of hard",
-        "share of soft",
-        "share of feature",
-    ]
-    return Table(columns=columns, rows=rows)
+def _table(trials: list[TrialData], horizon: int) -> Table:
+    return Table.of(
+        {
+            "arm": trial.arm,
+            "epoch": str(epoch.epoch),
+            "loss": figure(epoch.loss),
+            "hard": figure(epoch.hard_loss),
+            "soft": figure(epoch.soft_loss),
+            "feature": figure(epoch.feature_loss),
+            "share of hard": percent(hard, 0),
+            "share of soft": percent(soft, 0),
+            "share of feature": percent(feature, 0),
+        }
+        for trial in trials
+        for epoch, (hard, soft, feature) in zip(trial.history, _shares(trial, horizon), strict=True)
+    )

@@ -1,4 +1,4 @@
-"""The figure of slices: every completed trial's value against each of its parameters."""
+"""Slices: the value of every completed trial against each of its parameters."""
 
 import math
 from collections import Counter
@@ -11,12 +11,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
-from reports.draw.shared import arm_legend, completed, looks, value_span
+from reports.draw.shared import arm_legend, looks, value_span
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import counted, figure, listed
+from reports.wording import capitalised, counted, figure, listed
 
 GROUP = "Search"
 ORDER = 30
+NAME = "Trials by parameter"
 
 MOST_PANELS = 9
 LOW = 230  # px
@@ -25,18 +26,14 @@ LOW = 230  # px
 def draw(findings: Findings) -> Figure:
     """Draw the validation metric against the parameters that matter most, all arms in one panel."""
     data = findings.data
-    arms = [arm for arm in data.arms if completed(arm)]
-    name = "Slices"
+    arms = [arm for arm in data.arms if arm.completed]
     if not arms:
-        note = "No trial has completed yet."
-        return Figure(key="slices", name=name, title="No slice yet", note=note)
+        return Figure(title="No trial to draw yet", note="No trial has completed yet.")
     parameters = _ordered(arms)[:MOST_PANELS]
     return Figure(
-        key="slices",
-        name=name,
         title=_title(arms),
-        caption="Completed trials over the whole range that was searched; the parameters that "
-        "mattered most come first. Where dots are dense the sampler looked longest.",
+        caption="Completed trials over the whole range of the search; the most important "
+        "parameters come first. Where dots are dense, the sampler tried the most values.",
         panels=[_panel(data, arms, parameter) for parameter in parameters],
         dense=True,
         legend=arm_legend(data, [arm.name for arm in arms]),
@@ -46,13 +43,13 @@ def draw(findings: Findings) -> Figure:
 
 def best_tenth(arm: ArmData) -> list[TrialData]:
     """At least one trial: a tenth is rounded up."""
-    trials = completed(arm)
+    trials = arm.completed
     return trials[: math.ceil(len(trials) / 10)]
 
 
 def _ordered(arms: Sequence[ArmData]) -> list[str]:
     """All parameters by their largest importance in any arm, then those of most trials first."""
-    trials = [trial for arm in arms for trial in completed(arm)]
+    trials = [trial for arm in arms for trial in arm.completed]
     count = Counter(name for trial in trials for name in trial.parameters)
 
     def weight(name: str) -> float:
@@ -63,18 +60,18 @@ def _ordered(arms: Sequence[ArmData]) -> list[str]:
 
 
 def _title(arms: Sequence[ArmData]) -> str:
-    """Say where the best trials lie in the parameter that matters most in each arm."""
+    """The values of each arm's most important parameter in its best trials."""
     parts = []
     for arm in arms:
         if not arm.importances:
             continue
         name, best = next(iter(arm.importances)), best_tenth(arm)
-        which = f"best {len(best)} of {counted(len(completed(arm)), f'{arm.name} trial')}"
-        parts.append(f"{which}: {name} {_where(best, name)}")
+        which = f"best {len(best)} of {counted(len(arm.completed), f'{arm.name} trial')}"
+        parts.append(f"in the {which}, {name} is {_where(best, name)}")
     if not parts:
-        whole = counted(sum(len(completed(arm)) for arm in arms), "completed trial")
+        whole = counted(sum(len(arm.completed) for arm in arms), "completed trial")
         return f"{whole} by parameter: too few to say where the best lie"
-    return f"Where the best tenth lies: {listed(parts)}"
+    return capitalised(listed(parts))
 
 
 def _where(trials: Sequence[TrialData], name: str) -> str:
@@ -92,26 +89,28 @@ def _distribution(arms: Sequence[ArmData], name: str) -> BaseDistribution:
     return next(
         trial.distributions[name]
         for arm in arms
-        for trial in completed(arm)
+        for trial in arm.completed
         if name in trial.distributions
     )
 
 
 def _panel(data: StudyData, arms: Sequence[ArmData], name: str) -> Panel:
     distribution = _distribution(arms, name)
-    named = isinstance(distribution, CategoricalDistribution)
-    shown: list[Any] = []
-    where = []
-    for arm in arms:
-        trials = [trial for trial in completed(arm) if name in trial.parameters]
-        if trials:
-            shown.append(_dots(data, arm, trials, name, named=named))
-            where.append(f"best tenth of {arm.name}: {_where(best_tenth(arm), name)}")
+    trials = {arm.name: [one for one in arm.completed if name in one.parameters] for arm in arms}
+    traces = [_dots(data, arm, drawn, name) for arm, drawn in trials.items() if drawn]
+    best = [
+        f"best tenth of {arm.name}: {_where(best_tenth(arm), name)}"
+        for arm in arms
+        if trials[arm.name]
+    ]
     scale = axis(data.measure.of("validation"), range=list(value_span(data, arms)))
-    made = plot(shown, xaxis=_axis(distribution), yaxis=scale)
-    alt = f"Validation {data.measure.name} against {name}; {listed(where)}."
-    key = f"slices-{name}"
-    return Panel(key=key, plot=made, height=LOW, alt=alt, heading=name)
+    return Panel(
+        key=f"slices-{name}",
+        plot=plot(traces, xaxis=_axis(distribution), yaxis=scale),
+        height=LOW,
+        alt=f"Validation {data.measure.name} against {name}; {listed(best)}.",
+        heading=name,
+    )
 
 
 def _axis(distribution: BaseDistribution) -> dict[str, Any]:
@@ -126,47 +125,36 @@ def _axis(distribution: BaseDistribution) -> dict[str, Any]:
     return {"range": [low - room, high + room], "nticks": 6}
 
 
-def _dots(
-    data: StudyData, arm: ArmData, trials: Sequence[TrialData], name: str, *, named: bool
-) -> Any:
+def _dots(data: StudyData, arm: str, trials: Sequence[TrialData], name: str) -> Any:
     values = [trial.parameters[name] for trial in trials]
-    x: Any = [str(value) for value in values] if named else np.asarray(values, dtype=np.float32)
+    named = isinstance(trials[0].distributions[name], CategoricalDistribution)
+    symbol = data.measure.symbol
     return dots(
-        looks(data)[arm.name],
-        [escape(text) for text in x] if named else x,
+        looks(data)[arm],
+        [escape(str(value)) for value in values] if named else np.asarray(values, np.float32),
         np.asarray([data.measure.scale * trial.ranked for trial in trials], dtype=np.float32),
-        arm.name,
+        arm,
         size=6,
         marker={"opacity": 0.65},
         customdata=np.asarray([trial.number for trial in trials], dtype=np.int32),
-        hovertemplate=f"{escape(arm.name)}, trial %{{customdata}}: %{{y:.2f}} "
-        f"{data.measure.symbol} at %{{x}}<extra></extra>",
+        hover=f"{escape(arm)}, trial %{{customdata}}: %{{y:.2f}} {symbol} at %{{x}}",
     )
 
 
 def _table(data: StudyData, arms: Sequence[ArmData]) -> Table:
-    rows = [_table_row(data, arm, name) for arm in arms for name in _ordered([arm])]
-    columns = [
-        "arm",
-        "parameter",
-        "searched",
-        "best tenth",
-        "best trial",
-        f"its {data.measure.name}",
+    rows = [
+        {
+            "arm": arm.name,
+            "parameter": name,
+            "range": _range(_distribution([arm], name)),
+            "best tenth": _where(best_tenth(arm), name),
+            "best trial": _where(arm.completed[:1], name),
+            f"its {data.measure.name}": data.measure.value(arm.completed[0].value),
+        }
+        for arm in arms
+        for name in _ordered([arm])
     ]
-    return Table(columns=columns, rows=rows, words=5)
-
-
-def _table_row(data: StudyData, arm: ArmData, name: str) -> list[str]:
-    best = completed(arm)[:1]
-    return [
-        arm.name,
-        name,
-        _range(_distribution([arm], name)),
-        _where(best_tenth(arm), name),
-        _where(best, name),
-        data.measure.value(best[0].value),
-    ]
+    return Table.of(rows, words=5)
 
 
 def _range(distribution: BaseDistribution) -> str:

@@ -1,0 +1,163 @@
+"""Python files of the user's own, each with the modules that it imports from its own folder.
+
+A file is named by its content and theirs: if one of them changes, it is another file. Imports that
+name no file beside it are libraries. Only `import` statements count: what is found by other means,
+as `importlib` does, is not copied.
+"""
+
+import ast
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+from kd.errors import ArtifactError, ProtocolError, one_line, place_in
+from kd.names import DIGEST_LENGTH
+from kd.own_import import Importer
+from kd.registry import PARSING
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("conductor", "kd", "reports", "search_spaces", "storage", "study", "workers")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A file of the user's: `files` are the contents of all its files, by path below its folder."""
+
+    path: Path
+    files: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        contents = (
+            f"{name} {hashlib.sha256(content).hexdigest()}"
+            for name, content in sorted(self.files.items())
+        )
+        return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:DIGEST_LENGTH]
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that a copy is kept in."""
+        return own_folder(self.path.name, self.digest)
+
+
+def own_folder(file: str, digest: str) -> str:
+    """Return the name of the folder that holds the copy of a file: `mine-1a2b3c4d5e6f`."""
+    return f"{file.removesuffix('.py')}-{digest}"
+
+
+def read_own(path: Path) -> OwnFile:
+    """Read a file, and whatever it imports from its own folder, also through others.
+
+    Raises ProtocolError, in one line that names the file, for one that cannot be read or is not
+    Python.
+    """
+    files: dict[str, bytes] = {}
+    waiting = [path.name]
+    while waiting:
+        name = waiting.pop()
+        if name not in files:
+            files[name], tree = _parsed(path.parent / name)
+            package = PurePosixPath(name).parent.parts
+            for parts in _imported(tree, package):
+                waiting += _beside(path.parent, parts)
+    return OwnFile(path, files)
+
+
+def _parsed(path: Path) -> tuple[bytes, ast.Module]:
+    try:
+        content = path.read_bytes()
+        with PARSING:
+            return content, ast.parse(content, path)
+    except OSError as error:
+        raise ProtocolError(f"{path} cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"{path} does not import: {one_line(error)}") from None
+
+
+def _imported(tree: ast.Module, package: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the dotted names that a module of `package` imports, in parts; not all are modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            within = package[: len(package) + 1 - node.level] if node.level else ()
+            base = (*within, *(node.module.split(".") if node.module else ()))
+            yield from ((*base, alias.name) for alias in node.names)
+
+
+def _beside(folder: Path, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the files in `folder` that an import of a dotted name runs."""
+    if parts[0] in OURS and folder.resolve() == ROOT:
+        return  # Retort's own, of a file beside `study.py`
+    for count in range(1, len(parts) + 1):
+        stem = "/".join(parts[:count])
+        if (folder / stem / "__init__.py").is_file():
+            yield f"{stem}/__init__.py"
+        elif (folder / f"{stem}.py").is_file():
+            yield f"{stem}.py"
+            return
+
+
+def read_kept(place: Path, file: str, digest: str) -> OwnFile:
+    """Read the copy of a file that is kept below `place`.
+
+    Raises ArtifactError when it is not there, or was changed.
+    """
+    path = place / own_folder(file, digest) / file
+    again = f"name {file} again with the flag that named it first, and it is copied anew"
+    try:
+        own = read_own(path)
+    except ProtocolError as error:
+        raise ArtifactError(f"{error}; {again}") from None
+    if own.digest != digest:
+        raise ArtifactError(f"{path.parent} has changed; delete it, and {again}")
+    return own
+
+
+def load_own(own: OwnFile, shown: str) -> ModuleType:
+    """Import a file; `shown` is what it is called in errors.
+
+    Raises ProtocolError, in one line with the place, for whatever it raises.
+    """
+    importer = Importer(own.path.parent, own.files)
+    try:
+        return importer.load(own.path.stem)
+    except (Exception, SystemExit) as error:
+        text = one_line(error).replace(f"{importer.package}.", "")
+        place = own_place(error)
+        at = f" ({place})" if place else ""
+        raise ProtocolError(f"{shown} does not import: {text}{at}") from error
+
+
+@functools.cache
+def load_kept(place: Path, file: str, digest: str) -> ModuleType:
+    """Import the kept copy of a file, once in a process; see `read_kept` and `load_own`."""
+    return load_own(read_kept(place, file, digest), file)
+
+
+def own_name(path: Path) -> str:
+    """Return how the user knows a file that `load_own` has imported; empty for any other."""
+    importers = (each for each in sys.meta_path if isinstance(each, Importer))
+    return next(filter(None, (importer.named(path) for importer in importers)), "")
+
+
+def own_line(thing: Any) -> str:
+    """Return where a function or class begins: `mine.py, line 7, in small`; empty outside of files
+    of the user's.
+    """
+    found = inspect.unwrap(thing)
+    found = vars(found).get("__init__", found) if isinstance(found, type) else found
+    code = getattr(found, "__code__", None)
+    file = own_name(Path(code.co_filename)) if code else ""
+    return f"{file}, line {code.co_firstlineno}, in {thing.__name__}" if code and file else ""
+
+
+def own_place(error: BaseException) -> str:
+    """Return where in a file of the user's an error arose; see `place_in`."""
+    return place_in(error, own_name)
