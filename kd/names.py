@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from kd.errors import ProtocolError
 from kd.registry import Kind, check_name
@@ -17,45 +18,37 @@ PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = Kind("optimizer", "kd.optimizers")
 LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
 FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
-
-# name: (depth, width multiple of the 16-32-64 base); depth = 6n + 2, three stages of n blocks
-CIFAR_RESNETS = {
-    "resnet8": (8, 1),
-    "resnet14": (14, 1),
-    "resnet20": (20, 1),
-    "resnet32": (32, 1),
-    "resnet44": (44, 1),
-    "resnet56": (56, 1),
-    "resnet110": (110, 1),
-    "resnet8x4": (8, 4),
-    "resnet32x4": (32, 4),
-}
-# name: (depth, widening factor); depth = 6n + 4
-WIDE_RESNETS = {"wrn-16-1": (16, 1), "wrn-16-2": (16, 2), "wrn-40-1": (40, 1), "wrn-40-2": (40, 2)}
-# torchvision's name: number of stages whose output can be read
-TORCHVISION_MODELS = {
-    "resnet18": 4,
-    "resnet34": 4,
-    "resnet50": 4,
-    "resnet101": 4,
-    "resnet152": 4,
-    "wide_resnet50_2": 4,
-    "mobilenet_v2": 5,
-    "shufflenet_v2_x0_5": 3,
-    "shufflenet_v2_x1_0": 3,
-    "shufflenet_v2_x1_5": 3,
-    "shufflenet_v2_x2_0": 3,
-    "vgg11_bn": 5,
-    "vgg13_bn": 5,
-    "vgg16_bn": 5,
-    "vgg19_bn": 5,
-}
-MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS)
-SCALABLE_MODELS = (*CIFAR_RESNETS, *WIDE_RESNETS, "mobilenet_v2")
-
+FAMILIES = Kind("model family", "kd.models.families")
 
 OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
 DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is known of a model without torch: what its family says, or the defaults."""
+
+    family: str = ""  # empty for a model of the user's own
+    pretrained: bool = False  # whether there are ImageNet weights
+    taps: int = 0  # their number
+    scalable: bool = False  # whether it takes a width factor
+    # Measured on a CPU, by `python -m tests.benchmarks --only formats`, see docs/benchmarks.md: the
+    # least width factor from which the model trains faster in channels last, and the largest up to
+    # which PyTorch's own kernels compute gradients of convolutions faster than oneDNN's, which are
+    # made for 8 or 16 channels at once: with 2, and 3x3 weights, oneDNN takes up to nine times as
+    # long for the gradient of the input.
+    channels_last: float = math.inf
+    narrow: float = 0.0
+
+
+@cache
+def catalogue() -> dict[str, ModelFacts]:
+    """Return all models of the families, by name."""
+    return {
+        name: ModelFacts(family=family, **facts)
+        for family in FAMILIES.names
+        for name, facts in FAMILIES.literals(family)["MODELS"].items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +74,18 @@ class ModelName:
         return self.base.partition(":")[0]
 
     @property
-    def stages(self) -> int:
-        """Number of stages with a tap: `last1` is the deepest, `last{stages}` the first."""
-        return TORCHVISION_MODELS.get(self.base, 3)
+    def facts(self) -> ModelFacts:
+        return ModelFacts() if self.digest else catalogue()[self.base]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether ImageNet weights exist."""
+        return self.facts.pretrained and self.width == 1
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return tuple(f"last{depth}" for depth in range(1, self.stages + 1))
+        """Names of the taps of a model of the catalogue: `last1` is the deepest."""
+        return tuple(f"last{depth}" for depth in range(1, self.facts.taps + 1))
 
 
 def parse_model(name: str) -> ModelName:
@@ -106,13 +104,14 @@ def parse_model(name: str) -> ModelName:
         return ModelName(own[1], digest=own[2])
     match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
     base, width = (match[1], match[2]) if match else (name, None)
-    check_name("model", base, MODELS)
+    models = catalogue()
+    check_name("model", base, models)
     if width is None:
         return ModelName(base)
-    if base not in SCALABLE_MODELS:
+    if not models[base].scalable:
         raise ProtocolError(
             f"{base} has no width factor, got {name}; models that have one: "
-            + ", ".join(SCALABLE_MODELS)
+            + ", ".join(other for other, known in models.items() if known.scalable)
         )
     if not 0.01 <= float(width) <= 16:
         raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")

@@ -10,12 +10,12 @@ from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain
 from kd.names import (
     AUGMENTATIONS,
+    FAMILIES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
     SOURCES,
     STEMS,
-    TORCHVISION_MODELS,
     augment_text,
     parse_augment,
     parse_dataset,
@@ -56,8 +56,9 @@ class Protocol(JsonData):
     ] = "crop=4,flip"
     teacher: Annotated[
         str,
-        "model that teaches; a width factor as in resnet8-w0.5, or a function in a file as in "
-        "mine.py:large (see docs/guide.md)",
+        "model that teaches, as in resnet20 or, with a width factor, resnet8-w0.5, or a function "
+        "in a file as in mine.py:large (see docs/guide.md); families",
+        FAMILIES,
     ]
     teacher_weights: Annotated[
         str, "where the teacher starts: none, imagenet, or a .safetensors file"
@@ -128,7 +129,7 @@ class Protocol(JsonData):
         weights = self.teacher_weights
         known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
         require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
-        if weights == "imagenet" and parse_model(self.teacher).base not in TORCHVISION_MODELS:
+        if weights == "imagenet" and not parse_model(self.teacher).pretrained:
             raise ProtocolError(
                 f"no ImageNet weights exist for {self.teacher}; use --teacher-weights none"
             )

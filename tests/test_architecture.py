@@ -43,6 +43,7 @@ FLOORS = {
             "metrics",
             "data.sources",
             "data",
+            "models.families",
             "models",
             "losses.logits",
         ),

@@ -1,76 +1,72 @@
-"""A classifier that returns the feature maps of its stages as well as its logits."""
+"""A classifier that returns feature maps as well as its logits."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
+from kd.models.taps import keeping
 
-Modules = tuple[nn.Module, ...]
-
-
-class Route(NamedTuple):
-    """The order in which images pass through a body's own modules.
-
-    Modules without state, such as `nn.Flatten`, may be on the route alone; whatever has parameters,
-    buffers or a train mode belongs to the body too.
-    """
-
-    stem: Modules
-    stages: tuple[Modules, ...]  # shallowest first
-    head: Modules
-
-
-Built = tuple[nn.Module, Route]  # a body, and the route through it
+Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Network(nn.Module):
-    """A body of layers and the route through it.
+    """A classifier, its name, and the modules whose outputs are its taps.
 
-    The body is the one registered submodule, so that the state dict has the names of the library
-    that the body comes from, under `body.`. The route is a plain tuple, which `nn.Module` does not
-    register: nothing is named twice, and reading a stage needs no hook.
+    The classifier is `body`, the one registered submodule, so that the state dict has the names of
+    the library that it comes from, under `body.`.
     """
 
-    def __init__(self, name: str, body: nn.Module, route: Route) -> None:
+    def __init__(self, name: str, body: nn.Module, paths: Sequence[str]) -> None:
+        """`paths` are the taps' module paths in `body`, shallowest first."""
         super().__init__()
         self.name = name
         self.body = body
-        self.route = route
-        # last1 is the deepest stage
-        self.taps = tuple(f"last{depth}" for depth in range(1, len(route.stages) + 1))
+        self.paths = {f"last{depth}": path for depth, path in enumerate(reversed(paths), start=1)}
+        self.taps = tuple(self.paths)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, C, H, W], both float."""
-        return self.forward_taps(images, ())[0]
+        logits: Tensor = self.body(images)
+        return logits
 
-    def forward_taps(self, images: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits [B, classes] and, for each of `taps`, the output [B, C, h, w] of its stage.
+    def forward_taps(
+        self, images: Tensor, taps: Sequence[str], compiled: Traced | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits [B, classes] and, for each of `taps`, the output [B, C, h, w] there.
 
-        Raises ProtocolError for a tap that the network has not.
+        `compiled` computes what `traced` does. Raises ProtocolError for a tap that the network has
+        not, or whose module runs twice.
         """
-        for tap in taps:
-            if tap not in self.taps:
-                raise ProtocolError(
-                    f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
-                )
-        outputs = []
-        flow = _walk(self.route.stem, images)
-        for stage in self.route.stages:
-            flow = _walk(stage, flow)
-            outputs.append(flow)
-        by_tap = dict(zip(self.taps, reversed(outputs), strict=True))
-        return _walk(self.route.head, flow), {tap: by_tap[tap] for tap in taps}
+        kept: dict[str, Tensor] = {}
+        hooks = []
+        try:
+            for tap in taps:
+                if tap not in self.paths:
+                    raise ProtocolError(
+                        f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
+                    )
+                path = self.paths[tap]
+                hook = keeping(kept, tap, f"{self.name}: {path}")
+                hooks.append(self.body.get_submodule(path).register_forward_hook(hook))
+            return (compiled or self.traced)(images, kept, taps)
+        finally:
+            for handle in hooks:
+                handle.remove()
 
+    def traced(
+        self, images: Tensor, kept: dict[str, Tensor], taps: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits and the outputs of `taps`, which hooks put into `kept` in the meantime.
 
-def _walk(modules: Modules, flow: Tensor) -> Tensor:
-    for module in modules:
-        flow = module(flow)
-    return flow
+        This is what is compiled, as one graph: it reaches what the hooks, which are others at each
+        step, share with it through its argument `kept`.
+        """
+        logits: Tensor = self.body(images)
+        return logits, {tap: kept[tap] for tap in taps}
 
 
 def export_state(network: Network) -> dict[str, Tensor]:

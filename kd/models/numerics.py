@@ -7,35 +7,18 @@ layout and kernels are fixed for each model, and precision and compilation are p
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kd.errors import ProtocolError
 from kd.models.network import Network
-from kd.names import CIFAR_RESNETS, TORCHVISION_MODELS, WIDE_RESNETS, parse_model
+from kd.names import parse_model
 
 Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
-# Models that train faster on a CPU in channels last, and the least factor on their channels from
-# which they do: by `python -m tests.benchmarks --only formats`, see docs/benchmarks.md. Narrower
-# ones, and torchvision's ResNets and VGGs, gain little or lose.
-CHANNELS_LAST = {
-    **dict.fromkeys((*CIFAR_RESNETS, *WIDE_RESNETS), 0.5),
-    "mobilenet_v2": 0.5,
-    **dict.fromkeys((name for name in TORCHVISION_MODELS if name.startswith("shufflenet")), 1.0),
-}
-
-# Models of so few channels that their convolutions' gradients take PyTorch's own kernels on a CPU
-# less time than oneDNN's, which are made for 8 or 16 at once, and the largest factor on their
-# channels up to which they do: by the same benchmark. With 2 channels and 3x3 weights oneDNN takes
-# up to nine times as long for the gradient of the input.
-NARROW = {
-    name: 0.125 for name, (_, factor) in (CIFAR_RESNETS | WIDE_RESNETS).items() if factor == 1
-}
-
 MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
-
 
 # Channels of a convolution below which a CPU never computes in channels last: there oneDNN's
 # kernels were seen to write past their memory (`kd.training.kernels`).
@@ -46,13 +29,13 @@ def memory_format(network: Network, device: torch.device) -> torch.memory_format
     """Return the layout of the weights of `network`, which its feature maps follow.
 
     On an accelerator it is channels last for all: what tensor cores and their like take without
-    turning it round (PyTorch's documentation of channels last). On a CPU it is so for models of the
-    table, as long as no convolution has few channels. Models of the user's own keep the usual
-    layout there, where it has not been measured for them.
+    turning it round (PyTorch's documentation of channels last). On a CPU it is so for models that
+    were measured to train faster (`ModelFacts.channels_last`), as long as no convolution has few
+    channels.
     """
     model = parse_model(network.name)
     last = device.type != "cpu" or (
-        model.width >= CHANNELS_LAST.get(model.base, math.inf)
+        model.width >= model.facts.channels_last
         and _fewest_channels(network) >= LEAST_CHANNELS_LAST
     )
     return torch.channels_last if last else torch.contiguous_format
@@ -89,7 +72,8 @@ def training_forward(
     forward: Forward = network.forward_taps
     if compiled:
         _configure_compiler(device)
-        forward = torch.compile(forward, dynamic=False, fullgraph=True)
+        traced = torch.compile(network.traced, dynamic=False, fullgraph=True)
+        forward = partial(network.forward_taps, compiled=traced)
     if precision == "float32":
         return forward
 
@@ -104,7 +88,7 @@ def training_forward(
 def training_backward(network: Network, device: torch.device) -> Callable[[Tensor], None]:
     """Return how training steps go back from a loss, a scalar."""
     model = parse_model(network.name)
-    narrow = device.type == "cpu" and model.width <= NARROW.get(model.base, 0.0)
+    narrow = device.type == "cpu" and model.width <= model.facts.narrow
     return _backward_without_onednn if narrow else Tensor.backward
 
 

@@ -3,15 +3,15 @@
     def small(classes, channels):
         return nn.Sequential(OrderedDict(stage1=…, stage2=…, pool=…, flatten=…, fc=…))
 
-The outputs of the children whose names begin with `stage` are read as taps, the last one as
-`last1`. Layers before a stage belong to it, layers after the last stage are the head. The layers
-keep the initialisation of their classes.
+The outputs of the children whose names begin with `stage` are the taps, the last one `last1`. The
+layers keep the initialisation of their classes.
 
 A file is identified by its content: a changed file is another model (see `kd.own_files`).
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from torch import nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ProtocolError, one_line
-from kd.models.network import Modules, Network, Route, same, tap_shapes
+from kd.models.network import Network, same, tap_shapes
 from kd.names import ModelName, parse_model
 from kd.own_files import load_kept, own_line, own_place
 from kd.registry import check_name
 
-_Returned = tuple[str, nn.Module, object]  # a module's name, itself, and what it returned
+# a module's name, itself, what it returned, and how often that had been changed in place by then
+_Returned = tuple[str, nn.Module, object, int]
 LACKS = (MemoryError, torch.OutOfMemoryError)  # what a machine lacks is no fault of a model
 
 
@@ -54,7 +55,7 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
         what = f"must return an nn.Sequential, got {type(body).__name__}"
         raise _unfit(model, function, what)
     _check_state(model, function, body)
-    return Network(name, body, _route(model, function, body))
+    return Network(name, body, _stages(model, function, body))
 
 
 def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
@@ -151,47 +152,52 @@ def _pass(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return logits and taps of images; raise ProtocolError for whatever the model raises.
 
-    A stage, and the last child, must return one tensor.
+    A stage, and the last child, must return one tensor, and no later layer may change it.
     """
     returned: list[_Returned] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda module, given, output, name=name: returned.append((name, module, output))
-        )
-        for name, module in network.body.named_modules()
-        if name and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
-    ]
-    try:
-        found = network.forward_taps(images, taps)
-    except (*LACKS, ProtocolError):
-        raise
-    except (Exception, SystemExit) as error:
-        _check_returned(network, returned, files)
-        what = f"does not take images {list(images.shape)}"
-        raise refusal(network.name, files, what, error) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, module in network.body.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                hooks.enter_context(
+                    module.register_forward_hook(
+                        lambda module, given, output, name=name: returned.append(
+                            (name, module, output, getattr(output, "_version", 0))
+                        )
+                    )
+                )
+        try:
+            found = network.forward_taps(images, taps)
+        except (*LACKS, ProtocolError):
+            raise
+        except (Exception, SystemExit) as error:
+            _check_returned(network, returned, files)
+            what = f"does not take images {list(images.shape)}"
+            raise refusal(network.name, files, what, error) from error
     _check_returned(network, returned, files)
     return found
 
 
 def _check_returned(network: Network, returned: Sequence[_Returned], files: Path) -> None:
-    """Raise ProtocolError unless stages and the last child return a tensor.
+    """Raise ProtocolError unless stages and the last child return a tensor that stays as it is.
 
     The line that it names is that of the innermost module of the user's that returned the other.
     """
     *_, last = (name for name, _ in network.body.named_children())
-    for name, _, output in returned:
-        read = name == last or (name.startswith("stage") and "." not in name)
-        if not read or isinstance(output, torch.Tensor):
+    for name, _, output, version in returned:
+        if name not in (last, *network.paths.values()):
+            continue
+        if isinstance(output, torch.Tensor):
+            if output._version != version:
+                what = f"changes the output of {name} in place, in a later layer; move that layer"
+                what += f" into {name}, or leave its inplace=True out"
+                raise refusal(network.name, files, what)
             continue
         kind = type(output).__name__
         if isinstance(output, Mapping):
             kind += f" with the keys {', '.join(map(str, output))}"
         what = f"must return one tensor from its child {name}, got {kind}; return that tensor alone"
         model = parse_model(network.name)
-        forwards = [type(module).forward for _, module, other in returned if other is output]
+        forwards = [type(module).forward for _, module, other, _ in returned if other is output]
         own = [each for each in forwards if own_line(each)]
         raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
 
@@ -219,19 +225,12 @@ def _find(model: ModelName, files: Path) -> Callable[..., Any]:
     return function
 
 
-def _route(model: ModelName, function: Callable[..., Any], body: nn.Sequential) -> Route:
-    """Divide the children at the stages; one that stands twice is walked through twice."""
-    stages: list[Modules] = []
-    waiting: Modules = ()
-    for name, child in body.named_modules(remove_duplicate=False):
-        if not name or "." in name:
-            continue
-        waiting = (*waiting, child)
-        if name.startswith("stage"):
-            stages.append(waiting)
-            waiting = ()
+def _stages(model: ModelName, function: Callable[..., Any], body: nn.Sequential) -> tuple[str, ...]:
+    """Return the names of the children that are read; one module may have several."""
+    every = (name for name, _ in body.named_modules(remove_duplicate=False))
+    stages = tuple(name for name in every if name.startswith("stage") and "." not in name)
     if not stages:
         names = ", ".join(name for name, _ in body.named_children()) or "none"
         what = f"must name the children whose outputs are read stage1, stage2, …, got {names}"
         raise _unfit(model, function, what)
-    return Route((), tuple(stages), waiting)
+    return stages

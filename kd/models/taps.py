@@ -1,19 +1,37 @@
-"""Feature maps of the student and readings of the teacher, made comparable for feature losses.
+"""Taps: outputs of modules, read by hooks, and made comparable for feature losses.
 
 What a student's map meets is the teacher's reading of a tap as the teacher cache keeps it: reduced
 to few channels and positions, so that shards stay small. Maps of different size are pooled, by
 averages, to the smaller of the two.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kd.errors import ProtocolError
 
 SHORTEST = 1e-12  # a vector of at most this length has no direction
+
+
+def keeping(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., None]:
+    """Return a forward hook of the module of a tap, which puts its output into `kept`.
+
+    It raises ProtocolError if the module, which errors call `module`, runs again.
+    """
+
+    def keep(layer: nn.Module, given: object, output: Tensor) -> None:
+        if tap in kept:
+            raise ProtocolError(
+                f"{module}, the module of tap {tap}, runs twice in one forward pass; use a module "
+                "for each place"
+            )
+        kept[tap] = output
+
+    return keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

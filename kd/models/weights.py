@@ -6,12 +6,12 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
-from kd.errors import ArtifactError, DataError, ProtocolError
+from kd.errors import ArtifactError, ProtocolError, one_line
+from kd.models import families
 from kd.models.network import Network, load_state, twins
-from kd.names import TORCHVISION_MODELS, ModelName
+from kd.names import ModelName
 
 _HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the classes
 
@@ -25,23 +25,22 @@ def load_file(network: Network, path: Path) -> None:
     try:
         given = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read as safetensors: {_reason(error)}") from None
+        raise ArtifactError(f"{path} cannot be read as safetensors: {one_line(error)}") from None
     _load(network, {name.removeprefix("body."): value for name, value in given.items()}, str(path))
 
 
 def load_imagenet(network: Network, model: ModelName) -> None:
-    """Load torchvision's ImageNet weights into a model of any stem, channels and classes.
+    """Load a library's ImageNet weights into a model of any stem, channels and classes.
 
     A head for other classes than ImageNet's 1000, or of another form, keeps its fresh weights, and
     the first kernel is made to fit (`fit_kernel`). Every other tensor must be there in its shape.
     Raises ProtocolError for a model without such weights, DataError when they cannot be had.
     """
-    if model.base not in TORCHVISION_MODELS or model.width != 1:
+    if not model.pretrained:
         raise ProtocolError(
-            f"torchvision has no ImageNet weights for {network.name}; take --teacher-weights none "
-            f"or one of: {', '.join(TORCHVISION_MODELS)}"
+            f"no ImageNet weights exist for {network.name}; use --teacher-weights none"
         )
-    own, given = network.body.state_dict(), _imagenet_state(model.base)
+    own, given = network.body.state_dict(), families.load(model).pretrained(model.base)
     first = _first_kernel(network)
     given[first] = fit_kernel(given[first], channels=own[first].shape[1], size=own[first].shape[-1])
     # weights saved before PyTorch 0.4.1 lack a counter that batch norm with a momentum never reads
@@ -55,7 +54,7 @@ def load_imagenet(network: Network, model: ModelName) -> None:
         for name, value in given.items()
         if not name.startswith(_HEADS) or (name in own and own[name].shape == value.shape)
     }
-    _load(network, {**fresh, **fitting}, f"torchvision's {model.base}")
+    _load(network, {**fresh, **fitting}, f"the ImageNet weights of {model.base}")
 
 
 def fit_kernel(kernel: Tensor, *, channels: int, size: int) -> Tensor:
@@ -83,44 +82,6 @@ def _overlaps(old: int, new: int) -> Tensor:
     cells = torch.arange(old, dtype=torch.float64)
     ends = torch.minimum(edges[1:, None], cells + 1)
     return (ends - torch.maximum(edges[:-1, None], cells)).clamp(min=0)
-
-
-def imagenet_files() -> dict[str, Path]:
-    """Return where torchvision's ImageNet weights of each model are kept, or looked for."""
-    return {base: _imagenet_file(base) for base in TORCHVISION_MODELS}
-
-
-def _imagenet_file(base: str) -> Path:
-    """Return the file that torch.hub downloads to; its folder is that of TORCH_HOME, if set."""
-    return Path(torch.hub.get_dir(), "checkpoints", _imagenet_weights(base).url.rsplit("/", 1)[-1])
-
-
-def _imagenet_weights(base: str) -> torchvision.models.WeightsEnum:
-    return torchvision.models.get_model_weights(base).IMAGENET1K_V1
-
-
-def _imagenet_state(base: str) -> dict[str, Tensor]:
-    """The state dict of torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
-
-    V1, not DEFAULT: every model has it, and the ResNets' and VGGs' comes from training on hard
-    labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
-    does label smoothing help?"). The hash in the file's name is checked on download alone.
-    """
-    weights, file = _imagenet_weights(base), _imagenet_file(base)
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(
-            progress=True, check_hash=True, weights_only=True, map_location="cpu"
-        )
-    except Exception as error:  # sockets fail in many ways, and so does unpickling half a file
-        if file.exists():
-            raise DataError(
-                f"{file} is damaged ({_reason(error)}); delete it to have it downloaded again"
-            ) from None
-        raise DataError(
-            f"cannot download ImageNet weights from {weights.url} ({_reason(error)}); put "
-            f"{file.name} into {file.parent}, or take --teacher-weights none"
-        ) from None
-    return state
 
 
 def _first_kernel(network: Network) -> str:
@@ -155,7 +116,3 @@ def _alike(given: torch.dtype, needed: torch.dtype) -> bool:
     """Whether a tensor may be taken for another: floats of any of these widths, else the same."""
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     return given == needed or (given in floats and needed in floats)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kd.names import OPTIMIZERS, SOURCES, TORCHVISION_MODELS, parse_dataset, parse_model
+from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -187,7 +187,7 @@ def _use(exported: Exported) -> list[str]:
     config = exported.config
     shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
-    library = ", torchvision" if model.base in TORCHVISION_MODELS else ""
+    library = ", torchvision" if model.facts.family == "torchvision" else ""
     if model.digest:
         library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)

@@ -1,7 +1,7 @@
 """Layouts in memory, kernels of gradients, and batches of evaluation, by model.
 
-`kd.models.numerics.CHANNELS_LAST` and `NARROW`, and `kd.training.evaluation.BATCH_PIXELS`, are what
-these figures decided.
+They decided `channels_last` and `narrow` of the families' models (`kd.names.ModelFacts`), and
+`kd.training.evaluation.BATCH_PIXELS`.
 """
 
 from collections.abc import Callable, Iterator

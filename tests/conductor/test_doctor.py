@@ -22,7 +22,7 @@ from conductor.tools.inventory import EXTRAS, computing, used
 from conductor.tools.self_test import Part, disk_part, parts, worker_part
 from conductor.tools.tiny_study import PROTOCOL, TinyStudy, doctor_request
 from kd.errors import WorkerError
-from kd.models.weights import imagenet_files
+from kd.models.families.torchvision import imagenet_files
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from storage.studies.databases import close_storage, open_storage
 from tests.whole.test_faults import disk, remount

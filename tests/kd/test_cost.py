@@ -23,8 +23,7 @@ from kd.models.cost import (
     parameter_count,
     state_bytes,
 )
-from kd.models.network import Route
-from kd.names import TORCHVISION_MODELS
+from kd.names import FAMILIES
 from tests.support.small import square
 
 
@@ -39,8 +38,8 @@ def one_thread() -> Iterator[None]:
 def tiny() -> Network:
     """A 3x3 convolution, a pool and a linear layer, under the name of a model with its layout."""
     conv, norm, linear = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Linear(5, 4)
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    return Network("resnet18", nn.Sequential(conv, norm, linear), Route((), ((conv, norm),), head))
+    body = nn.Sequential(conv, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    return Network("resnet18", body, ["1"])
 
 
 def shapes_of(name: str, stem: str, classes: int) -> Network:
@@ -85,7 +84,7 @@ def test_resnet20_costs_what_is_published() -> None:
     )
 
 
-@pytest.mark.parametrize("name", TORCHVISION_MODELS)
+@pytest.mark.parametrize("name", FAMILIES.literals("torchvision")["MODELS"])
 def test_imagenet_models_cost_what_torchvision_publishes(name: str) -> None:
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
     network = shapes_of(name, "imagenet", 1000)

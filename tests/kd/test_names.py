@@ -2,16 +2,11 @@ import pytest
 
 from kd import names as catalogue
 from kd.errors import ProtocolError
-from kd.names import (
-    CIFAR_RESNETS,
-    MODELS,
-    SCALABLE_MODELS,
-    TORCHVISION_MODELS,
-    WIDE_RESNETS,
-    ModelName,
-    parse_model,
-)
+from kd.names import FAMILIES, ModelName, parse_model
 from kd.registry import check_name
+
+MODELS = catalogue.catalogue()
+SCALABLE_MODELS = [name for name, facts in MODELS.items() if facts.scalable]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -53,22 +48,25 @@ def test_taps_are_counted_from_the_deepest_stage() -> None:
     assert parse_model("resnet20").taps == ("last1", "last2", "last3")
     assert parse_model("wrn-16-2-w0.5").taps == ("last1", "last2", "last3")
     assert parse_model("resnet50").taps == ("last1", "last2", "last3", "last4")
-    assert parse_model("vgg11_bn").stages == 5
+    assert len(parse_model("vgg11_bn").taps) == 5
 
 
 def test_no_model_has_two_meanings() -> None:
-    families = [*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS]
-    assert len(set(families)) == len(families)
+    names = [name for family in FAMILIES.names for name in FAMILIES.literals(family)["MODELS"]]
+    assert len(set(names)) == len(names) == len(MODELS)
 
 
 def test_depths_are_those_that_the_families_allow() -> None:
-    assert all((depth - 2) % 6 == 0 for depth, _ in CIFAR_RESNETS.values())
-    assert all((depth - 4) % 6 == 0 for depth, _ in WIDE_RESNETS.values())
+    from kd.models.families.cifar import NAME
+
+    for name in FAMILIES.literals("cifar")["MODELS"]:
+        [(kind, depth, _)] = NAME.findall(name)
+        assert int(depth) % 6 == (2 if kind == "resnet" else 4), name
 
 
 def test_every_model_of_torchvision_exists_there() -> None:
     models = pytest.importorskip("torchvision").models
-    assert set(TORCHVISION_MODELS) <= set(models.list_models(module=models))
+    assert set(FAMILIES.literals("torchvision")["MODELS"]) <= set(models.list_models(module=models))
 
 
 def test_the_nearest_name_is_offered_or_all_names() -> None:

@@ -1,5 +1,6 @@
 """Layout, precision and compilation: what a protocol asks arrives, and nothing else changes."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from kd.errors import ProtocolError
 from kd.models import numerics
-from kd.models.network import Network, Route
+from kd.models.network import Network
 from kd.models.numerics import (
     check_device,
     memory_format,
@@ -17,6 +18,7 @@ from kd.models.numerics import (
     training_backward,
     training_forward,
 )
+from kd.names import catalogue
 from kd.training.loop import TrainingState, train
 from tests.support.small import (
     DISTILLED,
@@ -40,7 +42,9 @@ IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small models of the tests be among those in channels last."""
-    monkeypatch.setattr(numerics, "CHANNELS_LAST", {"resnet8": 0.2, "resnet32x4": 0.1})
+    for name, least in {"resnet8": 0.2, "resnet32x4": 0.1, "resnet14": math.inf}.items():
+        facts = replace(catalogue()[name], channels_last=least)
+        monkeypatch.setitem(catalogue(), name, facts)
 
 
 def is_last(module: nn.Module) -> bool:
@@ -87,7 +91,7 @@ def test_images_and_depthwise_convolutions_do_not_count_as_few_channels(
     first: nn.Module, second: nn.Module, fewest: int
 ) -> None:
     body = nn.Sequential(first, second)
-    assert numerics._fewest_channels(Network("", body, Route((), ((body,),), ()))) == fewest
+    assert numerics._fewest_channels(Network("", body, [])) == fewest
 
 
 def test_a_layout_changes_no_weight_and_the_logits_by_rounding_alone(channels_last: None) -> None:
@@ -148,8 +152,8 @@ def asked() -> tuple[bool, bool]:
 def test_only_a_narrow_student_goes_back_without_onednn(name: str, used: bool) -> None:
     source = make_teacher(DATA, VALIDATION)
     state = begin(DISTILLED, source, name=name)
-    layer, (stem, stages, head) = Watched(), state.network.route
-    state.network.route = Route(stem, stages, (layer, *head))
+    layer = Watched()
+    state.network.body.avgpool = nn.Sequential(layer, state.network.body.avgpool)
     next(train(state, DISTILLED, plan(), DATA, VALIDATION, source))
     assert layer.back == [(used, used)] * (len(DATA) // plan().batch_size)
     assert set(layer.passed) == {(True, True)}

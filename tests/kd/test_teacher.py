@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kd.data.inputs import Examples
 from kd.errors import ArtifactError
-from kd.models.network import Network, Route
+from kd.models.network import Network
 from kd.models.taps import attention_map
 from kd.training import teacher as module
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
@@ -44,7 +44,7 @@ def linear_teacher(weights: Tensor, shift: Tensor | None = None) -> Network:
         layer.weight.copy_(weights[:, :, None, None])
         layer.bias.copy_(torch.zeros(channels) if shift is None else shift)
     body = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
-    return Network("linear", body, Route((), ((layer,),), tuple(body[1:])))
+    return Network("linear", body, ["0"])
 
 
 def flat(features: Tensor) -> np.ndarray:

@@ -18,7 +18,6 @@ from kd.data.views import render, view
 from kd.errors import ArtifactError, DivergenceError
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
-from kd.models.network import Route
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from kd.training.evaluation import predict
@@ -384,18 +383,17 @@ def partly_trained(part: str) -> TrainingState:
     """The state before the first epoch of a student of which a part gets no gradient, or late."""
     torch.manual_seed(0)
     student = network()
-    body, (stem, stages, head) = student.body, student.route
+    body = student.body
     if part == "frozen parameter":
         body.conv1.weight.requires_grad_(False)
     if part == "frozen stage":
-        stages[1][0].requires_grad_(False)
+        body.layer2.requires_grad_(False)
     if part == "parameter of whole numbers":
         body.order = nn.Parameter(torch.arange(3), requires_grad=False)
     if part == "unused head":
-        body.auxiliary = nn.Linear(4, CLASSES)
+        body.layer3[0].auxiliary = nn.Linear(4, CLASSES)
     if part.startswith("late"):
         body.fc = Late(body.fc, after=4 if part == "late in its second epoch" else 1)
-        student = Network(student.name, body, Route(stem, stages, (*head[:-1], body.fc)))
     return TrainingState.start(student, Adapters({}, {}, seed=0), PLAIN)
 
 

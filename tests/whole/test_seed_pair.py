@@ -26,7 +26,8 @@ from kd.data.inputs import Examples
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, export_state, tap_shapes
-from kd.models.weights import fit_kernel, imagenet_files
+from kd.models.families.torchvision import imagenet_files
+from kd.models.weights import fit_kernel
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import TrainingState, train

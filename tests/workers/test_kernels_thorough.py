@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd.names import CIFAR_RESNETS, TORCHVISION_MODELS, WIDE_RESNETS
+from kd.names import catalogue
 from kd.training import kernels
 from kd.training.kernels import VARIABLE
 from workers.runners.kernels import CHECKING_LIBRARY, HEAP_CHECKS
 
 ROOT = Path(__file__).parents[2]
-MODELS = [*CIFAR_RESNETS, *WIDE_RESNETS, *TORCHVISION_MODELS]
 NARROW = [f"{name}-w{width}" for name in ("resnet20", "wrn-16-1") for width in (0.125, 0.25, 0.5)]
 TRY = """
 import sys, torch
@@ -57,7 +56,7 @@ def ended(code: str, *arguments: str, limit: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous_format"])
-@pytest.mark.parametrize("name", [*MODELS, *NARROW])
+@pytest.mark.parametrize("name", [*catalogue(), *NARROW])
 def test_every_model_computes_as_in_float64_and_within_its_memory(name: str, layout: str) -> None:
     """Where AVX2 is the widest and known to be wrong, with the limit that processors then get."""
     done = ended(TRY, name, layout, limit=kernels.limit())

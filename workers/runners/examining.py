@@ -13,9 +13,9 @@ from kd.losses import features
 from kd.losses import logits as logit_losses
 from kd.losses.adapters import Adapters
 from kd.losses.hard import hard
+from kd.models.families.torchvision import imagenet_files
 from kd.models.numerics import place
 from kd.models.taps import TapReading, attention_map
-from kd.models.weights import imagenet_files
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
 from kd.training.loop import Plan, TrainingState, train

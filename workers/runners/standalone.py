@@ -16,9 +16,9 @@ from torch import nn
 
 from kd.data.inputs import Arrays, Inputs, read_inputs
 from kd.models.build import Network
-from kd.models.cifar import BasicBlock, PreActivationBlock, conv3x3
+from kd.models.families.cifar import BasicBlock, PreActivationBlock, conv3x3
+from kd.models.families.torchvision import MOBILENET_CIFAR_STAGES
 from kd.models.network import twins
-from kd.models.torchvision_models import MOBILENET_CIFAR_STAGES
 from kd.names import ModelName, parse_model
 from kd.own_files import own_folder
 
@@ -107,7 +107,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     if own.digest:
         first, needs = ["import runpy"], f"PyTorch, safetensors and what {own.file} imports"
         lines = _own_lines(own, config)
-    elif blocks:
+    elif isinstance(network.body, nn.Sequential):
         first, needs = ["from collections import OrderedDict"], "PyTorch and safetensors"
         lines = _sequential_lines(network)
     else:
@@ -146,13 +146,13 @@ def _given(inputs: Inputs) -> str:
 
 
 def _blocks(body: nn.Module) -> list[Callable[..., nn.Module]]:
-    """Return what a body of the CIFAR family is made of; nothing for torchvision's."""
+    """Return what a body of the CIFAR family is made of; nothing for those of others."""
     kinds = {type(module) for module in body.modules() if isinstance(module, BLOCKS)}
     return [conv3x3, *kinds] if kinds else []
 
 
 def _sequential_lines(network: Network) -> list[str]:
-    """Build a body of the CIFAR family layer by layer."""
+    """Build a body layer by layer."""
     layers = [f"    {name}={_call(child)}," for name, child in network.body.named_children()]
     return ["layers = OrderedDict(", *layers, ")", "return nn.Sequential(layers)"]
 
