@@ -174,6 +174,8 @@ def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     page = render_page(findings)
     assert "test surprisal, bits (lower is better)" in page
     assert "margin ±0.05 bits" in page
+    best = max(findings.distinct, key=lambda one: one.value or -np.inf)  # students cost the same
+    assert f"Beaten by none: {data.named(best.finalist)} and" in page
     assert f"{winner['mean']:.3f} ± " in page
     config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     exported = Exported(
