@@ -187,7 +187,7 @@ def test_the_same_command_with_other_kernels_says_so_and_keeps_both(copied, caps
     replace(kept, machine={**kept.machine, "kernels": "oneDNN 1"}).write(copied.settings)
     monkeypatch.setattr("workers.runners.kernels.kernels_used", lambda: "oneDNN 2")
     assert main(["--root", str(copied.folder.parent), "--workers", "inline"]) == 0
-    line = "\nkernels: this study was computed with oneDNN 1, and goes on with oneDNN 2: "
+    line = "\nkernels: this study was computed with oneDNN 1, and continues with oneDNN 2: "
     assert line in capsys.readouterr().out
     machine = StudySettings.read(copied.settings).machine
     assert machine["kernels"] == "oneDNN 1; then oneDNN 2"
