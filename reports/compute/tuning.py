@@ -49,12 +49,11 @@ def _text(
     if difference is None:
         return f"Two seeds are needed to measure what tuning {arm} added to {recipe}."
     measure, shown = data.measure, f"({evidence(data, difference)})"
-    by = f"{measure.amount(difference.mean)} of test {measure.name}"
-    change = f"{measure.change(difference.mean)} of test {measure.name} {shown}"
+    by = f"{measure.amount(difference.mean)} in test {measure.name}"
+    change = f"{measure.change(difference.mean)} in test {measure.name} {shown}"
     if difference.seeds < MINIMUM_PAIRS:
         return f"There are too few seeds to judge what tuning {arm} added to {recipe}: {change}."
     if difference.low > 0 or difference.high < 0:
-        rose = measure.scale * difference.mean > 0
-        verb, where = ("added", "to") if rose else ("took", "from")
-        return f"Tuning {arm} {verb} {by} {where} {recipe} {shown}."
+        verb = "improved on" if difference.mean > 0 else "fell behind"
+        return f"Tuning {arm} {verb} {recipe}, by {by} {shown}."
     return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

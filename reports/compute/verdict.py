@@ -115,11 +115,12 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
 
 def _compared(data: StudyData, difference: Difference) -> str:
     """Return a sentence about the difference of the tuned recipes, without its interval."""
-    more = "higher" if data.measure.scale * difference.mean >= 0 else "lower"
-    by = data.measure.amount(difference.mean)
-    return (
-        f"tuned {data.primary_arm} scored {by} of test {data.measure.name} {more} than tuned plain"
-    )
+    measure = data.measure
+    more = "higher" if measure.scale * difference.mean >= 0 else "lower"
+    if measure.lower:
+        more += " (better)" if difference.mean >= 0 else " (worse)"
+    by = f"{measure.amount(difference.mean)} {more}"
+    return f"tuned {data.primary_arm} scored {by} in test {measure.name} than tuned plain"
 
 
 def evidence(data: StudyData, difference: Difference) -> str:

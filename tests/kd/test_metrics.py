@@ -166,10 +166,12 @@ def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     assert difference["mean"] == pytest.approx(np.mean(bits) + np.mean(plain.values))
     assert difference["low"] < difference["mean"] < difference["high"]
     assert (difference["mean"] < 0) == (np.mean(tuned.values) > np.mean(plain.values))
-    side = "lower" if difference["mean"] < 0 else "higher"
-    by = f"{abs(difference['mean']):.3f} bits of test surprisal {side} than tuned plain"
+    side = "lower (better)" if difference["mean"] < 0 else "higher (worse)"
+    by = f"{abs(difference['mean']):.3f} bits {side} in test surprisal than tuned plain"
     assert by in findings.verdict.text
-    helped = {"better": "lower", "worse": "higher"}.get(findings.verdict.kind, side)
+    helped = {"better": "lower (better)", "worse": "higher (worse)"}.get(
+        findings.verdict.kind, side
+    )
     assert helped == side
     page = render_page(findings)
     assert "test surprisal, bits (lower is better)" in page
