@@ -162,8 +162,8 @@ class Request(Workers):
             )
         if self.sampler == "gp" and self.protocol.has_budget and len(self.protocol.students) > 1:
             raise ProtocolError(
-                "the gp sampler cannot learn limits of students: use --sampler tpe, "
-                "or name one --student"
+                "the gp sampler learns from completed trials alone, so it would choose a student "
+                "over the budget for ever: use --sampler tpe, or name one --student"
             )
         for space in self.spaces:
             if not space.endswith(".py"):

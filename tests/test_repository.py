@@ -189,7 +189,7 @@ def test_targets_of_make_named_on_a_page_exist() -> None:
     assert {"study", "test", "check"} <= {name for names in named for name in names} <= targets
 
 
-def test_no_page_says_that_the_test_split_is_opened_once() -> None:
+def test_no_page_states_that_the_test_split_is_opened_once() -> None:
     """Every confirmation run opens it, and the teacher's test."""
     for path in (*PAGES, *modules(*ROOMS), *(ROOT / "reports").glob("*.j2")):
         text = " ".join(path.read_text().split())

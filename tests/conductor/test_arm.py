@@ -277,7 +277,7 @@ def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
     assert [again.decisions.recipe(number) for number in range(4)] == asked
 
 
-def test_the_next_trial_waits_for_the_one_that_the_lag_says():
+def test_the_next_trial_waits_for_the_one_that_the_lag_states():
     arm = make_arm(InMemoryStorage(), "plain", lag=3)
     for _ in range(3):
         assert arm.decisions.may_ask(10)

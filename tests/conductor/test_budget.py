@@ -149,7 +149,7 @@ def test_students_are_not_measured_without_a_budget(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_measured_for_another_protocol_is_measured_anew(tmp_path):
+def test_what_was_measured_for_another_protocol_is_measured_again(tmp_path):
     """Only a study that never began can have left it."""
     workers = Measuring()
     measured(tmp_path, workers, several(max_params=1000))
@@ -193,7 +193,7 @@ def test_a_record_that_lacks_a_figure_is_refused(tmp_path, spoiled):
         measured(tmp_path, Measuring(), given)
 
 
-def test_a_trial_over_the_budget_is_told_at_once_and_never_trained(tmp_path):
+def test_a_trial_over_the_budget_ends_at_once_and_is_never_trained(tmp_path):
     pool = FakePool()
     trials = searched(tmp_path, pool=pool)
     over = [trial for trial in trials if is_large(trial)]
@@ -309,7 +309,7 @@ def test_a_resumed_arm_shows_its_sampler_the_constraints_of_all_trials(tmp_path)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_digests_cover_what_a_trial_was_told_of_its_constraints(tmp_path, ended):
+def test_digests_cover_the_constraints_of_a_trial(tmp_path, ended):
     storage = InMemoryStorage()
     arm = limited_arm(storage)
     search(tmp_path, [arm], FakePool(), 8)
@@ -368,7 +368,7 @@ def test_a_study_with_a_budget_trains_no_student_over_it(finished):
     assert list(Costs.read(paths.costs).models) == ["teacher", "distilled", "plain", HELD]
 
 
-def test_trials_over_the_budget_are_told_so_and_leave_no_folder(finished):
+def test_trials_over_the_budget_are_reported_and_leave_no_folder(finished):
     storage, numbers = open_storage(Layout(finished).studies_url), []
     for arm in ("scheduled", "plain"):
         trials = load_study(storage, f"digits.{arm}").get_trials()

@@ -61,7 +61,9 @@ def test_a_python_without_the_libraries_is_named(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "conductor.command_line.commands", raising=False)
     assert main(["--trials", "2"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"study.py: rich.console is not installed for {sys.executable}; after")
+    assert said.startswith(
+        f"study.py: rich.console is not installed for {sys.executable}; run: make install"
+    )
 
 
 def test_help_of_the_program_names_every_command(capsys):
@@ -362,7 +364,9 @@ PASSWORDS = [
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "presets"])
-def test_no_part_of_a_password_is_said_or_kept(tmp_path, capsys, monkeypatch, command, password):
+def test_no_part_of_a_password_is_printed_or_stored(
+    tmp_path, capsys, monkeypatch, command, password
+):
     """What it holds must be percent-encoded, or its end would be taken for the host."""
     monkeypatch.chdir(tmp_path)
     url = f"postgresql://ann:{password}@127.0.0.1:1/studies"
@@ -388,7 +392,7 @@ def test_no_part_of_a_password_is_said_or_kept(tmp_path, capsys, monkeypatch, co
         ["--storage=ann:secret@host", "--storage=ann:secret@host"],
     ],
 )
-def test_a_password_in_a_mistyped_line_is_not_said(tmp_path, capsys, monkeypatch, words):
+def test_a_password_in_a_mistyped_command_is_not_printed(tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert "secret" not in capsys.readouterr().err
@@ -495,7 +499,7 @@ def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys)
     assert not root.exists()
 
 
-def test_a_split_of_the_folder_s_own_is_said(tmp_path, capsys, monkeypatch):
+def test_a_split_of_the_folder_s_own_is_printed(tmp_path, capsys, monkeypatch):
     def end(*given: object) -> NoReturn:
         raise StudyError("the teacher is not trained here")
 
@@ -510,7 +514,7 @@ def test_a_split_of_the_folder_s_own_is_said(tmp_path, capsys, monkeypatch):
         assert " 18 validation and " in said
 
 
-def test_what_is_passed_over_of_a_folder_is_said_and_kept_with_the_study(
+def test_what_is_passed_over_of_a_folder_is_printed_and_kept_with_the_study(
     tmp_path, capsys, monkeypatch
 ):
     def end(*given: object) -> NoReturn:
@@ -571,7 +575,7 @@ def test_a_port_that_cannot_be_served_costs_one_line(tmp_path, capsys):
             assert_one_line(capsys, arguments, said)
 
 
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupt_prints_how_to_continue(capsys, monkeypatch):
     def interrupted(options: object) -> int:
         raise KeyboardInterrupt
 

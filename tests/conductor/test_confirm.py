@@ -361,7 +361,7 @@ def test_a_run_that_fails_ends_the_confirmation_with_its_error(tmp_path):
         confirm(tmp_path, make_arms("plain"), pool)
 
 
-def test_epochs_that_are_said_again_after_a_retry_are_kept_once(tmp_path):
+def test_epochs_that_are_repeated_after_a_retry_are_kept_once(tmp_path):
     def objective(job: TrainJob) -> list[Event]:
         return [*epochs([0.2]), *steady(job)]
 
@@ -433,7 +433,7 @@ def test_ablations_run_on_the_seeds_and_views_of_their_winner(tmp_path):
                 assert what == told[folder.parents[1] / winner / folder.name]
 
 
-def test_ablations_stay_when_more_seeds_are_asked_for_and_come_only_when_asked_for(tmp_path):
+def test_ablations_run_only_on_request_and_stay_with_more_seeds(tmp_path):
     arms = make_arms("scheduled", "plain")
     assert ablate(tmp_path, arms, FakePool(objective=steady), wanted=False) == []
     names = ablate(tmp_path, arms, FakePool(objective=steady))

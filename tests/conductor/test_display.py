@@ -80,7 +80,7 @@ def test_text_from_outside_is_shown_as_it_is(kind, request):
     assert said(display) == [HOSTILE]
 
 
-def test_a_line_that_is_said_while_the_view_is_live_stays(terminal):
+def test_a_line_that_is_printed_while_the_view_is_live_stays(terminal):
     with terminal.showing():
         terminal.say(HOSTILE)
     assert any(HOSTILE in line for line in said(terminal))

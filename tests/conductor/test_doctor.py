@@ -123,7 +123,7 @@ def test_the_machine_is_described(healthy):
     assert ("none" in said["GPUs"]) == (not torch.accelerator.is_available())
 
 
-def test_what_will_be_used_is_said(healthy):
+def test_what_will_be_used_is_printed(healthy):
     _, said, place = healthy
     root = place / "deep" / "runs"
     assert said["device"] == "cpu" or torch.accelerator.is_available()
@@ -224,7 +224,7 @@ def test_a_storage_that_is_no_file_is_left_without_the_study_that_was_tried(tmp_
 def test_a_storage_that_forgets_is_noticed(tmp_path, monkeypatch):
     forgetful = SimpleNamespace(trials=[])
     monkeypatch.setattr("conductor.tools.self_test.load_study", lambda storage, name: forgetful)
-    with pytest.raises(Exception, match="a trial was read with other values"):
+    with pytest.raises(Exception, match="a trial was read with different values"):
         part("storage", tmp_path).check()
     assert list(tmp_path.iterdir()) == []
 
@@ -350,7 +350,7 @@ def test_accelerators_are_described_by_what_they_tell(tmp_path, monkeypatch):
     assert dict(computing(found))["GPUs"].startswith("cuda")
 
 
-def test_a_disk_smaller_than_the_budget_is_said(tmp_path, monkeypatch):
+def test_a_disk_smaller_than_the_budget_is_printed(tmp_path, monkeypatch):
     monkeypatch.setattr("conductor.tools.inventory.free_disk", lambda root: 10**9)
     text = dict(used(wanted(tmp_path), None, None))["cache"]
     assert text == ("at most 20.0 GB (--cache-budget), but the disk has room for only 900.0 MB")

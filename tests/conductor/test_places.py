@@ -157,7 +157,7 @@ def go_on(paths: StudyLayout, arms: int) -> StudySettings:
         ("journal:rel.log", "one/rel.log"),
     ],
 )
-def test_a_storage_goes_on_from_another_folder(folders, tmp_path, monkeypatch, url, file):
+def test_a_storage_continues_from_another_folder(folders, tmp_path, monkeypatch, url, file):
     Path("sub").mkdir()
     paths = begin(*DIGITS.split(), "--storage", url)
     monkeypatch.chdir(folders[1])
@@ -178,7 +178,7 @@ def test_the_same_relative_storage_from_another_folder_is_refused(folders, capsy
     assert list(folders[1].iterdir()) == []
 
 
-def test_space_models_images_and_weights_of_ones_own_go_on_from_another_folder(
+def test_space_models_images_and_weights_of_the_user_continue_from_another_folder(
     folders, monkeypatch
 ):
     one, other = folders

@@ -146,7 +146,7 @@ def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
     assert "(vanilla KD)" in notes[1]
 
 
-def test_a_recipe_is_said_in_words():
+def test_a_recipe_is_described_in_words():
     assert describe(Recipe()) == [
         "learning rate 0.1, weight decay 0.0005, label smoothing 0",
     ]

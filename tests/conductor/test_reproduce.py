@@ -161,7 +161,7 @@ def test_a_trial_that_a_machine_failed_is_not_repeated(copied, capsys):
         ("narrow", "", ""),
     ],
 )
-def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(was, now, kept):
+def test_a_study_that_continues_with_other_kernels_names_those_of_every_session(was, now, kept):
     assert kernels_so_far(was, now) == kept
 
 
@@ -174,14 +174,14 @@ def test_a_study_that_goes_on_with_other_kernels_names_those_of_every_session(wa
         ("one", "", ""),
     ],
 )
-def test_a_study_that_goes_on_with_other_kernels_is_told_so(tiny_study, was, now, said):
+def test_a_study_that_continues_with_other_kernels_prints_it(tiny_study, was, now, said):
     kept = StudySettings.read(Layout(tiny_study).study("digits").settings)
     line = kernels_change(replace(kept, machine={**kept.machine, "kernels": was}), now)
     assert line.startswith(said)
     assert bool(line) == bool(said)
 
 
-def test_the_same_command_with_other_kernels_says_so_and_keeps_both(copied, capsys, monkeypatch):
+def test_the_same_command_with_other_kernels_reports_it_and_keeps_both(copied, capsys, monkeypatch):
     kept = StudySettings.read(copied.settings)
     replace(kept, machine={**kept.machine, "kernels": "oneDNN 1"}).write(copied.settings)
     monkeypatch.setattr("workers.runners.kernels.kernels_used", lambda: "oneDNN 2")

@@ -32,7 +32,7 @@ COMPOSED = [
 
 
 @pytest.mark.parametrize(("first", "made", "line"), COMPOSED)
-def test_the_command_says_what_all_sessions_made(first, made, line):
+def test_the_command_states_what_all_sessions_made(first, made, line):
     trials, seeds, ablate = made
     begun = ["python", "study.py", *first.split()]
     again = ["python", "study.py", *line.split()]
@@ -105,7 +105,7 @@ def test_workers_are_a_word_or_a_number(workers):
     assert request(workers=workers).workers == workers
 
 
-def test_a_space_of_ones_own_takes_the_place_of_scheduled():
+def test_a_space_of_the_user_takes_the_place_of_scheduled():
     assert choose_spaces(None, None) == ["scheduled", "plain"]
     assert choose_spaces(["constant"], None) == ["constant"]
     assert choose_spaces(None, "mine.py") == ["mine.py", "plain"]

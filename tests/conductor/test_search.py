@@ -80,7 +80,7 @@ def test_pruned_trials_carry_their_last_value(tmp_path):
     assert trial.value == trial.intermediate_values[2] == pytest.approx(0.48)
 
 
-def test_result_files_say_what_the_database_says(tmp_path):
+def test_result_files_say_what_the_database_states(tmp_path):
     outcomes = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     seen = set()
     others = {3: failed(), 9: diverged([0.5])}
@@ -152,7 +152,7 @@ def test_five_failed_trials_end_the_study_in_one_line(tmp_path):
     assert arm.decisions.running == []
 
 
-def test_a_study_that_gave_up_goes_on_once_the_fault_is_mended(tmp_path):
+def test_a_study_that_gave_up_continues_once_the_fault_is_mended(tmp_path):
     """Failures of an earlier session do not count, not even beside one of this session."""
     storage = InMemoryStorage()
     with pytest.raises(StudyError):

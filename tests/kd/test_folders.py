@@ -119,7 +119,7 @@ CLASSES = [
 ]
 
 
-def test_names_of_splits_are_told_from_those_of_classes():
+def test_names_of_splits_are_distinguished_from_those_of_classes():
     assert [name for name in SPLITS if not is_split_name(name)] == []
     assert [name for name in CLASSES if is_split_name(name)] == []
 
@@ -201,14 +201,14 @@ def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
     assert passed_over(f"folder:{tmp_path}") == f"passed over in {tmp_path}: {named}"
 
 
-def test_nothing_is_said_of_a_folder_that_is_read_whole(tmp_path):
+def test_nothing_is_printed_about_a_folder_that_is_read_completely(tmp_path):
     for name in ("a/1.png", "b/deep/1.png"):
         save(tmp_path, name, colour(1))
     (tmp_path / "b/2.png").symlink_to("../a/1.png")
     assert passed_over(f"folder:{tmp_path}") == passed_over("digits") == ""
 
 
-def test_splits_within_a_class_are_said_to_be_read_as_the_class(tmp_path):
+def test_splits_within_a_class_are_printed_to_be_read_as_the_class(tmp_path):
     for name in ("a/train/1.png", "a/test/2.png", "b/1.png"):
         save(tmp_path, name, colour(1))
     assert load_folder(tmp_path).labels.tolist() == [0, 0, 1]
@@ -232,7 +232,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
     assert len(load_folder(tmp_path).labels) == 2
 
 
-def test_images_are_turned_as_their_exif_says(tmp_path):
+def test_images_are_turned_as_their_exif_states(tmp_path):
     image = Image.new("RGB", (8, 8))
     image.paste((255, 255, 255), (0, 0, 8, 4))  # white above
     exif = Image.Exif()

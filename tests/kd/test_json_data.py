@@ -108,7 +108,7 @@ def test_without_defaults_only_what_differs_is_left() -> None:
     assert plain(FULL) == FULL.to_json()
 
 
-def test_a_message_says_what_it_is() -> None:
+def test_a_message_states_what_it_is() -> None:
     kinds = kinds_in(globals(), JsonData)
     assert {"Inner", "Outer"} <= set(kinds)
     assert from_wire(json.loads(json.dumps(to_wire(FULL))), kinds) == FULL

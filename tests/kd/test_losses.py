@@ -280,7 +280,7 @@ def test_gradient_of_kl_tends_to_the_difference_of_centred_logits() -> None:
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_kl_decomposes_as_dkd_says(temperature: float) -> None:
+def test_kl_decomposes_as_dkd_states(temperature: float) -> None:
     """Zhao et al. 2022, equation 6: KL = TCKD + (1 - p_teacher(label)) NCKD."""
     student, teacher, labels = case(12, rows=1)
     label = int(labels[0])

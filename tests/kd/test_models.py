@@ -431,7 +431,7 @@ def test_a_kernel_that_fits_is_left_as_it_is() -> None:
     assert torch.equal(fit_kernel(kernel, channels=3, size=7), kernel)
 
 
-def test_a_failed_download_says_which_file_goes_where(hub: Path) -> None:
+def test_a_failed_download_states_which_file_goes_where(hub: Path) -> None:
     expected = f"put resnet18-f37072fd.pth into {hub}, or take --teacher-weights none"
     with pytest.raises(DataError, match=re.escape(expected)) as caught:
         make("resnet18", weights="imagenet")

@@ -100,7 +100,7 @@ def test_a_layout_changes_no_weight_and_the_logits_by_rounding_alone(channels_la
     torch.testing.assert_close(usual.eval()(IMAGES), last.eval()(IMAGES))
 
 
-def test_a_run_in_channels_last_goes_on_bit_by_bit_in_its_layout(channels_last: None) -> None:
+def test_a_run_in_channels_last_continues_bit_by_bit_in_its_layout(channels_last: None) -> None:
     source = make_teacher(DATA, VALIDATION)
 
     def started() -> Any:
@@ -226,7 +226,7 @@ def test_a_plan_in_bfloat16_trains_float32_weights_otherwise_than_one_in_float32
     assert max(map(abs, gaps)) < 0.1
 
 
-def test_a_plan_is_compiled_if_it_says_so_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_compiled_if_it_reports_it_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     compiled = []
 

@@ -80,7 +80,7 @@ def begun(name: str, source: LiveTeacher) -> TrainingState:
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names)
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_goes_on_bit_by_bit_with_frozen_parameters_and_late_gradients(
+def test_a_run_continues_bit_by_bit_with_frozen_parameters_and_late_gradients(
     name: str, epoch: int, source: LiveTeacher, tmp_path: Path
 ) -> None:
     given = plan(epochs=3, views=(0, 1, 2))

@@ -288,7 +288,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
         built(tmp_path, again.replace("small", "relu"))
 
 
-def test_imagenet_weights_for_a_model_of_ones_own_are_refused(tmp_path):
+def test_imagenet_weights_for_a_model_of_the_user_are_refused(tmp_path):
     name = keep(tmp_path, GOOD.replace("small", "resnet50"), "resnet50")
     with pytest.raises(ProtocolError, match=r"^no ImageNet weights exist for mine\.py:resnet50@"):
         protocol(teacher=name, teacher_weights="imagenet")
@@ -325,7 +325,7 @@ def test_a_model_is_tried_out_before_anything_is_trained(tmp_path, monkeypatch, 
     assert not (root / "cache" / "teachers").exists()
 
 
-def test_a_study_goes_on_with_its_copy_and_refuses_a_changed_file(tmp_path, monkeypatch, capsys):
+def test_a_study_continues_with_its_copy_and_refuses_a_changed_file(tmp_path, monkeypatch, capsys):
     hasten(monkeypatch)
     mine = tmp_path / "mine.py"
     mine.write_text(HEAD + GOOD)

@@ -46,7 +46,7 @@ def test_one_more_file_is_one_more_member(kind: Kind, tmp_path: Path) -> None:
     assert kind.describe("huge") == ""
 
 
-def test_only_the_member_that_is_asked_for_is_imported(kind: Kind) -> None:
+def test_only_the_requested_member_is_imported(kind: Kind) -> None:
     assert kind.load("small").VALUE == 1
     with pytest.raises(SystemExit, match="imported"):
         kind.load("large-one")

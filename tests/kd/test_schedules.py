@@ -56,7 +56,9 @@ def test_shape_follows_its_formula(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(first=UNIT, second=UNIT, sharpness=UNIT)
-def test_no_shape_goes_back(shape: str, first: float, second: float, sharpness: float) -> None:
+def test_every_shape_is_monotonic(
+    shape: str, first: float, second: float, sharpness: float
+) -> None:
     early, late = sorted((first, second))
     before, after = fraction(shape, early, sharpness), fraction(shape, late, sharpness)
     assert 0 <= before <= after + 1e-12

@@ -47,7 +47,7 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_digits_without_scikit_learn_are_asked_for(tmp_path, monkeypatch):
+def test_digits_without_scikit_learn_name_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("kd.data.sources.digits.find_spec", lambda name: None)
     with pytest.raises(DataError, match="come with scikit-learn, which is not installed"):
         load_source("digits", 8, tmp_path)
@@ -139,7 +139,7 @@ def test_cifar_archive_of_another_md5_is_refused_and_left_alone(cifar, packed_ci
     assert packed_cifar.exists()
 
 
-def test_download_that_fails_says_which_file_to_put_where(tmp_path, no_network):
+def test_download_that_fails_states_which_file_to_put_where(tmp_path, no_network):
     target = tmp_path / "downloads"
     with pytest.raises(DataError) as caught:
         load_source("cifar10", 32, target)

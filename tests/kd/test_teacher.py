@@ -155,7 +155,7 @@ def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> Non
         assert (vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) > 0).all()
 
 
-def test_a_tap_that_says_the_same_of_every_image_is_refused(data: Examples) -> None:
+def test_a_tap_that_is_equal_for_every_image_is_refused(data: Examples) -> None:
     model = linear_teacher(torch.zeros(4, 1), shift=torch.ones(4))
     with pytest.raises(
         ArtifactError, match="the teacher's output at last1 is the same for all images"

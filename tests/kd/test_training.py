@@ -419,7 +419,7 @@ def partly_trained(part: str) -> TrainingState:
         "late in its second epoch",
     ],
 )
-def test_a_run_goes_on_bit_by_bit_whatever_part_gets_no_gradient_or_gets_it_late(
+def test_a_run_continues_bit_by_bit_whatever_part_gets_no_gradient_or_gets_it_late(
     part: str, tmp_path: Path
 ) -> None:
     given, path = plan(epochs=3, views=(0, 1, 2)), tmp_path / "checkpoint.safetensors"
@@ -436,7 +436,9 @@ def test_a_run_goes_on_bit_by_bit_whatever_part_gets_no_gradient_or_gets_it_late
         assert timeless(second.history) == timeless(whole.history)
 
 
-def test_dropout_is_drawn_from_seed_and_epoch_so_that_a_run_can_go_on(source: LiveTeacher) -> None:
+def test_dropout_is_drawn_from_seed_and_epoch_so_that_a_run_can_continue(
+    source: LiveTeacher,
+) -> None:
     def dropping() -> TrainingState:
         state = begin(PLAIN, source)
         state.network.body.fc.register_forward_pre_hook(

@@ -77,7 +77,7 @@ def test_regret_is_what_the_best_auditor_is_above_the_best_that_would_have_been_
     assert audited([]).regret is None
 
 
-def test_only_auditors_that_reached_the_horizon_are_heard() -> None:
+def test_only_auditors_that_reached_the_horizon_count() -> None:
     found = audited([trial(0, 0.9), trial(1, 0.95, cut=1, epochs=2)])
     assert [one.number for one in found.auditors] == [0]
     assert found.wrong_share is None

@@ -100,7 +100,7 @@ def test_one_step_an_epoch_is_named(data: StudyData, size: int, caveat: str | No
     )
 
 
-def test_the_edge_of_a_range_says_nothing_below_20_trials(data: StudyData) -> None:
+def test_the_edge_of_a_range_states_nothing_below_20_trials(data: StudyData) -> None:
     arm = data.arms[0]
     chosen = data.chosen_trial(arm)
     assert chosen is not None

@@ -67,7 +67,7 @@ def test_examples_are_the_images_that_changed_most_in_the_direction_of_the_whole
     assert [(one.image, one.a, one.b) for one in back.examples] == [(2, 3, 0), (1, 1, 0), (3, 2, 1)]
 
 
-def test_the_title_says_first_how_many_classes_differ_beyond_chance(data: StudyData) -> None:
+def test_the_title_states_first_how_many_classes_differ_beyond_chance(data: StudyData) -> None:
     found = find(data)
     assert found.classes is not None
     sure = sum(one.p_holm < 0.05 for one in found.classes.classes)

@@ -247,7 +247,7 @@ def test_nothing_but_the_ablations_sees_an_ablation(data: StudyData) -> None:
         assert getattr(ours, name) == getattr(theirs, name)
 
 
-def test_the_figure_of_ablations_says_how_many_matter_or_how_to_run_them(data: StudyData) -> None:
+def test_the_figure_of_ablations_states_how_many_matter_or_how_to_run_them(data: StudyData) -> None:
     ablations = compare_ablations(data)
     sure = [one for one in ablations if one.p_holm is not None and one.p_holm < 0.05]
     most = max(sure or ablations, key=lambda one: abs(one.difference.mean))
@@ -331,7 +331,7 @@ def test_a_loss_chance_and_too_few_seeds_are_called_so(
     assert ("too few seeds" in one.text) == (runs == 5)
 
 
-def test_an_arm_whose_first_recipe_won_says_so_in_the_note_and_the_limitations(
+def test_an_arm_whose_first_recipe_won_reports_it_in_the_note_and_the_limitations(
     data: StudyData,
 ) -> None:
     others = replace(data, finalists=tuple(one for one in data.finalists if one.role != "tuned"))

@@ -48,7 +48,7 @@ def empty(data: StudyData) -> dict[str, Figure]:
     return drawn_figures(find(replace(data, arms=arms, finalists=(), costs=None)))
 
 
-def test_every_figure_says_its_group_and_no_two_share_a_place(drawn: dict[str, Figure]) -> None:
+def test_every_figure_states_its_group_and_no_two_share_a_place(drawn: dict[str, Figure]) -> None:
     modules = [figures.FIGURES.load(name) for name in NAMES]
     places = [(module.GROUP, module.ORDER) for module in modules]
     assert {group for group, _ in places} == set(figures.GROUPS)
@@ -92,7 +92,7 @@ def colours_of(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_figure_of_a_study_without_trials_says_what_is_missing_or_is_left_out(
+def test_a_figure_of_a_study_without_trials_states_what_is_missing_or_is_left_out(
     empty: dict[str, Figure], name: str
 ) -> None:
     assert (name in empty) == (name != "calibration")
@@ -161,7 +161,7 @@ def test_what_was_passed_over_of_a_folder_is_in_the_provenance(data: StudyData) 
         (("train", "validation", "test"), "train, validation and test are the data set's own"),
     ],
 )
-def test_the_provenance_says_which_parts_are_the_data_set_s_own(
+def test_the_provenance_states_which_parts_are_the_data_set_s_own(
     data: StudyData, official: tuple[str, ...], sentence: str
 ) -> None:
     assert ["split", sentence] in provenance_table(replace(data, official=official)).rows
@@ -237,7 +237,7 @@ def test_costs_are_those_measured_and_equal_students_share_their_mean_latency(
     assert found["tuned scheduled"][1] == pytest.approx(100 * np.mean(tuned.values))
 
 
-def test_the_title_of_costs_says_how_much_smaller_and_faster_the_student_is(
+def test_the_title_of_costs_states_how_much_smaller_and_faster_the_student_is(
     data: StudyData,
 ) -> None:
     title = drawn_figures(find(data))["costs"].title

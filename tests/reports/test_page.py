@@ -138,7 +138,7 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
     ("dataset", "part"),
     [("folder:photos", "the centre square of each image"), ("digits", "images")],
 )
-def test_the_card_says_what_the_source_takes_of_an_image(
+def test_the_card_states_what_the_source_takes_of_an_image(
     findings: Findings, dataset: str, part: str
 ) -> None:
     tuned = findings.data.tuned("scheduled")

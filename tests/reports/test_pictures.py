@@ -52,7 +52,7 @@ def test_examples_are_the_images_that_the_findings_name(
     assert all(np.all(image == place % 256) for place, image in images.items())
 
 
-def test_showing_examples_opens_nothing_anew(small: Fabricated, findings: Findings) -> None:
+def test_showing_examples_opens_nothing_again(small: Fabricated, findings: Findings) -> None:
     before = openings(small.study.seal)
     read_examples(small.layout, findings)
     assert openings(small.study.seal) == before

@@ -277,7 +277,7 @@ def asked(arm: Arm, count: int) -> Arm:
 
 @pytest.mark.parametrize("url", ["sqlite:///{}/s.db", "journal:{}/s.log"])
 @pytest.mark.parametrize("now", [["b", "a"], ["a"], ["a", "b", "c"], ["a", "b", None]])
-def test_choices_that_change_amid_a_study_are_refused_and_the_study_goes_on(tmp_path, url, now):
+def test_choices_that_change_amid_a_study_are_refused_and_the_study_continues(tmp_path, url, now):
     storage = open_storage(url.format(tmp_path))
     choices: list[object] = list(KEPT)
     arm = asked(make_arm(storage, moody(choices)), 3)

@@ -176,7 +176,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> str:
     return str(path)
 
 
-def test_a_file_of_ones_own_is_a_space_named_by_the_file(tmp_path):
+def test_a_file_of_the_user_is_a_space_named_by_the_file(tmp_path):
     space = load_space(write(tmp_path, GOOD + ENQUEUED))
     assert space.name == "mine"
     assert dict(space.enqueued) == {"gentle": {"lr": 0.05}}
@@ -207,7 +207,7 @@ def enqueued(study):
 """
 
 
-def test_a_file_of_ones_own_may_depend_on_taps_students_and_optimizer(tmp_path):
+def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path):
     study = StudyContext(taps=("last1",), students=("resnet8",), optimizer="adamw")
     space = load_space(write(tmp_path, OF_STUDY), study)
     assert space.enqueued == {"small": {"lr": 0.01}, "default": {"lr": 1e-3}}
@@ -452,7 +452,7 @@ def test_one_student_is_no_parameter(name):
         assert found[0][0].student == ""
 
 
-def test_a_space_of_ones_own_may_choose_the_student(tmp_path):
+def test_a_space_of_the_user_may_choose_the_student(tmp_path):
     alone = load_space(write(tmp_path, CHOOSES), StudyContext(students=STUDENTS))
     space = with_feasible(alone, STUDENTS)
     assert space.enqueued == alone.enqueued
@@ -477,7 +477,7 @@ def test_a_recipe_to_try_first_over_the_budget_is_refused(tmp_path):
         with_feasible(alone, STUDENTS[:2])
 
 
-def test_a_parameter_of_ones_own_with_the_name_of_the_students_is_refused(tmp_path):
+def test_a_parameter_of_the_user_with_the_name_of_the_students_is_refused(tmp_path):
     text = GOOD.replace("return", 'trial.suggest_int("student", 1, 3)\n    return')
     with pytest.raises(
         ProtocolError, match=r"mine\.py, line \d+, in suggest: suggest of a random t"
@@ -525,7 +525,7 @@ def test_a_branch_that_few_trials_take_is_tried_out_too(tmp_path, branch, messag
 HINT = 'return Recipe(feature_kind="hint", feature_weight=1.0, feature_taps=("last1", "last2"))'
 
 
-def test_a_space_of_ones_own_that_reads_a_tap_which_the_protocol_lacks_is_refused(tmp_path):
+def test_a_space_of_the_user_that_reads_a_tap_which_the_protocol_lacks_is_refused(tmp_path):
     path = write(tmp_path, RARE.replace("RARELY", HINT))
     assert load_space(path, StudyContext(taps=("last1", "last2"))).enqueued == {}
     match = r"mine\.py, line 4, in suggest: suggest of a random trial: it reads last2, and the "

@@ -153,7 +153,7 @@ def test_a_changed_digit_is_found(tmp_path) -> None:
         pytest.param(b"[1]", id="not an object"),
     ],
 )
-def test_damaged_json_says_what_to_do(tmp_path, content: bytes) -> None:
+def test_damaged_json_states_what_to_do(tmp_path, content: bytes) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"file.json is damaged \(.+\); restore it") as raised:
@@ -320,7 +320,7 @@ def test_a_lock_keeps_another_process_out_until_it_dies(tmp_path) -> None:
     assert try_lock(path)
 
 
-def test_another_process_is_told_that_the_lock_is_held(tmp_path) -> None:
+def test_another_process_finds_that_the_lock_is_held(tmp_path) -> None:
     path = tmp_path / "owner.lock"
     with locked(path, wait=True) as taken:
         assert taken
@@ -356,9 +356,7 @@ def test_a_lock_is_one_of_the_file_that_is_there(tmp_path) -> None:
             assert not try_lock(path)
 
 
-def test_a_lock_taken_on_a_file_that_was_removed_meanwhile_is_taken_anew(
-    tmp_path, monkeypatch
-) -> None:
+def test_a_lock_on_a_file_that_was_removed_is_taken_again(tmp_path, monkeypatch) -> None:
     path, lock, calls = tmp_path / "owner.lock", fcntl.flock, []
 
     def slow(descriptor: int, operation: int) -> None:

@@ -46,7 +46,7 @@ def test_tensors_and_history_survive_the_disk(path: Path, state: TrainingState) 
     assert isinstance(history[0], EpochMetrics)
 
 
-def test_a_run_goes_on_from_the_file_as_if_it_had_not_stopped(path: Path) -> None:
+def test_a_run_continues_from_the_file_as_if_it_had_not_stopped(path: Path) -> None:
     whole, resumed = begin(PLAIN, None), begin(PLAIN, None)
     list(epochs(whole, DATA))
     resumed.restore(*read_checkpoint(path, RUN))

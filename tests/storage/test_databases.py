@@ -265,7 +265,7 @@ def journal_at(path: Path) -> Backend:
     return Backend("journal", f"journal:{path}", "study")
 
 
-def test_a_journal_cut_off_at_any_byte_goes_on(tmp_path) -> None:
+def test_a_journal_cut_off_at_any_byte_continues(tmp_path) -> None:
     """As a kill amid a write leaves it. Optuna itself writes on after half a line."""
     whole = tmp_path / "whole"
     begun(journal_at(whole))

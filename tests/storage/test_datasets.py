@@ -116,7 +116,7 @@ def test_parts_are_mapped_from_the_file_rather_than_copied(layout, tmp_path):
     pytest.fail("the images lie nowhere in memory")
 
 
-def test_second_start_reads_nothing_anew(layout, photos, tmp_path, readings):
+def test_second_start_reads_nothing_again(layout, photos, tmp_path, readings):
     protocol = protocol_of(photos)
     first = prepare(layout, protocol, tmp_path)
     second = prepare(layout, replace(protocol, seed=3, epochs=7), tmp_path)
@@ -265,7 +265,7 @@ def test_openings_at_once_are_all_recorded(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "{}", '[{"time": "now"}]', '[{"time": 1, "purpose": "x"}]']
 )
-def test_damaged_record_is_refused_and_never_begun_anew(tmp_path, content):
+def test_damaged_record_is_refused_and_never_begun_again(tmp_path, content):
     seal = tmp_path / "seal.json"
     seal.write_text(content)
     with pytest.raises(ArtifactError, match="is damaged"):

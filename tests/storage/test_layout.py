@@ -55,7 +55,7 @@ def test_what_belongs_to_a_study_lies_in_its_folder_and_the_cache_outside() -> N
     assert all(path.is_relative_to(LAYOUT.cache) for path in shared)
 
 
-def test_runs_have_folders_of_their_own() -> None:
+def test_every_run_has_its_own_folder() -> None:
     runs = [
         make(arm, number)
         for arm in ("scheduled", "plain")

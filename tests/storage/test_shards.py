@@ -91,7 +91,7 @@ def test_a_shard_reads_as_the_live_teacher_bit_by_bit(
         assert_alike(cached.read(k, index, torch.empty(0), TAPS), fresh)
 
 
-def test_rows_come_in_the_order_they_are_asked_for(cache: Path, live: LiveTeacher) -> None:
+def test_rows_come_in_the_requested_order(cache: Path, live: LiveTeacher) -> None:
     cached = CachedTeacher(cache, CPU)
     whole = cached.read(1, torch.arange(24), torch.empty(0), ["last2"])
     index = torch.tensor([17, 3, 3, 20])
@@ -133,7 +133,7 @@ def test_projections_and_validation_logits_survive_the_disk(cache: Path, live: L
 # Filling.
 
 
-def test_an_interrupted_fill_goes_on_where_it_was(tmp_path, live: LiveTeacher) -> None:
+def test_an_interrupted_fill_continues_where_it_was(tmp_path, live: LiveTeacher) -> None:
     folder = begin(tmp_path / "shards", live)
     assert missing_views(folder, 3, features=True) == [0, 1, 2]
     write_shard(folder, 1, readings(live, 1))

@@ -75,7 +75,7 @@ def holders(storage: Any) -> int:
 # A file.
 
 
-def test_a_file_has_one_supervisor_and_a_second_one_is_told_who(tmp_path) -> None:
+def test_a_file_has_one_supervisor_and_the_error_of_a_second_names_it(tmp_path) -> None:
     file = tmp_path / "studies.db"
     with (
         own_file(file, "digits"),
@@ -91,7 +91,7 @@ def test_a_file_has_one_supervisor_and_a_second_one_is_told_who(tmp_path) -> Non
 # A server.
 
 
-def test_a_server_has_one_supervisor_a_study_and_a_second_one_is_told_who(open_one) -> None:
+def test_a_server_has_one_supervisor_per_study_and_the_error_of_a_second_names_it(open_one) -> None:
     first, second = open_one(), open_one()
     with own_session(first, "named"):
         with own_session(second, "another"):
@@ -105,7 +105,7 @@ def test_a_server_has_one_supervisor_a_study_and_a_second_one_is_told_who(open_o
         pass
 
 
-def test_one_whose_session_was_ended_is_told_so(open_one) -> None:
+def test_a_supervisor_whose_session_was_ended_raises_an_error(open_one) -> None:
     storage, administrator = open_one(), open_one()
     with own_session(storage, "ended") as check:
         check()
@@ -164,7 +164,7 @@ def test_a_transaction_that_has_passed_is_committed_before_a_successor_reads(ope
             study.set_user_attr("key", 1)
 
 
-def test_a_server_that_is_started_again_is_waited_for_and_the_study_goes_on(
+def test_a_server_that_is_started_again_is_waited_for_and_the_study_continues(
     server, open_one, said
 ) -> None:
     storage = open_one()

@@ -250,7 +250,7 @@ def test_every_module_that_measures_is_run() -> None:
     assert measuring == set(command.BENCHMARKS)
 
 
-def test_the_machine_is_described_by_what_its_kernel_says(
+def test_the_machine_is_described_by_what_its_kernel_states(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Fast 9000\n" * 2)

@@ -113,7 +113,7 @@ def written(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.rglob("result.json")}
 
 
-def test_a_study_says_what_it_does_and_what_it_found(tmp_path, capsys):
+def test_a_study_states_what_it_does_and_what_it_found(tmp_path, capsys):
     small = ["--name", "small", "--trials", "1", "--arms", "plain", "--batch-size", "64"]
     run(tmp_path, "--workers", "inline", *small)
     said = capsys.readouterr()
@@ -181,7 +181,7 @@ def test_the_seal_was_opened_for_confirmation_alone(finished):
     assert all(re.fullmatch(r"(scheduled|plain) .*, seed 1", one) for one in purposes[:-1])
 
 
-def test_all_trials_of_all_arms_are_what_the_database_says(finished):
+def test_all_trials_of_all_arms_are_what_the_database_states(finished):
     storage = open_storage(Layout(finished).studies_url)
     names = {study.study_name for study in storage.get_all_studies()}
     counts = {
@@ -283,7 +283,7 @@ def test_a_study_without_a_teacher_yet_may_be_changed_unless_others_may_share_it
     assert "was begun with --lag 1, not 2" in capsys.readouterr().err
 
 
-def test_a_study_without_a_teacher_yet_goes_on_without_its_flags(tmp_path, monkeypatch):
+def test_a_study_without_a_teacher_yet_continues_without_its_flags(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
 
@@ -380,7 +380,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, st
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_with_the_line_that_goes_on(interrupted):
+def test_an_interrupt_ends_with_the_command_that_continues(interrupted):
     root, code, said = interrupted
     assert code == 130
     assert said.count("\n") == 1
@@ -434,7 +434,7 @@ def test_a_folder_of_images_runs_through(tmp_path, capsys):
     assert "2 classes" in capsys.readouterr().out
 
 
-def test_a_recipe_that_diverges_is_the_worst_and_the_study_goes_on(tmp_path):
+def test_a_recipe_that_diverges_is_the_worst_and_the_study_continues(tmp_path):
     space = tmp_path / "wild.py"
     space.write_text(
         "from kd.recipe import Recipe\n\n\n"
@@ -453,7 +453,7 @@ def test_a_recipe_that_diverges_is_the_worst_and_the_study_goes_on(tmp_path):
     assert report(tmp_path / "runs")["arms"]["wild"]["diverged"] == 1
 
 
-def test_the_report_is_written_anew(copied, capsys):
+def test_the_report_is_written_again(copied, capsys):
     paths = Layout(copied).study("digits")
     before = report(copied)
     for path in (paths.report_json, paths.report_html, paths.trials_csv):

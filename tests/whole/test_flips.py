@@ -136,7 +136,7 @@ MADE_AGAIN = (
 )
 
 
-def test_what_a_message_says_to_delete_is_made_again(tiny_study, root, capsys) -> None:
+def test_what_a_message_states_to_delete_is_made_again(tiny_study, root, capsys) -> None:
     wanted = without_openings(tiny_study)
     for pattern in MADE_AGAIN:
         path = next(iter(sorted(restored(tiny_study, root).rglob(pattern))))

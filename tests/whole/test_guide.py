@@ -136,7 +136,7 @@ def test_what_to_do_first_prints_what_the_pages_show_and_can_be_removed(capsys, 
     assert len(list(Path("runs/artifacts").iterdir())) == 2 * 2 * 2  # arms, trials, files
 
 
-def test_images_of_ones_own_and_a_photo_for_the_student(capsys, monkeypatch):
+def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):
     paths = follow("Your own images", "photos")
     dataset = StudySettings.read(paths.settings).dataset
     manifest = json.loads((Layout(Path("runs")).dataset(dataset) / "manifest.json").read_text())
@@ -171,7 +171,7 @@ def images_of(folder: str) -> list[np.ndarray]:
     return list(read_folder(Path(folder), 4, lambda done, total: None).inputs.transpose(0, 2, 3, 1))
 
 
-def test_files_become_what_the_guide_says():
+def test_files_become_what_the_guide_states():
     red = Image.new("RGB", (4, 4), (200, 0, 0))
     write("b/z/first.png", red)
     for ending in ("jpg", "png", "ppm", "bmp", "tiff", "webp"):
@@ -199,7 +199,7 @@ def test_files_become_what_the_guide_says():
     assert (palette == (200, 0, 0)).all()
 
 
-def test_files_are_refused_by_name_as_the_guide_says():
+def test_files_are_refused_by_name_as_the_guide_states():
     write("photos/a/fine.png", Image.new("RGB", (4, 4)))
     write("photos/b/fine.png", Image.new("RGB", (4, 4)))
     deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
@@ -219,7 +219,7 @@ def labelled(sizes: list[int]) -> Source:
     return Source(inputs=images, labels=labels, classes=names)
 
 
-def test_as_many_images_of_a_class_as_the_guide_says_suffice_beside_any_others():
+def test_as_many_images_of_a_class_as_the_guide_states_suffice_beside_any_others():
     enough = int(re.findall(r"(\d+) images of each suffice", section("Your own images"))[0])
     protocol = Protocol(**{**FOLDER, "dataset": "folder:photos"})
     random = np.random.default_rng(0)
@@ -240,7 +240,7 @@ def test_parts_keep_the_shares_of_uneven_classes():
         assert large == pytest.approx(10 * small, rel=0.15)
 
 
-def test_models_of_ones_own():
+def test_models_of_the_user():
     paths = follow("Your own models", "own")
     report = report_of(paths)
     students = {one["student"] for one in report["finalists"]}
@@ -251,7 +251,7 @@ def test_models_of_ones_own():
     assert student(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
 
 
-def test_a_search_space_of_ones_own():
+def test_a_search_space_of_the_user():
     report = report_of(follow("Your own search space", "annealed"))
     assert report["study"]["arms"] == ["annealed", "plain"]
     recipes = {
@@ -267,7 +267,7 @@ def test_a_search_space_of_ones_own():
     assert found["cosine and hint"].feature_taps == ("last1",)
 
 
-def test_a_space_of_ones_own_goes_with_arms_as_the_guide_says():
+def test_a_space_of_the_user_goes_with_arms_as_the_guide_states():
     assert choose_spaces(None, "annealed.py") == ["annealed.py", "plain"]
     [flags] = re.findall(r"`--arms (\S+) --space (\S+)`", section("Your own search space"))
     assert choose_spaces(flags[0].split(","), flags[1]) == ["annealed.py", "scheduled", "plain"]

@@ -324,9 +324,7 @@ def test_weights_from_outside_that_are_no_finite_floats_are_refused(tmp_path, va
     assert "\n" not in str(raised.value)
 
 
-def test_a_teacher_that_says_less_of_the_validation_split_is_refused(
-    tiny_study, tmp_path, capsys
-) -> None:
+def test_a_cache_with_too_few_validation_logits_is_refused(tiny_study, tmp_path, capsys) -> None:
     root = Path(shutil.copytree(tiny_study, tmp_path / "root"))
     path = next(root.glob("cache/shards/*/validation.safetensors"))
     write_tensors(path, {"logits": map_tensors(path)["logits"][:3].clone()})

@@ -214,7 +214,7 @@ def test_spaces_take_the_ranges_of_a_new_optimizer() -> None:
     assert space.enqueued["defaults"]["lr"] == 1e-3
 
 
-def test_a_study_uses_new_members_and_goes_on_bit_by_bit_after_a_kill(
+def test_a_study_uses_new_members_and_continues_bit_by_bit_after_a_kill(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

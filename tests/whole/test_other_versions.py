@@ -79,7 +79,7 @@ def test_records_that_lack_a_newer_field_are_read_as_they_were(tiny_study: Path)
     assert seen >= {"warmup", "margin", "compile", "passed_over", "reason", "feature_kind"}
 
 
-def test_an_older_study_is_reported_and_goes_on_as_if_it_were_new(
+def test_an_older_study_is_reported_and_continues_as_if_it_were_new(
     tiny_study: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, kind in records(root).items():

@@ -63,7 +63,7 @@ def write(folder: Path, padding: int, width: int) -> None:
     (folder / "parts" / "head.py").write_text(HEAD.format(width=width))
 
 
-def test_a_study_of_own_files_goes_on_and_is_exported_and_reproduced_without_them(
+def test_a_study_of_own_files_continues_and_is_exported_and_reproduced_without_them(
     tmp_path, monkeypatch, capsys
 ):
     hasten(monkeypatch)

@@ -219,7 +219,7 @@ def test_a_second_supervisor_is_refused_and_takes_over_once_the_session_is_gone(
 
 
 @pytest.mark.slow
-def test_a_study_whose_supervisor_is_killed_goes_on_from_its_checkpoints(
+def test_a_study_whose_supervisor_is_killed_continues_from_its_checkpoints(
     tmp_path, server, alone
 ) -> None:
     url = database(server, "killed")

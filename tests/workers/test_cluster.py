@@ -58,7 +58,7 @@ def test_a_cluster_without_room_is_refused(threads, share, what):
         count_workers([node(CPU=2), node(CPU=2)], asked)
 
 
-def test_ray_that_died_here_is_told():
+def test_ray_that_died_on_this_machine_is_reported():
     class Ray:
         def get_runtime_context(self):
             return self
@@ -109,7 +109,7 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory(monkeypatch, tmp_path):
         ("word " * 100, "word " * 31 + "…"),
     ],
 )
-def test_of_an_error_of_ray_the_line_is_told_that_says_why(text, told):
+def test_the_reason_of_a_ray_error_is_one_line(text, told):
     assert reason(RuntimeError(text)) == told
 
 
@@ -198,7 +198,7 @@ def test_a_job_waits_until_a_worker_has_greeted(tmp_path, monkeypatch):
     assert (ray.launched, pool.busy, pool.size) == (2, 0, 1)
 
 
-def test_what_a_worker_says_of_an_earlier_job_is_not_heard(tmp_path, monkeypatch):
+def test_events_of_an_earlier_job_are_ignored(tmp_path, monkeypatch):
     late = [[7, to_wire(Stopped())], [1, to_wire(Note(text="now"))]]
     pool, _ = scripted(tmp_path, monkeypatch, greeting(), late)
     pool.submit(JOB)
@@ -207,7 +207,7 @@ def test_what_a_worker_says_of_an_earlier_job_is_not_heard(tmp_path, monkeypatch
     assert pool.busy == 1
 
 
-def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path):
+def test_without_ray_one_line_names_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     handler = signal.getsignal(signal.SIGTERM)
@@ -216,7 +216,7 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, capsys, tmp_path
     assert capsys.readouterr().err == ("study.py: --workers ray needs Ray: pip install '.[ray]'\n")
 
 
-def test_a_worker_says_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
+def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
     def run(job, device, stopped):
         yield Note(text="so far")
         raise KeyError("a bug")

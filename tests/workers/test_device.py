@@ -63,7 +63,7 @@ def test_a_machine_without_accelerators_computes_on_the_cpu(monkeypatch):
     assert (accelerator_count(), machine.current, machine.limits) == (0, [], [])
 
 
-def test_accelerators_are_given_out_in_turn_and_become_the_current_ones(monkeypatch):
+def test_accelerators_are_assigned_in_turn_and_become_the_current_ones(monkeypatch):
     machine = Machine("cuda", 2, monkeypatch)
     given = [choose_device(slot, 5) for slot in range(5)]
     assert [str(each) for each in given] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
@@ -100,14 +100,14 @@ def test_a_whole_device_and_one_that_knows_no_share_are_not_limited(monkeypatch,
     assert machine.limits == []
 
 
-def test_a_release_of_torch_that_cannot_limit_is_let_be(monkeypatch):
+def test_a_release_of_torch_that_cannot_limit_memory_is_left_unlimited(monkeypatch):
     machine = Machine("xpu", 1, monkeypatch)
     machine.module = SimpleNamespace()
     limit_memory(torch.device("xpu", 0), 0.5)
     assert memory_share(torch.device("xpu", 0)) == 1
 
 
-def test_the_share_is_what_torch_was_told(monkeypatch):
+def test_the_share_is_the_limit_that_was_set_in_torch(monkeypatch):
     assert memory_share(CPU) == 1
     Machine("cuda", 1, monkeypatch)
     assert memory_share(choose_device(1, 4)) == 1 / 4
@@ -129,7 +129,7 @@ class FakeContext:
 
 
 @pytest.mark.parametrize(("size", "told"), [(3, [(0, 3), (2, 3)]), (None, [(0, 1), (2, 1)])])
-def test_a_worker_is_told_how_many_there_are(monkeypatch, size, told):
+def test_a_worker_receives_the_number_of_workers(monkeypatch, size, told):
     pool, context = LocalPool(size), FakeContext()
     monkeypatch.setattr(pool, "_context", context)
     pool._launch(0)
@@ -233,7 +233,7 @@ def test_a_loss_that_waits_would_be_noticed(elsewhere, monkeypatch, wait):
         ("xpu", False, torch.float32),
     ],
 )
-def test_a_device_without_float64_is_not_asked_for_it(monkeypatch, kind, double, widest):
+def test_a_device_without_float64_uses_float32(monkeypatch, kind, double, widest):
     properties = SimpleNamespace(has_fp64=double)
     monkeypatch.setattr(torch.xpu, "get_device_properties", lambda of: properties)
     assert widest_float(torch.device(kind)) == widest

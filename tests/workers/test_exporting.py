@@ -188,7 +188,7 @@ def test_code_on_the_card_runs_and_both_ways_agree(exported, monkeypatch):
     torch.testing.assert_close(answers[0], answers[1])
 
 
-def test_the_card_says_verdict_choice_figures_and_provenance(finished, exported):
+def test_the_card_states_verdict_choice_figures_and_provenance(finished, exported):
     card = (exported / "README.md").read_text()
     record = RunRecord.read(confirmed(finished, exported).result)
     settings = StudySettings.read(Layout(finished).study("digits").settings)
@@ -273,7 +273,7 @@ def last_event(job: ExportJob) -> dict[str, Any]:
 def test_weights_of_another_run_or_model_are_refused(finished, exported, tmp_path):
     accuracy = RunRecord.read(confirmed(finished, exported).result).objective(0.0)
     other = last_event(export_job(finished, exported, tmp_path, accuracy=accuracy + 0.05))
-    assert "one of them is of another run" in other.reason
+    assert "one of the two belongs to another run" in other.reason
     write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
     weights = str(tmp_path / "other.safetensors")
     misfit = last_event(export_job(finished, exported, tmp_path, weights=weights))
@@ -430,7 +430,9 @@ def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_
 
 
 def test_answers_that_depend_on_the_other_images_are_not_exported(tmp_path):
-    with pytest.raises(ArtifactError, match=r"batches of 1 differ by .* depends on the others$"):
+    with pytest.raises(
+        ArtifactError, match=r"batches of 1 differ by .* depend on the other images$"
+    ):
         write_own(tmp_path, answer="x - x.mean(0)")
 
 
@@ -474,7 +476,7 @@ def test_every_byte_survives_the_division_by_255():
     assert torch.equal(255 * (pixels / 255), pixels.float())
 
 
-def test_the_export_of_a_plain_arm_says_so(finished, tmp_path, capsys):
+def test_the_export_of_a_plain_arm_reports_it(finished, tmp_path, capsys):
     out = tmp_path / "out"
     code, _, _ = export(finished, capsys, "--finalist", "plain-00000", "--out", str(out))
     assert code == 0

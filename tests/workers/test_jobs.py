@@ -152,7 +152,7 @@ def test_data_are_prepared_once(prepared: Ground) -> None:
     assert is_finished(prepared.layout.dataset(prepared.dataset))
 
 
-def test_preparing_says_how_far_it_is(tmp_path) -> None:
+def test_preparing_states_how_far_it_is(tmp_path) -> None:
     job = PrepareJob(protocol=protocol(image_size=9), root=str(tmp_path))
     *said, _ = run(job)
     progress = [(event.done, event.total) for event in said]
@@ -219,7 +219,7 @@ def test_another_teacher_has_another_place(ready: Ground) -> None:
     assert same["teacher"] == ready.teacher
 
 
-def test_a_teacher_that_was_stopped_goes_on_and_comes_out_the_same(ready: Ground) -> None:
+def test_a_teacher_that_was_stopped_continues_and_comes_out_the_same(ready: Ground) -> None:
     folder = ready.layout.teacher(ready.teacher)
     whole = dict(map_tensors(folder / "weights.safetensors"))
     shutil.rmtree(folder)
@@ -305,7 +305,7 @@ def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> No
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_a_shard_is_what_the_teacher_says_of_the_view(prepared: Ground, k: int) -> None:
+def test_a_shard_is_the_reading_of_the_view_by_the_teacher(prepared: Ground, k: int) -> None:
     cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards), CPU)
     kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.taps)
     fresh = live_reading(prepared, k)
@@ -379,7 +379,7 @@ def test_verifying_finds_a_shard_of_other_crops(ready: Ground, monkeypatch, feat
 
 @pytest.mark.parametrize("recipe", [PLAIN, HINT], ids=["plain", "hint"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+def test_a_stopped_run_continues_as_if_it_had_not_been(
     ready: Ground, recipe: Recipe, steps: int
 ) -> None:
     *said, last = run(ready.train(recipe, "whole"))
@@ -393,7 +393,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     assert same_bits(checkpoint(ready, "cut"), checkpoint(ready, "whole"))
 
 
-def test_a_finished_run_says_its_epochs_again_without_training(ready: Ground, monkeypatch) -> None:
+def test_a_finished_run_reports_its_epochs_again_without_training(
+    ready: Ground, monkeypatch
+) -> None:
     first = run(ready.train(PLAIN))
     monkeypatch.setattr("kd.training.loop._train_epoch", None)
     assert run(ready.train(PLAIN)) == first
@@ -402,7 +404,7 @@ def test_a_finished_run_says_its_epochs_again_without_training(ready: Ground, mo
 @pytest.mark.parametrize(
     "change", ["damage", "another seed", "another recipe", "another horizon", "other views"]
 )
-def test_a_checkpoint_that_does_not_fit_is_said_to_and_training_begins_anew(
+def test_a_checkpoint_that_does_not_fit_is_reported_and_training_starts_again(
     ready: Ground, change: str
 ) -> None:
     other = {
@@ -595,7 +597,7 @@ def test_what_the_machine_lacks_becomes_an_event(ready: Ground) -> None:
     assert failure(ready.train(PLAIN))[0] == "ArtifactError"
 
 
-def test_divergence_is_an_end_of_its_own(ready: Ground) -> None:
+def test_divergence_has_its_own_last_event(ready: Ground) -> None:
     recipe = Recipe(lr=10.0, weight_decay=1.0)
     *said, last = run(ready.train(recipe, horizon=60))
     assert isinstance(last, Diverged)
@@ -619,7 +621,7 @@ def test_a_bug_is_one_line_that_names_the_file_with_its_traceback(monkeypatch, p
     assert "in broken" in kept
 
 
-def test_a_job_that_is_stopped_at_once_says_so(ready: Ground) -> None:
+def test_a_job_that_is_stopped_at_once_reports_it(ready: Ground) -> None:
     for job in (ready.job(TeacherJob), ready.train(PLAIN)):
         assert run(job, lambda: True)[-1] == Stopped()
 
@@ -658,7 +660,7 @@ def every_job() -> list[Job]:
 
 
 @pytest.mark.parametrize("job", every_job(), ids=lambda job: type(job).__name__)
-def test_a_job_survives_the_wire(job: Job) -> None:
+def test_a_job_survives_json(job: Job) -> None:
     received = job_from_wire(json.loads(json.dumps(to_wire(job), allow_nan=False)))
     assert received == job
     assert type(received) is type(job)
@@ -688,7 +690,7 @@ def test_every_kind_of_job_has_a_runner_and_is_tried_here() -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_job_is_refused(changes: dict[str, Any]) -> None:
+def test_a_message_that_is_not_a_job_is_refused(changes: dict[str, Any]) -> None:
     sent = {**to_wire(every_job()[4]), **changes}
     with pytest.raises(ProtocolError, match=r"a known type|(seed|views.0.) must be|'more' of"):
         job_from_wire(sent)

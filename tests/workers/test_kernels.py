@@ -189,7 +189,7 @@ def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
     return replace(job, protocol=replace(job.protocol, **pinned))
 
 
-def test_a_damaged_record_is_found_out_anew(job: KernelsJob) -> None:
+def test_a_damaged_record_is_found_out_again(job: KernelsJob) -> None:
     path = kernels_record(fingerprint(runner._identity(job)))
     path.parent.mkdir(parents=True)
     path.write_text("{", encoding="utf-8")
@@ -288,7 +288,7 @@ def test_bfloat16_is_compared_within_its_own_rounding() -> None:
 
 @pytest.mark.parametrize("error", [0.1, float("nan")])
 @pytest.mark.parametrize("part", range(3))
-def test_a_wrong_gradient_is_told_from_rounding(
+def test_a_wrong_gradient_is_distinguished_from_rounding(
     part: int, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of the three that go back: of the images, of the weights, of the biases."""

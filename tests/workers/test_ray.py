@@ -107,7 +107,7 @@ def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) 
     assert bits(RunLayout(Path(there.folder))) == bits(RunLayout(Path(here.folder)))
 
 
-def test_a_job_stops_when_told(pool: RayPool, ground: Ground) -> None:
+def test_a_job_stops_on_request(pool: RayPool, ground: Ground) -> None:
     ticket = pool.submit(train(ground, "stopped"))
     first_epoch(pool, ticket)
     pool.stop(ticket)
@@ -115,7 +115,7 @@ def test_a_job_stops_when_told(pool: RayPool, ground: Ground) -> None:
     assert pool.busy == 0
 
 
-def test_a_job_that_waits_for_a_worker_stops_when_told(pool: RayPool, ground: Ground) -> None:
+def test_a_job_that_waits_for_a_worker_stops_on_request(pool: RayPool, ground: Ground) -> None:
     running = [pool.submit(train(ground, f"running {n}")) for n in range(pool.size)]
     waiting = pool.submit(train(ground, "waiting"))
     assert pool.busy == pool.size + 1
@@ -213,7 +213,7 @@ def test_workers_leave_with_their_supervisor(killed: tuple[Path, list[int]]) -> 
         time.sleep(0.05)
 
 
-def test_a_study_goes_on_and_is_that_of_a_local_worker(
+def test_a_study_continues_and_is_that_of_a_local_worker(
     killed: tuple[Path, list[int]], tmp_path: Path
 ) -> None:
     """It is also quiet: nothing that Ray says reaches the terminal."""
@@ -237,7 +237,7 @@ def test_a_study_goes_on_and_is_that_of_a_local_worker(
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nothing_listens_is_told_at_once(scheme):
+def test_an_address_where_nothing_listens_fails_at_once(scheme):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"

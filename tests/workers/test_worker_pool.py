@@ -96,7 +96,7 @@ def test_a_job_that_failed_by_itself_is_not_tried_again():
     assert len(pool.jobs) == 1
 
 
-def test_a_job_that_was_told_to_stop_is_not_tried_again():
+def test_a_job_that_was_to_stop_is_not_retried():
     """Its worker died before it could say so; what it would train now is of no use."""
     pool = AnyJobPool([*epochs([0.1]), *DIED], trained([0.1, 0.2]))
     workers = WorkerPool(pool)

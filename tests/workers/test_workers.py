@@ -112,7 +112,7 @@ def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
     assert len(worker_pids()) == 2
 
 
-def test_a_stopped_run_goes_on_from_its_last_full_epoch(pool, ground):
+def test_a_stopped_run_continues_from_its_last_full_epoch(pool, ground):
     job = train(ground, "stopped", 4)
     ticket = pool.submit(job)
     assert until(pool, ticket, EpochDone).metrics.epoch == 1
@@ -132,7 +132,7 @@ def small(classes, channels):
 """
 
 
-def test_a_job_that_fails_says_its_error_and_the_worker_goes_on(pool, ground, tmp_path):
+def test_a_job_that_fails_states_its_error_and_the_worker_continues(pool, ground, tmp_path):
     """Among the errors are a bug, and an interrupt that a model raises."""
     run(pool, train(ground, "before a failure", 1))  # starts a worker
     pids = worker_pids()
