@@ -109,14 +109,14 @@ def fabricated(tmp_path_factory) -> StudyData:
 def test_the_default_is_the_median_of_validation_of_the_recipe_of_the_verdict(fabricated):
     data = fabricated
     choice = choose(data, None, "confirm")
-    assert choice.one is data.tuned("scheduled")
-    runs = choice.one.runs
+    assert choice.finalist is data.tuned("scheduled")
+    runs = choice.finalist.runs
     accuracies = [run.record.objective(0.0) for run in runs]
     assert choice.run.record.objective(0.0) == median_low(accuracies)
     tested = [run.record.test["accuracy"] for run in runs if run.record.test]
     assert max(tested) > choice.run.record.test["accuracy"], "the fixture must tell them apart"
     named = choose(data, data.tuned("plain").key, "confirm")
-    assert named.one.finalist.arm == "plain"
+    assert named.finalist.finalist.arm == "plain"
 
 
 def test_an_unconfirmed_study_or_a_missing_run_is_refused_with_what_to_run(fabricated):
