@@ -19,7 +19,7 @@ from kd.errors import ProtocolError, one_line
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import constant, plain, scheduled
-from search_spaces.asking import Asked, AskedTrial, check_enqueued
+from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
@@ -171,7 +171,7 @@ def _try_out(space: Space, where: str, study: StudyContext) -> str:
 
     All of them must come out as recipes, and together ask for what one study can keep.
     """
-    asked: Asked = {}
+    asked: Distributions = {}
     enqueued = space.enqueued
     if len(study.students) > 1:
         enqueued = _with_student(space, study.students[0], where)
@@ -193,7 +193,7 @@ def _try_out(space: Space, where: str, study: StudyContext) -> str:
     return space_digest(draws, space.enqueued)
 
 
-def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked) -> Recipe:
+def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Distributions) -> Recipe:
     """Return the recipe that a space suggests, and add to `asked` what it asks for.
 
     Raises ProtocolError, naming the space's file as `where`, the line, and the trial as `what`,
@@ -203,7 +203,7 @@ def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked)
     try:
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")
-            recipe = space.suggest(cast(BaseTrial, AskedTrial(trial, asked)))
+            recipe = space.suggest(cast(BaseTrial, CheckedTrial(trial, asked)))
     except (Exception, SystemExit) as error:
         said = f"{where}{_place(space, error)}: {_reason(what, error)}"
         raise ProtocolError(said) from error

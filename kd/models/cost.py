@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd.data.inputs import Inputs
 from kd.errors import require
 from kd.models.latency import Latency
-from kd.models.network import Network, export_state, rehearse
+from kd.models.network import Network, export_state, run_on_meta
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 
 WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
 # Large models on a CPU take seconds a pass: once this long has been spent on a batch size, fewer
 # rounds do, but one of warm-up and LEAST_ROUNDS that count.
-PATIENCE = 60.0  # seconds
+TIME_LIMIT = 60.0  # seconds
 LEAST_ROUNDS = 5
 
 
@@ -36,7 +36,7 @@ def macs(network: Network, inputs: Inputs) -> int:
     Raises ProtocolError when the images do not fit the network.
     """
     with FlopCounterMode(display=False) as counter:
-        rehearse(network, inputs)
+        run_on_meta(network, inputs)
     return int(counter.get_total_flops()) // 2
 
 
@@ -84,11 +84,11 @@ def _time_rounds(
     names = list(networks)
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
-        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < PATIENCE / 4:
+        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < TIME_LIMIT / 4:
             rounds.append(_time_round(networks, images, names, generator))
         warm_up = len(rounds)
         while len(rounds) - warm_up < repeats:
-            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > PATIENCE:
+            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > TIME_LIMIT:
                 break
             rounds.append(_time_round(networks, images, names, generator))
     return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
-from kd.models.taps import keeping
+from kd.models.taps import tap_hook
 
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
@@ -50,7 +50,7 @@ class Network(nn.Module):
                         f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
                     )
                 path = self.paths[tap]
-                hook = keeping(kept, tap, f"{self.name}: {path}")
+                hook = tap_hook(kept, tap, f"{self.name}: {path}")
                 hooks.append(self.body.get_submodule(path).register_forward_hook(hook))
             return (compiled or self.traced)(images, kept, taps)
         finally:
@@ -73,10 +73,10 @@ def export_state(network: Network) -> dict[str, Tensor]:
     """Return the state dict under the names of the body's own library, ready for safetensors.
 
     Tensors are contiguous, on the CPU, and of one memory each, which may be the network's. One that
-    stands under several names (tied weights) is under the first alone; see `twins`.
+    stands under several names (tied weights) is under the first alone; see `tied_names`.
     """
     state = network.body.state_dict()
-    second, seen, found = twins(state), set[int](), {}
+    second, seen, found = tied_names(state), set[int](), {}
     for name, value in state.items():
         if name not in second:
             plain = value.cpu().contiguous()
@@ -86,7 +86,7 @@ def export_state(network: Network) -> dict[str, Tensor]:
     return found
 
 
-def twins(state: Mapping[str, Tensor]) -> dict[str, str]:
+def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the names of a state dict whose tensor an earlier name has too: name -> that name."""
     first: dict[object, str] = {}
     found = {}
@@ -122,7 +122,7 @@ def same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
-def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+def run_on_meta(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
     """Pass one example through the network without arithmetic.
 
     Returns logits and every tap on the meta device: shapes alone. The network itself is not
@@ -143,9 +143,9 @@ def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
 def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, int]]:
     """Return (channels, height, width) of every tap's output.
 
-    Raises ProtocolError when the images do not fit the network; see `rehearse`.
+    Raises ProtocolError when the images do not fit the network; see `run_on_meta`.
     """
-    _, outputs = rehearse(network, inputs)
+    _, outputs = run_on_meta(network, inputs)
     shapes = {}
     for tap, output in outputs.items():
         _, depth, height, width = output.shape

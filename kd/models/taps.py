@@ -17,7 +17,7 @@ from kd.errors import ProtocolError
 SHORTEST = 1e-12  # a vector of at most this length has no direction
 
 
-def keeping(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., None]:
+def tap_hook(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., None]:
     """Return a forward hook of the module of a tap, which puts its output into `kept`.
 
     It raises ProtocolError if the module, which errors call `module`, runs again.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.errors import ArtifactError, ProtocolError, one_line
 from kd.models import families
-from kd.models.network import Network, load_state, twins
+from kd.models.network import Network, load_state, tied_names
 from kd.names import ModelName
 
 _HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the classes
@@ -92,7 +92,7 @@ def _first_kernel(network: Network) -> str:
 def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
     """Load a state dict; of the names of one tensor (tied weights) it may have any."""
     own = network.body.state_dict()
-    tied = twins(own).items()
+    tied = tied_names(own).items()
     given = {first: given[name] for name, first in tied if name in given} | dict(given)
     given = {name: given[first] for name, first in tied if first in given} | given
     hint = "it is of another model, stem, number of classes or of channels"

@@ -31,12 +31,12 @@ def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = T
     cannot be written.
     """
     header = make_header(arrays, note)
-    with taking(path), replacing(path, sync=sync) as temporary:
+    with write_errors(path), replacing(path, sync=sync) as temporary:
         save_file(dict(arrays), temporary, metadata={HEADER: header})
 
 
 @contextmanager
-def taking(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Raise ArtifactError where safetensors cannot write the file."""
     try:
         yield

@@ -51,7 +51,7 @@ def refusal(study: str, who: str) -> StudyError:
 
 
 @contextmanager
-def own_file(file: Path | None, study: str) -> Iterator[None]:
+def study_lock(file: Path | None, study: str) -> Iterator[None]:
     """Be the one supervisor of a study in `file` for the block; without a file, lock nothing.
 
     The lock lies beside that file, which two supervisors must not both write. Raises StudyError,

@@ -24,10 +24,10 @@ from sqlalchemy.exc import (
 
 from kd.errors import RetortError, StudyError
 from storage.studies.journal import JournalFile
-from storage.studies.patience import (
+from storage.studies.retrying import (
     RESTORE,
     Notify,
-    PatientStorage,
+    RetryingStorage,
     cause_of,
     failure,
     one_line,
@@ -82,18 +82,18 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     return storage
 
 
-def _connect(url: str, notify: Notify) -> PatientStorage:
+def _connect(url: str, notify: Notify) -> RetryingStorage:
     """Connect; try again if another process made the tables at the same moment."""
     for pause in OPENING_PAUSES:
         try:
-            return PatientStorage(url, notify)
+            return RetryingStorage(url, notify)
         except (SQLAlchemyError, StorageInternalError) as error:
             cause = cause_of(error)
             made = isinstance(cause, IntegrityError | ProgrammingError)
             if not made and "already exists" not in one_line(cause):
                 raise
             time.sleep(pause)
-    return PatientStorage(url, notify)
+    return RetryingStorage(url, notify)
 
 
 def _advice(url: str, error: Exception) -> str:
@@ -105,7 +105,7 @@ def _advice(url: str, error: Exception) -> str:
 
 def close_storage(storage: BaseStorage) -> None:
     """Close the connections that a storage holds open."""
-    if isinstance(storage, PatientStorage):
+    if isinstance(storage, RetryingStorage):
         storage.remove_session()
         storage.engine.dispose()
 
@@ -122,7 +122,7 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from None
 
 
-def _relax_sqlite(storage: PatientStorage) -> None:
+def _relax_sqlite(storage: RetryingStorage) -> None:
     """Put SQLite into write-ahead mode, so that the dashboard reads while the study writes.
 
     There a sync less a write is safe against crashes of the process.

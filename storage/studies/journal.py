@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from kd.errors import StudyError
 from storage.files.artifacts import CONTINUES, locked
-from storage.studies.patience import RESTORE
+from storage.studies.retrying import RESTORE
 
 
 class JournalFile(JournalFileBackend):

@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from kd.errors import StudyError
 from storage.files.artifacts import CONTINUES
 from storage.files.ownership import holder, refusal
-from storage.studies.patience import SERVERS, PatientStorage
+from storage.studies.retrying import SERVERS, RetryingStorage
 
 WRITES = ("INSERT", "UPDATE", "DELETE")  # how statements begin that the fencing number guards
 
@@ -84,14 +84,14 @@ Check = Callable[[], None]  # raises StudyError once another supervisor may have
 
 
 @contextmanager
-def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
+def supervisor_session(storage: BaseStorage, study: str) -> Iterator[Check]:
     """Be the only supervisor of a study on a server for the block; yield a check of that.
 
     What `storage` writes within the block is refused once another supervisor has taken over. Does
     nothing for a storage in a file, which `storage.files.ownership` is for. Raises StudyError,
     naming the supervisor, if there is one.
     """
-    if not isinstance(storage, PatientStorage) or storage.dialect not in SERVERS:
+    if not isinstance(storage, RetryingStorage) or storage.dialect not in SERVERS:
         yield lambda: None
         return
     session = _Session(storage, study)
@@ -112,11 +112,11 @@ class _Session:
     to come back continues. When the session alone has ended, this supervisor ends too.
     """
 
-    def __init__(self, storage: PatientStorage, study: str) -> None:
+    def __init__(self, storage: RetryingStorage, study: str) -> None:
         self.study = study
         self.dialect = _POSTGRESQL if storage.dialect == "postgresql" else _MYSQL
         self._storage = storage
-        self._connection: Connection = storage.patiently(self._begin)
+        self._connection: Connection = storage.retry(self._begin)
 
     def _begin(self) -> Connection:
         """Take the lock and the next fencing number. Raises StudyError if another has the lock."""
@@ -139,7 +139,7 @@ class _Session:
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.close()
-            self._connection = self._storage.patiently(self._return)
+            self._connection = self._storage.retry(self._return)
 
     def _return(self) -> Connection:
         """Take the lock again after a restart of the server, unless another was faster."""

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
-from storage.studies.patience import RESTORE
+from storage.studies.retrying import RESTORE
 from storage.studies.transactions import in_database
 
 ASKED = "asked"  # user attribute: `asked_digest` of the trial

@@ -27,7 +27,7 @@ from storage.studies.urls import parse_url
 
 SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
-PATIENCE = 600  # s to wait for a server that stops answering during a study
+MAX_WAIT = 600  # s to wait for a server that stops answering during a study
 PAUSE = 1.0  # s between two attempts
 SERVERS = ("postgresql", "mysql", "mariadb")
 # Errors of a server that answers and refuses: to repeat the call does not help.
@@ -44,10 +44,10 @@ class _NumberTakenError(StudyError):
     """There is a trial with the number of the one that was to be created."""
 
 
-class PatientStorage(WholeTrialStorage):
+class RetryingStorage(WholeTrialStorage):
     """Optuna's storage in a database, every call of which is tried again while a server is away.
 
-    A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
+    A server is given `MAX_WAIT` seconds. A file is not waited for: what it lacks (disk, rights)
     does not appear by itself. Raises StudyError when time is over, and for unreadable content.
     """
 
@@ -66,9 +66,9 @@ class PatientStorage(WholeTrialStorage):
                 self.engine.dispose()
             raise
 
-    def patiently(self, call: Callable[[], Any]) -> Any:
+    def retry(self, call: Callable[[], Any]) -> Any:
         """Make a call, again and again while the server does not answer."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + MAX_WAIT
         waiting = False
         while True:
             try:
@@ -113,7 +113,7 @@ class PatientStorage(WholeTrialStorage):
         """
         create = super()._create_new_trial
         try:
-            created: FrozenTrial = self.patiently(lambda: create(study_id, template_trial))
+            created: FrozenTrial = self.retry(lambda: create(study_id, template_trial))
         except _NumberTakenError:
             for trial in self._get_trials(study_id, None, set(), -1):
                 if template_trial and _is_same(trial, template_trial):
@@ -142,25 +142,25 @@ def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
     )
 
 
-def _patient(name: str) -> Callable[..., Any]:
+def _retried(name: str) -> Callable[..., Any]:
     """Make the patient form of one of the storage's methods."""
     method = getattr(WholeTrialStorage, name)
 
     @functools.wraps(method)
-    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return self.patiently(lambda: method(self, *arguments, **named))
+    def call(self: RetryingStorage, *arguments: Any, **named: Any) -> Any:
+        return self.retry(lambda: method(self, *arguments, **named))
 
     return call
 
 
-def _reading(name: str) -> Callable[..., Any]:
+def _retried_read(name: str) -> Callable[..., Any]:
     """Make the form of a reading method that raises StudyError for what cannot be read."""
-    patient = _patient(name)
+    retried = _retried(name)
 
-    @functools.wraps(patient)
-    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+    @functools.wraps(retried)
+    def call(self: RetryingStorage, *arguments: Any, **named: Any) -> Any:
         try:
-            return patient(self, *arguments, **named)
+            return retried(self, *arguments, **named)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StudyError(
                 f"the storage is damaged: part of it cannot be read ({one_line(error)}); {RESTORE}"
@@ -169,18 +169,18 @@ def _reading(name: str) -> Callable[..., Any]:
     return call
 
 
-def _ending(name: str) -> Callable[..., bool]:
+def _retried_end(name: str) -> Callable[..., bool]:
     """Make the patient form of a method that ends a trial: an answer that got lost counts."""
 
     @functools.wraps(getattr(WholeTrialStorage, name))
     def call(
-        self: PatientStorage,
+        self: RetryingStorage,
         trial_id: int,
         state: TrialState,
         values: Sequence[float] | None = None,
         *more: Any,
     ) -> bool:
-        method, attempts = getattr(super(PatientStorage, self), name), count(1)
+        method, attempts = getattr(super(RetryingStorage, self), name), count(1)
 
         def end() -> bool:
             attempt = next(attempts)
@@ -192,7 +192,7 @@ def _ending(name: str) -> Callable[..., bool]:
                     raise
                 return True
 
-        return bool(self.patiently(end))
+        return bool(self.retry(end))
 
     return call
 
@@ -212,11 +212,11 @@ _OTHERS = {
     *("_set_trial_param", "_get_best_trial_id", "matching_system_attrs"),
 }
 for _name in _READING:
-    setattr(PatientStorage, _name, _reading(_name))
+    setattr(RetryingStorage, _name, _retried_read(_name))
 for _name in _ENDING:
-    setattr(PatientStorage, _name, _ending(_name))
-for _name in _OTHERS - {*_READING, *vars(PatientStorage)}:
-    setattr(PatientStorage, _name, _patient(_name))
+    setattr(RetryingStorage, _name, _retried_end(_name))
+for _name in _OTHERS - {*_READING, *vars(RetryingStorage)}:
+    setattr(RetryingStorage, _name, _retried(_name))
 
 
 def cause_of(error: BaseException) -> BaseException:

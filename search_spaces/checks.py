@@ -25,17 +25,17 @@ EXACT = 2**53  # integers up to this one are exact as the floats that Optuna kee
 SHOWN = 60  # characters of a value in an error
 LONGEST_NAME = 512  # characters, of the column in Optuna's tables
 
-Asked = MutableMapping[str, BaseDistribution]
+Distributions = MutableMapping[str, BaseDistribution]
 
 
-class AskedTrial:
+class CheckedTrial:
     """A trial that refuses, before Optuna sees it, what a study could not be resumed with.
 
     `asked` holds what was asked for under each name, in this trial and in those before; it grows.
     Numeric ranges may differ from trial to trial, as Optuna allows; kinds and choices may not.
     """
 
-    def __init__(self, trial: BaseTrial, asked: Asked) -> None:
+    def __init__(self, trial: BaseTrial, asked: Distributions) -> None:
         self._trial = trial
         self._asked = asked
 
