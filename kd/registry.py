@@ -24,10 +24,10 @@ NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyp
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of members: what it is called in errors, and the package that holds its files.
+    """A kind of members: `what` is its name in errors, `package` the one that holds its files.
 
     The member `balanced-accuracy` is the file `balanced_accuracy.py`; files whose names begin with
-    `_` are no members. Each package's `__init__` says what a member offers.
+    `_` are not members. Each package's `__init__` defines the interface of a member.
     """
 
     what: str
@@ -41,7 +41,7 @@ class Kind:
         return tuple(sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_")))
 
     def check(self, name: str) -> None:
-        """Raise ProtocolError, with the nearest name or all of them, unless a member has `name`."""
+        """Raise ProtocolError, with the nearest name or all names, if no member has `name`."""
         check_name(self.what, name, self.names)
 
     def load(self, name: str) -> ModuleType:

@@ -177,7 +177,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "negative margin": (["--margin", "-1"], "margin must lie in 0-100, got -1"),
     "nan": (["--warmup", "nan"], "warmup must be a finite number, got nan"),
     "dataset": (["--dataset", "cifar11"], "unknown dataset 'cifar11'; did you mean cifar10"),
-    "folder without path": (["--dataset", "folder:"], "folder: takes a path"),
+    "folder without path": (["--dataset", "folder:"], "folder: requires a path"),
     "teacher": (["--teacher", "resnet19"], "unknown model 'resnet19'; did you mean resnet"),
     "student": (["--student", "wrn-16-3"], "unknown model 'wrn-16-3'; did you mean wrn-16-"),
     "student twice": (["--student", "resnet8,resnet8"], "students must not repeat a name, got "),
@@ -218,7 +218,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "stem": (["--stem", "imagenett"], "unknown stem 'imagenett'; did you mean imagenet?"),
     "tap": (
         ["--taps", "last9"],
-        "resnet20 has no tap 'last9'; take --taps last1,last2,last3",
+        "resnet20 has no tap 'last9'; use --taps last1,last2,last3",
     ),
     "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
     "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),
@@ -234,7 +234,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "name of the cache": (["--name", "cache"], "a study's name is 1-64 letters"),
     "weights that do not exist": (
         ["--teacher-weights", "imagenet"],
-        "no ImageNet weights exist for resnet20; use --teacher-weights none",
+        "there are no ImageNet weights for resnet20; use --teacher-weights none",
     ),
     "report of nothing": (["report"], "there are 0 studies under"),
     "report of no such study": (["report", "--name", "x"], "there is no study x under"),
@@ -465,7 +465,7 @@ def run_on_folder(tmp_path: Path) -> list[str]:
     [
         (None, "folder:PATH must name an existing folder"),
         ((), "must hold a folder of images"),
-        (("Train/1.png", "Test/1.png"), "a class must not be named as a split is, got"),
+        (("Train/1.png", "Test/1.png"), "a class must not be named like a split, got"),
         (("a/1.png", "a/2.png", "b/1.png", "b/broken.png"), "broken.png' cannot be read as an im"),
         (("a/1.png", "b/1.png"), "images"),
     ],

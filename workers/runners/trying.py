@@ -18,7 +18,7 @@ from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import LACKS, refusal
+from kd.models.own import OUT_OF_MEMORY, refusal
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
@@ -129,7 +129,7 @@ class Tryout:
         """Turn whatever the block raises into an error that says `what` of the model."""
         try:
             yield
-        except (*LACKS, OSError, ProtocolError):
+        except (*OUT_OF_MEMORY, OSError, ProtocolError):
             raise
         except RetortError as error:
             raise self._refused(f"{what}: {error}") from error
