@@ -1,4 +1,4 @@
-"""Wait for a database server that does not answer, and repeat a write without doing it twice."""
+"""Retry database calls while a server does not answer, without doing a write twice."""
 
 import functools
 import sqlite3
@@ -25,15 +25,15 @@ from storage.studies.optuna_internals import trial_id_of
 from storage.studies.transactions import WholeTrialStorage
 from storage.studies.urls import parse_url
 
-SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
+SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard when it saves a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
 MAX_WAIT = 600  # s to wait for a server that stops answering during a study
 PAUSE = 1.0  # s between two attempts
 SERVERS = ("postgresql", "mysql", "mariadb")
-# Errors of a server that answers and refuses: to repeat the call does not help.
+# Errors with which a server rejects a call: retrying does not help.
 REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
-# How the codes of SQLite begin when the machine lacks something; all its other errors come
-# from a damaged file.
+# Prefixes of SQLite's error codes that are due to the machine; all others are due to a damaged
+# file.
 LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
 RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
 
@@ -41,14 +41,14 @@ Notify = Callable[[str], None]
 
 
 class _NumberTakenError(StudyError):
-    """There is a trial with the number of the one that was to be created."""
+    """A trial with the number of the trial to create exists already."""
 
 
 class RetryingStorage(WholeTrialStorage):
-    """Optuna's storage in a database, every call of which is tried again while a server is away.
+    """Optuna's storage in a database, which retries every call while a server does not answer.
 
-    A server is given `MAX_WAIT` seconds. A file is not waited for: what it lacks (disk, rights)
-    does not appear by itself. Raises StudyError when time is over, and for unreadable content.
+    Calls to a server are retried for `MAX_WAIT` seconds. Errors of a file (disk, permissions) are
+    not, since they persist. Raises StudyError after that time, and for unreadable content.
     """
 
     def __init__(self, url: str, notify: Notify) -> None:
@@ -67,7 +67,7 @@ class RetryingStorage(WholeTrialStorage):
             raise
 
     def retry(self, call: Callable[[], Any]) -> Any:
-        """Make a call, again and again while the server does not answer."""
+        """Return the result of `call`, which is repeated while the server does not answer."""
         deadline = time.monotonic() + MAX_WAIT
         waiting = False
         while True:
@@ -93,7 +93,7 @@ class RetryingStorage(WholeTrialStorage):
         return waits and not self._given_up and time.monotonic() < deadline
 
     def _pause(self) -> None:
-        """Wait before the next attempt. After an interrupt no later call waits."""
+        """Wait before the next attempt. After an interrupt, later calls are not retried."""
         try:
             time.sleep(PAUSE)
         except BaseException:
@@ -106,10 +106,10 @@ class RetryingStorage(WholeTrialStorage):
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
     ) -> FrozenTrial:
-        """Create a trial once, under the number of its template, if that has one.
+        """Create a trial exactly once, with the number of its template, if it has one.
 
-        The transaction itself checks that it is the next number. So an answer that got lost does
-        not make two trials of one. Raises StudyError when the number belongs to another trial.
+        The transaction checks that this is the next number, so that a lost reply does not lead to
+        two trials. Raises StudyError when the number belongs to another trial.
         """
         create = super()._create_new_trial
         try:
@@ -134,7 +134,7 @@ class RetryingStorage(WholeTrialStorage):
 
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
-    """Whether a trial is the one that `template` became."""
+    """Return whether a stored trial was created from `template`."""
     return (trial.number, trial.params, trial.user_attrs) == (
         template.number,
         template.params,
@@ -143,7 +143,7 @@ def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
 
 
 def _retried(name: str) -> Callable[..., Any]:
-    """Make the patient form of one of the storage's methods."""
+    """Return a storage method that retries."""
     method = getattr(WholeTrialStorage, name)
 
     @functools.wraps(method)
@@ -154,7 +154,7 @@ def _retried(name: str) -> Callable[..., Any]:
 
 
 def _retried_read(name: str) -> Callable[..., Any]:
-    """Make the form of a reading method that raises StudyError for what cannot be read."""
+    """Return a reading method that retries, and raises StudyError for unreadable content."""
     retried = _retried(name)
 
     @functools.wraps(retried)
@@ -170,7 +170,7 @@ def _retried_read(name: str) -> Callable[..., Any]:
 
 
 def _retried_end(name: str) -> Callable[..., bool]:
-    """Make the patient form of a method that ends a trial: an answer that got lost counts."""
+    """Return a method that ends a trial and retries; it may have succeeded without a reply."""
 
     @functools.wraps(getattr(WholeTrialStorage, name))
     def call(
@@ -197,7 +197,7 @@ def _retried_end(name: str) -> Callable[..., bool]:
     return call
 
 
-# Optuna puts a cache before the storage, which calls private methods beside the public ones.
+# Optuna's cache of the storage calls private methods as well as public ones.
 _READING = (
     "get_study_user_attrs",
     "get_study_system_attrs",
@@ -220,19 +220,19 @@ for _name in _OTHERS - {*_READING, *vars(RetryingStorage)}:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return SQLAlchemy's error, which Optuna wraps in one of its own."""
+    """Return SQLAlchemy's error inside an error of Optuna; other errors unchanged."""
     wrapped = isinstance(error, StorageInternalError)
     return error.__cause__ or error if wrapped else error
 
 
 def failure(error: BaseException, url: URL) -> str:
-    """Return the message for a storage that fails: which file, the error, what to do."""
+    """Return the message for a failing storage: its file, the error, and the remedy."""
     file = f" {url.database}" if url.get_backend_name() == "sqlite" else ""
     return f"the storage{file} fails: {one_line(error)}; {remedy(error)}"
 
 
 def remedy(error: BaseException) -> str:
-    """Return what to do after an error: nothing is lost, unless a file is damaged."""
+    """Return the remedy for an error: restore a damaged file, else run the command again."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
     damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
@@ -240,5 +240,5 @@ def remedy(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's own words in one line, without SQLAlchemy's statement."""
+    """Return an error's message on one line, without SQLAlchemy's statement."""
     return " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__

@@ -229,9 +229,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "space that is no file of Python": (["--space", "x.txt"], "--space takes a Python file"),
     "storage of no kind": (["--storage", "nonsense"], "--storage takes an SQLAlchemy URL"),
     "storage of unknown kind": (["--storage", "abc://x/y"], "--storage takes an SQLAlchemy URL"),
-    "name that climbs": (["--name", "../../x"], "a study's name is 1-64 letters"),
-    "name with markup": (["--name", "<script>"], "a study's name is 1-64 letters"),
-    "name of the cache": (["--name", "cache"], "a study's name is 1-64 letters"),
+    "name that climbs": (["--name", "../../x"], "a study's name must be 1-64 letters"),
+    "name with markup": (["--name", "<script>"], "a study's name must be 1-64 letters"),
+    "name of the cache": (["--name", "cache"], "a study's name must be 1-64 letters"),
     "weights that do not exist": (
         ["--teacher-weights", "imagenet"],
         "there are no ImageNet weights for resnet20; use --teacher-weights none",

@@ -80,7 +80,7 @@ def test_a_file_has_one_supervisor_and_a_second_one_is_told_who(tmp_path) -> Non
     with (
         study_lock(file, "digits"),
         study_lock(file, "other"),
-        pytest.raises(StudyError, match=f"^study digits is being run by {US}.*; end it, or wait"),
+        pytest.raises(StudyError, match=f"^study digits is being run by {US}.*; stop it, or wait"),
         study_lock(file, "digits"),
     ):
         pass
@@ -97,7 +97,7 @@ def test_a_server_has_one_supervisor_a_study_and_a_second_one_is_told_who(open_o
         with supervisor_session(second, "another"):
             pass
         with (
-            pytest.raises(StudyError, match=f"^study named is being run by {US}.*; end it, or"),
+            pytest.raises(StudyError, match=f"^study named is being run by {US}.*; stop it, or"),
             supervisor_session(second, "named"),
         ):
             pass
