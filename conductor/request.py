@@ -11,9 +11,8 @@ from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
 from kd.own_files import OwnFile
 from kd.protocol import Protocol
-from kd.registry import check_name
 from reports.wording import parse_size
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 from storage.files.layout import Layout
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class Request(Workers):
             )
         for space in self.spaces:
             if not space.endswith(".py"):
-                check_name("arm", space, BUILT_IN_ARMS)
+                SPACES.check(space)
         names = [Path(space).stem for space in self.spaces]
         require("an arm is named once", len(set(names)) == len(names), names)
 

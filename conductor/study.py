@@ -178,7 +178,7 @@ class Study:
             **({"students": budget.digest} if budget.digest else {}),
         }
         name = study_name(self._request.name, space.name)
-        study = open_study(storage, name, attributes, measure(protocol.metric).name)
+        study = open_study(storage, name, attributes, measure(protocol.metric).maximised)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:

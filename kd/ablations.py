@@ -1,7 +1,7 @@
 """Ablations: copies of a recipe, each without one of its parts, to see what it contributes."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from kd.recipe import Recipe, Schedule
 from kd.schedules import value
@@ -27,12 +27,8 @@ def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
     variants = {
         "with constant temperature": _constant_temperature(recipe),
         "with constant alpha": _constant_alpha(recipe),
-        "without feature loss": replace(
-            recipe, feature_kind="none", feature_weight=0.0, feature_taps=()
-        ),
-        "without soft loss": replace(
-            recipe, soft_kind="none", temperature=Recipe().temperature, alpha=Recipe().alpha
-        ),
+        "without feature loss": _default_fields(recipe, "feature"),
+        "without soft loss": _default_fields(recipe, "soft", "temperature", "alpha"),
         "with default optimizer": replace(
             recipe,
             lr=defaults.lr,
@@ -41,6 +37,12 @@ def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
         ),
     }
     return {change: variant for change, variant in variants.items() if variant != recipe}
+
+
+def _default_fields(recipe: Recipe, *beginnings: str) -> Recipe:
+    """Return a recipe with the defaults of all fields whose names begin so."""
+    names = (field.name for field in fields(Recipe) if field.name.startswith(beginnings))
+    return replace(recipe, **{name: getattr(Recipe(), name) for name in names})
 
 
 def _constant_temperature(recipe: Recipe) -> Recipe:

@@ -1,11 +1,11 @@
 """The recipe: everything that a trial may vary, as a validated frozen dataclass."""
 
 import re
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-from kd.errors import require
-from kd.json_data import JsonData
+from kd.errors import ProtocolError, require
+from kd.json_data import JsonData, plain, read_object
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
 from kd.registry import Kind, check_name
 
@@ -47,6 +47,8 @@ class Recipe(JsonData):
     alpha is the weight of the soft-target term; some papers and libraries give that name to the
     weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses.logits`).
     `student` is the model that learns, one of the protocol's; empty for its first.
+    `soft_parameters` and `feature_parameters` are those that the losses themselves have, by name;
+    the ones that are not given take the loss's defaults.
     """
 
     student: str = ""
@@ -54,9 +56,11 @@ class Recipe(JsonData):
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     soft_kind: str = "none"
+    soft_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     temperature: Schedule = Schedule(initial=1.0, final=1.0)
     alpha: Schedule = Schedule(initial=0.0, final=0.0)
     feature_kind: str = "none"
+    feature_parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     feature_weight: float = 0.0
     feature_taps: tuple[str, ...] = ()
 
@@ -83,12 +87,12 @@ class Recipe(JsonData):
         self._check_feature()
 
     def _check_soft(self) -> None:
-        _check_loss("soft_kind", self.soft_kind, LOGIT_LOSSES)
+        self._check_loss("soft", LOGIT_LOSSES)
         if self.soft_kind == "none":
             require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
 
     def _check_feature(self) -> None:
-        _check_loss("feature_kind", self.feature_kind, FEATURE_LOSSES)
+        self._check_loss("feature", FEATURE_LOSSES)
         taps = self.feature_taps
         if self.feature_kind == "none":
             unused = self.feature_weight == 0 and not taps
@@ -103,13 +107,23 @@ class Recipe(JsonData):
         require("feature_taps must name taps such as last1", named, taps)
         require("feature_taps must not repeat a tap", len(set(taps)) == len(taps), taps)
 
+    def _check_loss(self, part: str, kind: Kind) -> None:
+        """Check a loss's name and its parameters, of which those left out become its defaults."""
+        name, given = getattr(self, f"{part}_kind"), getattr(self, f"{part}_parameters")
+        if name != "none":
+            check_name(f"{part}_kind", name, ("none", *kind.names))
+        parameters = None if name == "none" else kind.parameters(name)
+        if parameters is None:
+            rule = f"{part}_parameters must be empty: {part}_kind {name} takes none"
+            require(rule, not given, given)
+            return
+        try:
+            whole = plain(read_object(parameters, given))
+        except ProtocolError as error:
+            raise ProtocolError(f"{part}_parameters of {name}: {error}") from None
+        object.__setattr__(self, f"{part}_parameters", whole)
+
     @property
     def distils(self) -> bool:
         """Whether training needs the teacher."""
         return self.soft_kind != "none" or self.feature_kind != "none"
-
-
-def _check_loss(field: str, received: str, kind: Kind) -> None:
-    """Raise ProtocolError unless the field has the name of a loss, or none."""
-    if received != "none":
-        check_name(field, received, ("none", *kind.names))

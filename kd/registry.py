@@ -8,13 +8,14 @@ import ast
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 from kd.errors import ProtocolError
 
@@ -27,18 +28,25 @@ class Kind:
     """A kind of members: `what` is its name in errors, `package` the one that holds its files.
 
     The member `balanced-accuracy` is the file `balanced_accuracy.py`; files whose names begin with
-    `_` are not members. Each package's `__init__` defines the interface of a member.
+    `_` are not members. Each package's `__init__` defines the interface of a member. If the folder
+    has other files too, only those that define the function `defines` are members.
     """
 
     what: str
     package: str
+    defines: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all members, sorted."""
         path = importlib.import_module(self.package).__path__
         stems = (module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
-        return tuple(sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_")))
+        named = sorted(stem.replace("_", "-") for stem in stems if not stem.startswith("_"))
+        return tuple(name for name in named if not self.defines or self._defines(name))
+
+    def _defines(self, name: str) -> bool:
+        nodes = self._read(name).body
+        return any(isinstance(one, ast.FunctionDef) and one.name == self.defines for one in nodes)
 
     def check(self, name: str) -> None:
         """Raise ProtocolError, with the nearest name or all names, if no member has `name`."""
@@ -48,6 +56,17 @@ class Kind:
         """Return the module of a member. Raises ProtocolError for an unknown name."""
         self.check(name)
         return importlib.import_module(f"{self.package}.{_stem(name)}")
+
+    def bind(self, name: str, function: str, parameters: Mapping[str, Any]) -> Any:
+        """Return a member whose `function` receives its `Parameters`, if it has any.
+
+        They become the function's argument `parameters`; those left out take their defaults.
+        """
+        member = self.load(name)
+        if not hasattr(member, "Parameters"):
+            return member
+        bound = partial(getattr(member, function), parameters=member.Parameters(**parameters))
+        return SimpleNamespace(**{**vars(member), function: bound})
 
     def describe(self, name: str) -> str:
         """Return the first line of a member's docstring, which help and reports show."""
@@ -64,14 +83,41 @@ class Kind:
                     found |= {one.id: value for one in targets if isinstance(one, ast.Name)}
         return found
 
+    def parameters(self, name: str) -> type | None:
+        """Return a member's dataclass `Parameters`, or None, without importing its file.
+
+        The class is run by itself: it may use the file's literal constants and what the file
+        imports, if that needs no torch.
+        """
+        return _parameters(self, name)
+
     def _parsed(self, name: str) -> ast.Module:
         self.check(name)
+        return self._read(name)
+
+    def _read(self, name: str) -> ast.Module:
         paths = importlib.import_module(self.package).__path__
         files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
         file = next((file for file in files if file.is_file()), None)
         text = file.read_text(encoding="utf-8") if file else ""
         with PARSING:
             return ast.parse(text)
+
+
+@cache
+def _parameters(kind: Kind, name: str) -> type | None:
+    body = kind._parsed(name).body
+    found = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Parameters"]
+    used = {node.id for part in found for node in ast.walk(part) if isinstance(node, ast.Name)}
+    imports = [
+        node
+        for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and used & {alias.asname or alias.name for alias in node.names}
+    ]
+    namespace = {**kind.literals(name), "__name__": __name__}
+    exec(compile(ast.Module([*imports, *found], []), name, "exec"), namespace)
+    return cast("type | None", namespace.get("Parameters"))
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

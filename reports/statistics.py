@@ -130,9 +130,10 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
     (1927) for scores of 0 and 1, the normal one for others.
     """
     seeds, images = scores.shape
-    if seeds == 1 and np.isin(scores, (0, 1)).all():
-        ends = stats.binomtest(int(scores.sum()), images).proportion_ci(CONFIDENCE, "wilson")
-        return float(ends.low), float(ends.high)
+    above = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
+    if seeds == 1 and best - worst == 1 and np.isin(above, (0, 1)).all():
+        ends = stats.binomtest(int(above.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return worst + float(ends.low), worst + float(ends.high)
     if seeds == 1:
         error = np.std(scores, ddof=1) / np.sqrt(images)
         mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from kd.errors import ProtocolError
-from kd.metrics import POINTS, load_metric
+from kd.metrics import POINTS, load_metric, score_range
 
 SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 MINUS = "−"
@@ -15,43 +15,99 @@ NONE = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """A study's metric in words; values in 0-1 are shown in per cent, and differ by points."""
+    """A study's metric in words; values in 0-1 are shown in per cent, and differ by points.
+
+    Of scores higher is always better (`kd.training.scoring.scores`). Where lower values are better,
+    scores have the sign turned, and it is turned back here: values and differences are shown as the
+    metric's own.
+    """
 
     name: str
     unit: str  # of differences
-    worst: float
+    worst: float  # the least mean of scores
     best: float
+    lower: bool = False  # whether lower values are better
+
+    @property
+    def sign(self) -> int:
+        """Of values: what a score is multiplied by to be one."""
+        return -1 if self.lower else 1
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied by where it is drawn or written."""
-        return 100.0 if self.unit == POINTS else 1.0
+        """What a score, or a difference of scores, is multiplied by where it is drawn."""
+        return self.sign * (100.0 if self.unit == POINTS else 1.0)
 
     @property
     def symbol(self) -> str:
         """The unit of values."""
         return "%" if self.unit == POINTS else self.unit
 
+    @property
+    def maximised(self) -> str:
+        """What the search maximises."""
+        return f"{self.name}, sign turned" if self.lower else self.name
+
     def of(self, part: str) -> str:
-        """The title of an axis or a column: test accuracy, %"""
-        return f"{part} {self.name}, {self.symbol}"
+        """The title of an axis or a column of values: test accuracy, %"""
+        return f"{part} {self.name}{self.symbol and f', {self.symbol}'}{self._direction}"
 
-    def value(self, value: float | None, digits: int = 2) -> str:
+    def difference(self, what: str) -> str:
+        """The title of an axis or a column of differences: difference to the winner, points"""
+        return f"{self.in_unit(what)}{self._direction}"
+
+    def in_unit(self, what: str) -> str:
+        """The title of a column of amounts: detectable, points"""
+        return f"{what}{self.unit and f', {self.unit}'}"
+
+    @property
+    def _direction(self) -> str:
+        return " (lower is better)" if self.lower else ""
+
+    def value(self, score: float | None, digits: int = 2) -> str:
         """0.9721 -> 97.21 %"""
-        return NONE if value is None else f"{self.number(value, digits)} {self.symbol}"
+        return NONE if score is None else f"{self.level(score, digits)} {self.symbol}".rstrip()
 
-    def number(self, value: float | None, digits: int = 2, *, sign: bool = False) -> str:
-        """0.0102 -> 1.02, with `sign` +1.02: a value or a difference without its unit."""
-        shown = None if value is None else self.scale * value
+    def level(self, score: float | None, digits: int = 2) -> str:
+        """0.9721 -> 97.21: a value without its unit."""
+        return self._written(None if score is None else self.scale * score, digits)
+
+    def number(self, difference: float | None, digits: int = 2, *, sign: bool = False) -> str:
+        """0.0102 -> 1.02, an amount without its unit; with `sign` +1.02, a difference of values."""
+        scale = self.scale if sign else abs(self.scale)
+        return self._written(None if difference is None else scale * difference, digits, sign)
+
+    def amount(self, difference: float) -> str:
+        """-0.0102 -> 1.02 points: how large a difference is."""
+        return f"{self.number(abs(difference))} {self.unit}".rstrip()
+
+    def change(self, difference: float) -> str:
+        """0.0102 -> +1.02 points"""
+        return f"{self.number(difference, sign=True)} {self.unit}".rstrip()
+
+    def _written(self, shown: float | None, digits: int, sign: bool = False) -> str:
         return signed(shown, sign=sign, digits=digits if self.unit == POINTS else digits + 1)
+
+    def margin(self, margin: float) -> str:
+        """0.5 -> ±0.5 points; a margin is in units already."""
+        return f"±{figure(margin)} {self.unit}".rstrip()
+
+    def ends(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of scores, or of a difference, as they are drawn."""
+        one, other = sorted((self.scale * low, self.scale * high))
+        return one, other
 
     def interval(self, low: float, high: float) -> str:
         """The ends of a difference's interval: (-0.001, 0.012) -> −0.10 to +1.20"""
-        return f"{self.number(low, sign=True)} to {self.number(high, sign=True)}"
+        return " to ".join(self._written(end, 2, sign=True) for end in self.ends(low, high))
+
+    def between(self, low: float, high: float) -> str:
+        """The ends of a value's interval: (0.9721, 0.98) -> 97.21 to 98.00"""
+        return " to ".join(self._written(end, 2) for end in self.ends(low, high))
 
     def spread(self, mean: float | None, deviation: float | None) -> str:
         """A value with its deviation, without their unit: 97.21 ± 0.32"""
-        text = self.number(mean)
+        text = self.level(mean)
         return text if deviation is None else f"{text} ± {self.number(deviation)}"
 
 
@@ -59,8 +115,9 @@ class Measure:
 def measure(metric: str) -> Measure:
     """Return the words of a metric by its name."""
     module = load_metric(metric)
-    worst, best = module.RANGE
-    return Measure(name=module.NAME, unit=module.UNIT, worst=worst, best=best)
+    worst, best = score_range(metric)
+    lower = module.RANGE[0] > module.RANGE[1]
+    return Measure(name=module.NAME, unit=module.UNIT, worst=worst, best=best, lower=lower)
 
 
 def percent(share: float | None, digits: int = 2) -> str:

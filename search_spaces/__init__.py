@@ -1,3 +1,5 @@
-"""Search spaces propose recipes; each file is one space, and `space.py` loads them."""
+"""Search spaces propose recipes; each file that defines `suggest` is one, by its name."""
 
-BUILT_IN_ARMS = ("scheduled", "constant", "plain")  # here, so that help needs no Optuna
+from kd.registry import Kind
+
+SPACES = Kind("arm", __name__, defines="suggest")

@@ -18,12 +18,11 @@ from optuna.trial import BaseTrial, FixedTrial
 from kd.errors import ProtocolError, one_line
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
-from search_spaces import constant, plain, scheduled
+from search_spaces import SPACES
 from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
-BUILT_IN = {"scheduled": scheduled, "constant": constant, "plain": plain}
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
 Enqueued = Mapping[str, Mapping[str, Any]]
 
@@ -59,8 +58,8 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
     study = study or StudyContext()
     path, own, line = Path(name_or_path), None, ""
     where = f"the search space {name_or_path}"
-    if name_or_path in BUILT_IN:
-        module: Any = BUILT_IN[name_or_path]
+    if name_or_path in SPACES.names:
+        module: Any = SPACES.load(name_or_path)
     else:
         where, own = str(path), _read_file(path)
         module = load_own(own, where)
@@ -157,7 +156,7 @@ def _read_file(path: Path) -> OwnFile:
             f"a search space's file must be named with letters, digits and _, as it names the arm, "
             f"got {path.stem!r}"
         )
-    if path.stem in BUILT_IN:
+    if path.stem in SPACES.names:
         raise ProtocolError(
             f"a search space's file must not be named like a built-in arm, got {path.name}; "
             f"rename {path}"

@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "kd.names",
         "kd.optimizers",
         "kd.own_files",
+        "kd.registry",
         "kd.seeds",
         "search_spaces",
     },

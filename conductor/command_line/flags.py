@@ -16,7 +16,7 @@ from conductor.command_line.presets import PRESETS
 from conductor.request import EVIDENCE, KEPT, Flag, Request
 from kd.protocol import Protocol
 from kd.registry import Kind, check_name
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 
 REPEATABLE = ("students",)  # fields whose flag may be given again, each time with further values
 SPELLINGS = {"students": "--student"}  # a second flag for a field
@@ -45,7 +45,7 @@ def add_search_flags(parser: ArgumentParser) -> None:
     group.add_argument(
         "--arms",
         type=comma_separated,
-        help=f"arms, separated by commas: {', '.join(BUILT_IN_ARMS)} (default: scheduled,plain)",
+        help=f"arms, separated by commas (default: scheduled,plain){listed(SPACES)}",
     )
     group.add_argument("--space", help="a Python file with a search space of your own, as an arm")
     _add_options(group, "search")

@@ -44,7 +44,7 @@ class Arm:
         return trial.number
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Store an epoch's value of the metric; return whether to prune the trial there.
+        """Store an epoch's score; return whether to prune the trial there.
 
         Reporting an epoch again changes nothing, so that replaying a checkpoint is safe.
         """

@@ -161,7 +161,7 @@ class Decisions:
         return number % AUDIT_EVERY == 0
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Copy an epoch's value of the metric; return whether it is new."""
+        """Copy an epoch's score; return whether it is new."""
         if epoch in self._mirror.trial(number).intermediate_values:
             return False
         self._mirror.report(number, epoch, value)

@@ -3,7 +3,7 @@
 import csv
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -59,7 +59,7 @@ class Publisher:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         store = FileSystemArtifactStore(self.artifacts)
         with tempfile.TemporaryDirectory() as folder:
-            for path in _write(Path(folder), record.history, words.name):
+            for path in _write(Path(folder), record.history, words):
                 if path.name not in published:
                     upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
 
@@ -81,7 +81,7 @@ class _Noted:
         self._storage.set_study_system_attr(study_id, key, value)
 
 
-def _write(folder: Path, history: list[EpochMetrics], metric: str) -> Iterable[Path]:
+def _write(folder: Path, history: list[EpochMetrics], metric: Measure) -> Iterable[Path]:
     picture, table = folder / "curves.svg", folder / "epochs.csv"
     picture.write_text(curves(history, metric), encoding="utf-8")
     rows = [metrics.to_json() for metrics in history]
@@ -92,14 +92,16 @@ def _write(folder: Path, history: list[EpochMetrics], metric: str) -> Iterable[P
     return picture, table
 
 
-def curves(history: list[EpochMetrics], metric: str) -> str:
+def curves(history: list[EpochMetrics], metric: Measure) -> str:
     """Return an SVG picture, since the dashboard shows pictures and no pages.
 
     It draws the validation metric and schedules against the epoch, in two rows of two panels.
     """
+    drawn = {name: [getattr(metrics, name) for metrics in history] for name in PANELS}
+    drawn["objective"] = [metric.sign * value for value in drawn["objective"]]
     panels = [
-        _panel(title.format(metric=metric), [getattr(metrics, name) for metrics in history], index)
-        for index, (name, title) in enumerate(PANELS.items())
+        _panel(PANELS[name].format(metric=metric.name), values, index)
+        for index, (name, values) in enumerate(drawn.items())
     ]
     size = f'width="{2 * WIDTH}" height="{2 * HEIGHT}" viewBox="0 0 {2 * WIDTH} {2 * HEIGHT}"'
     style = 'font-family="system-ui, sans-serif" font-size="11" fill="#333"'
@@ -142,8 +144,8 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
         f"Arm `{arm.name}`: {protocol.teacher} teaches {' or '.join(protocol.students)} on "
         f"{_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
-        f"validation {measure(protocol.metric).name} after the last epoch.\n\n"
-        "The best score here is **biased upward**, since it was selected: what counts is the "
+        f"validation {measure(protocol.metric).maximised}, after the last epoch.\n\n"
+        "The best score here is **too good**, since it was selected: what counts is the "
         "comparison on fresh seeds in the study's report."
     )
 
@@ -179,13 +181,23 @@ def describe(recipe: Recipe) -> list[str]:
         f"label smoothing {recipe.label_smoothing:.3g}"
     ]
     if recipe.soft_kind != "none":
-        lines.append(f"soft loss `{recipe.soft_kind}`")
+        lines.append(f"soft loss `{recipe.soft_kind}`{_own(recipe.soft_parameters)}")
         lines.append(f"temperature {_describe_schedule(recipe.temperature)}")
         lines.append(f"alpha {_describe_schedule(recipe.alpha)}")
     if recipe.feature_kind != "none":
         taps = " + ".join(recipe.feature_taps)
-        lines.append(f"feature loss `{recipe.feature_kind}` at {taps}, {recipe.feature_weight:.3g}")
+        loss = f"feature loss `{recipe.feature_kind}`{_own(recipe.feature_parameters)}"
+        lines.append(f"{loss} at {taps}, {recipe.feature_weight:.3g}")
     return lines
+
+
+def _own(parameters: Mapping[str, Any]) -> str:
+    """Return a loss's own parameters, in brackets: ` (non_target_weight 8)`."""
+    named = [
+        f"{name} {one:.3g}" if isinstance(one, float) else f"{name} {_plain(one)}"
+        for name, one in parameters.items()
+    ]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _describe_schedule(schedule: Schedule) -> str:

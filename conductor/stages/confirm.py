@@ -18,7 +18,7 @@ from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import Measure, percent
+from reports.wording import Measure
 from storage.files.layout import RunLayout
 from storage.files.records import Finalist, Finalists, RunRecord
 from workers.events import Diverged, EpochDone, Event, Note, Result
@@ -217,7 +217,7 @@ def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
     if record.test is None:
         value = measure.value(record.objective(measure.worst), 1)
         return f"{run.title}: {value} validation {measure.name}"
-    return f"{run.title}: {percent(record.test['accuracy'], 1)} test accuracy"
+    return f"{run.title}: {measure.value(record.test['objective'], 1)} test {measure.name}"
 
 
 def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:

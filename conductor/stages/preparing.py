@@ -123,7 +123,9 @@ class Preparation:
             self._display.say(f"teacher: {event.text}")
         if isinstance(event, EpochDone) and not self._display.is_live:
             accuracy = percent(event.metrics.accuracy, 1)
-            self._display.say(f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy}")
+            self._display.say(
+                f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy} accuracy"
+            )
 
     def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
         """Choose how much to cache within budget and disk. Plain arms need nothing."""

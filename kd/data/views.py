@@ -4,6 +4,7 @@ The teacher cache and the students render the same view, pixel for pixel, so tha
 is the teacher's output for the very pixels that the student sees (Beyer et al. 2021, 2106.05237).
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
@@ -59,6 +60,25 @@ def view(seed: int, k: int, images: Tensor, augment: str) -> View:
         drawn = member.draw(generator, count, (shape[0], shape[1], shape[2]), number)
         parts.append(Part(member, number, drawn))
     return View(tuple(parts))
+
+
+def augment_digest(augment: str, image_size: int) -> str:
+    """Return the SHA-256 of what an augmentation makes of images of noise; empty for `none`.
+
+    It covers what its members do, and not how they are written, as a search space's digest does: a
+    comment leaves a cache as it is.
+    """
+    if augment == "none":
+        return ""
+    count = min(64, max(4, 2**18 // image_size**2))  # many, since a choice may be rare; but not GB
+    images = torch.randint(
+        256,
+        (count, 3, image_size, image_size),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.uint8,
+    )
+    changed = render(images, view(0, 0, images, augment))
+    return hashlib.sha256(changed.numpy().tobytes()).hexdigest()
 
 
 def render(images: Tensor, rows: View) -> Tensor:

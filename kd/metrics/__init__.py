@@ -1,7 +1,9 @@
 """Metrics, by which a study ranks trials and compares recipes; each module here is one."""
 
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol, cast
 
+from kd.errors import ProtocolError
 from kd.names import METRICS
 
 if TYPE_CHECKING:
@@ -12,12 +14,13 @@ POINTS = "points"  # the unit of metrics in 0-1, whose values are shown in per c
 
 
 class Metric(Protocol):
-    """What a module of this folder offers. Higher is better: a loss has its sign turned.
+    """What a module of this folder offers.
 
     `NAME` is what sentences call it, as in "balanced accuracy". `UNIT` is that of differences:
-    `points` for values in 0-1, or any other word, such as nats. `RANGE` is the worst and the best
-    value, both finite; a run that diverges has the worst. `MARGIN`, in units, is how far two
-    recipes may lie apart and still count as equivalent, unless the study says otherwise.
+    `points` for values in 0-1 that are shown in per cent, any other word, such as nats, or none.
+    `RANGE` is the worst and the best value, both finite: (2.0, 0.0) for one whose lower values are
+    better. A run that diverges has the worst. `MARGIN`, in units, is how far two recipes may lie
+    apart and still count as equivalent, unless the study says otherwise.
     """
 
     NAME: str
@@ -38,5 +41,22 @@ class Metric(Protocol):
 
 
 def load_metric(name: str) -> Metric:
-    """Return a metric by its name. Raises ProtocolError for an unknown one."""
-    return cast(Metric, METRICS.load(name))
+    """Return a metric by its name. Raises ProtocolError for an unknown or an incomplete one."""
+    metric = METRICS.load(name)
+    if lacking := [
+        what for what in (*Metric.__annotations__, "scores") if not hasattr(metric, what)
+    ]:
+        raise ProtocolError(f"the metric {name} lacks {', '.join(lacking)}")
+    worst, best = metric.RANGE
+    if worst == best or not (isfinite(worst) and isfinite(best)):
+        raise ProtocolError(
+            f"the RANGE of the metric {name} must be its worst and its best value, both finite, "
+            f"got {metric.RANGE}"
+        )
+    return cast(Metric, metric)
+
+
+def score_range(name: str) -> tuple[float, float]:
+    """Return the worst and the best mean of a metric's scores, the worst below the best."""
+    worst, best = load_metric(name).RANGE
+    return (worst, best) if worst < best else (-worst, -best + 0.0)

@@ -276,8 +276,10 @@ class _Losses:
         soft, feature = recipe.soft_kind, recipe.feature_kind
         return cls(
             label_smoothing=recipe.label_smoothing,
-            soft=None if soft == "none" else logit_losses.load(soft),
-            feature=None if feature == "none" else features.load(feature),
+            soft=None if soft == "none" else logit_losses.load(soft, recipe.soft_parameters),
+            feature=None
+            if feature == "none"
+            else features.load(feature, recipe.feature_parameters),
         )
 
     def compute(

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd.errors import ProtocolError
-from kd.metrics import load_metric
+from kd.metrics import load_metric, score_range
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -13,7 +13,9 @@ Integers = NDArray[np.int64]
 def scores(name: str, logits: NDArray[np.float32], labels: Integers) -> Floats:
     """Return the scores [N] of a metric by its name: logits [N, C], labels [N].
 
-    Raises ProtocolError when the metric does not return one finite number per example.
+    Higher is better: those of a metric whose lower values are better have their sign turned, from
+    here to where a value is shown (`reports.wording.Measure`). Raises ProtocolError when the metric
+    does not return one finite number per example.
     """
     found = np.asarray(load_metric(name).scores(logits, labels), dtype=np.float64)
     if found.shape != labels.shape or not np.isfinite(found).all():
@@ -21,10 +23,11 @@ def scores(name: str, logits: NDArray[np.float32], labels: Integers) -> Floats:
             f"the metric {name} must return one finite score per example, {list(labels.shape)}, "
             f"got {list(found.shape)} with {int(np.sum(~np.isfinite(found)))} not finite"
         )
-    return found
+    worst, best = load_metric(name).RANGE
+    return found if worst < best else -found
 
 
 def objective(name: str, logits: NDArray[np.float32], labels: Integers) -> float:
-    """Return a metric's value, the mean of its scores, within its range."""
-    worst, best = load_metric(name).RANGE
+    """Return a metric's value, the mean of its scores, within its range; higher is better."""
+    worst, best = score_range(name)
     return float(np.clip(scores(name, logits, labels).mean(), worst, best))

@@ -42,12 +42,13 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
 
 
 def _of_learning(data: StudyData) -> Iterator[str]:
-    """Compare teacher and winners with predicting the largest class for every image."""
+    """Compare teacher and winners with one prediction for all images: the class frequencies."""
     if data.labels is None:
         return
     counts = np.bincount(data.labels)
-    constant = np.eye(len(counts), dtype=np.float32)[np.full(len(data.labels), counts.argmax())]
-    baseline = objective(data.protocol.metric, constant, data.labels)
+    constant = np.log(np.maximum(counts, 1e-9)).astype(np.float32)
+    predicted = np.tile(constant, (len(data.labels), 1))
+    baseline = objective(data.protocol.metric, predicted, data.labels)
     scored = [("the teacher", data.teacher_value, data.teacher_interval)]
     scored += [
         (one.label, mean_and_deviation(one.values)[0], data.interval(one))
@@ -62,9 +63,9 @@ def _of_learning(data: StudyData) -> Iterator[str]:
     if poor:
         largest = class_name(data, int(counts.argmax()))
         yield (
-            f"Predicting the largest class ({largest}) for every test image gives "
-            f"{data.measure.value(baseline)}: {listed(poor)} "
-            f"{'is' if len(poor) == 1 else 'are'} not significantly above it."
+            f"Predicting the largest class ({largest}) for every test image, with the shares of "
+            f"the classes as probabilities, gives {data.measure.value(baseline)}: {listed(poor)} "
+            f"{'is' if len(poor) == 1 else 'are'} not significantly better."
         )
 
 
@@ -125,16 +126,21 @@ def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
 
 def _few_images(data: StudyData, verdict: Verdict) -> str:
     text = (
-        f"The test split has only {counted(data.test_images, 'image')}: one image is "
-        f"{points(1 / data.test_images)} points of accuracy."
+        f"The test split has only {counted(data.test_images, 'image')}"
+        f"{_one_image(data, data.test_images)}."
     )
     if verdict.difference is None or verdict.difference.se_image == 0:
         return text
-    floor = data.measure.number(1.96 * verdict.difference.se_image)
+    floor = data.measure.amount(1.96 * verdict.difference.se_image)
     return (
-        f"{text} The images alone leave an uncertainty of ±{floor} {data.measure.unit}, whatever "
-        "the number of seeds."
+        f"{text} The images alone leave an uncertainty of ±{floor}, whatever the number of seeds."
     )
+
+
+def _one_image(data: StudyData, images: int) -> str:
+    """Return what one image is worth, in a study of accuracy."""
+    worth = f": one image is {points(1 / images)} points of accuracy"
+    return worth if data.protocol.metric == "accuracy" else ""
 
 
 def _of_classes(data: StudyData) -> Iterator[str]:
@@ -158,8 +164,8 @@ def _of_search(data: StudyData) -> Iterator[str]:
     validation = data.images.get("validation", 0)
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
-            f"The search ranks trials by {counted(validation, 'validation image')}: one image is "
-            f"{points(1 / validation)} points of accuracy, so similar trials cannot be ranked."
+            f"The search ranks trials by {counted(validation, 'validation image')}"
+            f"{_one_image(data, validation)}, so similar trials cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
@@ -231,10 +237,10 @@ def of_pruning(
     """Find pruners that cut wrongly often, or whose cuts cost more than the margin."""
     for audit in audits:
         many = audit.wrong > 1 and audit.wrong > MANY_WRONG * audit.cut
-        costly = audit.regret is None or measure.scale * audit.regret > margin
+        costly = audit.regret is None or abs(measure.scale) * audit.regret > margin
         if many or (audit.cut and costly):
-            regret = f"{measure.number(audit.regret)} {measure.unit} of the best"
-            lost = "all" if audit.regret is None else regret
+            regret = audit.regret
+            lost = "all" if regret is None else f"{measure.amount(regret)} of the best"
             yield (
                 f"Of {counted(len(audit.auditors), 'auditor')} of {audit.arm}, trials exempt from "
                 f"pruning, the {pruner} pruner would have cut {audit.cut}, "

@@ -146,7 +146,7 @@ def _recovered(data: StudyData, finalist: FinalistData, value: float | None) -> 
     gap = minus_teacher(data, plain) if plain else None
     if not finalist.distils or value is None or plain is None or gap is None:
         return None
-    if gap.high >= 0 or -data.measure.scale * gap.mean < data.protocol.margin:
+    if gap.high >= 0 or -abs(data.measure.scale) * gap.mean < data.protocol.margin:
         return None
     return (value - mean_and_deviation(plain.values)[0]) / -gap.mean
 

@@ -48,13 +48,12 @@ def _text(
         return f"Tuning {arm} gained nothing: the search found nothing better than {recipe}."
     if difference is None:
         return f"Two seeds are needed to measure what tuning {arm} added to {recipe}."
-    unit = f"{data.measure.unit} of test {data.measure.name}"
-    by, shown = data.measure.number(abs(difference.mean)), f"({evidence(data, difference)})"
-    change = f"{data.measure.number(difference.mean, sign=True)} {unit} {shown}"
+    measure, shown = data.measure, f"({evidence(data, difference)})"
+    by = f"{measure.amount(difference.mean)} in test {measure.name}"
+    change = f"{measure.change(difference.mean)} in test {measure.name} {shown}"
     if difference.seeds < MINIMUM_PAIRS:
         return f"There are too few seeds to judge what tuning {arm} added to {recipe}: {change}."
-    if difference.low > 0:
-        return f"Tuning {arm} added {by} {unit} to {recipe} {shown}."
-    if difference.high < 0:
-        return f"Tuning {arm} took {by} {unit} from {recipe} {shown}."
+    if difference.low > 0 or difference.high < 0:
+        verb = "improved on" if difference.mean > 0 else "fell behind"
+        return f"Tuning {arm} {verb} {recipe}, by {by} {shown}."
     return f"Tuning {arm} made no detectable difference to {recipe}: {change}."

@@ -38,7 +38,7 @@ def decide(data: StudyData) -> Verdict:
             seeds = str(max(MINIMUM_PAIRS, data.seeds))
             text = f"{text} Run: {data.command('confirm', '--seeds', seeds)}"
     else:
-        kind = verdict_kind(difference, data.protocol.margin / data.measure.scale)
+        kind = verdict_kind(difference, data.protocol.margin / abs(data.measure.scale))
         text = _text(data, kind, difference)
     return Verdict(kind=kind, text=text, reasons=reasons, difference=difference, a=a, b=b)
 
@@ -73,7 +73,7 @@ def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) 
         if lost:
             reasons.append(
                 f"{lost} of {data.seeds} runs of the tuned {finalist.arm} recipe did not finish, "
-                "and the mean of the others would be too high"
+                "and the mean of the others would be too good"
             )
     if a and b and data.student(a.recipe) != data.student(b.recipe):
         reasons.append(
@@ -108,18 +108,19 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
     }[kind]
     detectable = (
         f"the smallest difference that the study detects with 80 % power is "
-        f"{data.measure.number(difference.detectable)} {data.measure.unit}"
+        f"{data.measure.amount(difference.detectable)}"
     )
     return f"{lead} ({evidence(data, difference)}); {detectable}."
 
 
 def _compared(data: StudyData, difference: Difference) -> str:
     """Return a sentence about the difference of the tuned recipes, without its interval."""
-    more = "higher" if difference.mean >= 0 else "lower"
-    by = f"{data.measure.number(abs(difference.mean))} {data.measure.unit}"
-    return (
-        f"tuned {data.primary_arm} scored {by} of test {data.measure.name} {more} than tuned plain"
-    )
+    measure = data.measure
+    more = "higher" if measure.scale * difference.mean >= 0 else "lower"
+    if measure.lower:
+        more += " (better)" if difference.mean >= 0 else " (worse)"
+    by = f"{measure.amount(difference.mean)} {more}"
+    return f"tuned {data.primary_arm} scored {by} in test {measure.name} than tuned plain"
 
 
 def evidence(data: StudyData, difference: Difference) -> str:

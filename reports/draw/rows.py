@@ -38,26 +38,28 @@ class Row:
 
 def difference_row(label: str, look: Look, difference: Difference, scale: float) -> Row:
     """A row with a difference per seed and their 95 % interval."""
+    low, high = sorted((scale * difference.low, scale * difference.high))
     return Row(
         label=label,
         look=look,
         points=[scale * value for value in difference.per_seed],
         centre=scale * difference.mean,
-        low=scale * difference.low,
-        high=scale * difference.high,
+        low=low,
+        high=high,
     )
 
 
 def mean_row(label: str, look: Look, values: Sequence[float], scale: float) -> Row:
     """A row with a value per seed and their mean ± one standard deviation."""
     mean, deviation = mean_and_deviation(values)
+    half = abs(scale) * (deviation or 0.0)
     return Row(
         label=label,
         look=look,
         points=[scale * value for value in values],
         centre=scale * mean,
-        low=scale * (mean - (deviation or 0.0)),
-        high=scale * (mean + (deviation or 0.0)),
+        low=scale * mean - half,
+        high=scale * mean + half,
     )
 
 

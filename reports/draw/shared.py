@@ -78,7 +78,7 @@ def epochs_panel(
 
 
 def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
-    """From the worst completed trial (of all trials if none is) to the best, as it is drawn."""
+    """The range of the completed trials (of all if none is) as drawn, wider at its worse end."""
     ended = [
         trial
         for arm in arms
@@ -90,7 +90,8 @@ def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
     values = [scale * value for trial in whole if (value := trial.value) is not None]
     values = values or [scale * end for end in ends]
     room = 0.1 * (max(values) - min(values)) or 1.0
-    return min(values) - 2 * room, max(values) + room
+    below, above = (room, 2 * room) if data.measure.lower else (2 * room, room)
+    return min(values) - below, max(values) + above
 
 
 def at(schedule: Schedule, progress: float) -> float:

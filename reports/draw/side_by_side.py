@@ -71,7 +71,7 @@ def _result_row(findings: Findings) -> dict[str, str]:
     data, difference, measure = findings.data, findings.verdict.difference, findings.data.measure
     change = interval = detectable = NONE
     if difference:
-        change = f"{measure.number(difference.mean, sign=True)} {measure.unit}"
+        change = measure.change(difference.mean)
         interval = measure.interval(difference.low, difference.high)
         detectable = measure.number(difference.detectable)
     costs = data.costs.models if data.costs else {}
@@ -102,7 +102,7 @@ def _tuned(findings: Findings, arm: str | None) -> str:
     measure = findings.data.measure
     if standing is None:
         return NONE
-    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}"
+    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
 
 
 def _protocols(studies: Sequence[StudyData]) -> Table:
@@ -150,7 +150,7 @@ def _chart(studies: Sequence[Findings]) -> RowChart | None:
         for one in studies
         if one.verdict.difference
     ]
-    units = {f"{one.data.measure.unit} of test {one.data.measure.name}" for one in studies}
+    units = {one.data.measure.difference(f"test {one.data.measure.name}") for one in studies}
     axis = f"tuned distilled minus tuned plain, {listed(sorted(units))}"
     chart = RowChart(rows=rows, axis=axis, reference=0.0, reference_label="no difference")
     return chart if rows else None

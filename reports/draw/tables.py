@@ -1,6 +1,7 @@
 """Tables of the page: comparison, costs, budget, recipes, provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kd.models.latency import Latency
 from kd.recipe import SHARP_SHAPES, Recipe, Schedule
@@ -36,7 +37,7 @@ def comparison_table(findings: Findings) -> Table:
     teacher = {
         "model": model_name(data.protocol.teacher),
         "role": "teacher",
-        data.measure.of("test"): data.measure.number(data.teacher_value),
+        data.measure.of("test"): data.measure.level(data.teacher_value),
         "95 % interval": _interval(data, data.teacher_interval),
         "seeds": "1" if test else NONE,
         "gap recovered": NONE,
@@ -56,7 +57,7 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
     return {
         "model": data.named(finalist),
         "role": finalist.role,
-        data.measure.of("test"): data.measure.number(standing.value),
+        data.measure.of("test"): data.measure.level(standing.value),
         "95 % interval": _interval(data, standing.interval),
         "seeds": str(tested) if tested == seeds else f"{tested} of {seeds}",
         "gap recovered": percent(standing.recovered, 0).replace("-", MINUS),
@@ -68,7 +69,7 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
 
 
 def _interval(data: StudyData, ends: tuple[float, float] | None) -> str:
-    return NONE if ends is None else " to ".join(map(data.measure.number, ends))
+    return NONE if ends is None else data.measure.between(*ends)
 
 
 def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> dict[str, str]:
@@ -209,14 +210,23 @@ def recipe_rows(recipe: Recipe) -> list[list[str]]:
         ["soft loss", recipe.soft_kind],
     ]
     if recipe.soft_kind != "none":
+        rows += _own_parameters("soft loss", recipe.soft_parameters)
         rows += [["temperature", _schedule(recipe.temperature)], ["alpha", _schedule(recipe.alpha)]]
     rows.append(["feature loss", recipe.feature_kind])
     if recipe.feature_kind != "none":
         rows += [
+            *_own_parameters("feature loss", recipe.feature_parameters),
             ["feature weight", figure(recipe.feature_weight, 6)],
             ["feature taps", ", ".join(recipe.feature_taps)],
         ]
     return rows
+
+
+def _own_parameters(loss: str, parameters: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [f"{loss}: {name}", figure(one, 6) if isinstance(one, float) else str(one)]
+        for name, one in parameters.items()
+    ]
 
 
 def _schedule(schedule: Schedule) -> str:

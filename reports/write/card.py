@@ -146,14 +146,14 @@ def _results(findings: Findings, exported: Exported) -> Table:
     mean = deviation = interval = None
     if standing:
         mean, deviation, interval = standing.value, standing.deviation, standing.interval
-    ends = " to ".join(map(measure.number, interval)) if interval else ""
+    ends = measure.between(*interval) if interval else ""
     between = f", 95 % interval {ends}" if ends else ""
     accuracy = ["these weights, test accuracy", percent(test.get("accuracy"))]
     others = [] if data.protocol.metric == "accuracy" else [accuracy]
     rows = [
         [
             f"this recipe, test {measure.name}, {counted(len(values), 'seed')}",
-            f"{measure.spread(mean, deviation)} {measure.symbol}{between}",
+            f"{measure.spread(mean, deviation)} {measure.symbol}".rstrip() + between,
         ],
         [f"these weights, test {measure.name}", measure.value(exported.run.value)],
         *others,
@@ -173,13 +173,13 @@ def _results(findings: Findings, exported: Exported) -> Table:
 
 
 def _choice(findings: Findings, exported: Exported) -> str:
-    middle = "" if len(exported.finalist.tested) % 2 else ", the lower of the two in the middle"
+    middle = "" if len(exported.finalist.tested) % 2 else ", the worse of the two in the middle"
     return (
         f"The interval is over seeds and test images. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
         f"{findings.data.measure.name} is the median{middle}. Choosing the best seed on the test "
-        "images would be a selection on the test split, and its result there would be too high. "
-        f" The recipe's {findings.data.measure.name} is the mean over seeds."
+        "images would be a selection on the test split, and its result there would be too good. "
+        f"The recipe's {findings.data.measure.name} is the mean over seeds."
     )
 
 

@@ -36,7 +36,7 @@ from reports.draw.tables import (
 )
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference, mean_and_deviation
-from reports.wording import Measure, counted, figure, listed, model_name, percent
+from reports.wording import Measure, counted, listed, model_name, percent
 
 HERE = Path(__file__).parent
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?", "none": "–"}
@@ -159,11 +159,11 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         seeds = counted(len(tuned.values), "seed")
         of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
         note = f"tuned {arm}, test {data.measure.name}, {of}"
-        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}"
+        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}".rstrip()
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
-    note = f"best of {arm} so far, validation {data.measure.name}, too high as the best of many"
+    note = f"best of {arm} so far, validation {data.measure.name}, too good as the best of many"
     value = data.measure.value(best.value if best else None)
     return KeyFigure(name=name, value=value, note=note, colour=colour)
 
@@ -171,21 +171,20 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
 def difference_figure(measure: Measure, difference: Difference | None) -> KeyFigure | None:
     if difference is None:
         return None
+    interval = f"95 % interval {measure.interval(difference.low, difference.high)}"
     return KeyFigure(
         name="Difference",
         value=measure.number(difference.mean, sign=True),
-        note=f"{measure.unit}, 95 % interval {measure.interval(difference.low, difference.high)}",
+        note=", ".join(filter(None, (measure.unit, interval))),
     )
 
 
 def _mark(data: StudyData, difference: Difference | None) -> dict[str, float] | None:
     """The difference as a small drawing: places in per cent of its width."""
-    margin, scale = data.protocol.margin, data.measure.scale
+    margin, measure = data.protocol.margin, data.measure
     if difference is None:
         return None
-    low, mean, high = (
-        scale * value for value in (difference.low, difference.mean, difference.high)
-    )
+    low, high = measure.ends(difference.low, difference.high)
     left, right = min(low, -margin, 0.0), max(high, margin, 0.0)
     room = 0.06 * (right - left) or 1.0
     left, right = left - room, right + room
@@ -195,7 +194,7 @@ def _mark(data: StudyData, difference: Difference | None) -> dict[str, float] | 
 
     return {
         "low": place(low),
-        "mean": place(mean),
+        "mean": place(measure.scale * difference.mean),
         "high": place(high),
         "zero": place(0.0),
         "band_start": place(-margin),
@@ -216,5 +215,5 @@ def _setting(data: StudyData) -> str:
     return (
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
         f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "
-        f"metric {data.measure.name}, margin ±{figure(protocol.margin)} {data.measure.unit}"
+        f"metric {data.measure.name}, margin {data.measure.margin(protocol.margin)}"
     )

@@ -37,29 +37,26 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "teacher": {
             "model": data.protocol.teacher,
             "validation_accuracy": data.teacher.get("accuracy"),
-            "test_value": data.teacher_value,
+            "test_value": _value(data, data.teacher_value),
             "epochs": data.teacher.get("epochs"),
             "seconds": data.teacher.get("seconds"),
             "test": dict(data.teacher_test) or None,
-            "interval": _ends(data.teacher_interval),
+            "interval": _ends(data, data.teacher_interval),
         },
-        "arms": {arm.name: _arm(arm) for arm in data.arms},
-        "finalists": [
-            _finalist(standing, data.student(standing.finalist.recipe))
-            for standing in findings.standings
-        ],
+        "arms": {arm.name: _arm(data, arm) for arm in data.arms},
+        "finalists": [_finalist(data, standing) for standing in findings.standings],
         "tuning": [_tuning(data, one) for one in findings.tuning],
         "optimism": [
             {
                 "finalist": one.finalist.key,
-                "searched": one.searched,
-                "selected": one.selected,
-                "confirmed": one.confirmed,
-                "excess": one.excess,
+                "searched": _value(data, one.searched),
+                "selected": _value(data, one.selected),
+                "confirmed": _value(data, one.confirmed),
+                "excess": _value(data, one.excess),
             }
             for one in findings.optimism
         ],
-        "audit": [_audit(audit) for audit in findings.audits],
+        "audit": [_audit(data, audit) for audit in findings.audits],
         "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
@@ -85,14 +82,15 @@ def _verdict(findings: Findings) -> dict[str, Any]:
 
 def _difference(difference: Difference, scale: float = 100.0) -> dict[str, Any]:
     """In the metric's unit: shares in points, unlike everything else in the file."""
+    low, high = sorted((scale * difference.low, scale * difference.high))
     return {
         "mean": scale * difference.mean,
-        "low": scale * difference.low,
-        "high": scale * difference.high,
+        "low": low,
+        "high": high,
         "p": difference.p,
-        "error_of_seeds": scale * difference.se_seed,
-        "error_of_images": scale * difference.se_image,
-        "detectable": scale * difference.detectable,
+        "error_of_seeds": abs(scale) * difference.se_seed,
+        "error_of_images": abs(scale) * difference.se_image,
+        "detectable": abs(scale) * difference.detectable,
         "seeds": difference.seeds,
         "images": difference.images,
         "per_seed": [scale * value for value in difference.per_seed],
@@ -109,7 +107,12 @@ def _comparison(data: StudyData, one: Comparison) -> dict[str, Any]:
     }
 
 
-def _arm(arm: ArmData) -> dict[str, Any]:
+def _value(data: StudyData, score: float | None) -> float | None:
+    """Return a value, or a difference of values, as the metric's own."""
+    return None if score is None else data.measure.sign * score + 0.0
+
+
+def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
     best = arm.best
     return {
         "trials": len(arm.counted),
@@ -122,7 +125,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
         if best is None
         else {
             "trial": best.number,
-            "validation_value": best.value,
+            "validation_value": _value(data, best.value),
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
@@ -133,7 +136,7 @@ def _arm(arm: ArmData) -> dict[str, Any]:
     }
 
 
-def _finalist(standing: Standing, student: str) -> dict[str, Any]:
+def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
     finalist, cost = standing.finalist.finalist, standing.cost
     latency = {
         str(one.batch_size): {"median": one.median_ms, "p95": one.p95_ms}
@@ -145,12 +148,12 @@ def _finalist(standing: Standing, student: str) -> dict[str, Any]:
         "role": finalist.role,
         "title": finalist.title,
         "trial": finalist.trial,
-        "student": student,
+        "student": data.student(finalist.recipe),
         "recipe": finalist.recipe.to_json(),
-        "test_values": standing.finalist.values,
-        "mean": standing.value,
+        "test_values": [_value(data, score) for score in standing.finalist.values],
+        "mean": _value(data, standing.value),
         "deviation": standing.deviation,
-        "interval": _ends(standing.interval),
+        "interval": _ends(data, standing.interval),
         "gap_recovered": standing.recovered,
         "nll": standing.nll,
         "ece": standing.ece,
@@ -163,18 +166,18 @@ def _finalist(standing: Standing, student: str) -> dict[str, Any]:
     }
 
 
-def _ends(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+def _ends(data: StudyData, interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else sorted(data.measure.sign * end for end in interval)
 
 
-def _audit(audit: Audit) -> dict[str, Any]:
+def _audit(data: StudyData, audit: Audit) -> dict[str, Any]:
     return {
         "arm": audit.arm,
         "auditors": len(audit.auditors),
         "cut": audit.cut,
         "wrong": audit.wrong,
         "wrong_share": audit.wrong_share,
-        "regret": audit.regret,
+        "regret": _value(data, audit.regret),
         "taus": list(audit.taus),
     }
 
@@ -242,7 +245,7 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
             "arm": trial.arm,
             "number": trial.number,
             "state": trial.state,
-            "value": trial.value,
+            "value": _value(data, trial.value),
             **{_column(name): trial.parameters.get(name) for name in parameters},
             "epochs": trial.epochs,
             "diverged": trial.diverged,

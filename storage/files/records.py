@@ -39,8 +39,8 @@ class Record(JsonData):
 class RunRecord(Record):
     """How one training run ended: a trial, a selection run or a confirmation run.
 
-    `seconds` is training and validation time over all attempts; `test` holds accuracy, nll, ece
-    and (with a teacher) agreement on the test split, for confirmation runs alone.
+    `seconds` is training and validation time over all attempts; `test` holds objective (the
+    study's metric), accuracy, nll and ece on the test split, for confirmation runs alone.
     """
 
     recipe: Recipe
@@ -56,8 +56,8 @@ class RunRecord(Record):
     def __post_init__(self) -> None:
         _check_name("outcome", self.outcome, OUTCOMES)
         if self.test is not None:
-            whole = {"accuracy", "nll", "ece"} <= set(self.test)
-            require("a test has accuracy, nll and ece", whole, sorted(self.test))
+            whole = {"objective", "accuracy", "nll", "ece"} <= set(self.test)
+            require("a test has objective, accuracy, nll and ece", whole, sorted(self.test))
             _check_share("accuracy", self.test["accuracy"])
 
     @property
@@ -66,7 +66,10 @@ class RunRecord(Record):
         return self.history[-1] if self.history and self.outcome != "diverged" else None
 
     def objective(self, worst: float) -> float:
-        """Return the study's metric on the validation split after the last epoch, or else worst."""
+        """Return the study's metric on the validation split after the last epoch, or else worst.
+
+        Higher is better: see `kd.training.scoring.scores`.
+        """
         return self.last.objective if self.last else worst
 
 

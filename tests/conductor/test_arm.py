@@ -12,7 +12,7 @@ from conductor.search.arm import Arm
 from conductor.search.decisions import AUDIT_EVERY
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 from search_spaces.space import load_space
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import (
@@ -165,7 +165,7 @@ def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path):
     assert found == searched(tmp_path, FakePool(), 12, **chosen)
 
 
-@pytest.mark.parametrize("space", BUILT_IN_ARMS)
+@pytest.mark.parametrize("space", SPACES.names)
 def test_enqueued_recipes_are_the_first_trials_and_come_once(tmp_path, space):
     storage, enqueued = DyingStorage(), list(load_space(space).enqueued.values())
     for fuse in (0, 1, 2, 4, 30, None):

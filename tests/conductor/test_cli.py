@@ -207,7 +207,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "arm without a near neighbour": (
         ["--arms", "mine"],
-        "unknown arm 'mine'; known: scheduled, constant, plain",
+        "unknown arm 'mine'; known: constant, plain, scheduled",
     ),
     "format": (["report", "--format", "pdf"], "unknown format 'pdf'; known: html, markdown, json"),
     "near format": (["report", "--format", "htm"], "unknown format 'htm'; did you mean html?"),

@@ -45,7 +45,9 @@ def make_arms(*spaces: str | Space, scores: list[float] = SEARCHED) -> list[Arm]
 
 def ran(job: TrainJob, accuracy: float) -> list[Event]:
     """Return the events of a run that ends at this validation accuracy."""
-    test = {"accuracy": accuracy - 0.1, "nll": 1.0, "ece": 0.1} if job.confirm else None
+    tested = accuracy - 0.1
+    test = {"objective": tested, "accuracy": tested, "nll": 1.0, "ece": 0.1}
+    test = test if job.confirm else None
     if test:
         predictions = RunLayout(Path(job.folder)).predictions
         predictions.parent.mkdir(parents=True, exist_ok=True)

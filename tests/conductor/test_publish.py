@@ -17,6 +17,7 @@ from conductor.search.arm import Arm
 from conductor.search.publish import Publisher, curves, describe, study_note
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
+from reports.wording import measure
 from storage.files.records import RunRecord
 from tests.support.fakes import FakePool, Killed, make_arm, metrics, protocol, search
 
@@ -64,7 +65,7 @@ def test_a_trial_has_a_note_a_picture_and_a_table(arm, publisher):
     arm.tell(number, TrialState.COMPLETE, 0.3, {})
     found = artifacts(arm, number)
     assert set(found) == {"curves.svg", "epochs.csv"}
-    assert content(publisher, found["curves.svg"]) == curves(history, "accuracy")
+    assert content(publisher, found["curves.svg"]) == curves(history, measure("accuracy"))
     rows = list(csv.DictReader(io.StringIO(content(publisher, found["epochs.csv"]))))
     assert list(rows[0]) == list(history[0].to_json())
     assert [float(row["accuracy"]) for row in rows] == [one.accuracy for one in history]
@@ -129,7 +130,7 @@ def test_the_note_of_a_study_is_written_once_and_may_be_changed(arm, publisher):
     note = get_note(arm.study)
     assert note == study_note(arm, publisher.protocol)
     assert "resnet8 teaches resnet8-w0.25 on digits, 8 epochs a trial" in note
-    assert "biased upward" in note
+    assert "too good" in note
     save_note(arm.study, "my own words")
     publisher.study(arm)
     assert get_note(arm.study) == "my own words"
@@ -158,7 +159,7 @@ def test_a_recipe_is_said_in_words():
         feature_taps=("last1", "last2"),
     )
     assert describe(recipe)[1:] == [
-        "soft loss `dkd`",
+        "soft loss `dkd` (target_weight 1, non_target_weight 8)",
         "temperature 5 to 1, linear",
         "alpha 0.9",
         "feature loss `hint` at last1 + last2, 0.25",
@@ -166,7 +167,7 @@ def test_a_recipe_is_said_in_words():
 
 
 def drawn(history: list[EpochMetrics]) -> ElementTree.Element:
-    return ElementTree.fromstring(curves(history, "accuracy"))
+    return ElementTree.fromstring(curves(history, measure("accuracy")))
 
 
 def points(picture: ElementTree.Element) -> list[list[tuple[float, float]]]:

@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 from conductor.search.arm import Arm
 from kd.errors import StudyError
 from kd.recipe import Recipe, Schedule
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 from search_spaces.space import load_space
 from storage.files.records import RunRecord
 from tests.support.fakes import (
@@ -254,7 +254,7 @@ def expected_recipe(arm: str, given: dict) -> Recipe:
     return Recipe(**fields)
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name):
     arm = make_arm(InMemoryStorage(), name, lag=200)
     search, suggested = make_search(tmp_path, [arm], FakePool()), set()
@@ -267,7 +267,7 @@ def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name
     assert suggested >= {parameter for given in rest.values() for parameter in given}
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_every_parameter_that_a_space_suggests_changes_the_recipe(name):
     """A parameter that reached nothing would be searched in vain."""
     space = load_space(name)

@@ -117,4 +117,11 @@ def test_a_recipe_is_described_with_the_student_that_it_names() -> None:
     assert describe(Recipe(student=SECOND))[0] == f"student `{SECOND}`"
     assert recipe_rows(Recipe(student=SECOND))[0] == ["student", SECOND]
     assert not any("student" in line for line in describe(Recipe()))
+
+
+def test_the_recipe_table_has_the_parameters_of_its_losses() -> None:
+    recipe = Recipe(soft_kind="dkd", soft_parameters={"non_target_weight": 3.5})
+    rows = recipe_rows(recipe)
+    assert ["soft loss: target_weight", "1"] in rows
+    assert ["soft loss: non_target_weight", "3.5"] in rows
     assert recipe_rows(Recipe())[0][0] == "learning rate"

@@ -99,6 +99,19 @@ def naive_dkd(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, t: f
     return t * t * total / len(student)
 
 
+@pytest.mark.parametrize(("of_target", "of_rest"), [(2.0, 0.0), (0.0, 3.0), (1.0, 8.0)])
+def test_dkd_weighs_its_parts_by_its_parameters(of_target: float, of_rest: float) -> None:
+    student, teacher, labels = case()
+    given = {"target_weight": of_target, "non_target_weight": of_rest}
+    found = logit_losses.load("dkd", given).loss(student, teacher, labels, 2.0)
+    parts = [
+        naive_decoupled(*rows, label, 2.0)[:2]
+        for *rows, label in zip(student.numpy(), teacher.numpy(), labels.tolist(), strict=True)
+    ]
+    wanted = sum(of_target * target + of_rest * rest for target, rest in parts) * 4 / len(parts)
+    assert found.item() == pytest.approx(wanted)
+
+
 def naive_pearson(left: list[float], right: list[float]) -> float:
     mean_left, mean_right = sum(left) / len(left), sum(right) / len(right)
     pairs = [(x - mean_left, y - mean_right) for x, y in zip(left, right, strict=True)]

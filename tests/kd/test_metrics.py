@@ -19,9 +19,10 @@ from kd.training.scoring import objective, scores
 from reports.compute.findings import find
 from reports.read.collect import collect
 from reports.statistics import crossed_errors, paired_difference
+from reports.wording import measure
 from reports.write.card import Exported, model_card
 from reports.write.page import render_page
-from reports.write.summary import summarise
+from reports.write.summary import summarise, trials_frame
 from storage.files.artifacts import read_json, write_json
 from tests.support.small import square
 from tests.support.study_fixture import Plan, fabricate
@@ -29,18 +30,19 @@ from tests.support.study_fixture import Plan, fabricate
 ROOT = Path(__file__).parents[2]
 LABELS = np.array([0] * 60 + [1] * 30 + [2] * 10)
 
-ADDED = '''"""The log-likelihood of the label."""
+ADDED = '''"""How unlikely the label seemed: lower is better."""
 import numpy as np
 from scipy.special import log_softmax
 
-NAME = "log-likelihood"
-UNIT = "nats"
-RANGE = (-100.0, 0.0)
+NAME = "surprisal"
+UNIT = "bits"
+RANGE = (200.0, 0.0)
 MARGIN = 0.05
 
 
 def scores(logits, labels):
-    return log_softmax(logits.astype(float), axis=1)[np.arange(len(labels)), labels]
+    likelihood = log_softmax(logits.astype(float), axis=1)[np.arange(len(labels)), labels]
+    return -likelihood / np.log(2)
 '''
 
 
@@ -54,10 +56,10 @@ def logits(seed: int, labels: NDArray[np.int64] = LABELS) -> NDArray[np.float32]
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a metric whose file lies in a folder of its own."""
-    (tmp_path / "likelihood.py").write_text(ADDED)
+    (tmp_path / "surprisal.py").write_text(ADDED)
     monkeypatch.setattr(kd.metrics, "__path__", [*kd.metrics.__path__, str(tmp_path)])
-    yield "likelihood"
-    sys.modules.pop("kd.metrics.likelihood", None)
+    yield "surprisal"
+    sys.modules.pop("kd.metrics.surprisal", None)
 
 
 def test_accuracy_is_the_share_that_is_right_to_the_last_bit() -> None:
@@ -107,8 +109,8 @@ def test_a_metric_without_one_finite_score_an_example_is_refused(
     found: str, added: str, tmp_path: Path
 ) -> None:
     text = ADDED.partition("    return")[0] + f"    return {found}\n"
-    (tmp_path / "likelihood.py").write_text(text)
-    with pytest.raises(ProtocolError, match=r"metric likelihood must return one finite score"):
+    (tmp_path / "surprisal.py").write_text(text)
+    with pytest.raises(ProtocolError, match=r"metric surprisal must return one finite score"):
         scores(added, logits(0), LABELS)
 
 
@@ -121,28 +123,77 @@ def test_names_are_listed_without_numpy_and_typos_are_named() -> None:
         load_metric("balanced-acuracy")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ('UNIT = "bits"', "", "the metric surprisal lacks UNIT"),
+        (
+            "(200.0, 0.0)",
+            "(float('inf'), 0.0)",
+            "the RANGE of the metric surprisal must be .* finite",
+        ),
+        ("(200.0, 0.0)", "(0.0, 0.0)", "the RANGE of the metric surprisal must be .*, got"),
+    ],
+)
+def test_an_incomplete_metric_is_refused(
+    before: str, after: str, rule: str, added: str, tmp_path: Path
+) -> None:
+    (tmp_path / "surprisal.py").write_text(ADDED.replace(before, after))
+    with pytest.raises(ProtocolError, match=rule):
+        load_metric(added)
+
+
 def test_a_metric_is_added_by_its_file_alone_and_the_report_speaks_of_it(
     added: str, tmp_path: Path
 ) -> None:
+    """Lower is better: kept with its sign turned, and shown as it is everywhere."""
     study = fabricate(tmp_path, Plan(name="small", trials=8, epochs=4, images=80))
     kept = Protocol.from_json(read_json(study.study.protocol)).to_json()
     write_json(study.study.protocol, {**kept, "metric": added, "margin": 0.05})
     data = collect(study.layout, study.name, study.url)
     findings = find(data)
-    tuned = data.tuned("scheduled")
+    tuned, plain = data.tuned("scheduled"), data.tuned("plain")
     assert tuned is not None
-    assert tuned.values == pytest.approx([-run.record.test["nll"] for run in tuned.tested])  # type: ignore[index]
-    difference = findings.verdict.difference
-    assert difference is not None
-    assert "nats of test log-likelihood" in findings.verdict.text
+    assert plain is not None
+    bits = [run.record.test["nll"] / np.log(2) for run in tuned.tested if run.record.test]
+    assert tuned.values == pytest.approx([-value for value in bits])
     found = summarise(findings)
-    assert found["verdict"]["difference"]["mean"] == difference.mean
-    assert found["finalists"][0]["mean"] == pytest.approx(np.mean(tuned.values))
+    winner = next(one for one in found["finalists"] if one["name"] == tuned.key)
+    assert winner["test_values"] == pytest.approx(bits)
+    assert winner["mean"] == pytest.approx(np.mean(bits))
+    assert winner["interval"][0] < winner["mean"] < winner["interval"][1]
+    difference = found["verdict"]["difference"]
+    assert difference["mean"] == pytest.approx(np.mean(bits) + np.mean(plain.values))
+    assert difference["low"] < difference["mean"] < difference["high"]
+    assert (difference["mean"] < 0) == (np.mean(tuned.values) > np.mean(plain.values))
+    side = "lower (better)" if difference["mean"] < 0 else "higher (worse)"
+    by = f"{abs(difference['mean']):.3f} bits {side} in test surprisal than tuned plain"
+    assert by in findings.verdict.text
+    helped = {"better": "lower (better)", "worse": "higher (worse)"}.get(
+        findings.verdict.kind, side
+    )
+    assert helped == side
     page = render_page(findings)
-    assert "test log-likelihood, nats" in page
-    assert "margin ±0.05 nats" in page
+    assert "test surprisal, bits (lower is better)" in page
+    assert "margin ±0.05 bits" in page
+    best = max(findings.distinct, key=lambda one: one.value or -np.inf)  # students cost the same
+    assert f"Beaten by none: {data.named(best.finalist)} and" in page
+    assert f"{winner['mean']:.3f} ± " in page
     config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     exported = Exported(
-        finalist=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
     )
-    assert "these weights, test log-likelihood" in model_card(findings, exported)
+    card = model_card(findings, exported)
+    assert f"these weights, test surprisal | {bits[0]:.3f} bits |" in card
+    assert trials_frame(data)["value"].max() <= 0  # of this fixture, whose values are accuracies
+
+
+def test_the_search_minimises_a_metric_whose_lower_values_are_better(added: str) -> None:
+    words = measure(added)
+    right = np.eye(3, dtype=np.float32)[LABELS]
+    assert objective(added, 9 * right, LABELS) > objective(added, right, LABELS) > words.worst
+    assert (words.worst, words.best) == (-200, 0)
+    assert words.value(objective(added, right, LABELS)) == "0.796 bits"
+    assert words.change(-0.25) == "+0.250 bits"
+    assert words.interval(-0.5, 0.25) == "−0.250 to +0.500"
+    assert words.maximised == "surprisal, sign turned"

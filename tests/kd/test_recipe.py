@@ -195,6 +195,22 @@ def test_absurd_taps_are_refused(taps: Any) -> None:
         ({"feature_weight": 0}, r"feature_weight must lie in \(0, 1000\], got 0"),
         ({"feature_taps": ()}, r"feature_taps must name taps such as last1, got \(\)"),
         ({"feature_taps": ["last1"]}, r"feature_taps must be a tuple, got \['last1'\]"),
+        (
+            {"soft_kind": "dkd", "soft_parameters": {"weight": 1.0}},
+            "soft_parameters of dkd: unknown key 'weight' of Parameters",
+        ),
+        (
+            {"soft_kind": "dkd", "soft_parameters": {"target_weight": "1"}},
+            "soft_parameters of dkd: target_weight must be a finite number, got '1'",
+        ),
+        (
+            {"soft_kind": "dkd", "soft_parameters": {"target_weight": -1}},
+            r"soft_parameters of dkd: the weights of dkd must lie in 0-1000, .*, got \(-1.0, 8.0\)",
+        ),
+        (
+            {"feature_parameters": {"target_weight": 1}},
+            "feature_parameters must be empty: feature_kind hint takes none, got {'target_weight'",
+        ),
         ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
     ],
 )
@@ -242,6 +258,12 @@ def test_from_json_raises_nothing_but_protocol_errors(data: st.DataObject) -> No
 def test_from_json_of_anything_else_raises_a_protocol_error(given: Any) -> None:
     with pytest.raises(ProtocolError):
         Recipe.from_json(given)
+
+
+def test_parameters_of_a_loss_that_are_left_out_take_its_defaults() -> None:
+    recipe = Recipe(soft_kind="dkd", soft_parameters={"non_target_weight": 3})
+    assert recipe.soft_parameters == {"target_weight": 1.0, "non_target_weight": 3.0}
+    assert len({recipe, Recipe.from_json(recipe.to_json()), Recipe(soft_kind="dkd")}) == 2
 
 
 def test_a_recipe_distils_when_any_loss_needs_the_teacher() -> None:

@@ -79,6 +79,22 @@ def test_constants_that_are_literals_are_read_and_no_others(kind: Kind, tmp_path
     assert kind.literals("huge") == {"LOW": 0.5, "RANGE": (1, "side")}
 
 
+def test_parameters_are_read_without_the_rest_of_the_file(kind: Kind, tmp_path: Path) -> None:
+    text = """
+import dataclasses
+import no_such_library
+LEAST = 1.5
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    least: float = LEAST
+"""
+    (tmp_path / "sizes" / "huge.py").write_text(text)
+    parameters = kind.parameters("huge")
+    assert parameters is not None
+    assert parameters().least == 1.5
+    assert kind.parameters("small") is None
+
+
 def test_members_are_read_by_several_threads_at_once() -> None:
     """Python 3.11.7 fails when a collection of garbage lets another thread parse meanwhile."""
 

@@ -25,7 +25,8 @@ from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
 from kd.training.teacher import LiveTeacher, Reading, fit_projections
-from search_spaces.space import BUILT_IN, load_space
+from search_spaces import SPACES
+from search_spaces.space import load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from tests.support.small import (
     AUGMENT,
@@ -243,10 +244,13 @@ def chosen(path: str, choice: str) -> Recipe:
 
 
 def test_the_paths_below_are_all_fields_of_a_recipe_but_its_student() -> None:
-    """Whoever builds the student reads its name: `workers.runners.loading`."""
+    """Whoever builds the student reads its name: `workers.runners.loading`.
+
+    The parameters that are a loss's own depend on the loss: see the test below.
+    """
     paths = set()
     for field in dataclasses.fields(Recipe):
-        if field.name == "student":
+        if field.name in ("student", "soft_parameters", "feature_parameters"):
             continue
         inner = dataclasses.fields(Schedule) if field.name in ("temperature", "alpha") else ()
         paths |= {f"{field.name}.{each.name}" for each in inner} or {field.name}
@@ -270,6 +274,14 @@ def test_every_number_of_a_recipe_arrives_in_training(
 ) -> None:
     changed = weights_after_one_epoch(at(FULL, path, NUMBERS[path]), source)
     assert not same_bits(changed, baseline)
+
+
+@pytest.mark.parametrize("name", ["target_weight", "non_target_weight"])
+def test_a_parameter_of_the_soft_loss_arrives_in_training(name: str, source: LiveTeacher) -> None:
+    usual = replace(FULL, soft_kind="dkd", soft_parameters={})
+    changed = replace(usual, soft_parameters={name: 3.0})
+    weights = [weights_after_one_epoch(recipe, source) for recipe in (usual, changed)]
+    assert not same_bits(*weights)
 
 
 @pytest.mark.parametrize("path", CHOICES)
@@ -662,7 +674,7 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
 
 def enqueued() -> list[Any]:
     cases = []
-    for arm in BUILT_IN:
+    for arm in SPACES.names:
         space = load_space(arm)
         for title, parameters in space.enqueued.items():
             recipe = space.suggest(optuna.trial.FixedTrial(dict(parameters)))

@@ -57,7 +57,7 @@ def test_headline_gives_difference_interval_and_smallest_detectable(made: Fabric
     verdict = read_report(made)["verdict"]
     assert verdict["kind"] == "better"
     assert verdict["text"].startswith("Distillation helped: tuned scheduled scored ")
-    assert "points of test accuracy higher than tuned plain (" in verdict["text"]
+    assert "points higher in test accuracy than tuned plain (" in verdict["text"]
     for key in ("mean", "low", "high", "detectable"):
         assert f"{abs(verdict['difference'][key]):.2f}" in verdict["text"]
     assert "6 seeds, 449 test images" in verdict["text"]
@@ -307,7 +307,7 @@ def test_what_tuning_added_has_its_difference_interval_seeds_and_images(data: St
     assert one.difference.mean == pytest.approx(0.05)
     low, high = 100 * one.difference.low, 100 * one.difference.high
     assert one.text == (
-        "Tuning scheduled added 5.00 points of test accuracy to its first recipe, “classic” "
+        "Tuning scheduled improved on its first recipe, “classic”, by 5.00 points in test accuracy "
         f"(95 % interval +{low:.2f} to +{high:.2f}, 6 seeds, 80 test images)."
     )
 
@@ -315,7 +315,7 @@ def test_what_tuning_added_has_its_difference_interval_seeds_and_images(data: St
 @pytest.mark.parametrize(
     ("right", "runs", "pattern"),
     [
-        (4, 6, r"took \d\.\d\d points of test accuracy from its first recipe, “classic” \("),
+        (4, 6, r"fell behind its first recipe, “classic”, by \d\.\d\d points in test accuracy \("),
         (-1, 6, r"made no detectable difference to its first recipe, “classic”: \+1.25 points"),
         (0, 6, r"made no detectable difference to its first recipe, “classic”: 0.00 points"),
         (-4, 5, r"added to its first recipe, “classic”: \+5.00 points .* 5 seeds, 80 test images"),

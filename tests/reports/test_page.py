@@ -146,7 +146,7 @@ def test_the_card_says_what_the_source_takes_of_an_image(
     protocol = replace(findings.data.protocol, dataset=dataset, image_size=8)
     config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
     run = Exported(
-        finalist=tuned, run=tuned.tested[0], config=config, images=1, onnx_differences={}
+        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
     )
     card = model_card(replace(findings, data=replace(findings.data, protocol=protocol)), run)
     assert f"It expects {part} resized to 8 pixels" in card

@@ -17,14 +17,15 @@ from optuna.trial import FixedTrial
 
 import kd.losses.features
 import kd.losses.logits
+import search_spaces
 from kd.errors import ProtocolError
 from kd.names import FEATURE_LOSSES
 from kd.optimizers import Range, sgd
 from kd.recipe import SHAPES, Recipe, Schedule
-from search_spaces import BUILT_IN_ARMS
+from search_spaces import SPACES
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials, space_digest
-from search_spaces.space import BUILT_IN, load_space, with_feasible
+from search_spaces.space import load_space, with_feasible
 
 ROOT = Path(__file__).parents[2]
 TEMPERATURE = FloatDistribution(1, 10, log=True)
@@ -67,11 +68,22 @@ def asked(name: str, count: int) -> list[tuple[optuna.Trial, Recipe]]:
     return [(trial, suggest(trial)) for trial in (study.ask() for _ in range(count))]
 
 
-def test_the_built_in_arms_are_the_ones_that_the_command_line_offers():
-    assert tuple(BUILT_IN) == BUILT_IN_ARMS
+def test_a_file_with_suggest_is_an_arm_and_no_list_is_edited(tmp_path, monkeypatch):
+    assert SPACES.names == ("constant", "plain", "scheduled")
+    text = '"""Plain with a fixed rate."""\n\n'
+    text += "from kd.recipe import Recipe\n\n\ndef suggest(trial):\n    return Recipe(lr=0.05)\n"
+    (tmp_path / "one_rate.py").write_text(text)
+    (tmp_path / "helpers.py").write_text("RATE = 0.05\n")
+    monkeypatch.setattr(search_spaces, "__path__", [*search_spaces.__path__, str(tmp_path)])
+    assert SPACES.names == ("constant", "one-rate", "plain", "scheduled")
+    assert SPACES.describe("one-rate") == "Plain with a fixed rate"
+    with pytest.raises(ProtocolError, match=r"did you mean one-rate\?"):
+        SPACES.check("one-rat")
+    space = load_space("one-rate")
+    assert (space.name, space.suggest(FixedTrial({})).lr) == ("one-rate", 0.05)
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_parameters_and_ranges_are_those_of_the_method(name):
     found: dict[str, BaseDistribution] = {}
     for trial, _ in asked(name, 200):
@@ -80,7 +92,7 @@ def test_parameters_and_ranges_are_those_of_the_method(name):
     assert found == METHOD[name]
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_every_recipe_is_valid_and_survives_json(name):
     for _, recipe in asked(name, 200):
         assert Recipe.from_json(recipe.to_json()) == recipe
@@ -116,7 +128,7 @@ def enqueued_recipe(name: str, title: str) -> Recipe:
 
 
 def test_the_recipes_tried_first_are_those_of_the_method():
-    titles = {name: list(load_space(name).enqueued) for name in BUILT_IN_ARMS}
+    titles = {name: list(load_space(name).enqueued) for name in SPACES.names}
     assert titles == {
         "scheduled": ["classic", "vanilla KD"],
         "constant": ["vanilla KD"],
@@ -137,7 +149,7 @@ def test_the_recipes_tried_first_are_those_of_the_method():
     )
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_the_recipes_tried_first_lie_in_their_space(name):
     """Optuna warns of a fixed parameter that does not, and a warning fails here."""
     space = load_space(name)
@@ -205,7 +217,7 @@ def test_a_file_of_ones_own_may_depend_on_taps_students_and_optimizer(tmp_path):
     assert trial.distributions == {"lr": FloatDistribution(1e-4, 1e-2)}
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_the_ranges_of_rate_and_decay_are_the_optimizers(name):
     space = load_space(name, StudyContext(optimizer="adamw"))
     for parameters in space.enqueued.values():
@@ -378,7 +390,7 @@ def test_a_missing_file_is_refused(tmp_path):
         load_space(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_a_file_with_the_name_of_a_built_in_arm_is_refused(tmp_path, name):
     with pytest.raises(ProtocolError, match=rf"like a built-in arm, got {name}\.py; rename"):
         load_space(write(tmp_path, GOOD, f"{name}.py"))
@@ -402,7 +414,7 @@ ENQUEUED = {"deep": {"depth": "resnet14", "lr": 0.1}}
 """
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_of_several_students_every_trial_chooses_one(name):
     space = load_space(name, StudyContext(students=STUDENTS))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -416,7 +428,7 @@ def test_of_several_students_every_trial_chooses_one(name):
     assert chosen == set(STUDENTS)
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_recipes_to_try_first_have_the_first_feasible_student(name):
     alone = load_space(name)
     space = with_feasible(load_space(name, StudyContext(students=STUDENTS)), STUDENTS[1:])
@@ -425,7 +437,7 @@ def test_recipes_to_try_first_have_the_first_feasible_student(name):
         assert parameters == {**alone.enqueued[title], "student": "resnet8"}
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_one_student_is_no_parameter(name):
     alone = load_space(name)
     space = with_feasible(load_space(name, StudyContext(students=("resnet8",))), ("resnet8",))
@@ -521,7 +533,7 @@ def test_a_space_of_ones_own_that_reads_a_tap_which_the_protocol_lacks_is_refuse
         load_space(path, StudyContext(taps=("last1",)))
 
 
-@pytest.mark.parametrize("name", BUILT_IN_ARMS)
+@pytest.mark.parametrize("name", SPACES.names)
 def test_a_built_in_space_is_the_same_where_the_protocol_has_more_taps(name):
     more = StudyContext(taps=("last1", "last2", "last3", "last4"))
     assert load_space(name, more).digest == load_space(name).digest
@@ -567,9 +579,9 @@ def test_without_any_tap_of_a_built_in_space_only_those_that_read_none_are_left(
 
 
 def test_a_new_loss_in_the_folder_changes_no_study(tmp_path, monkeypatch):
-    before = {name: load_space(name).digest for name in BUILT_IN_ARMS}
+    before = {name: load_space(name).digest for name in SPACES.names}
     (tmp_path / "zebra.py").write_text('"""A loss."""\nADAPTED = False\n')
     for package in (kd.losses.features, kd.losses.logits):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     assert "zebra" in FEATURE_LOSSES.names
-    assert {name: load_space(name).digest for name in BUILT_IN_ARMS} == before
+    assert {name: load_space(name).digest for name in SPACES.names} == before

@@ -62,7 +62,7 @@ RUN = RunRecord(
     outcome="complete",
     history=[EPOCH, ALONE],
     seconds=5.0,
-    test={"accuracy": 0.5, "nll": 1.5, "ece": 0.1},
+    test={"objective": 0.5, "accuracy": 0.5, "nll": 1.5, "ece": 0.1},
     digest="abc",
 )
 FINALIST = Finalist(
@@ -219,8 +219,12 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
     [
         (RUN, {"outcome": "done"}, "outcome must be one of complete, .*, got 'done'"),
         (SETTINGS, {"cache": "some"}, "cache must be one of all, .*, got 'some'"),
-        (RUN, {"test": {}}, "a test has accuracy, nll and ece, got "),
-        (RUN, {"test": {"accuracy": 2.0, "nll": 1.0, "ece": 0.1}}, "accuracy must lie in 0-1, got"),
+        (RUN, {"test": {}}, "a test has objective, accuracy, nll and ece, got "),
+        (
+            RUN,
+            {"test": {"objective": 0.5, "accuracy": 2.0, "nll": 1.0, "ece": 0.1}},
+            "accuracy must lie in 0-1, got",
+        ),
         (Finalists(seeds=1, finalists=[]), {"seeds": 10**30}, "seeds must lie in 0-1,000,000, got"),
         (FINALIST, {"role": "best"}, "role must be one of default, .*, got 'best'"),
         *((FINALIST, {"name": name}, "is named by its folder, got ") for name in OUTSIDE),

@@ -441,7 +441,8 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
                 outcome="complete",
                 history=_history(made, finalist.recipe, made.protocol.confirm_horizon, seeded),
                 seconds=13.2,
-                test=_scores(logits, labels),
+                test={"objective": float((logits.argmax(1) == labels).mean())}
+                | _scores(logits, labels),
             ).write(run.result)
             purpose = f"{finalist.arm} {finalist.title}, seed {replicate + 1}"
             openings.append({"time": "2026-03-01T09:56:00+00:00", "purpose": purpose})

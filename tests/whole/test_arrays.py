@@ -59,7 +59,7 @@ def of_waves(width, classes, channels):
     layers = OrderedDict(
         rows=nn.Unflatten(2, (1, 24)),
         stage1=nn.Conv2d(channels, width, (1, 3)),
-        relu=nn.ReLU(inplace=True),
+        relu=nn.ReLU(),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         classify=nn.Linear(width, classes),

@@ -106,7 +106,7 @@ def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
 
 def words_of(line: str) -> str:
     """Return a printed line without seconds and per cent: processors differ in speed and bits."""
-    return re.sub(r" · \d+ s left$|(?<=trained in )\d+|\d+\.\d(?= %)", "", line)
+    return re.sub(r" · \d+ s left$|(?<=trained in )[\d.]+|\d+\.\d(?= %)", "", line)
 
 
 def test_what_to_do_first_prints_what_the_pages_show_and_can_be_removed(capsys, monkeypatch):
@@ -284,7 +284,10 @@ def test_tables_of_recipe_and_schedule_are_the_dataclasses(first, kind):
         name.strip("`"): known.get(default) or eval(default.strip("`"), known)  # noqa: S307
         for name, _, default, _ in rows
     }
-    assert found == {field.name: field.default for field in fields(kind)}
+    assert found == {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(kind)
+    }
     assert list(found) == [field.name for field in fields(kind)]
 
 

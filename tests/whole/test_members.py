@@ -81,11 +81,27 @@ def make(parameters, lr, weight_decay, device):
 
     return Lion(parameters, {"lr": lr})
 '''
-MSE = '''"""Squared distance of logits."""
+POWER = '''"""Distance of logits to a power."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kd.errors import require
+
+LEAST = 1
 
 
-def loss(student_logits, teacher_logits, labels, temperature):
-    return (student_logits - teacher_logits).square().mean()
+@dataclass(frozen=True)
+class Parameters:
+    power: float = 2.0
+
+    def __post_init__(self):
+        require(f"power must be at least {LEAST}", self.power >= LEAST, self.power)
+
+
+def loss(student_logits: Tensor, teacher_logits, labels, temperature, parameters):
+    return (student_logits - teacher_logits).abs().pow(parameters.power).mean()
 '''
 ABSOLUTE = '''"""Absolute distance of adapted maps."""
 
@@ -118,7 +134,7 @@ FILES = {
     SOURCES: ("stripes", STRIPES),
     AUGMENTATIONS: ("solarize", SOLARIZE),
     OPTIMIZERS: ("tiny_lion", LION),
-    LOGIT_LOSSES: ("mean_square", MSE),
+    LOGIT_LOSSES: ("mean_power", POWER),
     FEATURE_LOSSES: ("absolute", ABSOLUTE),
     SAMPLERS: ("another", SAMPLER),
     PRUNERS: ("patient", PRUNER),
@@ -130,7 +146,8 @@ from search_spaces import plain
 
 def suggest(trial, study):
     return replace(
-        plain.suggest(trial, study), soft_kind="mean-square", alpha=Schedule.constant(0.5),
+        plain.suggest(trial, study), soft_kind="mean-power", alpha=Schedule.constant(0.5),
+        soft_parameters={"power": trial.suggest_float("power", 1, 3)},
         feature_kind="absolute", feature_weight=0.1, feature_taps=("last1", "last2"),
     )
 """
@@ -157,6 +174,15 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules.pop(f"{kind.package}.{stem}", None)
 
 
+def test_a_space_whose_parameters_break_a_rule_of_the_loss_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SPACE.replace("1, 3", "0, 3"))
+    with pytest.raises(
+        ProtocolError, match=r"of mean-power: power must be at least 1, got 0\."
+    ) as at:
+        load_space(str(tmp_path / "mine.py"), StudyContext())
+    assert "\n" not in str(at.value)
+
+
 def test_new_members_are_listed_and_proposed_for_a_typo(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", "--help"])
@@ -180,7 +206,7 @@ def test_samplers_and_pruners_are_made_by_name() -> None:
 
 def test_the_doctor_computes_new_losses() -> None:
     computed = examining._computed(torch.device("cpu"))
-    assert {"mean-square", "absolute", "the gradient of absolute"} <= set(computed)
+    assert {"mean-power", "absolute", "the gradient of absolute"} <= set(computed)
 
 
 def test_spaces_take_the_ranges_of_a_new_optimizer() -> None:
@@ -210,7 +236,8 @@ def test_a_study_uses_new_members_and_goes_on_bit_by_bit_after_a_kill(
             )
             assert timeless(again) == timeless(once)
             recipe = once["recipe"]
-            assert recipe["soft_kind"] == ("mean-square" if arm == "mine" else "none")
+            assert recipe["soft_kind"] == ("mean-power" if arm == "mine" else "none")
+            assert [*recipe["soft_parameters"]] == ["power"] * (arm == "mine")
             assert all(epoch["feature_loss"] > 0 for epoch in once["history"]) == (arm == "mine")
     kept = read_json(study.protocol)
     named = [kept[name] for name in ("dataset", "augment", "optimizer")]

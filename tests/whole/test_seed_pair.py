@@ -32,7 +32,8 @@ from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
-from search_spaces.space import BUILT_IN, load_space
+from search_spaces import SPACES
+from search_spaces.space import load_space
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.files.shards import read_projections, view_folder
@@ -166,7 +167,7 @@ def overfitted(digits) -> LiveTeacher:
     )
 
 
-@pytest.mark.parametrize("arm", BUILT_IN)
+@pytest.mark.parametrize("arm", SPACES.names)
 def test_the_first_recipe_of_each_arm_learns_64_images_by_heart(digits, overfitted, arm):
     """A small pair of the same make: ResNet50 and ResNet18 would take minutes."""
     recipe = first_recipe(arm)

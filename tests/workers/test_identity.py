@@ -1,6 +1,9 @@
 """Each field of the protocol changes the fingerprints of what depends on it, and no others."""
 
 import dataclasses
+import importlib
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from kd.data.sources import Source
+from kd.names import AUGMENTATIONS
 from kd.protocol import Protocol
 from storage.files import datasets
 from storage.files.artifacts import fingerprint
@@ -95,3 +99,27 @@ def test_the_weights_that_a_teacher_starts_from_are_named_by_their_content(tmp_p
         tuning = Tuning.of(protocol(teacher_weights=str(path)))
         found.add(fingerprint(teacher_identity(tuning, "d")))
     assert len(found) == 2
+
+
+def test_what_an_augmentation_does_is_in_the_fingerprints_and_how_it_is_written_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_source", source)
+    package = importlib.import_module(AUGMENTATIONS.package)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    written = (
+        "def draw(generator, count, shape, value):\n    return {}\n\n\n"
+        "def apply(batch, drawn, value):\n    return batch.flip(-1)\n"
+    )
+    texts = (written, f"# A comment.\n{written}", written.replace("-1", "-2"))
+    found = []
+    for text in texts:
+        (tmp_path / "mirror.py").write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop(f"{AUGMENTATIONS.package}.mirror", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        found.append(fingerprints(tmp_path / "runs", protocol(augment="mirror")))
+    sys.modules.pop(f"{AUGMENTATIONS.package}.mirror")
+    once, commented, other = found
+    assert commented == once
+    assert {what for what in once if once[what] != other[what]} == TEACHER

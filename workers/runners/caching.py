@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kd.data.inputs import Examples
+from kd.data.views import augment_digest
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -63,6 +64,7 @@ def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str,
         "dataset": dataset,
         "view_seed": view_seed(protocol),
         "augment": protocol.augment,
+        "augmented": augment_digest(protocol.augment, protocol.image_size),
         "taps": list(protocol.taps),
         "dtypes": ["float32", "float16"],
         "threads": protocol.threads,

@@ -12,6 +12,7 @@ import torch
 
 from kd.data.inputs import Inputs, read_inputs
 from kd.data.splits import passed_over
+from kd.data.views import augment_digest
 from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
@@ -113,6 +114,7 @@ class Tuning:
     seed: int
     recipe: Recipe
     plan: Plan
+    augmented: str  # digest of what the augmentation does
     threads: int
 
     @classmethod
@@ -132,6 +134,7 @@ class Tuning:
                 seed=derive_seed(protocol.seed, "teacher"),
                 metric="accuracy",
             ),
+            augmented=augment_digest(protocol.augment, protocol.image_size),
             threads=protocol.threads,
         )
 

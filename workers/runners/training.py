@@ -17,6 +17,7 @@ from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.evaluation import predict, scores
 from kd.training.loop import Plan, TrainingState, train
+from kd.training.scoring import objective
 from kd.training.teacher import TeacherSource
 from storage.files.artifacts import locked, sweep
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -127,4 +128,5 @@ def _test(
     write_tensors(run.weights, network.state_dict())
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
     found = scores(logits, test.labels)
-    return {key: found[key] for key in ("accuracy", "nll", "ece")}
+    value = objective(job.protocol.metric, logits.numpy(), test.labels.numpy())
+    return {"objective": value, **{key: found[key] for key in ("accuracy", "nll", "ece")}}

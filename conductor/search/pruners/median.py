@@ -1,4 +1,4 @@
-"""Ends a trial whose accuracy is below the median of those before it at the same epoch."""
+"""Ends a trial whose score is below the median of those before it at the same epoch."""
 
 from optuna.pruners import BasePruner, MedianPruner
 

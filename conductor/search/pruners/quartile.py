@@ -1,4 +1,4 @@
-"""Ends a trial whose accuracy is in the lowest three quarters at the same epoch."""
+"""Ends a trial whose score is in the lowest three quarters at the same epoch."""
 
 from optuna.pruners import BasePruner, PercentilePruner
 

@@ -4,7 +4,9 @@ To add one is to add a file here; a recipe then takes its name as `feature_kind`
 its docstring is its description.
 """
 
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kd.names import FEATURE_LOSSES
 
@@ -18,7 +20,8 @@ class FeatureLoss(Protocol):
     """What a feature loss's file defines.
 
     `ADAPTED` says whether the loss compares channel by channel: its `student` then has the
-    teacher's number of channels, through a 1x1 convolution that trains with the student.
+    teacher's number of channels, through a 1x1 convolution that trains with the student. A loss
+    may have `Parameters`, as a logit loss; a recipe gives them as `feature_parameters`.
     """
 
     ADAPTED: bool
@@ -34,6 +37,6 @@ class FeatureLoss(Protocol):
         ...
 
 
-def load(name: str) -> FeatureLoss:
-    """Return a feature loss by name. Raises ProtocolError for an unknown one."""
-    return cast(FeatureLoss, FEATURE_LOSSES.load(name))
+def load(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> FeatureLoss:
+    """Return a feature loss by name, with these parameters, as `kd.losses.logits.load` does."""
+    return cast(FeatureLoss, FEATURE_LOSSES.bind(name, "loss", parameters))

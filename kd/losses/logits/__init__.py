@@ -4,7 +4,9 @@ To add one is to add a file here; a recipe then takes its name as `soft_kind`. T
 docstring is its description.
 """
 
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kd.names import LOGIT_LOSSES
 
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
 
 
 class LogitLoss(Protocol):
-    """What a logit loss's file defines."""
+    """What a logit loss's file defines.
+
+    A loss with parameters of its own, as `dkd`, defines a frozen dataclass `Parameters`, in which
+    each has a default, and whose `__post_init__` raises ProtocolError for a value out of range. A
+    recipe gives them by name as `soft_parameters`; `loss` then takes an object of the class as its
+    argument `parameters`. The class is also run without its file, `Kind.parameters`.
+    """
 
     def loss(
         self,
@@ -37,6 +45,9 @@ class LogitLoss(Protocol):
         ...
 
 
-def load(name: str) -> LogitLoss:
-    """Return a logit loss by name. Raises ProtocolError for an unknown one."""
-    return cast(LogitLoss, LOGIT_LOSSES.load(name))
+def load(name: str, parameters: Mapping[str, Any] = MappingProxyType({})) -> LogitLoss:
+    """Return a logit loss by name, with these parameters. Raises ProtocolError for an unknown one.
+
+    Those left out have the loss's defaults.
+    """
+    return cast(LogitLoss, LOGIT_LOSSES.bind(name, "loss", parameters))

@@ -1,20 +1,39 @@
 """Decoupled distillation: label against all else, and among all else."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from kd.errors import require
 from kd.losses.logits._shared import divergence
 
-# Zhao et al. 2022, and DKD.ALPHA and DKD.BETA of the authors' mdistiller: their settings for
-# resnet32x4 to resnet8x4 on CIFAR-100.
-TARGET_WEIGHT = 1.0
-NON_TARGET_WEIGHT = 8.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """The weights of TCKD and NCKD, in 0-1000 and not both 0.
+
+    The defaults are DKD.ALPHA and DKD.BETA of the authors' mdistiller: Zhao et al.'s settings for
+    resnet32x4 to resnet8x4 on CIFAR-100.
+    """
+
+    target_weight: float = 1.0
+    non_target_weight: float = 8.0
+
+    def __post_init__(self) -> None:
+        weights = self.target_weight, self.non_target_weight
+        fits = all(0 <= weight <= 1000 for weight in weights) and any(weights)
+        require("the weights of dkd must lie in 0-1000, one above 0", fits, weights)
 
 
 def loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    parameters: Parameters,
 ) -> Tensor:
-    """Decoupled knowledge distillation: T² (TCKD + 8 NCKD).
+    """Decoupled knowledge distillation: T² (weight TCKD + weight NCKD).
 
     TCKD is the KL of the two-way distribution (label, all else), NCKD that of the distribution over
     the classes other than the label; KL = TCKD + (1 - p_teacher(label)) NCKD. Zhao et al.,
@@ -29,7 +48,7 @@ def loss(
         _two_way(student_label, student_rest), _two_way(teacher_label, teacher_rest)
     )
     non_target = divergence(student_rest, teacher_rest)
-    weighted = TARGET_WEIGHT * target + NON_TARGET_WEIGHT * non_target
+    weighted = parameters.target_weight * target + parameters.non_target_weight * non_target
     return temperature**2 * weighted
 
 

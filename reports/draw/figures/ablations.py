@@ -24,7 +24,7 @@ def draw(findings: Findings) -> Figure:
     title = _title(measure, ablations)
     chart = RowChart(
         rows=[_row(findings.data, ablation) for ablation in ablations],
-        axis=f"ablation minus winner, {measure.unit}",
+        axis=measure.difference("ablation minus winner"),
         reference=0.0,
         reference_label="winner",
     )
@@ -52,7 +52,7 @@ def _title(measure: Measure, ablations: Sequence[Comparison]) -> str:
     """How many parts matter after Holm's correction, and then what cost most."""
     sure = [one for one in ablations if one.p_holm is not None and one.p_holm < 0.05]
     most = max(sure or ablations, key=lambda one: abs(one.difference.mean))
-    by = f"{measure.number(most.difference.mean, sign=True)} {measure.unit}"
+    by = measure.change(most.difference.mean)
     within = measure.interval(most.difference.low, most.difference.high)
     verb = "makes" if len(sure) == 1 else "make"
     return (
@@ -72,9 +72,9 @@ def _table_row(measure: Measure, ablation: Comparison) -> dict[str, str]:
     difference = ablation.difference
     return {
         "recipe": ablation.a.label,
-        f"minus the winner, {measure.unit}": measure.number(difference.mean, sign=True),
+        measure.difference("minus the winner"): measure.number(difference.mean, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(ablation.p_holm),
-        f"detectable, {measure.unit}": measure.number(difference.detectable),
+        measure.in_unit("detectable"): measure.number(difference.detectable),
     }

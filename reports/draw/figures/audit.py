@@ -41,8 +41,8 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=_title(data, audits),
         caption="Auditors are trials exempt from pruning. A cut is wrong if the auditor ends among "
-        "the best third of its arm's auditors. Regret: how far the best auditor is above the best "
-        "one that the pruner would have kept.",
+        "the best third of its arm's auditors. Regret: how much better the best auditor is than "
+        "the best one that the pruner would have kept.",
         note=_note(audits),
         panels=[_auditors_panel(data, audits), *([ranks] if taus else [])],
         legend=[
@@ -59,10 +59,11 @@ def _title(data: StudyData, audits: list[Audit]) -> str:
     total = counted(sum(len(audit.auditors) for audit in audits), "auditor")
     if not cut:
         return f"The pruner ({data.settings.pruner}) would have cut none of {total}"
+    unit = data.measure.unit
     lost = [f"{data.measure.number(audit.regret)} for {audit.arm}" for audit in audits]
     return (
         f"The pruner would have cut {cut} of {total}, {wrong or 'none'} of them wrongly; "
-        f"regret in {data.measure.unit}: {listed(lost)}"
+        f"{f'regret in {unit}' if unit else 'regret'}: {listed(lost)}"
     )
 
 

@@ -87,7 +87,7 @@ def _models(findings: Findings) -> list[_Model]:
             label=f"teacher ({model_name(data.protocol.teacher)})",
             look=TEACHER_LOOK,
             value=scale * value,
-            interval=(scale * interval[0], scale * interval[1]),
+            interval=data.measure.ends(*interval),
             cost=cost,
         )
         return [teacher, *models]
@@ -102,7 +102,7 @@ def _student(data: StudyData, standing: Standing) -> _Model | None:
         label=data.named(finalist),
         look=looks(data)[finalist.arm],
         value=scale * standing.value,
-        interval=(scale * standing.interval[0], scale * standing.interval[1]),
+        interval=data.measure.ends(*standing.interval),
         cost=standing.cost,
         hollow=finalist.role != "tuned",
     )
@@ -119,7 +119,7 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
     tuned = findings.standing(data.tuned(data.primary_arm))
     student = _student(data, tuned) if tuned else None
     if models[0].look is not TEACHER_LOOK or tuned is None or student is None:
-        best = max(models, key=lambda model: model.value)
+        best = max(models, key=lambda model: model.value / measure.scale)
         value = measure.value(best.value / measure.scale)
         return f"The best {measure.name} is {value}, of {best.label}"
     teacher = models[0]
@@ -134,22 +134,22 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
 
 def _to_teacher(measure: Measure, gap: float, difference: Difference | None) -> str:
     """Say how far the student is from the teacher: `gap`, with its interval."""
-    signed = f"{measure.number(gap, sign=True)} {measure.unit}"
     if difference is None:
-        return f"differs from it by {signed} on one seed"
+        return f"differs from it by {measure.change(gap)} on one seed"
     within = f"95 % interval {measure.interval(difference.low, difference.high)}"
     if difference.low <= 0 <= difference.high:
-        return f"is within chance of it: {signed} ({within})"
-    by = f"{measure.number(abs(gap))} {measure.unit}"
-    return f"is {by} {'below' if gap < 0 else 'above'} it ({within})"
+        return f"is within chance of it: {measure.change(gap)} ({within})"
+    side = "below" if measure.scale * gap < 0 else "above"
+    return f"is {measure.amount(gap)} {side} it ({within})"
 
 
 def _panel(
     measure: Measure, models: Sequence[_Model], key: str, title: str, costs: Sequence[float]
 ) -> Panel:
-    front = pareto_front(costs, [model.value for model in models])
+    front = pareto_front(costs, [model.value / measure.scale for model in models])
     made = _plot(
-        measure.of("test"),
+        measure,
+        "test",
         title,
         costs,
         [model.value for model in models],
@@ -165,13 +165,18 @@ def _panel(
 
 
 def _plot(
-    y: str, x: str, costs: Sequence[float], values: Sequence[float], marks: list[Any]
+    measure: Measure,
+    part: str,
+    x: str,
+    costs: Sequence[float],
+    values: Sequence[float],
+    marks: list[Any],
 ) -> dict[str, Any]:
     """Plot marks over the dotted line through the models that no other beats."""
-    front = pareto_front(costs, values)
+    front = pareto_front(costs, [value / measure.scale for value in values])
     beaten_by_none = guide([costs[place] for place in front], [values[place] for place in front])
     xaxis = log_axis(x, min(costs), max(costs))
-    return plot([beaten_by_none, *marks], xaxis=xaxis, yaxis=axis(y))
+    return plot([beaten_by_none, *marks], xaxis=xaxis, yaxis=axis(measure.of(part)))
 
 
 def _dot(measure: Measure, model: _Model, cost: float) -> Any:
@@ -234,7 +239,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
         )
         for (arm, student, size, trial), value in zip(best, values, strict=True)
     ]
-    made = _plot(data.measure.of("validation"), "parameters, log scale", sizes, values, marks)
+    made = _plot(data.measure, "validation", "parameters, log scale", sizes, values, marks)
     alt = "The best trial of each student in the search: " + ", ".join(
         f"{arm} {student} {figure(value, 4)} {symbol}"
         for (arm, student, *_), value in zip(best, values, strict=True)

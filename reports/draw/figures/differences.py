@@ -5,7 +5,7 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import looks, row_panel, unconfirmed
-from reports.wording import Measure, counted, figure, p_value
+from reports.wording import Measure, counted, p_value
 
 GROUP = "Evidence"
 ORDER = 20
@@ -27,7 +27,7 @@ def draw(findings: Findings) -> Figure:
             difference_row(one.label, looks(data)[one.a.arm], one.difference, measure.scale)
             for one in comparisons
         ],
-        axis=f"difference in test {measure.name}, {measure.unit}",
+        axis=measure.difference(f"difference in test {measure.name}"),
         reference=0.0,
         reference_label="no difference",
         band=(-margin, margin) if margin else None,
@@ -36,7 +36,7 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test images. Shaded: the margin of ±{figure(margin)} {measure.unit}.",
+        f"test images. Shaded: the margin of {measure.margin(margin)}.",
         panels=[row_panel("differences", chart, title)],
         tables=[Table.of((_table_row(measure, one) for one in comparisons), words=3)],
     )
@@ -74,11 +74,11 @@ def _table_row(measure: Measure, comparison: Comparison) -> dict[str, str]:
         "question": comparison.question,
         "first": comparison.a.label,
         "minus": comparison.b.label,
-        f"difference, {measure.unit}": measure.number(difference.mean, sign=True),
+        measure.difference("difference"): measure.number(difference.mean, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
-        f"detectable, {measure.unit}": measure.number(difference.detectable),
+        measure.in_unit("detectable"): measure.number(difference.detectable),
         "standard error, seeds": measure.number(difference.se_seed),
         "standard error, images": measure.number(difference.se_image),
     }

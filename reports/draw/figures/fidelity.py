@@ -85,5 +85,5 @@ def _table_row(data: StudyData, standing: Standing) -> dict[str, str]:
         "lowest seed": points(min(agreements)),
         "highest seed": points(max(agreements)),
         "KL to the teacher, nats": decimals(standing.teacher_kl),
-        data.measure.of("test"): data.measure.number(standing.value),
+        data.measure.of("test"): data.measure.level(standing.value),
     }

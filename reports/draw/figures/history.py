@@ -34,8 +34,8 @@ def draw(findings: Findings) -> Figure:
     span = value_span(data, arms)
     return Figure(
         title=capitalised(listed([_best(data, arm) for arm in arms])),
-        caption=f"Validation {data.measure.name} after the last trained epoch. Values below the "
-        "axis are drawn at its lower end.",
+        caption=f"Validation {data.measure.name} after the last trained epoch. Values beyond the "
+        "axis are drawn at its end.",
         panels=[_panel(data, arm, span) for arm in arms],
         legend=[
             Legend(text="completed", colour="ink", mark="circle"),
@@ -56,14 +56,16 @@ def _best(data: StudyData, arm: ArmData) -> str:
 
 
 def _panel(data: StudyData, arm: ArmData, span: tuple[float, float]) -> Panel:
-    look, measure, foot = looks(data)[arm.name], data.measure, span[0] + 0.02 * (span[1] - span[0])
+    look, measure = looks(data)[arm.name], data.measure
+    room = 0.02 * (span[1] - span[0])
+    foot, top = span[0] + room, span[1] - room
 
     def marks(trials: list[TrialData], outcome: str, **marker: Any) -> Any:
         values = [measure.scale * (trial.value or 0.0) for trial in trials]
         return dots(
             look,
             [trial.number for trial in trials],
-            [max(value, foot) for value in values],
+            [min(max(value, foot), top) for value in values],
             outcome,
             marker=marker,
             customdata=values,
@@ -73,9 +75,8 @@ def _panel(data: StudyData, arm: ArmData, span: tuple[float, float]) -> Panel:
     pruned = [trial for trial in arm.counted if trial.state == "PRUNED"]
     diverged = [trial for trial in arm.counted if trial.diverged]
     whole = sorted(arm.completed, key=lambda trial: trial.number)
-    best = np.maximum.accumulate(
-        [measure.scale * (trial.value or 0.0) for trial in whole] or [np.nan]
-    )
+    values = [trial.value or 0.0 for trial in whole] or [np.nan]
+    best = measure.scale * np.maximum.accumulate(values)
     numbers = [trial.number for trial in whole] or [0]
     traces = [
         marks(pruned, "pruned", symbol="x-thin", line={"color": light("faint"), "width": 2}),

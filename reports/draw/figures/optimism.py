@@ -51,7 +51,7 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption=f"Validation {measure.name} of the tuned recipes. The score in the search is too "
-        "high, as the best of many; the mean over fresh seeds is not.",
+        "good, as the best of many; the mean over fresh seeds is not.",
         panels=[panel],
         legend=[Legend(text=text, colour=colour, mark=symbol) for text, colour, symbol in MARKS],
         tables=[Table.of(rows)],
@@ -62,10 +62,11 @@ def _title(measure: Measure, known: Sequence[Optimism]) -> str:
     excesses = [(one.finalist.arm, one.excess or 0.0) for one in known]
     if all(excess >= 0 for _, excess in excesses):
         parts = [f"{measure.number(excess)} for {arm}" for arm, excess in excesses]
-        fewer = f"fewer {measure.unit} than in the search"
-        return f"On fresh seeds the tuned recipes score {fewer}: {listed(parts)}"
+        fewer = f"{'more' if measure.lower else 'fewer'} {measure.unit}"
+        less = fewer if measure.unit else "higher" if measure.lower else "lower"
+        return f"On fresh seeds the tuned recipes score {less} than in the search: {listed(parts)}"
     (arm, excess), *others = excesses
-    parts = [f"{measure.number(-excess, sign=True)} {measure.unit} for {arm}"]
+    parts = [f"{measure.change(-excess)} for {arm}"]
     parts += [f"{measure.number(-excess, sign=True)} for {arm}" for arm, excess in others]
     return f"From search to fresh seeds, the scores of the tuned recipes changed by {listed(parts)}"
 
@@ -99,5 +100,5 @@ def _table_row(measure: Measure, optimism: Optimism) -> dict[str, str]:
         "search": measure.value(optimism.searched),
         "selection": measure.value(optimism.selected),
         "confirmation": measure.value(optimism.confirmed),
-        f"optimism, {measure.unit}": measure.number(optimism.excess, sign=True),
+        measure.in_unit("search minus fresh seeds"): measure.number(optimism.excess, sign=True),
     }

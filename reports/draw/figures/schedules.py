@@ -39,7 +39,7 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=_title(data, trials),
         caption="The trial of each tuned recipe, or the best trial so far. The selection on fresh "
-        "seeds chose it, so another trial may have scored higher in the search.",
+        "seeds chose it, so another trial may have scored better in the search.",
         panels=[
             *(panels if distilled else []),
             _schedule_panel(

@@ -36,7 +36,7 @@ def draw(findings: Findings) -> Figure:
 
 def _row(data: StudyData, standing: Standing) -> Row:
     measure, finalist = data.measure, standing.finalist
-    shown = f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}"
+    shown = f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
     label = f"{data.named(finalist)}  {shown}"
     return mean_row(label, looks(data)[finalist.arm], finalist.values, measure.scale)
 
@@ -50,9 +50,9 @@ def _title(findings: Findings) -> str:
     means = [f"{measure.value(mean_and_deviation(one.values)[0], 1)}" for one in (a, b)]
     seeds = "the results of their seeds overlap"
     if min(a.values) > max(b.values):
-        seeds = "every seed of the first is above every seed of the second"
+        seeds = "every seed of the first beats every seed of the second"
     elif max(a.values) < min(b.values):
-        seeds = "every seed of the first is below every seed of the second"
+        seeds = "every seed of the second beats every seed of the first"
     return f"{capitalised(a.label)} averages {means[0]}, {b.label} {means[1]}: {seeds}"
 
 

@@ -103,7 +103,7 @@ def _panel(data: StudyData, arms: Sequence[ArmData], name: str) -> Panel:
         for arm in arms
         if trials[arm.name]
     ]
-    scale = axis(f"{data.measure.name}, {data.measure.symbol}", range=list(value_span(data, arms)))
+    scale = axis(data.measure.of("validation"), range=list(value_span(data, arms)))
     return Panel(
         key=f"slices-{name}",
         plot=plot(traces, xaxis=_axis(distribution), yaxis=scale),
