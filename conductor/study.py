@@ -29,11 +29,11 @@ from reports.wording import measure
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
-from storage.files.ownership import check_inside, own_file, remove_traces
+from storage.files.ownership import check_inside, remove_traces, study_lock
 from storage.files.records import Costs, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
-from storage.studies.supervision import own_session
+from storage.studies.supervision import supervisor_session
 from storage.studies.urls import storage_file
 from workers.jobs import CostJob, JobContext, TeacherTestJob
 from workers.pools.worker_pool import WorkerPool
@@ -81,7 +81,7 @@ class Study:
         except OSError as error:
             raise StudyError(f"--root {root} cannot be created: {error.strerror}") from None
         check_inside(root, self._paths.folder)
-        with own_file(storage_file(self._url), self._paths.name):
+        with study_lock(storage_file(self._url), self._paths.name):
             try:
                 self._supervise(search=search)
             except RetortError:
@@ -124,7 +124,7 @@ class Study:
         """Open the storage, which may fail, before a teacher is trained; then run the stages."""
         storage = open_storage(self._url, self._display.say)
         try:
-            with own_session(storage, self._paths.name) as check:
+            with supervisor_session(storage, self._paths.name) as check:
                 workers.check = check
                 self._run_study(workers, storage, search=search)
         finally:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from kd.recipe import Recipe, Schedule
 from kd.schedules import value
 
-POINTS = 1000  # at whose midpoints a schedule's mean over the horizon is taken
+POINTS = 1000  # intervals of the midpoint rule for a schedule's mean over the horizon
 
 
 def mean_value(schedule: Schedule) -> float:
@@ -19,12 +19,12 @@ def mean_value(schedule: Schedule) -> float:
 
 
 def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
-    """Return what a recipe becomes without each of its parts, by what was done to it.
+    """Return copies of `recipe`, each without one of its parts, by a description of the change.
 
-    A part that a recipe does not have cannot be taken away, and is left out: a temperature does
-    nothing where alpha is 0. `defaults` has the optimizer's values before they were tuned.
+    Changes that have no effect are omitted, for example of a temperature where alpha is 0.
+    `defaults` provides the optimizer's values before tuning.
     """
-    found = {
+    variants = {
         "with constant temperature": _constant_temperature(recipe),
         "with constant alpha": _constant_alpha(recipe),
         "without feature loss": _default_fields(recipe, "feature"),
@@ -36,7 +36,7 @@ def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
             label_smoothing=defaults.label_smoothing,
         ),
     }
-    return {done: ablated for done, ablated in found.items() if ablated != recipe}
+    return {change: variant for change, variant in variants.items() if variant != recipe}
 
 
 def _default_fields(recipe: Recipe, *beginnings: str) -> Recipe:

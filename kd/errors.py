@@ -5,7 +5,7 @@ RetortError               one line for the user: the rule, the value received, t
 ├── DataError             a data set is missing, empty, unreadable or too small
 ├── ArtifactError         a file that Retort keeps is missing, damaged or made for something else
 ├── StudyError            a study cannot be opened, resumed or owned
-├── WorkerError           a worker died, or its job failed for a reason that is not in this tree
+├── WorkerError           a worker died, or its job failed with an error of another class
 └── DivergenceError       a loss stopped being finite: a result of the recipe, not a fault
 """
 
@@ -35,7 +35,7 @@ class StudyError(RetortError):
 
 
 class WorkerError(RetortError):
-    """A worker died, or its job failed for a reason outside this tree."""
+    """A worker died, or its job failed with an error that is not a RetortError."""
 
 
 class DivergenceError(RetortError):
@@ -43,29 +43,28 @@ class DivergenceError(RetortError):
 
 
 def require(rule: str, holds: bool, received: object) -> None:
-    """Raise ProtocolError, naming the rule and the value received, unless the rule holds."""
+    """Raise ProtocolError, with the rule and the value received, unless `holds`."""
     if not holds:
         raise ProtocolError(f"{rule}, got {received!r}")
 
 
 def place_in(error: BaseException, own: Callable[[Path], str]) -> str:
-    """Return where in a file of the user's an error arose: `mine.py, line 7, in forward`.
+    """Return where in the user's files an error was raised: `mine.py, line 7, in forward`.
 
-    `own` returns the name by which the user knows a file, empty for a file that is not the user's.
-    The deepest line in such a file counts, of the error or else of what it was raised from. Empty
-    where there is none.
+    `own` maps a path to the user's name for that file, or to an empty string for any other file.
+    Returns the deepest matching line of the error, else of its causes; empty if there is none.
     """
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for each in chain:
-        for frame in reversed(traceback.extract_tb(each.__traceback__)):
+    for link in chain:
+        for frame in reversed(traceback.extract_tb(link.__traceback__)):
             if name := own(Path(frame.filename)):
                 return f"{name}, line {frame.lineno}, in {frame.name}"
-        if isinstance(each, SyntaxError) and each.filename and (name := own(Path(each.filename))):
-            return f"{name}, line {each.lineno}, in <module>"
+        if isinstance(link, SyntaxError) and link.filename and (name := own(Path(link.filename))):
+            return f"{name}, line {link.lineno}, in <module>"
     return ""
 
 

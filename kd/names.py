@@ -1,4 +1,4 @@
-"""Names that a protocol may use: data sets, models, and what is known of each without torch."""
+"""Parse the names in a protocol: data sets, models, augmentations. No torch is imported."""
 
 import math
 import re
@@ -14,7 +14,7 @@ METRICS = Kind("metric", "kd.metrics")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
 
-# Kinds whose members are files; each folder's `__init__` says what a member offers.
+# Kinds whose members are files; each folder's `__init__` defines the interface of a member.
 OPTIMIZERS = Kind("optimizer", "kd.optimizers")
 LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
 FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
@@ -26,17 +26,17 @@ DIGEST_LENGTH = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model without torch: what its family says, or the defaults."""
+    """Facts about a model that need no torch: those in its family's `MODELS`, or the defaults."""
 
     family: str = ""  # empty for a model of the user's own
     pretrained: bool = False  # whether there are ImageNet weights
     taps: int = 0  # their number
     scalable: bool = False  # whether it takes a width factor
-    # Measured on a CPU, by `python -m tests.benchmarks --only formats`, see docs/benchmarks.md: the
-    # least width factor from which the model trains faster in channels last, and the largest up to
-    # which PyTorch's own kernels compute gradients of convolutions faster than oneDNN's, which are
-    # made for 8 or 16 channels at once: with 2, and 3x3 weights, oneDNN takes up to nine times as
-    # long for the gradient of the input.
+    # Measured on a CPU with `python -m tests.benchmarks --only formats`, see docs/benchmarks.md.
+    # `channels_last`: the smallest width factor at which the model trains faster in channels last.
+    # `narrow`: the largest at which PyTorch's own kernels compute the gradients of convolutions
+    # faster than oneDNN's, which are made for 8 or 16 channels at once: with 2 channels and 3x3
+    # weights, oneDNN takes up to nine times as long for the gradient of the input.
     channels_last: float = math.inf
     narrow: float = 0.0
 
@@ -53,10 +53,10 @@ def catalogue() -> dict[str, ModelFacts]:
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model of the catalogue and the factor on its numbers of channels, or one of the user's own.
+    """A built-in model and its width factor, or a model of the user's own.
 
-    That is a function in a Python file, as in `mine.py:small`; `digest` is then what names the
-    content of the file, and empty for the catalogue's; see `kd.own_files`.
+    The latter is a function in a Python file, such as `mine.py:small`, and `digest` identifies the
+    content of that file (see `kd.own_files`); the digest of a built-in model is empty.
     """
 
     base: str
@@ -65,7 +65,7 @@ class ModelName:
 
     @property
     def function(self) -> str:
-        """The function that makes a model of the user's own."""
+        """The function that returns a model of the user's own."""
         return self.base.partition(".py:")[2]
 
     @property
@@ -84,22 +84,22 @@ class ModelName:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Names of the taps of a model of the catalogue: `last1` is the deepest."""
+        """Names of a built-in model's taps: `last1` is the deepest."""
         return tuple(f"last{depth}" for depth in range(1, self.facts.taps + 1))
 
 
 def parse_model(name: str) -> ModelName:
-    """Read `resnet8`, `resnet8-w0.125` (a width factor on every number of channels), or
-    `mine.py:small@1a2b3c4d5e6f`, a function in a file of the user's, whose digest follows.
+    """Parse `resnet8`, `resnet8-w0.125` (a width factor for all numbers of channels), or
+    `mine.py:small@1a2b3c4d5e6f`, a function in the user's file and the file's digest.
 
-    Raises ProtocolError for an unknown model, or a width that the model does not take.
+    Raises ProtocolError for an unknown model, or a width that the model does not support.
     """
     if ".py" in name:
         own = OWN_MODEL.fullmatch(name)
         if own is None:
             raise ProtocolError(
-                "a model of one's own is named by its file and a function in it, both of letters, "
-                f"digits and _, as in --student mine.py:small, got {name!r}"
+                "a model of your own must be FILE.py:FUNCTION, both of letters, digits and _, "
+                f"got {name!r}; for example --student mine.py:small"
             )
         return ModelName(own[1], digest=own[2])
     match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
@@ -119,46 +119,46 @@ def parse_model(name: str) -> ModelName:
 
 
 def takes_path(source: str) -> bool:
-    """Whether a source's name is followed by a path, as in `folder:photos`."""
+    """Return whether a source's name is followed by a path, as in `folder:photos`."""
     return "PATH" in SOURCES.literals(source)
 
 
 def parse_dataset(name: str) -> tuple[str, str]:
-    """Split `digits` or `folder:photos` into the source and the path, empty for most sources.
+    """Split `digits` or `folder:photos` into the source and its path, empty for most sources.
 
-    Raises ProtocolError for an unknown source, and a path that is missing or has no place.
+    Raises ProtocolError for an unknown source, a missing path, or a path that is not accepted.
     """
     source, colon, path = name.partition(":")
     SOURCES.check(source)
     if takes_path(source) and not path:
         example = SOURCES.literals(source)["PATH"]
-        raise ProtocolError(f"{source}: takes a path, as in {source}:{example}, got {name!r}")
+        raise ProtocolError(f"{source}: requires a path, as in {source}:{example}, got {name!r}")
     if colon and not takes_path(source):
         raise ProtocolError(f"{source} takes no path, got {name!r}")
     return source, path
 
 
 def parse_augment(text: str, image_size: int) -> tuple[tuple[str, float | None], ...]:
-    """Read `crop=4,flip` as augmentations with their values, in the order given; `none` as none.
+    """Parse `crop=4,flip` into names and values, in the order given; `none` into an empty tuple.
 
-    A value that is left out is the member's default; it is None for one that takes no value.
+    An omitted value becomes the augmentation's default, or None if it takes no value.
 
     Raises ProtocolError for an unknown or repeated name, and for a value out of range.
     """
     if text.strip() == "none":
         return ()
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
         AUGMENTATIONS.check(name)
-        if name in found:
+        if name in values:
             raise ProtocolError(f"augment must not repeat a name, got {text!r}")
-        found[name] = _augment_value(name, value if equals else None, image_size)
-    return tuple(found.items())
+        values[name] = _augment_value(name, value if equals else None, image_size)
+    return tuple(values.items())
 
 
 def augment_text(parts: tuple[tuple[str, float | None], ...]) -> str:
-    """Write what `parse_augment` read, every value spelled out."""
+    """Return the text that `parse_augment` parses to `parts`, with every value written out."""
     texts = (
         name if value is None else f"{name}={value!r}".removesuffix(".0") for name, value in parts
     )
@@ -166,7 +166,7 @@ def augment_text(parts: tuple[tuple[str, float | None], ...]) -> str:
 
 
 def _augment_value(name: str, text: str | None, image_size: int) -> float | None:
-    """Read the value behind `name=`, or take its default. Raises ProtocolError."""
+    """Return the value after `name=`, or the default. Raises ProtocolError if it is invalid."""
     constants = AUGMENTATIONS.literals(name)
     default = constants.get("DEFAULT")
     if default is None:

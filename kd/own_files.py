@@ -1,8 +1,8 @@
-"""Python files of the user's own, each with the modules that it imports from its own folder.
+"""The user's own Python files (models, search spaces), with the modules that they import.
 
-A file is named by its content and theirs: if one of them changes, it is another file. Imports that
-name no file beside it are libraries. Only `import` statements count: what is found by other means,
-as `importlib` does, is not copied.
+A file is identified by a digest over its content and that of the modules which it imports from its
+own folder. All other imports are libraries. Only `import` statements are followed: a module that is
+loaded in another way, such as `importlib`, is not copied.
 """
 
 import ast
@@ -27,7 +27,7 @@ OURS = ("conductor", "kd", "reports", "search_spaces", "storage", "study", "work
 
 @dataclass(frozen=True, slots=True)
 class OwnFile:
-    """A file of the user's: `files` are the contents of all its files, by path below its folder."""
+    """A user's file; `files` has its content and that of its imports, by path below its folder."""
 
     path: Path
     files: Mapping[str, bytes]
@@ -42,7 +42,7 @@ class OwnFile:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that a copy is kept in."""
+        """Name of the folder that holds the copy."""
         return own_folder(self.path.name, self.digest)
 
 
@@ -52,10 +52,9 @@ def own_folder(file: str, digest: str) -> str:
 
 
 def read_own(path: Path) -> OwnFile:
-    """Read a file, and whatever it imports from its own folder, also through others.
+    """Read a file and all modules of its folder that it imports, directly or indirectly.
 
-    Raises ProtocolError, in one line that names the file, for one that cannot be read or is not
-    Python.
+    Raises ProtocolError, in one line, naming a file that cannot be read or is not valid Python.
     """
     files: dict[str, bytes] = {}
     waiting = [path.name]
@@ -81,7 +80,7 @@ def _parsed(path: Path) -> tuple[bytes, ast.Module]:
 
 
 def _imported(tree: ast.Module, package: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the dotted names that a module of `package` imports, in parts; not all are modules."""
+    """Yield the dotted names that a module of `package` imports, split; not all are modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".") for alias in node.names)
@@ -94,7 +93,7 @@ def _imported(tree: ast.Module, package: Sequence[str]) -> Iterator[Sequence[str
 def _beside(folder: Path, parts: Sequence[str]) -> Iterator[str]:
     """Yield the files in `folder` that an import of a dotted name runs."""
     if parts[0] in OURS and folder.resolve() == ROOT:
-        return  # Retort's own, of a file beside `study.py`
+        return  # a module of Retort, imported by a file beside `study.py`
     for count in range(1, len(parts) + 1):
         stem = "/".join(parts[:count])
         if (folder / stem / "__init__.py").is_file():
@@ -105,12 +104,9 @@ def _beside(folder: Path, parts: Sequence[str]) -> Iterator[str]:
 
 
 def read_kept(place: Path, file: str, digest: str) -> OwnFile:
-    """Read the copy of a file that is kept below `place`.
-
-    Raises ArtifactError when it is not there, or was changed.
-    """
+    """Read the copy of a file below `place`. Raises ArtifactError if it is missing or changed."""
     path = place / own_folder(file, digest) / file
-    again = f"name {file} again with the flag that named it first, and it is copied anew"
+    again = f"pass {file} again with its flag to copy it again"
     try:
         own = read_own(path)
     except ProtocolError as error:
@@ -121,9 +117,9 @@ def read_kept(place: Path, file: str, digest: str) -> OwnFile:
 
 
 def load_own(own: OwnFile, shown: str) -> ModuleType:
-    """Import a file; `shown` is what it is called in errors.
+    """Import a file; `shown` is its name in error messages.
 
-    Raises ProtocolError, in one line with the place, for whatever it raises.
+    Raises ProtocolError, in one line with file and line, for any exception during the import.
     """
     importer = Importer(own.path.parent, own.files)
     try:
@@ -137,27 +133,27 @@ def load_own(own: OwnFile, shown: str) -> ModuleType:
 
 @functools.cache
 def load_kept(place: Path, file: str, digest: str) -> ModuleType:
-    """Import the kept copy of a file, once in a process; see `read_kept` and `load_own`."""
+    """Import the copy of a file, once per process; see `read_kept` and `load_own`."""
     return load_own(read_kept(place, file, digest), file)
 
 
 def own_name(path: Path) -> str:
-    """Return how the user knows a file that `load_own` has imported; empty for any other."""
-    importers = (each for each in sys.meta_path if isinstance(each, Importer))
+    """Return the user's name for a file that `load_own` has imported; empty for any other."""
+    importers = (finder for finder in sys.meta_path if isinstance(finder, Importer))
     return next(filter(None, (importer.named(path) for importer in importers)), "")
 
 
 def own_line(thing: Any) -> str:
-    """Return where a function or class begins: `mine.py, line 7, in small`; empty outside of files
-    of the user's.
+    """Return where a function or class is defined, such as `mine.py, line 7, in small`; empty if
+    that is not in a user's file.
     """
-    found = inspect.unwrap(thing)
-    found = vars(found).get("__init__", found) if isinstance(found, type) else found
-    code = getattr(found, "__code__", None)
+    function = inspect.unwrap(thing)
+    function = vars(function).get("__init__", function) if isinstance(function, type) else function
+    code = getattr(function, "__code__", None)
     file = own_name(Path(code.co_filename)) if code else ""
     return f"{file}, line {code.co_firstlineno}, in {thing.__name__}" if code and file else ""
 
 
 def own_place(error: BaseException) -> str:
-    """Return where in a file of the user's an error arose; see `place_in`."""
+    """Return where in the user's files an error was raised; see `place_in`."""
     return place_in(error, own_name)

@@ -1,6 +1,6 @@
-"""Import a Python file with the modules beside it, apart from all else that is imported.
+"""Import a Python file and the modules beside it, isolated from all other imported modules.
 
-It needs nothing but Python: an export contains this file.
+Uses only the standard library, because an export contains a copy of this file.
 """
 
 import builtins
@@ -17,10 +17,10 @@ from typing import Any
 
 
 class Importer(Loader):
-    """Imports `files`, sources by their path below `folder`, as modules of a private package.
+    """Imports `files` (source by path below `folder`) as modules of a private package.
 
-    Absolute imports in them find these modules first, and nothing else in the process finds them:
-    two importers may each have a `blocks.py`, or a module with the name of an installed library.
+    Absolute imports in these files find each other first; no other module can import them. So two
+    importers may each have a `blocks.py`, or a module with the name of an installed library.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
@@ -28,14 +28,14 @@ class Importer(Loader):
         self._folder = folder.absolute()
         self._files = files
         self._tops = {file.partition("/")[0].removesuffix(".py") for file in files}
-        sys.meta_path.insert(0, self)  # before those that would read the folder themselves
+        sys.meta_path.insert(0, self)  # before the finders that would read the folder itself
 
     def load(self, name: str) -> ModuleType:
-        """Import a module, with all that it imports."""
+        """Import a module and everything that it imports; return the module."""
         return importlib.import_module(f"{self.package}.{name}")
 
     def named(self, path: Path) -> str:
-        """Return which of the files is at `path`; empty if none is."""
+        """Return the key in `files` of the file at `path`; empty if there is none."""
         return next((file for file in self._files if self._folder / file == path), "")
 
     def find_spec(
@@ -58,7 +58,7 @@ class Importer(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         path = Path(str(module.__file__))
-        source = self._files[self.named(path)]  # these bytes, and no compiled file
+        source = self._files[self.named(path)]  # the given bytes, never a .pyc file
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
         exec(compile(source, path, "exec", dont_inherit=True), vars(module))
 
@@ -70,7 +70,7 @@ class Importer(Loader):
         names: Sequence[str] | None = (),
         level: int = 0,
     ) -> Any:
-        """What an `import` in one of the files calls; see `__import__` of Python."""
+        """Implement `import` for the files; arguments as those of Python's `__import__`."""
         top = name.partition(".")[0]
         if level or top not in self._tops:
             return builtins.__import__(name, within, variables, names, level)
@@ -79,6 +79,6 @@ class Importer(Loader):
 
 
 def import_folder(folder: Path, name: str) -> ModuleType:
-    """Import module `name` of a folder, with all that it imports from there."""
+    """Import module `name` of a folder and all that it imports from there; return the module."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
     return Importer(folder, {file: path.read_bytes() for file, path in files.items()}).load(name)

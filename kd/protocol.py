@@ -1,4 +1,4 @@
-"""The protocol: all that is fixed for a study. Frozen, validated, hashed, JSON both ways."""
+"""The protocol: everything that is fixed for a study, as a validated, hashed frozen dataclass."""
 
 import hashlib
 import json
@@ -26,24 +26,24 @@ from kd.registry import check_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol(JsonData):
-    """What every trial of a study has in common. Each field has a flag of the same name.
+    """Settings that all trials of a study share. Each field has a flag of the same name.
 
     The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
-    `views` of 0 stands for one view an epoch of the horizon, `confirm_epochs` of 0 for the horizon;
-    the properties `view_count` and `confirm_horizon` resolve them.
+    The properties `view_count` and `confirm_horizon` resolve the value 0 of `views` (one view per
+    epoch of the horizon) and of `confirm_epochs` (the horizon).
     """
 
     dataset: Annotated[str, "source of the images, as in digits or folder:PATH", SOURCES]
     image_size: Annotated[int, "side in pixels that images are resized to"]
     train_size: Annotated[
         int,
-        "training images that are kept, evenly over the classes, and at most as many are drawn for "
-        "validation (0: all)",
+        "number of training images to keep, spread evenly over the classes; at most as many are "
+        "drawn for validation (0: all)",
     ] = 0
     validation_fraction: Annotated[
         float,
-        "share of what is not test that validates, for search and pruning, where the data has no "
-        "validation split",
+        "share of the images outside of the test split that search and pruning use for validation, "
+        "where the data has no validation split",
     ] = 0.1
     test_fraction: Annotated[
         float, "share that is sealed for the test, where the data has no test split"
@@ -61,18 +61,18 @@ class Protocol(JsonData):
         FAMILIES,
     ]
     teacher_weights: Annotated[
-        str, "where the teacher starts: none, imagenet, or a .safetensors file"
+        str, "initial weights of the teacher: none, imagenet, or a .safetensors file"
     ] = "none"
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
     teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
     teacher_weight_decay: Annotated[float, "weight decay of the teacher"] = 5e-4
     students: Annotated[
         tuple[str, ...],
-        "model that learns; given again, or several with commas: each trial chooses one",
+        "model that learns; repeat the flag, or separate by commas, and each trial chooses one",
     ]
-    max_params: Annotated[int, "parameters that a student may have (0: any number)"] = 0
+    max_params: Annotated[int, "largest number of parameters of a student (0: no limit)"] = 0
     max_latency_ms: Annotated[
-        float, "median time in ms that a student may take for one image (0: any)"
+        float, "largest median time in ms of a student for one image (0: no limit)"
     ] = 0.0
     stem: Annotated[
         str, "first layers of torchvision models: cifar for small images, or imagenet"
@@ -89,22 +89,20 @@ class Protocol(JsonData):
     confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
-    optimizer: Annotated[str, "optimizer of the students; the teacher has sgd", OPTIMIZERS] = "sgd"
-    metric: Annotated[str, "what trials are searched, selected and compared by", METRICS] = (
-        "accuracy"
-    )
+    optimizer: Annotated[str, "optimizer of the students; teachers use sgd", OPTIMIZERS] = "sgd"
+    metric: Annotated[str, "metric that ranks trials and compares recipes", METRICS] = "accuracy"
     margin: Annotated[
         float,
-        "how much two recipes may differ and still count as equivalent, in the metric's unit, as "
-        "in points of accuracy (default: the metric's own)",
+        "largest difference at which two recipes count as equivalent, in the metric's unit, such "
+        "as points of accuracy (default: the metric's own)",
     ] = 0.5
     seed: Annotated[int, "seed of the study: the same seed gives the same study"] = 0
     threads: Annotated[int, "CPU threads of a worker; the bits of a result depend on it"] = 1
     precision: Annotated[
-        str, "of the forward pass in training: float32, or bfloat16 where the device has it"
+        str, "number type of the training forward pass: float32, or bfloat16 if supported"
     ] = "float32"
     compile: Annotated[
-        bool, "compile training steps; worth its minutes on a GPU, or with many epochs"
+        bool, "compile training steps; takes minutes, pays off on a GPU or with many epochs"
     ] = False
 
     def __post_init__(self) -> None:
@@ -122,7 +120,7 @@ class Protocol(JsonData):
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
         augment = augment_text(parse_augment(self.augment, self.image_size))
-        object.__setattr__(self, "augment", augment)  # of equal augmentations, equal texts
+        object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()
 
     def _check_models(self) -> None:
@@ -131,7 +129,7 @@ class Protocol(JsonData):
         require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
         if weights == "imagenet" and not parse_model(self.teacher).pretrained:
             raise ProtocolError(
-                f"no ImageNet weights exist for {self.teacher}; use --teacher-weights none"
+                f"there are no ImageNet weights for {self.teacher}; use --teacher-weights none"
             )
         for field in ("students", "taps"):
             names = getattr(self, field)
@@ -140,11 +138,11 @@ class Protocol(JsonData):
         for name in (self.teacher, *self.students):
             model = parse_model(name)
             if model.digest:
-                continue  # what its file makes is tried out by a job, `kd.models.own.try_out`
+                continue  # a job tests the model in its file, with `kd.models.own.try_out`
             for tap in self.taps:
                 if tap not in model.taps:
                     raise ProtocolError(
-                        f"{name} has no tap {tap!r}; take --taps {','.join(model.taps)}"
+                        f"{name} has no tap {tap!r}; use --taps {','.join(model.taps)}"
                     )
 
     @property
@@ -154,7 +152,7 @@ class Protocol(JsonData):
 
     @property
     def has_budget(self) -> bool:
-        """Whether a student may be infeasible."""
+        """Whether there is a limit that a student may exceed (see infeasible in the design)."""
         return self.max_params > 0 or self.max_latency_ms > 0
 
     @property
@@ -169,23 +167,23 @@ class Protocol(JsonData):
 
     @property
     def hash(self) -> str:
-        """64 bits of SHA-256, as 16 hexadecimal digits, over all that differs from the defaults.
+        """64 bits of SHA-256, as 16 hexadecimal digits, over the fields that are not the default.
 
-        So a field that is added later, with a default, leaves the hashes of older studies alone.
+        So a new field with a default does not change the hashes of older studies.
         """
         text = json.dumps(plain(self, defaults=False), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: "Protocol") -> list[str]:
-        """Return where `other` differs, field by field, as in `epochs: 12 -> 30`."""
+        """Return the fields that differ from `other`, such as `epochs: 12 -> 30`."""
         mine, theirs = self.to_json(), other.to_json()
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
 
 
 def dataset_slug(dataset: str) -> str:
-    """Return a data set's name fit for a file name: `folder:/a/My photos` gives `My-photos`.
+    """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`.
 
-    At most 40 characters, of which the first and last are letters or digits.
+    It has at most 40 characters, and begins and ends with a letter or digit.
     """
     last = re.split(r"[:/\\]", dataset.rstrip("/\\"))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")

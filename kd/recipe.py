@@ -1,4 +1,4 @@
-"""The recipe: all that a trial may vary. Frozen, validated, JSON both ways."""
+"""The recipe: everything that a trial may vary, as a validated frozen dataclass."""
 
 import re
 from dataclasses import dataclass, field

@@ -25,11 +25,11 @@ NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyp
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of members: what it is called in errors, and the package that holds its files.
+    """A kind of members: `what` is its name in errors, `package` the one that holds its files.
 
     The member `balanced-accuracy` is the file `balanced_accuracy.py`; files whose names begin with
-    `_` are no members. Each package's `__init__` says what a member offers. Where the folder has
-    other files too, `defines` is the function that makes one of them a member.
+    `_` are not members. Each package's `__init__` defines the interface of a member. If the folder
+    has other files too, only those that define the function `defines` are members.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Kind:
         return any(isinstance(one, ast.FunctionDef) and one.name == self.defines for one in nodes)
 
     def check(self, name: str) -> None:
-        """Raise ProtocolError, with the nearest name or all of them, unless a member has `name`."""
+        """Raise ProtocolError, with the nearest name or all names, if no member has `name`."""
         check_name(self.what, name, self.names)
 
     def load(self, name: str) -> ModuleType:

@@ -1,8 +1,8 @@
-"""Schedule shapes: functions of training progress by which temperature and alpha change.
+"""Schedule shapes: how temperature and alpha depend on the progress of training.
 
 A schedule is `initial + (final - initial) * fraction`, computed from Python floats, so that a step
-never waits for a device. Every shape starts at 0 and, but for `constant`, ends at 1, and none
-decreases; whether a schedule rises or falls follows from its two ends alone.
+never waits for a device. Every shape rises from 0 to 1 without decreasing, except `constant`, which
+stays at 0; whether a schedule rises or falls follows from its two ends alone.
 """
 
 import math
@@ -63,11 +63,11 @@ SHAPES: dict[str, Callable[[float, float], float]] = {
 
 
 def fraction(shape: str, progress: float, sharpness: float = 0.5) -> float:
-    """Return the fraction of the way from the initial to the final value, in [0, 1].
+    """Return how far a schedule has moved from its initial to its final value, in [0, 1].
 
-    `progress` is step / total steps of the horizon, never of how far a trial was let run.
+    `progress` is step / total steps of the horizon, even if a trial is ended earlier.
     `sharpness` in [0, 1] is mapped by polynomial, step and sigmoid to their own scale; the other
-    shapes have none. Raises ProtocolError outside these ranges.
+    shapes ignore it. Raises ProtocolError outside these ranges.
     """
     if shape not in SHAPES:
         raise ProtocolError(f"unknown schedule shape {shape!r}; known: {', '.join(SHAPES)}")
@@ -87,17 +87,17 @@ def value(
 ) -> float:
     """Return the schedule's value at `progress`: `initial + (final - initial) * fraction`.
 
-    Both ends are met exactly: the second half is computed back from `final`, since in floats
+    Both ends are reached exactly: the second half is computed back from `final`, since in floats
     `initial + (final - initial)` need not be `final`.
     """
-    gone = fraction(shape, progress, sharpness)
-    if gone < 0.5:
-        return initial + (final - initial) * gone
-    return final - (final - initial) * (1 - gone)
+    share = fraction(shape, progress, sharpness)
+    if share < 0.5:
+        return initial + (final - initial) * share
+    return final - (final - initial) * (1 - share)
 
 
 def warmup_cosine(progress: float, warmup: float) -> float:
-    """Learning-rate factor: linear from 0 over the share `warmup`, then a half cosine to 0.
+    """Return the learning-rate factor: linear from 0 over `warmup`, then a half cosine to 0.
 
     Both arguments are shares of the horizon; without warm-up it starts at 1. Raises ProtocolError
     unless `progress` lies in [0, 1] and `warmup` in [0, 1).

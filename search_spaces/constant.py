@@ -28,6 +28,6 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
 
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
-    """Return what is tried first, by title."""
+    """Return the parameters of the recipes to try first, by title."""
     vanilla = {"temperature": 4.0, "alpha": 0.9, "feature_kind": "none"}
     return {"vanilla KD": {**vanilla, **plain.defaults(study)}}

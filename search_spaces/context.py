@@ -1,4 +1,4 @@
-"""What a search space may depend on: the taps, the optimizer and the students of its study."""
+"""The study's settings that a search space may use: taps, optimizer and students."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyContext:
-    """What `suggest(trial, study)` receives as `study`: what the protocol fixes.
+    """The argument `study` of `suggest(trial, study)`, with settings of the protocol.
 
-    The default stands for a study without flags.
+    The defaults are those of a study without flags.
     """
 
     taps: tuple[str, ...] = ("last1", "last2", "last3")
     optimizer: str = "sgd"
-    students: tuple[str, ...] = ()  # with several, the recipe names one, or the study asks for it
+    students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
 
     @property
     def lr(self) -> "Range":
@@ -35,14 +35,14 @@ class StudyContext:
         return weight_decay
 
     def offered(self, choices: Sequence[str]) -> list[str]:
-        """Return those of some choices of taps, such as last1+last2, that the study can read.
+        """Return the choices, such as last1+last2, whose taps are all among the study's.
 
-        Raises ProtocolError where it can read none of them.
+        Raises ProtocolError if there are none.
         """
         offered = [choice for choice in choices if {*choice.split("+")} <= {*self.taps}]
         if not offered:
             raise ProtocolError(
-                f"it reads {choices[0]}, which the protocol lacks: name it in --taps, or use "
+                f"it reads {choices[0]}, which the protocol lacks: add it to --taps, or use "
                 "--space with a search space of your own"
             )
         return offered

@@ -1,8 +1,8 @@
-"""What a search space does, as a digest: what its seeded draws ask for and suggest.
+"""A digest of what a search space does: the distributions and recipes of seeded draws.
 
-The draws, and the text that is hashed, are the same on every machine and in every process: values
-are found by additions, divisions and square roots, which IEEE 754 rounds exactly (logarithms and
-powers differ between machines), and floats are written with 12 significant digits.
+Draws and hashed text are the same on every machine and in every process: values are computed by
+additions, divisions and square roots, which IEEE 754 rounds exactly (logarithms and powers differ
+between machines), and floats are written with 12 significant digits.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from optuna.trial import BaseTrial, FrozenTrial
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 
-BITS = 40  # halvings of a range that find a float in it
+BITS = 40  # number of times that a range is halved to draw a float
 
 
 def seeded_trials(count: int) -> Iterator[optuna.Trial]:
-    """Yield trials whose parameters depend on their number and the parameter's name alone."""
+    """Yield trials whose parameters depend only on the trial's number and the parameter's name."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=_SeededSampler())
@@ -39,17 +39,17 @@ def seeded_trials(count: int) -> Iterator[optuna.Trial]:
 
 
 def described(trial: BaseTrial, recipe: Recipe) -> list[Any]:
-    """Return what a trial asked for, in its order, with the values it received, and the recipe."""
+    """Return a trial's distributions and values, in the order of suggestion, and its recipe."""
     values = trial.params
-    asked = [
+    suggested = [
         [name, json.loads(distribution_to_json(distribution)), values[name]]
         for name, distribution in trial.distributions.items()
     ]
-    return [asked, recipe.to_json()]
+    return [suggested, recipe.to_json()]
 
 
 def space_digest(draws: Sequence[list[Any]], enqueued: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of described draws and of what is tried first, in its order."""
+    """Return the SHA-256 of described draws and of the enqueued recipes, in order."""
     content = [draws, [[title, dict(parameters)] for title, parameters in enqueued.items()]]
     text = json.dumps(_canonical(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -64,7 +64,7 @@ def _canonical(value: Any) -> Any:
 
 
 class _SeededSampler(BaseSampler):
-    """Draws every parameter by itself, from the trial's number and the parameter's name."""
+    """Draws every parameter independently, from the trial's number and the parameter's name."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -87,11 +87,11 @@ class _SeededSampler(BaseSampler):
 
 
 def _drawn(distribution: BaseDistribution, seed: int) -> Any:
-    """Return a value of a distribution; `seed` lies in [0, 2**63)."""
+    """Return a value drawn from a distribution; `seed` lies in [0, 2**63)."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[seed % len(distribution.choices)]
     if not isinstance(distribution, FloatDistribution | IntDistribution):
-        raise TypeError(f"a distribution of Optuna that is not known: {distribution!r}")
+        raise TypeError(f"unknown kind of Optuna distribution: {distribution!r}")
     low, high, step = distribution.low, distribution.high, distribution.step
     if step is not None and not distribution.log:
         return low + seed % (round((high - low) / step) + 1) * step

@@ -1,4 +1,4 @@
-"""No distillation: the student that distillation has to beat, tuned with the same effort."""
+"""No distillation: the baseline that distillation has to beat, tuned with the same budget."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from search_spaces.context import StudyContext
 
 
 def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
-    """Suggest what every arm may vary."""
+    """Suggest a recipe with the parameters that all built-in arms vary."""
     lr, decay = study.lr, study.weight_decay
     return Recipe(
         lr=trial.suggest_float("lr", lr.low, lr.high, log=True),
@@ -19,7 +19,7 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
 
 
 def defaults(study: StudyContext) -> dict[str, Any]:
-    """Return the parameters of a recipe that is tried first, before any is tuned."""
+    """Return the default parameters, with which enqueued recipes begin."""
     return {
         "lr": study.lr.default,
         "weight_decay": study.weight_decay.default,
@@ -28,5 +28,5 @@ def defaults(study: StudyContext) -> dict[str, Any]:
 
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
-    """Return what is tried first, by title."""
+    """Return the parameters of the recipes to try first, by title."""
     return {"defaults": defaults(study)}

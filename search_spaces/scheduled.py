@@ -55,7 +55,7 @@ def suggest_feature(trial: BaseTrial, study: StudyContext) -> tuple[str, float, 
 
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
-    """Return what is tried first, by title: the classic recipe, and Hinton's."""
+    """Return the parameters of the recipes to try first, by title: classic, and Hinton's."""
     classic = {
         "temperature_shape": "linear",
         "temperature_initial": 5.0,

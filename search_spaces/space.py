@@ -1,8 +1,8 @@
-"""A search space suggests recipes, and says which recipes to try first.
+"""Load and test search spaces, which suggest recipes and list those to try first.
 
 A space is a Python file with `suggest(trial) -> Recipe` or `suggest(trial, study) -> Recipe`, where
-`study` is a `StudyContext`. What it tries first is a dict from titles to parameters: `ENQUEUED`, or
-what `enqueued(study)` returns. `--space path/to/mine.py` runs a file of your own.
+`study` is a `StudyContext`. The recipes to try first are a dict from titles to parameters:
+`ENQUEUED`, or the result of `enqueued(study)`. `--space path/to/mine.py` uses a file of your own.
 """
 
 import inspect
@@ -19,11 +19,11 @@ from kd.errors import ProtocolError, one_line
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
-from search_spaces.asking import Asked, AskedTrial, check_enqueued
+from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
-DRAWS = 200  # trials with which a space is tried out, so that rare branches are met early
+DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
 Enqueued = Mapping[str, Mapping[str, Any]]
 
 
@@ -31,8 +31,8 @@ Enqueued = Mapping[str, Mapping[str, Any]]
 class Space:
     """A search space: `enqueued` maps the title of each recipe to try first to its parameters.
 
-    `digest` covers what it does, see `search_spaces.digest`: a study is not resumed with another.
-    `own` is the user's file, for one that is not built in, and `line` where `suggest` is in it.
+    A study can be resumed only with a space of the same `digest` (see `search_spaces.digest`).
+    `own` is the user's file, None for a built-in space; `line` is where it defines `suggest`.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Space:
 
 
 def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
-    """Load a built-in space by name, or a file that ends in .py, for a study.
+    """Return a built-in space by name, or a .py file, prepared for a study and tested.
 
-    With several students, one is among the parameters unless the recipe names it. Raises
-    ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests what is
-    not a Recipe, or one that reads a tap or names a student which the study has not.
+    If there are several students, the student is a parameter unless the recipe names it. Raises
+    ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests something
+    other than a Recipe, or a recipe with a tap or student that the study lacks.
     """
     study = study or StudyContext()
     path, own, line = Path(name_or_path), None, ""
@@ -72,21 +72,21 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
 
 
 def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[BaseTrial], Any]:
-    """Return a function of the trial alone, which chooses a student and checks taps and student."""
+    """Return `suggest` as a function of the trial, which also suggests and checks the student."""
     try:
         takes_study = "study" in inspect.signature(suggest).parameters
-    except ValueError:  # of some functions written in C
+    except ValueError:  # raised for some functions written in C
         takes_study = False
 
     def for_study(trial: BaseTrial) -> Any:
         recipe = suggest(trial, study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
-            return recipe  # which `propose` refuses
+            return recipe  # `propose` raises the error
         missing = [tap for tap in recipe.feature_taps if tap not in study.taps]
         if missing:
             raise ProtocolError(
-                f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: let "
-                "the space read these alone, or name all in --taps"
+                f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: use "
+                "only these in the space, or add the others to --taps"
             )
         if not recipe.student and len(study.students) > 1:
             chosen = trial.suggest_categorical("student", study.students)
@@ -98,7 +98,7 @@ def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[
 
 
 def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
-    """Return what a module tries first: its `ENQUEUED`, then what its `enqueued(study)` returns.
+    """Return a module's recipes to try first: its `ENQUEUED`, then those of `enqueued(study)`.
 
     Raises ProtocolError unless both are dicts of dicts.
     """
@@ -110,7 +110,7 @@ def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
             raise ProtocolError(f"{where}: enqueued(study): {one_line(error)}") from error
     enqueued: dict[str, Mapping[str, Any]] = {}
     for name, part in parts.items():
-        if not isinstance(part, dict) or not all(isinstance(each, dict) for each in part.values()):
+        if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ProtocolError(
                 f"{where}: {name} must be a dict from titles to dicts of parameters"
             )
@@ -119,10 +119,9 @@ def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
 
 
 def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
-    """Return the space, which tries its first recipes with the first feasible student.
+    """Return the space with the first feasible student in the recipes to try first.
 
-    Where a recipe names its student itself, that remains. Raises ProtocolError when it is not
-    feasible.
+    A student that a recipe names itself is kept; raises ProtocolError if it is not feasible.
     """
     where = f"{space.name}.py" if space.own else f"the search space {space.name}"
     enqueued = _with_student(space, feasible[0], where)
@@ -133,18 +132,18 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
 
 
 def _with_student(space: Space, student: str, where: str) -> Enqueued:
-    """Return what is tried first, with this student where the study asks for one."""
+    """Return the recipes to try first, with this student where it is a parameter."""
     enqueued: dict[str, Mapping[str, Any]] = {}
     for title, parameters in space.enqueued.items():
         trial = FixedTrial({"student": student, **parameters})
         propose(space, trial, where, f"ENQUEUED[{title!r}]", {})
-        asks = "student" in trial.distributions
-        enqueued[title] = {"student": student, **parameters} if asks else parameters
+        is_parameter = "student" in trial.distributions
+        enqueued[title] = {"student": student, **parameters} if is_parameter else parameters
     return enqueued
 
 
 def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
-    """Raise ProtocolError if a recipe names a student that may not learn here."""
+    """Raise ProtocolError if a recipe names a student that is not among `known`."""
     if recipe.student and recipe.student not in known:
         raise ProtocolError(f"{what} names the student {recipe.student!r}, not {', '.join(known)}")
 
@@ -154,76 +153,76 @@ def _read_file(path: Path) -> OwnFile:
         raise ProtocolError(f"--space takes a Python file, got {path}, which is not a file")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", path.stem):
         raise ProtocolError(
-            f"a search space's file name becomes its arm's name: letters, digits and _, "
+            f"a search space's file must be named with letters, digits and _, as it names the arm, "
             f"got {path.stem!r}"
         )
     if path.stem in SPACES.names:
         raise ProtocolError(
-            f"a space's file cannot be called {path.name}: {path.stem} is the name of a built-in "
-            f"arm; rename {path}"
+            f"a search space's file must not be named like a built-in arm, got {path.name}; "
+            f"rename {path}"
         )
     return read_own(path)
 
 
 def _try_out(space: Space, where: str, study: StudyContext) -> str:
-    """Try what a space enqueues, and seeded trials; return the digest of what comes out.
+    """Test a space with its enqueued recipes and seeded trials; return its digest.
 
-    All of them must come out as recipes, and together ask for what one study can keep.
+    Raises ProtocolError unless all give recipes, with parameters that one study can store.
     """
-    asked: Asked = {}
+    known: Distributions = {}
     enqueued = space.enqueued
     if len(study.students) > 1:
         enqueued = _with_student(space, study.students[0], where)
     for number, (title, parameters) in enumerate(enqueued.items()):
         trial = FixedTrial(dict(parameters), number)
         what = f"ENQUEUED[{title!r}]"
-        propose(space, trial, where, what, asked)
+        propose(space, trial, where, what, known)
         try:
             check_enqueued(parameters, trial.distributions)
         except ProtocolError as error:
             raise ProtocolError(f"{where}: {what}: {error}") from None
         unused = sorted(set(parameters) - set(trial.params))
         if unused:
-            raise ProtocolError(f"{where}: suggest of {what} does not ask for {', '.join(unused)}")
+            raise ProtocolError(f"{where}: suggest of {what} does not use {', '.join(unused)}")
     draws = [
-        described(trial, propose(space, trial, where, "a random trial", asked))
+        described(trial, propose(space, trial, where, "a random trial", known))
         for trial in seeded_trials(DRAWS)
     ]
     return space_digest(draws, space.enqueued)
 
 
-def propose(space: Space, trial: BaseTrial, where: str, what: str, asked: Asked) -> Recipe:
-    """Return the recipe that a space suggests, and add to `asked` what it asks for.
+def propose(space: Space, trial: BaseTrial, where: str, what: str, known: Distributions) -> Recipe:
+    """Return the recipe that a space suggests, and add its distributions to `known`.
 
-    Raises ProtocolError, naming the space's file as `where`, the line, and the trial as `what`,
-    for whatever its `suggest` raises, for what is not a Recipe, and for parameters that Optuna
-    cannot keep or that differ from those in `asked`.
+    Raises ProtocolError, naming the space's file (`where`), the line and the trial (`what`), for
+    any exception of `suggest`, a result that is not a Recipe, and parameters that Optuna cannot
+    store or that conflict with `known`.
     """
     try:
         with warnings.catch_warnings():  # Optuna only warns of a value that is out of range
             warnings.filterwarnings("error", ".* out of the range of the distribution")
-            recipe = space.suggest(cast(BaseTrial, AskedTrial(trial, asked)))
+            recipe = space.suggest(cast(BaseTrial, CheckedTrial(trial, known)))
     except (Exception, SystemExit) as error:
-        said = f"{where}{_place(space, error)}: {_reason(what, error)}"
-        raise ProtocolError(said) from error
+        message = f"{where}{_place(space, error)}: {_reason(what, error)}"
+        raise ProtocolError(message) from error
     if not isinstance(recipe, Recipe):
-        said = f"{where}{_place(space)}: suggest of {what} returns {recipe!r}, not a Recipe"
-        raise ProtocolError(said)
+        message = f"{where}{_place(space)}: suggest of {what} returns {recipe!r}, not a Recipe"
+        raise ProtocolError(message)
     return recipe
 
 
 def _place(space: Space, error: BaseException | None = None) -> str:
-    """Return where in the user's own file an error arose, as `, line 7, in suggest`.
+    """Return where in the user's file an error was raised, as `, line 7, in suggest`.
 
-    A file that it imports is named. Where the error arose in no line of theirs, the line is that of
-    `suggest`. Empty for our own spaces.
+    An imported file is named too. If no line of the user's raised it, that of `suggest` is
+    returned. Empty for built-in spaces.
     """
     place = (own_place(error) if error else "") or space.line
     return f", {place.removeprefix(f'{space.name}.py, ')}" if place else ""
 
 
 def _reason(what: str, error: BaseException) -> str:
-    """Say what a space raised, in our words where those of Optuna and Python are no help."""
+    """Return a message on a space's exception, reworded where Optuna's or Python's is unclear."""
     text = _one_line(error)
     if isinstance(error, ProtocolError):
         return f"suggest of {what}: {text}"

@@ -13,7 +13,7 @@ from conductor.search.mirror import CUT, Mirror
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from search_spaces.asking import Asked
+from search_spaces.checks import Distributions
 from search_spaces.space import Space, propose
 from storage.studies.trials import (
     ASKED,
@@ -45,7 +45,7 @@ class Decisions:
         self._budget = budget
         self._mirror = Mirror(study, method)
         self._recipes: dict[int, Recipe] = {}
-        self._distributions: Asked = {}
+        self._distributions: Distributions = {}
         self._running: set[int] = set()
         self._asked = 0
         self._counted = 0

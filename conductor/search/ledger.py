@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
 from storage.studies.optuna_internals import StoredTrial, storage_of, study_id_of, trial_id_of
-from storage.studies.patience import RESTORE
+from storage.studies.retrying import RESTORE
 from storage.studies.trials import check_trial, end_trial
 
 

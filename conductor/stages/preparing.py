@@ -13,7 +13,7 @@ from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
 from reports.wording import duration, percent, show_size, split_words
 from storage.files.layout import Layout, view_folder
-from storage.files.views import missing_views, verify_shard
+from storage.files.shard_folders import missing_views, verify_shard
 from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import (
     JobContext,

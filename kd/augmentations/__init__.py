@@ -1,12 +1,12 @@
 """Augmentations: random changes of training images, one file each.
 
-`--augment crop=4,flip` applies members in the order given, each at most once. A member's first
-docstring line is its help, and says what its value means. It may define these constants, which are
-read without importing the file and so must be literals:
+`--augment crop=4,flip` applies members in the order given, each at most once. The first line of a
+member's docstring is its help and explains its value. It may define these constants, which are read
+without importing the file and so must be literals:
 
-    DEFAULT = 4                the value where none is given; a whole number takes whole numbers
-                               alone. Without DEFAULT the member takes no value.
-    RANGE = (1, "image_size")  the least and the greatest value; "image_size" is the side in pixels
+    DEFAULT = 4                the default value; if it is a whole number, every value must be
+                               one. Without DEFAULT the member takes no value.
+    RANGE = (1, "image_size")  smallest and largest value; "image_size" is the side in pixels
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 class Augmentation(typing.Protocol):
     """What a member's module offers: two pure functions.
 
-    `value` is the number behind the name, as in `crop=4`; 0 for a member that takes none.
+    `value` is the number after the name, as in `crop=4`; 0 for a member that takes no value.
     """
 
     def draw(
@@ -35,8 +35,8 @@ class Augmentation(typing.Protocol):
         """
 
     def apply(self, batch: Tensor, drawn: Mapping[str, Tensor], value: float) -> Tensor:
-        """Change `batch` [B, C, H, W] uint8 as drawn; the same shape and type back.
+        """Return `batch` [B, C, H, W] uint8 augmented as drawn, in the same shape and type.
 
-        `drawn` has one row per image of the batch and lies on its device. The batch itself must
-        not change. Every device must compute the same pixels: integer arithmetic does.
+        `drawn` has one row per image of the batch and is on its device. The batch itself must
+        not change. Use integer arithmetic, so that every device computes the same pixels.
         """

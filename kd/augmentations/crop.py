@@ -35,10 +35,10 @@ def _cut(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> 
 
 
 def _cut_on_cpu(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Do as `_cut`, in a third of its time: whole lines of a window are copied, not pixels.
+    """Return the same as `_cut` in a third of the time, by copying lines instead of pixels.
 
-    The windows at all places in memory, overlapping, are the rows of one tensor; those that begin
-    at the corners are chosen. Other devices may have to write out such a tensor.
+    The rows of one strided tensor are the overlapping windows at all memory offsets; those that
+    begin at the corners are selected. Other devices may have to materialise this tensor.
     """
     image, channel, line, pixel = padded.stride()
     channels = padded.shape[1]

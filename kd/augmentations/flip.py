@@ -14,7 +14,7 @@ def draw(
 
 
 def apply(batch: Tensor, drawn: Mapping[str, Tensor], value: float) -> Tensor:
-    # Both ways behind each other, then whole images chosen: on a CPU a third of torch.where.
+    # Select whole images from both versions: on a CPU this takes a third of torch.where's time.
     both = torch.cat([batch, batch.flip(-1)])
     own = torch.arange(len(batch), device=batch.device)
     return both.index_select(0, own + len(batch) * drawn["flipped"])

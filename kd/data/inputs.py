@@ -1,7 +1,7 @@
-"""Inputs: what a network is fed, as one object that describes the inputs of a prepared data set.
+"""Describe the inputs of a prepared data set: images or arrays, their shape and normalisation.
 
-It is kept in the data set's manifest. Everything behind the data set asks it, for a normalised
-batch as for the shape, and assumes nothing of images itself.
+The description is stored in the data set's manifest. All other code uses it, for example to
+normalise a batch, and does not assume that inputs are images.
 """
 
 import math
@@ -25,18 +25,18 @@ CHUNK = 1024  # images counted at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images(JsonData):
-    """Square images, kept as uint8 [N, C, H, W], and fed as float32, normalised by channel.
+    """Square images, stored as uint8 [N, C, H, W]; networks receive normalised float32.
 
-    `shape` is (C, H, W). `mean` and `deviation`, a number a channel, are those of the training
-    images, in units of 0-1 pixels.
+    `shape` is (C, H, W). `mean` and `deviation` have one number per channel, computed on the
+    training images, in units of 0-1 pixels.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
-    dtype: ClassVar[torch.dtype] = torch.uint8  # as they are kept
-    are_images: ClassVar[bool] = True  # there are views of them, and the report shows some
+    dtype: ClassVar[torch.dtype] = torch.uint8  # of the stored values
+    are_images: ClassVar[bool] = True  # can be augmented, and shown in the report
 
     @classmethod
     def measured(cls, values: NDArray[np.uint8], train: NDArray[np.int64]) -> Self:
@@ -53,33 +53,33 @@ class Images(JsonData):
 
     @property
     def places(self) -> int:
-        """Pixels of an image: what a network computes at, again and again."""
+        """Number of pixels of an image, to which a network's work is proportional."""
         return self.shape[1] * self.shape[2]
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Turn a batch as it is kept into what a network is fed, of the same shape."""
+        """Return a stored batch as a network's input, in the same shape."""
         scale, shift = _constants(self, values.device)
         # In place, which saves the memory of a second batch and gives the same bits.
         return (values * scale).sub_(shift)
 
     def exported(self, values: Tensor) -> Tensor:
-        """Turn a batch as it is kept into what an exported student takes: pixels in 0-1."""
+        """Return a stored batch as the input of an exported student: pixels in 0-1."""
         return values / 255
 
     def zeros(self, count: int, device: str = "cpu") -> Tensor:
-        """Return a batch of the shape and type that a network is fed, without content."""
+        """Return a network's input of zeros, with `count` examples."""
         return torch.zeros(count, *self.shape, device=device)
 
     def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a batch as a network is fed it, of random numbers."""
+        """Return a network's input of normal random numbers, with `count` examples."""
         return torch.randn(count, *self.shape, generator=generator)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrays(JsonData):
-    """Arrays [N, ...] of any shape, `kept` as float32 or int64, and fed as they are.
+    """Arrays [N, ...] of any shape, which networks receive unchanged.
 
-    `shape` is that of one example; `low` and `high` are the least and the greatest number.
+    `shape` is that of one example; `kept` is float32 or int64; `low` and `high` are the extremes.
     """
 
     shape: tuple[int, ...]
@@ -110,22 +110,22 @@ class Arrays(JsonData):
 
     @property
     def places(self) -> int:
-        """Numbers of a channel, or of an example without channels."""
+        """Number of values in a channel, or in an example without channels."""
         return math.prod(self.shape[1:] or self.shape)
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Return a copy, because a network may change what it is fed."""
+        """Return a copy, because a network may change its input."""
         return values.clone()
 
     def exported(self, values: Tensor) -> Tensor:
-        """Return what an exported student takes: the values as they are kept."""
+        """Return the input of an exported student: the stored values."""
         return values
 
     def zeros(self, count: int, device: str = "cpu") -> Tensor:
         return torch.zeros(count, *self.shape, dtype=self.dtype, device=device)
 
     def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a batch as a network is fed it, of random numbers between the extremes."""
+        """Return a network's input of random numbers between the extremes."""
         drawn = torch.rand(count, *self.shape, generator=generator, dtype=torch.float64)
         return (drawn * (self.high - self.low) + self.low).to(self.dtype)
 
@@ -134,7 +134,7 @@ Inputs = Images | Arrays
 
 
 def describe(source: Source, train: NDArray[np.int64]) -> Inputs:
-    """Describe the inputs of a source, of which the rows `train` are the training split."""
+    """Return the description of a source's inputs; the rows `train` are the training split."""
     if source.inputs.dtype == np.uint8:
         return Images.measured(cast(NDArray[np.uint8], source.inputs), train)
     return Arrays.measured(cast(NDArray[np.float32] | NDArray[np.int64], source.inputs))
@@ -148,7 +148,7 @@ def read_inputs(info: Mapping[str, Any]) -> Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """`values` [N, ...] as they are kept and as `inputs` describes them, and `labels` [N] int64."""
+    """Stored `values` [N, ...], described by `inputs`, and their `labels` [N] int64."""
 
     values: Tensor
     labels: Tensor
@@ -168,22 +168,22 @@ class Examples:
         return view(seed, k, self.values, augment)
 
     def batch(self, index: Tensor, rows: View) -> Tensor:
-        """Return the examples `index` [B], rendered as `rows`, one row each, as a network is fed.
+        """Return a network's input: the examples `index` [B], augmented as `rows`, one row each.
 
-        Index and rows lie on the device of the examples.
+        Index and rows must be on the device of the examples.
         """
         return self.inputs.normalise(render(self.values.index_select(0, index), rows))
 
     def fed(self) -> Tensor:
-        """Return all examples as a network is fed them, not augmented."""
+        """Return all examples as a network's input, not augmented."""
         return self.inputs.normalise(self.values)
 
 
 @cache
 def _constants(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return factor and subtrahend [C, 1, 1]; made once, because a copy to a device is waited for.
+    """Return factor and subtrahend [C, 1, 1]; cached, because copying to a device blocks.
 
-    Neither is a tensor of inference mode, whichever mode asks first.
+    They are ordinary tensors even if the first call is in inference mode.
     """
     with torch.inference_mode(False):
         mean, deviation = (
@@ -198,7 +198,7 @@ def channel_statistics(
 ) -> tuple[list[float], list[float]]:
     """Return mean and deviation of each channel of `images[rows]`, in units of 0-1 pixels.
 
-    They come from counts of pixel values, so they are the same to the bit wherever computed. A
+    They are computed from counts of pixel values, and so to the same bit on every machine. A
     deviation is at least 1/255, one step of a pixel, since images are divided by it.
     """
     channels = range(images.shape[1])

@@ -24,12 +24,12 @@ from kd.names import SOURCES, parse_dataset
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 
-Pools = list[NDArray[np.int64]]  # rows of the source, one array a class
+Pools = list[NDArray[np.int64]]  # rows of the source, one array per class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Rows of the source, ascending int64, that make each part; no row is in two parts."""
+    """The rows of the source in each part, ascending int64; no row is in two parts."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -39,10 +39,10 @@ class Split:
 def load_source(
     dataset: str, image_size: int, data_dir: Path, progress: Progress | None = None
 ) -> Source:
-    """Read a data set with every image in `image_size`; only what differs in size is resized.
+    """Read a data set and resize its images to `image_size` where they differ.
 
     `data_dir` is the folder for downloads. `progress` is called as images are decoded or resized.
-    Raises DataError, one line that says what to do.
+    Raises DataError, with one line that includes the remedy.
     """
     report = progress or _silent
     member, path = _member(dataset)
@@ -52,34 +52,34 @@ def load_source(
 
 
 def listing_digest(dataset: str, image_size: int) -> str:
-    """Return a digest that stays the same while `load_source` would return the same.
+    """Return a digest that changes whenever the result of `load_source` may change.
 
-    No image is read: what lies at a path is judged by the source's `listing`, and by the file that
-    reads it. Raises DataError for a path without a data set.
+    It covers the source's `listing` of the path, and the code that reads it; no image is read.
+    Raises DataError for a path without a data set.
     """
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        listed = member.listing(path) if hasattr(member, "listing") else dataset
+        content = member.listing(path) if hasattr(member, "listing") else dataset
         reader = hashlib.sha256(Path(str(member.__file__)).read_bytes()).hexdigest()
-    text = json.dumps([listed, reader, image_size])
+    text = json.dumps([content, reader, image_size])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def passed_over(dataset: str) -> str:
-    """Return what at a data set's path is not read, in one sentence; empty for most data sets."""
+    """Return one sentence on what is skipped at a data set's path; empty if nothing is."""
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         return str(member.passed_over(path)) if hasattr(member, "passed_over") else ""
 
 
 def split(source: Source, protocol: Protocol) -> Split:
-    """Take the parts that the source has, and draw the others, stratified, with exact totals.
+    """Return the parts that the source defines, and draw the others, stratified by class.
 
-    A test or a validation split of the source's own is taken as it is. Otherwise it is drawn from
-    the examples of no part; what is left of these trains, beside what the source has for training.
-    A smaller `train_size` keeps a subset of what a larger one keeps, and draws at most as many
-    images for validation: who has few labels has few to validate with. Raises DataError when a
-    class would be missing from a part, or when `train_size` is more than there is.
+    A test or validation split that the source defines is used unchanged. Otherwise it is drawn from
+    the examples without a part; the rest of these is added to the source's training examples.
+    A smaller `train_size` selects a subset of what a larger one selects, and limits the drawn
+    validation split to as many images, because few labels mean few to validate with. Raises
+    DataError if a part would lack a class, or `train_size` exceeds the training images.
     """
     rows = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
     given = np.full(len(source.labels), "") if source.part is None else source.part
@@ -91,8 +91,8 @@ def split(source: Source, protocol: Protocol) -> Split:
     drawn = [name for name in ("test", "validation") if name not in source.official]
     if drawn and not sum(map(len, free)):
         raise DataError(
-            f"every example of the data set has a part, and none is {drawn[0]}: give some that "
-            "part, or leave it empty where it may be drawn"
+            f"a data set needs {drawn[0]} examples, but every example is assigned to another part: "
+            f"assign some to {drawn[0]}, or leave the part of some empty so that it can be drawn"
         )
     if "test" in drawn:
         test, free = _cut(free, protocol.test_fraction)
@@ -109,9 +109,9 @@ def split(source: Source, protocol: Protocol) -> Split:
 
 
 def apportion(sizes: Sequence[int], share: float) -> list[int]:
-    """Take `share` of every size: whole numbers, by largest remainder, with the exact total.
+    """Return `share` of every size as whole numbers with the exact total, by largest remainder.
 
-    The share is taken as the decimal that it is written as, so that 0.29 of 100 is 29.
+    The share is used as the decimal that is written, so that 0.29 of 100 is 29.
     """
     exact = [Fraction(str(share)) * size for size in sizes]
     counts = [math.floor(quota) for quota in exact]
@@ -122,7 +122,7 @@ def apportion(sizes: Sequence[int], share: float) -> list[int]:
 
 
 def spread(sizes: Sequence[int], total: int) -> list[int]:
-    """Take `total` as evenly over the sizes as these allow; what is left over, from the first."""
+    """Return counts that sum to `total`, as even as the sizes allow, the remainder on the first."""
     counts = [0] * len(sizes)
     while total:
         unfilled = [index for index, size in enumerate(sizes) if counts[index] < size]
@@ -153,7 +153,7 @@ def _member(dataset: str) -> tuple[ModuleType, Path | None]:
 
 
 def _shuffled(pools: Pools) -> Pools:
-    seeds = [derive_seed(0, "split", label) for label in range(len(pools))]  # 0: of no study
+    seeds = [derive_seed(0, "split", label) for label in range(len(pools))]  # 0: for all studies
     return [
         np.random.default_rng(seed).permutation(pool)
         for seed, pool in zip(seeds, pools, strict=True)
@@ -161,7 +161,7 @@ def _shuffled(pools: Pools) -> Pools:
 
 
 def _cut(pools: Pools, share: float) -> tuple[Pools, Pools]:
-    """Cut the share off the front of every pool."""
+    """Return the first `share` of every pool, and the rest."""
     counts = apportion([len(pool) for pool in pools], share)
     taken = [pool[:count] for pool, count in zip(pools, counts, strict=True)]
     left = [pool[count:] for pool, count in zip(pools, counts, strict=True)]
@@ -175,7 +175,7 @@ def _keep(train: Pools, train_size: int) -> Pools:
     if not len(sizes) <= train_size <= sum(sizes):
         raise DataError(
             f"train_size must be 0, or lie between the {len(sizes)} classes and the {sum(sizes)} "
-            f"images that are left for training, got {train_size}"
+            f"images available for training, got {train_size}"
         )
     counts = spread(sizes, train_size)
     return [pool[:count] for pool, count in zip(train, counts, strict=True)]
@@ -186,8 +186,8 @@ def _check_part(part: str, pools: Pools, rows: Pools, classes: Sequence[str]) ->
         if not len(pool):
             raise DataError(
                 f"every class needs an image in each part, but class {name!r} has "
-                f"{len(all_rows)} in all and none of them for {part}: add images, remove the "
-                "class, or change validation_fraction or test_fraction"
+                f"{len(all_rows)} in all and none for {part}: add images, remove the class, or "
+                "change validation_fraction or test_fraction"
             )
 
 

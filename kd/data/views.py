@@ -48,8 +48,8 @@ class View:
 def view(seed: int, k: int, images: Tensor, augment: str) -> View:
     """Return view `k` of `images` [N, C, H, W]: the same for the same arguments, on every machine.
 
-    Of the images, only the shape matters. `augment` is the protocol's. One generator serves all
-    augmentations in the order of their names there.
+    Only the shape of the images matters. `augment` is the protocol's. All augmentations draw from
+    one generator, in the order of their names there.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "view", k))
     count, *shape = images.shape

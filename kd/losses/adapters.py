@@ -12,12 +12,12 @@ from kd.seeds import derive_seed
 
 
 class Adapters(nn.Module):
-    """One 1x1 convolution a tap, from the student's channels to those of the teacher's reading.
+    """One 1x1 convolution per tap, from the student's channels to those of the teacher's reading.
 
-    They train with the student and are no part of it. `student_channels` and `reading_channels` go
-    from tap to number of channels and name the same taps; none for a loss that needs no adapter.
-    Each layer starts as `nn.Conv2d` does (uniform within 1 / sqrt(channels)), from its own seed:
-    what a tap starts with does not depend on which others are used.
+    They are trained with the student but are not part of it. `student_channels` and
+    `reading_channels` map the same taps to numbers of channels; both are empty for a loss without
+    adapters. Each layer is initialised like `nn.Conv2d` (uniform within 1 / sqrt(channels)) from
+    its own seed, so that its weights do not depend on which other taps are used.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Adapters(nn.Module):
 
 
 def _adapter(student_channels: int, reading_channels: int, seed: int) -> nn.Conv2d:
-    # Made without memory, since nn.Conv2d would draw its start from the global generator.
+    # Made on the meta device, since nn.Conv2d would draw its weights from the global generator.
     layer = nn.Conv2d(student_channels, reading_channels, kernel_size=1, device="meta")
     layer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +65,7 @@ def feature_loss(
     for tap, reading in readings.items():
         student = student_features[tap]
         if loss.ADAPTED:
-            # A 1x1 convolution and averaging commute; pooled first, it has fewer positions to do.
+            # A 1x1 convolution and averaging commute; pooling first leaves fewer positions.
             student = adapters(tap, matched(student, reading.features)[0])
         losses.append(loss.loss(student, reading))
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]

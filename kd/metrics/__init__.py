@@ -1,4 +1,4 @@
-"""Metrics: what a study searches, compares and reports by; each module of this folder is one."""
+"""Metrics, by which a study ranks trials and compares recipes; each module here is one."""
 
 from math import isfinite
 from typing import TYPE_CHECKING, Protocol, cast

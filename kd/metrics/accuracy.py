@@ -1,4 +1,4 @@
-"""The share of examples whose largest logit is at the label."""
+"""The share of examples whose largest logit is that of the label."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,1 +1,1 @@
-"""Networks: families of models, where features are read, pretrained weights and cost."""
+"""Networks: model families, feature taps, pretrained weights, numerics and cost."""

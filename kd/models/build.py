@@ -1,7 +1,7 @@
 """Build a teacher or student from its name: `build("resnet20", …)` returns a `Network`.
 
 The layers come from a family (`kd.models.families`) or the user's own file (`kd.models.own`);
-`kd.models.network` defines what a network can do.
+`kd.models.network` defines `Network`.
 """
 
 from pathlib import Path
@@ -30,16 +30,16 @@ def build(
     seed: int,
     files: str | Path = ".",
 ) -> Network:
-    """Make the model `name` for images [B, channels, H, W], in train mode, on the CPU.
+    """Return the model `name` for images [B, channels, H, W], in train mode, on the CPU.
 
-    `stem` is `cifar` or `imagenet`; a family with a stem of its own ignores it. `weights` is `none`
+    `stem` is `cifar` or `imagenet`; families with a fixed stem ignore it. `weights` is `none`
     (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under `with
-    torch.device("meta")` the network has shapes alone; take `weights` none there. `files` is the
-    folder that holds the user's model files. The global random state is neither read nor changed.
+    torch.device("meta")` the network has only shapes, and `weights` must be none. `files` is the
+    folder with copies of the user's files. The global random state is neither read nor changed.
 
     Raises ProtocolError for an unknown name or stem, or a model without ImageNet weights; DataError
-    when those cannot be downloaded; ArtifactError when the file does not fit the model, or that of
-    a model of the user's own is not in `files`.
+    when those cannot be downloaded; ArtifactError when a weights file does not fit the model, or
+    the copy of the user's file is missing from `files`.
     """
     model = parse_model(name)
     check_name("stem", stem, STEMS)
@@ -51,7 +51,7 @@ def build(
         network = build_own(name, classes=classes, channels=channels, seed=seed, files=Path(files))
     else:
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
-        with torch.device("meta"):  # the libraries' own initialisation would cost time for nothing
+        with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
             network = Network(name, *families.load(model).build(model, classes, channels, stem))
         initialise(network.to_empty(device=device), seed)
     if weights == "imagenet":
@@ -62,7 +62,7 @@ def build(
 
 
 def initialise(network: Network, seed: int) -> None:
-    """Fill parameters and buffers from `seed`, by one rule for all models.
+    """Initialise parameters and buffers from `seed`, by one rule for all built-in models.
 
     Convolutions: normal, variance 2 / fan-out (He et al. 2015, as in torchvision's ResNets,
     MobileNetV2 and VGGs), biases 0. Linear layers: uniform in ±1/sqrt(inputs), PyTorch's default.

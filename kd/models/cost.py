@@ -13,35 +13,35 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd.data.inputs import Inputs
 from kd.errors import require
 from kd.models.latency import Latency
-from kd.models.network import Network, export_state, rehearse
+from kd.models.network import Network, export_state, run_on_meta
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 
 WARM_UP_ROUNDS = 5  # the first calls choose kernels, fill allocators and caches
-# Large models on a CPU take seconds a pass: once this long has been spent on a batch size, fewer
-# rounds do, but one of warm-up and LEAST_ROUNDS that count.
-PATIENCE = 60.0  # seconds
+# Large models on a CPU take seconds per pass: once this time has been spent on a batch size, one
+# round of warm-up and LEAST_ROUNDS timed rounds suffice.
+TIME_LIMIT = 60.0  # seconds
 LEAST_ROUNDS = 5
 
 
 def parameter_count(network: Network) -> int:
-    """Number of parameters, frozen ones too; running statistics are not among them."""
+    """Return the number of parameters, including frozen ones but not running statistics."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def macs(network: Network, inputs: Inputs) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one example, in eval mode.
+    """Return the multiply-accumulates of convolutions and linear layers for one example.
 
-    Biases, batch norm, activations and pooling are not counted, as is usual. Runs on shapes alone.
+    Biases, batch norm, activations and pooling are not counted. Computed from shapes, in eval mode.
     Raises ProtocolError when the images do not fit the network.
     """
     with FlopCounterMode(display=False) as counter:
-        rehearse(network, inputs)
+        run_on_meta(network, inputs)
     return int(counter.get_total_flops()) // 2
 
 
 def state_bytes(network: Network) -> int:
-    """Bytes of the network's safetensors file, header included."""
+    """Return the bytes of the network's safetensors file, including its header."""
     return len(safetensors.torch.save(export_state(network)))
 
 
@@ -54,12 +54,12 @@ def measure_latency(
     repeats: int,
     seed: int,
 ) -> dict[str, list[Latency]]:
-    """Time forward passes of copies of the networks on `device`, one `Latency` a batch size.
+    """Time forward passes of copies of the networks; return one `Latency` per batch size, by name.
 
     In eval and inference mode, after warm-up. Each of at most `repeats` rounds runs every network
-    once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs) meets
-    all alike. The same network under two names shows the noise floor. The caller fixes the number
-    of threads and sees to it that nothing else runs. Raises ProtocolError for a count below 1.
+    once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs)
+    affects all equally. The same network under two names shows the noise floor. The caller sets
+    the number of threads and ensures that nothing else runs. Raises ProtocolError for counts < 1.
     """
     require("repeats must be at least 1", repeats >= 1, repeats)
     sizes = list(batch_sizes)
@@ -80,15 +80,15 @@ def measure_latency(
 def _time_rounds(
     networks: Mapping[str, Network], images: Tensor, repeats: int, generator: torch.Generator
 ) -> dict[str, list[float]]:
-    """Return the ms of every timed pass, by name."""
+    """Return the times of all timed passes in ms, by network."""
     names = list(networks)
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
-        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < PATIENCE / 4:
+        while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < TIME_LIMIT / 4:
             rounds.append(_time_round(networks, images, names, generator))
         warm_up = len(rounds)
         while len(rounds) - warm_up < repeats:
-            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > PATIENCE:
+            if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > TIME_LIMIT:
                 break
             rounds.append(_time_round(networks, images, names, generator))
     return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}
@@ -97,7 +97,7 @@ def _time_rounds(
 def _time_round(
     networks: Mapping[str, Network], images: Tensor, names: list[str], generator: torch.Generator
 ) -> dict[str, float]:
-    """Run every network once, in an order of its own; return the ms that each took."""
+    """Run every network once, in random order; return the time of each in ms."""
     order = torch.randperm(len(names), generator=generator).tolist()
     return {names[index]: _time_pass(networks[names[index]], images) for index in order}
 
@@ -116,7 +116,7 @@ def _time_pass(network: Network, images: Tensor) -> float:
 
 
 def _synchronise(device: torch.device) -> None:
-    """Wait for an accelerator, which works while Python goes on; a CPU has nothing to wait for."""
+    """Wait for the queued work of an accelerator; do nothing on a CPU."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and accelerator.type == device.type:
         torch.accelerator.synchronize(device)

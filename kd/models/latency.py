@@ -1,4 +1,4 @@
-"""How long a forward pass takes; free of torch, since a study keeps it."""
+"""The record of a latency measurement; no torch, because reports read it."""
 
 from dataclasses import dataclass
 

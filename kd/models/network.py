@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
-from kd.models.taps import keeping
+from kd.models.taps import tap_hook
 
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Network(nn.Module):
-    """A classifier, its name, and the modules whose outputs are its taps.
+    """A classifier (`body`), its name, and the modules whose outputs are its taps.
 
-    The classifier is `body`, the one registered submodule, so that the state dict has the names of
-    the library that it comes from, under `body.`.
+    `body` is the only registered submodule, so that the state dict has the names that the model
+    has in its own library, under `body.`.
     """
 
     def __init__(self, name: str, body: nn.Module, paths: Sequence[str]) -> None:
@@ -36,10 +36,10 @@ class Network(nn.Module):
     def forward_taps(
         self, images: Tensor, taps: Sequence[str], compiled: Traced | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits [B, classes] and, for each of `taps`, the output [B, C, h, w] there.
+        """Return logits [B, classes] and the output [B, C, h, w] of each of `taps`.
 
-        `compiled` computes what `traced` does. Raises ProtocolError for a tap that the network has
-        not, or whose module runs twice.
+        `compiled` is a compiled `traced`. Raises ProtocolError for a tap that the network lacks,
+        or whose module runs twice.
         """
         kept: dict[str, Tensor] = {}
         hooks = []
@@ -47,10 +47,10 @@ class Network(nn.Module):
             for tap in taps:
                 if tap not in self.paths:
                     raise ProtocolError(
-                        f"{self.name} has no tap {tap!r}; take --taps {','.join(self.taps)}"
+                        f"{self.name} has no tap {tap!r}; use --taps {','.join(self.taps)}"
                     )
                 path = self.paths[tap]
-                hook = keeping(kept, tap, f"{self.name}: {path}")
+                hook = tap_hook(kept, tap, f"{self.name}: {path}")
                 hooks.append(self.body.get_submodule(path).register_forward_hook(hook))
             return (compiled or self.traced)(images, kept, taps)
         finally:
@@ -60,74 +60,74 @@ class Network(nn.Module):
     def traced(
         self, images: Tensor, kept: dict[str, Tensor], taps: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits and the outputs of `taps`, which hooks put into `kept` in the meantime.
+        """Return logits and the outputs of `taps`, which hooks store in `kept` during the pass.
 
-        This is what is compiled, as one graph: it reaches what the hooks, which are others at each
-        step, share with it through its argument `kept`.
+        This function is compiled as one graph. `kept` is an argument because the hooks, which are
+        registered anew at each step, write to it.
         """
         logits: Tensor = self.body(images)
         return logits, {tap: kept[tap] for tap in taps}
 
 
 def export_state(network: Network) -> dict[str, Tensor]:
-    """Return the state dict under the names of the body's own library, ready for safetensors.
+    """Return the state dict under the names of the model's own library, ready for safetensors.
 
-    Tensors are contiguous, on the CPU, and of one memory each, which may be the network's. One that
-    stands under several names (tied weights) is under the first alone; see `twins`.
+    Tensors are contiguous, on the CPU, and share no memory with each other, but may share the
+    network's. Tied weights appear only under their first name; see `tied_names`.
     """
     state = network.body.state_dict()
-    second, seen, found = twins(state), set[int](), {}
+    second, seen, exported = tied_names(state), set[int](), {}
     for name, value in state.items():
         if name not in second:
             plain = value.cpu().contiguous()
             memory = plain.untyped_storage().data_ptr()
-            found[name] = plain.clone() if memory in seen else plain
+            exported[name] = plain.clone() if memory in seen else plain
             seen.add(memory)
-    return found
+    return exported
 
 
-def twins(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the names of a state dict whose tensor an earlier name has too: name -> that name."""
+def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names in a state dict that repeat an earlier name's tensor, with that name."""
     first: dict[object, str] = {}
-    found = {}
+    repeated = {}
     for name, value in state.items():
         key = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.data_ptr() and key in first:  # 0 is the address of none, or of shapes alone
-            found[name] = first[key]
+        if value.data_ptr() and key in first:  # 0 for empty tensors, and on the meta device
+            repeated[name] = first[key]
         first.setdefault(key, name)
-    return found
+    return repeated
 
 
-def load_state(module: nn.Module, given: Mapping[str, Tensor], source: str, model: str) -> None:
-    """Load a whole state dict, which `source` holds, into a module of the model `model`.
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, model: str) -> None:
+    """Load a complete state dict; `source` and `model` name its file and the model in errors.
 
-    Raises ArtifactError when it does not fit, or when the module does not have it then, as where
-    two names have one tensor, and other values.
+    Raises ArtifactError when it does not fit, or has different values for names that share a tensor
+    in the module.
     """
     try:
-        module.load_state_dict(given)
+        module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{source} does not fit {model}: {reason}") from None
     for name, value in module.state_dict().items():
-        if not same(value, given[name].to(value)):
+        if not same(value, state[name].to(value)):
             raise ArtifactError(
                 f"{source} does not fit {model}: {name} shares its memory with another tensor, and "
-                "the file has other values for the two"
+                "the file has different values for the two"
             )
 
 
 def same(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors have the same shape and values; NaN is itself here."""
+    """Return whether two tensors have the same shape and values; NaN equals NaN."""
     return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
-def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pass one example through the network without arithmetic.
+def run_on_meta(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pass one example through a copy of the network on the meta device, without arithmetic.
 
-    Returns logits and every tap on the meta device: shapes alone. The network itself is not
-    touched. Raises ProtocolError when the network cannot take such an image: too small for its
-    pooling layers, or of another number of channels.
+    Returns logits and every tap, which have shapes but no values. Raises ProtocolError when the
+    network does not accept such an image: it is too small for the pooling layers, or has another
+    number of channels.
     """
     twin = _meta_twin(network).eval()
     try:
@@ -135,7 +135,7 @@ def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
             return twin.forward_taps(inputs.zeros(1, "meta"), twin.taps)
     except RuntimeError as error:
         raise ProtocolError(
-            f"{inputs} do not fit {network.name}; take larger ones or another model "
+            f"{inputs} do not fit {network.name}; use larger ones or another model "
             f"({str(error).splitlines()[0]})"
         ) from None
 
@@ -143,9 +143,9 @@ def rehearse(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
 def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, int]]:
     """Return (channels, height, width) of every tap's output.
 
-    Raises ProtocolError when the images do not fit the network; see `rehearse`.
+    Raises ProtocolError when the images do not fit the network; see `run_on_meta`.
     """
-    _, outputs = rehearse(network, inputs)
+    _, outputs = run_on_meta(network, inputs)
     shapes = {}
     for tap, output in outputs.items():
         _, depth, height, width = output.shape
@@ -154,7 +154,7 @@ def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, in
 
 
 def _meta_twin(network: Network) -> Network:
-    """Copy the network's structure; its tensors become shapes, so that no weight is copied."""
+    """Return a copy of the network on the meta device, without copying weights."""
     tensors = [*network.parameters(), *network.buffers()]
     memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
     return copy.deepcopy(network, memo)

@@ -1,7 +1,7 @@
 """How a network is computed: memory layout, kernels, precision and compilation.
 
-These choices change the result only by rounding. Because results are repeatable to the last bit,
-layout and kernels are fixed for each model, and precision and compilation are protocol fields.
+These choices change results only by rounding. To make results repeatable to the last bit, layout
+and kernels are fixed for each model, and precision and compilation are protocol fields.
 """
 
 import math
@@ -18,20 +18,19 @@ from kd.names import parse_model
 
 Forward = Callable[[Tensor, Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
-MOST_COMPILED = 1024  # graphs of one process: pairs of a model and a set of taps. Torch stops at 8
+MOST_COMPILED = 1024  # graphs per process, one for each model and set of taps; torch's default is 8
 
-# Channels of a convolution below which a CPU never computes in channels last: there oneDNN's
-# kernels were seen to write past their memory (`kd.training.kernels`).
+# A CPU never uses channels last for convolutions with fewer channels: oneDNN's kernels were
+# observed to write past their memory there (`kd.training.kernels`).
 LEAST_CHANNELS_LAST = 8
 
 
 def memory_format(network: Network, device: torch.device) -> torch.memory_format:
-    """Return the layout of the weights of `network`, which its feature maps follow.
+    """Return the layout of the network's weights, and so of its feature maps.
 
-    On an accelerator it is channels last for all: what tensor cores and their like take without
-    turning it round (PyTorch's documentation of channels last). On a CPU it is so for models that
-    were measured to train faster (`ModelFacts.channels_last`), as long as no convolution has few
-    channels.
+    On accelerators it is channels last, which tensor cores use without conversion (PyTorch's
+    documentation of channels last). On a CPU it is channels last for models that were measured to
+    train faster with it (`ModelFacts.channels_last`), unless a convolution has few channels.
     """
     model = parse_model(network.name)
     last = device.type != "cpu" or (
@@ -42,20 +41,20 @@ def memory_format(network: Network, device: torch.device) -> torch.memory_format
 
 
 def _fewest_channels(network: Network) -> float:
-    """Return the least number of channels that a convolution reads or writes, images aside.
+    """Return the smallest number of input or output channels of a convolution.
 
-    The images are what the first convolution reads. A group counts by itself, but for depthwise
-    convolutions, which have kernels of their own.
+    The input of the first convolution (images) is ignored. Groups count separately, except in
+    depthwise convolutions, which use other kernels.
     """
-    found = []
+    channels = []
     for index, layer in enumerate(m for m in network.modules() if isinstance(m, nn.Conv2d)):
         groups = 1 if layer.groups == layer.in_channels else layer.groups
-        found += [layer.out_channels / groups] + [layer.in_channels / groups] * (index > 0)
-    return min(found, default=math.inf)
+        channels += [layer.out_channels / groups] + [layer.in_channels / groups] * (index > 0)
+    return min(channels, default=math.inf)
 
 
 def place(network: Network, device: torch.device) -> Network:
-    """Move the network to `device`, in its layout; return it."""
+    """Move the network to `device` and into its memory layout; return it."""
     layout = memory_format(network, device)
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
@@ -63,11 +62,11 @@ def place(network: Network, device: torch.device) -> Network:
 def training_forward(
     network: Network, device: torch.device, precision: str, compiled: bool
 ) -> Forward:
-    """Return `network.forward_taps` as training steps call it.
+    """Return the function that training steps call in place of `network.forward_taps`.
 
-    Logits and maps are float32, whatever the precision inside: losses need its range. One model is
-    compiled once a process, and once more for each other set of taps: further networks of the same
-    shapes take the code that is there. Raises a torch exception rather than go on uncompiled.
+    It returns logits and maps in float32 for any precision, because losses need its range. A model
+    is compiled once per process and set of taps; further networks of the same shapes reuse the
+    code. If compilation fails, the exception of torch is raised.
     """
     forward: Forward = network.forward_taps
     if compiled:
@@ -80,22 +79,22 @@ def training_forward(
     def mixed(images: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(device.type, dtype=getattr(torch, precision)):
             logits, maps = forward(images, taps)
-        return logits.float(), {tap: each.float() for tap, each in maps.items()}
+        return logits.float(), {tap: features.float() for tap, features in maps.items()}
 
     return mixed
 
 
 def training_backward(network: Network, device: torch.device) -> Callable[[Tensor], None]:
-    """Return how training steps go back from a loss, a scalar."""
+    """Return the function that training steps call to backpropagate a scalar loss."""
     model = parse_model(network.name)
     narrow = device.type == "cpu" and model.width <= model.facts.narrow
     return _backward_without_onednn if narrow else Tensor.backward
 
 
 def _backward_without_onednn(loss: Tensor) -> None:
-    """Go back from a loss with PyTorch's own kernels; NNPACK, which would come next, is slow too.
+    """Backpropagate with PyTorch's own kernels; NNPACK, the next choice, is slow too.
 
-    The process computes as before when it is done.
+    The settings of the process are restored afterwards.
     """
     before = torch.backends.mkldnn.enabled
     with torch.backends.nnpack.flags(enabled=False):
@@ -107,11 +106,11 @@ def _backward_without_onednn(loss: Tensor) -> None:
 
 
 def _configure_compiler(device: torch.device) -> None:
-    """Let a process compile all that a study asks of it.
+    """Raise torch's limit on compiled graphs; on a CPU, compile in this process only.
 
-    On a CPU it has one core, and processes of the compiler's own would take those of other workers.
+    A worker has one core there, and compiler processes would use those of other workers.
     """
-    from torch._inductor import config  # takes a second, which only those wait for who compile
+    from torch._inductor import config  # takes a second, so imported only to compile
 
     torch._dynamo.config.recompile_limit = MOST_COMPILED
     if device.type == "cpu":
@@ -119,9 +118,9 @@ def _configure_compiler(device: torch.device) -> None:
 
 
 def check_device(device: torch.device, precision: str, compiled: bool) -> None:
-    """Raise ProtocolError, in one line, if the device cannot do what the protocol asks.
+    """Raise ProtocolError, in one line, if the device lacks bfloat16 or cannot compile.
 
-    Compiling is tried on one small layer, which takes some seconds.
+    Compilation is tested on one small layer, which takes some seconds.
     """
     if precision == "bfloat16" and not _has_bfloat16(device):
         raise ProtocolError(f"{device} does not compute in bfloat16; use --precision float32")
@@ -129,7 +128,7 @@ def check_device(device: torch.device, precision: str, compiled: bool) -> None:
         try:
             _configure_compiler(device)
             _compile_a_layer(device)
-        except Exception as error:  # whatever the compiler lacks: it raises what it likes
+        except Exception as error:  # the compiler raises exceptions of many kinds
             reason = " ".join(str(error).split())[:200]
             raise ProtocolError(
                 f"torch.compile does not work on {device}: {reason}; use --no-compile"
@@ -137,13 +136,13 @@ def check_device(device: torch.device, precision: str, compiled: bool) -> None:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":  # Ampere and later; before that it would be emulated, and slower
+    if device.type == "cuda":  # Ampere and later; older devices emulate it, which is slower
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.amp.is_autocast_available(device.type)
 
 
 def _compile_a_layer(device: torch.device) -> None:
-    # no convolution: oneDNN would keep the instruction set of the first one (`kd.training.kernels`)
+    # no convolution, because oneDNN fixes its instruction set at the first (`kd.training.kernels`)
     layer = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,8 +3,8 @@
     def small(classes, channels):
         return nn.Sequential(OrderedDict(stage1=…, stage2=…, pool=…, flatten=…, fc=…))
 
-The outputs of the children whose names begin with `stage` are the taps, the last one `last1`. The
-layers keep the initialisation of their classes.
+The taps are the outputs of the children whose names begin with `stage`; the last one is `last1`.
+Layers keep the initialisation of their classes.
 
 A file is identified by its content: a changed file is another model (see `kd.own_files`).
 """
@@ -25,17 +25,17 @@ from kd.names import ModelName, parse_model
 from kd.own_files import load_kept, own_line, own_place
 from kd.registry import check_name
 
-# a module's name, itself, what it returned, and how often that had been changed in place by then
+# a module's name, the module, its output, and the version counter of that tensor at the time
 _Returned = tuple[str, nn.Module, object, int]
-LACKS = (MemoryError, torch.OutOfMemoryError)  # what a machine lacks is no fault of a model
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)  # not reported as errors of the model
 
 
 def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path) -> Network:
-    """Call the function that `name` means, with torch's own random numbers begun at `seed`.
+    """Return the network that the user's function `name` returns, with torch seeded by `seed`.
 
-    `files` is the folder that holds the copies of own files. Raises ArtifactError when that of the
-    model is not there or was changed; ProtocolError, in one line, for a file that does not
-    import, lacks the function, or whose function fails or returns something else.
+    `files` is the folder with copies of the user's files. Raises ArtifactError when the model's
+    copy is missing or changed; ProtocolError, in one line, for a file that does not import or
+    lacks the function, and for a function that fails or does not return an `nn.Sequential`.
     """
     model = parse_model(name)
     function = _find(model, files)
@@ -47,7 +47,7 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
             body = function(classes=classes, channels=channels)
-        except LACKS:
+        except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
             raise _failed(model, function, "fails", error) from error
@@ -59,9 +59,9 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
 
 
 def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
-    """Return the error, on one line, of a model that cannot be used: `what` is said of it.
+    """Return the one-line error for an unusable model; `what` is the predicate of the sentence.
 
-    It names the line where `error` arose in the user's file, or that of the model's function.
+    It names the line in the user's file that raised `error`, or that of the model's function.
     """
     model = parse_model(name)
     function = _find(model, files)
@@ -73,8 +73,8 @@ def _failed(
 ) -> ProtocolError:
     place = own_place(error) or _defined(model, function)
     return ProtocolError(
-        f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run the same "
-        "line again"
+        f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run "
+        "the same command again"
     )
 
 
@@ -83,12 +83,12 @@ def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolEr
 
 
 def _defined(model: ModelName, thing: Any) -> str:
-    """Return where a function or class of the user's file begins: `mine.py, line 7, in small`."""
+    """Return where a function or class is defined: `mine.py, line 7, in small`."""
     return own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
-    """Raise ProtocolError for what cannot be kept: no tensor, or one without a shape yet."""
+    """Raise ProtocolError for state that cannot be stored: not a tensor, or without a shape."""
     for name, module in body.named_modules():
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if any(nn.parameter.is_lazy(tensor) for tensor in own):
@@ -96,21 +96,21 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
             raise _unfit(
                 model,
                 function,
-                f"has the lazy layer {name}, {kind}, whose shape is not known before a first "
+                f"has the lazy layer {name}, {kind}, whose shape is unknown before the first "
                 f"image; use {kind.replace('Lazy', '')} with its number of inputs",
             )
     for name, value in body.state_dict().items():
         if not isinstance(value, torch.Tensor):
-            what = f"keeps {name}, a {type(value).__name__}, in its state dict; keep tensors alone"
+            what = f"has {name}, a {type(value).__name__}, in its state dict; use only tensors"
             raise _unfit(model, function, what)
 
 
 def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], files: Path) -> None:
     """Build the model twice and pass images through it, as training will.
 
-    Raises ProtocolError, in one line, unless its weights follow from the seed, training draws no
-    random numbers, its logits are [B, classes] and no probabilities, and it has all `taps`, each a
-    map [B, C, h, w].
+    Raises ProtocolError, in one line, unless its weights depend only on the seed, its forward pass
+    draws no random numbers, its outputs are logits [B, classes] and not probabilities, and it has
+    all `taps`, each a map [B, C, h, w].
     """
     network, again = (
         build_own(name, classes=classes, channels=inputs.channels, seed=0, files=files)
@@ -118,8 +118,8 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
     )
     left, right = network.state_dict(), again.state_dict()
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
-        what = "makes other weights from the same seed; let it draw from torch's global generator"
-        raise refusal(name, files, f"{what} alone")
+        what = "gets different weights from the same seed; draw only from torch's global generator"
+        raise refusal(name, files, what)
     images = inputs.zeros(2)
     for training in (False, True):
         with torch.random.fork_rng(devices=[]):
@@ -128,8 +128,8 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
             draws = not torch.equal(before, torch.get_rng_state())
         if draws:
             mode = "training" if training else "evaluation"
-            what = f"draws random numbers in {mode}, as dropout does; a run depends on its seeds"
-            raise refusal(name, files, f"{what} alone: leave that layer out")
+            what = f"draws random numbers in {mode}, as dropout does; remove that layer, because a"
+            raise refusal(name, files, f"{what} run must depend only on its seeds")
     if list(logits.shape) != [2, classes]:
         what = f"must return logits [B, {classes}], got {list(logits.shape)} for B = 2"
         raise refusal(name, files, what)
@@ -137,22 +137,22 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
     for tap, output in outputs.items():
         if output.dim() != 4:
             shape = list(output.shape)
-            raise refusal(name, files, f"must give a map [B, C, h, w] at tap {tap}, got {shape}")
+            raise refusal(name, files, f"must return a map [B, C, h, w] at tap {tap}, got {shape}")
     try:
         tap_shapes(network, inputs)
-    except LACKS:
+    except OUT_OF_MEMORY:
         raise
     except Exception as error:
-        what = "cannot be run on shapes alone (device meta), which counts its operations"
+        what = "does not run on the device meta, which counts its operations"
         raise refusal(name, files, what, error) from error
 
 
 def _pass(
     network: Network, images: torch.Tensor, taps: Sequence[str], files: Path
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return logits and taps of images; raise ProtocolError for whatever the model raises.
+    """Return logits and taps of images. Raises ProtocolError for any exception of the model.
 
-    A stage, and the last child, must return one tensor, and no later layer may change it.
+    Stages and the last child must each return one tensor that no later layer changes.
     """
     returned: list[_Returned] = []
     with ExitStack() as hooks:
@@ -166,21 +166,21 @@ def _pass(
                     )
                 )
         try:
-            found = network.forward_taps(images, taps)
-        except (*LACKS, ProtocolError):
+            outputs = network.forward_taps(images, taps)
+        except (*OUT_OF_MEMORY, ProtocolError):
             raise
         except (Exception, SystemExit) as error:
             _check_returned(network, returned, files)
-            what = f"does not take images {list(images.shape)}"
+            what = f"does not accept images {list(images.shape)}"
             raise refusal(network.name, files, what, error) from error
     _check_returned(network, returned, files)
-    return found
+    return outputs
 
 
 def _check_returned(network: Network, returned: Sequence[_Returned], files: Path) -> None:
-    """Raise ProtocolError unless stages and the last child return a tensor that stays as it is.
+    """Raise ProtocolError unless stages and the last child return tensors that do not change.
 
-    The line that it names is that of the innermost module of the user's that returned the other.
+    The error names the line of the user's innermost module that returned something else.
     """
     *_, last = (name for name, _ in network.body.named_children())
     for name, _, output, version in returned:
@@ -188,8 +188,8 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
             continue
         if isinstance(output, torch.Tensor):
             if output._version != version:
-                what = f"changes the output of {name} in place, in a later layer; move that layer"
-                what += f" into {name}, or leave its inplace=True out"
+                what = f"changes the output of {name} in place in a later layer; move that layer"
+                what += f" into {name}, or remove its inplace=True"
                 raise refusal(network.name, files, what)
             continue
         kind = type(output).__name__
@@ -207,12 +207,12 @@ def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
     for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
         sums = shares.sum(1)
         if bool((shares >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-            what = f"returns probabilities; leave the {layer} out, logits are required"
+            what = f"must return logits, got probabilities; remove the {layer}"
             raise refusal(name, files, what)
 
 
 def _find(model: ModelName, files: Path) -> Callable[..., Any]:
-    """Return the function, from the file as it was first run in this process."""
+    """Return the model's function, from the file as first imported in this process."""
     module = load_kept(files, model.file, model.digest)
     package = module.__name__.partition(".")[0]
     known = [
@@ -226,7 +226,7 @@ def _find(model: ModelName, files: Path) -> Callable[..., Any]:
 
 
 def _stages(model: ModelName, function: Callable[..., Any], body: nn.Sequential) -> tuple[str, ...]:
-    """Return the names of the children that are read; one module may have several."""
+    """Return the names of the children that are taps; one module may have several names."""
     every = (name for name, _ in body.named_modules(remove_duplicate=False))
     stages = tuple(name for name in every if name.startswith("stage") and "." not in name)
     if not stages:

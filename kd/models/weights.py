@@ -10,35 +10,35 @@ from torch import Tensor, nn
 
 from kd.errors import ArtifactError, ProtocolError, one_line
 from kd.models import families
-from kd.models.network import Network, load_state, twins
+from kd.models.network import Network, load_state, tied_names
 from kd.names import ModelName
 
 _HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the classes
 
 
 def load_file(network: Network, path: Path) -> None:
-    """Load a state dict of the same model, its names with or without the `body.` prefix.
+    """Load a state dict of the same model, whose names may have the prefix `body.`.
 
     Raises ArtifactError when the file cannot be read, or for the first tensor that is missing, has
     another shape, or is not in the network.
     """
     try:
-        given = safetensors.torch.load_file(path)
+        state = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read as safetensors: {one_line(error)}") from None
-    _load(network, {name.removeprefix("body."): value for name, value in given.items()}, str(path))
+    _load(network, {name.removeprefix("body."): value for name, value in state.items()}, str(path))
 
 
 def load_imagenet(network: Network, model: ModelName) -> None:
-    """Load a library's ImageNet weights into a model of any stem, channels and classes.
+    """Load a library's ImageNet weights into a model with any stem, channels and classes.
 
-    A head for other classes than ImageNet's 1000, or of another form, keeps its fresh weights, and
-    the first kernel is made to fit (`fit_kernel`). Every other tensor must be there in its shape.
-    Raises ProtocolError for a model without such weights, DataError when they cannot be had.
+    A head of another shape than for ImageNet's 1000 classes keeps its initial weights, and the
+    first kernel is resized (`fit_kernel`). Every other tensor must exist with the same shape.
+    Raises ProtocolError for a model without such weights, DataError if they cannot be downloaded.
     """
     if not model.pretrained:
         raise ProtocolError(
-            f"no ImageNet weights exist for {network.name}; use --teacher-weights none"
+            f"there are no ImageNet weights for {network.name}; use --teacher-weights none"
         )
     own, given = network.body.state_dict(), families.load(model).pretrained(model.base)
     first = _first_kernel(network)
@@ -58,17 +58,17 @@ def load_imagenet(network: Network, model: ModelName) -> None:
 
 
 def fit_kernel(kernel: Tensor, *, channels: int, size: int) -> Tensor:
-    """Make a first kernel [out, C, k, k] fit another number of channels and another size.
+    """Return a first kernel [out, C, k, k] for another number of channels and another size.
 
-    Size: each weight of the small kernel is the large one's integral over the area that it stands
-    for (a 3x3 kernel divides 7x7 into nine cells of 7/3 x 7/3). That is what the large kernel says
-    of the image enlarged by k / size, which is what a small image lacks to look like those that the
-    kernel was trained on: an edge detector stays one, and the response to a flat area is exactly
-    what it was. A central crop, rescaled or not, keeps neither: what it leaves of a filter whose
-    weights sum to zero has a sum, and of a wide edge only the slope in its middle.
+    Size: each weight of the small kernel is the integral of the large one over the area that it
+    covers (a 3x3 kernel divides 7x7 into nine cells of 7/3 x 7/3). This equals applying the large
+    kernel to the image enlarged by k / size, at which small images resemble those that the kernel
+    was trained on: edge detectors are preserved, and so is the exact response to a flat area. A
+    central crop, rescaled or not, preserves neither: a filter whose weights sum to zero gets
+    another sum, and of a wide edge only the slope in its middle remains.
 
-    Channels: the sum over the old channels, divided evenly among the new, so that an image with the
-    same value in all channels is answered as before; for grayscale that is the sum itself.
+    Channels: the sum over the old channels is divided evenly among the new ones, so the response to
+    an image with equal channels is unchanged; for grayscale the weight is the sum itself.
     """
     if kernel.shape[1] != channels:
         kernel = (kernel.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
@@ -77,7 +77,7 @@ def fit_kernel(kernel: Tensor, *, channels: int, size: int) -> Tensor:
 
 
 def _overlaps(old: int, new: int) -> Tensor:
-    """[new, old]: the length that each of `new` equal cells shares with `old` cells of length 1."""
+    """Return [new, old]: the overlap of each of `new` equal cells with `old` cells of length 1."""
     edges = torch.arange(new + 1, dtype=torch.float64) * old / new
     cells = torch.arange(old, dtype=torch.float64)
     ends = torch.minimum(edges[1:, None], cells + 1)
@@ -90,9 +90,9 @@ def _first_kernel(network: Network) -> str:
 
 
 def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict; of the names of one tensor (tied weights) it may have any."""
+    """Load a state dict, which may have any one of the names of tied weights."""
     own = network.body.state_dict()
-    tied = twins(own).items()
+    tied = tied_names(own).items()
     given = {first: given[name] for name, first in tied if name in given} | dict(given)
     given = {name: given[first] for name, first in tied if first in given} | given
     hint = "it is of another model, stem, number of classes or of channels"
@@ -108,11 +108,11 @@ def _load(network: Network, given: Mapping[str, Tensor], source: str) -> None:
             raise ArtifactError(f"{source} has {name} that is not of finite {value.dtype}; {hint}")
     for name in given:
         if name not in own:
-            raise ArtifactError(f"{source} has {name}, which {network.name} has not; {hint}")
+            raise ArtifactError(f"{source} has {name}, which {network.name} lacks; {hint}")
     load_state(network.body, given, source, network.name)
 
 
 def _alike(given: torch.dtype, needed: torch.dtype) -> bool:
-    """Whether a tensor may be taken for another: floats of any of these widths, else the same."""
+    """Return whether dtypes are compatible: both floats of any of these widths, or equal."""
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     return given == needed or (given in floats and needed in floats)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a search space may try of a number, on a log scale, and what it tries first.
+    """The range of a parameter in search spaces, on a log scale, and its first value.
 
     Raises ProtocolError unless 0 < low <= default <= high.
     """
@@ -47,11 +47,11 @@ class Optimizer(Protocol):
         weight_decay: float,
         device: "torch.device",
     ) -> "torch.optim.Optimizer":
-        """Return the optimizer of all parameters, which lie on `device`; some may be frozen.
+        """Return the optimizer of all parameters, which are on `device`; some may be frozen.
 
-        Training sets `lr` of every group at each step. Between steps the optimizer keeps nothing
-        but tensors in its `state`, from the start or from a parameter's first step: checkpoints
-        hold them.
+        Training sets `lr` of every group at each step. For checkpoints, the optimizer must keep
+        its whole state between steps as tensors in `state`, from the start or from a parameter's
+        first step.
         """
         ...
 

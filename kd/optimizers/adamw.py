@@ -18,7 +18,7 @@ def make(
     weight_decay: float,
     device: "torch.device",
 ) -> "torch.optim.Optimizer":
-    """Make it with PyTorch's betas, 0.9 and 0.999."""
+    """Return AdamW with PyTorch's default betas, 0.9 and 0.999."""
     import torch
 
     fused = device.type in ("cpu", "cuda")

@@ -19,10 +19,10 @@ def make(
     weight_decay: float,
     device: "torch.device",
 ) -> "torch.optim.Optimizer":
-    """Make it with a momentum of 0 for every parameter, also for a frozen one.
+    """Return SGD with a momentum buffer of zeros for every parameter, including frozen ones.
 
-    The fused step cannot have a momentum for some parameters alone, as when the first gradient of
-    one comes late.
+    The fused step fails if only some parameters have a buffer, such as when one receives its first
+    gradient later.
     """
     import torch
 

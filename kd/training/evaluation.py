@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from kd.data.inputs import Examples, Inputs
 
-# Images that are evaluated at once: fixed by their size, since bits may depend on it. On a CPU the
-# maps of large batches leave its caches, and calls of small ones cost more than what they compute:
-# so many pixels were best, or within a third of it, for ResNets on images of 16 to 96 pixels
+# Pixels of an evaluation batch; fixed, since the last bits may depend on the batch size. On a CPU
+# the maps of larger batches exceed its caches, and smaller batches are dominated by overhead. This
+# size was the fastest, or within a third of it, for ResNets on images of 16 to 96 pixels
 # (docs/benchmarks.md, formats).
 BATCH_PIXELS = 128 * 32 * 32
 LEAST_BATCH = 8
@@ -18,7 +18,7 @@ ECE_BINS = 15  # Guo et al. 2017
 
 @torch.inference_mode()
 def predict(network: nn.Module, data: Examples) -> Tensor:
-    """Return the logits [N, classes] float32, on the CPU, not augmented, in eval mode."""
+    """Return the logits [N, classes] float32, on the CPU, of unaugmented data in eval mode."""
     was_training = network.training
     network.eval()
     try:
@@ -32,24 +32,24 @@ def predict(network: nn.Module, data: Examples) -> Tensor:
 
 
 def batch_size(inputs: Inputs, device: torch.device) -> int:
-    """Return how many examples a network evaluates at once."""
+    """Return the number of examples in an evaluation batch."""
     if device.type != "cpu":
         return ACCELERATOR_BATCH
     return max(LEAST_BATCH, BATCH_PIXELS // inputs.places)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of images, 0-1, whose largest logit is at the label."""
+    """Return the share of images, 0-1, whose largest logit is that of the label."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood of the labels, nats."""
+    """Return the mean negative log-likelihood of the labels, nats."""
     return float(functional.cross_entropy(logits.double(), labels))
 
 
 def ece(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error, 0-1, over equal bins of confidence (Guo et al. 2017, eq. 5)."""
+    """Return the expected calibration error, 0-1, over equal bins (Guo et al. 2017, eq. 5)."""
     confidence, predicted = logits.double().softmax(1).max(1)
     gap = (predicted == labels).double() - confidence
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
@@ -58,12 +58,12 @@ def ece(logits: Tensor, labels: Tensor) -> float:
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Share of images, 0-1, on which both name the same class."""
+    """Return the share of images, 0-1, for which both predict the same class."""
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean())
 
 
 def teacher_kl(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Mean KL(teacher || student) at temperature 1, nats."""
+    """Return the mean KL(teacher || student) at temperature 1, nats."""
     teacher = teacher_logits.double().log_softmax(1)
     student = student_logits.double().log_softmax(1)
     return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))

@@ -6,8 +6,8 @@ from kd.errors import require
 from kd.json_data import JsonData
 
 SHARES = ("accuracy", "ece", "agreement")
-# With fewer images of a class, Wilson's 95 % interval of an accuracy of one half is wider than the
-# 53 points that it has for 10.
+# At 10 images of a class, Wilson's 95 % interval of an accuracy of one half is 53 points wide; with
+# fewer images it is wider.
 FEW_OF_A_CLASS = 10
 
 
@@ -15,7 +15,7 @@ FEW_OF_A_CLASS = 10
 class EpochMetrics(JsonData):
     """One epoch of one run. Accuracies and shares lie in 0-1, losses are means over the steps.
 
-    `agreement` (share of validation images on which student and teacher name the same class) and
+    `agreement` (share of validation images for which both networks predict the same class) and
     `teacher_kl` (KL of the teacher to the student at temperature 1, nats) are None without a
     teacher. `temperature`, `alpha` and `lr` are those of the epoch's last step.
     """

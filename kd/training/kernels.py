@@ -1,8 +1,8 @@
 """Test whether this processor's convolution kernels compute correctly, and limit them if not.
 
 On x86 processors PyTorch's convolutions use oneDNN, which has kernels for each instruction set.
-Some of them write past their memory, or give weights that are not finite, without an error. So a
-training step is run in which every convolution is compared with the same one in float64, which
+Some of them write past their memory, or produce weights that are not finite, without an error. So
+one training step runs with every convolution compared with the same convolution in float64, which
 PyTorch's own kernels compute.
 """
 
@@ -22,14 +22,14 @@ from kd.models.numerics import training_backward, training_forward
 from kd.training.evaluation import batch_size
 
 VARIABLE = "ONEDNN_MAX_CPU_ISA"  # read by oneDNN when a process computes its first convolution
-INSTRUCTION_SETS = ("AVX2", "AVX", "SSE41")  # widest first: what a process can be limited to
-LIMITS = re.compile(r"SSE41|AVX(2|512|10)?(_\w+)?")  # what it has values for, in either case
+INSTRUCTION_SETS = ("AVX2", "AVX", "SSE41")  # that a process can be limited to, widest first
+LIMITS = re.compile(r"SSE41|AVX(2|512|10)?(_\w+)?")  # valid values of the variable, in upper case
 # Releases of oneDNN whose AVX2 kernels are known to be wrong. In 3.12 the gradients of a strided
 # 1x1 convolution of fewer than 8 channels in channels last write past their memory.
 WRONG_AVX2 = ("3.12",)
 KNOWN_LIMIT = "AVX"
-# Of a convolution's largest value. Rounding leaves 1e-6 in float32 and 1e-2 in bfloat16; a wrong
-# kernel is off by about 1.
+# Relative to a convolution's largest value. Rounding errors are 1e-6 in float32 and 1e-2 in
+# bfloat16; the error of a wrong kernel is about 1.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 aten: Any = torch.ops.aten
@@ -40,37 +40,37 @@ class WrongKernelError(Exception):
 
 
 def onednn_version() -> str:
-    """Return the version of oneDNN that torch was built with; empty where it was built without."""
+    """Return the version of oneDNN that torch was built with; empty if it was built without."""
     words = torch.__config__.show().partition("MKL-DNN v")[2].split()
     return words[0] if words else ""
 
 
 def known_limit() -> str:
-    """Return the instruction set that this processor is limited to without any trial, or nothing.
+    """Return the instruction set to which this processor is limited without a test; else empty.
 
-    It is for processors whose widest kernels are AVX2 ones that are known to be wrong.
+    That applies to processors whose widest kernels are AVX2 kernels that are known to be wrong.
     """
     wrong = onednn_version().rpartition(".")[0] in WRONG_AVX2
     return KNOWN_LIMIT if wrong and torch.backends.cpu.get_cpu_capability() == "AVX2" else ""
 
 
 def limit() -> str:
-    """Return the instruction set that this process is limited to; empty if to none.
+    """Return the instruction set to which this process is limited; empty if there is no limit.
 
-    Other values of the variable, also misspelt ones, limit nothing: oneDNN passes them over.
+    Other values of the variable, such as misspelt ones, limit nothing: oneDNN ignores them.
     """
-    given = os.environ.get(VARIABLE, "").upper()
-    return given if LIMITS.fullmatch(given) else ""
+    value = os.environ.get(VARIABLE, "").upper()
+    return value if LIMITS.fullmatch(value) else ""
 
 
 def set_known_limit() -> None:
-    """Limit this process if its processor is known for wrong kernels, unless its user has."""
+    """Limit this process if its processor is known for wrong kernels, unless a limit is set."""
     if not limit() and (known := known_limit()):
         os.environ[VARIABLE] = known
 
 
 def narrower(current: str) -> tuple[str, ...]:
-    """Return the instruction sets to try where the kernels of `current` are wrong, widest first.
+    """Return the instruction sets below `current`, whose kernels are wrong, widest first.
 
     `current` is empty for a process without a limit.
     """
@@ -93,9 +93,9 @@ def try_kernels(
     precision: str,
     begun: Callable[[str], None],
 ) -> None:
-    """Run one training step on `batch` random images, and evaluate as many as evaluation takes.
+    """Run one training step on `batch` random images, and one evaluation batch.
 
-    `begun` is called with a description before each convolution, so that a crash can be placed.
+    `begun` is called before each convolution with its description, to locate a crash.
     Raises WrongKernelError for the first convolution that is wrong.
     """
     generator = torch.Generator().manual_seed(0)
@@ -105,12 +105,12 @@ def try_kernels(
     with _Compared(begun):
         logits, _ = forward(inputs.random(batch, generator), ())
         training_backward(network, device)(functional.cross_entropy(logits, labels))
-        with torch.no_grad():  # the kernels of inference mode, where no convolution is seen
+        with torch.no_grad():  # same kernels as in inference mode, which hides convolutions
             network.eval()(inputs.random(batch_size(inputs, device), generator))
 
 
 class _Compared(TorchDispatchMode):
-    """Compares every convolution, and its gradients, with the same one in float64, once a shape."""
+    """Compares each convolution and its gradients with the same in float64, once per shape."""
 
     def __init__(self, begun: Callable[[str], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -134,10 +134,10 @@ class _Compared(TorchDispatchMode):
         return function(*args)
 
     def _redrawn(self, value: Any) -> Any:
-        """Return random numbers in a tensor's place, in its layout.
+        """Return a tensor of random numbers with the layout of `value`; other values unchanged.
 
-        Those of a network may cancel out, as the gradient of a bias before batch norm does: what is
-        left then is rounding.
+        A network's own numbers may cancel out, such as the gradient of a bias before batch norm,
+        and only rounding errors would be compared.
         """
         if not isinstance(value, Tensor):
             return value
@@ -146,9 +146,9 @@ class _Compared(TorchDispatchMode):
 
 
 def _description(function: Any, args: Any) -> str:
-    """Describe a convolution by what chooses its kernel.
+    """Return the properties of a convolution on which the choice of its kernel depends.
 
-    The arguments are those of `aten.convolution`, for the gradients after that of the output.
+    `args` are those of `aten.convolution`; for gradients, the output's gradient comes first.
     """
     of = "a convolution"
     if function is aten.convolution_backward.default:
@@ -174,13 +174,13 @@ def _layout(value: Tensor) -> str:
     return "channels last" if last else f"strides {list(value.stride())}"
 
 
-def _compare(case: str, found: Any, precise: Any) -> None:
-    """Raise WrongKernelError if a tensor of `found` is further from `precise` than rounding is."""
-    pairs = zip(found, precise, strict=True) if isinstance(found, tuple) else [(found, precise)]
-    for here, there in pairs:
-        if here is None or not here.numel():
+def _compare(case: str, result: Any, precise: Any) -> None:
+    """Raise WrongKernelError if a tensor of `result` differs from `precise` by too much."""
+    pairs = zip(result, precise, strict=True) if isinstance(result, tuple) else [(result, precise)]
+    for value, reference in pairs:
+        if value is None or not value.numel():
             continue
-        scale = float(there.abs().max()) or 1.0
-        error = float((here.double() - there).abs().max()) / scale
-        if not error <= TOLERANCE.get(here.dtype, 1e-3):
+        scale = float(reference.abs().max()) or 1.0
+        error = float((value.double() - reference).abs().max()) / scale
+        if not error <= TOLERANCE.get(value.dtype, 1e-3):
             raise WrongKernelError(f"{case}, is off by {error:.2g} of its largest value")

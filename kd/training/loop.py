@@ -32,13 +32,13 @@ from kd.training.teacher import Reading, TeacherSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What the protocol fixes for a run: all that the recipe leaves open.
+    """The settings of a run that are not in its recipe.
 
     Epoch e (from 0) is trained on view `views[e % len(views)]`. `seed` decides initialisation,
     batch order and dropout; `view_seed` the content of the views, the same for a whole study.
     """
 
-    epochs: int  # the horizon: schedules are planned for it, however early the run is ended
+    epochs: int  # the horizon: schedules are planned for it, even if the run is ended earlier
     batch_size: int
     warmup: float
     augment: str  # as the protocol's
@@ -51,8 +51,8 @@ class Plan:
 
     @classmethod
     def of(cls, protocol: Protocol, **own: Any) -> Self:
-        """Return a plan with the fields of `own`, and those of the protocol with the same names."""
-        shared = {one.name: getattr(protocol, one.name, None) for one in fields(cls)}
+        """Return a plan with the fields `own`, and all others from the protocol."""
+        shared = {item.name: getattr(protocol, item.name, None) for item in fields(cls)}
         return cls(**{**shared, **own})
 
 
@@ -105,7 +105,7 @@ class TrainingState:
 
         Raises ArtifactError, and changes nothing, for tensors of another model or recipe.
         """
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         entries: dict[int, dict[str, Tensor]] = {}
         first: dict[str, Tensor] = {}  # of parameters whose state begins with their first step
         for name, value in named.items():
@@ -123,7 +123,7 @@ class TrainingState:
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """Copy a tensor of an optimizer's state, as strided as the parameter where it is as large."""
+    """Return a copy of an optimizer's tensor, with the parameter's strides if shapes are equal."""
     if value.shape != parameter.shape:
         return value.clone()
     return torch.empty_like(parameter.detach(), dtype=value.dtype).copy_(value)
@@ -132,10 +132,10 @@ def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
 def _check_alike(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
     """Raise ArtifactError unless both have the same names, shapes and dtypes."""
     for name in sorted({*named, *targets}):
-        found, wanted = _described(named.get(name)), _described(targets.get(name))
-        if found != wanted:
+        stored, wanted = _described(named.get(name)), _described(targets.get(name))
+        if stored != wanted:
             raise ArtifactError(
-                f"the checkpoint is of another run: {name} is {found}, not {wanted}"
+                f"the checkpoint is of another run: {name} is {stored}, not {wanted}"
             )
 
 
@@ -152,11 +152,11 @@ def train(
     source: TeacherSource | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochMetrics]:
-    """Train from `state` to the plan's horizon, and yield after every epoch.
+    """Train from `state` to the plan's horizon, and yield the metrics of every epoch.
 
-    A recipe that distils requires `source`; with it, every run is also compared with the teacher
+    A recipe that distils requires `source`; with it, the student is also compared with the teacher
     on the validation split. `stopped` is called before each step: once it returns True, the
-    generator ends, and the state, which is then within an epoch, must not be saved.
+    generator ends in the middle of an epoch, and the state must not be saved.
     Raises DivergenceError when a loss or a weight is not finite.
     """
     device = data.labels.device
@@ -195,9 +195,9 @@ def _train_epoch(
     source: TeacherSource | None,
     stopped: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Train one epoch; None if it was stopped. No step waits for the device.
+    """Train one epoch; no step waits for the device.
 
-    Returns the mean losses, and temperature, alpha and lr of the last step.
+    Returns mean losses, and temperature, alpha and lr of the last step; None if it was stopped.
     """
     device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
@@ -242,9 +242,9 @@ def scheduled(schedule: Schedule, progress: float) -> float:
 def _batches(
     plan: Plan, epoch: int, count: int, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Shuffle the rows of the training split; a last incomplete batch is left out.
+    """Return shuffled batches of training rows; a last incomplete batch is omitted.
 
-    Each batch comes twice: on the CPU, where shards are read, and on the device.
+    Each is a pair of the same indices: on the CPU, to read shards, and on the device.
     """
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, "order", epoch))
     size = min(plan.batch_size, count)
@@ -255,7 +255,7 @@ def _batches(
 def _read(
     source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
 ) -> Reading | None:
-    """Return the teacher's output for a batch of view `k`, if the recipe distils."""
+    """Return the teacher's output for a batch of view `k`; None if the recipe does not distil."""
     if not recipe.distils:
         return None
     if source is None:
@@ -303,7 +303,9 @@ class _Losses:
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:
-    """Average the losses of an epoch: the only point that waits for its steps."""
+    """Return the mean losses of an epoch. Only this waits for the device.
+
+    Raises DivergenceError for a loss that is not finite."""
     table = torch.stack(steps).cpu().double()
     finite = table.isfinite().all(1)
     if not finite.all():

@@ -1,4 +1,4 @@
-"""Scores of predictions by the study's metric, for training and reports alike: no torch."""
+"""Score predictions with the study's metric, in training and in reports. No torch."""
 
 import numpy as np
 from numpy.typing import NDArray

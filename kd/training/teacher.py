@@ -41,7 +41,7 @@ class Projection:
     energy: float
 
     def reduce(self, features: Tensor) -> Tensor:
-        """Turn a feature map [B, C, H, W] into [B, k, h, w] with h, w of at most 4."""
+        """Return a feature map [B, C, H, W] as [B, k, h, w] with h, w of at most 4."""
         projected = torch.einsum("bchw,ck->bkhw", _pool(features.float()), self.vectors)
         return projected / self.scale
 
@@ -62,7 +62,7 @@ class Reading:
     taps: dict[str, TapReading]
 
     def to(self, device: torch.device) -> "Reading":
-        taps = {tap: each.to(device) for tap, each in self.taps.items()}
+        taps = {tap: reading.to(device) for tap, reading in self.taps.items()}
         return Reading(self.logits.to(device), taps)
 
 
@@ -79,7 +79,7 @@ class TeacherSource(typing.Protocol):
 
 
 class LiveTeacher:
-    """A frozen teacher, in eval mode, that computes every batch anew."""
+    """A frozen teacher in eval mode that computes its output for every batch."""
 
     def __init__(
         self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
@@ -98,7 +98,7 @@ class LiveTeacher:
 
     @staticmethod
     def _read_tap(projection: Projection, features: Tensor) -> TapReading:
-        """Reduce one map; through float16, so that a live reading is what a shard would hold."""
+        """Return a reduced map, rounded to float16 so that it equals what a shard contains."""
         return TapReading(
             features=projection.reduce(features).half().float(),
             attention=attention_map(features).half().float(),
@@ -129,7 +129,7 @@ def fit_projections(network: Network, data: Examples, taps: Sequence[str]) -> di
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 for Apple's and those of Intel's GPUs that lack it."""
+    """Return float64, or float32 for GPUs without it: all of Apple's, some of Intel's."""
     lacks = device.type == "mps" or (
         device.type == "xpu" and not torch.xpu.get_device_properties(device).has_fp64
     )
@@ -137,10 +137,10 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
-    """Take the leading eigenvectors of the second moment [C, C].
+    """Return the projection onto the leading eigenvectors of the second moment [C, C].
 
-    They are the right singular vectors of the features. Each is given the sign that makes its
-    largest entry positive, since a solver leaves the sign open.
+    They are the right singular vectors of the features. A solver may return either sign; here the
+    entry with the largest magnitude is positive.
     """
     device = moment.device
     moment, mean = moment.cpu().double(), mean.cpu().double()

@@ -74,7 +74,7 @@ def _share_distributions(trials: Sequence[FrozenTrial]) -> list[str]:
     """Give trials one object for equal distributions: Optuna compares them again and again.
 
     Parameters with choices that Optuna cannot compare, such as lists, are left out, and their names
-    returned. The built-in spaces have none (`search_spaces.asking`), but the storage may.
+    returned. The built-in spaces have none (`search_spaces.checks`), but the storage may.
     """
     known: dict[BaseDistribution, BaseDistribution] = {}
     lost = {

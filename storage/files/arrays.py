@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from kd.errors import ArtifactError
 from storage.files.artifacts import CONTINUES, replacing
 
-HEADER = "retort"  # the key of what the header keeps
+HEADER = "retort"  # key of the note and digest in a file's header
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,13 +31,13 @@ def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = T
     cannot be written.
     """
     header = make_header(arrays, note)
-    with taking(path), replacing(path, sync=sync) as temporary:
+    with write_errors(path), replacing(path, sync=sync) as temporary:
         save_file(dict(arrays), temporary, metadata={HEADER: header})
 
 
 @contextmanager
-def taking(path: Path) -> Iterator[None]:
-    """Raise ArtifactError where safetensors cannot write the file."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an error of safetensors in the block into ArtifactError."""
     try:
         yield
     except SafetensorError as error:
@@ -45,7 +45,7 @@ def taking(path: Path) -> Iterator[None]:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
-    """Return arrays and note after comparing them with the digest. Raises ArtifactError."""
+    """Return arrays and note. Raises ArtifactError if unreadable or different from the digest."""
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -63,25 +63,24 @@ def read_rows(path: Path, name: str, rows: Sequence[int]) -> NDArray[Any]:
     try:
         with safe_open(path, framework="np") as file:
             part = file.get_slice(name)
-            found = [part[row : row + 1] for row in rows]
-            return np.concatenate([part[:0], *found])
+            return np.concatenate([part[:0], *(part[row : row + 1] for row in rows)])
     except (OSError, SafetensorError) as error:
         raise unreadable(path, error) from None
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
-    """Return the error for an unreadable file; advice is given unless a right is lacking."""
+    """Return the error for an unreadable file, with advice unless permission is missing."""
     advice = "" if isinstance(error, PermissionError) else f"; {made_again(path)}"
     return ArtifactError(f"{path} cannot be read: {error}{advice}")
 
 
 def made_again(path: Path) -> str:
-    """Return what to delete when a file is damaged: its folder, which is made as a whole."""
+    """Return the advice for a damaged file: delete its folder, which is created as a whole."""
     return f"delete {path.parent} to have it made again"
 
 
 def make_header(arrays: Arrays, note: Any) -> str:
-    """Return what the header keeps. NaN and infinity in the note are refused (ValueError)."""
+    """Return the header's text. Raises ValueError for NaN or infinity in the note."""
     text = json.dumps(note, sort_keys=True, allow_nan=False)
     return json.dumps({"note": text, "digest": _digest(arrays, text)}, sort_keys=True)
 
@@ -100,7 +99,7 @@ def read_header(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Any:
     return note
 
 
-_name_of = cache(str)  # of a dtype, which numpy puts together anew each time
+_name_of = cache(str)  # of a dtype; cached, since numpy builds the name at each call
 
 
 def _digest(arrays: Arrays, note: str) -> str:

@@ -2,7 +2,7 @@
 
 A folder artifact is a set of files and a `manifest.json`, which is written last. The manifest has
 the kind of the files, what they were made from (`identity`), further facts about them (`info`), and
-their SHA-256. A folder without a manifest is unfinished, and is made again.
+their SHA-256. A folder without a manifest is unfinished, and is created again.
 """
 
 import fcntl
@@ -22,19 +22,19 @@ from kd.json_data import JsonData
 
 CONTINUES = "run the same command again to continue"
 MANIFEST = "manifest.json"
-CHECKSUM = "sha256"  # the key under which a JSON file keeps its own
-WRITER = "retort"  # and the one that names the version of Retort which wrote it
+CHECKSUM = "sha256"  # key of a JSON file's checksum
+WRITER = "retort"  # key of the version of Retort that wrote a JSON file
 
 T = TypeVar("T", bound=JsonData)
 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it over `path` if the block succeeds.
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
-    The temporary name is new each time, so that what a crash left behind blocks nobody. A link at
-    `path` is replaced, not followed. Without `sync` the file survives the death of processes, but
-    perhaps not a power cut: for what is checked when read, and can be made again. Raises
+    The temporary name is random, so that leftovers of a crash are harmless. A link at `path` is
+    replaced, not followed. Without `sync` the file survives the death of processes but perhaps not
+    a power cut: use this for files that are verified when read and can be created again. Raises
     ArtifactError when the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -54,14 +54,14 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, by their path below `folder`, each all or nothing."""
+    """Write files, by their path below `folder`, each atomically. Raises ArtifactError."""
     for name, content in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
 
 
 def sweep(path: Path) -> None:
-    """Remove the temporary files of killed writers of `path`. The caller holds its lock."""
+    """Remove the temporary files of killed writers of `path`. The caller must hold its lock."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
@@ -71,10 +71,9 @@ def _not_written(path: Path, error: OSError) -> ArtifactError:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as JSON: all or nothing.
+    """Write an object as JSON, atomically, with the version of Retort and a checksum.
 
-    The file also holds this version of Retort, `retort`, and a checksum, `sha256`. NaN and infinity
-    are refused (ValueError).
+    Raises ValueError for NaN and infinity, ArtifactError when the file cannot be written.
     """
     content = {**value, WRITER: VERSION}
     with replacing(path) as temporary:
@@ -136,7 +135,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Name an artifact by what it was made from: 64 bits of SHA-256 over the canonical JSON."""
+    """Return 64 bits of SHA-256 over the canonical JSON of what an artifact is made from."""
     return checksum(identity)[:16]
 
 
@@ -160,7 +159,7 @@ class Manifest:
 
 
 def finish(folder: Path, kind: str, identity: dict[str, Any], info: dict[str, Any]) -> Manifest:
-    """Write the manifest over all files now in `folder`: with it the artifact is finished."""
+    """Write the manifest of all files in `folder`, which completes the artifact; return it."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     kept = [name for name in names if name != MANIFEST and not name.startswith(".")]
     files = {name: sha256(folder / name) for name in kept}
@@ -175,10 +174,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path, kind: str, identity: Mapping[str, Any] | None = None) -> Manifest:
-    """Read a finished artifact's manifest, and check it against what the caller expects.
+    """Return the manifest of a finished artifact of this kind and identity.
 
-    Raises ArtifactError when it is missing, damaged, of another kind, or (where `identity` is
-    given) made from something else; the message names the fields that differ.
+    Raises ArtifactError when it is missing, damaged, of another kind, or (if `identity` is given)
+    made from something else; the message names the fields that differ.
     """
     path = folder / MANIFEST
     content = read_json(path)
@@ -196,7 +195,7 @@ def read_manifest(folder: Path, kind: str, identity: Mapping[str, Any] | None = 
         every = {*made, *wanted}
         fields = sorted(key for key in every if made.get(key, ...) != wanted.get(key, ...))
         raise ArtifactError(
-            f"{folder} was made for another {', '.join(fields)}: delete it, or name another --root"
+            f"{folder} was made for another {', '.join(fields)}: delete it, or use another --root"
         )
     return Manifest(folder, **content)
 
@@ -207,10 +206,10 @@ def _is_plain(name: str) -> bool:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` for the block; the kernel drops it when the process dies.
+    """Hold an exclusive lock on `path` in the block; the kernel releases it if the process dies.
 
-    Yields whether the lock was taken; with `wait` it always is. Raises ArtifactError when the file
-    cannot be made, or is a link.
+    Yields whether the lock was acquired; with `wait` it always is. Raises ArtifactError when the
+    file cannot be created, or is a link.
     """
     descriptor, taken = _lock(path, wait)
     try:
@@ -220,7 +219,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def _lock(path: Path, wait: bool) -> tuple[int, bool]:
-    """Open and lock the file that `path` names by then: another process may have removed it."""
+    """Open and lock `path`; try again if another process has replaced the file meanwhile."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

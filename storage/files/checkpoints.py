@@ -14,10 +14,10 @@ from storage.files.tensors import read_checked, write_tensors
 def write_checkpoint(
     path: Path, run: Mapping[str, Any], tensors: Mapping[str, Tensor], history: list[EpochMetrics]
 ) -> None:
-    """Keep `tensors` and `history` of the run that `run` identifies.
+    """Write `tensors` and `history` of the run that `run` identifies.
 
     The file is not synced to disk, which can take longer than an epoch: a kill loses nothing, and
-    after a power cut a damaged checkpoint is noticed and the run starts again.
+    after a power cut a damaged checkpoint is detected and the run starts again.
     """
     note = {"run": dict(run), "history": [metrics.to_json() for metrics in history]}
     write_tensors(path, tensors, note, sync=False)

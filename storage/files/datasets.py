@@ -1,10 +1,10 @@
 """Data sets on disk: split once, stored as tensors, and memory-mapped by every process.
 
-    data/listings/<digest>.json    which data set a folder with this listing contains
+    data/listings/<digest>.json    the fingerprint of the data set with this listing of files
     data/<fingerprint>/            manifest, and train, validation and test .safetensors
 
 The fingerprint covers the images, the labels and the split, so the same images in another folder
-are the same data set. With the listing, a second start need not decode the images to recognise it.
+are the same data set. The listing identifies it at later starts, without decoding the images.
 """
 
 import hashlib
@@ -43,15 +43,15 @@ KIND = "dataset"
 def prepare(
     layout: Layout, protocol: Protocol, data_dir: Path, progress: Progress | None = None
 ) -> Manifest:
-    """Return the manifest of the protocol's data set, which is read, split and kept if it is new.
+    """Return the manifest of the protocol's data set; a new one is read, split and stored.
 
-    The manifest's `info` has `classes` (names), `counts` (part: images a class), `inputs` (see
-    `kd.data.inputs`) and `official` (the parts that are the data set's own, not drawn). What was
-    kept is compared with its checksums. `progress` is called while images are decoded; see
-    `kd.data.splits.load_source`.
+    The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
+    (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
+    data set is compared with its checksums. `progress` is called while images are decoded; see
+    `kd.data.splits.load_source`. Of two processes, the second waits for the first.
 
-    Raises DataError when the source is missing, unreadable or too small, ArtifactError when what
-    was kept is damaged. Two processes may prepare at once: the second waits for the first.
+    Raises DataError when the source is missing, unreadable or too small, ArtifactError when the
+    stored data set is damaged.
     """
     wanted = _wanted(protocol)
     digest = listing_digest(protocol.dataset, protocol.image_size)
@@ -69,8 +69,8 @@ def prepare(
 def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
     """Return one part of a prepared data set, memory-mapped.
 
-    Raises ArtifactError for the test split, which is sealed, and for a file that is not what its
-    manifest says; checksums are compared by `prepare`, not here.
+    Raises ArtifactError for the test split, which is sealed, and for a file that does not match its
+    manifest; checksums are compared by `prepare`, not here.
     """
     if part not in ("train", "validation"):
         raise ArtifactError(
@@ -81,13 +81,13 @@ def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
 
 
 def open_test(folder: Path, seal_path: Path, purpose: str) -> Examples:
-    """Record at `seal_path` that the test split is opened, and for what; then return it."""
+    """Record at `seal_path` that the test split is opened, with the purpose; then return it."""
     record_opening(seal_path, purpose)
     return _open(folder, "test")
 
 
 def _wanted(protocol: Protocol) -> dict[str, Any]:
-    """What a data set's identity takes from the protocol; not where a folder lies."""
+    """Return the protocol's part of a data set's identity, without the path of a folder."""
     return {
         "dataset": protocol.dataset.partition(":")[0],
         "image_size": protocol.image_size,
@@ -116,13 +116,13 @@ def _read_verified(folder: Path) -> Manifest:
 def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) -> Manifest:
     identity = {**wanted, "content": _content(source, parts)}
     folder = layout.dataset(fingerprint(identity))
-    with locked(lock_of(folder), wait=True):  # two listings may hold the same
+    with locked(lock_of(folder), wait=True):  # two listings may be of the same data set
         kept = is_finished(folder)
         return _read_verified(folder) if kept else _write(folder, identity, source, parts)
 
 
 def _content(source: Source, parts: Split) -> str:
-    """SHA-256 of inputs, labels, class names and split, and of which parts were not drawn."""
+    """Return SHA-256 over inputs, labels, class names, split and the names of official parts."""
     form = [source.classes, source.inputs.dtype.name, source.inputs.shape, source.official]
     digest = hashlib.sha256(json.dumps(form).encode())
     for array in (source.inputs, source.labels, *asdict(parts).values()):
@@ -156,7 +156,7 @@ def _open(folder: Path, part: str) -> Examples:
     _check_tensor(path, tensors, "labels", torch.int64, (count,))
     labels = tensors["labels"]
     if labels.min() < 0 or not torch.equal(labels.bincount(minlength=len(counts)), counts):
-        raise ArtifactError(f"{path} holds other labels than its manifest says; delete {folder}")
+        raise ArtifactError(f"{path} holds other labels than its manifest lists; delete {folder}")
     return Examples(values=tensors["inputs"], labels=labels, inputs=inputs)
 
 
@@ -169,7 +169,7 @@ def _check_tensor(
 ) -> None:
     tensor = tensors.get(name)
     if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
-        found = "none" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
+        received = "none" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
         raise ArtifactError(
-            f"{path} must hold {name} {list(shape)} {dtype}, got {found}; delete {path.parent}"
+            f"{path} must hold {name} {list(shape)} {dtype}, got {received}; delete {path.parent}"
         )

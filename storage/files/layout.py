@@ -15,39 +15,39 @@ RESERVED = (
     "studies.db…",
     "comparison.html",
 )  # names of other files in the root
-DEFAULT_ROOT = "runs"  # of the command line, which needs no --root for it
+DEFAULT_ROOT = "runs"  # root of the command line without --root
 
 
 def lock_of(path: Path) -> Path:
-    """Return the lock of whatever is made at `path`."""
+    """Return the lock file of an artifact at `path`."""
     return path.with_suffix(".lock")
 
 
 def kernels_record(fingerprint: str) -> Path:
-    """Return the path of the record about this kind of processor, one for each user."""
+    """Return the path of the record on this kind of processor, in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "retort" / "kernels" / f"{fingerprint}.json"
 
 
 def home_path(path: str) -> str:
-    """Return a path whose `~`, if it begins with one, is the home folder, as in a shell."""
+    """Return a path with a leading `~` expanded to the home folder, as in a shell."""
     return os.path.expanduser(path)  # noqa: PTH111  # Path takes ./~ for ~, and fails for ~nobody
 
 
 def whole_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as a study keeps it: absolute, so that it is found from any folder.
+    """Return an absolute path, as a study records it so that it is valid in any folder.
 
-    `~` is the home folder. Links among the folders are followed, so that one place has one name;
-    a last part that is a link keeps its own name, whose suffix is the kind of the file.
+    `~` is the home folder. Links among the parent folders are resolved; a link in the last part is
+    not, since its suffix is the kind of the file.
     """
-    given = Path(home_path(str(path)))
-    if given.name in ("", ".."):
-        return Path(os.path.realpath(given))
-    return Path(os.path.realpath(given.parent), given.name)
+    expanded = Path(home_path(str(path)))
+    if expanded.name in ("", ".."):
+        return Path(os.path.realpath(expanded))
+    return Path(os.path.realpath(expanded.parent), expanded.name)
 
 
 def command_line(root: Path | str, verb: str = "", *flags: str) -> str:
-    """Return the line for a POSIX shell that runs a command under this root."""
+    """Return the POSIX shell command that runs `verb` under this root."""
     command = [verb] if verb else []
     place = [] if str(root) == DEFAULT_ROOT else ["--root", str(root)]
     return shlex.join(["python", "study.py", *command, *place, *flags])
@@ -70,7 +70,7 @@ class Layout:
 
     @property
     def database(self) -> Path:
-        """The file in which Optuna keeps the studies, unless `--storage` names another place."""
+        """The file of the Optuna studies, unless `--storage` is given."""
         return self.root / "studies.db"
 
     @property
@@ -99,11 +99,11 @@ class Layout:
 
     @property
     def downloads(self) -> Path:
-        """Where data sets are downloaded to and looked for, without `--data-dir`."""
+        """The folder of downloaded data sets, unless `--data-dir` is given."""
         return self.cache / "downloads"
 
     def listing(self, digest: str) -> Path:
-        """Which data set a source with this listing holds."""
+        """The record of the data set that belongs to a listing of files."""
         return self.cache / "data" / "listings" / f"{digest}.json"
 
     def dataset(self, fingerprint: str) -> Path:
@@ -116,7 +116,7 @@ class Layout:
         return self.teacher(fingerprint) / "weights.safetensors"
 
     def teacher_training(self, fingerprint: str) -> "RunLayout":
-        """The run that fine-tunes a teacher; removed when it has ended."""
+        """The run that trains a teacher; removed at its end."""
         return RunLayout(self.teacher(fingerprint).with_suffix(".training"))
 
     def shards(self, fingerprint: str) -> Path:
@@ -128,16 +128,16 @@ class Layout:
         return self.cache / "own"
 
     def log(self, name: str) -> Path:
-        """A traceback, which an error message names."""
+        """The file of a traceback, to which an error message refers."""
         return self.root / "logs" / f"{name}.log"
 
     def study(self, name: str) -> "StudyLayout":
-        """Raises StudyError for a name that is not plain, or that something else has."""
+        """Return the layout of a study. Raises StudyError for an invalid or reserved name."""
         reserved = name in RESERVED or name.startswith("studies.db")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or reserved:
             raise StudyError(
-                f"a study's name is 1-64 letters, digits, '.', '_' or '-', begins with a letter or "
-                f"digit and is none of {', '.join(RESERVED)}; got {name!r}"
+                f"a study's name must be 1-64 letters, digits, '.', '_' or '-', begin with a "
+                f"letter or digit and be none of {', '.join(RESERVED)}; got {name!r}"
             )
         return StudyLayout(self.root / name, name)
 
@@ -150,7 +150,7 @@ class StudyLayout:
     name: str
 
     def command(self, verb: str, *flags: str) -> str:
-        """Return the line for a POSIX shell that runs a command on this study."""
+        """Return the POSIX shell command that runs `verb` on this study."""
         return command_line(self.folder.parent, verb, "--name", self.name, *flags)
 
     @property
@@ -164,7 +164,7 @@ class StudyLayout:
 
     @property
     def students(self) -> Path:
-        """The sizes of the students, measured before any training, where there is a budget."""
+        """The measured sizes of the students, in a study with limits on them."""
         return self.folder / "students.json"
 
     @property
@@ -251,7 +251,7 @@ class RunLayout:
 
     @property
     def checkpoint(self) -> Path:
-        """The whole state after the last full epoch; removed when the run has ended."""
+        """The complete state after the last full epoch; removed at the end of the run."""
         return self.folder / "checkpoint.safetensors"
 
     @property
@@ -286,7 +286,7 @@ class ExportLayout:
 
     @property
     def config(self) -> Path:
-        """What is needed to build the student and to prepare its inputs."""
+        """The settings to build the student and to prepare its inputs."""
         return self.folder / "config.json"
 
     @property

@@ -1,4 +1,4 @@
-"""Ownership of a study: one process at a time, and no files outside of its root."""
+"""Locks that allow one supervisor per study, and checks of the files in its root."""
 
 import os
 import socket
@@ -27,35 +27,35 @@ def remove_traces(root: Path) -> None:
 def check_inside(root: Path, folder: Path) -> None:
     """Raise StudyError if a study's folder is, or contains, a link that leads out of the root.
 
-    What studies share (cache, database, artifacts) may be on another disk: that link is the user's,
-    and its content is named by digests.
+    Shared folders (cache, database, artifacts) may be links to another disk, because their content
+    is identified by digests.
     """
     inside = os.path.realpath(root)
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
             raise StudyError(
-                f"{path} is a symbolic link that leaves {root}; remove it, or name another --root"
+                f"{path} is a symbolic link that leaves {root}; remove it, or use another --root"
             )
 
 
 def holder() -> str:
-    """Return the description of this process for others."""
+    """Return a description of this process, which other supervisors show."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return f"process {os.getpid()} on {socket.gethostname()} since {since}"
 
 
 def refusal(study: str, who: str) -> StudyError:
-    """Return the error of a second supervisor; `who` names the first, or is empty if unknown."""
+    """Return the error for a second supervisor; `who` describes the first, empty if unknown."""
     who = who or "a process that has just started"
-    return StudyError(f"study {study} is being run by {who}; end it, or wait for it")
+    return StudyError(f"study {study} is being run by {who}; stop it, or wait for it")
 
 
 @contextmanager
-def own_file(file: Path | None, study: str) -> Iterator[None]:
-    """Be the one supervisor of a study in `file` for the block; without a file, lock nothing.
+def study_lock(file: Path | None, study: str) -> Iterator[None]:
+    """Lock a study whose Optuna database is `file`, for the block; None locks nothing.
 
-    The lock lies beside that file, which two supervisors must not both write. Raises StudyError,
-    naming the supervisor, if there is one.
+    The lock file is beside the database. Raises StudyError, naming the other process, if a
+    supervisor holds the lock.
     """
     if file is None:
         yield

@@ -19,7 +19,7 @@ from storage.files.layout import dataset_part, lock_of
 
 
 def record_opening(seal_path: Path, purpose: str) -> None:
-    """Add an opening, now, to the record. A resumed confirmation adds another one.
+    """Add an opening, with the current time, to the record. A resumed confirmation adds another.
 
     Raises ArtifactError when the record is damaged: it is never replaced.
     """
@@ -30,7 +30,7 @@ def record_opening(seal_path: Path, purpose: str) -> None:
 
 
 def openings(seal_path: Path) -> list[dict[str, str]]:
-    """Return every opening, the first one first: `time` (ISO 8601, UTC) and `purpose`.
+    """Return all openings in order: `time` (ISO 8601, UTC) and `purpose`.
 
     Raises ArtifactError when the record is damaged.
     """
@@ -51,10 +51,10 @@ def openings(seal_path: Path) -> list[dict[str, str]]:
 def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray[np.uint8]:
     """Return some images [R, C, H, W] of the test split in `folder`, for a report to show.
 
-    Raises ArtifactError as long as the split is sealed, and for a file that does not hold them.
+    Raises ArtifactError while the split is sealed, and for a file that does not hold them.
     """
     if not openings(seal_path):
-        raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; confirm first")
+        raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; run confirm")
     path = dataset_part(folder, "test")
     images = read_rows(path, "inputs", rows)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):

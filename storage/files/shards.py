@@ -1,7 +1,7 @@
 """The teacher cache: the teacher's outputs for every augmented view of the training set.
 
     shards/<fingerprint>/            manifest: what every shard here was made from
-        projections.safetensors      one projection a tap
+        projections.safetensors      one projection per tap
         validation.safetensors       the teacher's logits of the validation split
         view-00000/                  one shard: manifest and reading.safetensors
 
@@ -36,13 +36,13 @@ def begin(
     validation_logits: Tensor,
     sizes: dict[str, int],
 ) -> Manifest:
-    """Begin a cache: from now on shards can be added. `sizes` are the bytes of a view by part."""
+    """Create a cache without shards; return its manifest. `sizes` are bytes of a view, by part."""
     vectors = {tap: projection.vectors for tap, projection in projections.items()}
     write_tensors(folder / PROJECTIONS, vectors)
     write_tensors(folder / VALIDATION, {"logits": validation_logits})
     taps = {
-        tap: {"scale": each.scale, "variance": each.variance, "energy": each.energy}
-        for tap, each in projections.items()
+        tap: {"scale": p.scale, "variance": p.variance, "energy": p.energy}
+        for tap, p in projections.items()
     }
     return finish(folder, "shards", identity, {"sizes": sizes, "taps": taps})
 
@@ -73,10 +73,10 @@ def _check_dtypes(
     path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, int]]
 ) -> None:
     """Raise ArtifactError unless the tensors have these names, dtypes and numbers of dimensions."""
-    found = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
-    if found != wanted:
+    actual = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
+    if actual != wanted:
         names = ", ".join(
-            sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            sorted(name for name in {*actual, *wanted} if actual.get(name) != wanted.get(name))
         )
         raise ArtifactError(
             f"{path} has {names} of a wrong dtype or shape; delete {path.parent} "
@@ -85,20 +85,20 @@ def _check_dtypes(
 
 
 def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
-    """Keep the teacher's outputs for view `k`, read in `chunks`, in the order of the rows.
+    """Write the shard of view `k` from `chunks` in the order of the rows; return its manifest.
 
     Raises ArtifactError if a value is not finite.
     """
     tensors = {"logits": torch.cat([chunk.logits for chunk in chunks])}
     for tap in chunks[0].taps:
         taps = [chunk.taps[tap] for chunk in chunks]
-        tensors[f"{tap}.features"] = torch.cat([each.features.half() for each in taps])
-        tensors[f"{tap}.attention"] = torch.cat([each.attention.half() for each in taps])
+        tensors[f"{tap}.features"] = torch.cat([reading.features.half() for reading in taps])
+        tensors[f"{tap}.attention"] = torch.cat([reading.attention.half() for reading in taps])
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ArtifactError(
                 f"the teacher's {name} of view {k} are not all finite; "
-                "train it with a smaller teacher_lr"
+                "train it with a smaller --teacher-lr"
             )
     place = view_folder(folder, k)
     write_tensors(place / READING, tensors)
@@ -132,7 +132,7 @@ class CachedTeacher:
 
     def _take(self, name: str, index: Tensor) -> Tensor:
         try:
-            # On a CPU a fifth of the time of indexing, which goes through a row number by number.
+            # On a CPU this takes a fifth of the time of indexing, which copies single numbers.
             rows = self._tensors[name].index_select(0, index)
         except IndexError:
             place = view_folder(self.folder, self._view)

@@ -15,9 +15,9 @@ def write_tensors(
 ) -> None:
     """Write tensors, and a JSON `note` in the header, as one file: all or nothing.
 
-    The header also keeps the digest that `read_checked` checks. The same tensors and note give the
-    same bytes: they share one key, since safetensors writes several in any order. `sync` as in
-    `storage.files.artifacts.replacing`. Raises ArtifactError when the disk does not take the file.
+    The header also has the digest that `read_checked` compares. The same tensors and note give the
+    same bytes: note and digest share one key, since safetensors does not sort keys. `sync` as in
+    `storage.files.artifacts.replacing`. Raises ArtifactError when the file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
     write_arrays(path, plain, note, sync=sync)
@@ -32,7 +32,7 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_checked(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Return tensors and note after comparing them with the digest. Raises ArtifactError."""
+    """Return tensors and note. Raises ArtifactError if unreadable or different from the digest."""
     tensors, metadata = _read(path)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return tensors, read_header(path, arrays, metadata)

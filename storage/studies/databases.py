@@ -1,4 +1,4 @@
-"""Where Optuna studies live: SQLite, PostgreSQL, MySQL, or Optuna's journal file.
+"""Open the storage of Optuna studies: SQLite, PostgreSQL, MySQL, or Optuna's journal file.
 
 sqlite:///runs/studies.db
 journal:runs/studies.journal
@@ -24,10 +24,10 @@ from sqlalchemy.exc import (
 
 from kd.errors import RetortError, StudyError
 from storage.studies.journal import JournalFile
-from storage.studies.patience import (
+from storage.studies.retrying import (
     RESTORE,
     Notify,
-    PatientStorage,
+    RetryingStorage,
     cause_of,
     failure,
     one_line,
@@ -43,9 +43,9 @@ PASSWORDS = (
 
 
 def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage:
-    """Connect to `url`. Raises StudyError, in one line, when that fails.
+    """Return the storage at `url`. Raises StudyError, in one line, when it cannot be opened.
 
-    A server that stops answering later is waited for, with a line to `notify`.
+    If a server stops answering later, calls are retried, and `notify` receives a message.
     """
     check_url(url)
     if url.startswith(JOURNAL):
@@ -60,7 +60,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
             f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}: "
             f"{one_line(error)}"
         ) from None
-    except UnicodeDecodeError as error:  # of a name in a damaged file
+    except UnicodeDecodeError as error:  # a name in a damaged file
         raise StudyError(
             f"the storage {shown(url)} is damaged ({one_line(error)}); {RESTORE}"
         ) from None
@@ -69,9 +69,9 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
             f"the driver of {shown(url)} is not installed: {one_line(error)}; "
             "pip install '.[postgresql]' or '.[mysql]'"
         ) from None
-    except (TypeError, AttributeError) as error:  # it does not know how to wait for a connection
+    except (TypeError, AttributeError) as error:  # a driver without `connect_timeout`
         raise StudyError(
-            f"the driver of {shown(url)} is none of psycopg, pymysql and mysqldb: {one_line(error)}"
+            f"the driver of {shown(url)} must be psycopg, pymysql or mysqldb: {one_line(error)}"
         ) from None
     except RuntimeError as error:  # tables of another version of Optuna
         raise StudyError(f"the storage {shown(url)} cannot be used: {one_line(error)}") from None
@@ -82,30 +82,30 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     return storage
 
 
-def _connect(url: str, notify: Notify) -> PatientStorage:
-    """Connect; try again if another process made the tables at the same moment."""
+def _connect(url: str, notify: Notify) -> RetryingStorage:
+    """Return the storage; try again if another process is creating the tables."""
     for pause in OPENING_PAUSES:
         try:
-            return PatientStorage(url, notify)
+            return RetryingStorage(url, notify)
         except (SQLAlchemyError, StorageInternalError) as error:
             cause = cause_of(error)
             made = isinstance(cause, IntegrityError | ProgrammingError)
             if not made and "already exists" not in one_line(cause):
                 raise
             time.sleep(pause)
-    return PatientStorage(url, notify)
+    return RetryingStorage(url, notify)
 
 
 def _advice(url: str, error: Exception) -> str:
     if storage_file(url):
         return f"; {remedy(cause_of(error))}"
     lacking = "password" in str(error) and not make_url(url).password
-    return f"; no study keeps a password: {PASSWORDS}" if lacking else ""
+    return f"; a study does not store the password: {PASSWORDS}" if lacking else ""
 
 
 def close_storage(storage: BaseStorage) -> None:
-    """Close the connections that a storage holds open."""
-    if isinstance(storage, PatientStorage):
+    """Close the open connections of a storage."""
+    if isinstance(storage, RetryingStorage):
         storage.remove_session()
         storage.engine.dispose()
 
@@ -116,26 +116,26 @@ def _open_journal(path: Path) -> BaseStorage:
         return JournalStorage(JournalFile(path))
     except RetortError:
         raise
-    except Exception as error:  # replaying a damaged journal Optuna raises almost anything
+    except Exception as error:  # for a damaged journal, Optuna raises almost anything
         raise StudyError(
             f"the journal {path} cannot be opened: {one_line(error)}; {RESTORE}"
         ) from None
 
 
-def _relax_sqlite(storage: PatientStorage) -> None:
-    """Put SQLite into write-ahead mode, so that the dashboard reads while the study writes.
+def _relax_sqlite(storage: RetryingStorage) -> None:
+    """Put SQLite into write-ahead mode, so that the dashboard can read while the study writes.
 
-    There a sync less a write is safe against crashes of the process.
+    In this mode, a crash of the process is safe with one sync less per write.
     """
     try:
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
+            problem = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar())
     finally:
         storage.engine.dispose()
-    if found != "ok":
+    if problem != "ok":
         raise StudyError(
-            f"the storage {shown(str(storage.url))} is damaged ({' '.join(found.split())}); "
+            f"the storage {shown(str(storage.url))} is damaged ({' '.join(problem.split())}); "
             f"{RESTORE}"
         )
     event.listen(storage.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=NORMAL"))
@@ -144,7 +144,7 @@ def _relax_sqlite(storage: PatientStorage) -> None:
 
 
 def _fail_at_once(context: ExceptionContext, url: URL) -> None:
-    """Turn SQLite's errors into one that Optuna does not answer by trying again for seconds."""
+    """Turn SQLite's errors into StudyError, which Optuna does not retry for seconds."""
     error = context.sqlalchemy_exception or context.original_exception
     if isinstance(error, SQLAlchemyError) and not isinstance(error, IntegrityError):
         raise StudyError(failure(error, url))

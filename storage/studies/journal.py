@@ -1,8 +1,7 @@
 """Optuna's journal file, made robust against kills within a line and against a full disk.
 
-Optuna's own file backend appends to whatever the file ends with: after half a line, the whole
-journal is unreadable. Its lock is a symbolic link, which a killed process leaves behind for half a
-minute.
+Optuna's own file backend appends to an incomplete last line, after which the whole journal is
+unreadable. Its lock is a symbolic link, which a killed process leaves behind for half a minute.
 """
 
 import json
@@ -15,18 +14,18 @@ from optuna.storages.journal import JournalFileBackend
 
 from kd.errors import StudyError
 from storage.files.artifacts import CONTINUES, locked
-from storage.studies.patience import RESTORE
+from storage.studies.retrying import RESTORE
 
 
 class JournalFile(JournalFileBackend):
-    """A journal whose lines are written completely or not at all. Every failure is a StudyError."""
+    """A journal whose lines are written completely or not at all. All errors are StudyError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(str(path))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Yield the records from number `log_number_from` on; half a line at the end is none."""
+        """Yield the records from number `log_number_from` on, without an incomplete last line."""
         try:
             yield from super().read_logs(log_number_from)
         except (OSError, ValueError) as error:
@@ -35,7 +34,7 @@ class JournalFile(JournalFileBackend):
             ) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write records, after what an interrupted write left has been cut off."""
+        """Append records, after removing the rest of an interrupted write."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         try:
             with locked(self.path.with_name(f"{self.path.name}.lock"), wait=True):
@@ -60,13 +59,13 @@ class JournalFile(JournalFileBackend):
 
 
 def _end_of_lines(file: BinaryIO) -> int:
-    """Return the offset after the last line that is whole."""
+    """Return the offset after the last complete line."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 4096)
         file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0

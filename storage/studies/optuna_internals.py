@@ -1,8 +1,7 @@
-"""Every part of Optuna that is used and that Optuna does not promise to keep.
+"""All private parts of Optuna that Retort uses; other modules import them from here.
 
-Other modules take it from here. Four classes extend Optuna's own and override, or call, private
-methods of theirs: `INHERITED` lists these. `tests/storage/test_optuna_internals.py` fails on the
-day that any of it changes.
+Four classes extend Optuna's own and override or call private methods, which `INHERITED` lists.
+`tests/storage/test_optuna_internals.py` fails when a release of Optuna changes any of them.
 """
 
 from typing import Any
@@ -37,7 +36,7 @@ __all__ = (
     "trials_of",
 )
 
-# By class of Optuna: private methods and attributes that a class of ours overrides or uses.
+# Private methods and attributes that subclasses in Retort override or use, by Optuna's class.
 INHERITED: dict[type, tuple[str, ...]] = {
     RDBStorage: (
         "_create_new_trial",
@@ -63,9 +62,9 @@ INHERITED: dict[type, tuple[str, ...]] = {
 
 
 class StoredTrial(optuna.Trial):
-    """A trial in a study's storage, for what takes an `optuna.Trial` to write notes and artifacts.
+    """A stored trial as an `optuna.Trial`, which functions for notes and artifacts require.
 
-    `optuna.Trial` itself begins to sample when it is made.
+    The constructor of `optuna.Trial` itself would start to sample.
     """
 
     def __init__(self, study: optuna.Study, trial_id: int) -> None:
@@ -87,12 +86,12 @@ def trial_id_of(trial: FrozenTrial | optuna.Trial) -> int:
 
 
 def trials_of(study: optuna.Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
-    """Return the trials of a study in these states: of all brackets, where Hyperband prunes."""
+    """Return the trials of a study in these states, with Hyperband those of all brackets."""
     return study._get_trials(deepcopy=False, states=states)
 
 
 def database_behind(storage: BaseStorage) -> object:
-    """Return the storage behind the cache that Optuna puts before a database; else None."""
+    """Return the storage inside Optuna's cache of a database; None if there is no cache."""
     return getattr(storage, "_backend", None)
 
 

@@ -1,4 +1,4 @@
-"""Open an Optuna study at any storage URL, check it, and continue it."""
+"""Create, open and check the Optuna study of an arm."""
 
 import warnings
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ def study_name(name: str, arm: str) -> str:
 def open_study(
     storage: BaseStorage, name: str, attributes: Mapping[str, Any], metric: str = "accuracy"
 ) -> optuna.Study:
-    """Create or resume a study, maximising a metric on the validation split.
+    """Return a new or existing study that maximises a metric on the validation split.
 
-    `attributes` are kept as user attributes. Raises StudyError when the study exists with others:
-    a study is not resumed under another protocol, search method or space.
+    `attributes` are stored as user attributes. Raises StudyError when the study exists with other
+    values: it cannot be resumed with another protocol, search method or space.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -56,7 +56,7 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
 def system_attributes(storage: BaseStorage, study_id: int, prefix: str) -> dict[str, Any]:
     """Return a study's system attributes whose names begin with `prefix`.
 
-    The dashboard keeps the notes of all trials there, so only these are read from a database.
+    Only these are read from a database, since the dashboard stores the notes of all trials there.
     """
     database = in_database(storage)
     if database:
@@ -69,5 +69,5 @@ def _check_direction(study: optuna.Study) -> None:
     if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise StudyError(
             f"{study.study_name} does not maximise one value: the storage is damaged, or the study "
-            "is not of Retort; choose another --name"
+            "is not Retort's; choose another --name"
         )

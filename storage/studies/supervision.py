@@ -1,9 +1,9 @@
-"""One supervisor a study: a lock names who may write to it, and a number refuses everyone else.
+"""Allow one supervisor per study on a database server, with a lock and a fencing number.
 
-In a file (SQLite, journal) the lock is the operating system's (`storage.files.ownership`), and ends
-with the process. On a server it belongs to a database session, which may end while its supervisor
-lives. So every supervisor takes the next fencing number with the lock, and every transaction that
-writes compares its own number with the latest one.
+For a file (SQLite, journal) the lock is the operating system's (`storage.files.ownership`), and
+ends with the process. On a server it belongs to a database session, which may end before its
+supervisor. So every supervisor takes the next fencing number with the lock, and every writing
+transaction compares its own number with the latest one.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from kd.errors import StudyError
 from storage.files.artifacts import CONTINUES
 from storage.files.ownership import holder, refusal
-from storage.studies.patience import SERVERS, PatientStorage
+from storage.studies.retrying import SERVERS, RetryingStorage
 
-WRITES = ("INSERT", "UPDATE", "DELETE")  # how statements begin that the fencing number guards
+WRITES = ("INSERT", "UPDATE", "DELETE")  # statements that the fencing number guards
 
 SUPERVISORS = Table(
     "retort_supervisors",
@@ -49,16 +49,15 @@ class _Dialect:
     """Statements of a server."""
 
     settings: tuple[str, ...]  # of the session that holds the lock
-    take: str  # the lock `:name`, at once or not at all
+    take: str  # acquires the lock `:name` without waiting
     drop: str
-    started: str  # the last column: when the server was started, in seconds; MySQL: its uptime
+    started: str  # last column: start time of the server in seconds; for MySQL its uptime
     same_start: float  # s by which two readings of one start may differ
     asleep: str  # ends a session that is idle within a transaction
 
 
-# PostgreSQL notices within a minute that the machine of a supervisor is gone, MySQL when the
-# keepalive of its system does. MySQL's locks belong to the server, PostgreSQL's to a
-# database.
+# If a supervisor's machine is lost, PostgreSQL detects it within a minute, MySQL when the keepalive
+# of its operating system does. MySQL's locks are per server, PostgreSQL's per database.
 _POSTGRESQL = _Dialect(
     settings=(
         "SET tcp_keepalives_idle = 15",
@@ -68,7 +67,7 @@ _POSTGRESQL = _Dialect(
     take="SELECT pg_try_advisory_lock(hashtextextended(:name, 0))",
     drop="SELECT pg_advisory_unlock(hashtextextended(:name, 0))",
     started="SELECT extract(epoch FROM pg_postmaster_start_time())",
-    same_start=0.0,  # PostgreSQL keeps the moment itself
+    same_start=0.0,  # PostgreSQL stores the start time itself
     asleep="SET idle_in_transaction_session_timeout = '30s'",
 )
 _MYSQL = _Dialect(
@@ -76,7 +75,7 @@ _MYSQL = _Dialect(
     take="SELECT GET_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224), 0)",
     drop="SELECT RELEASE_LOCK(SHA2(CONCAT(DATABASE(), '/', :name), 224))",
     started="SHOW GLOBAL STATUS LIKE 'Uptime'",
-    same_start=2.0,  # MySQL counts whole seconds, and its clock is read apart from them
+    same_start=2.0,  # MySQL reports uptime in whole seconds, and the clock is read separately
     asleep="SET SESSION wait_timeout = 30",
 )
 
@@ -84,21 +83,21 @@ Check = Callable[[], None]  # raises StudyError once another supervisor may have
 
 
 @contextmanager
-def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
-    """Be the only supervisor of a study on a server for the block; yield a check of that.
+def supervisor_session(storage: BaseStorage, study: str) -> Iterator[Check]:
+    """Be the only supervisor of a study on a server in the block; yield a check of that.
 
-    What `storage` writes within the block is refused once another supervisor has taken over. Does
-    nothing for a storage in a file, which `storage.files.ownership` is for. Raises StudyError,
-    naming the supervisor, if there is one.
+    Writes of `storage` in the block are rejected once another supervisor has taken over. Does
+    nothing for a storage in a file, which `storage.files.ownership` locks. Raises StudyError,
+    naming the other supervisor, if there is one.
     """
-    if not isinstance(storage, PatientStorage) or storage.dialect not in SERVERS:
+    if not isinstance(storage, RetryingStorage) or storage.dialect not in SERVERS:
         yield lambda: None
         return
     session = _Session(storage, study)
     try:
         with _fence(storage.engine, session):
             yield session.check
-    except UpdateFinishedTrialError:  # Optuna reads that a successor has ended it, before any write
+    except UpdateFinishedTrialError:  # a successor has ended the trial, which Optuna checks
         session.check()
         raise
     finally:
@@ -108,18 +107,18 @@ def own_session(storage: BaseStorage, study: str) -> Iterator[Check]:
 class _Session:
     """A database session that holds the lock of a study, and the fencing number that came with it.
 
-    When the whole server was started again, every supervisor has lost its session, and the first
-    to come back continues. When the session alone has ended, this supervisor ends too.
+    After a restart of the server, every supervisor has lost its session, and the first to connect
+    again continues. If only this session has ended, its supervisor ends too.
     """
 
-    def __init__(self, storage: PatientStorage, study: str) -> None:
+    def __init__(self, storage: RetryingStorage, study: str) -> None:
         self.study = study
         self.dialect = _POSTGRESQL if storage.dialect == "postgresql" else _MYSQL
         self._storage = storage
-        self._connection: Connection = storage.patiently(self._begin)
+        self._connection: Connection = storage.retry(self._begin)
 
     def _begin(self) -> Connection:
-        """Take the lock and the next fencing number. Raises StudyError if another has the lock."""
+        """Acquire the lock and the next fencing number. Raises StudyError if the lock is held."""
         _make_table(self._storage.engine)
         with self._connecting() as connection:
             taken = self._take(connection)
@@ -132,17 +131,17 @@ class _Session:
             return connection
 
     def check(self) -> None:
-        """Raise StudyError if the session has ended, and with it the right to continue."""
+        """Raise StudyError if the session has ended and another may have taken over."""
         try:
             self._connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.close()
-            self._connection = self._storage.patiently(self._return)
+            self._connection = self._storage.retry(self._return)
 
     def _return(self) -> Connection:
-        """Take the lock again after a restart of the server, unless another was faster."""
+        """Acquire the lock again after a restart of the server. Raises StudyError if it is held."""
         with self._connecting() as connection:
             started = self._server_start(connection)
             taken = self._take(connection)
@@ -160,10 +159,10 @@ class _Session:
         return StudyError(f"study {self.study} was taken over by {who}; this supervisor ends")
 
     def close(self) -> None:
-        """Give the lock back; a session that was lost has lost it already."""
+        """Release the lock, if the session still holds it."""
         with suppress(SQLAlchemyError):
             self._connection.execute(text(self.dialect.drop), self._lock)
-            self._connection.invalidate()  # its settings are not for others
+            self._connection.invalidate()  # do not reuse a connection with these settings
         with suppress(SQLAlchemyError):
             self._connection.close()
 
@@ -173,7 +172,7 @@ class _Session:
 
     @contextmanager
     def _connecting(self) -> Iterator[Connection]:
-        """Give a new connection, which is closed when the block raises."""
+        """Yield a new connection, which is closed if the block raises."""
         connection = self._storage.engine.connect()
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -190,7 +189,7 @@ class _Session:
         return connection.execute(text(self.dialect.take), self._lock).scalar() in (1, True)
 
     def _server_start(self, connection: Connection) -> float:
-        """Return when the server was started, in seconds since 1970 by its own clock."""
+        """Return the server's start time, in seconds since 1970 by its own clock."""
         seconds = float(connection.execute(text(self.dialect.started)).one()[-1])
         if self.dialect is _POSTGRESQL:
             return seconds
@@ -202,7 +201,7 @@ class _Session:
         return (row.number, row.holder) if row else (0, "")
 
     def _write(self, connection: Connection) -> None:
-        """Store the number; from here on, transactions under older numbers are refused."""
+        """Store the number; later transactions with older numbers are rejected."""
         values = {"number": self.number, "holder": holder()}
         change = SUPERVISORS.update().where(SUPERVISORS.c.study == self.study).values(**values)
         if not connection.execute(change).rowcount:
@@ -210,7 +209,7 @@ class _Session:
 
 
 def _make_table(engine: Engine) -> None:
-    """Make the table of supervisors, unless it exists or another is making it at this moment."""
+    """Create the table of supervisors, unless it exists or another process is creating it."""
     with suppress(IntegrityError, ProgrammingError):
         SUPERVISORS.metadata.create_all(engine)
 
@@ -224,8 +223,8 @@ def _latest_number(study: str) -> Select[tuple[int, str]]:
 def _fence(engine: Engine, session: _Session) -> Iterator[None]:
     """Compare the fencing number in each transaction of `engine` that writes within the block.
 
-    The row stays locked against a new number until that transaction ends. So one that has passed
-    is committed before the next supervisor reads the study.
+    The row stays locked against a new number until that transaction ends. So a transaction that has
+    passed the comparison is committed before the next supervisor reads the study.
     """
     query = _latest_number(session.study).with_for_update(read=True)
 
@@ -252,7 +251,7 @@ def _fence(engine: Engine, session: _Session) -> Iterator[None]:
     )
     for listener in listeners:
         event.listen(*listener)
-    engine.dispose()  # connections that were opened before are not prepared
+    engine.dispose()  # existing connections were not prepared
     try:
         yield
     finally:

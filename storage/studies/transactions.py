@@ -14,19 +14,19 @@ from storage.studies.optuna_internals import database_behind, database_session, 
 
 
 class WholeTrialStorage(RDBStorage):
-    """RDBStorage that writes all of a trial at once.
+    """An RDBStorage that writes all of a trial in one transaction.
 
-    Optuna queries the database twice for each parameter and attribute of a new trial, and makes a
-    transaction of every attribute of an old one.
+    Optuna queries the database twice for each parameter and attribute of a new trial, and uses one
+    transaction for every attribute of an existing one.
     """
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
     ) -> Any:
-        """Write a trial, with all that its template has.
+        """Write and return a trial, with everything in its template.
 
-        Optuna checks here that a parameter keeps its kind from trial to trial; ours are checked
-        where they are suggested (`conductor.search.mirror`).
+        Optuna checks here that a parameter has the same kind in all trials; Retort checks that when
+        parameters are suggested (`conductor.search.mirror`).
         """
         if template_trial is None:
             return super()._get_prepared_new_trial(study_id, None, session)
@@ -44,9 +44,9 @@ class WholeTrialStorage(RDBStorage):
         values: Sequence[float] | None,
         attributes: Mapping[str, Any],
     ) -> bool:
-        """End a trial with these user attributes: with all of them, or not at all.
+        """End a trial and set these user attributes, in one transaction.
 
-        Raises UpdateFinishedTrialError, and changes nothing, if it has ended before.
+        Raises UpdateFinishedTrialError, and changes nothing, if it has already ended.
         """
         with database_session(self.scoped_session) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
@@ -61,23 +61,23 @@ class WholeTrialStorage(RDBStorage):
         return True
 
     def matching_system_attrs(self, study_id: int, prefix: str) -> dict[str, Any]:
-        """Return those of a study's system attributes whose names begin with `prefix`."""
+        """Return a study's system attributes whose names begin with `prefix`."""
         kind = models.StudySystemAttributeModel
         with database_session(self.scoped_session) as session:
-            found = session.query(kind.key, kind.value_json).filter(
+            rows = session.query(kind.key, kind.value_json).filter(
                 kind.study_id == study_id, kind.key.startswith(prefix, autoescape=True)
             )
-            return {key: json.loads(value) for key, value in found}
+            return {key: json.loads(value) for key, value in rows}
 
 
 def in_database(storage: BaseStorage) -> WholeTrialStorage | None:
-    """Return the storage of a database, without the cache before it; None for another storage."""
+    """Return the database storage inside Optuna's cache; None for other kinds of storage."""
     database = database_behind(storage)
     return database if isinstance(database, WholeTrialStorage) else None
 
 
 def _rows(trial_id: int, template: FrozenTrial) -> Iterator[Any]:
-    """Yield the rows of all that a trial has beside its state and values."""
+    """Yield the database rows of a trial, except its state and values."""
     for name, value in template.params.items():
         distribution = template.distributions[name]
         yield models.TrialParamModel(

@@ -1,7 +1,7 @@
 """Digests stored with each trial, so that later changes to a database are detected.
 
-A database may be edited by hand, restored from an old copy, or lose a bit. So a trial's parameters
-are stored with a digest from the moment that it is asked, and its outcome with another one.
+A database may be edited by hand, restored from an old copy, or lose a bit. So a new trial is stored
+with a digest of its parameters, and an ended one with a digest that includes its outcome.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.errors import StudyError
-from storage.studies.patience import RESTORE
+from storage.studies.retrying import RESTORE
 from storage.studies.transactions import in_database
 
 ASKED = "asked"  # user attribute: `asked_digest` of the trial
 ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
-CONSTRAINTS = "constraints"  # user attribute: how far its student is over each limit, if any
-INFEASIBLE = "infeasible"  # user attribute: which constraints a trial violates
+CONSTRAINTS = "constraints"  # user attribute: measured / limit - 1, for each limit of a student
+INFEASIBLE = "infeasible"  # user attribute: the constraints that a trial violates
 CHANGING = (ENDED, "seconds")  # user attributes that no digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:
-    """Return SHA-256 over study, number, parameters and ranges, and any constraints of a trial."""
+    """Return SHA-256 over a trial's study, number, parameters, ranges and constraints."""
     return _sha256(_asked(study, trial))
 
 
@@ -38,8 +38,8 @@ def ended_digest(
 ) -> str:
     """Return SHA-256 over a trial that ends in `state` with `values`.
 
-    It covers what was asked, all reports, and the user attributes, those of `attributes` before
-    the trial's own. System attributes are Optuna's and the dashboard's.
+    It covers parameters, reports and user attributes, where `attributes` override the trial's own.
+    System attributes, which belong to Optuna and the dashboard, are not covered.
     """
     kept = {**trial.user_attrs, **attributes}
     covered = {key: kept[key] for key in kept if key not in CHANGING}
@@ -75,10 +75,10 @@ def end_trial(
     values: list[float] | None,
     attributes: Mapping[str, Any],
 ) -> None:
-    """End a trial, which then has these user attributes: in a database, in one transaction.
+    """End a trial and set these user attributes; in a database, in one transaction.
 
-    Elsewhere they are written first, so that a trial that has ended has them all. Raises
-    UpdateFinishedTrialError, and changes nothing, if it has ended before.
+    Elsewhere the attributes are written first, so that an ended trial has all of them. Raises
+    UpdateFinishedTrialError, and changes nothing, if it has already ended.
     """
     database = in_database(storage)
     if database:

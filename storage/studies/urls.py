@@ -12,24 +12,24 @@ from kd.errors import StudyError
 from storage.files.layout import whole_path
 
 JOURNAL = "journal:"
-FILES = (  # parameters of PostgreSQL's and MySQL's drivers that name one
+FILES = (  # parameters of PostgreSQL's and MySQL's drivers whose values are paths
     *("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"),
     *("read_default_file", "ssl_ca", "ssl_cert", "ssl_key", "ssl_capath"),
 )
 SECRET = "passw(?:or)?d"  # in the name of a URL's parameter
-CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy reads them: user:password@
+CREDENTIALS = re.compile(r"[^:/]*(?::[^@]*)?@")  # as SQLAlchemy parses them: user:password@
 
 
 def check_url(url: str) -> None:
-    """Raise StudyError, in one line without any password, for a URL that cannot keep a study.
+    """Raise StudyError, in one line without a password, for a URL that cannot store a study.
 
     Nothing is opened or created. SQLAlchemy's own messages may contain a part of the password.
     """
     if url.startswith(JOURNAL):
-        if "://" in url:  # Optuna keeps journals in Redis too
-            raise StudyError(f"--storage {shown(url)!r} is no file; name one, as in {JOURNAL}log")
+        if "://" in url:  # Optuna supports journals in Redis too
+            raise StudyError(f"--storage {JOURNAL}FILE needs a file, got {shown(url)!r}")
         if Path(url.removeprefix(JOURNAL)).is_dir():
-            raise StudyError(f"--storage {url!r} names no file; name one, as in {JOURNAL}log")
+            raise StudyError(f"--storage {JOURNAL}FILE needs a file, got the folder {url!r}")
         return
     try:
         parsed = parse_url(url)
@@ -39,9 +39,8 @@ def check_url(url: str) -> None:
         ) from None
     except ValueError:
         raise StudyError(
-            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, whose parts cannot be told "
-            "apart; percent-encode what user and password hold: @ as %40, / as %2F, : as %3A, "
-            "? as %3F, & as %26"
+            f"--storage takes an SQLAlchemy URL, got {shown(url)!r}, which is ambiguous; "
+            "percent-encode user and password: @ as %40, / as %2F, : as %3A, ? as %3F, & as %26"
         ) from None
     if parsed.get_backend_name() == "sqlite":
         _check_sqlite(url, parsed)
@@ -50,26 +49,26 @@ def check_url(url: str) -> None:
 def _check_sqlite(url: str, parsed: URL) -> None:
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise StudyError(
-            f"--storage opens SQLite with Python's own driver, got {shown(url)!r}; name the file "
-            "without another, as in sqlite:///studies.db"
+            f"--storage supports only Python's own driver for SQLite, got {shown(url)!r}; use the "
+            "form sqlite:///studies.db"
         )
     name = (parsed.database or "").removeprefix("file:")
     place = parsed.query.get("mode"), parsed.query.get("vfs")
     if name in ("", ":memory:") or "memory" in place or "memdb" in place:
         raise StudyError(
-            f"--storage takes an SQLAlchemy URL of a database that outlives its process, got "
-            f"{url!r}, which is in memory; name a file: sqlite:///studies.db"
+            f"--storage takes an SQLAlchemy URL of a database on disk, got {url!r}, which is "
+            "in memory; use a file: sqlite:///studies.db"
         )
     file = storage_file(url)
     if file and file.is_dir():
-        raise StudyError(f"the storage {url} is a folder; move it away, or name a file")
+        raise StudyError(f"the storage must be a file, got the folder {url}; use another path")
 
 
 def parse_url(url: str) -> URL:
-    """Parse a URL. Raises ArgumentError for no URL, ValueError for an unescaped password.
+    """Return a parsed URL. Raises ArgumentError if invalid, ValueError for an unescaped password.
 
     For SQLAlchemy a password ends at the first @, and a parameter at the first &: the rest would be
-    read as the host, the database or another parameter, and be printed.
+    parsed as host, database or another parameter, and be printed.
     """
     parsed = make_url(url)
     _, _, rest = url.partition("://")
@@ -78,13 +77,13 @@ def parse_url(url: str) -> URL:
     if parsed.get_backend_name() != "sqlite" and "@" in behind:
         raise ValueError
     _, _, query = behind.partition("?")
-    if re.search(SECRET, query, re.IGNORECASE) and not all("=" in one for one in query.split("&")):
+    if re.search(SECRET, query, re.IGNORECASE) and not all("=" in p for p in query.split("&")):
         raise ValueError
     return parsed
 
 
 def storage_file(url: str) -> Path | None:
-    """Return the file of a storage that is a file; None for a server."""
+    """Return the file of a SQLite or journal storage; None for a server."""
     if url.startswith(JOURNAL):
         return Path(url.removeprefix(JOURNAL)).absolute()
     try:
@@ -99,10 +98,10 @@ def storage_file(url: str) -> Path | None:
 
 
 def whole_url(url: str) -> str:
-    """Return a storage URL with absolute paths: of its file, or of files that its driver reads.
+    """Return a storage URL with absolute paths of its file, or of files that its driver reads.
 
-    A database in memory and a text that is no URL stay unchanged, and so does `~` in a server's
-    URL, which may be the home folder of another user there.
+    An in-memory database and an invalid URL are returned unchanged, and so is `~` in a server's
+    URL, which may be the home folder of another user.
     """
     if url.startswith(JOURNAL) and url != JOURNAL and "://" not in url:
         return f"{JOURNAL}{whole_path(url.removeprefix(JOURNAL))}"
@@ -113,7 +112,7 @@ def whole_url(url: str) -> str:
     if parsed.get_backend_name() == "sqlite":
         whole = parsed.set(database=_whole_database(parsed))
     else:
-        files = {name: _whole_file(name, given) for name, given in parsed.query.items()}
+        files = {name: _whole_file(name, value) for name, value in parsed.query.items()}
         whole = parsed.set(query=files)
     return url if whole == parsed else whole.render_as_string(hide_password=False)
 
@@ -127,14 +126,14 @@ def _whole_database(url: URL) -> str | None:
     return url.database if in_memory else f"{prefix}{whole_path(path)}"
 
 
-def _whole_file(name: str, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """Return a parameter of a server's URL, with an absolute path where it names a file."""
-    relative = name in FILES and isinstance(given, str) and given[:1] not in ("", "/", "~")
-    return str(whole_path(str(given))) if relative and given != "system" else given
+def _whole_file(name: str, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return the value of a URL's parameter, as an absolute path if it is a file."""
+    relative = name in FILES and isinstance(value, str) and value[:1] not in ("", "/", "~")
+    return str(whole_path(str(value))) if relative and value != "system" else value
 
 
 def without_password(url: str) -> str:
-    """Return the URL as a study records it: without password, and in one spelling per server."""
+    """Return the URL as a study records it: without password, in one spelling per server."""
     try:
         parsed = parse_url(url)
     except (ArgumentError, ValueError):

@@ -19,7 +19,7 @@ from conductor.search.arm import Arm
 from conductor.search.publish import Publisher
 from storage.files.layout import Layout
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.supervision import own_session
+from storage.studies.supervision import supervisor_session
 from tests.benchmarks.harness import Figure, seconds, spread
 from tests.support.fakes import HORIZON, landscape, make_arm, make_search, protocol
 from tests.support.postgres import postgresql
@@ -247,7 +247,7 @@ def server(count: int) -> Iterator[Figure]:
         storage = open_storage(running.url)
         arm = make_arm(storage, sampler="random", lag=4 * WORKERS)
         began = time.perf_counter()
-        with own_session(storage, "study"):
+        with supervisor_session(storage, "study"):
             search_of(arm, Path(folder))(count)
         yield spread(
             "supervisor on PostgreSQL, random: a trial",

@@ -265,9 +265,7 @@ def test_a_copy_of_a_space_that_is_gone_or_was_changed_is_refused(begun, tmp_pat
         assert main([command, "--root", str(tmp_path / "runs")]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"study.py: {copy.parent}")
-        assert said.endswith(
-            "name mine.py again with the flag that named it first, and it is copied anew\n"
-        )
+        assert said.endswith("pass mine.py again with its flag to copy it again\n")
 
 
 def test_another_name_is_another_study(resolve, begun):

@@ -15,7 +15,7 @@ from kd.models import cost
 from kd.models.build import Network, build, export_state
 from kd.models.cost import (
     LEAST_ROUNDS,
-    PATIENCE,
+    TIME_LIMIT,
     WARM_UP_ROUNDS,
     Latency,
     macs,
@@ -126,7 +126,7 @@ def test_latency_is_the_median_and_the_95th_percentile_in_ms(monkeypatch) -> Non
         itertools.chain.from_iterable((0, number) for number in itertools.count())
     )
     monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(cost, "PATIENCE", 1e9)
+    monkeypatch.setattr(cost, "TIME_LIMIT", 1e9)
     (figure,) = measured({"only": tiny()}, batch_sizes=(2,), repeats=21)["only"]
     first = WARM_UP_ROUNDS  # the passes before are not counted
     assert figure.to_json() == {
@@ -150,7 +150,7 @@ def test_slow_networks_have_fewer_rounds(monkeypatch) -> None:
     assert len(calls) == 1 + LEAST_ROUNDS
     clock = itertools.accumulate(itertools.cycle((0, 1)))
     (figure,) = measured(networks, batch_sizes=(1,), repeats=40)["other"]
-    assert LEAST_ROUNDS < figure.repeats == (PATIENCE - 2 * WARM_UP_ROUNDS) // 2 + 1
+    assert LEAST_ROUNDS < figure.repeats == (TIME_LIMIT - 2 * WARM_UP_ROUNDS) // 2 + 1
 
 
 def test_networks_take_turns_in_a_shuffled_order() -> None:

@@ -73,7 +73,7 @@ def test_help_and_typos_propose_it(capsys):
     with pytest.raises(ProtocolError, match=r"plain-odd has no width factor, .*mobilenet_v2"):
         parse_model("plain-odd-w0.5")
     with pytest.raises(
-        ProtocolError, match=r"^no ImageNet weights exist for plain3; use --teacher"
+        ProtocolError, match=r"^there are no ImageNet weights for plain3; use --teacher"
     ):
         protocol(teacher="plain3", teacher_weights="imagenet")
 

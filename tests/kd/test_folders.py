@@ -138,21 +138,19 @@ def test_names_of_splits_are_distinguished_from_those_of_classes():
 def test_classes_named_as_splits_are_refused_in_one_line(tmp_path, names):
     for name in names:
         save(tmp_path, f"{name}/1.png", colour(1))
-    with pytest.raises(
-        DataError, match=r"a class must not be named as a split is, got \["
-    ) as found:
+    with pytest.raises(DataError, match=r"a class must not be named like a split, got \[") as found:
         load_folder(tmp_path)
     said = str(found.value)
     assert "\n" not in said
     assert "PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/" in said
-    assert "or rename what is a class, as in " in said
+    assert "or rename the class, for example to " in said
 
 
 @pytest.mark.parametrize("split", ["Test", "Val", "VALIDATION"])
 def test_a_split_beside_train_in_other_letters_is_refused(tmp_path, split):
     for name in ("train/a", "train/b", f"{split}/a", f"{split}/b"):
         save(tmp_path, f"{name}/1.png", colour(1))
-    said = rf"holds {split}/ beside train/: name it {split.lower()}/"
+    said = rf"holds {split}/ beside train/: rename it to {split.lower()}/"
     with pytest.raises(DataError, match=said):
         load_folder(tmp_path)
 

@@ -219,7 +219,7 @@ def test_a_tap_is_not_changed_by_the_layers_behind_it(name: str) -> None:
 
 
 def test_an_unknown_tap_is_refused() -> None:
-    with pytest.raises(ProtocolError, match=r"resnet8 has no tap 'last4'; take --taps last1,last2"):
+    with pytest.raises(ProtocolError, match=r"resnet8 has no tap 'last4'; use --taps last1,last2"):
         make("resnet8").forward_taps(images(8), ("last4",))
 
 
@@ -336,7 +336,7 @@ def test_export_has_the_names_of_the_library_and_can_be_saved_from_any_layout() 
     ("spoil", "message"),
     [
         (lambda state: state.pop("fc.bias"), "has no fc.bias, which resnet8 needs"),
-        (lambda state: state.update(extra=torch.ones(1)), "has extra, which resnet8 has not"),
+        (lambda state: state.update(extra=torch.ones(1)), "has extra, which resnet8 lacks"),
         (
             lambda state: state.update({"fc.weight": torch.ones(5, 64)}),
             r"has fc.weight of shape \(5, 64\), resnet8 needs \(10, 64\)",
@@ -448,5 +448,5 @@ def test_a_damaged_download_is_named(hub: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn-16-2", "mobilenet_v2-w0.5"])
 def test_models_without_imagenet_weights_say_so(name: str) -> None:
-    with pytest.raises(ProtocolError, match=f"no ImageNet weights exist for {name}; use"):
+    with pytest.raises(ProtocolError, match=f"there are no ImageNet weights for {name}; use"):
         make(name, weights="imagenet")

@@ -233,8 +233,8 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
             "augmentation crop takes a whole number in 1-32, as in crop=4, got crop='33'",
         ),
         ({"dataset": "cifar-10"}, "unknown dataset 'cifar-10'; did you mean cifar10?"),
-        ({"dataset": "folder:"}, "folder: takes a path, as in folder:photos, got 'folder:'"),
-        ({"dataset": "folder"}, "folder: takes a path, as in folder:photos, got 'folder'"),
+        ({"dataset": "folder:"}, "folder: requires a path, as in folder:photos, got 'folder:'"),
+        ({"dataset": "folder"}, "folder: requires a path, as in folder:photos, got 'folder'"),
         ({"dataset": "digits:x"}, "digits takes no path, got 'digits:x'"),
         ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, digits"),
         ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
@@ -250,11 +250,11 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"max_params": -1}, "max_params must lie in 0-1000000000, got -1"),
         (
             {"taps": ("last4",)},
-            "resnet56 has no tap 'last4'; take --taps last1,last2,last3",
+            "resnet56 has no tap 'last4'; use --taps last1,last2,last3",
         ),
         (
             {"teacher": "resnet50", "taps": ("last1", "last4")},
-            "resnet20 has no tap 'last4'; take --taps last1,last2,last3",
+            "resnet20 has no tap 'last4'; use --taps last1,last2,last3",
         ),
     ],
     ids=repr,
@@ -267,7 +267,7 @@ def test_a_broken_rule_is_named_with_the_value_received(changes: dict[str, Any],
 
 
 def test_every_student_has_every_tap() -> None:
-    with pytest.raises(ProtocolError, match=r"^resnet20 has no tap 'last4'; take --taps last1"):
+    with pytest.raises(ProtocolError, match=r"^resnet20 has no tap 'last4'; use --taps last1"):
         dataclasses.replace(
             PROTOCOL, teacher="resnet50", students=("resnet18", "resnet20"), taps=("last4",)
         )

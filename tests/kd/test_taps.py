@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.errors import ProtocolError
 from kd.models.build import Network, build
-from kd.models.network import rehearse
+from kd.models.network import run_on_meta
 from tests.support.small import square
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -61,7 +61,7 @@ def test_a_copy_reads_its_own_modules_also_within_a_pass_of_the_original() -> No
     own = network.forward_taps(IMAGES, ("last2",))[1]["last2"]
     assert (own.dtype, found[0].dtype) == (torch.float32, torch.float64)
     torch.testing.assert_close(found[0].float(), own)
-    _, shapes = rehearse(network, square(3, 32))
+    _, shapes = run_on_meta(network, square(3, 32))
     assert {value.device.type for value in shapes.values()} == {"meta"}
 
 

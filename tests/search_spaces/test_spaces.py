@@ -350,7 +350,7 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         ),
         (BAD_ENQUEUED, r"ENQUEUED\['forgets'\] lacks lr$"),
         (OUT_OF_RANGE, r"suggest of ENQUEUED\['bold'\] raises .*lr"),
-        (STRAY, r"suggest of ENQUEUED\['stray'\] does not ask for momentum"),
+        (STRAY, r"suggest of ENQUEUED\['stray'\] does not use momentum"),
         (NO_DICT, "ENQUEUED must be a dict from titles to dicts of parameters"),
         (GOOD + "def enqueued(study):\n    1 / 0\n", r"enqueued\(study\): ZeroDivisionError"),
         (GOOD + "def enqueued(study):\n    return [1]\n", r"enqueued\(study\) must be a dict fr"),
@@ -392,13 +392,13 @@ def test_a_missing_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", SPACES.names)
 def test_a_file_with_the_name_of_a_built_in_arm_is_refused(tmp_path, name):
-    with pytest.raises(ProtocolError, match=rf"cannot be called {name}\.py: {name} is the name"):
+    with pytest.raises(ProtocolError, match=rf"like a built-in arm, got {name}\.py; rename"):
         load_space(write(tmp_path, GOOD, f"{name}.py"))
 
 
 @pytest.mark.parametrize("name", ["my space", "ünïcode", "2nd", "a-b", "a" * 40])
 def test_a_file_whose_name_cannot_name_an_arm_is_refused(tmp_path, name):
-    with pytest.raises(ProtocolError, match="file name becomes its arm's name"):
+    with pytest.raises(ProtocolError, match="file must be named with letters"):
         load_space(write(tmp_path, GOOD, f"{name}.py"))
 
 

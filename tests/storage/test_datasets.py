@@ -361,7 +361,7 @@ BAD_FOLDERS: list[tuple[Callable[[Path], None], str]] = [
     (_link_out, "link.png' is a symbolic link that leaves"),
     (_link_to_parent, "up' is a symbolic link to a folder"),
     (_broken_link, "gone.png' is not a file"),
-    (_too_few, "class 'dog' has 1 in all and none of them for"),
+    (_too_few, "class 'dog' has 1 in all and none for"),
 ]
 
 

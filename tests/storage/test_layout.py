@@ -108,7 +108,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE, ids=repr)
 def test_hostile_names_are_refused(name: str) -> None:
-    with pytest.raises(StudyError, match="a study's name is 1-64 letters") as raised:
+    with pytest.raises(StudyError, match="a study's name must be 1-64 letters") as raised:
         LAYOUT.study(name)
     assert repr(name) in str(raised.value)
     assert "\n" not in str(raised.value)

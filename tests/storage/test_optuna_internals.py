@@ -139,9 +139,9 @@ def test_no_other_module_reaches_into_an_object_of_optuna():
 def test_all_that_our_classes_take_from_a_class_of_optuna_is_listed():
     from conductor.search.mirror import LaggedStorage
     from conductor.search.samplers.tpe import IncrementalTPESampler
-    from storage.studies.patience import PatientStorage
+    from storage.studies.retrying import RetryingStorage
 
-    for ours in (PatientStorage, IncrementalTPESampler, LaggedStorage):
+    for ours in (RetryingStorage, IncrementalTPESampler, LaggedStorage):
         theirs = [one for one in ours.__mro__ if one.__module__.startswith("optuna.")]
         known = {name for one in theirs for name in internals.INHERITED.get(one, ())}
         for one in ours.__mro__:

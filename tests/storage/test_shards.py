@@ -25,12 +25,12 @@ from storage.files.artifacts import (
     write_json,
 )
 from storage.files.layout import view_folder
+from storage.files.shard_folders import cached_taps, missing_views, verify_shard
 from storage.files.shards import (
     CachedTeacher,
     write_shard,
 )
 from storage.files.tensors import map_tensors, write_tensors
-from storage.files.views import cached_taps, missing_views, verify_shard
 from tests.support.small import AUGMENT, TAPS, labelled, teacher
 
 IDENTITY: dict[str, Any] = {"teacher": "w", "dataset": "d", "view_seed": 3, "taps": list(TAPS)}

@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from kd.errors import StudyError
-from storage.files.ownership import own_file
-from storage.studies import patience
+from storage.files.ownership import study_lock
+from storage.studies import retrying
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.supervision import own_session
+from storage.studies.supervision import supervisor_session
 from tests.support.fakes import make_arm
 from tests.support.postgres import PostgreSQL, mariadb, postgresql
 
@@ -44,7 +44,7 @@ Open = Callable[[], BaseStorage]
 @pytest.fixture
 def open_one(server, said, monkeypatch) -> Iterator[Open]:
     """Open the server's storage, as one more supervisor does."""
-    monkeypatch.setattr(patience, "PAUSE", 0.05)
+    monkeypatch.setattr(retrying, "PAUSE", 0.05)
     opened: list[BaseStorage] = []
 
     def open_one() -> BaseStorage:
@@ -78,13 +78,13 @@ def holders(storage: Any) -> int:
 def test_a_file_has_one_supervisor_and_the_error_of_a_second_names_it(tmp_path) -> None:
     file = tmp_path / "studies.db"
     with (
-        own_file(file, "digits"),
-        own_file(file, "other"),
-        pytest.raises(StudyError, match=f"^study digits is being run by {US}.*; end it, or wait"),
-        own_file(file, "digits"),
+        study_lock(file, "digits"),
+        study_lock(file, "other"),
+        pytest.raises(StudyError, match=f"^study digits is being run by {US}.*; stop it, or wait"),
+        study_lock(file, "digits"),
     ):
         pass
-    with own_file(file, "digits"):
+    with study_lock(file, "digits"):
         pass
 
 
@@ -93,21 +93,21 @@ def test_a_file_has_one_supervisor_and_the_error_of_a_second_names_it(tmp_path) 
 
 def test_a_server_has_one_supervisor_per_study_and_the_error_of_a_second_names_it(open_one) -> None:
     first, second = open_one(), open_one()
-    with own_session(first, "named"):
-        with own_session(second, "another"):
+    with supervisor_session(first, "named"):
+        with supervisor_session(second, "another"):
             pass
         with (
-            pytest.raises(StudyError, match=f"^study named is being run by {US}.*; end it, or"),
-            own_session(second, "named"),
+            pytest.raises(StudyError, match=f"^study named is being run by {US}.*; stop it, or"),
+            supervisor_session(second, "named"),
         ):
             pass
-    with own_session(second, "named"):
+    with supervisor_session(second, "named"):
         pass
 
 
 def test_a_supervisor_whose_session_was_ended_raises_an_error(open_one) -> None:
     storage, administrator = open_one(), open_one()
-    with own_session(storage, "ended") as check:
+    with supervisor_session(storage, "ended") as check:
         check()
         end_sessions(administrator)
         with pytest.raises(StudyError, match="database session that held study ended was ended"):
@@ -119,11 +119,11 @@ def test_one_that_was_overtaken_writes_nothing_more(open_one, write) -> None:
     """It has not noticed yet that its session was ended."""
     slow, successor, administrator = open_one(), open_one(), open_one()
     arm = make_arm(slow, "plain", name=write, lag=9)
-    with own_session(slow, write) as check:
+    with supervisor_session(slow, write) as check:
         arm.ask(9)
         arm.report(0, 1, 0.5)
         end_sessions(administrator)
-        with own_session(successor, write):
+        with supervisor_session(successor, write):
             before = make_arm(successor, "plain", name=write, lag=9).study.get_trials()
             writes: dict[str, Callable[[], object]] = {
                 "ask": lambda: arm.ask(9),
@@ -146,10 +146,10 @@ def test_a_transaction_that_has_passed_is_committed_before_a_successor_reads(ope
     order: list[str] = []
 
     def take_over() -> None:
-        with own_session(successor, "passed"):
+        with supervisor_session(successor, "passed"):
             order.append("taken over")
 
-    with own_session(slow, "passed"):
+    with supervisor_session(slow, "passed"):
         study = make_arm(slow, "plain", name="passed").study
         end_sessions(administrator)
         with slow.engine.begin() as connection:  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ def test_a_server_that_is_started_again_is_waited_for_and_the_study_continues(
 ) -> None:
     storage = open_one()
     arm = make_arm(storage, "plain", name="restarted")
-    with own_session(storage, "restarted") as check:
+    with supervisor_session(storage, "restarted") as check:
         arm.ask(9)
         for _ in range(2):  # the second time soon after the first
             server.stop()
@@ -181,17 +181,20 @@ def test_a_server_that_is_started_again_is_waited_for_and_the_study_continues(
         arm.report(0, 1, 0.5)
         with (
             pytest.raises(StudyError, match="is being run by"),
-            own_session(open_one(), "restarted"),
+            supervisor_session(open_one(), "restarted"),
         ):
             pass
 
 
 def test_one_that_comes_back_after_its_successor_ends(server, open_one) -> None:
     storage, successor = open_one(), open_one()
-    with own_session(storage, "late") as check:
+    with supervisor_session(storage, "late") as check:
         server.stop()
         server.start()
-        with own_session(successor, "late"), pytest.raises(StudyError, match="was taken over by"):
+        with (
+            supervisor_session(successor, "late"),
+            pytest.raises(StudyError, match="was taken over by"),
+        ):
             check()
 
 
@@ -199,7 +202,7 @@ def test_a_killed_supervisor_owns_nothing(server, open_one) -> None:
     """Its sessions end with it."""
     pid = os.fork()
     if not pid:
-        with own_session(open_storage(server.url), "killed"):
+        with supervisor_session(open_storage(server.url), "killed"):
             os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)
     administrator = open_one()
@@ -207,7 +210,7 @@ def test_a_killed_supervisor_owns_nothing(server, open_one) -> None:
     while holders(administrator):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with own_session(administrator, "killed"):
+    with supervisor_session(administrator, "killed"):
         pass
 
 
@@ -217,17 +220,17 @@ def test_mysql_has_one_supervisor_a_study_too() -> None:
         slow: Any = open_storage(url)
         successor: Any = open_storage(url)
         arm = make_arm(slow, "plain", name="held", lag=9)
-        with own_session(slow, "held") as check:
+        with supervisor_session(slow, "held") as check:
             arm.ask(9)
             with (
                 pytest.raises(StudyError, match=f"^study held is being run by {US}"),
-                own_session(successor, "held"),
+                supervisor_session(successor, "held"),
             ):
                 pass
             check()
             with successor.engine.begin() as connection:
                 connection.execute(text(f"KILL {connection.execute(text(holds)).scalar()}"))
-            with own_session(successor, "held"):
+            with supervisor_session(successor, "held"):
                 for late in (lambda: arm.report(0, 1, 0.5), check):
                     with pytest.raises(StudyError, match=f"^study held was taken over by {US}"):
                         late()

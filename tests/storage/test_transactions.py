@@ -13,7 +13,7 @@ from optuna_dashboard import get_note
 
 from conductor.search.publish import Publisher
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.patience import PatientStorage
+from storage.studies.retrying import RetryingStorage
 from storage.studies.studies import system_attributes
 from storage.studies.transactions import WholeTrialStorage
 from storage.studies.trials import end_trial
@@ -109,7 +109,7 @@ def test_a_lost_answer_to_the_end_of_a_trial_is_no_error(tmp_path, monkeypatch):
             return call()
 
     monkeypatch.setattr(WholeTrialStorage, "end_trial", lose_the_first_answer)
-    monkeypatch.setattr(PatientStorage, "patiently", twice)
+    monkeypatch.setattr(RetryingStorage, "retry", twice)
     assert storage.end_trial(trial, TrialState.COMPLETE, [0.5], {"epochs": 3})
     assert len(calls) == 2
     close_storage(storage)
@@ -131,8 +131,8 @@ def test_a_trial_of_an_arm_is_ended_in_one_transaction(tmp_path, monkeypatch):
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
     arm = make_arm(storage, "plain")
     arm.ask(1)
-    monkeypatch.setattr(PatientStorage, "set_trial_user_attr", None)
-    monkeypatch.setattr(PatientStorage, "set_trial_state_values", None)
+    monkeypatch.setattr(RetryingStorage, "set_trial_user_attr", None)
+    monkeypatch.setattr(RetryingStorage, "set_trial_state_values", None)
     arm.tell(0, TrialState.COMPLETE, 0.5, {"epochs": 3, "diverged": False})
     assert arm.study.trials[0].user_attrs["epochs"] == 3
     close_storage(storage)
@@ -153,7 +153,7 @@ def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch):
         arm.ask(2)
     publisher = Publisher(protocol(), tmp_path / "artifacts")
     with monkeypatch.context() as patched:
-        patched.setattr(PatientStorage, "get_study_system_attrs", None)
+        patched.setattr(RetryingStorage, "get_study_system_attrs", None)
         for number in (0, 1, 1):
             publisher.trial(arm, number, record(arm, [metrics(1, 0.25 * number)]))
     notes = [get_note(arm.ledger.stored_trial(number)) for number in range(2)]

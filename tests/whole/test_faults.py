@@ -170,7 +170,7 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path, capsys, place: str) -> N
 
 def test_a_folder_in_place_of_the_database_is_refused(tmp_path, capsys) -> None:
     (tmp_path / "studies.db").mkdir()
-    assert "studies.db is a folder; move it away" in refuse(tmp_path, capsys)
+    assert "the storage must be a file, got the folder " in refuse(tmp_path, capsys)
 
 
 # Truncated files.

@@ -381,7 +381,7 @@ def test_an_absurd_protocol_is_refused(begun, capsys, field: str) -> None:
     path = Layout(begun).study("digits").protocol
     write_json(path, {**read_json(path), field: ABSURD[field]})
     said = again(begun, capsys)
-    assert any(word in said for word in (field, "unknown model", "folder: takes a path"))
+    assert any(word in said for word in (field, "unknown model", "folder: requires a path"))
     assert sorted(path.name for path in begun.iterdir()) == ["digits"]
 
 

@@ -259,7 +259,7 @@ def test_a_new_source_may_take_a_path(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = 'PATH = "a.txt"\n\n\ndef listing(place):\n    return place.read_text()\n'
     (tmp_path / "members" / "kd.data.sources" / "stripes.py").write_text(text)
-    with pytest.raises(ProtocolError, match=r"stripes: takes a path, as in stripes:a\.txt, got 's"):
+    with pytest.raises(ProtocolError, match=r"stripes: requires a path, as in stripes:a\.txt"):
         protocol(dataset="stripes")
     [_, dataset] = settled_words(["--dataset", "stripes:b.txt"])
     assert protocol(dataset=dataset).dataset == f"stripes:{tmp_path / 'b.txt'}"

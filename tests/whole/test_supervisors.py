@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy
 
 from storage.files.layout import Layout
-from storage.files.ownership import own_file
+from storage.files.ownership import study_lock
 from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import Row, make_arm, make_search, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
@@ -47,14 +47,14 @@ def server() -> Iterator[PostgreSQL]:
 
 def test_a_supervisor_that_was_killed_owns_nothing(tmp_path) -> None:
     script = (
-        "import os, pathlib; from storage.files.ownership import own_file\n"
-        f"with own_file(pathlib.Path({str(tmp_path)!r}) / 's.db', 'digits'):\n"
+        "import os, pathlib; from storage.files.ownership import study_lock\n"
+        f"with study_lock(pathlib.Path({str(tmp_path)!r}) / 's.db', 'digits'):\n"
         "    os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob("*.owner"))
-    with own_file(tmp_path / "s.db", "digits"):
+    with study_lock(tmp_path / "s.db", "digits"):
         pass
 
 

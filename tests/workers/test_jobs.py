@@ -30,8 +30,8 @@ from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
 from storage.files.seal import openings
+from storage.files.shard_folders import cached_taps, missing_views
 from storage.files.tensors import map_tensors, write_tensors
-from storage.files.views import cached_taps, missing_views
 from tests.support.ground import HINT, Ground, history
 from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
 from workers.events import (

@@ -17,7 +17,7 @@ from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projection
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
 from storage.files.layout import lock_of, view_folder
-from storage.files.views import cached_taps, verify_shard
+from storage.files.shard_folders import cached_taps, verify_shard
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts

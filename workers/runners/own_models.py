@@ -18,7 +18,7 @@ from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import LACKS, refusal, try_out
+from kd.models.own import OUT_OF_MEMORY, refusal, try_out
 from kd.names import parse_model
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
@@ -152,7 +152,7 @@ class Tryout:
         """Turn any exception of the block into an error: the model, then `what` it cannot do."""
         try:
             yield
-        except (*LACKS, OSError, ProtocolError):
+        except (*OUT_OF_MEMORY, OSError, ProtocolError):
             raise
         except RetortError as error:
             raise self._refused(f"{what}: {error}") from error

@@ -18,7 +18,7 @@ from kd.data.inputs import Arrays, Inputs, read_inputs
 from kd.models.build import Network
 from kd.models.families.cifar import BasicBlock, PreActivationBlock, conv3x3
 from kd.models.families.torchvision import MOBILENET_CIFAR_STAGES
-from kd.models.network import twins
+from kd.models.network import tied_names
 from kd.names import ModelName, parse_model
 from kd.own_files import own_folder
 
@@ -116,7 +116,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     imports = [*first, "from pathlib import Path", "", "import torch"]
     imports += [] if first else ["import torchvision"]
     imports += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
-    tied = twins(network.body.state_dict())
+    tied = tied_names(network.body.state_dict())
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
         needs=needs,

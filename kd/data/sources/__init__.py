@@ -1,9 +1,9 @@
 """Sources: where a study's data come from, one file each.
 
-`--dataset digits` names a member, `--dataset folder:photos` one that takes a path. A member's first
-docstring line is its help. One that takes a path has the constant PATH, an example of such a path;
-it is read without importing the file and so must be a literal. So is TAKES of a member that crops:
-the part of an image that is resized, in words for the model card.
+`--dataset digits` selects a member, `--dataset folder:photos` one that takes a path. The first line
+of a member's docstring is its help. A member may define these constants, which are read without
+importing the file and so must be literals: PATH, an example of the path that it takes, and TAKES,
+the part of an image to which it crops, in words for the model card.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """All of a data set: `inputs` [N, ...] and `labels` [N] int64.
+    """A complete data set: `inputs` [N, ...] and `labels` [N] int64.
 
-    Inputs of uint8 are images [N, C, H, W] with H = W; arrays of another kind, such as spectrograms
+    Inputs of uint8 are images [N, C, H, W] with H = W; arrays of other kinds, such as spectrograms
     or tokens, are float32 or int64, of any shape. Labels count from 0 in the order of `classes`,
-    their names. `part` [N] str says which split each example belongs to, as far as the data set has
-    splits of its own: train, validation, test, or empty where it may be drawn (see
-    `kd.data.splits`); None is the same as empty throughout. Raises DataError for other arrays.
+    their names. `part` [N] str is the split of each example, if the data set defines one: train,
+    validation, test, or empty if it may be drawn (see `kd.data.splits`); None means that all are
+    empty. Raises DataError for other arrays.
     """
 
     inputs: NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def official(self) -> list[str]:
-        """The parts of which the data set has examples of its own."""
+        """The parts that the data set defines itself."""
         return [] if self.part is None else [name for name in PARTS if (self.part == name).any()]
 
     def _check(self, name: str, fits: bool, wanted: str) -> None:
@@ -76,21 +76,21 @@ class DataSource(typing.Protocol):
     """What a member's module offers."""
 
     def read(self, place: Path, image_size: int, progress: Progress) -> Source:
-        """Read all images, in `image_size` or in a size of their own, from which they are resized.
+        """Return all images, in `image_size` or in another size: the caller resizes them.
 
-        `place` is the path behind the name, or else the folder for downloads. `progress` is called
-        as images are read, if that takes long. Raises DataError, one line that says what to do.
+        `place` is the path after the name, or else the folder for downloads. `progress` is called
+        as images are read, if that takes long. Raises DataError, one line with the remedy.
         """
 
 
 class ChangingSource(DataSource, typing.Protocol):
-    """What a member may offer beside `read`, since what lies at its path may change."""
+    """Optional functions of a member whose path may change its content."""
 
     def listing(self, place: Path) -> str:
-        """Return a digest that stays the same while `read` would return the same; read no image.
+        """Return a digest that changes whenever the result of `read` may change; read no image.
 
-        Without it, what was read once is kept for good.
+        Without this function, a data set is read only once, and its copy is never updated.
         """
 
     def passed_over(self, place: Path) -> str:
-        """Describe in one sentence what at the path is not read; empty if there is nothing."""
+        """Return one sentence on what is skipped at the path; empty if nothing is."""

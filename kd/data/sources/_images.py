@@ -1,4 +1,4 @@
-"""Arrays of images: room for them, and the same images in another size."""
+"""Allocate and resize arrays of images."""
 
 from dataclasses import replace
 
@@ -15,8 +15,8 @@ BLOCK = 64  # images between two reports of progress
 def resized(source: Source, image_size: int, progress: Progress) -> Source:
     """Return the source with every image [C, image_size, image_size], bilinear and antialiased.
 
-    Arrays that are no images stay as they are. Pillow, not torch, resizes: its integer arithmetic
-    gives the same bytes on every machine.
+    Arrays that are not images are unchanged. Pillow resizes rather than torch, because its integer
+    arithmetic gives the same bytes on every machine.
     """
     if source.inputs.dtype != np.uint8 or source.inputs.shape[-1] == image_size:
         return source
@@ -33,17 +33,17 @@ def resized(source: Source, image_size: int, progress: Progress) -> Source:
 
 
 def allocate(count: int, channels: int, image_size: int) -> NDArray[np.uint8]:
-    """Return room for images [count, channels, image_size, image_size]. Raises DataError."""
+    """Return an uninitialised uint8 array [count, channels, size, size] or raise DataError."""
     shape = (count, channels, image_size, image_size)
     try:
         return np.empty(shape, np.uint8)
     except MemoryError:
         raise DataError(
             f"{count} images of {channels}x{image_size}x{image_size} bytes do not fit in memory; "
-            "take a smaller image_size, or fewer images"
+            "use a smaller --image-size, or fewer images"
         ) from None
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, or its type where it has none."""
+    """Return an error's message on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

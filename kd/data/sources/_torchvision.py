@@ -1,7 +1,7 @@
-"""Data sets of torchvision, downloaded on first use, their MD5 compared with the published one.
+"""Data sets of torchvision, downloaded on first use and compared with their published MD5.
 
-CIFAR's files are pickles, which can run code: they are opened only after their MD5 was compared.
-Archives are unpacked into a temporary folder and stay packed on disk.
+CIFAR's files are pickles, which can run code: they are opened only after the comparison. Archives
+are unpacked into a temporary folder; the folder for downloads keeps only the archive.
 """
 
 import tarfile
@@ -20,7 +20,7 @@ from kd.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    """A published file, its `place` on disk, and what to say that the user should put there."""
+    """A published file, its `place` on disk, and `wanted`, the files that an error asks for."""
 
     dataset: str
     url: str
@@ -30,9 +30,9 @@ class _Archive:
 
 
 def read_torchvision(dataset: str, name: str, data_dir: Path) -> Source:
-    """Read torchvision's class `name` in its own image size; `dataset` is its name for the user.
+    """Read torchvision's class `name` in its original image size; `dataset` is for errors.
 
-    Raises DataError when a file under `data_dir` is damaged, or cannot be downloaded to there.
+    Raises DataError when a file under `data_dir` is damaged, or cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -59,7 +59,7 @@ def _archives(dataset: str, kind: Any, data_dir: Path) -> list[_Archive]:
 
 
 def _fetch(archive: _Archive) -> None:
-    """See to it that the archive is at its place and is the published one."""
+    """Download the archive unless it exists. Raises DataError if its MD5 is not the published."""
     from torchvision.datasets.utils import check_integrity
 
     if not archive.place.exists():
@@ -72,7 +72,7 @@ def _fetch(archive: _Archive) -> None:
 
 
 def _download(archive: _Archive) -> None:
-    """Download beside the archive's place, check the MD5, then rename."""
+    """Download to a temporary folder, check the MD5, then rename. Raises DataError."""
     from torchvision.datasets.utils import download_url
 
     folder, name = archive.place.parent, archive.place.name
@@ -81,7 +81,7 @@ def _download(archive: _Archive) -> None:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
             download_url(archive.url, scratch, name, archive.md5)
             Path(scratch, name).rename(archive.place)
-    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: of another MD5
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the MD5 differs
         raise DataError(
             f"{archive.dataset} could not be downloaded from {archive.url} ({one_line(error)}): "
             f"put {archive.wanted} into {folder}, or name another data folder with --data-dir"
@@ -100,7 +100,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _both_halves(kind: Any, root: Path, shown: Path) -> Source:
-    """Read what is unpacked under `root`; CIFAR's pickles are opened only with the right MD5."""
+    """Read the unpacked files under `root`; CIFAR's pickles are opened only if the MD5 is right."""
     try:
         halves = [kind(root, train=True), kind(root, train=False)]
     except RuntimeError as error:

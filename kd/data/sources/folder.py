@@ -5,15 +5,13 @@ torchvision's ImageFolder layout, read into one uint8 array:
     PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
     PATH/<class>/…                                                  all images, to be split
 
-What is not there, val/ or test/, is drawn. The folder for validation may be named val, valid or
-validation.
+A missing val/ or test/ split is drawn. The validation folder may be named val, valid or validation.
 
-Read as ImageFolder reads them: RGB, an alpha channel dropped, classes and files in the order of
-their names, files of other kinds passed over, and so are hidden ones and folders beside train/;
-`passed_over` names them. What ImageFolder lets pass is refused: links that leave the folder,
-classes that differ between the splits, classes that are named as splits are, images so large
-that Pillow warns of them, and more than 8 bits a channel, which Pillow would clip. Images are
-turned as their EXIF says.
+As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
+name, and files of other kinds are skipped. Hidden files and folders beside train/ are skipped too;
+`passed_over` reports them. Unlike ImageFolder, this is an error: links that leave the folder,
+classes that differ between splits, classes named like splits, images so large that Pillow warns,
+and more than 8 bits per channel, which Pillow would clip. Images are rotated by their EXIF tag.
 """
 
 import hashlib
@@ -45,9 +43,9 @@ PART_OF = {
     "validation": "validation",
     "test": "test",
 }
-DEEPEST = 100  # folders within one another
-NAMED = 5  # files that cannot be read, or are passed over, of which a message gives the names
-# Words of which the name of a split is made: at least one of the second kind.
+DEEPEST = 100  # levels of nested folders
+NAMED = 5  # number of unreadable or skipped files that a message names
+# Words in the names of splits; such a name has at least one of the second pattern.
 FILLING = re.compile(r"data(set)?|dir|folder|images?|imgs?|part|private|public|sets?|split|.")
 SPLIT = re.compile(
     r"train(s|ing|set|data|val)?|trn|test(s|ing|set|data)?|tst|val(s|set|id|idset|idate|idation)?|"
@@ -56,10 +54,10 @@ SPLIT = re.compile(
 
 
 def read(place: Path, image_size: int, progress: Progress) -> Source:
-    """Read every image of a folder as [3, image_size, image_size]: the centre square, resized.
+    """Return every image of a folder as [3, image_size, image_size]: the centre square, resized.
 
     Raises DataError, naming the file or folder, for a layout that is not one of the above, a link
-    that leaves the folder, and an image that cannot be read whole.
+    that leaves the folder, and an image that cannot be read completely.
     """
     listing = _list_folder(place)
     sizes = [[len(paths) for paths in of_class] for of_class in listing.parts.values()]
@@ -83,22 +81,22 @@ def listing(place: Path) -> str:
 
 
 def passed_over(place: Path) -> str:
-    """Say in one sentence what a folder holds that `read` does not read, if anything.
+    """Return one sentence on the files and folders that `read` skips; empty if there are none.
 
-    Folders and files are named from `place`, those with most images first. A folder within the
-    folder of a class is read, as a part of the class: that is said of one named as a split is.
+    Paths are relative to `place`, those with most images first. Folders inside a class folder are
+    read as part of the class; those that are named like a split are mentioned as well.
     """
     read = set(_list_folder(place).paths)
     within = {folder for path in read for folder in path.parents if folder.is_relative_to(place)}
-    found = sorted(_unread(place, read, within), key=lambda one: (-one[1], one[0]))
+    skipped = sorted(_unread(place, read, within), key=lambda entry: (-entry[1], entry[0]))
     parts = []
-    if found:
-        splits = any(is_split_name(path.name) and path.is_dir() for path, _ in found)
+    if skipped:
+        splits = any(is_split_name(path.name) and path.is_dir() for path, _ in skipped)
         hint = "; of splits only train/, val/ and test/ are read" * splits
-        named = [_counted(_plain(path, place), images) for path, images in found]
+        named = [_counted(_plain(path, place), images) for path, images in skipped]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
     places = (place, *(place / name for name in PART_OF))
-    nested = sorted(one for one in within if is_split_name(one.name) and one not in places)
+    nested = sorted(path for path in within if is_split_name(path.name) and path not in places)
     if nested:
         parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
     return "; ".join(parts)
@@ -109,7 +107,7 @@ def _first(names: list[str]) -> str:
 
 
 def _unread(folder: Path, read: set[Path], within: set[Path]) -> Iterator[tuple[Path, int]]:
-    """Yield every file and folder that is not read, whole folders as one, with its images."""
+    """Yield the files and top-most folders that are not read, with their number of images."""
     for path in folder.iterdir():
         if path in within:
             yield from _unread(path, read, within)
@@ -125,7 +123,7 @@ def _is_image(name: str) -> bool:
 
 
 def _plain(path: Path, root: Path | None = None) -> str:
-    """Write a path for a line, from `root` if given; with a slash behind a folder in it."""
+    """Return a path for a message, relative to `root` if given; folders then end in a slash."""
     text = str(path if root is None else path.relative_to(root))
     text += "/" if root is not None and path.is_dir() else ""
     return text if text.isprintable() else repr(text)
@@ -151,8 +149,8 @@ def _list_folder(root: Path) -> _Listing:
     if not root.is_dir():
         raise DataError(f"folder:PATH must name an existing folder, got {str(root)!r}")
     folders = _folders(root, root)
-    found = [name for name in PART_OF if name in folders]
-    filled = [name for name in found if _folders(root / name, root)]
+    splits = [name for name in PART_OF if name in folders]
+    filled = [name for name in splits if _folders(root / name, root)]
     if "train" not in filled:
         if filled:
             raise DataError(
@@ -161,16 +159,16 @@ def _list_folder(root: Path) -> _Listing:
         classes, images = _by_class(root, root)
         return _Listing(classes, {"": images})
     for name in folders:
-        if name not in found and name.lower() in PART_OF:
+        if name not in splits and name.lower() in PART_OF:
             raise DataError(
-                f"{str(root)!r} holds {name}/ beside train/: name it {name.lower()}/ to have it "
-                "read, or put it elsewhere"
+                f"{str(root)!r} holds {name}/ beside train/: rename it to {name.lower()}/ to have "
+                "it read, or move it elsewhere"
             )
     classes, train = _by_class(root / "train", root)
     parts = {"": train}
-    for name in found[1:]:
+    for name in splits[1:]:
         if PART_OF[name] in parts:
-            raise DataError(f"{str(root)!r} must hold one folder for validation, got {found}")
+            raise DataError(f"{str(root)!r} must hold one folder for validation, got {splits}")
         theirs, parts[PART_OF[name]] = _by_class(root / name, root)
         if classes != theirs:
             raise DataError(
@@ -191,30 +189,30 @@ def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path
             f"got {classes}"
         )
     _check_classes(classes, folder)
-    found = [_images_under(folder / name, root) for name in classes]
-    for name, paths in zip(classes, found, strict=True):
+    images = [_images_under(folder / name, root) for name in classes]
+    for name, paths in zip(classes, images, strict=True):
         if not paths:
             raise DataError(
                 f"class folder {str(folder / name)!r} holds no image ({', '.join(EXTENSIONS)}); "
                 "add images, or remove it"
             )
-    return tuple(classes), found
+    return tuple(classes), images
 
 
 def _check_classes(classes: list[str], folder: Path) -> None:
-    """Raise DataError for classes that are named as splits are: they would be learned apart."""
+    """Raise DataError for classes named like splits, which are more likely to be splits."""
     splits = [name for name in classes if is_split_name(name)]
     if splits:
         raise DataError(
-            f"a class must not be named as a split is, got {splits} in {str(folder)!r}: write "
-            "PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ in lower case for "
-            "splits (without val/ or test/ one is drawn), or rename what is a class, as in "
+            f"a class must not be named like a split, got {splits} in {str(folder)!r}: name "
+            "splits PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ in lower case "
+            "(a missing val/ or test/ is drawn), or rename the class, for example to "
             f"{splits[0]}-class"
         )
 
 
 def is_split_name(name: str) -> bool:
-    """Whether a folder is named as a split of the data is: Train, test_set, val2017, hold-out."""
+    """Return whether a folder's name is that of a split: Train, test_set, val2017, hold-out."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     joined = re.sub(r"(?<![a-z])(hold|held)[\W_]+out", r"\1out", apart)
     words = [word for word in re.findall(r"[^\W\d_]+", joined) if not FILLING.fullmatch(word)]
@@ -226,22 +224,22 @@ def _folders(folder: Path, root: Path) -> list[str]:
 
 
 def _images_under(folder: Path, root: Path) -> list[Path]:
-    """Return the image files of a folder and those within it; other files are passed over."""
+    """Return the image files in a folder and its subfolders; other files are skipped."""
     if len(folder.relative_to(root).parts) > DEEPEST:
         raise DataError(f"{str(root)!r} holds folders in folders, more than {DEEPEST} deep")
-    found = []
+    images = []
     for path in _entries(folder, root):
         if path.is_dir():
-            found += _images_under(path, root)
+            images += _images_under(path, root)
         elif path.suffix.lower() in EXTENSIONS:
             if not path.is_file():
                 raise DataError(f"{str(path)!r} is not a file; remove it")
-            found.append(path)
-    return found
+            images.append(path)
+    return images
 
 
 def _entries(folder: Path, root: Path) -> list[Path]:
-    """Return what a folder holds in the order of names, but for what is hidden."""
+    """Return the entries of a folder, sorted by name, without hidden ones. Raises DataError."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     paths = sorted(visible, key=lambda path: path.name)
     for path in paths:
@@ -253,10 +251,10 @@ def _entries(folder: Path, root: Path) -> list[Path]:
 def _check_link(path: Path, root: Path) -> None:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DataError(
-            f"{str(path)!r} is a symbolic link that leaves {str(root)!r}; put a copy in its place"
+            f"{str(path)!r} is a symbolic link that leaves {str(root)!r}; replace it with a copy"
         )
     if path.is_dir():  # could lead back up, or make test images of training images
-        raise DataError(f"{str(path)!r} is a symbolic link to a folder; put a copy in its place")
+        raise DataError(f"{str(path)!r} is a symbolic link to a folder; replace it with a copy")
 
 
 def _read_images(paths: list[Path], image_size: int, progress: Progress) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What several losses on logits share: KL divergence, rows less their mean, lengths of rows."""
+"""Shared by several losses on logits: KL divergence, centred rows, lengths of rows."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ ROUNDING_UNITS = 8
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of logits [B, C]: sum over C, mean over B, nats."""
+    """Return KL(softmax(teacher) || softmax(student)) of logits [B, C]: mean over B, nats."""
     student_log, teacher_log = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
     return functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
 
@@ -21,9 +21,9 @@ def length(rows: Tensor) -> Tensor:
 
 
 def centred(rows: Tensor) -> Tensor:
-    """Subtract each row's mean; a row that is constant but for rounding becomes exactly 0.
+    """Return rows minus their means; a row that is constant up to rounding becomes exactly 0.
 
-    Such a row passes no gradient back: what is divided by its length would blow rounding up.
+    Such a row has no gradient, because dividing by its length would amplify rounding errors.
     """
     less = rows - rows.mean(dim=1, keepdim=True)
     rounding = ROUNDING_UNITS * torch.finfo(rows.dtype).eps * rows.abs().amax(dim=1, keepdim=True)

@@ -17,8 +17,8 @@ Built = tuple["nn.Module", tuple[str, ...]]  # a model, and the module paths of 
 class Family(Protocol):
     """What a family's file defines.
 
-    `MODELS` has the `kd.names.ModelFacts` of each model by its name, but for `family`. It is read
-    without importing the file, and so must be a literal.
+    `MODELS` maps each model's name to the fields of its `kd.names.ModelFacts`, except `family`. It
+    is read without importing the file, and so must be a literal.
     """
 
     MODELS: dict[str, dict[str, Any]]

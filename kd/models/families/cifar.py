@@ -7,8 +7,8 @@ channels in the stem and 64-128-256 in the stages. Published parameters for CIFA
 0.28 M, resnet56 0.86 M, resnet8x4 1.23 M, resnet32x4 7.43 M, wrn-16-2 0.70 M, wrn-40-2 2.26 M. The
 three stages of an image of 32 pixels are 32, 16 and 8 pixels wide.
 
-The family has one stem of its own, a 3x3 convolution of stride 1, and takes no other: a protocol
-with the `imagenet` stem changes its torchvision model alone.
+The family has a fixed stem, a 3x3 convolution of stride 1: the protocol's `stem` affects only
+torchvision's models.
 """
 
 import re
@@ -89,14 +89,14 @@ class PreActivationBlock(nn.Module):
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size of the map, but for its stride."""
+    """Return a 3x3 convolution with padding 1, which keeps the map's size at stride 1."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
 def build(model: ModelName, classes: int, channels: int, stem: str) -> Built:
-    """Three stages of n blocks: depth 6n + 2 (ResNets), or 6n + 4 (wide ResNets).
+    """Return three stages of n blocks: depth 6n + 2 (ResNets), or 6n + 4 (wide ResNets).
 
-    A tap is a stage's output: after its ReLU, or in wide ResNets a sum before a ReLU.
+    The taps are the stages' outputs: after a ReLU, or in wide ResNets the sum before it.
     """
     [(kind, depth, factor)] = NAME.findall(model.base)
     wide, multiple = kind == "wrn-", int(factor or 1)

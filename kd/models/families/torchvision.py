@@ -6,9 +6,9 @@ the image, so that an image of 32 pixels leaves the last stage as a map of 4x4 i
 ResNet        a 3x3 convolution of stride 1 in place of 7x7 and stride 2, no max-pool
 ShuffleNetV2  first convolution of stride 1, no max-pool
 MobileNetV2   first convolution and first strided stage (24 channels) of stride 1
-VGG-BN        its first layers keep the size anyway; a global average pool and one linear layer
-              replace the head for 7x7 maps (4096-4096). Five max-pools stay, so images must have
-              32 pixels or more
+VGG-BN        first layers unchanged; a global average pool and one linear layer replace the head
+              for 7x7 maps (4096-4096). Five max-pools remain, so images must have at least
+              32 pixels
 
 Dropout, which MobileNetV2 and VGG have before their linear layers, is omitted: a run then depends
 only on its seeds, and no model has a regulariser that the protocol does not name.
@@ -57,7 +57,7 @@ MOBILENET_CIFAR_STAGES = [
 
 
 def build(model: ModelName, classes: int, channels: int, stem: str) -> Built:
-    """A tap is the last module of a stage: of a size of map, but for ResNets' first."""
+    """Return a model whose taps are its stages, one per map size (ResNets: layer1 to layer4)."""
     makers = {"resnet": _resnet, "mobilenet": _mobilenet, "shufflenet": _shufflenet, "vgg": _vgg}
     make = next(make for kind, make in makers.items() if kind in model.base)
     return make(model, classes, channels, stem)
@@ -74,7 +74,7 @@ def _resnet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
 
 
 def _mobilenet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
-    """Five stages, one for each size of map, without the last 1x1 convolution, to 1280 channels."""
+    """Return five stages, one per map size, without the last 1x1 convolution to 1280 channels."""
     settings = {"inverted_residual_setting": MOBILENET_CIFAR_STAGES} if stem == "cifar" else {}
     body = _body(model, num_classes=classes, width_mult=model.width, dropout=0.0, **settings)
     stride = (1, 1) if stem == "cifar" else None
@@ -107,7 +107,7 @@ def _body(model: ModelName, **settings: Any) -> Any:
 
 
 def _refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = None) -> nn.Conv2d:
-    """The same convolution for another number of input channels, and perhaps another stride."""
+    """Return a new convolution like `conv` with other input channels, and optionally stride."""
     return nn.Conv2d(
         channels,
         conv.out_channels,

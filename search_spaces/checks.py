@@ -1,4 +1,4 @@
-"""What a search space may ask for: what Optuna keeps unchanged, and the same in every trial."""
+"""Check that Optuna can store what a search space suggests, and that trials agree."""
 
 import enum
 import json
@@ -20,24 +20,24 @@ from optuna.trial import BaseTrial
 
 from kd.errors import ProtocolError
 
-PLAIN = (str, int, float, bool, type(None))  # exact types: Optuna gives others back as these
-EXACT = 2**53  # integers up to this one are exact as the floats that Optuna keeps
+PLAIN = (str, int, float, bool, type(None))  # exact types: Optuna converts others to these
+EXACT = 2**53  # integers up to this one are exact as the floats that Optuna stores
 SHOWN = 60  # characters of a value in an error
 LONGEST_NAME = 512  # characters, of the column in Optuna's tables
 
-Asked = MutableMapping[str, BaseDistribution]
+Distributions = MutableMapping[str, BaseDistribution]
 
 
-class AskedTrial:
-    """A trial that refuses, before Optuna sees it, what a study could not be resumed with.
+class CheckedTrial:
+    """A trial that raises ProtocolError for suggestions with which a study could not be resumed.
 
-    `asked` holds what was asked for under each name, in this trial and in those before; it grows.
-    Numeric ranges may differ from trial to trial, as Optuna allows; kinds and choices may not.
+    `known` has the distribution of each parameter in this and earlier trials, and is extended.
+    Numeric ranges may differ between trials, as Optuna allows; kinds and choices may not.
     """
 
-    def __init__(self, trial: BaseTrial, asked: Asked) -> None:
+    def __init__(self, trial: BaseTrial, known: Distributions) -> None:
         self._trial = trial
-        self._asked = asked
+        self._known = known
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
@@ -45,8 +45,8 @@ class AskedTrial:
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         if isinstance(choices, set | frozenset):
             raise ProtocolError(
-                f"the choices of {name!r} are a set, whose order changes from process to process: "
-                "write a list"
+                f"the choices of {name!r} must be a list, got a set, whose order changes between "
+                "processes"
             )
         kept = tuple(choices)
         check_choices(name, kept)
@@ -69,7 +69,7 @@ class AskedTrial:
         self._note(name, distribution)
         return self._trial.suggest_int(name, low, high, step=step, log=bool(log))
 
-    # The names of old: Optuna warns of each call, and would be asked past the checks above.
+    # Deprecated methods: forwarded, because Optuna's own would bypass the checks above.
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         return self.suggest_float(name, low, high)
@@ -85,82 +85,84 @@ class AskedTrial:
             json.dumps(value)
         except (TypeError, ValueError):
             raise ProtocolError(
-                f"the attribute {key!r} must be what JSON holds, got {_short(value)}"
+                f"the attribute {key!r} must be representable as JSON, got {_short(value)}"
             ) from None
         self._trial.set_user_attr(key, value)
 
     def _note(self, name: str, distribution: BaseDistribution) -> None:
-        """Keep what is asked for. Raises ProtocolError if it cannot be resumed with."""
+        """Record a distribution. Raises ProtocolError if it conflicts with earlier trials."""
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
             raise ProtocolError(
                 f"a parameter's name must be a str of 1-{LONGEST_NAME} characters, got "
                 f"{_short(name)}"
             )
-        before = self._asked.setdefault(name, distribution)
+        before = self._known.setdefault(name, distribution)
         if _kind(before) != _kind(distribution):
             raise ProtocolError(
-                f"{name!r} had {_told(before)} before, and has {_told(distribution)} now; let "
-                "every trial ask as before, or give each of them a name of its own"
+                f"{name!r} had {_described(before)} before, and has {_described(distribution)} "
+                "now; suggest the same in every trial, or give each of them a separate name"
             )
 
 
 def check_choices(name: str, choices: tuple[Any, ...]) -> None:
-    """Raise ProtocolError for a choice that Optuna does not give back as it is."""
+    """Raise ProtocolError for a choice that Optuna would not return unchanged."""
     for place, choice in enumerate(choices):
         if not _is_kept(choice):
             raise ProtocolError(
-                f"Optuna cannot keep the choice {_short(choice)} of {name!r}: "
+                f"Optuna cannot store the choice {_short(choice)} of {name!r}: "
                 f"{_instead(name, choice)}"
             )
-        twin = choices[choices.index(choice)]  # the one that Optuna keeps for it
+        twin = choices[choices.index(choice)]  # the one that Optuna stores for it
         if repr(twin) != repr(choice):
             raise ProtocolError(
-                f"Optuna cannot tell the choices {twin!r} and {choice!r} of {name!r} apart "
+                f"Optuna cannot distinguish the choices {twin!r} and {choice!r} of {name!r} "
                 f"(numbers {choices.index(choice) + 1} and {place + 1}): "
                 f"{_texts(name, choice)}"
             )
 
 
-def check_enqueued(given: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
-    """Raise ProtocolError for a parameter of a recipe to try first that Optuna would change."""
-    for name, value in given.items():
+def check_enqueued(
+    parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> None:
+    """Raise ProtocolError for an enqueued parameter that Optuna would change."""
+    for name, value in parameters.items():
         if not _is_kept(value):
             raise ProtocolError(
-                f"Optuna cannot keep {_short(value)} for {name!r}: {_instead(name, value)}"
+                f"Optuna cannot store {_short(value)} for {name!r}: {_instead(name, value)}"
             )
         distribution = distributions.get(name)
         if isinstance(distribution, CategoricalDistribution):
             kept = distribution.choices[int(distribution.to_internal_repr(value))]
             if repr(kept) != repr(value):
-                raise ProtocolError(f"of the choices of {name!r} write {kept!r}, not {value!r}")
+                raise ProtocolError(f"{name!r} must be {kept!r}, as in its choices, got {value!r}")
 
 
 def _check_range(name: str, distribution: FloatDistribution | IntDistribution, most: float) -> None:
-    """Raise ProtocolError for ends that are not finite, or that Optuna would round."""
+    """Raise ProtocolError for bounds that are not finite, or that Optuna would round."""
     ends = (distribution.low, distribution.high)
     if not all(abs(end) <= most for end in ends):
         kind = "integers within ±2**53" if most == EXACT else "finite numbers"
         raise ProtocolError(
-            f"the range of {name!r} must be of {kind}, got {ends[0]} to {ends[1]}: Optuna keeps no "
-            "others as they are"
+            f"the range of {name!r} must be of {kind}, got {ends[0]} to {ends[1]}: Optuna would "
+            "round others"
         )
 
 
 def _is_kept(value: Any) -> bool:
-    """Whether Optuna's JSON gives a value back as it is, and the report's can hold it."""
+    """Return whether a value is unchanged by Optuna's JSON, and can be in the report's."""
     if type(value) not in PLAIN or (isinstance(value, float) and not math.isfinite(value)):
         return False
     try:
         str(value).encode()
         written = distribution_to_json(CategoricalDistribution([value]))
         (back,) = cast(CategoricalDistribution, json_to_distribution(written)).choices
-    except ValueError:  # half of a surrogate pair; an int of more digits than Python reads
+    except ValueError:  # half of a surrogate pair; an int with more digits than Python parses
         return False
     return type(back) is type(value) and bool(back == value)
 
 
 def _instead(name: str, value: Any) -> str:
-    """Say what to write in place of a value that is not kept."""
+    """Return the advice on what to write in place of a value that cannot be stored."""
     plain = value
     if isinstance(value, enum.Enum):
         plain = value.value
@@ -173,19 +175,19 @@ def _instead(name: str, value: Any) -> str:
 
 def _texts(name: str, value: Any) -> str:
     return (
-        f"let texts stand for the values, as in {{'a': {_short(value)}, …}}"
+        f"use texts as keys of the values, as in {{'a': {_short(value)}, …}}"
         f"[trial.suggest_categorical({name!r}, ['a', …])]"
     )
 
 
 def _kind(distribution: BaseDistribution) -> object:
-    """Return what must not change between trials."""
+    """Return the properties of a distribution that must be the same in all trials."""
     if isinstance(distribution, CategoricalDistribution):
         return "choices", repr(distribution.choices)
     return type(distribution).__name__, getattr(distribution, "log", False)
 
 
-def _told(distribution: BaseDistribution) -> str:
+def _described(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"the choices {', '.join(map(repr, distribution.choices))}"
     kind = "a range of integers" if isinstance(distribution, IntDistribution) else "a range"
@@ -193,7 +195,7 @@ def _told(distribution: BaseDistribution) -> str:
 
 
 def _quietly(kind: type[Any], *bounds: Any, **options: Any) -> Any:
-    """Make a distribution; what Optuna warns of it says when it is asked itself."""
+    """Return a distribution without Optuna's warnings, which the real suggestion repeats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kind(*bounds, **options)

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from conductor.search.arm import Arm
 from kd.errors import StudyError
-from storage.studies import patience
+from storage.studies import retrying
 from storage.studies.databases import close_storage, open_storage
-from storage.studies.supervision import own_session
+from storage.studies.supervision import supervisor_session
 from tests.support.fakes import FakePool, Row, make_arm, rows, search
 from tests.support.postgres import PostgreSQL, postgresql
 
@@ -27,7 +27,7 @@ CHOSEN: dict[str, Any] = {"sampler": "random", "pruner": "median", "space": "pla
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(patience, "PAUSE", 0.05)
+    monkeypatch.setattr(retrying, "PAUSE", 0.05)
     monkeypatch.setattr("optuna.storages._rdb.storage.random.random", lambda: 0.02)
 
 
@@ -98,7 +98,7 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
 
     for method, call in (("ask", 1), ("report", 20), ("tell", 4)):
         before(arm, method, call, go_away)
-    with own_session(storage, "away") as check:
+    with supervisor_session(storage, "away") as check:
         search(tmp_path, [arm], FakePool(4, 1), 6)
         check()  # it takes its lock again
     assert rows(arm.study) == expected(tmp_path, "away", 6)
@@ -111,7 +111,7 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
 def test_a_server_that_stays_away_ends_the_study_in_one_line(
     server, open_url, said, monkeypatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 0.2)
+    monkeypatch.setattr(retrying, "MAX_WAIT", 0.2)
     arm = make_arm(open_url(server.url.replace("postgres:@", "postgres:secret@")), name="stays")
     arm.ask(9)
     server.stop()
@@ -153,10 +153,10 @@ def test_once_a_wait_is_interrupted_nothing_waits_any_more(server, open_url, mon
     server.stop()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(patience.time, "sleep", interrupt)
+            patch.setattr(retrying.time, "sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 arm.report(0, 1, 0.5)
-        monkeypatch.setattr(patience, "PAUSE", 1000)
+        monkeypatch.setattr(retrying, "PAUSE", 1000)
         with pytest.raises(StudyError, match="the storage fails"):
             arm.report(0, 2, 0.5)
     finally:

@@ -73,7 +73,7 @@ def test_the_old_names_of_ranges_are_asked_for_without_warnings_and_checked(tmp_
     assert "the range of 'low' must be of finite numbers" in message
 
 
-TEXTS = "let texts stand for the values, as in {'a': "
+TEXTS = "use texts as keys of the values, as in {'a': "
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ TEXTS = "let texts stand for the values, as in {'a': "
 def test_a_choice_that_optuna_cannot_keep_is_refused(tmp_path, choices, choice, instead):
     message = refusal(tmp_path, f"trial.suggest_categorical('taps', {choices})")
     assert (
-        "mine.py, line 20, in suggest: suggest of a random trial: Optuna cannot keep the choice"
+        "mine.py, line 20, in suggest: suggest of a random trial: Optuna cannot store the choice"
         in message
     )
     assert f"the choice {choice} of 'taps': {instead}" in message
@@ -116,14 +116,14 @@ def test_a_choice_that_optuna_cannot_keep_is_refused(tmp_path, choices, choice, 
 def test_choices_that_optuna_takes_for_one_are_refused(tmp_path, pair):
     message = refusal(tmp_path, f"trial.suggest_categorical('depth', [{pair}])")
     first, second = pair.split(", ")[-2:]
-    assert f"Optuna cannot tell the choices {first} and {second} of 'depth' apart" in message
+    assert f"Optuna cannot distinguish the choices {first} and {second} of 'depth' " in message
     assert TEXTS in message
 
 
 def test_a_set_of_choices_is_refused_for_its_order(tmp_path):
     message = refusal(tmp_path, "trial.suggest_categorical('kind', {'a', 'b'})")
-    assert "the choices of 'kind' are a set, whose order changes" in message
-    assert message.endswith("write a list")
+    assert "the choices of 'kind' must be a list, got a set, " in message
+    assert message.endswith("whose order changes between processes")
 
 
 def test_a_long_choice_is_cut_short(tmp_path):
@@ -152,7 +152,7 @@ def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
         ("trial.suggest_float('x', 0, np.inf)", "'x' must be of finite numbers, got 0.0 to inf"),
         ("trial.suggest_float(3, 0, 1)", "a parameter's name must be a str of 1-512 characters"),
         ("trial.suggest_float('x' * 513, 0, 1)", "name must be a str of 1-512 characters"),
-        ("trial.set_user_attr('x', object())", "the attribute 'x' must be what JSON holds"),
+        ("trial.set_user_attr('x', object())", "the attribute 'x' must be representable as JSON"),
     ],
 )
 def test_what_else_optuna_cannot_keep_is_refused(tmp_path, body, rule):
@@ -178,9 +178,9 @@ def test_numbers_of_numpy_may_bound_a_range(tmp_path):
     ("given", "rule"),
     [
         ("('a',)", "'('a',)' not in ('a', True, 2)"),
-        ("np.str_('a')", "Optuna cannot keep np.str_('a') for 'x': write 'a'"),
-        ("1", "of the choices of 'x' write True, not 1"),
-        ("2.0", "of the choices of 'x' write 2, not 2.0"),
+        ("np.str_('a')", "Optuna cannot store np.str_('a') for 'x': write 'a'"),
+        ("1", "'x' must be True, as in its choices, got 1"),
+        ("2.0", "'x' must be 2, as in its choices, got 2.0"),
     ],
 )
 def test_a_recipe_to_try_first_has_its_choices_as_they_are_kept(tmp_path, given, rule):
@@ -209,7 +209,7 @@ def test_choices_that_change_between_trials_are_refused_when_the_space_is_tried_
         "mine.py, line 20, in suggest: suggest of a random trial: 'taps' had the choices "
         in message
     )
-    assert message.endswith("let every trial ask as before, or give each of them a name of its own")
+    assert message.endswith("give each of them a separate name")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_choices_that_change_amid_a_study_are_refused_and_the_study_continues(tm
     told = ", ".join(map(repr, now))
     match = (
         rf"^mine.py: suggest of trial 3: 'taps' had the choices 'a', 'b' before, and has the "
-        rf"choices {told} now; let every trial ask as before.*; the trials so far are kept"
+        rf"choices {told} now; suggest the same.*; the trials so far are kept"
     )
     with pytest.raises(ProtocolError, match=match):
         asked(arm, 1)

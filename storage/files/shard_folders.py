@@ -1,4 +1,4 @@
-"""The shards of the teacher cache as folders, for code that must not import torch."""
+"""Check which shards of the teacher cache exist, for code that must not import torch."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from storage.files.layout import view_folder
 
 
 def missing_views(folder: Path, count: int, *, features: bool) -> list[int]:
-    """Return the views of 0 … count - 1 without a finished shard, or whose shard lacks features."""
+    """Return the views in 0 … count - 1 without a finished shard, or without required features."""
     return [
         k
         for k in range(count)

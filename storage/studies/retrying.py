@@ -1,4 +1,4 @@
-"""Wait for a database server that does not answer, and repeat a write without doing it twice."""
+"""Retry database calls while a server does not answer, without doing a write twice."""
 
 import functools
 import sqlite3
@@ -25,15 +25,15 @@ from storage.studies.optuna_internals import trial_id_of
 from storage.studies.transactions import WholeTrialStorage
 from storage.studies.urls import parse_url
 
-SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard saving a note
+SQLITE_TIMEOUT = 60  # s to wait for another writer, such as the dashboard when it saves a note
 CONNECT_TIMEOUT = 10  # s to wait for a server when a study is opened
-PATIENCE = 600  # s to wait for a server that stops answering during a study
+MAX_WAIT = 600  # s to wait for a server that stops answering during a study
 PAUSE = 1.0  # s between two attempts
 SERVERS = ("postgresql", "mysql", "mariadb")
-# Errors of a server that answers and refuses: to repeat the call does not help.
+# Errors with which a server rejects a call: retrying does not help.
 REFUSALS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
-# How the codes of SQLite begin when the machine lacks something; all its other errors come
-# from a damaged file.
+# Prefixes of SQLite's error codes that are due to the machine; all others are due to a damaged
+# file.
 LACKS = ("FULL", "IOERR", "BUSY", "LOCKED", "CANTOPEN", "READONLY", "PERM", "NOMEM", "PROTOCOL")
 RESTORE = "restore it, or delete it and run the study again: all of its trials run again"
 
@@ -41,14 +41,14 @@ Notify = Callable[[str], None]
 
 
 class _NumberTakenError(StudyError):
-    """There is a trial with the number of the one that was to be created."""
+    """A trial with the number of the trial to create exists already."""
 
 
-class PatientStorage(WholeTrialStorage):
-    """Optuna's storage in a database, every call of which is tried again while a server is away.
+class RetryingStorage(WholeTrialStorage):
+    """Optuna's storage in a database, which retries every call while a server does not answer.
 
-    A server is given `PATIENCE` seconds. A file is not waited for: what it lacks (disk, rights)
-    does not appear by itself. Raises StudyError when time is over, and for unreadable content.
+    Calls to a server are retried for `MAX_WAIT` seconds. Errors of a file (disk, permissions) are
+    not, since they persist. Raises StudyError after that time, and for unreadable content.
     """
 
     def __init__(self, url: str, notify: Notify) -> None:
@@ -66,9 +66,9 @@ class PatientStorage(WholeTrialStorage):
                 self.engine.dispose()
             raise
 
-    def patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call, again and again while the server does not answer."""
-        deadline = time.monotonic() + PATIENCE
+    def retry(self, call: Callable[[], Any]) -> Any:
+        """Return the result of `call`, which is repeated while the server does not answer."""
+        deadline = time.monotonic() + MAX_WAIT
         waiting = False
         while True:
             try:
@@ -93,7 +93,7 @@ class PatientStorage(WholeTrialStorage):
         return waits and not self._given_up and time.monotonic() < deadline
 
     def _pause(self) -> None:
-        """Wait before the next attempt. After an interrupt no later call waits."""
+        """Wait before the next attempt. After an interrupt, later calls are not retried."""
         try:
             time.sleep(PAUSE)
         except BaseException:
@@ -106,14 +106,14 @@ class PatientStorage(WholeTrialStorage):
     def _create_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None = None
     ) -> FrozenTrial:
-        """Create a trial once, under the number of its template, if that has one.
+        """Create a trial exactly once, with the number of its template, if it has one.
 
-        The transaction itself checks that it is the next number. So an answer that got lost does
-        not make two trials of one. Raises StudyError when the number belongs to another trial.
+        The transaction checks that this is the next number, so that a lost reply does not lead to
+        two trials. Raises StudyError when the number belongs to another trial.
         """
         create = super()._create_new_trial
         try:
-            created: FrozenTrial = self.patiently(lambda: create(study_id, template_trial))
+            created: FrozenTrial = self.retry(lambda: create(study_id, template_trial))
         except _NumberTakenError:
             for trial in self._get_trials(study_id, None, set(), -1):
                 if template_trial and _is_same(trial, template_trial):
@@ -134,7 +134,7 @@ class PatientStorage(WholeTrialStorage):
 
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
-    """Whether a trial is the one that `template` became."""
+    """Return whether a stored trial was created from `template`."""
     return (trial.number, trial.params, trial.user_attrs) == (
         template.number,
         template.params,
@@ -142,25 +142,25 @@ def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
     )
 
 
-def _patient(name: str) -> Callable[..., Any]:
-    """Make the patient form of one of the storage's methods."""
+def _retried(name: str) -> Callable[..., Any]:
+    """Return a storage method that retries."""
     method = getattr(WholeTrialStorage, name)
 
     @functools.wraps(method)
-    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
-        return self.patiently(lambda: method(self, *arguments, **named))
+    def call(self: RetryingStorage, *arguments: Any, **named: Any) -> Any:
+        return self.retry(lambda: method(self, *arguments, **named))
 
     return call
 
 
-def _reading(name: str) -> Callable[..., Any]:
-    """Make the form of a reading method that raises StudyError for what cannot be read."""
-    patient = _patient(name)
+def _retried_read(name: str) -> Callable[..., Any]:
+    """Return a reading method that retries, and raises StudyError for unreadable content."""
+    retried = _retried(name)
 
-    @functools.wraps(patient)
-    def call(self: PatientStorage, *arguments: Any, **named: Any) -> Any:
+    @functools.wraps(retried)
+    def call(self: RetryingStorage, *arguments: Any, **named: Any) -> Any:
         try:
-            return patient(self, *arguments, **named)
+            return retried(self, *arguments, **named)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StudyError(
                 f"the storage is damaged: part of it cannot be read ({one_line(error)}); {RESTORE}"
@@ -169,18 +169,18 @@ def _reading(name: str) -> Callable[..., Any]:
     return call
 
 
-def _ending(name: str) -> Callable[..., bool]:
-    """Make the patient form of a method that ends a trial: an answer that got lost counts."""
+def _retried_end(name: str) -> Callable[..., bool]:
+    """Return a method that ends a trial and retries; it may have succeeded without a reply."""
 
     @functools.wraps(getattr(WholeTrialStorage, name))
     def call(
-        self: PatientStorage,
+        self: RetryingStorage,
         trial_id: int,
         state: TrialState,
         values: Sequence[float] | None = None,
         *more: Any,
     ) -> bool:
-        method, attempts = getattr(super(PatientStorage, self), name), count(1)
+        method, attempts = getattr(super(RetryingStorage, self), name), count(1)
 
         def end() -> bool:
             attempt = next(attempts)
@@ -192,12 +192,12 @@ def _ending(name: str) -> Callable[..., bool]:
                     raise
                 return True
 
-        return bool(self.patiently(end))
+        return bool(self.retry(end))
 
     return call
 
 
-# Optuna puts a cache before the storage, which calls private methods beside the public ones.
+# Optuna's cache of the storage calls private methods as well as public ones.
 _READING = (
     "get_study_user_attrs",
     "get_study_system_attrs",
@@ -212,27 +212,27 @@ _OTHERS = {
     *("_set_trial_param", "_get_best_trial_id", "matching_system_attrs"),
 }
 for _name in _READING:
-    setattr(PatientStorage, _name, _reading(_name))
+    setattr(RetryingStorage, _name, _retried_read(_name))
 for _name in _ENDING:
-    setattr(PatientStorage, _name, _ending(_name))
-for _name in _OTHERS - {*_READING, *vars(PatientStorage)}:
-    setattr(PatientStorage, _name, _patient(_name))
+    setattr(RetryingStorage, _name, _retried_end(_name))
+for _name in _OTHERS - {*_READING, *vars(RetryingStorage)}:
+    setattr(RetryingStorage, _name, _retried(_name))
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return SQLAlchemy's error, which Optuna wraps in one of its own."""
+    """Return SQLAlchemy's error inside an error of Optuna; other errors unchanged."""
     wrapped = isinstance(error, StorageInternalError)
     return error.__cause__ or error if wrapped else error
 
 
 def failure(error: BaseException, url: URL) -> str:
-    """Return the message for a storage that fails: which file, the error, what to do."""
+    """Return the message for a failing storage: its file, the error, and the remedy."""
     file = f" {url.database}" if url.get_backend_name() == "sqlite" else ""
     return f"the storage{file} fails: {one_line(error)}; {remedy(error)}"
 
 
 def remedy(error: BaseException) -> str:
-    """Return what to do after an error: nothing is lost, unless a file is damaged."""
+    """Return the remedy for an error: restore a damaged file, else run the command again."""
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlite_errorname", "").removeprefix("SQLITE_")
     damaged = isinstance(cause, sqlite3.Error) and not code.startswith(LACKS)
@@ -240,5 +240,5 @@ def remedy(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's own words in one line, without SQLAlchemy's statement."""
+    """Return an error's message on one line, without SQLAlchemy's statement."""
     return " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
