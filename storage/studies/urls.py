@@ -26,10 +26,11 @@ def check_url(url: str) -> None:
     Nothing is opened or created. SQLAlchemy's own messages may contain a part of the password.
     """
     if url.startswith(JOURNAL):
+        needed = f"--storage {JOURNAL}FILE needs a file, as in {JOURNAL}studies.log"
         if "://" in url:  # Optuna supports journals in Redis too
-            raise StudyError(f"--storage {JOURNAL}FILE needs a file, got {shown(url)!r}")
+            raise StudyError(f"{needed}, got {shown(url)!r}")
         if Path(url.removeprefix(JOURNAL)).is_dir():
-            raise StudyError(f"--storage {JOURNAL}FILE needs a file, got the folder {url!r}")
+            raise StudyError(f"{needed}, got the folder {url!r}")
         return
     try:
         parsed = parse_url(url)

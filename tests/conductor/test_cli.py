@@ -422,7 +422,7 @@ def test_a_storage_that_is_no_file_leaves_no_lock(tmp_path, capsys, monkeypatch,
     place = tmp_path / "here"
     place.mkdir()
     monkeypatch.chdir(place)
-    assert_one_line(capsys, [command, "--storage", url], "name")
+    assert_one_line(capsys, [command, "--storage", url], "studies.")
     assert [*place.iterdir(), *tmp_path.iterdir()] == [place]
 
 

@@ -463,7 +463,7 @@ NAMES += ["x" * 65, "x" * 300, "cache", "artifacts", "studies.db", "studies.db-w
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_is_not_named_so_and_nothing_is_written(tmp_path, capsys, name: str) -> None:
-    assert "a study's name is" in refuse(tmp_path / "root", capsys, f"--name={name}")
+    assert "a study's name must be" in refuse(tmp_path / "root", capsys, f"--name={name}")
     assert list(tmp_path.iterdir()) == []
 
 
