@@ -62,7 +62,9 @@ def _check_sqlite(url: str, parsed: URL) -> None:
         )
     file = storage_file(url)
     if file and file.is_dir():
-        raise StudyError(f"the storage must be a file, got the folder {url}; use another path")
+        raise StudyError(
+            f"the storage must be a file, got the folder {url}; use a file in it: studies.db"
+        )
 
 
 def parse_url(url: str) -> URL:
