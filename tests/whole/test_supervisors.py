@@ -275,7 +275,7 @@ class InstantPool:
         return [(ticket, event)]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_thousand_instant_trials_are_each_run_once(tmp_path, record_property) -> None:
     storage = open_storage(Layout(tmp_path).studies_url)
     arm = make_arm(storage, "plain", lag=8)
