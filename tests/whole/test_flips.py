@@ -25,7 +25,6 @@ from tests.support.tiny import (
 )
 
 NOT_READ = ("artifacts", "report.html", "report.json", "trials.csv")  # written anew, or for others
-INTERRUPTED_FLIPS = 2  # of each file
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +102,9 @@ def test_a_flip_in_the_database_is_found_or_harmless(tiny_study, root, capsys, f
     assert found
 
 
+@pytest.mark.parametrize("flips", [2, pytest.param(4, marks=pytest.mark.thorough)])
 def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
-    tiny_study, root, capsys, monkeypatch
+    tiny_study, root, capsys, monkeypatch, flips
 ) -> None:
     """Among it are a trial that runs, and its checkpoint: it goes on, or begins anew."""
     wanted = results(tiny_study)["trials"]
@@ -119,7 +119,7 @@ def test_a_flip_in_what_an_interrupted_search_left_is_found_or_harmless(
     succeed(restored(interrupted, root), capsys)
     assert trials_of(root) == wanted
     for name in (*checkpoints, "studies.db"):
-        for draw in range(INTERRUPTED_FLIPS):
+        for draw in range(flips):
             where = flip(restored(interrupted, root) / name, draw)
             code, said = run(root, capsys)
             if code:
