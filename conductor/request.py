@@ -135,10 +135,6 @@ class Request(Workers):
         bool,
         Flag("comparison", "also confirm the winner without each of its parts, on the same seeds"),
     ] = False
-    data_dir: Annotated[
-        str,
-        Flag("data", "folder that data sets are read from or downloaded to (default: in the root)"),
-    ] = ""
     cache_budget: Annotated[
         int,
         Flag(

@@ -119,19 +119,24 @@ def parse_model(name: str) -> ModelName:
 
 
 def takes_path(source: str) -> bool:
-    """Return whether a source's name is followed by a path, as in `folder:photos`."""
-    return "PATH" in SOURCES.literals(source)
+    """Return whether a source's name may be followed by a path, as in `folder:photos`."""
+    return "PATH" in SOURCES.literals(source) or is_downloaded(source)
+
+
+def is_downloaded(source: str) -> bool:
+    """Return whether a source is downloaded, to the path after its name if there is one."""
+    return "DOWNLOADED" in SOURCES.literals(source)
 
 
 def parse_dataset(name: str) -> tuple[str, str]:
-    """Split `digits` or `folder:photos` into the source and its path, empty for most sources.
+    """Split `folder:photos` into the source and its path, which is empty for `digits`.
 
     Raises ProtocolError for an unknown source, a missing path, or a path that is not accepted.
     """
     source, colon, path = name.partition(":")
     SOURCES.check(source)
-    if takes_path(source) and not path:
-        example = SOURCES.literals(source)["PATH"]
+    if takes_path(source) and not path and (colon or not is_downloaded(source)):
+        example = SOURCES.literals(source).get("PATH", "DIR")
         raise ProtocolError(f"{source}: requires a path, as in {source}:{example}, got {name!r}")
     if colon and not takes_path(source):
         raise ProtocolError(f"{source} takes no path, got {name!r}")

@@ -17,6 +17,7 @@ from kd.names import (
     SOURCES,
     STEMS,
     augment_text,
+    is_downloaded,
     parse_augment,
     parse_dataset,
     parse_model,
@@ -33,7 +34,11 @@ class Protocol(JsonData):
     epoch of the horizon) and of `confirm_epochs` (the horizon).
     """
 
-    dataset: Annotated[str, "source of the images, as in digits or folder:PATH", SOURCES]
+    dataset: Annotated[
+        str,
+        "source of the data, as in digits, folder:PATH, or cifar10:PATH if its files are there",
+        SOURCES,
+    ]
     image_size: Annotated[int, "side in pixels that images are resized to"]
     train_size: Annotated[
         int,
@@ -181,11 +186,15 @@ class Protocol(JsonData):
 
 
 def dataset_slug(dataset: str) -> str:
-    """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`.
+    """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`,
+    `cifar10:/a/data` gives `cifar10`.
 
     It has at most 40 characters, and begins and ends with a letter or digit.
     """
-    last = re.split(r"[:/\\]", dataset.rstrip("/\\"))[-1]
+    source, _, path = dataset.partition(":")
+    if source in SOURCES.names and is_downloaded(source):
+        path = ""  # a folder for its files, not what they show
+    last = re.split(r"[:/\\]", (path or source).rstrip("/\\"))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
     return plain[:40].rstrip("-._") or "study"
 

@@ -50,13 +50,9 @@ class Job(JobContext):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareJob(Job):
-    """Turn the data set into tensor files. Result: `dataset`, its fingerprint.
-
-    `data_dir` is the folder for downloads, by default the root's.
-    """
+    """Turn the data set into tensor files. Result: `dataset`, its fingerprint."""
 
     runner: ClassVar[str] = "preparing.run_prepare"
-    data_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

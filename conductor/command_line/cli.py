@@ -177,7 +177,6 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
             flags.add_search_flags,
             flags.add_comparison_flags,
             flags.add_worker_flags,
-            flags.add_data_flags,
             flags.add_cache_flags,
             flags.add_protocol_flags,
         ),
@@ -188,7 +187,6 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
             flags.add_study_flags,
             flags.add_comparison_flags,
             flags.add_worker_flags,
-            flags.add_data_flags,
         ),
     ),
     "report": (

@@ -71,10 +71,6 @@ def add_worker_flags(parser: ArgumentParser) -> None:
     _add_options(parser.add_argument_group("workers"), "workers")
 
 
-def add_data_flags(parser: ArgumentParser) -> None:
-    _add_options(parser.add_argument_group("data"), "data")
-
-
 def add_cache_flags(parser: ArgumentParser) -> None:
     _add_options(parser.add_argument_group("teacher cache"), "cache")
 

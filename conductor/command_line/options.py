@@ -129,6 +129,7 @@ def _check_weights(weights: str) -> None:
 
 def _preset_of(dataset: str) -> str:
     """Return the default preset of a data set."""
-    if ":" in dataset:  # a source that takes a path
-        return "folder"
-    return dataset if dataset in PRESETS.names else "digits"
+    source, colon, _ = dataset.partition(":")
+    if source in PRESETS.names:
+        return source
+    return "folder" if colon else "digits"  # a path is that of other images

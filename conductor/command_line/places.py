@@ -72,7 +72,6 @@ OPTIONS: dict[str, Callable[[str], str]] = {
     "root": home_path,
     "storage": _storage,
     "space": _file,
-    "data_dir": _path,
     "dataset": _dataset,
     "teacher_weights": _file,
 }

@@ -63,7 +63,7 @@ class Preparation:
     def data(self) -> Prepared:
         """Prepare the data set."""
         context = Prepared(protocol=self._protocol, root=str(self._layout.root))
-        job = context.job(PrepareJob, data_dir=self._request.data_dir)
+        job = context.job(PrepareJob)
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
             result = self._workers.run(job, lambda event: _update(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}

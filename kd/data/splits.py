@@ -37,17 +37,17 @@ class Split:
 
 
 def load_source(
-    dataset: str, image_size: int, data_dir: Path, progress: Progress | None = None
+    dataset: str, image_size: int, downloads: Path, progress: Progress | None = None
 ) -> Source:
     """Read a data set and resize its images to `image_size` where they differ.
 
-    `data_dir` is the folder for downloads. `progress` is called as images are decoded or resized.
-    Raises DataError, with one line that includes the remedy.
+    A data set without a path is downloaded to `downloads`. `progress` is called as images are
+    decoded or resized. Raises DataError, with one line that includes the remedy.
     """
     report = progress or _silent
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        source = member.read(path or data_dir, image_size, report)
+        source = member.read(path or downloads, image_size, report)
         return resized(source, image_size, report)
 
 

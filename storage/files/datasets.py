@@ -40,9 +40,7 @@ from storage.files.tensors import map_tensors, write_tensors
 KIND = "dataset"
 
 
-def prepare(
-    layout: Layout, protocol: Protocol, data_dir: Path, progress: Progress | None = None
-) -> Manifest:
+def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None) -> Manifest:
     """Return the manifest of the protocol's data set; a new one is read, split and stored.
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
@@ -60,7 +58,7 @@ def prepare(
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        source = load_source(protocol.dataset, protocol.image_size, data_dir, progress)
+        source = load_source(protocol.dataset, protocol.image_size, layout.downloads, progress)
         manifest = _keep(layout, wanted, source, split(source, protocol))
         write_json(listing, {"fingerprint": manifest.folder.name})
         return manifest

@@ -99,7 +99,7 @@ class Layout:
 
     @property
     def downloads(self) -> Path:
-        """The folder of downloaded data sets, unless `--data-dir` is given."""
+        """The folder of downloaded data sets, unless `--dataset` names another."""
         return self.cache / "downloads"
 
     def listing(self, digest: str) -> Path:

@@ -113,13 +113,13 @@ def test_the_kept_command_means_the_same_in_any_folder(folders):
     for name in ("mine.py", "t.safetensors", "net.py"):
         (one / name).touch()
     line = (
-        "run --root r --storage=sqlite:///s.db --space mine.py --data-dir ../d --dataset folder:p "
+        "run --root r --storage=sqlite:///s.db --space mine.py --dataset folder:p "
         "--teacher net.py:large --student net.py:a,resnet8 --teacher-weights=t.safetensors --lag 1"
     )
     settled = (
-        f"run --root {one}/r --storage=sqlite:///{one}/s.db --space {one}/mine.py --data-dir "
-        f"{one.parent}/d --dataset folder:{one}/p --teacher {one}/net.py:large --student "
-        f"{one}/net.py:a,resnet8 --teacher-weights={one}/t.safetensors --lag 1"
+        f"run --root {one}/r --storage=sqlite:///{one}/s.db --space {one}/mine.py --dataset "
+        f"folder:{one}/p --teacher {one}/net.py:large --student {one}/net.py:a,resnet8 "
+        f"--teacher-weights={one}/t.safetensors --lag 1"
     )
     assert settled_words(line.split()) == settled.split()
     plain = "--dataset digits --teacher resnet20 --student a.py:b@0123456789ab --space no.py"
@@ -188,7 +188,7 @@ def test_space_models_images_and_weights_of_the_user_continue_from_another_folde
     photos(one / "photos")
     write_weights(one / "blob")
     (one / "t.safetensors").symlink_to("blob")
-    own = "--teacher net.py:small --student net.py:small --taps last1 --data-dir data"
+    own = "--teacher net.py:small --student net.py:small --taps last1"
     files = "--dataset folder:photos --space annealed.py --teacher-weights t.safetensors"
     begun = begin(*own.split(), *files.split())
     command = StudySettings.read(begun.settings).command

@@ -57,7 +57,6 @@ def request(**changed: Any) -> Request:
         "lag": 4,
         "workers": "auto",
         "storage": "",
-        "data_dir": "",
         "cache_budget": 10**9,
         "command": [],
     }
@@ -220,6 +219,16 @@ def test_a_folders_path_is_made_absolute_and_its_name_names_the_study(
     assert asked.name == "My-photos"
     assert asked.protocol.dataset == f"folder:{tmp_path / 'My photos'}"
     assert asked.protocol.students == preset("folder")["students"]
+
+
+def test_the_folder_of_a_download_is_made_absolute_and_leaves_preset_and_name_as_they_are(
+    resolve, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    asked = resolve("--dataset", "cifar10:data")
+    assert asked.name == "cifar10"
+    assert asked.protocol.dataset == f"cifar10:{tmp_path / 'data'}"
+    assert asked.protocol.students == preset("cifar10")["students"]
 
 
 def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):

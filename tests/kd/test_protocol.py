@@ -235,6 +235,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"dataset": "cifar-10"}, "unknown dataset 'cifar-10'; did you mean cifar10?"),
         ({"dataset": "folder:"}, "folder: requires a path, as in folder:photos, got 'folder:'"),
         ({"dataset": "folder"}, "folder: requires a path, as in folder:photos, got 'folder'"),
+        ({"dataset": "cifar10:"}, "cifar10: requires a path, as in cifar10:DIR, got 'cifar10:'"),
         ({"dataset": "digits:x"}, "digits takes no path, got 'digits:x'"),
         ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, digits"),
         ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
@@ -328,6 +329,7 @@ def test_differences_are_listed_field_by_field() -> None:
     [
         ("cifar10", "cifar10"),
         ("fashion-mnist", "fashion-mnist"),
+        ("cifar10:/a/data", "cifar10"),
         ("folder:/a/My photos", "My-photos"),
         ("folder:/a/My photos/", "My-photos"),
         ("folder:C:\\data\\cats", "cats"),

@@ -106,7 +106,7 @@ def no_network(monkeypatch):
 
 
 def test_cifar_folder_is_read_with_its_own_test_split(cifar, no_network):
-    source = load_source("cifar10", 32, cifar)
+    source = load_source(f"cifar10:{cifar}", 32, cifar / "no downloads")
     first = pickle.loads((cifar / CIFAR10.base_folder / "one").read_bytes())  # noqa: S301
     assert source.inputs.shape == (12, 3, 32, 32)
     np.testing.assert_array_equal(source.inputs[3].ravel(), first["data"][3])
@@ -146,7 +146,8 @@ def test_download_that_fails_states_which_file_to_put_where(tmp_path, no_network
     message = str(caught.value)
     assert "\n" not in message
     assert "Name or service not known" in message
-    wanted = f"put cifar-10-python.tar.gz or cifar-10-batches-py/ into {target}, or name another"
+    wanted = f"put cifar-10-python.tar.gz or cifar-10-batches-py/ into {target}, or name the "
+    wanted += "folder that holds the files: --dataset cifar10:DIR"
     assert wanted in message
     assert list(target.iterdir()) == []
 

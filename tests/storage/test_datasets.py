@@ -68,8 +68,8 @@ def readings(monkeypatch) -> list[str]:
     return seen
 
 
-def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(layout, tmp_path):
-    manifest = prepare(layout, DIGITS, tmp_path)
+def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(layout):
+    manifest = prepare(layout, DIGITS)
     info = manifest.info
     assert info["classes"] == list("0123456789")
     assert [sum(counts) for counts in info["counts"].values()] == [1294, 144, 359]
@@ -84,7 +84,7 @@ def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(lay
 
 
 def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_path):
-    folder = prepare(layout, protocol_of(photos), tmp_path).folder
+    folder = prepare(layout, protocol_of(photos)).folder
     parts = [open_part(folder, "train"), open_part(folder, "validation")]
     parts.append(open_test(folder, tmp_path / "seal.json", "a test"))
     kept = {
@@ -101,8 +101,8 @@ def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_pat
     assert sum(len(part) for part in parts) == 20
 
 
-def test_parts_are_mapped_from_the_file_rather_than_copied(layout, tmp_path):
-    folder = prepare(layout, DIGITS, tmp_path).folder
+def test_parts_are_mapped_from_the_file_rather_than_copied(layout):
+    folder = prepare(layout, DIGITS).folder
     train = open_part(folder, "train")
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -116,15 +116,15 @@ def test_parts_are_mapped_from_the_file_rather_than_copied(layout, tmp_path):
     pytest.fail("the images lie nowhere in memory")
 
 
-def test_second_start_reads_nothing_again(layout, photos, tmp_path, readings):
+def test_second_start_reads_nothing_again(layout, photos, readings):
     protocol = protocol_of(photos)
-    first = prepare(layout, protocol, tmp_path)
-    second = prepare(layout, replace(protocol, seed=3, epochs=7), tmp_path)
+    first = prepare(layout, protocol)
+    second = prepare(layout, replace(protocol, seed=3, epochs=7))
     assert first == second
     assert len(readings) == 1
 
 
-def test_split_fields_and_image_size_make_another_data_set(layout, tmp_path, readings):
+def test_split_fields_and_image_size_make_another_data_set(layout, readings):
     protocols = [
         DIGITS,
         replace(DIGITS, train_size=100),
@@ -132,46 +132,44 @@ def test_split_fields_and_image_size_make_another_data_set(layout, tmp_path, rea
         replace(DIGITS, test_fraction=0.3),
         replace(DIGITS, image_size=9),
     ]
-    folders = {prepare(layout, protocol, tmp_path).folder for protocol in protocols}
+    folders = {prepare(layout, protocol).folder for protocol in protocols}
     assert len(folders) == len(readings) == 5
-    assert prepare(layout, DIGITS, tmp_path).folder in folders
+    assert prepare(layout, DIGITS).folder in folders
     assert len(readings) == 5
 
 
 def test_copied_folder_has_the_same_fingerprint_until_a_pixel_changes(layout, photos, tmp_path):
-    original = prepare(layout, protocol_of(photos), tmp_path)
+    original = prepare(layout, protocol_of(photos))
     copy = Path(shutil.copytree(photos, tmp_path / "elsewhere" / "pictures"))
-    assert prepare(layout, protocol_of(copy), tmp_path) == original
+    assert prepare(layout, protocol_of(copy)) == original
     path = copy / "dog" / "3.png"
     image = Image.open(path)
     red, green, blue = image.getpixel((0, 0))
     image.putpixel((0, 0), (red ^ 1, green, blue))
     image.save(path)
     os.utime(path, ns=(1, 1))  # however coarse the clock of the file system
-    assert prepare(layout, protocol_of(copy), tmp_path).folder != original.folder
+    assert prepare(layout, protocol_of(copy)).folder != original.folder
 
 
-def test_class_names_are_part_of_the_fingerprint(layout, photos, tmp_path):
-    original = prepare(layout, protocol_of(photos), tmp_path)
+def test_class_names_are_part_of_the_fingerprint(layout, photos):
+    original = prepare(layout, protocol_of(photos))
     (photos / "dog").rename(photos / "wolf")
-    assert prepare(layout, protocol_of(photos), tmp_path).folder != original.folder
+    assert prepare(layout, protocol_of(photos)).folder != original.folder
 
 
-def test_data_set_that_was_deleted_or_left_unfinished_is_made_again(
-    layout, photos, tmp_path, readings
-):
+def test_data_set_that_was_deleted_or_left_unfinished_is_made_again(layout, photos, readings):
     protocol = protocol_of(photos)
-    folder = prepare(layout, protocol, tmp_path).folder
+    folder = prepare(layout, protocol).folder
     (folder / "manifest.json").unlink()
-    assert prepare(layout, protocol, tmp_path).folder == folder
+    assert prepare(layout, protocol).folder == folder
     shutil.rmtree(folder)
-    assert prepare(layout, protocol, tmp_path).folder == folder
+    assert prepare(layout, protocol).folder == folder
     assert len(readings) == 3
 
 
-def test_two_that_prepare_at_once_read_once(layout, photos, tmp_path, readings):
+def test_two_that_prepare_at_once_read_once(layout, photos, readings):
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(prepare, layout, protocol_of(photos), tmp_path) for _ in range(4)]
+        jobs = [pool.submit(prepare, layout, protocol_of(photos)) for _ in range(4)]
         folders = {job.result().folder for job in jobs}
     assert len(folders) == len(readings) == 1
 
@@ -187,30 +185,30 @@ def test_copies_that_are_prepared_at_once_are_written_once(layout, photos, tmp_p
     monkeypatch.setattr(datasets, "_write", counting)
     copies = [Path(shutil.copytree(photos, tmp_path / "copies" / name)) for name in "abcd"]
     with ThreadPoolExecutor(4) as pool:
-        manifests = list(pool.map(lambda copy: prepare(layout, protocol_of(copy), copy), copies))
+        manifests = list(pool.map(lambda copy: prepare(layout, protocol_of(copy)), copies))
     assert len(written) == 1
     assert all(manifest == manifests[0] for manifest in manifests)
 
 
-def test_damaged_file_is_detected(layout, tmp_path):
-    manifest = prepare(layout, DIGITS, tmp_path)
+def test_damaged_file_is_detected(layout):
+    manifest = prepare(layout, DIGITS)
     path = manifest.folder / "validation.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"validation\.safetensors differs from its manifest"):
-        prepare(layout, DIGITS, tmp_path)
+        prepare(layout, DIGITS)
     path.write_bytes(content[:5])
     with pytest.raises(ArtifactError, match="cannot be read"):
         open_part(manifest.folder, "validation")
 
 
-def test_damaged_listing_is_detected(layout, tmp_path):
-    prepare(layout, DIGITS, tmp_path)
+def test_damaged_listing_is_detected(layout):
+    prepare(layout, DIGITS)
     (listing,) = layout.listing("x").parent.glob("*.json")
     write_json(listing, {"fingerprint": "../../elsewhere"})
     with pytest.raises(ArtifactError, match="names no data set; delete it"):
-        prepare(layout, DIGITS, tmp_path)
+        prepare(layout, DIGITS)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +222,8 @@ def test_damaged_listing_is_detected(layout, tmp_path):
         (lambda inputs, labels: {"inputs": inputs, "labels": labels - 1}, "holds other labels"),
     ],
 )
-def test_tensors_that_are_not_those_of_the_manifest_are_refused(layout, tmp_path, change, message):
-    folder = prepare(layout, DIGITS, tmp_path).folder
+def test_tensors_that_are_not_those_of_the_manifest_are_refused(layout, change, message):
+    folder = prepare(layout, DIGITS).folder
     part = open_part(folder, "train")
     inputs, labels = part.values.clone(), part.labels.clone()
     write_tensors(folder / "train.safetensors", change(inputs, labels))
@@ -236,14 +234,14 @@ def test_tensors_that_are_not_those_of_the_manifest_are_refused(layout, tmp_path
 # The seal
 
 
-def test_open_part_refuses_the_test_split(layout, tmp_path):
-    folder = prepare(layout, DIGITS, tmp_path).folder
+def test_open_part_refuses_the_test_split(layout):
+    folder = prepare(layout, DIGITS).folder
     with pytest.raises(ArtifactError, match="test split is sealed"):
         open_part(folder, "test")
 
 
-def test_every_opening_of_the_test_split_is_recorded_before_it_is_opened(layout, tmp_path):
-    folder = prepare(layout, DIGITS, tmp_path).folder
+def test_every_opening_of_the_test_split_is_recorded_before_it_is_opened(layout):
+    folder = prepare(layout, DIGITS).folder
     seal = layout.study("s").seal
     assert openings(seal) == []
     assert len(open_test(folder, seal, "confirm plain-default 00")) == 359
@@ -371,7 +369,7 @@ def files_under(root: Path) -> list[Path]:
 
 def fails_on_one_line(layout: Layout, protocol: Protocol, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        prepare(layout, protocol, layout.downloads)
+        prepare(layout, protocol)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert files_under(layout.root) == []
@@ -383,11 +381,11 @@ def test_bad_folder_is_one_clear_line_and_leaves_nothing(layout, photos, spoil, 
     fails_on_one_line(layout, protocol_of(photos), message)
 
 
-def test_bad_folder_can_be_used_once_it_is_repaired(layout, photos, tmp_path):
+def test_bad_folder_can_be_used_once_it_is_repaired(layout, photos):
     _text_as_image(photos)
     fails_on_one_line(layout, protocol_of(photos), "cannot be read as an image")
     (photos / "cat" / "a\nb.png").unlink()
-    assert prepare(layout, protocol_of(photos), tmp_path).info["classes"] == ["cat", "dog"]
+    assert prepare(layout, protocol_of(photos)).info["classes"] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("limit", [20, 40])  # Pillow raises above twice the limit, and warns below

@@ -66,7 +66,7 @@ def source(dataset: str, image_size: int, *_: object) -> Source:
 
 def fingerprints(root: Path, of: Protocol) -> dict[str, str]:
     """Return the names of data set, teacher and cache; the teacher's stands for its weights."""
-    dataset = datasets.prepare(Layout(root), of, root).folder.name
+    dataset = datasets.prepare(Layout(root), of).folder.name
     teacher = fingerprint(teacher_identity(Tuning.of(of), dataset))
     cache = fingerprint(shards_identity(of, dataset, teacher))
     return {"dataset": dataset, "teacher": teacher, "cache": cache, "hash": of.hash}

@@ -641,7 +641,7 @@ def every_job() -> list[Job]:
     ready = Ground(Path("/runs"), protocol(taps=("last2", "last1")), "d", "t", "s")
     recipe = replace(HINT, temperature=Schedule(shape="step", initial=2.0, final=1, sharpness=0.1))
     return [
-        ready.job(PrepareJob, data_dir="data"),
+        ready.job(PrepareJob),
         ready.job(TeacherJob),
         ready.job(ProjectionJob),
         ready.shard(3, features=False),

@@ -28,7 +28,7 @@ STARTS = 3  # of workers in a row that may fail before the pool gives up
 SILENCE_SECONDS = 10.0  # without an event, after which Ray itself is checked
 THREADS = 3  # of an actor: one runs the job, one returns its events, one receives requests to stop
 # fields of jobs with paths that may be relative to the supervisor's working directory
-PATHS = ("root", "data_dir", "folder", "seal")
+PATHS = ("root", "folder", "seal")
 
 
 @dataclass(slots=True)

@@ -42,7 +42,6 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
             prepare,
             job.layout,
             job.protocol,
-            Path(job.data_dir or job.layout.downloads),
             progress=lambda done, total: events.put(Progress(done=done, total=total)),
         )
         future.add_done_callback(lambda _: events.put(None))

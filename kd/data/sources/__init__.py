@@ -2,8 +2,9 @@
 
 `--dataset digits` selects a member, `--dataset folder:photos` one that takes a path. The first line
 of a member's docstring is its help. A member may define these constants, which are read without
-importing the file and so must be literals: PATH, an example of the path that it takes, and TAKES,
-the part of an image to which it crops, in words for the model card.
+importing the file and so must be literals: PATH, an example of the path that it requires,
+DOWNLOADED, True if its path may be omitted and is the folder of its download, and TAKES, the part
+of an image to which it crops, in words for the model card.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class DataSource(typing.Protocol):
     def read(self, place: Path, image_size: int, progress: Progress) -> Source:
         """Return all images, in `image_size` or in another size: the caller resizes them.
 
-        `place` is the path after the name, or else the folder for downloads. `progress` is called
-        as images are read, if that takes long. Raises DataError, one line with the remedy.
+        `place` is the path after the name, or else the root's folder for downloads. `progress` is
+        called as images are read, if that takes long. Raises DataError, one line with the remedy.
         """
 
 

@@ -29,33 +29,33 @@ class _Archive:
     wanted: str
 
 
-def read_torchvision(dataset: str, name: str, data_dir: Path) -> Source:
+def read_torchvision(dataset: str, name: str, folder: Path) -> Source:
     """Read torchvision's class `name` in its original image size; `dataset` is for errors.
 
-    Raises DataError when a file under `data_dir` is damaged, or cannot be downloaded.
+    Raises DataError when a file under `folder` is damaged, or cannot be downloaded.
     """
     from torchvision import datasets
 
     kind: Any = getattr(datasets, name)
     unpacked = getattr(kind, "base_folder", None)
-    if unpacked and (data_dir / unpacked).is_dir():
-        return _both_halves(kind, data_dir, data_dir / unpacked)
+    if unpacked and (folder / unpacked).is_dir():
+        return _both_halves(kind, folder, folder / unpacked)
     with tempfile.TemporaryDirectory(prefix="retort-") as scratch:
-        for archive in _archives(dataset, kind, data_dir):
+        for archive in _archives(dataset, kind, folder):
             _fetch(archive)
-            _unpack(archive.place, Path(scratch, archive.place.relative_to(data_dir)).parent)
-        return _both_halves(kind, Path(scratch), data_dir)
+            _unpack(archive.place, Path(scratch, archive.place.relative_to(folder)).parent)
+        return _both_halves(kind, Path(scratch), folder)
 
 
-def _archives(dataset: str, kind: Any, data_dir: Path) -> list[_Archive]:
+def _archives(dataset: str, kind: Any, folder: Path) -> list[_Archive]:
     if hasattr(kind, "mirrors"):
-        raw = data_dir / kind.__name__ / "raw"
+        raw = folder / kind.__name__ / "raw"
         url, wanted = kind.mirrors[0], ", ".join(name for name, _ in kind.resources)
         return [
             _Archive(dataset, url + name, raw / name, md5, wanted) for name, md5 in kind.resources
         ]
     wanted = f"{kind.filename} or {kind.base_folder}/"
-    return [_Archive(dataset, kind.url, data_dir / kind.filename, kind.tgz_md5, wanted)]
+    return [_Archive(dataset, kind.url, folder / kind.filename, kind.tgz_md5, wanted)]
 
 
 def _fetch(archive: _Archive) -> None:
@@ -84,7 +84,8 @@ def _download(archive: _Archive) -> None:
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the MD5 differs
         raise DataError(
             f"{archive.dataset} could not be downloaded from {archive.url} ({one_line(error)}): "
-            f"put {archive.wanted} into {folder}, or name another data folder with --data-dir"
+            f"put {archive.wanted} into {folder}, or name the folder that holds the files: "
+            f"--dataset {archive.dataset}:DIR"
         ) from error
 
 
