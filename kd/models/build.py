@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kd.data.inputs import Inputs
 from kd.errors import require
 from kd.models import families
 from kd.models.network import Network, export_state, tap_shapes
 from kd.models.own import build_own
+from kd.models.taps import Tap
 from kd.models.weights import load_file, load_imagenet
 from kd.names import STEMS, parse_model
 from kd.registry import check_name
@@ -24,13 +26,13 @@ def build(
     name: str,
     *,
     classes: int,
-    channels: int,
+    inputs: Inputs,
     stem: str,
     weights: str = "none",
     seed: int,
     files: str | Path = ".",
 ) -> Network:
-    """Return the model `name` for images [B, channels, H, W], in train mode, on the CPU.
+    """Return the model `name` for stored batches of `inputs`, in train mode, on the CPU.
 
     `stem` is `cifar` or `imagenet`; families with a fixed stem ignore it. `weights` is `none`
     (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under `with
@@ -44,15 +46,15 @@ def build(
     model = parse_model(name)
     check_name("stem", stem, STEMS)
     require("classes must be at least 2", classes >= 2, classes)
-    require("channels must be at least 1", channels >= 1, channels)
     known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
     require("weights must be none, imagenet or a .safetensors file", known, weights)
     if model.digest:
-        network = build_own(name, classes=classes, channels=channels, seed=seed, files=Path(files))
+        network = build_own(name, classes=classes, inputs=inputs, seed=seed, files=Path(files))
     else:
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
-            network = Network(name, *families.load(model).build(model, classes, channels, stem))
+            body, paths = families.load(model).build(model, classes, inputs.channels, stem)
+            network = Network(name, body, [Tap(path) for path in paths], inputs)
         initialise(network.to_empty(device=device), seed)
     if weights == "imagenet":
         load_imagenet(network, model)

@@ -29,14 +29,14 @@ def parameter_count(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def macs(network: Network, inputs: Inputs) -> int:
+def macs(network: Network) -> int:
     """Return the multiply-accumulates of convolutions and linear layers for one example.
 
     Biases, batch norm, activations and pooling are not counted. Computed from shapes, in eval mode.
     Raises ProtocolError when the images do not fit the network.
     """
     with FlopCounterMode(display=False) as counter:
-        run_on_meta(network, inputs)
+        run_on_meta(network)
     return int(counter.get_total_flops()) // 2
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from kd.data.inputs import Inputs
 from kd.errors import ProtocolError, one_line
 from kd.models.network import Network, same, tap_shapes
+from kd.models.taps import Tap
 from kd.names import ModelName, parse_model
 from kd.own_files import load_kept, own_line, own_place
 from kd.registry import check_name
@@ -30,7 +31,7 @@ _Returned = tuple[str, nn.Module, object, int]
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)  # not reported as errors of the model
 
 
-def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path) -> Network:
+def build_own(name: str, *, classes: int, inputs: Inputs, seed: int, files: Path) -> Network:
     """Return the network that the user's function `name` returns, with torch seeded by `seed`.
 
     `files` is the folder with copies of the user's files. Raises ArtifactError when the model's
@@ -40,13 +41,13 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
     model = parse_model(name)
     function = _find(model, files)
     try:
-        inspect.signature(function).bind(classes=classes, channels=channels)
+        inspect.signature(function).bind(classes=classes, channels=inputs.channels)
     except TypeError as error:
         raise _unfit(model, function, f"must take classes and channels: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
-            body = function(classes=classes, channels=channels)
+            body = function(classes=classes, channels=inputs.channels)
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
@@ -55,7 +56,8 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
         what = f"must return an nn.Sequential, got {type(body).__name__}"
         raise _unfit(model, function, what)
     _check_state(model, function, body)
-    return Network(name, body, _stages(model, function, body))
+    stages = _stages(model, function, body)
+    return Network(name, body, [Tap(path) for path in stages], inputs)
 
 
 def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
@@ -113,14 +115,14 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
     all `taps`, each a map [B, C, h, w].
     """
     network, again = (
-        build_own(name, classes=classes, channels=inputs.channels, seed=0, files=files)
+        build_own(name, classes=classes, inputs=inputs, seed=0, files=files)
         for _ in range(2)
     )
     left, right = network.state_dict(), again.state_dict()
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
         what = "gets different weights from the same seed; draw only from torch's global generator"
         raise refusal(name, files, what)
-    images = inputs.zeros(2)
+    images = torch.zeros(2, *inputs.shape, dtype=inputs.dtype)
     for training in (False, True):
         with torch.random.fork_rng(devices=[]):
             before = torch.get_rng_state()
@@ -139,7 +141,7 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
             shape = list(output.shape)
             raise refusal(name, files, f"must return a map [B, C, h, w] at tap {tap}, got {shape}")
     try:
-        tap_shapes(network, inputs)
+        tap_shapes(network)
     except OUT_OF_MEMORY:
         raise
     except Exception as error:
@@ -184,7 +186,7 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
     """
     *_, last = (name for name, _ in network.body.named_children())
     for name, _, output, version in returned:
-        if name not in (last, *network.paths.values()):
+        if name not in (last, *(tap.path for tap in network.places.values())):
             continue
         if isinstance(output, torch.Tensor):
             if output._version != version:

@@ -43,18 +43,20 @@ With Retort{where}:
 ```python
 import json
 from pathlib import Path
-import torch
+from kd.data.inputs import read_inputs
 from kd.models.build import build
 
 config = json.loads(Path("config.json").read_text())
-settings = {{name: config[name] for name in ("classes", "channels", "stem")}}
-network = build(config["model"], **settings, weights="student.safetensors", seed=0).eval()
-{feed}
+settings = {{name: config[name] for name in ("classes", "stem")}}
+network = build(
+    config["model"],
+    **settings,
+    inputs=read_inputs(config),
+    weights="student.safetensors",
+    seed=0,
+).eval()
+logits = network({fed})
 ```"""
-NORMALISED = """\
-inputs = config["inputs"]
-mean, deviation = (torch.tensor(inputs[name])[:, None, None] for name in ("mean", "deviation"))
-logits = network((images - mean) / deviation)"""
 
 WITH_ONNX = """\
 With the ONNX runtime. The graph {includes}accepts batches of any size:
@@ -195,7 +197,7 @@ def _use(exported: Exported) -> list[str]:
     fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
     if pictures:
         fed = (
-            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
+            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
         )
     parts = [
         f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
@@ -207,8 +209,8 @@ def _use(exported: Exported) -> list[str]:
             examples=counted(exported.images, f"validation {'image' if pictures else 'example'}"),
         ),
         WITH_RETORT.format(
-            where=", where you normalise the images" * pictures,
-            feed=NORMALISED if pictures else f"logits = network({name})",
+            where=", whose images are bytes" * pictures,
+            fed="255 * images" if pictures else name,
         ),
     ]
     if exported.onnx_differences:

@@ -65,9 +65,9 @@ def prepare(data: Examples) -> None:
 
 def trainer(name: str, data: Examples) -> Callable[[], None]:
     """Return an action that trains a network by STEPS steps on one batch, which is ready."""
-    images = data.first(BATCH).fed()
+    images = data.first(BATCH).values
     labels = data.labels[:BATCH]
-    network = place(build(name, classes=CLASSES, channels=CHANNELS, stem="cifar", seed=0), CPU)
+    network = place(build(name, classes=CLASSES, inputs=floats(CHANNELS, 32), stem="cifar", seed=0), CPU)
     optimizer = TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=1e-3)).optimizer
 
     def act() -> None:

@@ -77,7 +77,7 @@ def _serve(there: Connection, case: tuple[str, int, int, int, int], limit: str) 
 def _action(case: tuple[str, int, int, int, int]) -> Callable[[], None]:
     name, size, channels, batch, steps = case
     device = torch.device("cpu")
-    network = place(build(name, classes=10, channels=channels, stem="cifar", seed=0), device)
+    network = place(build(name, classes=10, inputs=floats(channels, 32), stem="cifar", seed=0), device)
     images = torch.randn(batch, channels, size, size)
     one = step(network, images, training_backward(network, device))
 

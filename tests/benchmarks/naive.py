@@ -61,7 +61,7 @@ class Loop:
         )
 
     def model(self, name: str, seed: int) -> nn.Module:
-        return build(name, classes=CLASSES, channels=1, stem="cifar", weights="none", seed=seed)
+        return build(name, classes=CLASSES, inputs=floats(1, 32), stem="cifar", weights="none", seed=seed)
 
     def fit(
         self,

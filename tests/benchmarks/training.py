@@ -153,7 +153,7 @@ class Bench:
     def network(self, name: str) -> Network:
         """Build a model for the images, in the layout that workers give it."""
         pair = self.pair
-        network = build(name, classes=CLASSES, channels=pair.channels, stem=pair.stem, seed=0)
+        network = build(name, classes=CLASSES, inputs=floats(pair.channels, 32), stem=pair.stem, seed=0)
         return place(network, CPU)
 
     def _readings(self, k: int) -> Iterator[Reading]:

@@ -44,7 +44,7 @@ def tiny() -> Network:
 
 def shapes_of(name: str, stem: str, classes: int) -> Network:
     with torch.device("meta"):
-        return build(name, classes=classes, channels=3, stem=stem, seed=0)
+        return build(name, classes=classes, inputs=floats(3, 32), stem=stem, seed=0)
 
 
 def measured(networks: dict[str, Network], **more) -> dict[str, list[Latency]]:
@@ -106,7 +106,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 
 
 def test_bytes_are_those_of_the_file(tmp_path) -> None:
-    network = build("resnet8-w0.25", classes=10, channels=3, stem="cifar", seed=0)
+    network = build("resnet8-w0.25", classes=10, inputs=floats(3, 32), stem="cifar", seed=0)
     path = tmp_path / "student.safetensors"
     safetensors.torch.save_file(export_state(network), path)
     assert state_bytes(network) == path.stat().st_size

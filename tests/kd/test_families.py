@@ -79,7 +79,7 @@ def test_help_and_typos_propose_it(capsys):
 
 
 def test_its_taps_are_read_at_its_module_paths():
-    network = build("plain3", classes=3, channels=1, stem="cifar", seed=0)
+    network = build("plain3", classes=3, inputs=floats(1, 32), stem="cifar", seed=0)
     assert network.paths == {"last1": "relu2", "last2": "relu1", "last3": "relu0"}
     assert tap_shapes(network, square())["last3"] == (8, 8, 8)
     images = torch.rand(2, 1, 8, 8)
@@ -90,7 +90,7 @@ def test_its_taps_are_read_at_its_module_paths():
 
 def test_a_layer_that_no_rule_initialises_is_refused():
     with pytest.raises(TypeError, match="plain-odd: no rule initialises a GroupNorm"):
-        build("plain-odd", classes=3, channels=1, stem="cifar", seed=0)
+        build("plain-odd", classes=3, inputs=floats(1, 32), stem="cifar", seed=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES.names)

@@ -50,7 +50,7 @@ def test_a_batch_is_the_rows_of_the_rendered_view_normalised() -> None:
     rows, index = data.view(5, 1, AUGMENT), torch.tensor([13, 2, 19])
     whole = data.inputs.normalise(render(data.values, rows))
     assert torch.equal(data.batch(index, rows.at(index)), whole[index])
-    assert not torch.equal(whole, data.fed())
+    assert not torch.equal(whole, data.values)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -18,7 +18,7 @@ CATALOGUE = ("resnet8", "wrn-16-1", "resnet18", "mobilenet_v2", "shufflenet_v2_x
 
 
 def make(name: str = "resnet8-w0.5", seed: int = 0) -> Network:
-    return build(name, classes=5, channels=3, stem="cifar", seed=seed)
+    return build(name, classes=5, inputs=floats(3, 32), stem="cifar", seed=seed)
 
 
 def hooks(network: nn.Module) -> int:

@@ -657,7 +657,7 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
 ) -> None:
     state = begin(PLAIN, source)
     (metrics,) = run(state, PLAIN, plan(epochs=1), source)
-    pixels = VALIDATION.fed()
+    pixels = VALIDATION.values
     with torch.no_grad():
         logits = state.network.eval()(pixels)
     named, taught = logits.argmax(1), source.validation_logits.argmax(1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Examples, Images
+from kd.data.inputs import Arrays, Examples, Images
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
@@ -59,6 +59,11 @@ def square(
     )
 
 
+def floats(channels: int = 1, size: int = SIZE) -> Arrays:
+    """The description of images that reach a model's layers as they are."""
+    return Arrays(shape=(channels, size, size), kept="float32", low=0, high=1)
+
+
 def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, channels, SIZE, SIZE)
@@ -70,7 +75,7 @@ def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
 
 
 def network(name: str = STUDENT, *, channels: int = 1, seed: int = 0) -> Network:
-    return build(name, classes=CLASSES, channels=channels, stem="cifar", seed=seed)
+    return build(name, classes=CLASSES, inputs=square(channels), stem="cifar", seed=seed)
 
 
 def teacher(data: Examples, validation: Examples, *, seed: int = 11) -> LiveTeacher:
@@ -78,7 +83,7 @@ def teacher(data: Examples, validation: Examples, *, seed: int = 11) -> LiveTeac
     model = network(TEACHER, seed=seed)
     with torch.no_grad():
         for _ in range(30):
-            model(data.fed())
+            model(data.values)
         model.body.fc.weight.mul_(5)
         model.body.fc.bias.zero_()
     projections = fit_projections(model, data, TAPS)
@@ -105,7 +110,7 @@ def begin(
     student = network(name)
     adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
     taps = recipe.feature_taps if adapted else ()
-    shapes = tap_shapes(student, square())
+    shapes = tap_shapes(student)
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},

@@ -163,7 +163,7 @@ BROKEN = {
 
 
 def student() -> Any:
-    return build("resnet8-w0.25", classes=3, channels=1, stem="cifar", seed=0)
+    return build("resnet8-w0.25", classes=3, inputs=floats(1, 32), stem="cifar", seed=0)
 
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -77,7 +77,7 @@ def shapes(name: str, stem: str, pixels: int) -> dict[str, tuple[int, int, int]]
 
 def on_meta(name: str, stem: str) -> Network:
     with torch.device("meta"):
-        return build(name, classes=CLASSES, channels=3, stem=stem, seed=0)
+        return build(name, classes=CLASSES, inputs=floats(3, 32), stem=stem, seed=0)
 
 
 @pytest.mark.parametrize("pixels", [16, 32, 224])
@@ -151,7 +151,7 @@ def learn(
     name: str, recipe: Recipe, data: Examples, source: LiveTeacher | None, epochs: int
 ) -> tuple[Network, list[float]]:
     """Train a network without augmentation; return it, and its accuracy on `data` by epoch."""
-    network = build(name, classes=CLASSES, channels=1, stem="cifar", seed=1)
+    network = build(name, classes=CLASSES, inputs=floats(1, 32), stem="cifar", seed=1)
     state = begin(network, recipe, source, 8, torch.device("cpu"))
     way = plan(epochs=epochs, batch_size=16, warmup=0.1, augment="none", views=(0,), seed=2)
     return network, [one.accuracy for one in train(state, recipe, way, data, data, source)]
@@ -223,7 +223,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Te
         patch.setenv("TORCH_HOME", str(place / "torch"))
         file = imagenet_files()["resnet50"]
     file.parent.mkdir(parents=True)
-    weights = export_state(build("resnet50", classes=1000, channels=3, stem="imagenet", seed=3))
+    weights = export_state(build("resnet50", classes=1000, inputs=floats(3, 32), stem="imagenet", seed=3))
     torch.save(weights, file)
     return place, weights
 
@@ -298,7 +298,7 @@ def test_the_confirmed_student_is_a_resnet18_with_its_stages(ran):
     names = {one.name for one in Finalists.read(ran.study.finalists).finalists}
     assert names == {"scheduled-00000"}
     run = ran.study.confirmation("scheduled-00000", 0)
-    student = build("resnet18", classes=CLASSES, channels=3, stem=ran.stem, seed=9)
+    student = build("resnet18", classes=CLASSES, inputs=floats(3, 32), stem=ran.stem, seed=9)
     student.load_state_dict(map_tensors(run.weights))
     pixels = STEMS[ran.stem]
     with torch.inference_mode():

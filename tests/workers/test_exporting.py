@@ -165,7 +165,7 @@ def test_student_py_needs_nothing_of_retort_and_answers_as_the_student(finished,
     assert imported == {"collections", "pathlib", "torch", "safetensors.torch"}
     student = runpy.run_path(str(exported / "student.py"))["load"]()
     data = validation(finished)
-    network = build("resnet8-w0.25", classes=10, channels=1, stem="cifar", seed=0)
+    network = build("resnet8-w0.25", classes=10, inputs=floats(1, 32), stem="cifar", seed=0)
     network.load_state_dict(map_tensors(confirmed(finished, exported).weights))
     with torch.inference_mode():
         assert torch.equal(student(data.values / 255), predict(network, data))
@@ -351,7 +351,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize(("name", "stem", "channels"), FAMILIES)
 def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, stem, channels):
-    network = build(name, classes=7, channels=channels, stem=stem, seed=3).eval()
+    network = build(name, classes=7, inputs=floats(channels, 32), stem=stem, seed=3).eval()
     inputs = square(channels, 32, mean=0.3, deviation=0.2)
     config = {"classes": 7, "channels": channels, "stem": stem, "inputs": to_wire(inputs)}
     (tmp_path / "student.py").write_text(standalone_source(network, config))
@@ -411,7 +411,7 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
         "stem": "cifar",
         "inputs": to_wire(inputs),
     }
-    network = build(name, classes=5, channels=3, stem="cifar", seed=1, files=layout.own).eval()
+    network = build(name, classes=5, inputs=floats(3, 32), stem="cifar", seed=1, files=layout.own).eval()
     some = Examples(
         values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),

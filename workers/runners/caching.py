@@ -75,7 +75,7 @@ def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str,
 def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection]) -> dict[str, int]:
     """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
     live = LiveTeacher(teacher, projections, torch.empty(0))
-    reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).fed(), [*projections])
+    reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).values, [*projections])
     numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
     return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
 

@@ -136,7 +136,7 @@ def _check_files(folder: Path, network: Network, some: Examples) -> nn.Module:
     rebuilt = build(
         config["model"],
         classes=config["classes"],
-        channels=config["channels"],
+        inputs=read_inputs(config),
         stem=config["stem"],
         weights=str(export.weights),
         seed=0,

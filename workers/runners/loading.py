@@ -28,12 +28,12 @@ def open_parts(layout: Layout, dataset: str, device: torch.device) -> tuple[Exam
 def build_network(
     protocol: Protocol, layout: Layout, dataset: str, *, name: str, weights: str, seed: int
 ) -> Network:
-    """Build a model for the classes and channels of the data set."""
+    """Build a model for the classes and inputs of the data set."""
     info = read_manifest(layout.dataset(dataset), "dataset").info
     return build(
         name,
         classes=len(info["classes"]),
-        channels=read_inputs(info).channels,
+        inputs=read_inputs(info),
         stem=protocol.stem,
         weights=weights,
         seed=seed,

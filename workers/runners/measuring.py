@@ -42,7 +42,6 @@ def run_teacher_test(
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students; the first student twice, to show the noise of the clock."""
     protocol, layout = job.protocol, job.layout
-    inputs = _inputs(job)
     networks = {
         "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
         "distilled": untrained_student(protocol, layout, job.dataset, 0),
@@ -55,7 +54,7 @@ def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterato
         name: Cost(
             model=names.get(name, name),
             parameters=cost.parameter_count(network),
-            macs=cost.macs(network, inputs),
+            macs=cost.macs(network),
             bytes=cost.state_bytes(network),
             latency=latency[name],
         )

@@ -71,7 +71,7 @@ class Tryout:
             network = self._train(Path(folder)) if trains else self._built()
             with self._refusing("does not take a batch of the study"), torch.no_grad():
                 batch = self._train_split.first(self._job.protocol.batch_size)
-                self._built().train(trains)(batch.fed())
+                self._built().train(trains)(batch.values)
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
@@ -79,9 +79,9 @@ class Tryout:
                 load_state(again, tensors, "a file of its weights", self._name)
                 self._evaluate(again.eval())
             with self._refusing("cannot be measured"):
-                cost.macs(network, self._train_images.inputs)
+                cost.macs(network)
                 cost.state_bytes(network)
-                place(copy.deepcopy(network), self._device)(self._validation.fed())
+                place(copy.deepcopy(network), self._device)(self._validation.values)
             if exports:
                 with self._refusing("cannot be exported"):
                     self._export(again.requires_grad_(False), Path(folder) / "export")
@@ -137,7 +137,7 @@ class Tryout:
             )
 
     def _evaluate(self, network: Network) -> None:
-        check_batching(network, self._on_cpu().fed(), predict(network, self._on_cpu()))
+        check_batching(network, self._on_cpu().values, predict(network, self._on_cpu()))
 
     def _export(self, network: Network, folder: Path) -> None:
         job = self._job

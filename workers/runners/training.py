@@ -78,7 +78,7 @@ def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
     recipe = job.recipe
     if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
-    shapes = tap_shapes(network, data.inputs)
+    shapes = tap_shapes(network)
     projections, _ = read_projections(job.layout.shards(job.shards))
     return Adapters(
         {tap: shapes[tap][0] for tap in recipe.feature_taps},
