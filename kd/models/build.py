@@ -4,6 +4,7 @@ The layers come from a family (`kd.models.families`) or the user's own file (`kd
 `kd.models.network` defines `Network`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +12,13 @@ from torch import nn
 
 from kd.data.inputs import Inputs
 from kd.errors import require
-from kd.models import families
+from kd.models import families, libraries
+from kd.models.discovery import discover, tap_at
 from kd.models.network import Network, export_state, tap_shapes
-from kd.models.own import build_own
+from kd.models.own import make_own
 from kd.models.taps import Tap
 from kd.models.weights import load_file, load_imagenet
-from kd.names import STEMS, parse_model
+from kd.names import STEMS, ModelName, parse_model
 from kd.registry import check_name
 
 __all__ = ["Network", "build", "export_state", "initialise", "tap_shapes"]
@@ -30,14 +32,16 @@ def build(
     stem: str,
     weights: str = "none",
     seed: int,
+    taps: Sequence[str] = (),
     files: str | Path = ".",
 ) -> Network:
     """Return the model `name` for stored batches of `inputs`, in train mode, on the CPU.
 
     `stem` is `cifar` or `imagenet`; families with a fixed stem ignore it. `weights` is `none`
     (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under `with
-    torch.device("meta")` the network has only shapes, and `weights` must be none. `files` is the
-    folder with copies of the user's files. The global random state is neither read nor changed.
+    torch.device("meta")` the network has only shapes, and `weights` must be none. `taps` are
+    module paths at which features are read, the deepest first; without them, the model's own.
+    `files` is the folder with copies of the user's files. The global random state is neither read nor changed.
 
     Raises ProtocolError for an unknown name or stem, or a model without ImageNet weights; DataError
     when those cannot be downloaded; ArtifactError when a weights file does not fit the model, or
@@ -48,14 +52,16 @@ def build(
     require("classes must be at least 2", classes >= 2, classes)
     known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
     require("weights must be none, imagenet or a .safetensors file", known, weights)
-    if model.digest:
-        network = build_own(name, classes=classes, inputs=inputs, seed=seed, files=Path(files))
-    else:
+    if model.is_known:
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
-            body, paths = families.load(model).build(model, classes, inputs.channels, stem)
-            network = Network(name, body, [Tap(path) for path in paths], inputs)
-        initialise(network.to_empty(device=device), seed)
+            body, own = families.load(model).build(model, classes, inputs.channels, stem)
+        initialise(body.to_empty(device=device), seed)
+    elif model.library:
+        body, own = _make(model, classes, inputs, seed), ()
+    else:
+        body, own = make_own(model, classes=classes, inputs=inputs, seed=seed, files=Path(files))
+    network = Network(name, body, _taps(model, body, taps, own, inputs), inputs)
     if weights == "imagenet":
         load_imagenet(network, model)
     elif weights != "none":
@@ -63,15 +69,35 @@ def build(
     return network
 
 
-def initialise(network: Network, seed: int) -> None:
-    """Initialise parameters and buffers from `seed`, by one rule for all built-in models.
+def _make(model: ModelName, classes: int, inputs: Inputs, seed: int) -> nn.Module:
+    """Return a library's model, initialised by the library, with torch seeded by `seed`."""
+    require(f"a model of {model.library} takes images", inputs.are_images, str(inputs))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
+        library = libraries.load(model.library)
+        return library.make(model.base, classes, inputs.channels, inputs.shape[-1])
+
+
+def _taps(
+    model: ModelName, body: nn.Module, paths: Sequence[str], own: Sequence[str], inputs: Inputs
+) -> tuple[Tap, ...]:
+    """Return a model's taps, shallowest first: at `paths`, the deepest first, or its `own`."""
+    if model.is_known and not paths:
+        return tuple(map(Tap, own))
+    if paths or own:
+        return tuple(tap_at(body, path, inputs) for path in reversed(paths or own))
+    return discover(body, inputs)
+
+
+def initialise(body: nn.Module, seed: int) -> None:
+    """Initialise parameters and buffers from `seed`, by one rule for all of the catalogue.
 
     Convolutions: normal, variance 2 / fan-out (He et al. 2015, as in torchvision's ResNets,
     MobileNetV2 and VGGs), biases 0. Linear layers: uniform in ±1/sqrt(inputs), PyTorch's default.
     Batch norm: scale 1, shift 0. Raises TypeError for any other layer with parameters or buffers.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    for module in network.modules():
+    for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(
                 module.weight, mode="fan_out", nonlinearity="relu", generator=generator
@@ -85,4 +111,4 @@ def initialise(network: Network, seed: int) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            raise TypeError(f"{network.name}: no rule initialises a {type(module).__name__}")
+            raise TypeError(f"no rule initialises a {type(module).__name__}")

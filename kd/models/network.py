@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
 from kd.models.taps import Tap, tap_hook
 
+M = TypeVar("M", bound=nn.Module)
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -157,7 +159,7 @@ def run_on_meta(network: Network) -> tuple[Tensor, dict[str, Tensor]]:
     network does not accept such an image: it is too small for the pooling layers, or has another
     number of channels.
     """
-    twin, inputs = _meta_twin(network).eval(), network.inputs
+    twin, inputs = meta_twin(network).eval(), network.inputs
     try:
         with torch.no_grad():
             values = torch.zeros(1, *inputs.shape, dtype=inputs.dtype, device="meta")
@@ -182,8 +184,8 @@ def tap_shapes(network: Network) -> dict[str, tuple[int, int, int]]:
     return shapes
 
 
-def _meta_twin(network: Network) -> Network:
-    """Return a copy of the network on the meta device, without copying weights."""
-    tensors = [*network.parameters(), *network.buffers()]
+def meta_twin(module: M) -> M:
+    """Return a copy of a module on the meta device, without copying weights."""
+    tensors = [*module.parameters(), *module.buffers()]
     memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
-    return copy.deepcopy(network, memo)
+    return copy.deepcopy(module, memo)

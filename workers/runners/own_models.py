@@ -18,7 +18,8 @@ from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import OUT_OF_MEMORY, refusal, try_out
+from kd.models.own import OUT_OF_MEMORY, refusal
+from kd.models.tryout import try_out
 from kd.names import parse_model
 from kd.recipe import Recipe
 from kd.training.evaluation import predict

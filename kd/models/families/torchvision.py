@@ -69,7 +69,7 @@ def _resnet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
         body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         body.maxpool = nn.Identity()
     else:
-        body.conv1 = _refitted(body.conv1, channels)
+        body.conv1 = refitted(body.conv1, channels)
     return body, ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -78,14 +78,14 @@ def _mobilenet(model: ModelName, classes: int, channels: int, stem: str) -> Buil
     settings = {"inverted_residual_setting": MOBILENET_CIFAR_STAGES} if stem == "cifar" else {}
     body = _body(model, num_classes=classes, width_mult=model.width, dropout=0.0, **settings)
     stride = (1, 1) if stem == "cifar" else None
-    body.features[0][0] = _refitted(body.features[0][0], channels, stride)
+    body.features[0][0] = refitted(body.features[0][0], channels, stride)
     return body, tuple(f"features.{last}" for last in (1, 3, 6, 13, 17))
 
 
 def _shufflenet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     body = _body(model, num_classes=classes)
     stride = (1, 1) if stem == "cifar" else None
-    body.conv1[0] = _refitted(body.conv1[0], channels, stride)
+    body.conv1[0] = refitted(body.conv1[0], channels, stride)
     if stem == "cifar":
         body.maxpool = nn.Identity()
     return body, ("stage2", "stage3", "stage4")
@@ -94,7 +94,7 @@ def _shufflenet(model: ModelName, classes: int, channels: int, stem: str) -> Bui
 def _vgg(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     """Five stages, each read before the max-pool that ends it, so that no detail is lost."""
     body = _body(model, num_classes=classes, dropout=0.0)
-    body.features[0] = _refitted(body.features[0], channels)
+    body.features[0] = refitted(body.features[0], channels)
     if stem == "cifar":
         body.avgpool = nn.AdaptiveAvgPool2d(1)
         body.classifier = nn.Linear(512, classes)
@@ -106,7 +106,7 @@ def _body(model: ModelName, **settings: Any) -> Any:
     return torchvision.models.get_model(model.base, weights=None, **settings)
 
 
-def _refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = None) -> nn.Conv2d:
+def refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = None) -> nn.Conv2d:
     """Return a new convolution like `conv` with other input channels, and optionally stride."""
     return nn.Conv2d(
         channels,

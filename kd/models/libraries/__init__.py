@@ -1,0 +1,59 @@
+"""Libraries of models: `--teacher timm:resnet26t` takes any classifier of the library `timm`.
+
+To add one is to add a file here, which offers what `Library` lists. The first line of its docstring
+is its help. Unlike the families of the catalogue, a library's models are taken as they are: taps
+are found by `kd.models.discovery`, and each model is tried out before a study trains it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kd.names import LIBRARIES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """The images that a library's own weights were trained on.
+
+    `size` is their side; `mean` and `deviation` have a number for each of three channels, in units
+    of 0-1 pixels.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class Library(Protocol):
+    """What a library's file defines."""
+
+    def names(self) -> list[str]:
+        """Return the names of all models."""
+        ...
+
+    def make(
+        self, name: str, classes: int, channels: int, size: int, *, pretrained: bool = False
+    ) -> "nn.Module":
+        """Return a model for images [B, channels, size, size], initialised by torch's generator.
+
+        With `pretrained`, it has the library's own weights, but for a head of other classes. Raises
+        ProtocolError for an unknown model, one that cannot have such images, or one without
+        weights, DataError if these cannot be downloaded.
+        """
+        ...
+
+    def pixels(self, name: str) -> Pixels:
+        """Return the images that the library's weights of a model were trained on."""
+        ...
+
+    def call(self, name: str, classes: int, channels: int, size: int) -> list[str]:
+        """Return lines of Python that return what `make` does, without weights, for an export."""
+        ...
+
+
+def load(library: str) -> Library:
+    """Return a library's member. Raises ProtocolError if the library is not installed."""
+    return cast(Library, LIBRARIES.load(library))
