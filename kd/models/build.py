@@ -41,7 +41,8 @@ def build(
     (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under `with
     torch.device("meta")` the network has only shapes, and `weights` must be none. `taps` are
     module paths at which features are read, the deepest first; without them, the model's own.
-    `files` is the folder with copies of the user's files. The global random state is neither read nor changed.
+    `files` is the folder with copies of the user's files. The global random state is neither read
+    nor changed.
 
     Raises ProtocolError for an unknown name or stem, or a model without ImageNet weights; DataError
     when those cannot be downloaded; ArtifactError when a weights file does not fit the model, or

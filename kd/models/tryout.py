@@ -26,7 +26,8 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
     all `taps`, each a map [B, C, h, w].
     """
     network, again = (
-        build_own(name, classes=classes, inputs=inputs, seed=0, files=files) for _ in range(2)
+        build(name, classes=classes, inputs=inputs, stem="cifar", seed=0, files=files)
+        for _ in range(2)
     )
     left, right = network.state_dict(), again.state_dict()
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
