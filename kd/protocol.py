@@ -39,7 +39,10 @@ class Protocol(JsonData):
         "source of the data, as in digits, folder:PATH, or cifar10:PATH if its files are there",
         SOURCES,
     ]
-    image_size: Annotated[int, "side in pixels that images are resized to"]
+    image_size: Annotated[int, "side in pixels of the images that students receive"]
+    teacher_size: Annotated[
+        int, "side in pixels of the images that the teacher receives (0: that of the students)"
+    ] = 0
     train_size: Annotated[
         int,
         "number of training images to keep, spread evenly over the classes; at most as many are "
@@ -117,6 +120,8 @@ class Protocol(JsonData):
             for name in names:
                 received = getattr(self, name)
                 require(f"{name} must {rule}", low <= received <= high, received)
+        size = self.teacher_size
+        require("teacher_size must be 0 or lie in 4-1024", size == 0 or 4 <= size <= 1024, size)
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
@@ -124,7 +129,7 @@ class Protocol(JsonData):
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
-        augment = augment_text(parse_augment(self.augment, self.image_size))
+        augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()
 
@@ -159,6 +164,11 @@ class Protocol(JsonData):
     def has_budget(self) -> bool:
         """Whether there is a limit that a student may exceed (see infeasible in the design)."""
         return self.max_params > 0 or self.max_latency_ms > 0
+
+    @property
+    def stored_size(self) -> int:
+        """Side in pixels of the stored images and their views: that of the larger network."""
+        return max(self.image_size, self.teacher_size)
 
     @property
     def view_count(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from kd.data.sources import Source
 from kd.data.views import View, render, view
@@ -56,15 +57,25 @@ class Images(JsonData):
         """Number of pixels of an image, to which a network's work is proportional."""
         return self.shape[1] * self.shape[2]
 
+    def fitted(self, values: Tensor) -> Tensor:
+        """Return a stored batch [B, C, H, W] in this size: bilinear, antialiased, whole numbers.
+
+        Values that have the size already are returned as they are.
+        """
+        if values.shape[2:] == self.shape[1:]:
+            return values
+        size = self.shape[1:]
+        return functional.interpolate(values.float(), size, mode="bilinear", antialias=True).round()
+
     def normalise(self, values: Tensor) -> Tensor:
-        """Return a stored batch as float32 of mean 0 and deviation 1, in the same shape."""
+        """Return a stored batch in this size, as float32 with mean 0 and deviation 1."""
         scale, shift = _constants(self, values.device)
         # In place, which saves the memory of a second batch and gives the same bits.
-        return (values * scale).sub_(shift)
+        return (self.fitted(values) * scale).sub_(shift)
 
     def exported(self, values: Tensor) -> Tensor:
         """Return a stored batch as the input of an exported student: pixels in 0-1."""
-        return values / 255
+        return self.fitted(values) / 255
 
     def random(self, count: int, generator: Generator) -> Tensor:
         """Return a stored batch of `count` examples of uniform random numbers."""

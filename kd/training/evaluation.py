@@ -25,7 +25,7 @@ def predict(network: Network, data: Examples) -> Tensor:
     try:
         chunks = [
             network(chunk).float()
-            for chunk in data.values.split(batch_size(data.inputs, data.values.device))
+            for chunk in data.values.split(batch_size(network.inputs, data.values.device))
         ]
     finally:
         network.train(was_training)

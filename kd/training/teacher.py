@@ -118,7 +118,7 @@ def fit_projections(network: Network, data: Examples, taps: Sequence[str]) -> di
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
     values = data.values[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in values.split(batch_size(data.inputs, values.device)):
+    for chunk in values.split(batch_size(network.inputs, values.device)):
         _, maps = network.forward_taps(chunk, taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)

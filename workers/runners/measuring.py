@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 
-from kd.data.inputs import Inputs, read_inputs
 from kd.models import cost
 from kd.models.build import Network
 from kd.models.latency import Latency
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.evaluation import predict, scores
-from storage.files.artifacts import read_manifest, write_json
+from storage.files.artifacts import write_json
 from storage.files.datasets import open_test
 from storage.files.layout import RunLayout
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
@@ -84,10 +83,6 @@ def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) ->
     yield Result.of(sizes=record.to_json())
 
 
-def _inputs(job: CostJob | StudentsJob) -> Inputs:
-    return read_inputs(read_manifest(job.layout.dataset(job.dataset), "dataset").info)
-
-
 def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
     return {
         name: untrained_student(job.protocol, job.layout, job.dataset, 0, name) for name in names
@@ -100,10 +95,9 @@ def _latency(
     batch_sizes: Sequence[int],
     device: torch.device,
 ) -> dict[str, list[Latency]]:
-    """Time the networks in turns, on random inputs of the data set's shape."""
+    """Time the networks in turns, each on random inputs of its own size."""
     return cost.measure_latency(
         networks,
-        inputs=_inputs(job),
         batch_sizes=batch_sizes,
         device=device,
         repeats=REPEATS,

@@ -112,7 +112,7 @@ class Tuning:
                 seed=derive_seed(protocol.seed, "teacher"),
                 metric="accuracy",
             ),
-            augmented=augment_digest(protocol.augment, protocol.image_size),
+            augmented=augment_digest(protocol.augment, protocol.stored_size),
             threads=protocol.threads,
         )
 
