@@ -57,7 +57,13 @@ class Images(JsonData):
         return self.shape[1] * self.shape[2]
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Return a stored batch as float32 of mean 0 and deviation 1, in the same shape."""
+        """Return a stored batch as float32 of mean 0 and deviation 1, in the same shape.
+
+        Raises RuntimeError, as a convolution does, for another number of channels: the constants
+        would turn one channel into several.
+        """
+        if values.shape[-3] != self.channels:
+            raise RuntimeError(f"expected {self}, got a batch of shape {list(values.shape)}")
         scale, shift = _constants(self, values.device)
         # In place, which saves the memory of a second batch and gives the same bits.
         return (values * scale).sub_(shift)
