@@ -115,8 +115,7 @@ def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], fil
     all `taps`, each a map [B, C, h, w].
     """
     network, again = (
-        build_own(name, classes=classes, inputs=inputs, seed=0, files=files)
-        for _ in range(2)
+        build_own(name, classes=classes, inputs=inputs, seed=0, files=files) for _ in range(2)
     )
     left, right = network.state_dict(), again.state_dict()
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
@@ -169,7 +168,10 @@ def _pass(
                 )
         try:
             outputs = network.forward_taps(images, taps)
-        except (*OUT_OF_MEMORY, ProtocolError):
+        except OUT_OF_MEMORY:
+            raise
+        except ProtocolError:  # also of an output without logits, whose line is then named
+            _check_returned(network, returned, files)
             raise
         except (Exception, SystemExit) as error:
             _check_returned(network, returned, files)
