@@ -68,7 +68,13 @@ class Images(JsonData):
         return functional.interpolate(values.float(), size, mode="bilinear", antialias=True).round()
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Return a stored batch in this size, as float32 with mean 0 and deviation 1."""
+        """Return a stored batch in this size, as float32 with mean 0 and deviation 1.
+
+        Raises RuntimeError, as a convolution does, for another number of channels: the constants
+        would turn one channel into several.
+        """
+        if values.shape[-3] != self.channels:
+            raise RuntimeError(f"expected {self}, got a batch of shape {list(values.shape)}")
         scale, shift = _constants(self, values.device)
         # In place, which saves the memory of a second batch and gives the same bits.
         return (self.fitted(values) * scale).sub_(shift)

@@ -51,6 +51,7 @@ def build(
     model = parse_model(name)
     check_name("stem", stem, STEMS)
     require("classes must be at least 2", classes >= 2, classes)
+    require("channels must be at least 1", inputs.channels >= 1, inputs.channels)
     known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
     require("weights must be none, imagenet or a .safetensors file", known, weights)
     if model.is_known:

@@ -17,7 +17,7 @@ from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.families.cifar import BasicBlock, PreActivationBlock
 from kd.models.weights import fit_kernel
 from kd.names import STEMS, catalogue, parse_model
-from tests.support.small import square
+from tests.support.small import floats, square
 
 ONE_OF_EACH = ("resnet8", "wrn-16-1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn")
 OF_TORCHVISION = [name for name in ONE_OF_EACH if parse_model(name).pretrained]
@@ -54,8 +54,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def make(name: str, *, stem: str = "cifar", seed: int = 0, classes: int = 10, **more) -> Network:
-    return build(name, **{"classes": classes, "channels": 3, "stem": stem, "seed": seed, **more})
+def make(
+    name: str, *, stem: str = "cifar", seed: int = 0, classes: int = 10, channels: int = 3, **more
+) -> Network:
+    settings = {"classes": classes, "inputs": floats(channels, 32), "stem": stem, "seed": seed}
+    return build(name, **{**settings, **more})
 
 
 def shapes_of(name: str, *, stem: str = "cifar", **more) -> Network:
@@ -95,8 +98,9 @@ def keep_imagenet_weights(hub: Path, name: str) -> dict[str, Tensor]:
     [*((name, "cifar") for name in catalogue()), *((name, "imagenet") for name in ONE_OF_EACH)],
 )
 def test_stages_halve_towards_the_deepest_tap(name: str, stem: str) -> None:
-    network = shapes_of(name, stem=stem)
-    shapes = tap_shapes(network, square(3, 32 if stem == "cifar" else 224))
+    inputs = square(3, 32 if stem == "cifar" else 224)
+    network = shapes_of(name, stem=stem, inputs=inputs)
+    shapes = tap_shapes(network)
     assert tuple(shapes) == network.taps == parse_model(name).taps
     assert [height for _, height, _ in shapes.values()] == SIDES[family(name)][stem]
     assert all(height == width for _, height, width in shapes.values())
@@ -181,13 +185,12 @@ def test_no_model_has_dropout() -> None:
 
 def test_width_scales_every_number_of_channels() -> None:
     full, slim = (shapes_of(name) for name in ("resnet20", "resnet20-w0.5"))
-    for tap, (depth, height, width) in tap_shapes(full, square(3, 32)).items():
-        assert tap_shapes(slim, square(3, 32))[tap] == (depth / 2, height, width)
+    for tap, (depth, height, width) in tap_shapes(full).items():
+        assert tap_shapes(slim)[tap] == (depth / 2, height, width)
     assert slim.body.conv1.out_channels == 8
-    assert {
-        depth for depth, _, _ in tap_shapes(shapes_of("wrn-16-1-w0.01"), square(3, 32)).values()
-    } == {1}
-    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"), square(3, 32))["last1"] == (160, 4, 4)
+    slimmest = tap_shapes(shapes_of("wrn-16-1-w0.01"))
+    assert {depth for depth, _, _ in slimmest.values()} == {1}
+    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"))["last1"] == (160, 4, 4)
 
 
 def test_channel_counts_other_than_three_are_read() -> None:
@@ -204,15 +207,15 @@ def test_taps_leave_the_logits_as_they_are() -> None:
         logits, outputs = network.forward_taps(images(), ("last2", "last1"))
         assert torch.equal(logits, network(images()))
         assert list(outputs) == ["last2", "last1"]
-        expected = tap_shapes(network, square(3, 32))
+        expected = tap_shapes(network)
         assert all(outputs[tap].shape == (2, *expected[tap]) for tap in outputs)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_tap_is_not_changed_by_the_layers_behind_it(name: str) -> None:
     network, seen = make(name), {}
-    for tap, path in network.paths.items():
-        network.body.get_submodule(path).register_forward_hook(
+    for tap, place in network.places.items():
+        network.body.get_submodule(place.path).register_forward_hook(
             lambda *call, tap=tap: seen.update({tap: call[-1].clone()})
         )
     assert same(network.forward_taps(images(), network.taps)[1], seen)
@@ -287,17 +290,19 @@ def test_channels_last_changes_no_logit(name: str) -> None:
 def test_tap_shapes_touches_neither_weights_nor_mode() -> None:
     network = make("resnet8")
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    tap_shapes(network, square(3, 32))
+    tap_shapes(network)
     assert network.training
     assert same(network.state_dict(), before)
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line() -> None:
     with pytest.raises(ProtocolError, match="images of 3x16x16 do not fit vgg11_bn") as caught:
-        tap_shapes(shapes_of("vgg11_bn"), square(3, 16))
+        tap_shapes(shapes_of("vgg11_bn", inputs=square(3, 16)))
     assert "\n" not in str(caught.value)
+    network = shapes_of("resnet8")
+    network.inputs = square(1, 32)
     with pytest.raises(ProtocolError, match="images of 1x32x32 do not fit resnet8"):
-        tap_shapes(shapes_of("resnet8"), square(1, 32))
+        tap_shapes(network)
 
 
 @pytest.mark.parametrize(

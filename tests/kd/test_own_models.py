@@ -20,7 +20,7 @@ from kd.names import ModelName, parse_model
 from kd.own_files import read_own
 from kd.protocol import Protocol
 from storage.files.layout import Layout
-from tests.support.small import protocol, square
+from tests.support.small import floats, protocol, square
 from tests.support.tiny import (
     FLAGS,
     assert_one_line,
@@ -54,7 +54,6 @@ def small(classes, channels):
 """
 STUDY = Path(__file__).parents[2] / "study.py"
 CPU = torch.device("cpu")
-SHAPE = {"classes": 3, "channels": 1}
 
 
 def keep(folder: Path, source: str, function: str = "small") -> str:
@@ -72,7 +71,8 @@ def attempt(folder: Path, source: str, taps: tuple[str, ...] = ("last1",)) -> No
 
 
 def built(folder: Path, name: str, seed: int = 0) -> nn.Module:
-    return build(name, **SHAPE, stem="cifar", seed=seed, files=Layout(folder).own)
+    files = Layout(folder).own
+    return build(name, classes=3, inputs=floats(), stem="cifar", seed=seed, files=files)
 
 
 def test_a_name_has_the_digest_of_its_file(tmp_path):
@@ -109,7 +109,7 @@ def test_a_model_is_its_own_sequence_read_at_its_stages(tmp_path):
     images = torch.rand(2, 1, 8, 8)
     logits, outputs = network.forward_taps(images, ("last1", "last2"))
     assert torch.equal(logits, network.body(images))
-    assert tap_shapes(network, square()) == {"last1": (6, 2, 2), "last2": (6, 4, 4)}
+    assert tap_shapes(network) == {"last1": (6, 2, 2), "last2": (6, 4, 4)}
     assert torch.equal(outputs["last2"], network.body[:3](images))
 
 
@@ -185,6 +185,16 @@ BAD = {
     "a dict": (
         layer("return {'logits': x, 'aux': x}"),
         r"small must return one tensor from its child classify, got dict with the keys logits, aux"
+        r"; return that tensor alone \(mine\.py, line 7, in forward\)$",
+    ),
+    "a dict without logits": (
+        layer("return {'scores': x}"),
+        r"small must return one tensor from its child classify, got dict with the keys scores"
+        r"; return that tensor alone \(mine\.py, line 7, in forward\)$",
+    ),
+    "a number": (
+        layer("return 1.0"),
+        r"small must return one tensor from its child classify, got float"
         r"; return that tensor alone \(mine\.py, line 7, in forward\)$",
     ),
     "a dataclass": (
@@ -302,7 +312,7 @@ def test_a_protocol_is_another_when_the_file_is(tmp_path):
 
 def test_the_exported_source_calls_the_function_of_the_copy(tmp_path):
     network = built(tmp_path, keep(tmp_path, GOOD))
-    config = {**SHAPE, "inputs": to_wire(square()), "stem": "cifar"}
+    config = {"classes": 3, "channels": 1, "inputs": to_wire(square()), "stem": "cifar"}
     source = standalone_source(network, config)
     model = parse_model(network.name)
     assert f'import_folder(here / "mine-{model.digest}", "mine")' in source

@@ -9,10 +9,10 @@ from torch.nn import functional
 from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.models.network import Network
-from kd.models.taps import attention_map
+from kd.models.taps import Tap, attention_map
 from kd.training import teacher as module
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
-from tests.support.small import TAPS, copied, labelled, network, same_bits, teacher
+from tests.support.small import TAPS, copied, labelled, network, same_bits, square, teacher
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def linear_teacher(weights: Tensor, shift: Tensor | None = None) -> Network:
         layer.weight.copy_(weights[:, :, None, None])
         layer.bias.copy_(torch.zeros(channels) if shift is None else shift)
     body = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
-    return Network("linear", body, ["0"])
+    return Network("linear", body, [Tap("0")], square(inputs))
 
 
 def flat(features: Tensor) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_a_large_set_is_fitted_on_images_spread_over_it(monkeypatch) -> None:
     model = network()
     model.body.conv1.register_forward_hook(lambda layer, given, output: seen.append(given[0]))
     fit_projections(model, data, ["last1"])
-    assert torch.equal(torch.cat(seen), data.values[::3])
+    assert torch.equal(torch.cat(seen), data.inputs.normalise(data.values)[::3])
 
 
 def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> None:
@@ -208,7 +208,8 @@ def test_the_teacher_stays_frozen_whatever_its_caller_does(data: Examples) -> No
 
 
 def test_a_reading_carries_no_gradient_back(live: LiveTeacher, data: Examples) -> None:
-    images = data.values.requires_grad_()
+    images = data.values.float().requires_grad_()
+    assert live.network(images).requires_grad
     reading = live.read(0, torch.arange(24), images, TAPS)
     read = [reading.logits]
     for kept in reading.taps.values():

@@ -100,8 +100,7 @@ def timeless(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 
 def one_batch(images: Examples, given: Plan) -> Tensor:
     """The whole training set as view 0 shows it."""
-    rendered = render(images.values, view(given.view_seed, 0, images.values, given.augment))
-    return images.inputs.normalise(rendered)
+    return render(images.values, view(given.view_seed, 0, images.values, given.augment))
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, DISTILLED, HINT], ids=["plain", "logits", "hint"])
@@ -560,7 +559,7 @@ def test_each_epoch_shows_the_pixels_of_its_view(source: LiveTeacher) -> None:
     assert spy.views == [6] * 3 + [1] * 3
     for k, index, images in zip(spy.views, spy.index, spy.images, strict=True):
         rows = view(3, k, DATA.values, AUGMENT).at(index)
-        expected = DATA.inputs.normalise(render(DATA.values[index], rows))
+        expected = render(DATA.values[index], rows)
         assert torch.equal(images, expected)
 
 

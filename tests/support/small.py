@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Arrays, Examples, Images
+from kd.data.inputs import Arrays, Examples, Images, Inputs
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
@@ -74,8 +74,11 @@ def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     )
 
 
-def network(name: str = STUDENT, *, channels: int = 1, seed: int = 0) -> Network:
-    return build(name, classes=CLASSES, inputs=square(channels), stem="cifar", seed=seed)
+def network(
+    name: str = STUDENT, *, channels: int = 1, seed: int = 0, inputs: Inputs | None = None
+) -> Network:
+    inputs = inputs or square(channels)
+    return build(name, classes=CLASSES, inputs=inputs, stem="cifar", seed=seed)
 
 
 def teacher(data: Examples, validation: Examples, *, seed: int = 11) -> LiveTeacher:

@@ -165,7 +165,7 @@ def test_student_py_needs_nothing_of_retort_and_answers_as_the_student(finished,
     assert imported == {"collections", "pathlib", "torch", "safetensors.torch"}
     student = runpy.run_path(str(exported / "student.py"))["load"]()
     data = validation(finished)
-    network = build("resnet8-w0.25", classes=10, inputs=floats(1, 32), stem="cifar", seed=0)
+    network = build("resnet8-w0.25", classes=10, inputs=data.inputs, stem="cifar", seed=0)
     network.load_state_dict(map_tensors(confirmed(finished, exported).weights))
     with torch.inference_mode():
         assert torch.equal(student(data.values / 255), predict(network, data))
@@ -351,8 +351,8 @@ FAMILIES = [
 
 @pytest.mark.parametrize(("name", "stem", "channels"), FAMILIES)
 def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, stem, channels):
-    network = build(name, classes=7, inputs=floats(channels, 32), stem=stem, seed=3).eval()
     inputs = square(channels, 32, mean=0.3, deviation=0.2)
+    network = build(name, classes=7, inputs=inputs, stem=stem, seed=3).eval()
     config = {"classes": 7, "channels": channels, "stem": stem, "inputs": to_wire(inputs)}
     (tmp_path / "student.py").write_text(standalone_source(network, config))
     write_tensors(tmp_path / "student.safetensors", export_state(network))
@@ -360,7 +360,8 @@ def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, st
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, channels, 32, 32), generator=generator).to(torch.uint8)
     with torch.inference_mode():
-        wanted = network(inputs.normalise(images))
+        wanted = network.body(inputs.normalise(images))
+        assert torch.equal(network(images), wanted)
         assert torch.equal(student(images / 255), wanted)
 
 
@@ -411,7 +412,7 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
         "stem": "cifar",
         "inputs": to_wire(inputs),
     }
-    network = build(name, classes=5, inputs=floats(3, 32), stem="cifar", seed=1, files=layout.own).eval()
+    network = build(name, classes=5, inputs=inputs, stem="cifar", seed=1, files=layout.own).eval()
     some = Examples(
         values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),
@@ -426,7 +427,8 @@ def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_
     some = torch.randint(0, 256, (36, 3, 60, 60)).to(torch.uint8)
     inputs = square(3, 60, mean=0.4, deviation=0.2)
     with torch.inference_mode():
-        assert torch.equal(student(some / 255), network(inputs.normalise(some)))
+        assert torch.equal(student(some / 255), network.body(inputs.normalise(some)))
+        assert torch.equal(student(some / 255), network(some))
 
 
 def test_answers_that_depend_on_the_other_images_are_not_exported(tmp_path):
@@ -449,7 +451,7 @@ def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp
     other = build(
         network.name,
         classes=5,
-        channels=3,
+        inputs=network.inputs,
         stem="cifar",
         weights=str(file),
         seed=2,
