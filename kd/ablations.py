@@ -4,18 +4,13 @@ import math
 from dataclasses import fields, replace
 
 from kd.recipe import Recipe, Schedule
-from kd.schedules import value
 
 POINTS = 1000  # intervals of the midpoint rule for a schedule's mean over the horizon
 
 
 def mean_value(schedule: Schedule) -> float:
     """Return a schedule's mean over the horizon, by the midpoint rule."""
-    values = [
-        value(schedule.shape, *schedule.ends, (point + 0.5) / POINTS, schedule.sharpness)
-        for point in range(POINTS)
-    ]
-    return math.fsum(values) / POINTS
+    return math.fsum(schedule.value((point + 0.5) / POINTS) for point in range(POINTS)) / POINTS
 
 
 def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:

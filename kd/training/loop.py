@@ -21,7 +21,7 @@ from kd.losses.logits import LogitLoss
 from kd.models.build import Network
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
-from kd.recipe import Recipe, Schedule
+from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training import evaluation
 from kd.training.evaluation import predict
@@ -213,8 +213,8 @@ def _train_epoch(
         if stopped():
             return None
         progress = (state.epoch + len(steps) / len(batches)) / plan.epochs
-        temperature = scheduled(recipe.temperature, progress)
-        alpha = scheduled(recipe.alpha, progress)
+        temperature = recipe.temperature.value(progress)
+        alpha = recipe.alpha.value(progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
         images = data.batch(here, rows.at(here))
         logits, maps = forward(images, recipe.feature_taps)
@@ -230,13 +230,6 @@ def _train_epoch(
         steps.append(torch.stack([loss, *parts]).detach())
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}
     return _means(steps, state.epoch) | settings
-
-
-def scheduled(schedule: Schedule, progress: float) -> float:
-    """Return a schedule's value at `progress` = step / total steps of the horizon."""
-    return schedules.value(
-        schedule.shape, schedule.initial, schedule.final, progress, schedule.sharpness
-    )
 
 
 def _batches(
@@ -277,9 +270,9 @@ class _Losses:
         return cls(
             label_smoothing=recipe.label_smoothing,
             soft=None if soft == "none" else logit_losses.load(soft, recipe.soft_parameters),
-            feature=None
-            if feature == "none"
-            else features.load(feature, recipe.feature_parameters),
+            feature=(
+                None if feature == "none" else features.load(feature, recipe.feature_parameters)
+            ),
         )
 
     def compute(

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd import schedules
 from kd.errors import ProtocolError
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import SHAPES, Recipe, Schedule
@@ -78,10 +77,6 @@ JSON = st.recursive(
 
 def altered(**changes: Any) -> dict[str, Any]:
     return {**CLASSIC.to_json(), **changes}
-
-
-def test_shapes_of_a_recipe_are_those_of_schedules() -> None:
-    assert tuple(schedules.SHAPES) == SHAPES
 
 
 @given(RECIPES)

@@ -207,9 +207,10 @@ def enqueued(study):
 """
 
 
-def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path):
+@pytest.mark.parametrize("arguments", ["trial, study", "trial, *, study"])
+def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path, arguments):
     study = StudyContext(taps=("last1",), students=("resnet8",), optimizer="adamw")
-    space = load_space(write(tmp_path, OF_STUDY), study)
+    space = load_space(write(tmp_path, OF_STUDY.replace("trial, study", arguments)), study)
     assert space.enqueued == {"small": {"lr": 0.01}, "default": {"lr": 1e-3}}
     trial = FixedTrial({"lr": 0.01})
     assert space.suggest(trial) == Recipe(lr=0.01)
@@ -344,6 +345,7 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
             RAISES,
             "mine.py, line 2, in suggest: suggest of a random trial raises ValueError: two lines$",
         ),
+        ("def suggest(trial):\n    raise OSError\n", "suggest of a random trial raises OSError$"),
         (
             BAD_RECIPE,
             r"line 4, in suggest: suggest of a random trial: lr must lie in \(0, 10\], got -1",
@@ -355,6 +357,11 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         (GOOD + "def enqueued(study):\n    1 / 0\n", r"enqueued\(study\): ZeroDivisionError"),
         (GOOD + "def enqueued(study):\n    return [1]\n", r"enqueued\(study\) must be a dict fr"),
         (GOOD + "ENQUEUED = [1]\n", "ENQUEUED must be a dict from titles to dicts of parameters"),
+        (GOOD + "ENQUEUED = {1: {'lr': 0.1}}\n", "ENQUEUED must be .*, with texts as keys$"),
+        (
+            GOOD + "ENQUEUED = {'a': {'lr': 0.1, 2: 3}}\n",
+            "ENQUEUED must be .*, with texts as keys$",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, message):
