@@ -9,7 +9,7 @@ range raw maps exceed.
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,12 +46,7 @@ class Projection:
         return projected / self.scale
 
     def to(self, device: torch.device) -> "Projection":
-        return Projection(
-            vectors=self.vectors.to(device),
-            scale=self.scale,
-            variance=self.variance,
-            energy=self.energy,
-        )
+        return replace(self, vectors=self.vectors.to(device))
 
 
 @dataclass(frozen=True, slots=True)

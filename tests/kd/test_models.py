@@ -3,6 +3,7 @@
 import copy
 import re
 import urllib.error
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from kd.errors import ArtifactError, DataError, ProtocolError
 from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.families.cifar import BasicBlock, PreActivationBlock
-from kd.models.weights import fit_kernel
+from kd.models.weights import fit_kernel, load_file
 from kd.names import STEMS, catalogue, parse_model
 from tests.support.small import square
 
@@ -300,6 +301,16 @@ def test_images_that_do_not_fit_are_refused_in_one_line() -> None:
         tap_shapes(shapes_of("resnet8"), square(1, 32))
 
 
+def test_an_error_without_a_message_is_refused_in_one_line_too() -> None:
+    def fail(*call: object) -> None:
+        raise RuntimeError
+
+    network = shapes_of("resnet8")
+    network.body.fc.register_forward_hook(fail)
+    with pytest.raises(ProtocolError, match=r"do not fit resnet8; .* \(RuntimeError\)$"):
+        tap_shapes(network, square(3, 32))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -323,6 +334,17 @@ def test_a_file_of_the_same_model_is_loaded(tmp_path: Path, prefix: str) -> None
     safetensors.torch.save_file(state, tmp_path / "kept.safetensors")
     again = make("resnet8", seed=2, weights=str(tmp_path / "kept.safetensors"))
     assert same(again.state_dict(), network.state_dict())
+
+
+def test_a_file_of_a_model_with_a_child_named_body_is_loaded(tmp_path: Path) -> None:
+    """In its own names, as an export has them, and in those of the whole network."""
+    network = Network("x", nn.Sequential(OrderedDict(body=nn.Linear(2, 2), fc=nn.Linear(2, 3))), [])
+    for state in (export_state(network), network.state_dict()):
+        safetensors.torch.save_file(state, tmp_path / "kept.safetensors")
+        again = copy.deepcopy(network)
+        nn.init.zeros_(again.body.body.weight)
+        load_file(again, tmp_path / "kept.safetensors")
+        assert same(again.state_dict(), network.state_dict())
 
 
 def test_export_has_the_names_of_the_library_and_can_be_saved_from_any_layout() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional
 from kd.data.inputs import Examples
 from kd.data.views import render, view
 from kd.errors import ArtifactError, DivergenceError
+from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
@@ -282,6 +284,41 @@ def test_a_parameter_of_the_soft_loss_arrives_in_training(name: str, source: Liv
     changed = replace(usual, soft_parameters={name: 3.0})
     weights = [weights_after_one_epoch(recipe, source) for recipe in (usual, changed)]
     assert not same_bits(*weights)
+
+
+TIMES = '''"""Attention transfer, times a factor of its own."""
+
+from dataclasses import dataclass
+
+from kd.losses.features import attention
+
+ADAPTED = False
+
+
+@dataclass(frozen=True)
+class Parameters:
+    factor: float = 1.0
+
+
+def loss(student, reading, parameters):
+    return parameters.factor * attention.loss(student, reading)
+'''
+
+
+def test_a_parameter_of_the_feature_loss_arrives_in_training(
+    source: LiveTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "times.py").write_text(TIMES)
+    monkeypatch.setattr(features, "__path__", [*features.__path__, str(tmp_path)])
+    usual = replace(FULL, feature_kind="attention")
+    own = [replace(FULL, feature_kind="times", feature_parameters=p) for p in ({}, {"factor": 2.0})]
+    assert own[0].feature_parameters == {"factor": 1.0}
+    weights = [weights_after_one_epoch(recipe, source) for recipe in (usual, *own)]
+    assert same_bits(weights[0], weights[1])
+    assert not same_bits(weights[1], weights[2])
+    twice = replace(usual, feature_weight=2 * usual.feature_weight)
+    assert same_bits(weights[2], weights_after_one_epoch(twice, source))
+    sys.modules.pop("kd.losses.features.times")
 
 
 @pytest.mark.parametrize("path", CHOICES)
