@@ -69,7 +69,7 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
 
 
-def scores(
+def evaluate(
     logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 ) -> dict[str, float | None]:
     """Return accuracy, nll, ece, agreement and teacher_kl; the last two None without a teacher."""

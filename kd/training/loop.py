@@ -23,11 +23,10 @@ from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from kd.training import evaluation
-from kd.training.evaluation import predict
+from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
 from kd.training.scoring import objective
-from kd.training.teacher import Reading, TeacherSource
+from kd.training.teacher import TeacherReading, TeacherSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +165,10 @@ def train(
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:
             return
-        scores = _validate(state, plan.metric, validation, source)
+        validated = _validate(state, plan.metric, validation, source)
         seconds = time.perf_counter() - started
         state.epoch += 1
-        epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **scores)
+        epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **validated)
         state.history.append(epoch)
         yield epoch
 
@@ -183,7 +182,7 @@ def _validate(
     teacher_logits = source.validation_logits if source else None
     labels = validation.labels.cpu()
     value = objective(metric, logits.numpy(), labels.numpy())
-    return {"objective": value, **evaluation.scores(logits, labels, teacher_logits)}
+    return {"objective": value, **evaluate(logits, labels, teacher_logits)}
 
 
 def _train_epoch(
@@ -247,7 +246,7 @@ def _batches(
 
 def _read(
     source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
-) -> Reading | None:
+) -> TeacherReading | None:
     """Return the teacher's output for a batch of view `k`; None if the recipe does not distil."""
     if not recipe.distils:
         return None
@@ -281,7 +280,7 @@ class _Losses:
         student_logits: Tensor,
         maps: Mapping[str, Tensor],
         labels: Tensor,
-        reading: Reading | None,
+        reading: TeacherReading | None,
         adapters: Adapters,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""

@@ -1,10 +1,7 @@
 """`--augment crop=4,flip` is read without torch; a new file in the folder is a new augmentation."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +11,8 @@ from kd.augmentations import jitter
 from kd.data.views import render, view
 from kd.errors import ProtocolError, WorkerError
 from kd.names import AUGMENTATIONS, augment_text, parse_augment
+from tests.support.processes import python
 from tests.support.small import protocol
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -75,9 +71,9 @@ def test_a_protocol_is_checked_without_torch() -> None:
     code = (
         "import sys; from kd.names import *; parse_augment('crop,jitter', 8); print(*sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "kd.augmentations" in run.stdout.split()
-    assert not {"torch", "numpy", "kd.augmentations.crop"} & set(run.stdout.split())
+    imported = set(python(code).split())
+    assert "kd.augmentations" in imported
+    assert not {"torch", "numpy", "kd.augmentations.crop"} & imported
 
 
 # Each member.

@@ -26,7 +26,7 @@ from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
-from kd.training.teacher import LiveTeacher, Reading, fit_projections
+from kd.training.teacher import LiveTeacher, TeacherReading, fit_projections
 from search_spaces import SPACES
 from search_spaces.space import load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -65,7 +65,9 @@ class Spy:
     """A teacher source that keeps what it was asked, and may change what it says."""
 
     def __init__(
-        self, source: LiveTeacher, change: Callable[[int, Reading], Reading] | None = None
+        self,
+        source: LiveTeacher,
+        change: Callable[[int, TeacherReading], TeacherReading] | None = None,
     ) -> None:
         self.source, self.change = source, change
         self.validation_logits = source.validation_logits
@@ -73,7 +75,7 @@ class Spy:
         self.index: list[Tensor] = []
         self.images: list[Tensor] = []
 
-    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         self.views.append(view)
         self.index.append(index)
         self.images.append(images)
@@ -638,7 +640,7 @@ def test_an_incomplete_last_batch_is_left_out(
 
 
 def test_a_loss_that_is_not_finite_names_step_and_epoch(source: LiveTeacher) -> None:
-    def broken(reads: int, reading: Reading) -> Reading:
+    def broken(reads: int, reading: TeacherReading) -> TeacherReading:
         return replace(reading, logits=reading.logits * (math.nan if reads == 5 else 1))
 
     state = begin(DISTILLED, source)

@@ -1,7 +1,5 @@
 """A view is a pure function of (seed, k); it renders what a loop over pixels renders."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from kd.augmentations.crop import _cut, _cut_on_cpu
 from kd.data.views import View, render, view
 from kd.seeds import derive_seed
+from tests.support.processes import python
 
 ALL = "crop=2,flip,cutout=3"
 
@@ -57,14 +56,7 @@ def test_another_process_makes_the_same_view() -> None:
         f"rows = view(7, 2, torch.empty(50, 1, 8, 8), {ALL!r}); "
         "print([drawn.tolist() for part in rows.parts for drawn in part.drawn.values()])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert run.stdout.strip() == str(listed(view(7, 2, IMAGES, ALL)))
+    assert python(code, hash_seed="1").strip() == str(listed(view(7, 2, IMAGES, ALL)))
 
 
 @pytest.mark.parametrize("other", [(8, 2), (7, 3), (2, 7)])

@@ -18,8 +18,6 @@ from conductor.search.budget import Budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from kd.protocol import Protocol
-from kd.recipe import Recipe
-from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
 from search_spaces.space import Space, load_space
 from storage.files.layout import Layout, StudyLayout
@@ -283,8 +281,3 @@ def rows(study: optuna.Study) -> list[Row]:
         )
         for trial in study.get_trials(deepcopy=False)
     ]
-
-
-def recipe_seed(recipe: Recipe) -> int:
-    """Return a number that depends on the whole recipe."""
-    return derive_seed(0, str(recipe.to_json()))
