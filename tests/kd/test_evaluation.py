@@ -27,15 +27,13 @@ def naive_softmax(row: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def naive_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+def naive_ece(logits: Tensor, labels: Tensor) -> float:
     """Guo et al. 2017, equations 3 and 5: bin m holds confidences in ((m - 1) / M, m / M]."""
-    held: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    held: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         shares = naive_softmax(row)
         confidence = max(shares)
-        held[math.ceil(confidence * bins) - 1].append(
-            (confidence, shares.index(confidence) == label)
-        )
+        held[math.ceil(confidence * 15) - 1].append((confidence, shares.index(confidence) == label))
     error = 0.0
     for content in filter(None, held):
         mean_confidence = sum(confidence for confidence, _ in content) / len(content)

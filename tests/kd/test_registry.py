@@ -87,11 +87,13 @@ def test_constants_that_are_literals_are_read_and_no_others(kind: Kind, tmp_path
 def test_parameters_are_read_without_the_rest_of_the_file(kind: Kind, tmp_path: Path) -> None:
     text = """
 import dataclasses
-import no_such_library
+import collections.abc
+import no_such_library.inside
 LEAST = 1.5
 @dataclasses.dataclass(frozen=True)
 class Parameters:
     least: float = LEAST
+    names: collections.abc.Sequence = ()
 """
     (tmp_path / "sizes" / "huge.py").write_text(text)
     parameters = kind.parameters("huge")

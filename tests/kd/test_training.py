@@ -35,6 +35,7 @@ from tests.support.small import (
     CLASSES,
     DISTILLED,
     PLAIN,
+    STUDENT,
     TAPS,
     TEACHER,
     begin,
@@ -519,38 +520,27 @@ def test_a_restored_state_shares_nothing_with_what_it_was_restored_from(
     assert first.history == history
 
 
-def other_model(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    return begin(PLAIN, source, name=TEACHER)
+BIAS = "network.body.fc.bias"
+# the recipe and student of another run, and what is done to the tensors that it is restored from
+OTHERS: dict[str, tuple[Recipe, str, Callable[[dict[str, Tensor]], object]]] = {
+    "model": (PLAIN, TEACHER, lambda kept: None),
+    "recipe": (HINT, STUDENT, lambda kept: None),
+    "no momentum": (
+        PLAIN, STUDENT, lambda kept: [kept.pop(n) for n in [*kept] if n.startswith("optimizer.")]
+    ),
+    "foreign name": (PLAIN, STUDENT, lambda kept: kept.update(scaler=torch.zeros(1))),
+    "dtype": (PLAIN, STUDENT, lambda kept: kept.update({BIAS: kept[BIAS].double()})),
+}  # fmt: skip
 
 
-def other_recipe(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    return begin(HINT, source)
-
-
-def no_momentum(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    for name in [name for name in kept if name.startswith("optimizer.")]:
-        del kept[name]
-    return begin(PLAIN, source)
-
-
-def foreign_name(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    kept["scaler"] = torch.zeros(1)
-    return begin(PLAIN, source)
-
-
-def other_dtype(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    kept["network.body.fc.bias"] = kept["network.body.fc.bias"].double()
-    return begin(PLAIN, source)
-
-
-@pytest.mark.parametrize(
-    "disturb", [other_model, other_recipe, no_momentum, foreign_name, other_dtype]
-)
+@pytest.mark.parametrize("what", OTHERS)
 def test_tensors_of_another_run_are_refused_and_change_nothing(
-    disturb: Callable[..., TrainingState], source: LiveTeacher
+    what: str, source: LiveTeacher
 ) -> None:
+    recipe, student, change = OTHERS[what]
     kept = copied(trained(PLAIN, plan(epochs=1), None, live=source).tensors())
-    state = disturb(kept, source)
+    change(kept)
+    state = begin(recipe, source, name=student)
     before = copied(state.tensors())
     with pytest.raises(ArtifactError, match=r"^the checkpoint is of another run: .* is .*, not "):
         state.restore(kept, [])

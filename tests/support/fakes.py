@@ -252,15 +252,14 @@ def search(
     pool: FakePool,
     total: int,
     publish: Callable[[Arm, int, RunRecord], None] = lambda arm, number, record: None,
-    display: Display | None = None,
 ) -> None:
     """Bring the arms to `total` trials, under `root`."""
-    make_search(root, arms, pool, display).run(total, publish)
+    make_search(root, arms, pool).run(total, publish)
 
 
-def make_search(root: Path, arms: list[Arm], pool: Pool, display: Display | None = None) -> Search:
+def make_search(root: Path, arms: list[Arm], pool: Pool) -> Search:
     shared = context(root, seed=arms[0].decisions.method.seed)
-    return Search(arms, WorkerPool(pool), study_paths(root), display or quiet(), shared)
+    return Search(arms, WorkerPool(pool), study_paths(root), quiet(), shared)
 
 
 Row = tuple[Any, ...]
