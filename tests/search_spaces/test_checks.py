@@ -162,6 +162,9 @@ def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
         ("trial.suggest_float(3, 0, 1)", "a parameter's name must be a str of 1-512 characters"),
         ("trial.suggest_float('x' * 513, 0, 1)", "name must be a str of 1-512 characters"),
         ("trial.set_user_attr('x', object())", "the attribute 'x' must be representable as JSON"),
+        ("trial.set_user_attr(3, 1)", "an attribute's name must be a str of 1-512 characters, got"),
+        ("trial.set_user_attr('x' * 513, 1)", "an attribute's name must be a str of 1-512 charact"),
+        ("trial.report(0.5, 3)", "suggest must not report values: each epoch of the training does"),
     ],
 )
 def test_what_else_optuna_cannot_keep_is_refused(tmp_path, body, rule):
