@@ -26,11 +26,9 @@ from kd.registry import check_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol(JsonData):
-    """Settings that all trials of a study share. Each field has a flag of the same name.
+    """Settings that all trials of a study share.
 
-    The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
-    The properties `view_count` and `confirm_horizon` resolve the value 0 of `views` (one view per
-    epoch of the horizon) and of `confirm_epochs` (the horizon).
+    Each field has a flag of the same name, and its text is the help of that flag.
     """
 
     dataset: Annotated[str, "source of the images, as in digits or folder:PATH", SOURCES]

@@ -12,7 +12,7 @@ from kd.data.views import render, view
 from kd.errors import ProtocolError, WorkerError
 from kd.names import AUGMENTATIONS, augment_text, parse_augment
 from tests.support.processes import python
-from tests.support.small import protocol
+from tests.support.small import noise, protocol
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_protocol_is_checked_without_torch() -> None:
 def test_a_member_is_described_and_is_pure(name: str) -> None:
     assert AUGMENTATIONS.describe(name)
     member, ((_, value),) = AUGMENTATIONS.load(name), parse_augment(name, 8)
-    images = torch.randint(0, 256, (9, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    images = noise(9, 3)
     before = images.clone()
 
     def drawn() -> Mapping[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_a_member_is_described_and_is_pure(name: str) -> None:
 
 
 def test_jitter_scales_pixels_then_their_distance_to_the_mean() -> None:
-    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    images = noise(40, 3)
     drawn = jitter.draw(torch.Generator().manual_seed(1), 40, (3, 8, 8), 0.5)
     factors = {name: tensor.numpy()[:, None, None, None] / 256 for name, tensor in drawn.items()}
     assert all(0.5 <= f.min() < 0.6 < 1.4 < f.max() <= 1.5 for f in factors.values())

@@ -61,6 +61,12 @@ def square(
     )
 
 
+def noise(count: int, channels: int, size: int = SIZE, *, seed: int = 0, least: int = 0) -> Tensor:
+    """Images uint8 [N, C, H, W] whose pixels lie in `least`-255."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(least, 256, (count, channels, size, size), generator=generator).byte()
+
+
 def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, channels, SIZE, SIZE)
