@@ -81,23 +81,23 @@ def _time_rounds(
     networks: Mapping[str, Network], images: Tensor, repeats: int, generator: torch.Generator
 ) -> dict[str, list[float]]:
     """Return the times of all timed passes in ms, by network."""
-    names = list(networks)
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
         while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < TIME_LIMIT / 4:
-            rounds.append(_time_round(networks, images, names, generator))
+            rounds.append(_time_round(networks, images, generator))
         warm_up = len(rounds)
         while len(rounds) - warm_up < repeats:
             if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > TIME_LIMIT:
                 break
-            rounds.append(_time_round(networks, images, names, generator))
-    return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}
+            rounds.append(_time_round(networks, images, generator))
+    return {name: [taken[name] for taken in rounds[warm_up:]] for name in networks}
 
 
 def _time_round(
-    networks: Mapping[str, Network], images: Tensor, names: list[str], generator: torch.Generator
+    networks: Mapping[str, Network], images: Tensor, generator: torch.Generator
 ) -> dict[str, float]:
     """Run every network once, in random order; return the time of each in ms."""
+    names = list(networks)
     order = torch.randperm(len(names), generator=generator).tolist()
     return {names[index]: _time_pass(networks[names[index]], images) for index in order}
 

@@ -136,7 +136,7 @@ def run_on_meta(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Ten
     except RuntimeError as error:
         raise ProtocolError(
             f"{inputs} do not fit {network.name}; use larger ones or another model "
-            f"({str(error).splitlines()[0]})"
+            f"({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from None
 
 

@@ -42,7 +42,7 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
     try:
         inspect.signature(function).bind(classes=classes, channels=channels)
     except TypeError as error:
-        raise _unfit(model, function, f"must take classes and channels: {error}") from None
+        raise _error_at(model, function, f"must take classes and channels: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
@@ -50,10 +50,10 @@ def build_own(name: str, *, classes: int, channels: int, seed: int, files: Path)
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
-            raise _failed(model, function, "fails", error) from error
+            raise _error_at(model, function, "fails", error) from error
     if type(body) is not nn.Sequential:
         what = f"must return an nn.Sequential, got {type(body).__name__}"
-        raise _unfit(model, function, what)
+        raise _error_at(model, function, what)
     _check_state(model, function, body)
     return Network(name, body, _stages(model, function, body))
 
@@ -64,27 +64,20 @@ def refusal(name: str, files: Path, what: str, error: BaseException | None = Non
     It names the line in the user's file that raised `error`, or that of the model's function.
     """
     model = parse_model(name)
-    function = _find(model, files)
-    return _failed(model, function, what, error) if error else _unfit(model, function, what)
+    return _error_at(model, _find(model, files), what, error)
 
 
-def _failed(
-    model: ModelName, function: Callable[..., Any], what: str, error: BaseException
+def _error_at(
+    model: ModelName, thing: Callable[..., Any], what: str, error: BaseException | None = None
 ) -> ProtocolError:
-    place = own_place(error) or _defined(model, function)
+    """Do as `refusal`; `thing` is the function or class whose line is named."""
+    place = own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
+    if error is None:
+        return ProtocolError(f"{model.base} {what} ({place})")
     return ProtocolError(
-        f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run "
-        "the same command again"
+        f"{model.base} {what}: {one_line(error)} ({own_place(error) or place}); correct it there, "
+        "and run the same command again"
     )
-
-
-def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolError:
-    return ProtocolError(f"{model.base} {what} ({_defined(model, thing)})")
-
-
-def _defined(model: ModelName, thing: Any) -> str:
-    """Return where a function or class is defined: `mine.py, line 7, in small`."""
-    return own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
@@ -93,7 +86,7 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if any(nn.parameter.is_lazy(tensor) for tensor in own):
             kind = type(module).__name__
-            raise _unfit(
+            raise _error_at(
                 model,
                 function,
                 f"has the lazy layer {name}, {kind}, whose shape is unknown before the first "
@@ -102,7 +95,7 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
     for name, value in body.state_dict().items():
         if not isinstance(value, torch.Tensor):
             what = f"has {name}, a {type(value).__name__}, in its state dict; use only tensors"
-            raise _unfit(model, function, what)
+            raise _error_at(model, function, what)
 
 
 def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], files: Path) -> None:
@@ -199,7 +192,7 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
         model = parse_model(network.name)
         forwards = [type(module).forward for _, module, other, _ in returned if other is output]
         own = [each for each in forwards if own_line(each)]
-        raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
+        raise _error_at(model, own[0], what) if own else refusal(network.name, files, what)
 
 
 def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
@@ -232,5 +225,5 @@ def _stages(model: ModelName, function: Callable[..., Any], body: nn.Sequential)
     if not stages:
         names = ", ".join(name for name, _ in body.named_children()) or "none"
         what = f"must name the children whose outputs are read stage1, stage2, …, got {names}"
-        raise _unfit(model, function, what)
+        raise _error_at(model, function, what)
     return stages

@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 from kd import schedules
 from kd.models.latency import Latency
 from kd.protocol import Protocol
-from kd.recipe import Recipe, Schedule
+from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
 from reports.compute.findings import Findings
@@ -215,12 +215,6 @@ def _quality(plan: Plan, recipe: Recipe) -> float:
     return float(accuracy)
 
 
-def _value(schedule: Schedule, progress: float) -> float:
-    return schedules.value(
-        schedule.shape, schedule.initial, schedule.final, progress, schedule.sharpness
-    )
-
-
 def _history(
     made: Fabricated, recipe: Recipe, horizon: int, generator: np.random.Generator
 ) -> list[EpochMetrics]:
@@ -236,7 +230,7 @@ def _history(
         soft = float(0.3 + 5 * np.exp(-2.5 * progress)) if recipe.soft_kind != "none" else 0.0
         feature = float(0.2 + np.exp(-2 * progress)) if recipe.feature_kind != "none" else 0.0
         last = (epoch - 0.1) / horizon
-        alpha = _value(recipe.alpha, last)
+        alpha = recipe.alpha.value(last)
         found.append(
             EpochMetrics(
                 epoch=epoch,
@@ -250,7 +244,7 @@ def _history(
                 hard_loss=hard,
                 soft_loss=soft,
                 feature_loss=feature,
-                temperature=_value(recipe.temperature, last),
+                temperature=recipe.temperature.value(last),
                 alpha=alpha,
                 lr=recipe.lr * schedules.warmup_cosine(last, made.protocol.warmup),
                 seconds=1.1,
@@ -272,7 +266,7 @@ def _write_arm(
     while sum(trial.state != TrialState.FAIL for trial, _ in trials) < wanted:
         trials.append(_write_trial(made, arm, space, len(trials), [one for one, _ in trials]))
     study.add_trials([trial for trial, _ in trials])
-    return [(trial, recipe) for trial, recipe in trials]
+    return trials
 
 
 def _suggest(plan: Plan, arm: str, space: Space, number: int) -> tuple[optuna.trial.Trial, Recipe]:
