@@ -66,7 +66,11 @@ class Measure:
 
     def value(self, score: float | None, digits: int = 2) -> str:
         """0.9721 -> 97.21 %"""
-        return NONE if score is None else f"{self.level(score, digits)} {self.symbol}".rstrip()
+        return NONE if score is None else self.with_symbol(self.level(score, digits))
+
+    def with_symbol(self, text: str) -> str:
+        """97.21 ± 0.32 -> 97.21 ± 0.32 %; as it is, for a metric without a unit."""
+        return f"{text} {self.symbol}".rstrip()
 
     def level(self, score: float | None, digits: int = 2) -> str:
         """0.9721 -> 97.21: a value without its unit."""
@@ -175,14 +179,14 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def scaled(value: float | None, unit: str = "") -> str:
+def scaled(value: float | None) -> str:
     """11173962 -> 11.2 M; counts, MACs and the like, in powers of 1000."""
     if value is None:
         return NONE
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
+        if abs(value) >= 0.9995 * size:  # what would be rounded to 1000 of the next unit
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
 
 
 def parse_size(text: str) -> int:
@@ -207,7 +211,7 @@ def binary_size(count: float | None) -> str:
         return NONE
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            return f"{figure(count / size)} {unit}"
     return f"{count:.0f} bytes"
 
 

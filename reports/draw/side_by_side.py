@@ -100,9 +100,9 @@ def _parameters(cost: Cost | None) -> str:
 def _tuned(findings: Findings, arm: str | None) -> str:
     standing = findings.standing(findings.data.tuned(arm))
     measure = findings.data.measure
-    if standing is None:
+    if standing is None or standing.value is None:
         return NONE
-    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
+    return measure.with_symbol(measure.spread(standing.value, standing.deviation))
 
 
 def _protocols(studies: Sequence[StudyData]) -> Table:

@@ -153,7 +153,7 @@ def _results(findings: Findings, exported: Exported) -> Table:
     rows = [
         [
             f"this recipe, test {measure.name}, {counted(len(values), 'seed')}",
-            f"{measure.spread(mean, deviation)} {measure.symbol}".rstrip() + between,
+            measure.with_symbol(measure.spread(mean, deviation)) + between,
         ],
         [f"these weights, test {measure.name}", measure.value(exported.run.value)],
         *others,

@@ -159,7 +159,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         seeds = counted(len(tuned.values), "seed")
         of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
         note = f"tuned {arm}, test {data.measure.name}, {of}"
-        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}".rstrip()
+        value = data.measure.with_symbol(data.measure.spread(mean, deviation))
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None

@@ -27,7 +27,7 @@ from reports.draw.tables import comparison_table, provenance_table
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.read.importances import Importance
 from reports.statistics import paired_difference
-from reports.wording import points
+from reports.wording import Measure, points
 from reports.write.page import render_page
 from reports.write.summary import summarise
 from storage.files.records import Costs, RunRecord
@@ -388,6 +388,27 @@ def test_slices_say_where_the_best_tenth_lies(data: StudyData) -> None:
     assert rows["lr"][2:5] == ["0.01 to 1, log", "0.1 to 0.2", "0.1"]
     assert rows["kind"][2:5] == ["a, b", "a or b", "a"]
     assert rows["momentum"][3:5] == ["0.5", "–"]
+
+
+def test_a_range_may_have_an_end_at_0_or_1(data: StudyData) -> None:
+    ends = (trial(1, 0.9, lr=0.123, on=True), trial(2, 0.9, lr=1.0, on=True))
+    arm = replace(by_hand(), trials=(*ends, *by_hand().trials[:9]))
+    figure = drawn_figures(find(replace(data, arms=(arm,), finalists=())))["slices"]
+    rows = {row[1]: row for row in figure.tables[0].rows}
+    assert [rows[name][3] for name in ("lr", "on")] == ["0.12 to 1", "True"]
+
+
+def test_without_a_unit_no_space_is_left_for_it(
+    data: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Measure(name="score", unit="", worst=0.0, best=1.0)
+    monkeypatch.setattr("reports.read.data.measure", lambda metric: bare)
+    drawn = drawn_figures(find(with_students(data)))
+    panels = [*drawn["costs"].panels, *drawn["slices"].panels]
+    texts = [panel.alt for panel in panels]
+    hovers = [trace.get("hovertemplate", "") for one in panels for trace in one.plot["data"]]
+    assert len(drawn["costs"].panels) == 3
+    assert [text for text in (*texts, *hovers) if "  " in text or " ," in text] == []
 
 
 def values(encoded: dict[str, str]) -> NDArray[np.generic]:

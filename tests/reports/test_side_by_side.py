@@ -60,6 +60,14 @@ def test_each_study_keeps_its_own_verdict_and_recipe(
     assert studies.protocols.rows == [["epochs", "4", "6", "4"]]  # only what differs
 
 
+def test_a_winner_that_was_not_tested_has_no_result(found: list[Findings]) -> None:
+    data = found[0].data
+    untested = tuple(replace(one, runs=()) for one in data.finalists)
+    results = compare_studies([find(replace(data, finalists=untested))]).results
+    row = dict(zip(results.columns, results.rows[0], strict=True))
+    assert row["tuned distilled"] == row["tuned plain"] == "–"
+
+
 @pytest.mark.parametrize(
     ("chosen", "title"),
     [

@@ -36,7 +36,7 @@ def draw(findings: Findings) -> Figure:
 
 def _row(data: StudyData, standing: Standing) -> Row:
     measure, finalist = data.measure, standing.finalist
-    shown = f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
+    shown = measure.with_symbol(measure.spread(standing.value, standing.deviation))
     label = f"{data.named(finalist)}  {shown}"
     return mean_row(label, looks(data)[finalist.arm], finalist.values, measure.scale)
 
