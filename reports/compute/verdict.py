@@ -127,7 +127,8 @@ def evidence(data: StudyData, difference: Difference) -> str:
     """Return a difference's interval and its numbers of seeds and test images, in words."""
     return (
         f"95 % interval {data.measure.interval(difference.low, difference.high)}, "
-        f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
+        f"{counted(difference.seeds, 'seed')}, "
+        f"{counted(difference.images, f'test {data.example}')}"
     )
 
 

@@ -92,9 +92,9 @@ def comparison_note(data: StudyData) -> str:
     """Explain the columns, and how much two measurements of the same student differ."""
     text = (
         f"{capitalised(data.measure.name)}: mean over the seeds, with an interval over seeds and "
-        "test images (the teacher's is over images alone). Gap recovered: the gain over tuned "
-        "plain as a share of the teacher's gain; – where the teacher's gain may be chance or is "
-        "below the margin. Agreement: predictions that are the teacher's."
+        f"test {data.example}s (the teacher's is over {data.example}s alone). Gap recovered: the "
+        "gain over tuned plain as a share of the teacher's gain; – where the teacher's gain may be "
+        "chance or is below the margin. Agreement: predictions that are the teacher's."
     )
     text = text if data.seeds else ""
     if data.costs is None:

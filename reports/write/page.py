@@ -211,7 +211,7 @@ def _setting(data: StudyData) -> str:
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
     students = " or ".join(map(model_name, protocol.students))
-    images = f" ({images} images)" if images else ""
+    images = f" ({images} {data.example}s)" if images else ""
     return (
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
         f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "

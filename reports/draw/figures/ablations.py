@@ -18,12 +18,12 @@ NAME = "Ablations"
 
 def draw(findings: Findings) -> Figure:
     """Draw the winner's recipe without each of its parts, the most valuable part first."""
-    ablations, measure = findings.ablations, findings.data.measure
+    ablations, data, measure = findings.ablations, findings.data, findings.data.measure
     if not ablations:
-        return Figure(title="No ablation yet", note=_note(findings.data))
+        return Figure(title="No ablation yet", note=_note(data))
     title = _title(measure, ablations)
     chart = RowChart(
-        rows=[_row(findings.data, ablation) for ablation in ablations],
+        rows=[_row(data, ablation) for ablation in ablations],
         axis=measure.difference("ablation minus winner"),
         reference=0.0,
         reference_label="winner",
@@ -31,8 +31,8 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption="The winner's recipe without one of its parts, on the same seeds: each dot is one "
-        "seed, the bar is the mean with its 95 % interval over seeds and test images. A constant "
-        "schedule keeps the mean of the one that it replaces.",
+        f"seed, the bar is the mean with its 95 % interval over seeds and test {data.example}s. A "
+        "constant schedule keeps the mean of the one that it replaces.",
         panels=[row_panel("ablations", chart, title)],
         tables=[Table.of(_table_row(measure, ablation) for ablation in ablations)],
     )

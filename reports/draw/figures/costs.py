@@ -245,7 +245,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
         f"{arm} {student} {measure.with_symbol(figure(value, 4))}"
         for (arm, student, *_), value in zip(best, values, strict=True)
     )
-    heading = "each student's best trial of the search, on validation images"
+    heading = f"each student's best trial of the search, on validation {data.example}s"
     return [Panel(key="costs-search", plot=made, height=TALL, alt=f"{alt}.", heading=heading)]
 
 
