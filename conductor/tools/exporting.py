@@ -176,12 +176,13 @@ def building(target: Path) -> Iterator[Path]:
     Otherwise it is removed, with parents that were made for it. Raises ArtifactError if it cannot
     be written.
     """
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    whole = target.absolute()  # the present folder has no name of its own
+    folder = whole.with_name(f".{whole.name}.{secrets.token_hex(6)}.tmp")
     new = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.mkdir(parents=True)
         yield folder
-        folder.replace(target)
+        folder.replace(whole)
     except OSError as error:
         raise ArtifactError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:

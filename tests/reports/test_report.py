@@ -275,18 +275,20 @@ def test_missing_protocol_and_missing_storage_are_named(copied: Fabricated) -> N
         copied.read()
 
 
+@pytest.mark.parametrize("part", ["render_page", "summarise", "trials_frame"])
 def test_a_report_that_fails_leaves_the_old_one(
-    copied: Fabricated, monkeypatch: pytest.MonkeyPatch
+    copied: Fabricated, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     write_report(copied.layout, copied.name, copied.url)
     files = (copied.study.report_html, copied.study.report_json, copied.study.trials_csv)
     before = [file.read_bytes() for file in files]
     copied.study.seal.unlink()
+    copied.study.trial("plain", 0).result.unlink()
 
     def fail(findings: Findings) -> str:
         raise RuntimeError("half-way")
 
-    monkeypatch.setattr(report_module, "render_page", fail)
+    monkeypatch.setattr(report_module, part, fail)
     with pytest.raises(RuntimeError, match="half-way"):
         write_report(copied.layout, copied.name, copied.url)
     assert [file.read_bytes() for file in files] == before

@@ -25,6 +25,8 @@ from storage.files.layout import Layout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from tests.support.tiny import changed
+from workers.events import Result
+from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # s that a test waits for what should happen at once, on a machine under load
@@ -479,6 +481,16 @@ def test_verify_finds_that_the_cache_agrees_with_the_teacher(copied, capsys):
     said = capsys.readouterr().out
     assert "view 0: 9 rows differ by at most 0" in said
     assert "2 views agree with the teacher to 0" in said
+
+
+@pytest.mark.parametrize("differences", [(0.0, 0.5), (float("nan"), 0.0), (0.0, float("nan"))])
+def test_verify_finds_a_cache_of_another_teacher(finished, capsys, monkeypatch, differences):
+    results = [Result.of(difference=one, rows=9) for one in differences]
+    monkeypatch.setattr(WorkerPool, "run_all", lambda pool, jobs: zip(jobs, results, strict=True))
+    assert main(["verify", "--root", str(finished), "--workers", "inline"]) == 2
+    said = capsys.readouterr()
+    assert "agree" not in said.out
+    assert "the teacher cache differs from the teacher by" in said.err
 
 
 def test_verify_finds_a_damaged_shard(copied, capsys):
