@@ -76,10 +76,10 @@ class Measure:
         """0.9721 -> 97.21: a value without its unit."""
         return self._written(None if score is None else self.scale * score, digits)
 
-    def number(self, difference: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    def number(self, difference: float | None, *, sign: bool = False) -> str:
         """0.0102 -> 1.02, an amount without its unit; with `sign` +1.02, a difference of values."""
         scale = self.scale if sign else abs(self.scale)
-        return self._written(None if difference is None else scale * difference, digits, sign)
+        return self._written(None if difference is None else scale * difference, 2, sign)
 
     def amount(self, difference: float) -> str:
         """-0.0102 -> 1.02 points: how large a difference is."""
@@ -101,13 +101,9 @@ class Measure:
         one, other = sorted((self.scale * low, self.scale * high))
         return one, other
 
-    def interval(self, low: float, high: float) -> str:
-        """The ends of a difference's interval: (-0.001, 0.012) -> −0.10 to +1.20"""
-        return " to ".join(self._written(end, 2, sign=True) for end in self.ends(low, high))
-
-    def between(self, low: float, high: float) -> str:
-        """The ends of a value's interval: (0.9721, 0.98) -> 97.21 to 98.00"""
-        return " to ".join(self._written(end, 2) for end in self.ends(low, high))
+    def interval(self, low: float, high: float, *, sign: bool = True) -> str:
+        """(-0.001, 0.012) -> −0.10 to +1.20, of a difference; without `sign`, of a value."""
+        return " to ".join(self._written(end, 2, sign) for end in self.ends(low, high))
 
     def spread(self, mean: float | None, deviation: float | None) -> str:
         """A value with its deviation, without their unit: 97.21 ± 0.32"""
@@ -134,7 +130,7 @@ def points(share: float | None, *, sign: bool = False, digits: int = 2) -> str:
     return signed(None if share is None else 100 * share, sign=sign, digits=digits)
 
 
-def signed(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
+def signed(value: float | None, *, sign: bool, digits: int) -> str:
     """1.0234 -> 1.02, with `sign` +1.02; what rounds to 0 has no sign."""
     if value is None:
         return NONE
@@ -168,8 +164,8 @@ def milliseconds(value: float) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    exponent = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    text = f"{value:.{max(0, digits - exponent)}f}" if abs(value) >= 1 else f"{value:.{digits}g}"
+    size = len(str(int(abs(value))))
+    text = f"{value:.{max(0, digits - size)}f}" if abs(value) >= 1 else f"{value:.{digits}g}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -5,11 +5,12 @@ from html import escape
 
 from kd import schedules
 from kd.recipe import Recipe, Schedule
+from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
 from reports.draw.rows import RowChart, rows_height, rows_plot, rows_svg
 from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import figure, listed
+from reports.wording import Measure, figure, listed, p_value
 
 
 def unconfirmed(data: StudyData) -> str:
@@ -42,6 +43,18 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
         heading=heading,
         fallback=rows_svg(chart, alt),
     )
+
+
+def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
+    """The cells of a comparison in a table, whose column of differences has this title."""
+    difference = comparison.difference
+    return {
+        measure.difference(title): measure.number(difference.mean, sign=True),
+        "95 % interval": measure.interval(difference.low, difference.high),
+        "p": p_value(difference.p),
+        "p, Holm": p_value(comparison.p_holm),
+        measure.in_unit("detectable"): measure.number(difference.detectable),
+    }
 
 
 def epochs_panel(

@@ -146,8 +146,7 @@ def _results(findings: Findings, exported: Exported) -> Table:
     mean = deviation = interval = None
     if standing:
         mean, deviation, interval = standing.value, standing.deviation, standing.interval
-    ends = measure.between(*interval) if interval else ""
-    between = f", 95 % interval {ends}" if ends else ""
+    between = f", 95 % interval {measure.interval(*interval, sign=False)}" if interval else ""
     accuracy = ["these weights, test accuracy", percent(test.get("accuracy"))]
     others = [] if data.protocol.metric == "accuracy" else [accuracy]
     rows = [

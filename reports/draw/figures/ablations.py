@@ -6,10 +6,10 @@ from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import Row, RowChart, difference_row
-from reports.draw.shared import looks, row_panel
+from reports.draw.shared import comparison_cells, looks, row_panel
 from reports.read.data import StudyData
 from reports.statistics import MINIMUM_PAIRS
-from reports.wording import Measure, counted, p_value
+from reports.wording import Measure, counted
 
 GROUP = "Evidence"
 ORDER = 30
@@ -34,7 +34,12 @@ def draw(findings: Findings) -> Figure:
         f"seed, the bar is the mean with its 95 % interval over seeds and test {data.example}s. A "
         "constant schedule keeps the mean of the one that it replaces.",
         panels=[row_panel("ablations", chart, title)],
-        tables=[Table.of(_table_row(measure, ablation) for ablation in ablations)],
+        tables=[
+            Table.of(
+                {"recipe": one.a.label, **comparison_cells(measure, one, "minus the winner")}
+                for one in ablations
+            )
+        ],
     )
 
 
@@ -66,15 +71,3 @@ def _row(data: StudyData, ablation: Comparison) -> Row:
     look = looks(data)[ablation.a.arm]
     label = f"{ablation.a.title}  {by}"
     return difference_row(label, look, ablation.difference, data.measure.scale)
-
-
-def _table_row(measure: Measure, ablation: Comparison) -> dict[str, str]:
-    difference = ablation.difference
-    return {
-        "recipe": ablation.a.label,
-        measure.difference("minus the winner"): measure.number(difference.mean, sign=True),
-        "95 % interval": measure.interval(difference.low, difference.high),
-        "p": p_value(difference.p),
-        "p, Holm": p_value(ablation.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
-    }

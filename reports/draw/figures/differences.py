@@ -4,9 +4,9 @@ from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import RowChart, difference_row
-from reports.draw.shared import looks, row_panel, unconfirmed
+from reports.draw.shared import comparison_cells, looks, row_panel, unconfirmed
 from reports.read.data import StudyData
-from reports.wording import Measure, counted, p_value
+from reports.wording import Measure, counted
 
 GROUP = "Evidence"
 ORDER = 20
@@ -75,11 +75,7 @@ def _table_row(data: StudyData, comparison: Comparison) -> dict[str, str]:
         "question": comparison.question,
         "first": comparison.a.label,
         "minus": comparison.b.label,
-        measure.difference("difference"): measure.number(difference.mean, sign=True),
-        "95 % interval": measure.interval(difference.low, difference.high),
-        "p": p_value(difference.p),
-        "p, Holm": p_value(comparison.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
+        **comparison_cells(measure, comparison, "difference"),
         "standard error, seeds": measure.number(difference.se_seed),
         f"standard error, {data.example}s": measure.number(difference.se_image),
     }
