@@ -8,8 +8,8 @@ from kd.recipe import Recipe, Schedule
 from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
-from reports.draw.rows import RowChart, rows_height, rows_plot, rows_svg
-from reports.read.data import ArmData, StudyData, TrialData
+from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, rows_svg
+from reports.read.data import ArmData, FinalistData, StudyData, TrialData
 from reports.wording import Measure, figure, listed, p_value
 
 
@@ -43,6 +43,14 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
         heading=heading,
         fallback=rows_svg(chart, alt),
     )
+
+
+def finalist_row(
+    data: StudyData, finalist: FinalistData, values: Sequence[float], scale: float, shown: str
+) -> Row:
+    """A row with a finalist's values by seed, and their mean as it is shown."""
+    label = f"{data.named(finalist)}  {shown}"
+    return mean_row(label, looks(data)[finalist.arm], values, scale)
 
 
 def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
