@@ -18,7 +18,6 @@ def caveats(data: StudyData, about: str) -> list[str]:
 
 def test_models_that_are_not_above_naming_the_largest_class_are_named(data: StudyData) -> None:
     assert caveats(data, "Predicting the largest class") == []
-    assert data.labels is not None
     uneven = replace(data, labels=np.where(np.arange(80) < 76, 3, 1))  # 95 % are of class 3
     [text] = caveats(uneven, "Predicting the largest class")
     assert text.startswith(
@@ -103,7 +102,6 @@ def test_one_step_an_epoch_is_named(data: StudyData, size: int, caveat: str | No
 def test_the_edge_of_a_range_states_nothing_below_20_trials(data: StudyData) -> None:
     arm = data.arms[0]
     chosen = data.chosen_trial(arm)
-    assert chosen is not None
     edge = replace(
         chosen, parameters={"lr": 0.299}, distributions={"lr": FloatDistribution(0.01, 0.3)}
     )

@@ -16,12 +16,11 @@ from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
 from reports.draw.side_by_side import compare_studies
 from reports.read.data import StudyData
-from reports.write.card import Exported, model_card
 from reports.write.markdown import markdown, markdown_of_all
 from reports.write.page import render_comparison, render_page
 from storage.files.artifacts import MANIFEST, read_json, write_json
 from storage.files.seal import opened_images, openings, record_opening
-from tests.support.study_fixture import Fabricated
+from tests.support.study_fixture import Fabricated, card_of
 
 
 @pytest.fixture
@@ -51,7 +50,6 @@ def test_examples_are_the_images_that_the_findings_name(
     small: Fabricated, findings: Findings
 ) -> None:
     images = read_examples(small.layout, findings)
-    assert findings.classes is not None
     named = [one.image for found in findings.classes.confusions for one in found.examples]
     assert set(images) == set(named) != set()
     assert all(np.all(image == place % 256) for place, image in images.items())
@@ -85,17 +83,12 @@ def test_of_arrays_no_text_calls_an_example_an_image_and_no_picture_is_shown(
     students = (*data.protocol.students, "resnet8")
     found = find(replace(data, protocol=replace(data.protocol, students=students)))
     assert read_examples(copied.layout, found) == {}
-    tuned = found.data.tuned("scheduled")
-    config = {"model": "resnet8", "classes": 10, "inputs": shape}
-    exported = Exported(
-        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
-    )
     other = find(replace(data, settings=replace(data.settings, dataset="other")))
     together = compare_studies([other, found])
     for text in (
         render_page(found).partition("<script>")[0].partition("</style>")[2],
         markdown(found),
-        model_card(found, exported),
+        card_of(found, shape),
         render_comparison(together).partition("</style>")[2],
         markdown_of_all(together),
     ):

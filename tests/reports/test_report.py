@@ -53,8 +53,6 @@ def test_the_comparison_table_has_interval_and_number_of_seeds(findings: Finding
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["seeds"] for row in rows] == ["1", "6", "6", "6", "6", "6"]
     tuned = findings.standing(findings.data.tuned("scheduled"))
-    assert tuned is not None
-    assert tuned.interval is not None
     low, high = (f"{100 * end:.2f}" for end in tuned.interval)
     assert rows[1]["95 % interval"] == f"{low} to {high}"
     assert rows[1]["gap recovered"].endswith(" %")

@@ -52,7 +52,6 @@ def test_each_study_keeps_its_own_verdict_and_recipe(
     assert [row["verdict"] for row in results] == ["better", "worse", "none"]
     assert [row["seeds"] for row in results] == ["6", "7", "0"]
     difference = found[0].verdict.difference
-    assert difference is not None
     assert results[0]["difference"] == f"+{100 * difference.mean:.2f} points"
     winners = [one.data.tuned("scheduled") for one in found[:2]]
     rates = [f"{one.recipe.lr:.6g}" for one in winners if one]
@@ -88,7 +87,6 @@ def test_a_study_without_a_difference_is_named_and_not_drawn(
     studies: SideBySide, found: list[Findings]
 ) -> None:
     assert studies.warnings == ("Not confirmed yet: open_one",)
-    assert studies.chart is not None
     assert [row.label for row in studies.chart.rows] == ["helped: better", "hurt: worse"]
     assert compare_studies(found[2:]).chart is None
 

@@ -85,9 +85,9 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
-def trials(root: Path, name: str = "digits") -> pd.DataFrame:
+def trials(root: Path) -> pd.DataFrame:
     """Return all of trials.csv that a study must repeat."""
-    frame = pd.read_csv(Layout(root).study(name).trials_csv, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(Layout(root).study("digits").trials_csv, dtype=str, keep_default_na=False)
     return frame.drop(columns=VARYING)
 
 
@@ -96,9 +96,9 @@ def report(root: Path, name: str = "digits") -> dict[str, Any]:
     return json.loads(re.sub(r"--root \S+", "--root ROOT", text))
 
 
-def runs(root: Path, name: str = "digits") -> dict[str, tuple[Any, ...]]:
+def runs(root: Path) -> dict[str, tuple[Any, ...]]:
     """Return by folder what every run of a study must repeat."""
-    folder = Layout(root).study(name).folder
+    folder = Layout(root).study("digits").folder
     found = {}
     for path in folder.rglob("result.json"):
         if path.parent == folder / "confirm" / "teacher":
@@ -416,18 +416,14 @@ def test_a_study_is_run_by_one_supervisor_at_a_time(copied, capsys):
     assert said.count("\n") == 1
 
 
-def save_folder(folder: Path, per_class: int = 24) -> None:
-    draw = np.random.default_rng(0)
+def test_a_folder_of_images_runs_through(tmp_path, capsys):
+    draw, folder = np.random.default_rng(0), tmp_path / "My photos"
     for place, name in enumerate(("dark", "light [x]")):
         (folder / name).mkdir(parents=True)
-        for number in range(per_class):
+        for number in range(24):
             pixels = draw.integers(100 * place, 100 * place + 100, (10, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
-def test_a_folder_of_images_runs_through(tmp_path, capsys):
-    save_folder(tmp_path / "My photos")
-    dataset = ["--dataset", f"folder:{tmp_path / 'My photos'}", "--train-size", "0"]
+    dataset = ["--dataset", f"folder:{folder}", "--train-size", "0"]
     root = tmp_path / "runs"
     run(root, *dataset, "--trials", "1", "--workers", "inline")
     found = report(root, "My-photos")
