@@ -108,8 +108,7 @@ def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
     ]
     whole = [trial for trial in ended if trial.state == "COMPLETE"] or ended
     scale, ends = data.measure.scale, (data.measure.worst, data.measure.best)
-    values = [scale * value for trial in whole if (value := trial.value) is not None]
-    values = values or [scale * end for end in ends]
+    values = [scale * trial.ranked for trial in whole] or [scale * end for end in ends]
     room = 0.1 * (max(values) - min(values)) or 1.0
     below, above = (room, 2 * room) if data.measure.lower else (2 * room, room)
     return min(values) - below, max(values) + above

@@ -119,11 +119,8 @@ def _protocols(studies: Sequence[StudyData]) -> Table:
         }
         for one in studies
     ]
-    rows = [
-        [field, *(_shown(one[field]) for one in described)]
-        for field in described[0]
-        if len({_shown(one[field]) for one in described}) > 1
-    ]
+    shown = {field: [_shown(one[field]) for one in described] for field in described[0]}
+    rows = [[field, *cells] for field, cells in shown.items() if len(set(cells)) > 1]
     columns = ["protocol", *(one.name for one in studies)]
     return Table(columns=columns, rows=rows, words=len(columns))
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from reports.compute.caveats import edge_parameters
+from conductor.search import methods
+from reports.compute.caveats import STARTUP_TRIALS, edge_parameters
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
 from tests.support.study_fixture import TRAIN
@@ -74,6 +75,7 @@ def test_a_search_that_was_confirmed_before_its_end_is_named(data: StudyData) ->
 
 
 def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None:
+    assert STARTUP_TRIALS == methods.STARTUP_TRIALS
     scheduled, plain = data.arms
     ten = replace(data, arms=(fewer(scheduled, 10), fewer(plain, 10)))
     assert caveats(ten, "Little tuning") == []
