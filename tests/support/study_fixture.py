@@ -28,7 +28,8 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.read.collect import collect
-from reports.read.data import StudyData
+from reports.read.data import StudyData, TrialData
+from reports.write.card import Exported, model_card
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
 from storage.files.artifacts import finish, write_json
@@ -487,6 +488,35 @@ def _costs() -> Costs:
         "plain": cost("resnet8-w0.25", 5_242, 1.012),
     }
     return Costs(device="cpu", threads=1, models=models)
+
+
+def completed(number: int, value: float, **fields: Any) -> TrialData:
+    """A trial of one epoch, whose fields are given by hand."""
+    made: dict[str, Any] = {
+        "arm": "scheduled",
+        "state": "COMPLETE",
+        "parameters": {},
+        "distributions": {},
+        "values": {1: value},
+        "diverged": False,
+        "auditor": False,
+        "cut_epoch": None,
+        "reason": "",
+        "started": None,
+        "seconds": None,
+        "record": None,
+    }
+    return TrialData(number=number, value=value, **{**made, **fields})
+
+
+def card_of(findings: Findings, inputs: Mapping[str, Any]) -> str:
+    """Return the model card of the first run of the tuned scheduled recipe."""
+    tuned = findings.data.tuned("scheduled")
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": inputs}
+    exported = Exported(
+        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
+    )
+    return model_card(findings, exported)
 
 
 def drawn_figures(findings: Findings) -> dict[str, Figure]:
