@@ -1,7 +1,7 @@
 """The display of a running study: a live view on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,7 +49,6 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._live: Live | None = None
         self._bars = _bars(self.console)
         self._stage: _Stage | None = None
         self._runs: dict[object, _Run] = {}
@@ -69,22 +68,19 @@ class Display:
         if not self.is_live:
             yield
             return
-        with Live(
-            get_renderable=self._view, console=self.console, refresh_per_second=REFRESH
-        ) as self._live:
+        with Live(get_renderable=self._view, console=self.console, refresh_per_second=REFRESH):
             yield
-        self._live = None
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator["Bar"]:
-        """Yield a progress bar for a job with `total` parts."""
+    def bar(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """Yield a progress bar for a job with `total` parts, called with those done and in all."""
         if self.is_live:
             task = self._bars.add_task(title, total=total)
-            yield Bar(lambda done, end: self._bars.update(task, completed=done, total=end))
+            yield lambda done, end: self._bars.update(task, completed=done, total=end)
             self._bars.remove_task(task)
             return
         self.say(f"{title} …")
-        yield Bar(lambda done, end: None)
+        yield lambda done, end: None
 
     def begin(self, title: str, total: int, done: int) -> None:
         """Begin a stage of `total` runs, of which `done` are finished already."""
@@ -121,16 +117,6 @@ class Display:
         if self._runs:
             parts.append(_table(list(self._runs.values())))
         return Group(*parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A progress bar, called with the number of parts done and in total."""
-
-    _update: object
-
-    def __call__(self, done: int, total: int) -> None:
-        self._update(done, total)  # type: ignore[operator]
 
 
 def _bars(console: Console) -> Progress:

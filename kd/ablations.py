@@ -2,20 +2,16 @@
 
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 from kd.recipe import Recipe, Schedule
-from kd.schedules import value
 
 POINTS = 1000  # intervals of the midpoint rule for a schedule's mean over the horizon
 
 
 def mean_value(schedule: Schedule) -> float:
     """Return a schedule's mean over the horizon, by the midpoint rule."""
-    values = [
-        value(schedule.shape, *schedule.ends, (point + 0.5) / POINTS, schedule.sharpness)
-        for point in range(POINTS)
-    ]
-    return math.fsum(values) / POINTS
+    return math.fsum(schedule.value((point + 0.5) / POINTS) for point in range(POINTS)) / POINTS
 
 
 def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
@@ -24,11 +20,14 @@ def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
     Changes that have no effect are omitted, for example of a temperature where alpha is 0.
     `defaults` provides the optimizer's values before tuning.
     """
+    soft = recipe.alpha.ends != (0, 0)
     variants = {
-        "with constant temperature": _constant_temperature(recipe),
-        "with constant alpha": _constant_alpha(recipe),
+        "with constant temperature": _constant(recipe, "temperature") if soft else recipe,
+        "with constant alpha": _constant(recipe, "alpha"),
         "without feature loss": _default_fields(recipe, "feature"),
-        "without soft loss": _default_fields(recipe, "soft", "temperature", "alpha"),
+        "without soft loss": (
+            _default_fields(recipe, "soft", "temperature", "alpha") if soft else recipe
+        ),
         "with default optimizer": replace(
             recipe,
             lr=defaults.lr,
@@ -45,13 +44,10 @@ def _default_fields(recipe: Recipe, *beginnings: str) -> Recipe:
     return replace(recipe, **{name: getattr(Recipe(), name) for name in names})
 
 
-def _constant_temperature(recipe: Recipe) -> Recipe:
-    if recipe.temperature.shape == "constant" or recipe.alpha.ends == (0, 0):
+def _constant(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe with the mean of the schedule `name` in its place, if that moves at all."""
+    schedule: Schedule = getattr(recipe, name)
+    if schedule.initial == schedule.final:
         return recipe
-    return replace(recipe, temperature=Schedule.constant(mean_value(recipe.temperature)))
-
-
-def _constant_alpha(recipe: Recipe) -> Recipe:
-    if recipe.alpha.shape == "constant":
-        return recipe
-    return replace(recipe, alpha=Schedule.constant(mean_value(recipe.alpha)))
+    constant: dict[str, Any] = {name: Schedule.constant(mean_value(schedule))}
+    return replace(recipe, **constant)

@@ -6,7 +6,7 @@ RetortError               one line for the user: the rule, the value received, t
 ├── ArtifactError         a file that Retort keeps is missing, damaged or made for something else
 ├── StudyError            a study cannot be opened, resumed or owned
 ├── WorkerError           a worker died, or its job failed with an error of another class
-└── DivergenceError       a loss stopped being finite: a result of the recipe, not a fault
+└── DivergenceError       a run stopped being finite: a result of the recipe, not a fault
 """
 
 import traceback
@@ -39,7 +39,7 @@ class WorkerError(RetortError):
 
 
 class DivergenceError(RetortError):
-    """The training loss stopped being finite; the message names the step."""
+    """A loss or the weights stopped being finite; the message names the step or the epoch."""
 
 
 def require(rule: str, holds: bool, received: object) -> None:

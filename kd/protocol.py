@@ -27,11 +27,9 @@ from kd.registry import check_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol(JsonData):
-    """Settings that all trials of a study share. Each field has a flag of the same name.
+    """Settings that all trials of a study share.
 
-    The text of a field is the help of its flag. Shares (`*_fraction`, `warmup`) lie in 0-1.
-    The properties `view_count` and `confirm_horizon` resolve the value 0 of `views` (one view per
-    epoch of the horizon) and of `confirm_epochs` (the horizon).
+    Each field has a flag of the same name, and its text is the help of that flag.
     """
 
     dataset: Annotated[
@@ -116,10 +114,10 @@ class Protocol(JsonData):
     def __post_init__(self) -> None:
         self.check_types()
         parse_dataset(self.dataset)
-        for rule, low, high, names in _RANGES:
+        for low, high, names in _RANGES:
             for name in names:
                 received = getattr(self, name)
-                require(f"{name} must {rule}", low <= received <= high, received)
+                require(f"{name} must lie in {low}-{high}", low <= received <= high, received)
         size = self.teacher_size
         require("teacher_size must be 0 or lie in 4-1024", size == 0 or 4 <= size <= 1024, size)
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
@@ -209,16 +207,16 @@ def dataset_slug(dataset: str) -> str:
     return plain[:40].rstrip("-._") or "study"
 
 
-_RANGES: tuple[tuple[str, float, float, tuple[str, ...]], ...] = (
-    ("lie in 4-1024", 4, 1024, ("image_size",)),
-    ("lie in 0-1000000000", 0, 10**9, ("train_size", "max_params", "max_latency_ms")),
-    ("lie in 0-100", 0, 100, ("margin",)),
-    ("lie in 0-9223372036854775807", 0, 2**63 - 1, ("seed",)),
-    ("lie in 0-0.9", 0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
-    ("lie in 1-100000", 1, 100_000, ("epochs",)),
-    ("lie in 0-100000", 0, 100_000, ("views", "confirm_epochs", "teacher_epochs")),
-    ("lie in 2-65536", 2, 65_536, ("batch_size",)),
-    ("lie in 1-1024", 1, 1024, ("threads",)),
-    ("lie in 0-10", 0, 10, ("teacher_lr",)),
-    ("lie in 0-1", 0, 1, ("teacher_weight_decay",)),
+_RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
+    (4, 1024, ("image_size",)),
+    (0, 10**9, ("train_size", "max_params", "max_latency_ms")),
+    (0, 100, ("margin",)),
+    (0, 2**63 - 1, ("seed",)),
+    (0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
+    (1, 100_000, ("epochs",)),
+    (0, 100_000, ("views", "confirm_epochs", "teacher_epochs")),
+    (2, 65_536, ("batch_size",)),
+    (1, 1024, ("threads",)),
+    (0, 10, ("teacher_lr",)),
+    (0, 1, ("teacher_weight_decay",)),
 )

@@ -4,12 +4,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from kd import schedules
 from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain, read_object
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
 from kd.registry import Kind, check_name
 
-SHAPES = ("constant", "linear", "cosine", "exponential", "polynomial", "step", "sigmoid")
+SHAPES = tuple(schedules.SHAPES)
 SHARP_SHAPES = ("polynomial", "step", "sigmoid")  # the shapes that `sharpness` changes
 
 
@@ -36,6 +37,10 @@ class Schedule(JsonData):
     @property
     def ends(self) -> tuple[float, float]:
         return self.initial, self.final
+
+    def value(self, progress: float) -> float:
+        """Return the value at `progress` = step / total steps of the horizon."""
+        return schedules.value(self.shape, *self.ends, progress, self.sharpness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

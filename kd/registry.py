@@ -113,7 +113,7 @@ def _parameters(kind: Kind, name: str) -> type | None:
         node
         for node in body
         if isinstance(node, ast.Import | ast.ImportFrom)
-        and used & {alias.asname or alias.name for alias in node.names}
+        and used & {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     ]
     namespace = {**kind.literals(name), "__name__": __name__}
     exec(compile(ast.Module([*imports, *found], []), name, "exec"), namespace)

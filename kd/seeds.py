@@ -7,7 +7,7 @@ import json
 def derive_seed(study_seed: int, purpose: str, *parts: int | str) -> int:
     """Return a seed in [0, 2**63) that depends on every argument and on nothing else.
 
-    `purpose` names what the seed is for ("initialisation", "order", "views", …); `parts` are the
+    `purpose` names what the seed is for ("initialisation", "order", "view", …); `parts` are the
     trial, replicate, epoch or arm. SHA-256 keeps neighbouring arguments unrelated, which additive
     schemes such as seed + trial do not.
     """

@@ -66,16 +66,20 @@ class Measure:
 
     def value(self, score: float | None, digits: int = 2) -> str:
         """0.9721 -> 97.21 %"""
-        return NONE if score is None else f"{self.level(score, digits)} {self.symbol}".rstrip()
+        return NONE if score is None else self.with_symbol(self.level(score, digits))
+
+    def with_symbol(self, text: str) -> str:
+        """97.21 ± 0.32 -> 97.21 ± 0.32 %; as it is, for a metric without a unit."""
+        return f"{text} {self.symbol}".rstrip()
 
     def level(self, score: float | None, digits: int = 2) -> str:
         """0.9721 -> 97.21: a value without its unit."""
         return self._written(None if score is None else self.scale * score, digits)
 
-    def number(self, difference: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    def number(self, difference: float | None, *, sign: bool = False) -> str:
         """0.0102 -> 1.02, an amount without its unit; with `sign` +1.02, a difference of values."""
         scale = self.scale if sign else abs(self.scale)
-        return self._written(None if difference is None else scale * difference, digits, sign)
+        return self._written(None if difference is None else scale * difference, 2, sign)
 
     def amount(self, difference: float) -> str:
         """-0.0102 -> 1.02 points: how large a difference is."""
@@ -97,13 +101,9 @@ class Measure:
         one, other = sorted((self.scale * low, self.scale * high))
         return one, other
 
-    def interval(self, low: float, high: float) -> str:
-        """The ends of a difference's interval: (-0.001, 0.012) -> −0.10 to +1.20"""
-        return " to ".join(self._written(end, 2, sign=True) for end in self.ends(low, high))
-
-    def between(self, low: float, high: float) -> str:
-        """The ends of a value's interval: (0.9721, 0.98) -> 97.21 to 98.00"""
-        return " to ".join(self._written(end, 2) for end in self.ends(low, high))
+    def interval(self, low: float, high: float, *, sign: bool = True) -> str:
+        """(-0.001, 0.012) -> −0.10 to +1.20, of a difference; without `sign`, of a value."""
+        return " to ".join(self._written(end, 2, sign) for end in self.ends(low, high))
 
     def spread(self, mean: float | None, deviation: float | None) -> str:
         """A value with its deviation, without their unit: 97.21 ± 0.32"""
@@ -130,7 +130,7 @@ def points(share: float | None, *, sign: bool = False, digits: int = 2) -> str:
     return signed(None if share is None else 100 * share, sign=sign, digits=digits)
 
 
-def signed(value: float | None, *, sign: bool = False, digits: int = 2) -> str:
+def signed(value: float | None, *, sign: bool, digits: int) -> str:
     """1.0234 -> 1.02, with `sign` +1.02; what rounds to 0 has no sign."""
     if value is None:
         return NONE
@@ -164,8 +164,8 @@ def milliseconds(value: float) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    exponent = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    text = f"{value:.{max(0, digits - exponent)}f}" if abs(value) >= 1 else f"{value:.{digits}g}"
+    size = len(str(int(abs(value))))
+    text = f"{value:.{max(0, digits - size)}f}" if abs(value) >= 1 else f"{value:.{digits}g}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -175,14 +175,14 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def scaled(value: float | None, unit: str = "") -> str:
+def scaled(value: float | None) -> str:
     """11173962 -> 11.2 M; counts, MACs and the like, in powers of 1000."""
     if value is None:
         return NONE
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
+        if abs(value) >= 0.9995 * size:  # what would be rounded to 1000 of the next unit
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
 
 
 def parse_size(text: str) -> int:
@@ -207,7 +207,7 @@ def binary_size(count: float | None) -> str:
         return NONE
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            return f"{figure(count / size)} {unit}"
     return f"{count:.0f} bytes"
 
 

@@ -23,7 +23,7 @@ from kd.errors import ProtocolError
 PLAIN = (str, int, float, bool, type(None))  # exact types: Optuna converts others to these
 EXACT = 2**53  # integers up to this one are exact as the floats that Optuna stores
 SHOWN = 60  # characters of a value in an error
-LONGEST_NAME = 512  # characters, of the column in Optuna's tables
+LONGEST_NAME = 512  # characters, of the columns in Optuna's tables
 
 Distributions = MutableMapping[str, BaseDistribution]
 
@@ -80,7 +80,11 @@ class CheckedTrial:
     def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
         return self.suggest_float(name, low, high, step=q)
 
+    def report(self, value: float, step: int) -> None:
+        raise ProtocolError("suggest must not report values: each epoch of the training does")
+
     def set_user_attr(self, key: str, value: Any) -> None:
+        _check_name("an attribute", key)
         try:
             json.dumps(value)
         except (TypeError, ValueError):
@@ -91,17 +95,20 @@ class CheckedTrial:
 
     def _note(self, name: str, distribution: BaseDistribution) -> None:
         """Record a distribution. Raises ProtocolError if it conflicts with earlier trials."""
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-            raise ProtocolError(
-                f"a parameter's name must be a str of 1-{LONGEST_NAME} characters, got "
-                f"{_short(name)}"
-            )
+        _check_name("a parameter", name)
         before = self._known.setdefault(name, distribution)
         if _kind(before) != _kind(distribution):
             raise ProtocolError(
                 f"{name!r} had {_described(before)} before, and has {_described(distribution)} "
                 "now; suggest the same in every trial, or give each of them a separate name"
             )
+
+
+def _check_name(what: str, name: str) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        raise ProtocolError(
+            f"{what}'s name must be a str of 1-{LONGEST_NAME} characters, got {_short(name)}"
+        )
 
 
 def check_choices(name: str, choices: tuple[Any, ...]) -> None:

@@ -15,15 +15,13 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe."""
     temperature = trial.suggest_float("temperature", 1, 10, log=True)
     alpha = trial.suggest_float("alpha", 0, 1)
-    feature_kind, feature_weight, feature_taps = suggest_feature(trial, study)
+    feature = suggest_feature(trial, study)
     return replace(
         plain.suggest(trial, study),
         soft_kind="kl",
         temperature=Schedule.constant(temperature),
         alpha=Schedule.constant(alpha),
-        feature_kind=feature_kind,
-        feature_weight=feature_weight,
-        feature_taps=feature_taps,
+        **feature,
     )
 
 

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from kd import optimizers
 from kd.errors import ProtocolError
-from kd.names import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from kd.optimizers import Range
+from kd.optimizers import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +20,14 @@ class StudyContext:
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
 
     @property
-    def lr(self) -> "Range":
+    def lr(self) -> Range:
         """The range of learning rates of the optimizer, with its default."""
-        lr: Range = OPTIMIZERS.load(self.optimizer).LR
-        return lr
+        return optimizers.load(self.optimizer).LR
 
     @property
-    def weight_decay(self) -> "Range":
+    def weight_decay(self) -> Range:
         """The range of weight decays of the optimizer, with its default."""
-        weight_decay: Range = OPTIMIZERS.load(self.optimizer).WEIGHT_DECAY
-        return weight_decay
+        return optimizers.load(self.optimizer).WEIGHT_DECAY
 
     def offered(self, choices: Sequence[str]) -> list[str]:
         """Return the choices, such as last1+last2, whose taps are all among the study's.

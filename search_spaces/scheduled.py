@@ -17,15 +17,13 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe. A parameter that would have no effect is not sampled."""
     temperature = suggest_schedule(trial, "temperature", 1, 10, log=True)
     alpha = suggest_schedule(trial, "alpha", 0, 1)
-    feature_kind, feature_weight, feature_taps = suggest_feature(trial, study)
+    feature = suggest_feature(trial, study)
     return replace(
         plain.suggest(trial, study),
         soft_kind="kl",
         temperature=temperature,
         alpha=alpha,
-        feature_kind=feature_kind,
-        feature_weight=feature_weight,
-        feature_taps=feature_taps,
+        **feature,
     )
 
 
@@ -44,14 +42,14 @@ def suggest_schedule(
     return Schedule(shape=shape, initial=initial, final=final, sharpness=sharpness)
 
 
-def suggest_feature(trial: BaseTrial, study: StudyContext) -> tuple[str, float, tuple[str, ...]]:
-    """Suggest kind, weight and taps of the feature loss."""
+def suggest_feature(trial: BaseTrial, study: StudyContext) -> dict[str, Any]:
+    """Suggest kind, weight and taps of the feature loss: the fields of a recipe, if it has one."""
     kind = trial.suggest_categorical("feature_kind", FEATURE_KINDS)
     if kind == "none":
-        return kind, 0.0, ()
+        return {}
     weight = trial.suggest_float("feature_weight", 1e-3, 10, log=True)
     taps = trial.suggest_categorical("feature_taps", study.offered(TAPS))
-    return kind, weight, tuple(taps.split("+"))
+    return {"feature_kind": kind, "feature_weight": weight, "feature_taps": (*taps.split("+"),)}
 
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:

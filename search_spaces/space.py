@@ -2,7 +2,7 @@
 
 A space is a Python file with `suggest(trial) -> Recipe` or `suggest(trial, study) -> Recipe`, where
 `study` is a `StudyContext`. The recipes to try first are a dict from titles to parameters:
-`ENQUEUED`, or the result of `enqueued(study)`. `--space path/to/mine.py` uses a file of your own.
+`ENQUEUED` and the result of `enqueued(study)`. `--space path/to/mine.py` uses a file of your own.
 """
 
 import inspect
@@ -79,7 +79,7 @@ def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[
         takes_study = False
 
     def for_study(trial: BaseTrial) -> Any:
-        recipe = suggest(trial, study) if takes_study else suggest(trial)
+        recipe = suggest(trial, study=study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
             return recipe  # `propose` raises the error
         missing = [tap for tap in recipe.feature_taps if tap not in study.taps]
@@ -100,7 +100,7 @@ def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[
 def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
     """Return a module's recipes to try first: its `ENQUEUED`, then those of `enqueued(study)`.
 
-    Raises ProtocolError unless both are dicts of dicts.
+    Raises ProtocolError unless both are dicts of dicts, with texts as keys.
     """
     parts = {"ENQUEUED": getattr(module, "ENQUEUED", {})}
     if callable(of_study := getattr(module, "enqueued", None)):
@@ -110,12 +110,18 @@ def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
             raise ProtocolError(f"{where}: enqueued(study): {one_line(error)}") from error
     enqueued: dict[str, Mapping[str, Any]] = {}
     for name, part in parts.items():
-        if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
+        if not _is_object(part) or not all(map(_is_object, part.values())):
             raise ProtocolError(
-                f"{where}: {name} must be a dict from titles to dicts of parameters"
+                f"{where}: {name} must be a dict from titles to dicts of parameters, with texts as "
+                "keys"
             )
         enqueued |= part
     return enqueued
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether a value is a dict whose keys are texts."""
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
@@ -153,7 +159,7 @@ def _read_file(path: Path) -> OwnFile:
         raise ProtocolError(f"--space takes a Python file, got {path}, which is not a file")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", path.stem):
         raise ProtocolError(
-            f"a search space's file must be named with letters, digits and _, as it names the arm, "
+            "a search space's file must be named with letters, digits and _, as it names the arm, "
             f"got {path.stem!r}"
         )
     if path.stem in SPACES.names:
@@ -223,7 +229,7 @@ def _place(space: Space, error: BaseException | None = None) -> str:
 
 def _reason(what: str, error: BaseException) -> str:
     """Return a message on a space's exception, reworded where Optuna's or Python's is unclear."""
-    text = _one_line(error)
+    text = " ".join(str(error).split())
     if isinstance(error, ProtocolError):
         return f"suggest of {what}: {text}"
     if lacking := re.match("The value of the parameter '(.+)' is not found", text):
@@ -231,8 +237,4 @@ def _reason(what: str, error: BaseException) -> str:
     if unknown := re.match(r"Recipe\.__init__\(\) got an unexpected .*'(\w+)'", text):
         known = ", ".join(field.name for field in fields(Recipe))
         return f"suggest of {what}: Recipe has no {unknown[1]!r}; its fields: {known}"
-    return f"suggest of {what} raises {type(error).__name__}: {text}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return f"suggest of {what} raises {one_line(error)}"

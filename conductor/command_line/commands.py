@@ -173,9 +173,9 @@ def reproduce(options: argparse.Namespace) -> int:
     from conductor.tools.reproducing import finalist_subject, reproduce_run, trial_subject
 
     subject = (
-        finalist_subject(paths, options.finalist, options.replicate)
-        if options.finalist
-        else trial_subject(paths, options.trial, options.arm)
+        trial_subject(paths, options.trial, options.arm)
+        if options.finalist is None
+        else finalist_subject(paths, options.finalist, options.replicate)
     )
     with _workers(options, paths) as workers:
         same = reproduce_run(paths, subject, workers, Display(), paths.command("verify"))

@@ -23,14 +23,12 @@ SPELLINGS = {"students": "--student"}  # a second flag for a field
 
 
 def add_study_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose a study."""
     group = parser.add_argument_group("which study")
     group.add_argument("--name", help="the study's name (default: that of its preset or data)")
     _add_place_flags(group)
 
 
 def add_place_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose the place of studies."""
     _add_place_flags(parser.add_argument_group("which studies"))
 
 
@@ -40,7 +38,6 @@ def _add_place_flags(group: Any) -> None:
 
 
 def add_search_flags(parser: ArgumentParser) -> None:
-    """Add the flags of the search."""
     group = parser.add_argument_group("search")
     group.add_argument(
         "--arms",
@@ -52,7 +49,6 @@ def add_search_flags(parser: ArgumentParser) -> None:
 
 
 def add_comparison_flags(parser: ArgumentParser) -> None:
-    """Add the flags of the comparison."""
     group = parser.add_argument_group("comparison")
     levels = ", ".join(f"{level} for {seeds}" for level, seeds in EVIDENCE.items())
     _add_options(group, "comparison")
@@ -67,7 +63,6 @@ def add_comparison_flags(parser: ArgumentParser) -> None:
 
 
 def add_worker_flags(parser: ArgumentParser) -> None:
-    """Add the flags of the workers."""
     _add_options(parser.add_argument_group("workers"), "workers")
 
 
@@ -85,7 +80,6 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
 
 
 def add_report_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose the studies of a report, and its format."""
     parser.add_argument(
         "studies",
         nargs="*",
@@ -113,7 +107,6 @@ def add_verify_flags(parser: ArgumentParser) -> None:
 
 
 def add_export_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose the student to export, its folder and format."""
     group = parser.add_argument_group("what is exported")
     group.add_argument(
         "--finalist",
@@ -133,7 +126,6 @@ def add_export_flags(parser: ArgumentParser) -> None:
 
 
 def add_reproduce_flags(parser: ArgumentParser) -> None:
-    """Add the flags that choose the run to train again."""
     group = parser.add_argument_group("which run")
     either = group.add_mutually_exclusive_group(required=True)
     either.add_argument("--trial", type=int, help="number of a trial of the search")

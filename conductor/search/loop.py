@@ -123,9 +123,10 @@ class Search(Stage):
         if isinstance(event, Failed) and not isinstance(error := error_of(event), WorkerError):
             raise error
         outcome = "pruned" if trial.pruned else ENDINGS.get(type(event), "failed")
-        reason = event.reason if isinstance(event, Diverged | Failed) else ""
         arm, number, run = trial.arm, trial.number, trial.job.run
-        reason = "" if trial.pruned else reason
+        reason = ""
+        if isinstance(event, Diverged | Failed) and not trial.pruned:
+            reason = event.reason
         record = run_record(trial.job, trial.history, outcome=outcome, reason=reason)
         state = OUTCOMES.get(outcome, TrialState.COMPLETE)
         value = None if outcome == "failed" else record.objective(self._measure.worst)

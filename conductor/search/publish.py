@@ -84,12 +84,17 @@ class _NoteTarget:
 def _write(folder: Path, history: list[EpochMetrics], metric: Measure) -> Iterable[Path]:
     picture, table = folder / "curves.svg", folder / "epochs.csv"
     picture.write_text(curves(history, metric), encoding="utf-8")
-    rows = [metrics.to_json() for metrics in history]
+    rows = [{**each.to_json(), "objective": _value(each, metric)} for each in history]
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     return picture, table
+
+
+def _value(metrics: EpochMetrics, metric: Measure) -> float:
+    """Return the metric's own value after an epoch."""
+    return metric.sign * metrics.objective + 0.0  # never -0.0
 
 
 def curves(history: list[EpochMetrics], metric: Measure) -> str:
@@ -98,7 +103,7 @@ def curves(history: list[EpochMetrics], metric: Measure) -> str:
     It is a picture because the dashboard shows pictures and no pages.
     """
     drawn = {name: [getattr(metrics, name) for metrics in history] for name in PANELS}
-    drawn["objective"] = [metric.sign * value for value in drawn["objective"]]
+    drawn["objective"] = [_value(metrics, metric) for metrics in history]
     panels = [
         _panel(PANELS[name].format(metric=metric.name), values, index)
         for index, (name, values) in enumerate(drawn.items())

@@ -195,8 +195,8 @@ def _check_unchanged(
 ) -> None:
     changed = [
         what
-        for what in ("dataset", "teacher", "shards")
-        if getattr(kept, what) != getattr(prepared, what) and _known(kept, prepared, what)
+        for what in ("dataset", "teacher", "shards")  # a new study has none of its teacher yet
+        if "" not in (was := getattr(kept, what), now := getattr(prepared, what)) and was != now
     ]
     changed += [
         f"search space {arm}"
@@ -208,11 +208,6 @@ def _check_unchanged(
             f"since study {paths.name} was begun, its {', '.join(changed)} changed (the files, or "
             "the version of torch); restore them, or choose another --name"
         )
-
-
-def _known(kept: StudySettings, prepared: Prepared, what: str) -> bool:
-    """Whether both have this fingerprint; a new study has none of its teacher yet."""
-    return bool(getattr(kept, what) and getattr(prepared, what))
 
 
 def kernels_so_far(was: str, now: str) -> str:

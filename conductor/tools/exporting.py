@@ -16,6 +16,7 @@ from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
 from reports.compute.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData, StudyData
+from reports.wording import counted
 from reports.write.card import Exported, model_card
 from storage.files.artifacts import finish, read_json
 from storage.files.layout import ExportLayout, StudyLayout
@@ -161,7 +162,8 @@ class Export:
             f"validation {measure.name}, {validated}; {measure.value(run.value, 1)} on the test "
             "split"
         )
-        display.say(f"safetensors: {exported.images} validation images, equal bit for bit")
+        count = counted(exported.images, f"validation {data.example}")
+        display.say(f"safetensors: {count}, equal bit for bit")
         for batch, difference in exported.onnx_differences.items():
             display.say(f"onnx: logits of a batch of {batch} differ by at most {difference:.2g}")
         display.say(f"export: {self.target}")
@@ -174,12 +176,13 @@ def building(target: Path) -> Iterator[Path]:
     Otherwise it is removed, with parents that were made for it. Raises ArtifactError if it cannot
     be written.
     """
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    whole = target.absolute()  # the present folder has no name of its own
+    folder = whole.with_name(f".{whole.name}.{secrets.token_hex(6)}.tmp")
     new = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.mkdir(parents=True)
         yield folder
-        folder.replace(target)
+        folder.replace(whole)
     except OSError as error:
         raise ArtifactError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 from conductor.request import Request
 from conductor.stages.preparing import DISK_SHARE
-from reports.wording import show_size
+from reports.wording import counted, show_size
 from storage.studies.urls import shown
 from workers.machine import installed_memory, usable_cores, usable_memory
 
@@ -57,11 +57,11 @@ def computing(machine: Mapping[str, Any] | None) -> Lines:
 
 def used(request: Request, machine: Mapping[str, Any] | None, workers: int | None) -> Lines:
     """Describe what Retort will use; `workers` is their number, None if none responds."""
-    threads = f"{request.protocol.threads} thread{'s' * (request.protocol.threads != 1)} each"
-    count = UNKNOWN if workers is None else f"{workers} (--workers {request.workers}), {threads}"
+    threads = counted(request.protocol.threads, "thread")
+    known = f"{workers} (--workers {request.workers}), {threads} each"
     return [
         ("device", _devices(machine) if machine else UNKNOWN),
-        ("workers", count),
+        ("workers", UNKNOWN if workers is None else known),
         ("studies", shown(request.url)),
         ("cache", _cache(request.cache_budget, free_disk(request.root))),
     ]

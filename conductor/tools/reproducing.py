@@ -5,7 +5,7 @@ stays sealed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from tempfile import TemporaryDirectory
 
@@ -58,10 +58,9 @@ def finalist_subject(paths: StudyLayout, name: str, replicate: int) -> Subject:
         raise StudyError(f"study {paths.name} has not been confirmed")
     known = dict.fromkeys(f.name for f in Finalists.read(paths.finalists).finalists)
     check_name(f"finalist of study {paths.name}", name, known)
-    run, title = paths.confirmation(name, replicate), f"replicate {replicate} of {name}"
-    subject = _subject(title, run, [])
-    views = view_order(subject.record.seed, _protocol(paths).view_count)
-    return Subject(title=title, record=subject.record, views=views)
+    run = paths.confirmation(name, replicate)
+    subject = _subject(f"replicate {replicate} of {name}", run, [])
+    return replace(subject, views=view_order(subject.record.seed, _protocol(paths).view_count))
 
 
 def _subject(title: str, run: RunLayout, views: list[int]) -> Subject:

@@ -1,5 +1,7 @@
 """Verification of a study's teacher cache."""
 
+import numpy as np
+
 from conductor.display import Display
 from conductor.stages.provenance import read_context
 from kd.errors import StudyError
@@ -11,28 +13,28 @@ from workers.pools.worker_pool import WorkerPool
 TOLERANCE = 1e-3  # of logits and scaled features, for another batch size or machine
 
 
-def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Display) -> float:
+def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Display) -> None:
     """Compare every shard with its checksum and `rows` random rows with the teacher.
 
-    Prints and returns the largest difference. Raises ArtifactError for a damaged shard, StudyError
-    if the difference exceeds rounding.
+    Prints the largest difference. Raises ArtifactError for a damaged shard, StudyError if the
+    difference exceeds rounding, or is no number.
     """
     context = read_context(paths)
     if context.cache == "none":
         raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
     views = range(context.protocol.view_count)
     jobs = {view: context.job(VerifyJob, view=view, rows=rows) for view in views}
-    largest = 0.0
+    differences = []
     for view, result in workers.run_all(jobs):
         assert isinstance(result, Result)  # nothing is trained, so nothing diverges
-        largest = max(largest, result["difference"])
+        differences.append(result["difference"])
         display.say(
             f"view {view}: {result['rows']} rows differ by at most {result['difference']:.2g}"
         )
-    display.say(f"{len(jobs)} views agree with the teacher to {largest:.2g}")
-    if largest > TOLERANCE:
+    largest = float(np.max(differences))  # NaN if one is
+    if not largest <= TOLERANCE:
         raise StudyError(
             f"the teacher cache differs from the teacher by {largest:.3g}; "
             f"delete {context.layout.shards(context.shards)} and run the study again"
         )
-    return largest
+    display.say(f"{len(jobs)} views agree with the teacher to {largest:.2g}")

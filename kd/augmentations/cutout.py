@@ -28,7 +28,5 @@ def apply(batch: Tensor, drawn: Mapping[str, Tensor], value: float) -> Tensor:
     height, width = batch.shape[-2:]
     down = torch.arange(height, device=batch.device) - drawn["top"][:, None]
     across = torch.arange(width, device=batch.device) - drawn["left"][:, None]
-    inside = ((down >= 0) & (down < value))[:, :, None] & ((across >= 0) & (across < value))[
-        :, None
-    ]
-    return batch * ~inside[:, None]
+    lines, pixels = ((steps >= 0) & (steps < value) for steps in (down, across))
+    return batch * ~(lines[:, None, :, None] & pixels[:, None, None, :])

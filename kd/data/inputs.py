@@ -105,7 +105,9 @@ class Arrays(JsonData):
 
     @classmethod
     def measured(cls, values: NDArray[np.float32] | NDArray[np.int64]) -> Self:
-        """Describe `values` [N, ...]. Raises DataError for numbers that are not finite."""
+        """Describe `values` [N, ...]. Raises DataError for none, or one that is not finite."""
+        if not values.size:
+            raise DataError(f"inputs of a data set must not be empty, got {list(values.shape)}")
         low, high = float(values.min()), float(values.max())
         if not math.isfinite(high - low):
             raise DataError("inputs of a data set must be finite: replace NaN and infinity")

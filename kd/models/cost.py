@@ -85,30 +85,26 @@ def _time_rounds(
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
     """Return the times of all timed passes in ms, by network."""
-    names = list(networks)
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
         while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < TIME_LIMIT / 4:
-            rounds.append(_time_round(networks, batches, names, generator))
+            rounds.append(_time_round(networks, batches, generator))
         warm_up = len(rounds)
         while len(rounds) - warm_up < repeats:
             if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > TIME_LIMIT:
                 break
-            rounds.append(_time_round(networks, batches, names, generator))
-    return {name: [taken[name] for taken in rounds[warm_up:]] for name in names}
+            rounds.append(_time_round(networks, batches, generator))
+    return {name: [taken[name] for taken in rounds[warm_up:]] for name in networks}
 
 
 def _time_round(
-    networks: Mapping[str, Network],
-    batches: Mapping[str, Tensor],
-    names: list[str],
-    generator: torch.Generator,
+    networks: Mapping[str, Network], batches: Mapping[str, Tensor], generator: torch.Generator
 ) -> dict[str, float]:
     """Run every network once, in random order; return the time of each in ms."""
+    names = list(networks)
     order = torch.randperm(len(names), generator=generator).tolist()
-    return {
-        name: _time_pass(networks[name], batches[name]) for name in map(names.__getitem__, order)
-    }
+    chosen = [names[index] for index in order]
+    return {name: _time_pass(networks[name], batches[name]) for name in chosen}
 
 
 def _spent(rounds: list[dict[str, float]]) -> float:

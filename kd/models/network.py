@@ -167,7 +167,7 @@ def run_on_meta(network: Network) -> tuple[Tensor, dict[str, Tensor]]:
     except RuntimeError as error:
         raise ProtocolError(
             f"{inputs} do not fit {network.name}; use larger ones or another model "
-            f"({str(error).splitlines()[0]})"
+            f"({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from None
 
 

@@ -42,7 +42,7 @@ def make_own(
     try:
         inspect.signature(function).bind(**settings)
     except TypeError as error:
-        raise _unfit(model, function, f"must take classes and channels: {error}") from None
+        raise _error_at(model, function, f"must take classes and channels: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
@@ -50,9 +50,10 @@ def make_own(
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
-            raise _failed(model, function, "fails", error) from error
+            raise _error_at(model, function, "fails", error) from error
     if not isinstance(body, nn.Module):
-        raise _unfit(model, function, f"must return an nn.Module, got {type(body).__name__}")
+        what = f"must return an nn.Module, got {type(body).__name__}"
+        raise _error_at(model, function, what)
     _check_state(model, function, body)
     taps = getattr(load_kept(files, model.file, model.digest), "TAPS", ())
     return body, tuple(taps)
@@ -71,27 +72,20 @@ def refusal(name: str, files: Path, what: str, error: BaseException | None = Non
     It names the line in the user's file that raised `error`, or that of the model's function.
     """
     model = parse_model(name)
-    function = _find(model, files)
-    return _failed(model, function, what, error) if error else _unfit(model, function, what)
+    return _error_at(model, _find(model, files), what, error)
 
 
-def _failed(
-    model: ModelName, function: Callable[..., Any], what: str, error: BaseException
+def _error_at(
+    model: ModelName, thing: Callable[..., Any], what: str, error: BaseException | None = None
 ) -> ProtocolError:
-    place = own_place(error) or _defined(model, function)
+    """Do as `refusal`; `thing` is the function or class whose line is named."""
+    place = own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
+    if error is None:
+        return ProtocolError(f"{model.base} {what} ({place})")
     return ProtocolError(
-        f"{model.base} {what}: {one_line(error)} ({place}); correct it there, and run "
-        "the same command again"
+        f"{model.base} {what}: {one_line(error)} ({own_place(error) or place}); correct it there, "
+        "and run the same command again"
     )
-
-
-def _unfit(model: ModelName, thing: Callable[..., Any], what: str) -> ProtocolError:
-    return ProtocolError(f"{model.base} {what} ({_defined(model, thing)})")
-
-
-def _defined(model: ModelName, thing: Any) -> str:
-    """Return where a function or class is defined: `mine.py, line 7, in small`."""
-    return own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
@@ -100,7 +94,7 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if any(nn.parameter.is_lazy(tensor) for tensor in own):
             kind = type(module).__name__
-            raise _unfit(
+            raise _error_at(
                 model,
                 function,
                 f"has the lazy layer {name}, {kind}, whose shape is unknown before the first "
@@ -109,7 +103,7 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
     for name, value in body.state_dict().items():
         if not isinstance(value, torch.Tensor):
             what = f"has {name}, a {type(value).__name__}, in its state dict; use only tensors"
-            raise _unfit(model, function, what)
+            raise _error_at(model, function, what)
 
 
 def _find(model: ModelName, files: Path) -> Callable[..., Any]:

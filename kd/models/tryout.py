@@ -9,8 +9,9 @@ from torch import nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ProtocolError
+from kd.models.build import build
 from kd.models.network import Network, same, tap_shapes
-from kd.models.own import OUT_OF_MEMORY, _unfit, refusal
+from kd.models.own import OUT_OF_MEMORY, _error_at, refusal
 from kd.names import parse_model
 from kd.own_files import own_line
 
@@ -112,7 +113,7 @@ def _check_returned(network: Network, returned: Sequence[_Returned], files: Path
         model = parse_model(network.name)
         forwards = [type(module).forward for _, module, other, _ in returned if other is output]
         own = [each for each in forwards if own_line(each)]
-        raise _unfit(model, own[0], what) if own else refusal(network.name, files, what)
+        raise _error_at(model, own[0], what) if own else refusal(network.name, files, what)
 
 
 def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:

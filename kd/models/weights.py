@@ -17,7 +17,7 @@ _HEADS = ("fc.", "classifier.")  # torchvision's names for what ends in the clas
 
 
 def load_file(network: Network, path: Path) -> None:
-    """Load a state dict of the same model, whose names may have the prefix `body.`.
+    """Load a state dict of the same model, whose names may have the prefix `body.` of a `Network`.
 
     Raises ArtifactError when the file cannot be read, or for the first tensor that is missing, has
     another shape, or is not in the network.
@@ -26,7 +26,9 @@ def load_file(network: Network, path: Path) -> None:
         state = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read as safetensors: {one_line(error)}") from None
-    _load(network, {name.removeprefix("body."): value for name, value in state.items()}, str(path))
+    own = network.body.state_dict()  # in which a child may be named body too
+    given = {n if n in own else n.removeprefix("body."): value for n, value in state.items()}
+    _load(network, given, str(path))
 
 
 def load_imagenet(network: Network, model: ModelName) -> None:

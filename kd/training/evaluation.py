@@ -44,11 +44,6 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).double().mean())
 
 
-def nll(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean negative log-likelihood of the labels, nats."""
-    return float(functional.cross_entropy(logits.double(), labels))
-
-
 def ece(logits: Tensor, labels: Tensor) -> float:
     """Return the expected calibration error, 0-1, over equal bins (Guo et al. 2017, eq. 5)."""
     confidence, predicted = logits.double().softmax(1).max(1)
@@ -58,11 +53,6 @@ def ece(logits: Tensor, labels: Tensor) -> float:
     return float(sums.index_add(0, bins, gap).abs().sum() / len(labels))
 
 
-def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Return the share of images, 0-1, for which both predict the same class."""
-    return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean())
-
-
 def teacher_kl(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Return the mean KL(teacher || student) at temperature 1, nats."""
     teacher = teacher_logits.double().log_softmax(1)
@@ -70,14 +60,22 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return float(functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
 
 
-def scores(
+def evaluate(
     logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 ) -> dict[str, float | None]:
-    """Return accuracy, nll, ece, agreement and teacher_kl; the last two None without a teacher."""
-    return {
+    """Return accuracy, nll, ece, agreement and teacher_kl; the last two None without a teacher.
+
+    `nll` is the mean negative log-likelihood of the labels, nats; `agreement` the share of images,
+    0-1, for which both networks predict the same class.
+    """
+    found: dict[str, float | None] = {
         "accuracy": accuracy(logits, labels),
-        "nll": nll(logits, labels),
+        "nll": float(functional.cross_entropy(logits.double(), labels)),
         "ece": ece(logits, labels),
-        "agreement": None if teacher_logits is None else agreement(logits, teacher_logits),
-        "teacher_kl": None if teacher_logits is None else teacher_kl(logits, teacher_logits),
+        "agreement": None,
+        "teacher_kl": None,
     }
+    if teacher_logits is not None:
+        found["agreement"] = accuracy(logits, teacher_logits.argmax(1))
+        found["teacher_kl"] = teacher_kl(logits, teacher_logits)
+    return found

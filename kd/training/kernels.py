@@ -74,14 +74,12 @@ def narrower(current: str) -> tuple[str, ...]:
 
     `current` is empty for a process without a limit.
     """
-    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in (
-        "AVX512",
-        "AVX2",
-    ):
+    widest = torch.backends.cpu.get_cpu_capability()
+    if not torch.backends.mkldnn.is_available() or widest not in ("AVX512", "AVX2"):
         return ()
-    if current not in INSTRUCTION_SETS:
-        current = "AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX2" else ""
-    return INSTRUCTION_SETS[INSTRUCTION_SETS.index(current) + 1 :] if current else INSTRUCTION_SETS
+    at_most = current if current in INSTRUCTION_SETS else widest
+    below = INSTRUCTION_SETS.index(at_most) + 1 if at_most in INSTRUCTION_SETS else 0
+    return INSTRUCTION_SETS[below:]
 
 
 def try_kernels(

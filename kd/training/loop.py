@@ -21,13 +21,12 @@ from kd.losses.logits import LogitLoss
 from kd.models.build import Network
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
-from kd.recipe import Recipe, Schedule
+from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from kd.training import evaluation
-from kd.training.evaluation import predict
+from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
 from kd.training.scoring import objective
-from kd.training.teacher import Reading, TeacherSource
+from kd.training.teacher import TeacherReading, TeacherSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +165,10 @@ def train(
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:
             return
-        scores = _validate(state, plan.metric, validation, source)
+        validated = _validate(state, plan.metric, validation, source)
         seconds = time.perf_counter() - started
         state.epoch += 1
-        epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **scores)
+        epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **validated)
         state.history.append(epoch)
         yield epoch
 
@@ -183,7 +182,7 @@ def _validate(
     teacher_logits = source.validation_logits if source else None
     labels = validation.labels.cpu()
     value = objective(metric, logits.numpy(), labels.numpy())
-    return {"objective": value, **evaluation.scores(logits, labels, teacher_logits)}
+    return {"objective": value, **evaluate(logits, labels, teacher_logits)}
 
 
 def _train_epoch(
@@ -213,8 +212,8 @@ def _train_epoch(
         if stopped():
             return None
         progress = (state.epoch + len(steps) / len(batches)) / plan.epochs
-        temperature = scheduled(recipe.temperature, progress)
-        alpha = scheduled(recipe.alpha, progress)
+        temperature = recipe.temperature.value(progress)
+        alpha = recipe.alpha.value(progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
         images = data.batch(here, rows.at(here))
         logits, maps = forward(images, recipe.feature_taps)
@@ -232,13 +231,6 @@ def _train_epoch(
     return _means(steps, state.epoch) | settings
 
 
-def scheduled(schedule: Schedule, progress: float) -> float:
-    """Return a schedule's value at `progress` = step / total steps of the horizon."""
-    return schedules.value(
-        schedule.shape, schedule.initial, schedule.final, progress, schedule.sharpness
-    )
-
-
 def _batches(
     plan: Plan, epoch: int, count: int, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
@@ -254,7 +246,7 @@ def _batches(
 
 def _read(
     source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
-) -> Reading | None:
+) -> TeacherReading | None:
     """Return the teacher's output for a batch of view `k`; None if the recipe does not distil."""
     if not recipe.distils:
         return None
@@ -277,9 +269,9 @@ class _Losses:
         return cls(
             label_smoothing=recipe.label_smoothing,
             soft=None if soft == "none" else logit_losses.load(soft, recipe.soft_parameters),
-            feature=None
-            if feature == "none"
-            else features.load(feature, recipe.feature_parameters),
+            feature=(
+                None if feature == "none" else features.load(feature, recipe.feature_parameters)
+            ),
         )
 
     def compute(
@@ -288,7 +280,7 @@ class _Losses:
         student_logits: Tensor,
         maps: Mapping[str, Tensor],
         labels: Tensor,
-        reading: Reading | None,
+        reading: TeacherReading | None,
         adapters: Adapters,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""

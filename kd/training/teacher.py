@@ -9,7 +9,7 @@ range raw maps exceed.
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,24 +46,19 @@ class Projection:
         return projected / self.scale
 
     def to(self, device: torch.device) -> "Projection":
-        return Projection(
-            vectors=self.vectors.to(device),
-            scale=self.scale,
-            variance=self.variance,
-            energy=self.energy,
-        )
+        return replace(self, vectors=self.vectors.to(device))
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TeacherReading:
     """The teacher's output for a batch: `logits` [B, classes] float32, a reading for each tap."""
 
     logits: Tensor
     taps: dict[str, TapReading]
 
-    def to(self, device: torch.device) -> "Reading":
+    def to(self, device: torch.device) -> "TeacherReading":
         taps = {tap: reading.to(device) for tap, reading in self.taps.items()}
-        return Reading(self.logits.to(device), taps)
+        return TeacherReading(self.logits.to(device), taps)
 
 
 class TeacherSource(typing.Protocol):
@@ -71,7 +66,7 @@ class TeacherSource(typing.Protocol):
 
     validation_logits: Tensor
 
-    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         """Return the teacher's output for `images` [B, C, H, W] uint8.
 
         They are the rows `index` [B], on the CPU, of the training split, rendered as view `view`.
@@ -89,10 +84,10 @@ class LiveTeacher:
         self.validation_logits = validation_logits
 
     @torch.no_grad()
-    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         self.network.eval()  # each time: another holder of the network may have called train()
         logits, maps = self.network.forward_taps(images, taps)
-        return Reading(
+        return TeacherReading(
             logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
         )
 

@@ -63,9 +63,9 @@ def _of_learning(data: StudyData) -> Iterator[str]:
     if poor:
         largest = class_name(data, int(counts.argmax()))
         yield (
-            f"Predicting the largest class ({largest}) for every test image, with the shares of "
-            f"the classes as probabilities, gives {data.measure.value(baseline)}: {listed(poor)} "
-            f"{'is' if len(poor) == 1 else 'are'} not significantly better."
+            f"Predicting the largest class ({largest}) for every test {data.example}, with the "
+            f"shares of the classes as probabilities, gives {data.measure.value(baseline)}: "
+            f"{listed(poor)} {'is' if len(poor) == 1 else 'are'} not significantly better."
         )
 
 
@@ -126,20 +126,21 @@ def _of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
 
 def _few_images(data: StudyData, verdict: Verdict) -> str:
     text = (
-        f"The test split has only {counted(data.test_images, 'image')}"
+        f"The test split has only {counted(data.test_images, data.example)}"
         f"{_one_image(data, data.test_images)}."
     )
     if verdict.difference is None or verdict.difference.se_image == 0:
         return text
     floor = data.measure.amount(1.96 * verdict.difference.se_image)
     return (
-        f"{text} The images alone leave an uncertainty of ±{floor}, whatever the number of seeds."
+        f"{text} The {data.example}s alone leave an uncertainty of ±{floor}, whatever the number "
+        "of seeds."
     )
 
 
 def _one_image(data: StudyData, images: int) -> str:
     """Return what one image is worth, in a study of accuracy."""
-    worth = f": one image is {points(1 / images)} points of accuracy"
+    worth = f": one {data.example} is {points(1 / images)} points of accuracy"
     return worth if data.protocol.metric == "accuracy" else ""
 
 
@@ -153,10 +154,10 @@ def _of_classes(data: StudyData) -> Iterator[str]:
             label = counts.index(least)
             yield (
                 f"{len(few)} of {counted(len(counts), 'class', 'classes')} "
-                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} images. "
-                f"The smallest is “{class_name(data, label)}” with {least} of {sum(counts)} "
-                f"({percent(least / sum(counts))}): one image is {points(1 / max(least, 1))} "
-                "points of its accuracy."
+                f"{'has' if len(few) == 1 else 'have'} fewer than {FEW_OF_A_CLASS} {part} "
+                f"{data.example}s. The smallest is “{class_name(data, label)}” with {least} of "
+                f"{sum(counts)} ({percent(least / sum(counts))}): one {data.example} is "
+                f"{points(1 / max(least, 1))} points of its accuracy."
             )
 
 
@@ -164,7 +165,7 @@ def _of_search(data: StudyData) -> Iterator[str]:
     validation = data.images.get("validation", 0)
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
-            f"The search ranks trials by {counted(validation, 'validation image')}"
+            f"The search ranks trials by {counted(validation, f'validation {data.example}')}"
             f"{_one_image(data, validation)}, so similar trials cannot be ranked."
         )
     for arm in data.arms:
@@ -254,7 +255,8 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
     train = data.images.get("train", 0)
     if 0 < train < 2 * protocol.batch_size:  # the last incomplete batch of an epoch is left out
         held = "all" if train <= protocol.batch_size else f"{protocol.batch_size} of"
-        yield f"A batch contains {held} {counted(train, 'training image')}: 1 step per epoch."
+        examples = counted(train, f"training {data.example}")
+        yield f"A batch contains {held} {examples}: 1 step per epoch."
     if protocol.confirm_horizon != protocol.epochs:
         yield (
             f"Recipes were searched at {counted(protocol.epochs, 'epoch')} and confirmed at "

@@ -60,15 +60,14 @@ def compare_ablations(data: StudyData) -> tuple[Comparison, ...]:
         for ablation in data.of_role("ablation")
         if (winner := data.tuned(ablation.arm))
     ]
-    return tuple(sorted(_compare(pairs), key=lambda step: step.difference.mean))
+    return tuple(sorted(_compare(pairs), key=lambda one: one.difference.mean))
 
 
 def _compare(pairs: list[Pair]) -> tuple[Comparison, ...]:
-    compared = [(*pair, paired(*pair[:2])) for pair in pairs]
     enough = [
         (a, b, question, difference)
-        for a, b, question, difference in compared
-        if difference and difference.seeds >= MINIMUM_PAIRS
+        for a, b, question in pairs
+        if (difference := paired(a, b)) and difference.seeds >= MINIMUM_PAIRS
     ]
     adjusted = holm([difference.p for *_, difference in enough])
     return tuple(

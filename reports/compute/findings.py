@@ -163,10 +163,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _optimism(data: StudyData, finalist: FinalistData) -> Optimism:
     same = data.protocol.confirm_horizon == data.protocol.epochs
     confirmed = [run.record.objective(data.measure.worst) for run in finalist.runs] if same else []
-    selection = finalist.finalist.selection if same else []
     return Optimism(
         finalist=finalist,
         searched=finalist.finalist.searched,
-        selected=mean_and_deviation(selection)[0] if selection else None,
-        confirmed=mean_and_deviation(confirmed)[0] if confirmed else None,
+        selected=_mean(finalist.finalist.selection if same else []),
+        confirmed=_mean(confirmed),
     )

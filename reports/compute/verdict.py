@@ -100,17 +100,17 @@ def _shortfalls(data: StudyData, a: FinalistData | None, b: FinalistData | None)
 
 def _text(data: StudyData, kind: str, difference: Difference) -> str:
     lead = {
-        "better": f"Distillation helped: {_compared(data, difference)}",
-        "worse": f"Distillation hurt: {_compared(data, difference)}",
+        "better": "Distillation helped",
+        "worse": "Distillation hurt",
         "equivalent": "Distillation made no relevant difference, within the margin of "
-        f"±{figure(data.protocol.margin)}: {_compared(data, difference)}",
-        "inconclusive": f"No detectable difference: {_compared(data, difference)}",
+        f"±{figure(data.protocol.margin)}",
+        "inconclusive": "No detectable difference",
     }[kind]
-    detectable = (
-        f"the smallest difference that the study detects with 80 % power is "
-        f"{data.measure.amount(difference.detectable)}"
+    return (
+        f"{lead}: {_compared(data, difference)} ({evidence(data, difference)}); the smallest "
+        "difference that the study detects with 80 % power is "
+        f"{data.measure.amount(difference.detectable)}."
     )
-    return f"{lead} ({evidence(data, difference)}); {detectable}."
 
 
 def _compared(data: StudyData, difference: Difference) -> str:
@@ -127,14 +127,14 @@ def evidence(data: StudyData, difference: Difference) -> str:
     """Return a difference's interval and its numbers of seeds and test images, in words."""
     return (
         f"95 % interval {data.measure.interval(difference.low, difference.high)}, "
-        f"{counted(difference.seeds, 'seed')}, {counted(difference.images, 'test image')}"
+        f"{counted(difference.seeds, 'seed')}, "
+        f"{counted(difference.images, f'test {data.example}')}"
     )
 
 
 def _text_without(data: StudyData, reasons: tuple[str, ...], difference: Difference | None) -> str:
     text = f"No verdict: {'; '.join(reasons)}."
-    if difference is None:
-        return text
-    return (
-        f"{text} In the runs so far, {_compared(data, difference)} ({evidence(data, difference)})."
-    )
+    if difference:
+        found = f"{_compared(data, difference)} ({evidence(data, difference)})"
+        text = f"{text} In the runs so far, {found}."
+    return text

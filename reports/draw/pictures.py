@@ -9,7 +9,7 @@ from PIL import Image
 
 from reports.compute.classes import Images
 from reports.compute.findings import Findings
-from storage.files.artifacts import is_finished, read_manifest
+from storage.files.artifacts import is_finished
 from storage.files.layout import Layout
 from storage.files.seal import opened_images
 
@@ -17,18 +17,14 @@ LARGEST = 96  # px: larger ones are reduced, so that a few dozen stay small
 
 
 def read_examples(layout: Layout, findings: Findings) -> Images:
-    """Return the test images that the findings name; none while the data set is not there.
+    """Return the test images that the findings name.
 
-    Nor are there any of inputs that are no images, or without a record of who opened the test
-    split.
-
-    Raises ArtifactError when the data set is damaged.
+    There are none without the data set, of inputs that are arrays, or without a record of who
+    opened the test split. Raises ArtifactError when the data set is damaged.
     """
     found, data = findings.classes, findings.data
     folder = layout.dataset(data.settings.dataset)
-    if found is None or not data.seal or not is_finished(folder):
-        return {}
-    if read_manifest(folder, "dataset").info["inputs"]["type"] != "Images":
+    if found is None or not data.seal or data.example != "image" or not is_finished(folder):
         return {}
     rows = sorted({example.image for one in found.confusions for example in one.examples})
     images = opened_images(folder, layout.study(data.name).seal, rows)

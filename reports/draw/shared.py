@@ -5,11 +5,12 @@ from html import escape
 
 from kd import schedules
 from kd.recipe import Recipe, Schedule
+from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
-from reports.draw.rows import RowChart, rows_height, rows_plot, rows_svg
-from reports.read.data import ArmData, StudyData, TrialData
-from reports.wording import figure, listed
+from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, rows_svg
+from reports.read.data import ArmData, FinalistData, StudyData, TrialData
+from reports.wording import Measure, figure, listed, p_value
 
 
 def unconfirmed(data: StudyData) -> str:
@@ -42,6 +43,26 @@ def row_panel(key: str, chart: RowChart, title: str, heading: str = "") -> Panel
         heading=heading,
         fallback=rows_svg(chart, alt),
     )
+
+
+def finalist_row(
+    data: StudyData, finalist: FinalistData, values: Sequence[float], scale: float, shown: str
+) -> Row:
+    """A row with a finalist's values by seed, and their mean as it is shown."""
+    label = f"{data.named(finalist)}  {shown}"
+    return mean_row(label, looks(data)[finalist.arm], values, scale)
+
+
+def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
+    """The cells of a comparison in a table, whose column of differences has this title."""
+    difference = comparison.difference
+    return {
+        measure.difference(title): measure.number(difference.mean, sign=True),
+        "95 % interval": measure.interval(difference.low, difference.high),
+        "p": p_value(difference.p),
+        "p, Holm": p_value(comparison.p_holm),
+        measure.in_unit("detectable"): measure.number(difference.detectable),
+    }
 
 
 def epochs_panel(
@@ -87,8 +108,7 @@ def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:
     ]
     whole = [trial for trial in ended if trial.state == "COMPLETE"] or ended
     scale, ends = data.measure.scale, (data.measure.worst, data.measure.best)
-    values = [scale * value for trial in whole if (value := trial.value) is not None]
-    values = values or [scale * end for end in ends]
+    values = [scale * trial.ranked for trial in whole] or [scale * end for end in ends]
     room = 0.1 * (max(values) - min(values)) or 1.0
     below, above = (room, 2 * room) if data.measure.lower else (2 * room, room)
     return min(values) - below, max(values) + above

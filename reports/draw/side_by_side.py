@@ -19,6 +19,7 @@ class SideBySide:
     """The content of a page about several studies; `chart` is None without any difference."""
 
     title: str
+    example: str  # what one input is called: image, or example where not all are images
     warnings: tuple[str, ...]
     results: Table
     protocols: Table
@@ -28,10 +29,12 @@ class SideBySide:
 
 def compare_studies(studies: Sequence[Findings]) -> SideBySide:
     """Compare studies in the order of `studies`."""
+    example = max((one.data.example for one in studies), key=("image", "example").index)
     return SideBySide(
         title=_title(studies),
-        warnings=tuple(_warnings([one.data for one in studies])),
-        results=Table.of(map(_result_row, studies), words=2),
+        example=example,
+        warnings=tuple(_warnings([one.data for one in studies], example)),
+        results=Table.of((_result_row(one, example) for one in studies), words=2),
         protocols=_protocols([one.data for one in studies]),
         recipes=_recipes(studies),
         chart=_chart(studies),
@@ -51,12 +54,12 @@ def _title(studies: Sequence[Findings]) -> str:
     return f"{text}; no verdict in {open_ones}" if open_ones else text
 
 
-def _warnings(studies: Sequence[StudyData]) -> list[str]:
+def _warnings(studies: Sequence[StudyData], example: str) -> list[str]:
     """Sentences about what cannot be compared."""
     warnings = []
     if len({one.settings.dataset for one in studies}) > 1:
         warnings.append(
-            "The studies use different images: compare their differences, not their results"
+            f"The studies use different {example}s: compare their differences, not their results"
         )
     metrics = {one.protocol.metric for one in studies}
     if len(metrics) > 1:
@@ -67,7 +70,7 @@ def _warnings(studies: Sequence[StudyData]) -> list[str]:
     return warnings
 
 
-def _result_row(findings: Findings) -> dict[str, str]:
+def _result_row(findings: Findings, example: str) -> dict[str, str]:
     data, difference, measure = findings.data, findings.verdict.difference, findings.data.measure
     change = interval = detectable = NONE
     if difference:
@@ -86,7 +89,7 @@ def _result_row(findings: Findings) -> dict[str, str]:
         "tuned distilled": _tuned(findings, data.primary_arm),
         "tuned plain": _tuned(findings, PLAIN),
         "seeds": str(data.seeds),
-        "test images": str(data.test_images),
+        f"test {example}s": str(data.test_images),
         "trials": ", ".join(f"{arm.name} {len(arm.counted)}" for arm in data.arms),
         "teacher's parameters": _parameters(costs.get("teacher")),
         "student's parameters": _parameters(tuned.cost if tuned else None),
@@ -100,9 +103,9 @@ def _parameters(cost: Cost | None) -> str:
 def _tuned(findings: Findings, arm: str | None) -> str:
     standing = findings.standing(findings.data.tuned(arm))
     measure = findings.data.measure
-    if standing is None:
+    if standing is None or standing.value is None:
         return NONE
-    return f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
+    return measure.with_symbol(measure.spread(standing.value, standing.deviation))
 
 
 def _protocols(studies: Sequence[StudyData]) -> Table:
@@ -116,11 +119,8 @@ def _protocols(studies: Sequence[StudyData]) -> Table:
         }
         for one in studies
     ]
-    rows = [
-        [field, *(_shown(one[field]) for one in described)]
-        for field in described[0]
-        if len({_shown(one[field]) for one in described}) > 1
-    ]
+    shown = {field: [_shown(one[field]) for one in described] for field in described[0]}
+    rows = [[field, *cells] for field, cells in shown.items() if len(set(cells)) > 1]
     columns = ["protocol", *(one.name for one in studies)]
     return Table(columns=columns, rows=rows, words=len(columns))
 

@@ -69,7 +69,7 @@ def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -
 
 
 def _interval(data: StudyData, ends: tuple[float, float] | None) -> str:
-    return NONE if ends is None else data.measure.between(*ends)
+    return NONE if ends is None else data.measure.interval(*ends, sign=False)
 
 
 def _cost_cells(cost: Cost | None, batches: Sequence[int]) -> dict[str, str]:
@@ -92,11 +92,12 @@ def comparison_note(data: StudyData) -> str:
     """Explain the columns, and how much two measurements of the same student differ."""
     text = (
         f"{capitalised(data.measure.name)}: mean over the seeds, with an interval over seeds and "
-        "test images (the teacher's is over images alone). Gap recovered: the gain over tuned "
-        "plain as a share of the teacher's gain; – where the teacher's gain may be chance or is "
-        "below the margin. Agreement: predictions that are the teacher's."
+        f"test {data.example}s (the teacher's is over {data.example}s alone). Gap recovered: the "
+        "gain over tuned plain as a share of the teacher's gain; – where the teacher's gain may be "
+        "chance or is below the margin. Agreement: predictions that are the teacher's."
     )
-    text = text if data.seeds else ""
+    if not data.seeds:
+        text = ""
     if data.costs is None:
         return text
     models = data.costs.models
@@ -190,11 +191,8 @@ def seal_title(data: StudyData) -> str:
 
 
 def seal_table(data: StudyData) -> Table:
-    rows = [
-        {"time": opening.get("time", NONE), "purpose": opening.get("purpose", NONE)}
-        for opening in data.seal
-    ]
-    return Table.of(rows, words=2)
+    keys = ("time", "purpose")
+    return Table.of(({key: one.get(key, NONE) for key in keys} for one in data.seal), words=2)
 
 
 def recipe_table(recipe: Recipe) -> Table:

@@ -72,6 +72,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         teacher_test=read_json(tested) if tested.is_file() else {},
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
+        example=_example(dataset),
         classes=tuple(map(str, dataset.get("classes", ()))),
         class_images=_class_images(dataset),
         official=tuple(map(str, dataset.get("official", ()))),
@@ -91,6 +92,10 @@ def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str
         return read_manifest(folder, kind).info
     missing.append(f"{what} in the cache")
     return {}
+
+
+def _example(dataset: Mapping[str, Any]) -> str:
+    return "example" if dataset.get("inputs", {}).get("type") == "Arrays" else "image"
 
 
 def _class_images(dataset: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -209,6 +209,7 @@ class StudyData:
     teacher_test: Mapping[str, float]
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
+    example: str  # what one input is called: image, or example where inputs are arrays
     classes: tuple[str, ...]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     official: tuple[str, ...]  # the parts that the data set came with

@@ -121,8 +121,5 @@ def _intervals(
             study.drawn = [trials[row] for row in rows]
             shares = get_param_importances(study)
             table.append([shares.get(parameter, 0.0) for parameter in parameters])
-    low, high = np.quantile(np.asarray(table), ENDS, axis=0)
-    return {
-        parameter: (float(low[place]), float(high[place]))
-        for place, parameter in enumerate(parameters)
-    }
+    low, high = np.quantile(np.asarray(table), ENDS, axis=0).tolist()
+    return dict(zip(parameters, zip(low, high, strict=True), strict=True))

@@ -148,14 +148,13 @@ def _results(findings: Findings, exported: Exported) -> Table:
     mean = deviation = interval = None
     if standing:
         mean, deviation, interval = standing.value, standing.deviation, standing.interval
-    ends = measure.between(*interval) if interval else ""
-    between = f", 95 % interval {ends}" if ends else ""
+    between = f", 95 % interval {measure.interval(*interval, sign=False)}" if interval else ""
     accuracy = ["these weights, test accuracy", percent(test.get("accuracy"))]
     others = [] if data.protocol.metric == "accuracy" else [accuracy]
     rows = [
         [
             f"this recipe, test {measure.name}, {counted(len(values), 'seed')}",
-            f"{measure.spread(mean, deviation)} {measure.symbol}".rstrip() + between,
+            measure.with_symbol(measure.spread(mean, deviation)) + between,
         ],
         [f"these weights, test {measure.name}", measure.value(exported.run.value)],
         *others,
@@ -171,17 +170,18 @@ def _results(findings: Findings, exported: Exported) -> Table:
             measure.value(data.teacher_value),
         ],
     ]
-    return _table(f"{whole(data.test_images)} test images", rows)
+    return _table(f"{whole(data.test_images)} test {data.example}s", rows)
 
 
 def _choice(findings: Findings, exported: Exported) -> str:
+    data, metric = findings.data, findings.data.measure.name
     middle = "" if len(exported.finalist.tested) % 2 else ", the worse of the two in the middle"
     return (
-        f"The interval is over seeds and test images. These weights are of seed "
-        f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
-        f"{findings.data.measure.name} is the median{middle}. Choosing the best seed on the test "
-        "images would be a selection on the test split, and its result there would be too good. "
-        f"The recipe's {findings.data.measure.name} is the mean over seeds."
+        f"The interval is over seeds and test {data.example}s. These weights are of seed "
+        f"{exported.run.replicate + 1} of {data.seeds}: the one whose *validation* {metric} is the "
+        f"median{middle}. Choosing the best seed on the test {data.example}s would be a selection "
+        "on the test split, and its result there would be too good. "
+        f"The recipe's {metric} is the mean over seeds."
     )
 
 
@@ -223,14 +223,11 @@ def _use(exported: Exported) -> list[str]:
 
 def _training(findings: Findings, exported: Exported) -> str:
     protocol, record = findings.data.protocol, exported.run.record
-    images = findings.data.images.get("train")
-    count = f"{counted(images, 'image')} of " if images else ""
-    teacher = (
-        f" Its teacher, {protocol.teacher}, was trained on the same images and received the same "
-        "crops as the student."
-        if exported.finalist.distils
-        else ""
-    )
+    images, example = findings.data.images.get("train"), findings.data.example
+    count = f"{counted(images, example)} of " if images else ""
+    crops = " and received the same crops as the student" * (example == "image")
+    teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
+    teacher = teacher * exported.finalist.distils
     return escaped(
         f"From random weights on {count}the training split of {protocol.dataset}, for "
         f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
@@ -249,7 +246,7 @@ def _cost(findings: Findings, exported: Exported) -> str:
         return "The study did not measure the cost of this model."
     rows = [
         ["parameters", whole(cost.parameters)],
-        ["multiply-accumulates per image", scaled(cost.macs)],
+        [f"multiply-accumulates per {findings.data.example}", scaled(cost.macs)],
         ["file", binary_size(cost.bytes)],
     ]
     rows += [
@@ -271,10 +268,12 @@ def _limits(findings: Findings, exported: Exported) -> str:
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
+    pictures = _are_images(exported.config)
     limits = [
-        f"It was tested on examples of {protocol.dataset} alone. With other light, sensors or "
-        "classes, its accuracy is unknown. It always predicts one of its classes.",
-        *([size] if _are_images(exported.config) else []),
+        f"It was tested on examples of {protocol.dataset} alone. With other "
+        f"{'light, ' * pictures}sensors or classes, its accuracy is unknown. It always predicts "
+        "one of its classes.",
+        *([size] if pictures else []),
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

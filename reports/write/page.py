@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,7 +15,7 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from reports.compute.findings import Findings
-from reports.draw.drawing import Figure, Panel
+from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.draw.palette import css_variables, recolouring
 from reports.draw.rows import rows_svg
@@ -124,10 +123,10 @@ def _unbroken(value: Any) -> Any:
 
 def _plots(figures: list[Figure]) -> Markup:
     """All plots as JSON that is safe inside a script element, by panel key."""
-    panels: list[Panel] = [panel for item in figures for panel in item.panels]
-    plots: Mapping[str, Any] = {
+    plots = {
         panel.key: json.loads(to_json(panel.plot, validate=False, remove_uids=True))
-        for panel in panels
+        for figure in figures
+        for panel in figure.panels
     }
     return htmlsafe_json_dumps({"plots": plots, "dark": recolouring()}, separators=(",", ":"))
 
@@ -159,7 +158,7 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         seeds = counted(len(tuned.values), "seed")
         of = seeds if deviation is None else f"mean ± standard deviation of {seeds}"
         note = f"tuned {arm}, test {data.measure.name}, {of}"
-        value = f"{data.measure.spread(mean, deviation)} {data.measure.symbol}".rstrip()
+        value = data.measure.with_symbol(data.measure.spread(mean, deviation))
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
     best = opened.best if opened else None
@@ -204,14 +203,13 @@ def _mark(data: StudyData, difference: Difference | None) -> dict[str, float] | 
 
 def _setting(data: StudyData) -> str:
     """Describe the study in one line."""
-    protocol = data.protocol
-    sizes = data.images
+    protocol, sizes = data.protocol, data.images
     images = ", ".join(
         f"{sizes[name]} {name}" for name in ("train", "validation", "test") if name in sizes
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
     students = " or ".join(map(model_name, protocol.students))
-    images = f" ({images} images)" if images else ""
+    images = f" ({images} {data.example}s)" if images else ""
     return (
         f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
         f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "

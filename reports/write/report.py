@@ -73,12 +73,11 @@ def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
     findings = find(collect(layout, name, storage_url))
     study = layout.study(name)
     page = render_page(replace(findings, images=read_examples(layout, findings)))
+    frame, summary = trials_frame(findings.data), _json(summarise(findings))
     with replacing(study.trials_csv) as temporary:
-        trials_frame(findings.data).to_csv(
-            temporary, index=False, lineterminator="\n", errors=UNENCODABLE
-        )
+        frame.to_csv(temporary, index=False, lineterminator="\n", errors=UNENCODABLE)
     with replacing(study.report_json) as temporary:
-        temporary.write_text(_json(summarise(findings)), encoding="utf-8")
+        temporary.write_text(summary, encoding="utf-8")
     with replacing(study.report_html) as temporary:
         temporary.write_text(page, encoding="utf-8", errors=UNENCODABLE)
     return ReportPaths(

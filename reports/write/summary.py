@@ -74,14 +74,14 @@ def _verdict(findings: Findings) -> dict[str, Any]:
         "margin": findings.data.protocol.margin,
         "a": verdict.a.key if verdict.a else None,
         "b": verdict.b.key if verdict.b else None,
-        "difference": _difference(verdict.difference, findings.data.measure.scale)
-        if verdict.difference
-        else None,
+        "difference": _difference(verdict.difference, findings.data.measure.scale),
     }
 
 
-def _difference(difference: Difference, scale: float = 100.0) -> dict[str, Any]:
+def _difference(difference: Difference | None, scale: float = 100.0) -> dict[str, Any] | None:
     """In the metric's unit: shares in points, unlike everything else in the file."""
+    if difference is None:
+        return None
     low, high = sorted((scale * difference.low, scale * difference.high))
     return {
         "mean": scale * difference.mean,
@@ -121,9 +121,8 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
         "failed": arm.count("FAIL"),
         "infeasible": arm.count("INFEASIBLE"),
         "diverged": sum(trial.diverged for trial in arm.trials),
-        "best": None
-        if best is None
-        else {
+        "best": best
+        and {
             "trial": best.number,
             "validation_value": _value(data, best.value),
             "parameters": dict(sorted(best.parameters.items())),
@@ -232,7 +231,7 @@ def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
         "text": one.text,
         "tuned": one.tuned.key,
         "first": one.first.key,
-        "difference": _difference(one.difference, data.measure.scale) if one.difference else None,
+        "difference": _difference(one.difference, data.measure.scale),
     }
 
 

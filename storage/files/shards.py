@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading
-from kd.training.teacher import Projection, Reading
+from kd.training.teacher import Projection, TeacherReading
 from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
 from storage.files.layout import view_folder
 from storage.files.tensors import map_tensors, write_tensors
@@ -84,7 +84,7 @@ def _check_dtypes(
         )
 
 
-def write_shard(folder: Path, k: int, chunks: Sequence[Reading]) -> Manifest:
+def write_shard(folder: Path, k: int, chunks: Sequence[TeacherReading]) -> Manifest:
     """Write the shard of view `k` from `chunks` in the order of the rows; return its manifest.
 
     Raises ArtifactError if a value is not finite.
@@ -118,7 +118,7 @@ class CachedTeacher:
         self._view = -1
         self._tensors: dict[str, Tensor] = {}
 
-    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         self._open(view)
         readings = {
             tap: TapReading(
@@ -128,7 +128,7 @@ class CachedTeacher:
             )
             for tap in taps
         }
-        return Reading(self._take("logits", index), readings)
+        return TeacherReading(self._take("logits", index), readings)
 
     def _take(self, name: str, index: Tensor) -> Tensor:
         try:

@@ -61,18 +61,16 @@ def ratio(
     *,
     scale: float = 1.0,
     rounds: int = ROUNDS,
-    warm: bool = True,
     **more: Unpack[More],
 ) -> Figure:
     """Time both in turn, the order changing from round to round, and divide first by second.
 
     Each round gives one ratio. `scale` is what the time of the first is multiplied by, where it
-    does more at once: 1 / 10 for ten batches against one. With `warm`, both run once before any is
-    timed. The median times are added to the note.
+    does more at once: 1 / 10 for ten batches against one. Both run once before any is timed. The
+    median times are added to the note.
     """
-    if warm:
-        first()
-        second()
+    first()
+    second()
     pairs = []
     for number in range(rounds):
         if number % 2:

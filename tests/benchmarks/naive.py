@@ -42,8 +42,6 @@ class Loop:
         self.protocol = read_record(paths.protocol, Protocol)
         folder = Layout(root).dataset(StudySettings.read(paths.settings).dataset)
         self.parts = {part: open_part(folder, part) for part in ("train", "validation")}
-        self.train = self._loader("train", 0)
-        self.validation = self._loader("validation", 0)
         self.train, self.validation = min(self._loaders(0), self._loaders(2), key=_seconds)
 
     def _loaders(self, workers: int) -> tuple[DataLoader[tuple[Tensor, int]], ...]:

@@ -20,7 +20,7 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
-from kd.training.teacher import LiveTeacher, Reading, TeacherSource, fit_projections
+from kd.training.teacher import LiveTeacher, TeacherReading, TeacherSource, fit_projections
 from storage.files import shards
 from tests.benchmarks.harness import Figure, ratio
 from tests.support.small import square
@@ -155,7 +155,7 @@ class Bench:
         inputs, stem = self.data.inputs, self.pair.stem
         return place(build(name, classes=CLASSES, inputs=inputs, stem=stem, seed=0), CPU)
 
-    def _readings(self, k: int) -> Iterator[Reading]:
+    def _readings(self, k: int) -> Iterator[TeacherReading]:
         pair, data = self.pair, self.data
         rows = data.view(0, k, pair.augment)
         for index in torch.arange(len(data)).split(CHUNK):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -499,35 +501,35 @@ def test_weights_that_are_not_there_cost_one_line_and_no_study(tmp_path, capsys)
     assert not root.exists()
 
 
-def test_a_split_of_the_folder_s_own_is_printed(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def prepared(tmp_path, capsys, monkeypatch) -> Callable[..., list[str]]:
+    """Prepare a folder of images twice, the second time from the cache; return what is printed."""
+
     def end(*given: object) -> NoReturn:
         raise StudyError("the teacher is not trained here")
 
+    def prepare(*splits: str) -> list[str]:
+        for split, label, number in itertools.product(splits, "ab", range(9)):
+            image(tmp_path / "photos", f"{split}/{label}/{number}.png")
+        said = []
+        for _ in range(2):
+            assert main(run_on_folder(tmp_path)) == 2
+            said.append(capsys.readouterr().out)
+        return said
+
     monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
-    for place in ("train/a", "train/b", "val/a", "val/b"):
-        for number in range(9):
-            image(tmp_path / "photos" / place, f"{number}.png")
-    for _ in range(2):  # also where the data set is found in the cache
-        assert main(run_on_folder(tmp_path)) == 2
-        said = capsys.readouterr().out
+    return prepare
+
+
+def test_a_split_of_the_folder_s_own_is_printed(prepared):
+    for said in prepared("train", "val"):
         assert "\ndata: validation is the data set's own, test is drawn\n" in said
         assert " 18 validation and " in said
 
 
-def test_what_is_passed_over_of_a_folder_is_printed_and_kept_with_the_study(
-    tmp_path, capsys, monkeypatch
-):
-    def end(*given: object) -> NoReturn:
-        raise StudyError("the teacher is not trained here")
-
-    monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
-    for place in ("train/a", "train/b", "dev/a", "dev/b"):
-        for number in range(9):
-            image(tmp_path / "photos" / place, f"{number}.png")
+def test_what_is_passed_over_of_a_folder_is_printed_and_kept_with_the_study(tmp_path, prepared):
     sentence = f"passed over in {tmp_path / 'photos'}: dev/ (18 images); of splits only train/,"
-    for _ in range(2):  # also where the data set is found in the cache
-        assert main(run_on_folder(tmp_path)) == 2
-        said = capsys.readouterr().out
+    for said in prepared("train", "dev"):
         assert said.count(f"\ndata: {sentence} val/ and test/ are read\n") == 1
         assert "sealed test images" in said
         assert "; of class a only " in said

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from conductor.search.arm import Arm
-from conductor.search.publish import Publisher, curves, describe, study_note
+from conductor.search.publish import Publisher, _write, curves, describe, study_note
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
-from reports.wording import measure
+from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from tests.support.fakes import FakePool, Killed, make_arm, metrics, protocol, search
 
@@ -208,6 +208,16 @@ def test_curves_name_their_panels_and_their_ends():
     for text in ("validation accuracy", "temperature", "alpha", "learning rate", "0.25", "0.75"):
         assert text in texts
     assert "epoch 3" in texts
+
+
+def test_a_metric_whose_lower_values_are_better_has_its_own_values_in_picture_and_table(tmp_path):
+    history = [metrics(1, 0.5, objective=-1.5), metrics(2, 0.9, objective=0.0)]
+    lower = Measure(name="surprisal", unit="bits", worst=-9.0, best=0.0, lower=True)
+    picture, table = _write(tmp_path, history, lower)
+    with table.open(encoding="utf-8", newline="") as file:
+        assert [row["objective"] for row in csv.DictReader(file)] == ["1.5", "0.0"]
+    texts = [text.text for text in ElementTree.parse(picture).iter(f"{SVG}text")]
+    assert texts[:3] == ["validation surprisal", "1.5", "0"]
 
 
 def test_artifacts_are_kept_as_optuna_keeps_them(arm, publisher):

@@ -128,6 +128,10 @@ REFUSED = {
     "a trial that is not there": (["--trial", "7"], "trial 7 of scheduled has not ended"),
     "an arm": (["--trial", "0", "--arm", "x"], "unknown arm of study digits 'x'; known: scheduled"),
     "a finalist": (["--finalist", "x"], "unknown finalist of study digits 'x'; known: "),
+    "a finalist without a name": (
+        ["--finalist", ""],
+        "unknown finalist of study digits ''; known: ",
+    ),
     "a replicate": (["--finalist", "scheduled-00000", "--replicate", "5"], "replicate 5 of sched"),
     "nothing": ([], "one of the arguments --trial --finalist is required"),
     "both": (["--trial", "0", "--finalist", "x"], "not allowed with argument"),

@@ -66,6 +66,10 @@ def test_a_part_that_is_not_there_is_not_taken_away() -> None:
     assert [*ablations(vanilla, DEFAULTS)] == ["without soft loss", "with default optimizer"]
 
 
-def test_a_temperature_without_effect_is_left_alone() -> None:
+def test_a_part_without_effect_is_left_alone() -> None:
     unheard = replace(WINNER, alpha=Schedule.constant(0.0))
-    assert "with constant temperature" not in ablations(unheard, DEFAULTS)
+    assert [*ablations(unheard, DEFAULTS)] == ["without feature loss", "with default optimizer"]
+    still = Schedule(shape="linear", initial=0.7, final=0.7)
+    assert not {"with constant temperature", "with constant alpha"} & {
+        *ablations(replace(WINNER, temperature=still, alpha=still), DEFAULTS)
+    }

@@ -1,10 +1,7 @@
 """`--augment crop=4,flip` is read without torch; a new file in the folder is a new augmentation."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +11,8 @@ from kd.augmentations import jitter
 from kd.data.views import render, view
 from kd.errors import ProtocolError, WorkerError
 from kd.names import AUGMENTATIONS, augment_text, parse_augment
-from tests.support.small import protocol
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import python
+from tests.support.small import noise, protocol
 
 
 @pytest.mark.parametrize(
@@ -75,9 +71,9 @@ def test_a_protocol_is_checked_without_torch() -> None:
     code = (
         "import sys; from kd.names import *; parse_augment('crop,jitter', 8); print(*sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "kd.augmentations" in run.stdout.split()
-    assert not {"torch", "numpy", "kd.augmentations.crop"} & set(run.stdout.split())
+    imported = set(python(code).split())
+    assert "kd.augmentations" in imported
+    assert not {"torch", "numpy", "kd.augmentations.crop"} & imported
 
 
 # Each member.
@@ -87,7 +83,7 @@ def test_a_protocol_is_checked_without_torch() -> None:
 def test_a_member_is_described_and_is_pure(name: str) -> None:
     assert AUGMENTATIONS.describe(name)
     member, ((_, value),) = AUGMENTATIONS.load(name), parse_augment(name, 8)
-    images = torch.randint(0, 256, (9, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    images = noise(9, 3)
     before = images.clone()
 
     def drawn() -> Mapping[str, torch.Tensor]:
@@ -104,7 +100,7 @@ def test_a_member_is_described_and_is_pure(name: str) -> None:
 
 
 def test_jitter_scales_pixels_then_their_distance_to_the_mean() -> None:
-    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    images = noise(40, 3)
     drawn = jitter.draw(torch.Generator().manual_seed(1), 40, (3, 8, 8), 0.5)
     factors = {name: tensor.numpy()[:, None, None, None] / 256 for name, tensor in drawn.items()}
     assert all(0.5 <= f.min() < 0.6 < 1.4 < f.max() <= 1.5 for f in factors.values())

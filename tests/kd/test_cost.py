@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Iterator
 
 import pytest
 import safetensors.torch
@@ -25,15 +24,7 @@ from kd.models.cost import (
 )
 from kd.models.taps import Tap
 from kd.names import FAMILIES
-from tests.support.small import square
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.support.small import copied, same_bits, square
 
 
 def tiny() -> Network:
@@ -93,10 +84,10 @@ def test_imagenet_models_cost_what_torchvision_publishes(name: str) -> None:
 
 def test_counting_leaves_the_network_alone() -> None:
     network = tiny()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
+    before = copied(network.state_dict())
     macs(network)
     assert network.training
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert same_bits(network.state_dict(), before)
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
@@ -173,11 +164,11 @@ def test_timed_networks_are_copies_in_eval_and_inference_mode() -> None:
     network.register_forward_hook(
         lambda module, given, output: modes.append((module.training, output.is_inference()))
     )
-    before = {key: value.clone() for key, value in network.state_dict().items()}
+    before = copied(network.state_dict())
     measured({"only": network})
     assert set(modes) == {(False, True)}
     assert network.training
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert same_bits(network.state_dict(), before)
 
 
 def test_an_accelerator_is_waited_for_before_and_after_each_pass(monkeypatch) -> None:

@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd.training import evaluation
-from kd.training.evaluation import (
-    accuracy,
-    agreement,
-    batch_size,
-    ece,
-    nll,
-    predict,
-    scores,
-    teacher_kl,
-)
+from kd.training.evaluation import batch_size, ece, evaluate, predict, teacher_kl
 from tests.support.small import copied, labelled, network, same_bits, square
 
 
@@ -36,15 +27,13 @@ def naive_softmax(row: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def naive_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+def naive_ece(logits: Tensor, labels: Tensor) -> float:
     """Guo et al. 2017, equations 3 and 5: bin m holds confidences in ((m - 1) / M, m / M]."""
-    held: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    held: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         shares = naive_softmax(row)
         confidence = max(shares)
-        held[math.ceil(confidence * bins) - 1].append(
-            (confidence, shares.index(confidence) == label)
-        )
+        held[math.ceil(confidence * 15) - 1].append((confidence, shares.index(confidence) == label))
     error = 0.0
     for content in filter(None, held):
         mean_confidence = sum(confidence for confidence, _ in content) / len(content)
@@ -73,7 +62,7 @@ def test_figures_equal_loops_over_python_floats(drawn: tuple[Tensor, Tensor, Ten
         )
         for row, other, _ in rows
     ]
-    found = scores(student, labels, teacher)
+    found = evaluate(student, labels, teacher)
     assert found == {
         "accuracy": pytest.approx(np.mean(right)),
         "nll": pytest.approx(np.mean(losses)),
@@ -83,13 +72,10 @@ def test_figures_equal_loops_over_python_floats(drawn: tuple[Tensor, Tensor, Ten
     }
 
 
-def test_scores_are_the_figures_by_name_and_none_of_a_teacher_that_is_not_there() -> None:
+def test_figures_of_a_teacher_that_is_not_there_are_none() -> None:
     student, teacher, labels = draw(1, 30, 4, 2)
-    alone = {"accuracy": accuracy(student, labels), "nll": nll(student, labels)}
-    alone["ece"] = ece(student, labels)
-    both = {"agreement": agreement(student, teacher), "teacher_kl": teacher_kl(student, teacher)}
-    assert scores(student, labels, teacher) == {**alone, **both}
-    assert scores(student, labels) == {**alone, "agreement": None, "teacher_kl": None}
+    found, without = evaluate(student, labels, teacher), evaluate(student, labels)
+    assert without == {**found, "agreement": None, "teacher_kl": None}
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
@@ -116,7 +102,7 @@ def test_divergence_is_from_the_teacher_and_zero_between_equals() -> None:
 
 def test_extreme_logits_give_finite_figures() -> None:
     student = torch.tensor([[3e38, -3e38], [0.0, 0.0]])
-    found = scores(student, torch.tensor([1, 0]), student.flip(1))
+    found = evaluate(student, torch.tensor([1, 0]), student.flip(1))
     assert all(math.isfinite(value) for value in found.values())
 
 

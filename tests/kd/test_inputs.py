@@ -8,16 +8,11 @@ from kd.data.inputs import Arrays, Images, read_inputs
 from kd.data.views import render
 from kd.errors import DataError
 from kd.json_data import to_wire
-from tests.support.small import AUGMENT, labelled, square
-
-
-def noise(count: int, channels: int, size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, channels, size, size), generator=generator).byte()
+from tests.support.small import AUGMENT, labelled, noise, square
 
 
 def test_normalised_images_are_pixels_less_the_mean_over_the_deviation() -> None:
-    images = noise(4, 3, 8)
+    images = noise(4, 3)
     mean, deviation = (0.1, 0.5, 0.9), (0.02, 0.3, 1.0)
     inputs = Images(shape=(3, 8, 8), mean=mean, deviation=deviation)
     normalised = inputs.normalise(images)
@@ -36,7 +31,7 @@ def test_images_with_another_number_of_channels_are_not_stretched_to_fit(channel
 
 
 def test_images_that_inference_normalised_first_can_be_trained_on() -> None:
-    inputs, images = square(mean=0.123), noise(2, 1, 8)
+    inputs, images = square(mean=0.123), noise(2, 1)
     with torch.inference_mode():
         inputs.normalise(images)
     layer = torch.nn.Conv2d(1, 1, 3)
@@ -91,6 +86,11 @@ def test_made_up_whole_numbers_lie_within_those_of_the_data(low: int) -> None:
     made = inputs.random(1000, torch.Generator().manual_seed(0))
     assert (made.dtype, inputs.dtype) == (torch.int64, torch.int64)
     assert low <= made.min() < made.max() <= low + 11
+
+
+def test_arrays_without_a_number_are_refused() -> None:
+    with pytest.raises(DataError, match=r"must not be empty, got \[4, 0\]"):
+        Arrays.measured(np.zeros((4, 0), np.float32))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

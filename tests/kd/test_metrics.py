@@ -1,6 +1,5 @@
 """Metrics: their values and errors, and one more that is added by its file alone."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +23,10 @@ from reports.write.card import Exported, model_card
 from reports.write.page import render_page
 from reports.write.summary import summarise, trials_frame
 from storage.files.artifacts import read_json, write_json
+from tests.support.processes import python
 from tests.support.small import square
 from tests.support.study_fixture import Plan, fabricate
 
-ROOT = Path(__file__).parents[2]
 LABELS = np.array([0] * 60 + [1] * 30 + [2] * 10)
 
 ADDED = '''"""How unlikely the label seemed: lower is better."""
@@ -117,8 +116,7 @@ def test_a_metric_without_one_finite_score_an_example_is_refused(
 def test_names_are_listed_without_numpy_and_typos_are_named() -> None:
     assert {"accuracy", "balanced-accuracy"} <= set(METRICS.names)
     code = "import sys; from kd.names import METRICS; METRICS.names; print('numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "False\n"
+    assert python(code) == "False\n"
     with pytest.raises(ProtocolError, match=r"did you mean balanced-accuracy\?"):
         load_metric("balanced-acuracy")
 

@@ -3,7 +3,6 @@ import pytest
 from kd import names as catalogue
 from kd.errors import ProtocolError
 from kd.names import FAMILIES, ModelName, parse_model
-from kd.registry import check_name
 
 MODELS = catalogue.catalogue()
 SCALABLE_MODELS = [name for name, facts in MODELS.items() if facts.scalable]
@@ -67,14 +66,6 @@ def test_depths_are_those_that_the_families_allow() -> None:
 def test_every_model_of_torchvision_exists_there() -> None:
     models = pytest.importorskip("torchvision").models
     assert set(FAMILIES.literals("torchvision")["MODELS"]) <= set(models.list_models(module=models))
-
-
-def test_the_nearest_name_is_offered_or_all_names() -> None:
-    check_name("stem", "cifar", ["cifar", "imagenet"])
-    with pytest.raises(ProtocolError, match=r"unknown stem 'cifer'; did you mean cifar\?"):
-        check_name("stem", "cifer", ["cifar", "imagenet"])
-    with pytest.raises(ProtocolError, match="unknown stem 'x'; known: cifar, imagenet"):
-        check_name("stem", "x", iter(["cifar", "imagenet"]))
 
 
 def test_the_catalogue_needs_no_torch() -> None:

@@ -1,7 +1,5 @@
 """Optimizers make the steps that their papers give, and go on bit by bit from a checkpoint."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from kd.optimizers import Range
 from kd.training.loop import TrainingState, train
 from kd.training.teacher import LiveTeacher
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
+from tests.support.processes import python
 from tests.support.small import (
     DISTILLED,
     begin,
@@ -27,7 +26,6 @@ from tests.support.small import (
 )
 from workers.runners.preparing import Tuning, teacher_identity
 
-ROOT = Path(__file__).parents[2]
 DATA, VALIDATION = labelled(24), labelled(12, seed=1)
 HINT = replace(
     DISTILLED, lr=0.01, feature_kind="hint", feature_weight=0.5, feature_taps=("last1", "last2")
@@ -138,7 +136,7 @@ def test_ranges_are_read_without_torch() -> None:
         "print([optimizers.load(name).LR.default > 0 for name in OPTIMIZERS.names])\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    python(code)
 
 
 def test_the_teacher_is_the_same_whatever_the_students_optimizer() -> None:

@@ -521,7 +521,12 @@ PARTS = GOOD.replace(
     "    layers['stage2'].auxiliary.tied = layers['classify']\n"
     "    return nn.Sequential(layers)\n",
 )
-OWN_FLAGS = "--taps last1,last2 --student"
+
+
+def own_flags(folder: Path) -> str:
+    """The flags of a study whose student is the model in `folder`."""
+    student = f"--taps last1,last2 --student {folder}/mine.py:small"
+    return FLAGS.replace("--student resnet8-w0.25", student)
 
 
 def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_an_unbroken_one(
@@ -529,7 +534,7 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
 ):
     hasten(monkeypatch)
     (tmp_path / "mine.py").write_text(HEAD + PARTS)
-    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    flags = own_flags(tmp_path)
     monkeypatch.setattr("tests.support.tiny.FLAGS", flags)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     succeed(whole, capsys)
@@ -546,7 +551,7 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
 @pytest.mark.parametrize("workers", ["inline", "1"])
 def test_a_model_that_returns_a_dict_costs_one_line_and_nothing_is_trained(tmp_path, workers):
     (tmp_path / "mine.py").write_text(HEAD + layer("return {'logits': x}"))
-    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    flags = own_flags(tmp_path)
     flags = flags.replace("--workers inline", f"--workers {workers} --root {tmp_path / 'runs'}")
     command = [sys.executable, str(STUDY), *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -571,7 +576,7 @@ def test_a_model_that_fails_in_the_study_ends_it_with_the_line_where_it_did(
         marker.touch()
 
     monkeypatch.setattr(Tryout, "run", run_and_mark)
-    flags = FLAGS.replace("--student resnet8-w0.25", f"{OWN_FLAGS} {tmp_path}/mine.py:small")
+    flags = own_flags(tmp_path)
     code = main([*flags.split(), "--root", str(tmp_path / "runs")])
     said = capsys.readouterr().err
     assert_one_line(code, said)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd import schedules
 from kd.errors import ProtocolError
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import SHAPES, Recipe, Schedule
+from tests.support.json_values import any_json
 
 CLASSIC = Recipe(
     soft_kind="kl",
@@ -59,29 +59,11 @@ RECIPES = st.tuples(PLAIN, SOFT, FEATURE).map(
     lambda parts: Recipe(**parts[0], **parts[1], **parts[2])
 )
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from(["last1", "kl", "hint", "linear", 10**400, -(10**400)])
-)
-JSON = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
+JSON = any_json("last1", "kl", "hint", "linear", 10**400, -(10**400))
 
 
 def altered(**changes: Any) -> dict[str, Any]:
     return {**CLASSIC.to_json(), **changes}
-
-
-def test_shapes_of_a_recipe_are_those_of_schedules() -> None:
-    assert tuple(schedules.SHAPES) == SHAPES
 
 
 @given(RECIPES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional
 from kd.data.inputs import Examples
 from kd.data.views import render, view
 from kd.errors import ArtifactError, DivergenceError
+from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
@@ -24,7 +26,7 @@ from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
-from kd.training.teacher import LiveTeacher, Reading, fit_projections
+from kd.training.teacher import LiveTeacher, TeacherReading, fit_projections
 from search_spaces import SPACES
 from search_spaces.space import load_space
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
@@ -33,6 +35,7 @@ from tests.support.small import (
     CLASSES,
     DISTILLED,
     PLAIN,
+    STUDENT,
     TAPS,
     TEACHER,
     begin,
@@ -63,7 +66,9 @@ class Spy:
     """A teacher source that keeps what it was asked, and may change what it says."""
 
     def __init__(
-        self, source: LiveTeacher, change: Callable[[int, Reading], Reading] | None = None
+        self,
+        source: LiveTeacher,
+        change: Callable[[int, TeacherReading], TeacherReading] | None = None,
     ) -> None:
         self.source, self.change = source, change
         self.validation_logits = source.validation_logits
@@ -71,7 +76,7 @@ class Spy:
         self.index: list[Tensor] = []
         self.images: list[Tensor] = []
 
-    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> Reading:
+    def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         self.views.append(view)
         self.index.append(index)
         self.images.append(images)
@@ -283,6 +288,41 @@ def test_a_parameter_of_the_soft_loss_arrives_in_training(name: str, source: Liv
     assert not same_bits(*weights)
 
 
+TIMES = '''"""Attention transfer, times a factor of its own."""
+
+from dataclasses import dataclass
+
+from kd.losses.features import attention
+
+ADAPTED = False
+
+
+@dataclass(frozen=True)
+class Parameters:
+    factor: float = 1.0
+
+
+def loss(student, reading, parameters):
+    return parameters.factor * attention.loss(student, reading)
+'''
+
+
+def test_a_parameter_of_the_feature_loss_arrives_in_training(
+    source: LiveTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "times.py").write_text(TIMES)
+    monkeypatch.setattr(features, "__path__", [*features.__path__, str(tmp_path)])
+    usual = replace(FULL, feature_kind="attention")
+    own = [replace(FULL, feature_kind="times", feature_parameters=p) for p in ({}, {"factor": 2.0})]
+    assert own[0].feature_parameters == {"factor": 1.0}
+    weights = [weights_after_one_epoch(recipe, source) for recipe in (usual, *own)]
+    assert same_bits(weights[0], weights[1])
+    assert not same_bits(weights[1], weights[2])
+    twice = replace(usual, feature_weight=2 * usual.feature_weight)
+    assert same_bits(weights[2], weights_after_one_epoch(twice, source))
+    sys.modules.pop("kd.losses.features.times")
+
+
 @pytest.mark.parametrize("path", CHOICES)
 def test_every_choice_of_a_recipe_trains_in_its_own_way(path: str, source: LiveTeacher) -> None:
     results = {
@@ -479,38 +519,27 @@ def test_a_restored_state_shares_nothing_with_what_it_was_restored_from(
     assert first.history == history
 
 
-def other_model(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    return begin(PLAIN, source, name=TEACHER)
+BIAS = "network.body.fc.bias"
+# the recipe and student of another run, and what is done to the tensors that it is restored from
+OTHERS: dict[str, tuple[Recipe, str, Callable[[dict[str, Tensor]], object]]] = {
+    "model": (PLAIN, TEACHER, lambda kept: None),
+    "recipe": (HINT, STUDENT, lambda kept: None),
+    "no momentum": (
+        PLAIN, STUDENT, lambda kept: [kept.pop(n) for n in [*kept] if n.startswith("optimizer.")]
+    ),
+    "foreign name": (PLAIN, STUDENT, lambda kept: kept.update(scaler=torch.zeros(1))),
+    "dtype": (PLAIN, STUDENT, lambda kept: kept.update({BIAS: kept[BIAS].double()})),
+}  # fmt: skip
 
 
-def other_recipe(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    return begin(HINT, source)
-
-
-def no_momentum(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    for name in [name for name in kept if name.startswith("optimizer.")]:
-        del kept[name]
-    return begin(PLAIN, source)
-
-
-def foreign_name(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    kept["scaler"] = torch.zeros(1)
-    return begin(PLAIN, source)
-
-
-def other_dtype(kept: dict[str, Tensor], source: LiveTeacher) -> TrainingState:
-    kept["network.body.fc.bias"] = kept["network.body.fc.bias"].double()
-    return begin(PLAIN, source)
-
-
-@pytest.mark.parametrize(
-    "disturb", [other_model, other_recipe, no_momentum, foreign_name, other_dtype]
-)
+@pytest.mark.parametrize("what", OTHERS)
 def test_tensors_of_another_run_are_refused_and_change_nothing(
-    disturb: Callable[..., TrainingState], source: LiveTeacher
+    what: str, source: LiveTeacher
 ) -> None:
+    recipe, student, change = OTHERS[what]
     kept = copied(trained(PLAIN, plan(epochs=1), None, live=source).tensors())
-    state = disturb(kept, source)
+    change(kept)
+    state = begin(recipe, source, name=student)
     before = copied(state.tensors())
     with pytest.raises(ArtifactError, match=r"^the checkpoint is of another run: .* is .*, not "):
         state.restore(kept, [])
@@ -600,7 +629,7 @@ def test_an_incomplete_last_batch_is_left_out(
 
 
 def test_a_loss_that_is_not_finite_names_step_and_epoch(source: LiveTeacher) -> None:
-    def broken(reads: int, reading: Reading) -> Reading:
+    def broken(reads: int, reading: TeacherReading) -> TeacherReading:
         return replace(reading, logits=reading.logits * (math.nan if reads == 5 else 1))
 
     state = begin(DISTILLED, source)

@@ -1,7 +1,6 @@
 """A view is a pure function of (seed, k); it renders what a loop over pixels renders."""
 
-import subprocess
-import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from hypothesis import strategies as st
 from kd.augmentations.crop import _cut, _cut_on_cpu
 from kd.data.views import View, render, view
 from kd.seeds import derive_seed
+from tests.support import small
+from tests.support.processes import python
 
 ALL = "crop=2,flip,cutout=3"
 
@@ -21,13 +22,8 @@ def listed(rows: View) -> list[list[Any]]:
     return [tensor.tolist() for part in rows.parts for tensor in part.drawn.values()]
 
 
-def noise(count: int, channels: int, size: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    # from 1, since what is padded or erased is 0
-    return torch.randint(1, 256, (count, channels, size, size), generator=generator).byte()
-
-
-IMAGES = noise(50, 1, 8)
+noise = partial(small.noise, least=1)  # what is padded or erased is 0
+IMAGES = noise(50, 1)
 
 
 def naive_view(seed: int, k: int, images: np.ndarray, padding: int, side: int) -> np.ndarray:
@@ -57,14 +53,7 @@ def test_another_process_makes_the_same_view() -> None:
         f"rows = view(7, 2, torch.empty(50, 1, 8, 8), {ALL!r}); "
         "print([drawn.tolist() for part in rows.parts for drawn in part.drawn.values()])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert run.stdout.strip() == str(listed(view(7, 2, IMAGES, ALL)))
+    assert python(code, hash_seed="1").strip() == str(listed(view(7, 2, IMAGES, ALL)))
 
 
 @pytest.mark.parametrize("other", [(8, 2), (7, 3), (2, 7)])
@@ -83,7 +72,7 @@ def test_a_view_neither_reads_nor_moves_the_global_generator() -> None:
 
 
 def test_every_crop_flip_and_erased_square_is_reached() -> None:
-    top, left, flipped, erased_top, erased_left = listed(view(0, 0, noise(3000, 1, 8), ALL))
+    top, left, flipped, erased_top, erased_left = listed(view(0, 0, noise(3000, 1), ALL))
     corners = set(zip(top, left, flipped, strict=True))
     assert corners == {(y, x, flip) for y in range(5) for x in range(5) for flip in (False, True)}
     squares = set(zip(erased_top, erased_left, strict=True))
@@ -91,7 +80,7 @@ def test_every_crop_flip_and_erased_square_is_reached() -> None:
 
 
 def test_flip_and_crop_are_drawn_evenly() -> None:
-    top, left, flipped, *_ = map(torch.tensor, listed(view(0, 0, noise(5000, 1, 8), ALL)))
+    top, left, flipped, *_ = map(torch.tensor, listed(view(0, 0, noise(5000, 1), ALL)))
     assert flipped.float().mean() == pytest.approx(0.5, abs=0.03)
     for corner in (top, left):
         shares = corner.bincount(minlength=5) / 5000
@@ -109,7 +98,7 @@ def test_flip_and_crop_are_drawn_evenly() -> None:
 def test_rendering_equals_a_loop_over_pixels(
     seed: int, size: int, channels: int, padding: int, side: int
 ) -> None:
-    images = noise(5, channels, size, seed)
+    images = noise(5, channels, size, seed=seed)
     rendered = render(images, view(seed, 1, images, f"crop={padding},flip,cutout={side}"))
     np.testing.assert_array_equal(rendered, naive_view(seed, 1, images.numpy(), padding, side))
 
@@ -121,7 +110,7 @@ def test_an_augmentation_draws_the_same_whatever_follows() -> None:
 
 
 def test_augmentations_are_applied_in_the_order_given() -> None:
-    images = noise(6, 1, 8)
+    images = noise(6, 1)
     for text in ("cutout=3,jitter=0.9", "jitter=0.9,cutout=3"):
         rows, expected = view(0, 0, images, text), images
         assert [part.member.__name__ for part in rows.parts] == [
@@ -146,7 +135,7 @@ def test_no_augmentation_is_the_identity() -> None:
 
 @pytest.mark.parametrize("augment", [ALL, "cutout=3", "jitter", "none"])
 def test_rendering_keeps_bytes_and_shape_and_leaves_its_input_alone(augment: str) -> None:
-    images = noise(6, 3, 8)
+    images = noise(6, 3)
     before = images.clone()
     rendered = render(images, view(0, 0, images, augment))
     assert rendered.dtype == torch.uint8
@@ -155,7 +144,7 @@ def test_rendering_keeps_bytes_and_shape_and_leaves_its_input_alone(augment: str
 
 
 def test_a_batch_renders_as_its_rows_do_in_the_whole_set() -> None:
-    images = noise(20, 3, 8)
+    images = noise(20, 3)
     rows = view(5, 1, images, f"{ALL},jitter")
     index = torch.tensor([13, 2, 2, 19])
     assert torch.equal(render(images[index], rows.at(index)), render(images, rows)[index])

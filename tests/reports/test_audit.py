@@ -8,6 +8,7 @@ from reports.compute.audit import Audit, audit
 from reports.compute.caveats import of_pruning
 from reports.read.data import ArmData, TrialData
 from reports.wording import measure
+from tests.support.study_fixture import completed
 
 HORIZON = 4
 ACCURACY = measure("accuracy")
@@ -16,22 +17,7 @@ ACCURACY = measure("accuracy")
 def trial(number: int, last: float, cut: int | None = None, *, epochs: int = HORIZON) -> TrialData:
     """An auditor that ends at `last`; its first epochs rank trials by their numbers."""
     values = dict.fromkeys(range(1, epochs), 0.01 * number) | {epochs: last}
-    return TrialData(
-        arm="scheduled",
-        number=number,
-        state="COMPLETE",
-        value=last,
-        parameters={},
-        distributions={},
-        values=values,
-        diverged=False,
-        auditor=True,
-        cut_epoch=cut,
-        reason="",
-        started=None,
-        seconds=None,
-        record=None,
-    )
+    return completed(number, last, values=values, auditor=True, cut_epoch=cut)
 
 
 def audited(trials: Sequence[TrialData]) -> Audit:

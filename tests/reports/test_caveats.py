@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from reports.compute.caveats import edge_parameters
+from conductor.search import methods
+from reports.compute.caveats import STARTUP_TRIALS, edge_parameters
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
 from tests.support.study_fixture import TRAIN
@@ -18,7 +19,6 @@ def caveats(data: StudyData, about: str) -> list[str]:
 
 def test_models_that_are_not_above_naming_the_largest_class_are_named(data: StudyData) -> None:
     assert caveats(data, "Predicting the largest class") == []
-    assert data.labels is not None
     uneven = replace(data, labels=np.where(np.arange(80) < 76, 3, 1))  # 95 % are of class 3
     [text] = caveats(uneven, "Predicting the largest class")
     assert text.startswith(
@@ -75,6 +75,7 @@ def test_a_search_that_was_confirmed_before_its_end_is_named(data: StudyData) ->
 
 
 def test_trials_too_few_for_a_sampler_are_little_tuning(data: StudyData) -> None:
+    assert STARTUP_TRIALS == methods.STARTUP_TRIALS
     scheduled, plain = data.arms
     ten = replace(data, arms=(fewer(scheduled, 10), fewer(plain, 10)))
     assert caveats(ten, "Little tuning") == []
@@ -103,7 +104,6 @@ def test_one_step_an_epoch_is_named(data: StudyData, size: int, caveat: str | No
 def test_the_edge_of_a_range_states_nothing_below_20_trials(data: StudyData) -> None:
     arm = data.arms[0]
     chosen = data.chosen_trial(arm)
-    assert chosen is not None
     edge = replace(
         chosen, parameters={"lr": 0.299}, distributions={"lr": FloatDistribution(0.01, 0.3)}
     )

@@ -69,7 +69,6 @@ def test_examples_are_the_images_that_changed_most_in_the_direction_of_the_whole
 
 def test_the_title_states_first_how_many_classes_differ_beyond_chance(data: StudyData) -> None:
     found = find(data)
-    assert found.classes is not None
     sure = sum(one.p_holm < 0.05 for one in found.classes.classes)
     title = drawn_figures(found)["classes"].title
     assert title.startswith(f"{sure or 'None'} of 10 classes differ")

@@ -35,7 +35,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
 
 def changed(data: StudyData, old: FinalistData | None, **fields: Any) -> StudyData:
     """The study, one of whose finalists has other fields."""
-    assert old is not None
     new = replace(old, finalist=replace(old.finalist, **fields))
     return replace(data, finalists=tuple(new if one is old else one for one in data.finalists))
 
@@ -43,7 +42,6 @@ def changed(data: StudyData, old: FinalistData | None, **fields: Any) -> StudyDa
 def with_recipe(data: StudyData, **changes: Any) -> StudyData:
     """The study, whose tuned recipe of the arm that distils differs."""
     tuned = data.tuned("scheduled")
-    assert tuned is not None
     return changed(data, tuned, recipe=replace(tuned.recipe, **changes))
 
 
@@ -191,10 +189,6 @@ def test_arms_that_distil_are_compared_with_each_other_on_equal_budgets(tmp_path
 def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Findings) -> None:
     data = findings.data
     plain, tuned = (findings.standing(data.tuned(arm)) for arm in ("plain", "scheduled"))
-    assert plain is not None
-    assert tuned is not None
-    assert plain.value is not None
-    assert tuned.value is not None
     gap = data.teacher_test["accuracy"] - plain.value
     assert tuned.recovered == pytest.approx((tuned.value - plain.value) / gap)
     assert 0 < tuned.recovered < 1
@@ -206,12 +200,10 @@ def test_of_a_gap_that_may_be_chance_or_is_below_the_margin_no_share_is_given(
 ) -> None:
     data = findings.data
     plain = data.tuned("plain")
-    assert plain is not None
     ahead = plain.runs[0].correct.copy()
     ahead[np.flatnonzero(~ahead)[:6]] = True
     chance = replace(data, teacher_scores=ahead)
     lead = minus_teacher(chance, plain)
-    assert lead is not None
     assert 100 * lead.mean < -data.protocol.margin < 0 < lead.high
     for close in (
         chance,
@@ -226,7 +218,6 @@ def test_of_a_gap_that_may_be_chance_or_is_below_the_margin_no_share_is_given(
 
 def test_ablations_are_compared_with_their_winner_the_worst_first(data: StudyData) -> None:
     winner = data.tuned("scheduled")
-    assert winner is not None
     ablations = compare_ablations(data)
     titles = {"without feature loss", "with default optimizer"}
     assert {one.a.title for one in ablations} == titles
@@ -295,7 +286,6 @@ def test_each_arm_is_compared_with_the_recipe_of_its_trial_0(data: StudyData) ->
         assert one.tuned is data.tuned(arm)
         assert (one.first.title, one.first.finalist.trial) == (title, 0)
         expected = np.array(one.tuned.values) - np.array(one.first.values)
-        assert one.difference is not None
         assert one.difference.per_seed == pytest.approx(expected.tolist())
     assert compare_tuning(replace(data, finalists=())) == ()
     assert compare_tuning(replace(data, finalists=data.of_role("tuned"))) == ()
@@ -303,7 +293,6 @@ def test_each_arm_is_compared_with_the_recipe_of_its_trial_0(data: StudyData) ->
 
 def test_what_tuning_added_has_its_difference_interval_seeds_and_images(data: StudyData) -> None:
     one = tuning(ahead(data, -4))
-    assert one.difference is not None
     assert one.difference.mean == pytest.approx(0.05)
     low, high = 100 * one.difference.low, 100 * one.difference.high
     assert one.text == (

@@ -27,11 +27,11 @@ from reports.draw.tables import comparison_table, provenance_table
 from reports.read.data import ArmData, StudyData, TrialData
 from reports.read.importances import Importance
 from reports.statistics import paired_difference
-from reports.wording import points
+from reports.wording import Measure, points
 from reports.write.page import render_page
 from reports.write.summary import summarise
 from storage.files.records import Costs, RunRecord
-from tests.support.study_fixture import drawn_figures
+from tests.support.study_fixture import completed, drawn_figures
 
 NAMES = figures.FIGURES.names
 
@@ -104,8 +104,6 @@ def test_a_figure_of_a_study_without_trials_states_what_is_missing_or_is_left_ou
 
 def test_titles_follow_the_data(findings: Findings, drawn: dict[str, Figure]) -> None:
     best = findings.data.arms[0].best
-    assert best is not None
-    assert best.value is not None
     cut = sum(trial.state == "PRUNED" for arm in findings.data.arms for trial in arm.trials)
     for key, text in {
         "history": f"{100 * best.value:.1f} % with trial {best.number}",
@@ -180,8 +178,6 @@ def test_a_recipe_at_alpha_0_has_no_soft_targets(data: StudyData) -> None:
     arms = []
     for arm in data.arms:
         trial = data.chosen_trial(arm)
-        assert trial is not None
-        assert trial.record is not None
         recipe = replace(
             trial.record.recipe,
             alpha=Schedule.constant(0.0),
@@ -199,7 +195,6 @@ def test_a_recipe_at_alpha_0_has_no_soft_targets(data: StudyData) -> None:
 
 def test_loss_shares_weigh_the_terms_as_the_loss_does(data: StudyData) -> None:
     record = data.arms[0].completed[0].record
-    assert record is not None
     recipe = Recipe(
         soft_kind="kl",
         temperature=Schedule.constant(4.0),
@@ -233,7 +228,6 @@ def test_costs_are_those_measured_and_equal_students_share_their_mean_latency(
     assert found["tuned plain"][0] == found["tuned scheduled"][0]
     assert dots_of(parameters)["plain: defaults"][0] == 5242
     tuned = data.tuned("scheduled")
-    assert tuned is not None
     assert found["tuned scheduled"][1] == pytest.approx(100 * np.mean(tuned.values))
 
 
@@ -244,8 +238,6 @@ def test_the_title_of_costs_states_how_much_smaller_and_faster_the_student_is(
     assert "1/33.4 of the teacher's parameters" in title  # 174,970 / 5,242
     assert "5.1 times as fast" in title
     tuned = data.tuned("scheduled")
-    assert tuned is not None
-    assert data.teacher_scores is not None
     correct = np.stack([run.correct for run in tuned.runs if run.correct is not None])
     gap = paired_difference(correct, np.broadcast_to(data.teacher_scores, correct.shape))
     within = f"(95 % interval {data.measure.interval(gap.low, gap.high)})"
@@ -262,7 +254,6 @@ def test_the_title_of_costs_states_how_much_smaller_and_faster_the_student_is(
 
 def with_students(data: StudyData) -> StudyData:
     """The first trials train a second, smaller student."""
-    assert data.costs is not None
     small = replace(data.costs.models["plain"], model="resnet8-w0.125", parameters=1384)
     arms = []
     for arm in data.arms:
@@ -306,7 +297,6 @@ def test_fidelity_is_drawn_seed_by_seed_and_epoch_by_epoch(data: StudyData) -> N
     assert drawn == [6] * 5
     (first, _) = epochs.plot["data"]
     tuned = data.tuned("scheduled")
-    assert tuned is not None
     trial = data.arms[0].trials[tuned.finalist.trial]
     assert list(first["y"]) == [100 * (epoch.agreement or 0) for epoch in trial.history]
 
@@ -315,14 +305,12 @@ def test_the_recipe_drawn_is_called_the_tuned_one_and_before_confirmation_the_be
     data: StudyData,
 ) -> None:
     tuned = data.tuned("scheduled")
-    assert tuned is not None
     named = f"tuned recipe of scheduled (trial {tuned.finalist.trial})"
     drawn = drawn_figures(find(data))
     for figure in (drawn["schedules"], drawn["loss"]):
         assert f"he {named}" in figure.title
         assert "best" not in figure.title
     best = data.arms[0].best
-    assert best is not None
     early = drawn_figures(find(replace(data, finalists=())))["schedules"]
     assert f"best recipe so far of scheduled (trial {best.number})" in early.title
 
@@ -342,25 +330,11 @@ def test_the_change_from_search_to_fresh_seeds_has_its_unit_at_its_first_number(
 
 def trial(number: int, value: float, **parameters: float | str) -> TrialData:
     kinds = CategoricalDistribution(["a", "b"])
-    return TrialData(
-        arm="scheduled",
-        number=number,
-        state="COMPLETE",
-        value=value,
-        parameters=parameters,
-        distributions={
-            name: kinds if name == "kind" else FloatDistribution(0.01, 1, log=name == "lr")
-            for name in parameters
-        },
-        values={1: value},
-        diverged=False,
-        auditor=False,
-        cut_epoch=None,
-        reason="",
-        started=None,
-        seconds=None,
-        record=None,
-    )
+    distributions = {
+        name: kinds if name == "kind" else FloatDistribution(0.01, 1, log=name == "lr")
+        for name in parameters
+    }
+    return completed(number, value, parameters=parameters, distributions=distributions)
 
 
 def by_hand() -> ArmData:
@@ -388,6 +362,27 @@ def test_slices_say_where_the_best_tenth_lies(data: StudyData) -> None:
     assert rows["lr"][2:5] == ["0.01 to 1, log", "0.1 to 0.2", "0.1"]
     assert rows["kind"][2:5] == ["a, b", "a or b", "a"]
     assert rows["momentum"][3:5] == ["0.5", "–"]
+
+
+def test_a_range_may_have_an_end_at_0_or_1(data: StudyData) -> None:
+    ends = (trial(1, 0.9, lr=0.123, on=True), trial(2, 0.9, lr=1.0, on=True))
+    arm = replace(by_hand(), trials=(*ends, *by_hand().trials[:9]))
+    figure = drawn_figures(find(replace(data, arms=(arm,), finalists=())))["slices"]
+    rows = {row[1]: row for row in figure.tables[0].rows}
+    assert [rows[name][3] for name in ("lr", "on")] == ["0.12 to 1", "True"]
+
+
+def test_without_a_unit_no_space_is_left_for_it(
+    data: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Measure(name="score", unit="", worst=0.0, best=1.0)
+    monkeypatch.setattr("reports.read.data.measure", lambda metric: bare)
+    drawn = drawn_figures(find(with_students(data)))
+    panels = [*drawn["costs"].panels, *drawn["slices"].panels]
+    texts = [panel.alt for panel in panels]
+    hovers = [trace.get("hovertemplate", "") for one in panels for trace in one.plot["data"]]
+    assert len(drawn["costs"].panels) == 3
+    assert [text for text in (*texts, *hovers) if "  " in text or " ," in text] == []
 
 
 def values(encoded: dict[str, str]) -> NDArray[np.generic]:
@@ -428,7 +423,6 @@ def test_calibration_counts_every_prediction_and_compares_confidence_with_accura
 ) -> None:
     drawn = drawn_figures(find(data))["calibration"]
     tuned = data.tuned("plain")
-    assert tuned is not None
     rows = [row for row in drawn.tables[0].rows if row[0] == "tuned plain"]
     assert sum(int(row[1]) for row in rows) == len(tuned.tested) * data.test_images
     confidence = np.concatenate(

@@ -15,13 +15,12 @@ import pytest
 from kd.json_data import to_wire
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, TrialData
-from reports.write.card import Exported, model_card
 from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from storage.files.artifacts import read_json, write_json
 from storage.files.records import Finalists, StudySettings
 from tests.support.small import square
-from tests.support.study_fixture import Fabricated, drawn_figures
+from tests.support.study_fixture import Fabricated, card_of, drawn_figures
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</script><script>document.documentElement.dataset.hacked=1</script><img src=x onerror=a>"
@@ -87,7 +86,6 @@ def test_a_reader_without_javascript_has_every_table_and_the_main_figures_drawn(
 def test_contents_name_every_figure_by_its_group_in_the_order_of_the_page(page: str) -> None:
     page = page.split("<script", 1)[0]
     contents = re.search(r"<nav.*?</nav>", page, re.DOTALL)
-    assert contents is not None
     assert re.findall(r"<span>(\w+)</span>", contents[0]) == [
         "Evidence", "Recipe", "Search", "Record",
     ]  # fmt: skip
@@ -141,15 +139,9 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
 def test_the_card_states_what_the_source_takes_of_an_image(
     findings: Findings, dataset: str, part: str
 ) -> None:
-    tuned = findings.data.tuned("scheduled")
-    assert tuned is not None
     protocol = replace(findings.data.protocol, dataset=dataset, image_size=8)
-    config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": to_wire(square())}
-    run = Exported(
-        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
-    )
-    card = model_card(replace(findings, data=replace(findings.data, protocol=protocol)), run)
-    assert f"It expects {part} resized to 8 pixels" in card
+    of_data = replace(findings, data=replace(findings.data, protocol=protocol))
+    assert f"It expects {part} resized to 8 pixels" in card_of(of_data, to_wire(square()))
 
 
 def spoil(study: Fabricated) -> None:
@@ -186,7 +178,6 @@ def test_text_from_outside_is_escaped_everywhere(copied: Fabricated) -> None:
     shown = page.split("<script>", 1)[0]
     assert links.tags.count("img") == shown.count('src="data:image/png;base64,') > 0
     plots = re.search(r'id="plots">(.*?)</script>', page, re.DOTALL)
-    assert plots is not None
     assert "<" not in plots[1]
     labels = [
         note["text"]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ from PIL import Image
 from kd.errors import ArtifactError
 from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
+from reports.draw.side_by_side import compare_studies
 from reports.read.data import StudyData
+from reports.write.markdown import markdown, markdown_of_all
+from reports.write.page import render_comparison, render_page
 from storage.files.artifacts import MANIFEST, read_json, write_json
 from storage.files.seal import opened_images, openings, record_opening
-from tests.support.study_fixture import Fabricated
+from tests.support.study_fixture import Fabricated, card_of
 
 
 @pytest.fixture
@@ -46,7 +50,6 @@ def test_examples_are_the_images_that_the_findings_name(
     small: Fabricated, findings: Findings
 ) -> None:
     images = read_examples(small.layout, findings)
-    assert findings.classes is not None
     named = [one.image for found in findings.classes.confusions for one in found.examples]
     assert set(images) == set(named) != set()
     assert all(np.all(image == place % 256) for place, image in images.items())
@@ -69,14 +72,27 @@ def test_images_of_a_sealed_split_are_refused(small: Fabricated, tmp_path: Path)
         opened_images(folder, seal, [80])
 
 
-def test_inputs_that_are_no_images_have_no_examples(
-    copied: Fabricated, small: Fabricated, findings: Findings
+def test_of_arrays_no_text_calls_an_example_an_image_and_no_picture_is_shown(
+    copied: Fabricated, findings: Findings
 ) -> None:
     path = copied.layout.dataset("d0d1d2d3d4d5d6d7") / MANIFEST
-    manifest = read_json(path)
-    manifest["info"]["inputs"]["type"] = "Arrays"
-    write_json(path, manifest)
-    assert read_examples(small.layout, findings) != {} == read_examples(copied.layout, findings)
+    manifest, shape = read_json(path), {"type": "Arrays", "shape": [3, 5], "kept": "float32"}
+    assert read_examples(copied.layout, findings) != {}
+    write_json(path, {**manifest, "info": {**manifest["info"], "inputs": shape}})
+    data = copied.read()
+    students = (*data.protocol.students, "resnet8")
+    found = find(replace(data, protocol=replace(data.protocol, students=students)))
+    assert read_examples(copied.layout, found) == {}
+    other = find(replace(data, settings=replace(data.settings, dataset="other")))
+    together = compare_studies([other, found])
+    for text in (
+        render_page(found).partition("<script>")[0].partition("</style>")[2],
+        markdown(found),
+        card_of(found, shape),
+        render_comparison(together).partition("</style>")[2],
+        markdown_of_all(together),
+    ):
+        assert not re.search(r"\bimages?\b", text, re.IGNORECASE)
 
 
 def test_without_a_record_of_openings_or_a_data_set_there_are_no_examples(

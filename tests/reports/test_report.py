@@ -53,8 +53,6 @@ def test_the_comparison_table_has_interval_and_number_of_seeds(findings: Finding
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["seeds"] for row in rows] == ["1", "6", "6", "6", "6", "6"]
     tuned = findings.standing(findings.data.tuned("scheduled"))
-    assert tuned is not None
-    assert tuned.interval is not None
     low, high = (f"{100 * end:.2f}" for end in tuned.interval)
     assert rows[1]["95 % interval"] == f"{low} to {high}"
     assert rows[1]["gap recovered"].endswith(" %")
@@ -275,18 +273,20 @@ def test_missing_protocol_and_missing_storage_are_named(copied: Fabricated) -> N
         copied.read()
 
 
+@pytest.mark.parametrize("part", ["render_page", "summarise", "trials_frame"])
 def test_a_report_that_fails_leaves_the_old_one(
-    copied: Fabricated, monkeypatch: pytest.MonkeyPatch
+    copied: Fabricated, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     write_report(copied.layout, copied.name, copied.url)
     files = (copied.study.report_html, copied.study.report_json, copied.study.trials_csv)
     before = [file.read_bytes() for file in files]
     copied.study.seal.unlink()
+    copied.study.trial("plain", 0).result.unlink()
 
     def fail(findings: Findings) -> str:
         raise RuntimeError("half-way")
 
-    monkeypatch.setattr(report_module, "render_page", fail)
+    monkeypatch.setattr(report_module, part, fail)
     with pytest.raises(RuntimeError, match="half-way"):
         write_report(copied.layout, copied.name, copied.url)
     assert [file.read_bytes() for file in files] == before

@@ -52,12 +52,19 @@ def test_each_study_keeps_its_own_verdict_and_recipe(
     assert [row["verdict"] for row in results] == ["better", "worse", "none"]
     assert [row["seeds"] for row in results] == ["6", "7", "0"]
     difference = found[0].verdict.difference
-    assert difference is not None
     assert results[0]["difference"] == f"+{100 * difference.mean:.2f} points"
     winners = [one.data.tuned("scheduled") for one in found[:2]]
     rates = [f"{one.recipe.lr:.6g}" for one in winners if one]
     assert ["learning rate", *rates, "–"] in [list(row) for row in studies.recipes.rows]
     assert studies.protocols.rows == [["epochs", "4", "6", "4"]]  # only what differs
+
+
+def test_a_winner_that_was_not_tested_has_no_result(found: list[Findings]) -> None:
+    data = found[0].data
+    untested = tuple(replace(one, runs=()) for one in data.finalists)
+    results = compare_studies([find(replace(data, finalists=untested))]).results
+    row = dict(zip(results.columns, results.rows[0], strict=True))
+    assert row["tuned distilled"] == row["tuned plain"] == "–"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,6 @@ def test_a_study_without_a_difference_is_named_and_not_drawn(
     studies: SideBySide, found: list[Findings]
 ) -> None:
     assert studies.warnings == ("Not confirmed yet: open_one",)
-    assert studies.chart is not None
     assert [row.label for row in studies.chart.rows] == ["helped: better", "hurt: worse"]
     assert compare_studies(found[2:]).chart is None
 

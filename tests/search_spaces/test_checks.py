@@ -59,6 +59,15 @@ def refusal(folder: Path, body: str, end: str = END) -> str:
     return message
 
 
+def asked(arm: Arm, count: int) -> Arm:
+    """Return the arm after so many more trials, each of which has ended."""
+    for _ in range(count):
+        number = arm.ask(99)
+        assert number is not None
+        arm.tell(number, TrialState.COMPLETE, 0.5, {})
+    return arm
+
+
 OLD = """\
     trial.suggest_uniform('low', 0.0, 1.0)
     trial.suggest_loguniform('rate', 1e-3, 1.0)
@@ -153,6 +162,9 @@ def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
         ("trial.suggest_float(3, 0, 1)", "a parameter's name must be a str of 1-512 characters"),
         ("trial.suggest_float('x' * 513, 0, 1)", "name must be a str of 1-512 characters"),
         ("trial.set_user_attr('x', object())", "the attribute 'x' must be representable as JSON"),
+        ("trial.set_user_attr(3, 1)", "an attribute's name must be a str of 1-512 characters, got"),
+        ("trial.set_user_attr('x' * 513, 1)", "an attribute's name must be a str of 1-512 charact"),
+        ("trial.report(0.5, 3)", "suggest must not report values: each epoch of the training does"),
     ],
 )
 def test_what_else_optuna_cannot_keep_is_refused(tmp_path, body, rule):
@@ -163,10 +175,7 @@ def test_numbers_of_numpy_may_bound_a_range(tmp_path):
     body = "trial.suggest_float('x', np.float32(1), np.float64(4), log=np.bool_(True))"
     space = load_space(write(tmp_path, f"{body}; trial.suggest_int('n', np.int64(1), np.int8(4))"))
     storage = open_storage(f"sqlite:///{tmp_path}/s.db")
-    made = make_arm(storage, space)
-    for _ in range(3):
-        made.ask(9)
-        made.tell(made.decisions.asked - 1, TrialState.COMPLETE, 0.5, {})
+    made = asked(make_arm(storage, space), 3)
     close_storage(storage)
     again = make_arm(open_storage(f"sqlite:///{tmp_path}/s.db"), space)
     assert [trial.params for trial in again.decisions.trials] == [
@@ -234,24 +243,20 @@ def test_a_parameter_keeps_its_kind_from_branch_to_branch(tmp_path, one, other, 
 
 def test_numeric_ranges_may_depend_on_other_parameters(tmp_path):
     body = "trial.suggest_int('n', 1, trial.suggest_int('most', 2, 9))"
-    arm = make_arm(InMemoryStorage(), load_space(write(tmp_path, body)), sampler="tpe")
-    for _ in range(30):
-        number = arm.ask(99)
-        assert number is not None
-        arm.tell(number, TrialState.COMPLETE, 0.5, {})
+    arm = asked(make_arm(InMemoryStorage(), load_space(write(tmp_path, body)), sampler="tpe"), 30)
     assert len({str(trial.distributions["n"]) for trial in arm.decisions.trials}) > 3
 
 
 def test_the_built_in_choices_stay_as_they_are_for_other_taps_and_students():
     students = ("resnet8", "resnet14")
     space = load_space("scheduled", StudyContext(taps=("last1",), students=students))
-    asked: dict[str, BaseDistribution] = {}
+    known: dict[str, BaseDistribution] = {}
     arm = make_arm(InMemoryStorage(), space, lag=99)
     for _ in range(30):
         arm.ask(99)
     for trial in arm.decisions.trials:
         for name, distribution in trial.distributions.items():
-            assert asked.setdefault(name, distribution) == distribution
+            assert known.setdefault(name, distribution) == distribution
 
 
 KEPT = ["a", "b"]
@@ -265,14 +270,6 @@ def moody(choices: list[object]) -> Space:
         return Recipe(lr=trial.suggest_float("lr", 0.01, 0.1))
 
     return Space("mine", suggest, {}, "0" * 64)
-
-
-def asked(arm: Arm, count: int) -> Arm:
-    for _ in range(count):
-        number = arm.ask(99)
-        assert number is not None
-        arm.tell(number, TrialState.COMPLETE, 0.5, {})
-    return arm
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{}/s.db", "journal:{}/s.log"])

@@ -1,9 +1,6 @@
 """Search spaces: the built-in ones hold to the method, and a user's own fails in one line."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -25,9 +22,9 @@ from kd.recipe import SHAPES, Recipe, Schedule
 from search_spaces import SPACES
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials, space_digest
-from search_spaces.space import load_space, with_feasible
+from search_spaces.space import Space, load_space, with_feasible
+from tests.support.processes import python
 
-ROOT = Path(__file__).parents[2]
 TEMPERATURE = FloatDistribution(1, 10, log=True)
 SHARE = FloatDistribution(0, 1)
 COMMON = {
@@ -62,10 +59,13 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def drawn(space: Space, count: int, seed: int = 0) -> list[tuple[optuna.Trial, Recipe]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [(trial, space.suggest(trial)) for trial in (study.ask() for _ in range(count))]
+
+
 def asked(name: str, count: int) -> list[tuple[optuna.Trial, Recipe]]:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    suggest = load_space(name).suggest
-    return [(trial, suggest(trial)) for trial in (study.ask() for _ in range(count))]
+    return drawn(load_space(name), count)
 
 
 def test_a_file_with_suggest_is_an_arm_and_no_list_is_edited(tmp_path, monkeypatch):
@@ -207,9 +207,10 @@ def enqueued(study):
 """
 
 
-def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path):
+@pytest.mark.parametrize("arguments", ["trial, study", "trial, *, study"])
+def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path, arguments):
     study = StudyContext(taps=("last1",), students=("resnet8",), optimizer="adamw")
-    space = load_space(write(tmp_path, OF_STUDY), study)
+    space = load_space(write(tmp_path, OF_STUDY.replace("trial, study", arguments)), study)
     assert space.enqueued == {"small": {"lr": 0.01}, "default": {"lr": 1e-3}}
     trial = FixedTrial({"lr": 0.01})
     assert space.suggest(trial) == Recipe(lr=0.01)
@@ -222,8 +223,7 @@ def test_the_ranges_of_rate_and_decay_are_the_optimizers(name):
     space = load_space(name, StudyContext(optimizer="adamw"))
     for parameters in space.enqueued.values():
         assert (parameters["lr"], parameters["weight_decay"]) == (1e-3, 0.05)
-    trial = optuna.create_study().ask()
-    space.suggest(trial)
+    [(trial, _)] = drawn(space, 1)
     assert trial.distributions["lr"] == FloatDistribution(1e-4, 1e-2, log=True)
     assert trial.distributions["weight_decay"] == FloatDistribution(1e-3, 0.5, log=True)
 
@@ -286,15 +286,7 @@ def test_the_digest_covers_what_the_study_makes_of_a_space(study):
 def test_the_digest_does_not_depend_on_the_process():
     code = "from search_spaces.space import load_space; print(load_space('scheduled').digest)"
     for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == load_space("scheduled").digest
+        assert python(code, hash_seed=seed).strip() == load_space("scheduled").digest
 
 
 def test_a_digest_ignores_what_only_another_processor_rounds_otherwise():
@@ -344,6 +336,7 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
             RAISES,
             "mine.py, line 2, in suggest: suggest of a random trial raises ValueError: two lines$",
         ),
+        ("def suggest(trial):\n    raise OSError\n", "suggest of a random trial raises OSError$"),
         (
             BAD_RECIPE,
             r"line 4, in suggest: suggest of a random trial: lr must lie in \(0, 10\], got -1",
@@ -355,6 +348,8 @@ STRAY = GOOD + 'ENQUEUED = {"stray": {"lr": 0.1, "momentum": 0.9}}\n'
         (GOOD + "def enqueued(study):\n    1 / 0\n", r"enqueued\(study\): ZeroDivisionError"),
         (GOOD + "def enqueued(study):\n    return [1]\n", r"enqueued\(study\) must be a dict fr"),
         (GOOD + "ENQUEUED = [1]\n", "ENQUEUED must be a dict from titles to dicts of parameters"),
+        (GOOD + "ENQUEUED = {1: {'lr': 0.1}}\n", "ENQUEUED must be .*, with texts as keys$"),
+        (GOOD + "ENQUEUED = {'a': {2: 3}}\n", "ENQUEUED must be .*, with texts as keys$"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, message):
@@ -417,11 +412,8 @@ ENQUEUED = {"deep": {"depth": "resnet14", "lr": 0.1}}
 @pytest.mark.parametrize("name", SPACES.names)
 def test_of_several_students_every_trial_chooses_one(name):
     space = load_space(name, StudyContext(students=STUDENTS))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = set()
-    for _ in range(30):
-        trial = study.ask()
-        recipe = space.suggest(trial)
+    for trial, recipe in drawn(space, 30):
         assert recipe.student == trial.params["student"]
         assert trial.distributions["student"] == CategoricalDistribution(STUDENTS)
         chosen.add(recipe.student)
@@ -443,13 +435,9 @@ def test_one_student_is_no_parameter(name):
     space = with_feasible(load_space(name, StudyContext(students=("resnet8",))), ("resnet8",))
     assert space.enqueued == alone.enqueued
     for seed in range(5):
-        found = []
-        for one in (alone, space):
-            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-            trial = study.ask()
-            found.append((one.suggest(trial), trial.params))
-        assert found[0] == found[1]
-        assert found[0][0].student == ""
+        [(one, recipe)], [(other, same)] = (drawn(each, 1, seed) for each in (alone, space))
+        assert (recipe, one.params) == (same, other.params)
+        assert recipe.student == ""
 
 
 def test_a_space_of_the_user_may_choose_the_student(tmp_path):
@@ -550,11 +538,9 @@ def test_a_built_in_space_is_the_same_where_the_protocol_has_more_taps(name):
 )
 def test_a_built_in_space_offers_the_taps_that_the_protocol_has(name, taps, choices):
     space = load_space(name, StudyContext(taps=taps))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     chosen = set()
-    for _ in range(40):
-        trial = study.ask()
-        chosen |= {*space.suggest(trial).feature_taps}
+    for trial, recipe in drawn(space, 40):
+        chosen |= {*recipe.feature_taps}
         if "feature_taps" in trial.params:
             assert trial.distributions["feature_taps"] == CategoricalDistribution(choices)
     assert chosen == {*"+".join(choices).split("+")}

@@ -14,7 +14,7 @@ from kd.data.inputs import Examples
 from kd.data.views import render, view
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading
-from kd.training.teacher import LiveTeacher, Reading
+from kd.training.teacher import LiveTeacher, TeacherReading
 from storage.files import shards
 from storage.files.artifacts import (
     MANIFEST,
@@ -49,7 +49,7 @@ def images_of(data: Examples, k: int, index: torch.Tensor) -> torch.Tensor:
     return render(data.values[index], rows)
 
 
-def readings(live: LiveTeacher, k: int, taps: Sequence[str] = TAPS) -> list[Reading]:
+def readings(live: LiveTeacher, k: int, taps: Sequence[str] = TAPS) -> list[TeacherReading]:
     """What the teacher says of view `k`, in chunks of 10, 10 and 4 rows."""
     return [
         live.read(k, index, images_of(DATA, k, index), taps) for index in torch.arange(24).split(10)
@@ -71,7 +71,7 @@ def cache(tmp_path, live: LiveTeacher) -> Path:
     return folder
 
 
-def assert_alike(cached: Reading, fresh: Reading) -> None:
+def assert_alike(cached: TeacherReading, fresh: TeacherReading) -> None:
     """Bit for bit: a live reading has been through float16 too."""
     assert torch.equal(cached.logits, fresh.logits)
     assert cached.taps.keys() == fresh.taps.keys()
@@ -165,7 +165,7 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     assert_alike(reading, readings(live, 0)[0])
 
 
-def broken(reading: Reading, part: str) -> Reading:
+def broken(reading: TeacherReading, part: str) -> TeacherReading:
     """The reading with one value that float16 cannot hold, or that is none."""
     if part == "logits":
         return replace(reading, logits=reading.logits.index_fill(0, torch.tensor(0), torch.nan))

@@ -18,8 +18,6 @@ from conductor.search.budget import Budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from kd.protocol import Protocol
-from kd.recipe import Recipe
-from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
 from search_spaces.space import Space, load_space
 from storage.files.layout import Layout, StudyLayout
@@ -254,15 +252,14 @@ def search(
     pool: FakePool,
     total: int,
     publish: Callable[[Arm, int, RunRecord], None] = lambda arm, number, record: None,
-    display: Display | None = None,
 ) -> None:
     """Bring the arms to `total` trials, under `root`."""
-    make_search(root, arms, pool, display).run(total, publish)
+    make_search(root, arms, pool).run(total, publish)
 
 
-def make_search(root: Path, arms: list[Arm], pool: Pool, display: Display | None = None) -> Search:
+def make_search(root: Path, arms: list[Arm], pool: Pool) -> Search:
     shared = context(root, seed=arms[0].decisions.method.seed)
-    return Search(arms, WorkerPool(pool), study_paths(root), display or quiet(), shared)
+    return Search(arms, WorkerPool(pool), study_paths(root), quiet(), shared)
 
 
 Row = tuple[Any, ...]
@@ -283,8 +280,3 @@ def rows(study: optuna.Study) -> list[Row]:
         )
         for trial in study.get_trials(deepcopy=False)
     ]
-
-
-def recipe_seed(recipe: Recipe) -> int:
-    """Return a number that depends on the whole recipe."""
-    return derive_seed(0, str(recipe.to_json()))

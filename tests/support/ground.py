@@ -10,14 +10,7 @@ from kd.training.history import EpochMetrics
 from storage.files.layout import Layout
 from tests.support.small import DISTILLED, protocol
 from workers.events import EpochDone, Event, LastEvent, Result
-from workers.jobs import (
-    Job,
-    PrepareJob,
-    ProjectionJob,
-    ShardJob,
-    TeacherJob,
-    TrainJob,
-)
+from workers.jobs import Job, PrepareJob, ProjectionJob, ShardJob, TeacherJob, TrainJob
 from workers.pools.inline import InlinePool
 from workers.pools.worker_pool import Pool
 
@@ -43,12 +36,9 @@ class Ground:
     def prepare(cls, root: Path) -> Self:
         """Prepare a data set, a teacher, projections and two shards."""
         ground = cls(root, protocol())
-        for name, job, more in (
-            ("dataset", PrepareJob, {}),
-            ("teacher", TeacherJob, {}),
-            ("shards", ProjectionJob, {}),
-        ):
-            found, _ = run(InlinePool(), ground.job(job, **more))  # type: ignore[type-var]
+        kinds = {"dataset": PrepareJob, "teacher": TeacherJob, "shards": ProjectionJob}
+        for name, kind in kinds.items():
+            found, _ = run(InlinePool(), ground.job(kind))
             assert isinstance(found, Result), found
             ground = replace(ground, **{name: found[name]})
         for view in (0, 1):

@@ -1,7 +1,26 @@
-"""What runs on this machine, by /proc, so on Linux alone."""
+"""Code in a new process of Python; what runs on this machine, by /proc, so on Linux alone."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str, given: str = "", hash_seed: str = "random") -> str:
+    """Run code, which must end well, with `given` on standard input; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        input=given,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return done.stdout
 
 
 def descendants(pid: int) -> Iterator[int]:

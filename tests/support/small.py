@@ -24,6 +24,8 @@ TEACHER = "resnet8-w0.25"
 STUDENT = "resnet8-w0.125"
 TAPS = ("last1", "last2", "last3")
 AUGMENT = "crop=1,flip,cutout=2"
+# a model of each kind of layers
+ONE_OF_EACH = ("resnet8", "wrn-16-1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn")
 
 PLAIN = Recipe(lr=0.05)
 DISTILLED = Recipe(
@@ -64,6 +66,12 @@ def floats(channels: int = 1, size: int = SIZE) -> Arrays:
     return Arrays(shape=(channels, size, size), kept="float32", low=0, high=1)
 
 
+def noise(count: int, channels: int, size: int = SIZE, *, seed: int = 0, least: int = 0) -> Tensor:
+    """Images uint8 [N, C, H, W] whose pixels lie in `least`-255."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(least, 256, (count, channels, size, size), generator=generator).byte()
+
+
 def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, channels, SIZE, SIZE)
@@ -81,9 +89,9 @@ def network(
     return build(name, classes=CLASSES, inputs=inputs, stem="cifar", seed=seed)
 
 
-def teacher(data: Examples, validation: Examples, *, seed: int = 11) -> LiveTeacher:
+def teacher(data: Examples, validation: Examples) -> LiveTeacher:
     """An untrained teacher that tells images apart: fitted statistics, and a large last layer."""
-    model = network(TEACHER, seed=seed)
+    model = network(TEACHER, seed=11)
     with torch.no_grad():
         for _ in range(30):
             model(data.values)

@@ -21,14 +21,15 @@ from scipy.special import log_softmax
 from kd import schedules
 from kd.models.latency import Latency
 from kd.protocol import Protocol
-from kd.recipe import Recipe, Schedule
+from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.read.collect import collect
-from reports.read.data import StudyData
+from reports.read.data import StudyData, TrialData
+from reports.write.card import Exported, model_card
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
 from storage.files.artifacts import finish, write_json
@@ -215,12 +216,6 @@ def _quality(plan: Plan, recipe: Recipe) -> float:
     return float(accuracy)
 
 
-def _value(schedule: Schedule, progress: float) -> float:
-    return schedules.value(
-        schedule.shape, schedule.initial, schedule.final, progress, schedule.sharpness
-    )
-
-
 def _history(
     made: Fabricated, recipe: Recipe, horizon: int, generator: np.random.Generator
 ) -> list[EpochMetrics]:
@@ -236,7 +231,7 @@ def _history(
         soft = float(0.3 + 5 * np.exp(-2.5 * progress)) if recipe.soft_kind != "none" else 0.0
         feature = float(0.2 + np.exp(-2 * progress)) if recipe.feature_kind != "none" else 0.0
         last = (epoch - 0.1) / horizon
-        alpha = _value(recipe.alpha, last)
+        alpha = recipe.alpha.value(last)
         found.append(
             EpochMetrics(
                 epoch=epoch,
@@ -250,7 +245,7 @@ def _history(
                 hard_loss=hard,
                 soft_loss=soft,
                 feature_loss=feature,
-                temperature=_value(recipe.temperature, last),
+                temperature=recipe.temperature.value(last),
                 alpha=alpha,
                 lr=recipe.lr * schedules.warmup_cosine(last, made.protocol.warmup),
                 seconds=1.1,
@@ -272,7 +267,7 @@ def _write_arm(
     while sum(trial.state != TrialState.FAIL for trial, _ in trials) < wanted:
         trials.append(_write_trial(made, arm, space, len(trials), [one for one, _ in trials]))
     study.add_trials([trial for trial, _ in trials])
-    return [(trial, recipe) for trial, recipe in trials]
+    return trials
 
 
 def _suggest(plan: Plan, arm: str, space: Space, number: int) -> tuple[optuna.trial.Trial, Recipe]:
@@ -493,6 +488,35 @@ def _costs() -> Costs:
         "plain": cost("resnet8-w0.25", 5_242, 1.012),
     }
     return Costs(device="cpu", threads=1, models=models)
+
+
+def completed(number: int, value: float, **fields: Any) -> TrialData:
+    """A trial of one epoch, whose fields are given by hand."""
+    made: dict[str, Any] = {
+        "arm": "scheduled",
+        "state": "COMPLETE",
+        "parameters": {},
+        "distributions": {},
+        "values": {1: value},
+        "diverged": False,
+        "auditor": False,
+        "cut_epoch": None,
+        "reason": "",
+        "started": None,
+        "seconds": None,
+        "record": None,
+    }
+    return TrialData(number=number, value=value, **{**made, **fields})
+
+
+def card_of(findings: Findings, inputs: Mapping[str, Any]) -> str:
+    """Return the model card of the first run of the tuned scheduled recipe."""
+    tuned = findings.data.tuned("scheduled")
+    config = {"model": "resnet8", "classes": 10, "channels": 1, "inputs": inputs}
+    exported = Exported(
+        finalist=tuned, run=tuned.tested[0], config=config, own=(), images=1, onnx_differences={}
+    )
+    return model_card(findings, exported)
 
 
 def drawn_figures(findings: Findings) -> dict[str, Figure]:

@@ -131,6 +131,7 @@ def test_a_study_of_float_arrays_goes_to_its_report_and_its_export(tmp_path, cap
     page = study.report_html.read_text(encoding="utf-8")
     assert "train, validation and test are the data set&#39;s own" in page
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
+    assert "safetensors: 40 validation examples, equal bit for bit" in capsys.readouterr().out
     [card] = study.folder.glob("export/*/README.md")
     assert "Arrays are float32 [B, 2, 24], as in the data set." in card.read_text()
     assert read_json(card.with_name("config.json"))["inputs"]["type"] == "Arrays"

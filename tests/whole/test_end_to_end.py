@@ -25,6 +25,8 @@ from storage.files.layout import Layout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from tests.support.tiny import changed
+from workers.events import Result
+from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # s that a test waits for what should happen at once, on a machine under load
@@ -83,9 +85,9 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
-def trials(root: Path, name: str = "digits") -> pd.DataFrame:
+def trials(root: Path) -> pd.DataFrame:
     """Return all of trials.csv that a study must repeat."""
-    frame = pd.read_csv(Layout(root).study(name).trials_csv, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(Layout(root).study("digits").trials_csv, dtype=str, keep_default_na=False)
     return frame.drop(columns=VARYING)
 
 
@@ -94,9 +96,9 @@ def report(root: Path, name: str = "digits") -> dict[str, Any]:
     return json.loads(re.sub(r"--root \S+", "--root ROOT", text))
 
 
-def runs(root: Path, name: str = "digits") -> dict[str, tuple[Any, ...]]:
+def runs(root: Path) -> dict[str, tuple[Any, ...]]:
     """Return by folder what every run of a study must repeat."""
-    folder = Layout(root).study(name).folder
+    folder = Layout(root).study("digits").folder
     found = {}
     for path in folder.rglob("result.json"):
         if path.parent == folder / "confirm" / "teacher":
@@ -414,18 +416,14 @@ def test_a_study_is_run_by_one_supervisor_at_a_time(copied, capsys):
     assert said.count("\n") == 1
 
 
-def save_folder(folder: Path, per_class: int = 24) -> None:
-    draw = np.random.default_rng(0)
+def test_a_folder_of_images_runs_through(tmp_path, capsys):
+    draw, folder = np.random.default_rng(0), tmp_path / "My photos"
     for place, name in enumerate(("dark", "light [x]")):
         (folder / name).mkdir(parents=True)
-        for number in range(per_class):
+        for number in range(24):
             pixels = draw.integers(100 * place, 100 * place + 100, (10, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
-def test_a_folder_of_images_runs_through(tmp_path, capsys):
-    save_folder(tmp_path / "My photos")
-    dataset = ["--dataset", f"folder:{tmp_path / 'My photos'}", "--train-size", "0"]
+    dataset = ["--dataset", f"folder:{folder}", "--train-size", "0"]
     root = tmp_path / "runs"
     run(root, *dataset, "--trials", "1", "--workers", "inline")
     found = report(root, "My-photos")
@@ -479,6 +477,16 @@ def test_verify_finds_that_the_cache_agrees_with_the_teacher(copied, capsys):
     said = capsys.readouterr().out
     assert "view 0: 9 rows differ by at most 0" in said
     assert "2 views agree with the teacher to 0" in said
+
+
+@pytest.mark.parametrize("differences", [(0.0, 0.5), (float("nan"), 0.0), (0.0, float("nan"))])
+def test_verify_finds_a_cache_of_another_teacher(finished, capsys, monkeypatch, differences):
+    results = [Result.of(difference=one, rows=9) for one in differences]
+    monkeypatch.setattr(WorkerPool, "run_all", lambda pool, jobs: zip(jobs, results, strict=True))
+    assert main(["verify", "--root", str(finished), "--workers", "inline"]) == 2
+    said = capsys.readouterr()
+    assert "agree" not in said.out
+    assert "the teacher cache differs from the teacher by" in said.err
 
 
 def test_verify_finds_a_damaged_shard(copied, capsys):

@@ -296,6 +296,14 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_export_may_take_the_place_of_the_present_folder_if_it_is_empty(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with building(Path()) as folder:
+        (folder / "file").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "file"]
+
+
 def test_without_the_extra_onnx_costs_one_line(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("conductor.tools.exporting.find_spec", lambda name: None)
     said = refuse(finished, capsys, "--format", "onnx", "--out", str(tmp_path / "out"))

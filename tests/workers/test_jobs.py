@@ -22,8 +22,8 @@ from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import build
 from kd.recipe import Recipe, Schedule
-from kd.training.evaluation import predict, scores
-from kd.training.teacher import LiveTeacher, Reading
+from kd.training.evaluation import evaluate, predict
+from kd.training.teacher import LiveTeacher, TeacherReading
 from storage.files import shards
 from storage.files.artifacts import finish, is_finished, read_manifest
 from storage.files.datasets import open_part
@@ -177,7 +177,7 @@ def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ground) -> 
     assert not last["found"]
     network = load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
     validation = open_part(ready.layout.dataset(ready.dataset), "validation")
-    found = scores(predict(network, validation), validation.labels)
+    found = evaluate(predict(network, validation), validation.labels)
     for name in ("accuracy", "nll", "ece"):
         assert last[name] == pytest.approx(found[name])
     assert not network.training
@@ -250,7 +250,7 @@ def test_weights_of_another_model_are_refused(ready: Ground) -> None:
 # The teacher cache.
 
 
-def live_reading(ready: Ground, k: int) -> Reading:
+def live_reading(ready: Ground, k: int) -> TeacherReading:
     """What the teacher says of the whole of view `k`, rendered here."""
     live = load_live_teacher(
         ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
@@ -319,7 +319,7 @@ def test_teacher_and_student_see_the_same_pixels(ready: Ground, monkeypatch) -> 
     seen: dict[tuple[int, int], list[Tensor]] = {}
     read = LiveTeacher.read
 
-    def spy(self: LiveTeacher, k: int, index: Tensor, images: Tensor, taps: Any) -> Reading:
+    def spy(self: LiveTeacher, k: int, index: Tensor, images: Tensor, taps: Any) -> TeacherReading:
         for row, image in zip(index.tolist(), images, strict=True):
             seen.setdefault((k, row), []).append(image)
         return read(self, k, index, images, taps)
@@ -435,7 +435,7 @@ def test_the_seed_of_a_run_orders_its_batches(ready: Ground, monkeypatch) -> Non
     orders: dict[str, list[int]] = {"5": [], "6": []}
     read = LiveTeacher.read
 
-    def spy(self: LiveTeacher, k: int, index: Tensor, images: Tensor, taps: Any) -> Reading:
+    def spy(self: LiveTeacher, k: int, index: Tensor, images: Tensor, taps: Any) -> TeacherReading:
         seen.extend(index.tolist())
         return read(self, k, index, images, taps)
 
@@ -495,7 +495,7 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
     predictions = map_tensors(kept.predictions)
     assert torch.equal(predictions["labels"], test["labels"])
     assert found == {
-        name: scores(predictions["logits"], test["labels"])[name]
+        name: evaluate(predictions["logits"], test["labels"])[name]
         for name in ("accuracy", "nll", "ece")
     } | {"objective": found["accuracy"]}
     train = open_part(ready.layout.dataset(ready.dataset), "train")
@@ -518,7 +518,7 @@ def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ground
     assert [opening["purpose"] for opening in openings(ready.root / "seal.json")] == ["the teacher"]
     kept = map_tensors(ready.root / "teacher" / "test.safetensors")
     for name in ("accuracy", "nll", "ece"):
-        assert found[name] == scores(kept["logits"], kept["labels"])[name]
+        assert found[name] == evaluate(kept["logits"], kept["labels"])[name]
     assert (ready.root / "teacher" / "result.json").exists()
 
 

@@ -13,7 +13,7 @@ from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.evaluation import predict
-from kd.training.teacher import LiveTeacher, Projection, Reading, fit_projections
+from kd.training.teacher import LiveTeacher, Projection, TeacherReading, fit_projections
 from storage.files import shards
 from storage.files.artifacts import fingerprint, is_finished, locked, read_manifest, sweep
 from storage.files.layout import lock_of, view_folder
@@ -89,7 +89,7 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
     with locked(lock_of(target), wait=True):
         sweep(target / shards.READING)
         if not (missing and is_finished(target)):  # otherwise another worker has just made it
-            chunks: list[Reading] = []
+            chunks: list[TeacherReading] = []
             yield from _read_view(job, device, stopped, chunks)
             if stopped():
                 return
@@ -98,7 +98,7 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
 
 
 def _read_view(
-    job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[Reading]
+    job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[TeacherReading]
 ) -> Iterator[Event]:
     """Append the teacher's readings of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job.layout, job.dataset, device)
@@ -119,7 +119,7 @@ def _read_rows(
     k: int,
     index: torch.Tensor,
     taps: Sequence[str],
-) -> Reading:
+) -> TeacherReading:
     """Return the teacher's reading of the rows `index` of view `k`."""
     rows = data.view(view_seed(protocol), k, protocol.augment).at(index)
     device = data.values.device

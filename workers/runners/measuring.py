@@ -10,7 +10,7 @@ from kd.models.build import Network
 from kd.models.latency import Latency
 from kd.models.numerics import place
 from kd.seeds import derive_seed
-from kd.training.evaluation import predict, scores
+from kd.training.evaluation import evaluate, predict
 from storage.files.artifacts import write_json
 from storage.files.datasets import open_test
 from storage.files.layout import RunLayout
@@ -33,7 +33,7 @@ def run_teacher_test(
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
-    tested = scores(logits, test.labels)
+    tested = evaluate(logits, test.labels)
     write_json(run.result, {key: tested[key] for key in ("accuracy", "nll", "ece")})
     yield Result.of(**tested)
 

@@ -21,7 +21,7 @@ from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from kd.training.evaluation import predict, scores
+from kd.training.evaluation import evaluate, predict
 from kd.training.loop import Plan, TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
 from storage.files.datasets import prepare
@@ -140,7 +140,7 @@ def _fine_tune(
     if stopped():
         return
     write_tensors(job.layout.teacher_weights(folder.name), network.state_dict())
-    validated = scores(predict(network, validation), validation.labels.cpu())
+    validated = evaluate(predict(network, validation), validation.labels.cpu())
     info = {key: validated[key] for key in ("accuracy", "nll", "ece")}
     info["seconds"] = sum(metrics.seconds for metrics in state.history)
     finish(folder, "teacher", identity, {**info, "epochs": plan.epochs, "model": protocol.teacher})

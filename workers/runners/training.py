@@ -15,7 +15,7 @@ from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from kd.training.evaluation import predict, scores
+from kd.training.evaluation import evaluate, predict
 from kd.training.loop import Plan, TrainingState, train
 from kd.training.scoring import objective
 from kd.training.teacher import TeacherSource
@@ -127,6 +127,6 @@ def _test(
     logits = predict(network, test.to(device))
     write_tensors(run.weights, network.state_dict())
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
-    tested = scores(logits, test.labels)
+    tested = evaluate(logits, test.labels)
     value = objective(job.protocol.metric, logits.numpy(), test.labels.numpy())
     return {"objective": value, **{key: tested[key] for key in ("accuracy", "nll", "ece")}}

@@ -29,19 +29,15 @@ class FigureModule(Protocol):
 
 def draw_figures(findings: Findings) -> dict[str, list[Figure]]:
     """Return every figure that there is to draw, in the order of the page, by its group."""
-    places = {group: place for place, group in enumerate(GROUPS)}
-    modules = [(key, cast(FigureModule, FIGURES.load(key))) for key in FIGURES.names]
-    drawn: dict[str, list[Figure]] = {}
-    for key, module in sorted(
-        modules,
-        key=lambda item: (
-            places.get(item[1].GROUP, len(GROUPS)),
-            item[1].GROUP,
-            item[1].ORDER,
-            item[0],
-        ),
-    ):
-        figure = module.draw(findings)
-        if figure is not None:
-            drawn.setdefault(module.GROUP, []).append(replace(figure, key=key, name=module.NAME))
-    return drawn
+    modules = {key: cast(FigureModule, FIGURES.load(key)) for key in FIGURES.names}
+    ordered = sorted(modules.items(), key=lambda item: (item[1].ORDER, item[0]))
+    others = sorted({module.GROUP for module in modules.values()} - set(GROUPS))
+    drawn = {
+        group: [
+            replace(figure, key=key, name=module.NAME)
+            for key, module in ordered
+            if group == module.GROUP and (figure := module.draw(findings))
+        ]
+        for group in (*GROUPS, *others)
+    }
+    return {group: figures for group, figures in drawn.items() if figures}

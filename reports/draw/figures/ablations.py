@@ -6,10 +6,10 @@ from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import Row, RowChart, difference_row
-from reports.draw.shared import looks, row_panel
+from reports.draw.shared import comparison_cells, looks, row_panel
 from reports.read.data import StudyData
 from reports.statistics import MINIMUM_PAIRS
-from reports.wording import Measure, counted, p_value
+from reports.wording import Measure, counted
 
 GROUP = "Evidence"
 ORDER = 30
@@ -18,12 +18,12 @@ NAME = "Ablations"
 
 def draw(findings: Findings) -> Figure:
     """Draw the winner's recipe without each of its parts, the most valuable part first."""
-    ablations, measure = findings.ablations, findings.data.measure
+    ablations, data, measure = findings.ablations, findings.data, findings.data.measure
     if not ablations:
-        return Figure(title="No ablation yet", note=_note(findings.data))
+        return Figure(title="No ablation yet", note=_note(data))
     title = _title(measure, ablations)
     chart = RowChart(
-        rows=[_row(findings.data, ablation) for ablation in ablations],
+        rows=[_row(data, ablation) for ablation in ablations],
         axis=measure.difference("ablation minus winner"),
         reference=0.0,
         reference_label="winner",
@@ -31,10 +31,15 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption="The winner's recipe without one of its parts, on the same seeds: each dot is one "
-        "seed, the bar is the mean with its 95 % interval over seeds and test images. A constant "
-        "schedule keeps the mean of the one that it replaces.",
+        f"seed, the bar is the mean with its 95 % interval over seeds and test {data.example}s. A "
+        "constant schedule keeps the mean of the one that it replaces.",
         panels=[row_panel("ablations", chart, title)],
-        tables=[Table.of(_table_row(measure, ablation) for ablation in ablations)],
+        tables=[
+            Table.of(
+                {"recipe": one.a.label, **comparison_cells(measure, one, "minus the winner")}
+                for one in ablations
+            )
+        ],
     )
 
 
@@ -66,15 +71,3 @@ def _row(data: StudyData, ablation: Comparison) -> Row:
     look = looks(data)[ablation.a.arm]
     label = f"{ablation.a.title}  {by}"
     return difference_row(label, look, ablation.difference, data.measure.scale)
-
-
-def _table_row(measure: Measure, ablation: Comparison) -> dict[str, str]:
-    difference = ablation.difference
-    return {
-        "recipe": ablation.a.label,
-        measure.difference("minus the winner"): measure.number(difference.mean, sign=True),
-        "95 % interval": measure.interval(difference.low, difference.high),
-        "p": p_value(difference.p),
-        "p, Holm": p_value(ablation.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
-    }

@@ -27,12 +27,13 @@ def draw(findings: Findings) -> Figure:
         return Figure(title="No class to compare yet", note=note)
     a, b = compared.a.label, compared.b.label
     title = _title(data, compared)
+    below = f" Below each image: in how many of {compared.seeds} runs it is confused, {b} → {a}."
     return Figure(
         title=title,
         caption=f"Test accuracy of {a} minus {b} on each class: dots are seeds, bars are means "
-        "with their 95 % interval over seeds and the images of the class. The confusions shown "
-        "are those that changed most, so part of their change is chance. Below each image: in how "
-        f"many of {compared.seeds} runs it is confused, {b} → {a}.",
+        f"with their 95 % interval over seeds and the {data.example}s of the class. The confusions "
+        "shown are those that changed most, so part of their change is chance."
+        f"{below * (data.example == 'image')}",
         panels=_panels(data, compared, title),
         galleries=[_gallery(findings, compared, confusion) for confusion in compared.confusions],
         tables=[_class_table(data, compared), _confusion_table(data, compared)],
@@ -93,10 +94,11 @@ def _gallery(findings: Findings, compared: ClassFindings, confusion: Confusion) 
     label, taken = (
         shortened(class_name(findings.data, one), 40) for one in (confusion.label, confusion.taken)
     )
+    images = counted(confusion.images, findings.data.example)
     return Gallery(
         heading=f"{label} taken for {taken}",
-        text=f"{decimals(confusion.b, 1)} of {counted(confusion.images, 'image')} per run with "
-        f"{compared.b.label}, {decimals(confusion.a, 1)} with {compared.a.label}",
+        text=f"{decimals(confusion.b, 1)} of {images} per run with {compared.b.label}, "
+        f"{decimals(confusion.a, 1)} with {compared.a.label}",
         pictures=[
             _picture(findings, compared, f"{label} taken for {taken}", example)
             for example in confusion.examples
@@ -121,7 +123,7 @@ def _class_table(data: StudyData, compared: ClassFindings) -> Table:
     return Table.of(
         {
             "class": class_name(data, one.label),
-            "test images": str(one.images),
+            f"test {data.example}s": str(one.images),
             compared.a.label: percent(one.a),
             compared.b.label: percent(one.b),
             "difference, points": points(one.difference.mean, sign=True),
@@ -137,9 +139,9 @@ def _confusion_table(data: StudyData, compared: ClassFindings) -> Table:
         {
             "class": class_name(data, one.label),
             "taken for": class_name(data, one.taken),
-            "test images": str(one.images),
-            f"images per run, {compared.a.label}": decimals(one.a, 1),
-            f"images per run, {compared.b.label}": decimals(one.b, 1),
+            f"test {data.example}s": str(one.images),
+            f"{data.example}s per run, {compared.a.label}": decimals(one.a, 1),
+            f"{data.example}s per run, {compared.b.label}": decimals(one.b, 1),
             "difference, points of the class": points(one.difference.mean, sign=True),
             "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
         }

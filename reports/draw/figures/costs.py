@@ -156,7 +156,7 @@ def _panel(
         [_dot(measure, model, cost) for model, cost in zip(models, costs, strict=True)],
     )
     dots_read_out = ", ".join(
-        f"{model.label} {figure(model.value, 4)} {measure.symbol} at {figure(cost)}"
+        f"{model.label} {measure.with_symbol(figure(model.value, 4))} at {figure(cost)}"
         for model, cost in zip(models, costs, strict=True)
     )
     best = listed([models[place].label for place in front])
@@ -199,8 +199,8 @@ def _dot(measure: Measure, model: _Model, cost: float) -> Any:
         size=11,
         marker={"symbol": look.symbol + ("-open" if model.hollow else ""), "line": outline},
         error_y=bars,
-        hover=f"{escape(model.label)}: %{{y:.2f}} {measure.symbol} ({low:.2f} to {high:.2f}), "
-        "%{x}",
+        hover=f"{escape(model.label)}: {measure.with_symbol('%{y:.2f}')} "
+        f"({low:.2f} to {high:.2f}), %{{x}}",
     )
 
 
@@ -223,11 +223,11 @@ def _best_of_students(data: StudyData) -> list[tuple[str, str, int, TrialData]]:
 
 def _search_panels(data: StudyData) -> list[Panel]:
     """Each student's best trial of the search, by its size."""
-    best, symbol = _best_of_students(data), data.measure.symbol
+    best, measure = _best_of_students(data), data.measure
     if not best:
         return []
     sizes = [float(size) for *_, size, _ in best]
-    values = [data.measure.scale * trial.ranked for *_, trial in best]
+    values = [measure.scale * trial.ranked for *_, trial in best]
     marks = [
         dots(
             looks(data)[arm],
@@ -235,16 +235,17 @@ def _search_panels(data: StudyData) -> list[Panel]:
             [value],
             arm,
             size=10,
-            hover=f"{escape(arm)}, {escape(student)}, trial {trial.number}: %{{y:.2f}} {symbol}",
+            hover=f"{escape(arm)}, {escape(student)}, trial {trial.number}: "
+            + measure.with_symbol("%{y:.2f}"),
         )
         for (arm, student, size, trial), value in zip(best, values, strict=True)
     ]
-    made = _plot(data.measure, "validation", "parameters, log scale", sizes, values, marks)
+    made = _plot(measure, "validation", "parameters, log scale", sizes, values, marks)
     alt = "The best trial of each student in the search: " + ", ".join(
-        f"{arm} {student} {figure(value, 4)} {symbol}"
+        f"{arm} {student} {measure.with_symbol(figure(value, 4))}"
         for (arm, student, *_), value in zip(best, values, strict=True)
     )
-    heading = "each student's best trial of the search, on validation images"
+    heading = f"each student's best trial of the search, on validation {data.example}s"
     return [Panel(key="costs-search", plot=made, height=TALL, alt=f"{alt}.", heading=heading)]
 
 

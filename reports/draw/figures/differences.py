@@ -4,8 +4,9 @@ from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import RowChart, difference_row
-from reports.draw.shared import looks, row_panel, unconfirmed
-from reports.wording import Measure, counted, p_value
+from reports.draw.shared import comparison_cells, looks, row_panel, unconfirmed
+from reports.read.data import StudyData
+from reports.wording import Measure, counted
 
 GROUP = "Evidence"
 ORDER = 20
@@ -36,9 +37,9 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test images. Shaded: the margin of {measure.margin(margin)}.",
+        f"test {data.example}s. Shaded: the margin of {measure.margin(margin)}.",
         panels=[row_panel("differences", chart, title)],
-        tables=[Table.of((_table_row(measure, one) for one in comparisons), words=3)],
+        tables=[Table.of((_table_row(data, one) for one in comparisons), words=3)],
     )
 
 
@@ -68,17 +69,13 @@ def _title(measure: Measure, first: Comparison) -> str:
     )
 
 
-def _table_row(measure: Measure, comparison: Comparison) -> dict[str, str]:
-    difference = comparison.difference
+def _table_row(data: StudyData, comparison: Comparison) -> dict[str, str]:
+    difference, measure = comparison.difference, data.measure
     return {
         "question": comparison.question,
         "first": comparison.a.label,
         "minus": comparison.b.label,
-        measure.difference("difference"): measure.number(difference.mean, sign=True),
-        "95 % interval": measure.interval(difference.low, difference.high),
-        "p": p_value(difference.p),
-        "p, Holm": p_value(comparison.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
+        **comparison_cells(measure, comparison, "difference"),
         "standard error, seeds": measure.number(difference.se_seed),
-        "standard error, images": measure.number(difference.se_image),
+        f"standard error, {data.example}s": measure.number(difference.se_image),
     }

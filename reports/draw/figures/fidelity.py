@@ -2,8 +2,8 @@
 
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Figure, Panel, Table
-from reports.draw.rows import Row, RowChart, mean_row
-from reports.draw.shared import epochs_panel, looks, row_panel
+from reports.draw.rows import RowChart
+from reports.draw.shared import epochs_panel, finalist_row, row_panel
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import mean_and_deviation
 from reports.wording import decimals, listed, measure, percent, points
@@ -20,17 +20,17 @@ def draw(findings: Findings) -> Figure:
     if not standings:
         note = "Needs the predictions of the teacher and the finalists on the test split."
         return Figure(title="No fidelity yet", note=note)
-    title = _title(findings, standings)
-    chart = RowChart(
-        rows=[_row(data, standing) for standing in standings], axis="agreement with the teacher, %"
-    )
+    title, examples = _title(findings, standings), f"{data.example}s"
+    seeds = [(standing.finalist, _agreements(standing)) for standing in standings]
+    rows = [finalist_row(data, one, shares, 100, f"{_spread(shares)} %") for one, shares in seeds]
+    chart = RowChart(rows=rows, axis="agreement with the teacher, %")
     return Figure(
         title=title,
-        caption="Agreement is the share of images for which student and teacher predict the same "
-        "class, right or wrong. Each dot is one seed; the bar is the mean ± one standard "
+        caption=f"Agreement is the share of {examples} for which student and teacher predict the "
+        "same class, right or wrong. Each dot is one seed; the bar is the mean ± one standard "
         "deviation.",
         panels=[
-            row_panel("fidelity", chart, title, "finalists on test images, by seed"),
+            row_panel("fidelity", chart, title, f"finalists on test {examples}, by seed"),
             *_by_epoch(data),
         ],
         tables=[Table.of(_table_row(data, standing) for standing in standings)],
@@ -49,28 +49,22 @@ def _title(findings: Findings, standings: list[Standing]) -> str:
     shares = [
         f"{percent(standing.agreement, 1)} for {standing.finalist.label}" for standing in known
     ]
-    return f"Test images on which student and teacher agree: {listed(shares)}"
+    return f"Test {data.example}s on which student and teacher agree: {listed(shares)}"
 
 
 def _spread(agreements: list[float]) -> str:
     return measure("accuracy").spread(*mean_and_deviation(agreements))
 
 
-def _row(data: StudyData, standing: Standing) -> Row:
-    agreements, finalist = _agreements(standing), standing.finalist
-    label = f"{data.named(finalist)}  {_spread(agreements)} %"
-    return mean_row(label, looks(data)[finalist.arm], agreements, 100)
-
-
 def _by_epoch(data: StudyData) -> list[Panel]:
-    """The trials of the tuned recipes on validation images."""
+    """The trials of the tuned recipes on the validation split."""
     curves: dict[str, dict[int, float | None]] = {}
     for arm in data.arms:
         trial = data.chosen_trial(arm)
         for epoch in trial.history if trial else ():
             if epoch.agreement is not None:
                 curves.setdefault(arm.name, {})[epoch.epoch] = 100 * epoch.agreement
-    heading = "trials of the tuned recipes on validation images, by epoch"
+    heading = f"trials of the tuned recipes on validation {data.example}s, by epoch"
     panel = epochs_panel(data, "fidelity-epochs", curves, heading, unit="%", y="agreement, %")
     return [panel] if curves else []
 
@@ -79,9 +73,7 @@ def _table_row(data: StudyData, standing: Standing) -> dict[str, str]:
     agreements = _agreements(standing)
     return {
         "finalist": data.named(standing.finalist),
-        "agreement with the teacher, %": measure("accuracy").spread(
-            *mean_and_deviation(agreements)
-        ),
+        "agreement with the teacher, %": _spread(agreements),
         "lowest seed": points(min(agreements)),
         "highest seed": points(max(agreements)),
         "KL to the teacher, nats": decimals(standing.teacher_kl),

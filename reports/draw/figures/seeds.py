@@ -2,8 +2,8 @@
 
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Figure, Table
-from reports.draw.rows import Row, RowChart, mean_row
-from reports.draw.shared import looks, row_panel, unconfirmed
+from reports.draw.rows import Row, RowChart
+from reports.draw.shared import finalist_row, row_panel, unconfirmed
 from reports.read.data import StudyData
 from reports.statistics import mean_and_deviation
 from reports.wording import capitalised
@@ -36,9 +36,8 @@ def draw(findings: Findings) -> Figure:
 
 def _row(data: StudyData, standing: Standing) -> Row:
     measure, finalist = data.measure, standing.finalist
-    shown = f"{measure.spread(standing.value, standing.deviation)} {measure.symbol}".rstrip()
-    label = f"{data.named(finalist)}  {shown}"
-    return mean_row(label, looks(data)[finalist.arm], finalist.values, measure.scale)
+    shown = measure.with_symbol(measure.spread(standing.value, standing.deviation))
+    return finalist_row(data, finalist, finalist.values, measure.scale, shown)
 
 
 def _title(findings: Findings) -> str:

@@ -79,7 +79,7 @@ def _where(trials: Sequence[TrialData], name: str) -> str:
     values = [trial.parameters[name] for trial in trials if name in trial.parameters]
     if not values:
         return "–"
-    if not all(isinstance(value, int | float) and value not in (True, False) for value in values):
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
         return " or ".join(sorted({str(value) for value in values}))
     low, high = min(values), max(values)
     return figure(low, 2) if low == high else f"{figure(low, 2)} to {figure(high, 2)}"
@@ -128,7 +128,7 @@ def _axis(distribution: BaseDistribution) -> dict[str, Any]:
 def _dots(data: StudyData, arm: str, trials: Sequence[TrialData], name: str) -> Any:
     values = [trial.parameters[name] for trial in trials]
     named = isinstance(trials[0].distributions[name], CategoricalDistribution)
-    symbol = data.measure.symbol
+    shown = data.measure.with_symbol("%{y:.2f}")
     return dots(
         looks(data)[arm],
         [escape(str(value)) for value in values] if named else np.asarray(values, np.float32),
@@ -137,7 +137,7 @@ def _dots(data: StudyData, arm: str, trials: Sequence[TrialData], name: str) -> 
         size=6,
         marker={"opacity": 0.65},
         customdata=np.asarray([trial.number for trial in trials], dtype=np.int32),
-        hover=f"{escape(arm)}, trial %{{customdata}}: %{{y:.2f}} {symbol} at %{{x}}",
+        hover=f"{escape(arm)}, trial %{{customdata}}: {shown} at %{{x}}",
     )
 
 

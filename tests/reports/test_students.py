@@ -11,23 +11,14 @@ from reports.compute.findings import Findings, find
 from reports.draw.figures import history
 from reports.draw.side_by_side import compare_studies
 from reports.draw.tables import comparison_table, recipe_rows
-from reports.read.collect import collect
 from reports.read.data import StudyData
 from reports.write.summary import summarise
-from tests.support.study_fixture import Plan, fabricate
 
 FIRST, SECOND = "resnet8-w0.25", "resnet14"
 
 
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
-    made = fabricate(tmp_path_factory.mktemp("study"), Plan(trials=12, epochs=4, images=80))
-    return collect(made.layout, made.name, made.url)
-
-
 def with_students(data: StudyData, tuned: Mapping[str, str]) -> StudyData:
     """A study of two students; `tuned` has that of each arm's tuned recipe, the rest the first."""
-    assert data.costs is not None
     plain = data.costs.models["plain"]
     larger = replace(plain, model=SECOND, parameters=5 * plain.parameters)
     finalists = []
@@ -45,15 +36,13 @@ def with_students(data: StudyData, tuned: Mapping[str, str]) -> StudyData:
 
 
 @pytest.fixture(scope="module")
-def several(single: StudyData) -> Findings:
-    return find(with_students(single, {"scheduled": SECOND}))
+def several(data: StudyData) -> Findings:
+    return find(with_students(data, {"scheduled": SECOND}))
 
 
-def test_a_finalist_costs_what_its_own_student_costs(single: StudyData, several: Findings) -> None:
-    assert single.costs is not None
-    models = single.costs.models
+def test_a_finalist_costs_what_its_own_student_costs(data: StudyData, several: Findings) -> None:
+    models = data.costs.models
     for standing in several.standings:
-        assert standing.cost is not None
         if standing.finalist.recipe.student == SECOND:
             assert standing.cost.model == SECOND
         else:
@@ -62,55 +51,52 @@ def test_a_finalist_costs_what_its_own_student_costs(single: StudyData, several:
 
 
 def test_the_comparison_names_students_where_there_are_several(
-    single: StudyData, several: Findings
+    data: StudyData, several: Findings
 ) -> None:
     names = [row[0] for row in comparison_table(several).rows[1:]]
     assert f"tuned scheduled, {SECOND}" in names
     assert f"tuned plain, {FIRST}" in names
-    assert not any(FIRST in row[0] for row in comparison_table(find(single)).rows)
+    assert not any(FIRST in row[0] for row in comparison_table(find(data)).rows)
 
 
 def test_report_json_names_the_student_of_every_finalist(
-    single: StudyData, several: Findings
+    data: StudyData, several: Findings
 ) -> None:
     found = {one["role"] + one["arm"]: one for one in summarise(several)["finalists"]}
     assert found["tunedscheduled"]["student"] == SECOND
     assert found["tunedplain"]["student"] == FIRST
-    assert {one["student"] for one in summarise(find(single))["finalists"]} == {FIRST}
+    assert {one["student"] for one in summarise(find(data))["finalists"]} == {FIRST}
 
 
-def test_between_different_students_there_is_no_verdict(
-    single: StudyData, several: Findings
-) -> None:
+def test_between_different_students_there_is_no_verdict(data: StudyData, several: Findings) -> None:
     assert several.verdict.kind == "none"
     assert f"train different students, {SECOND} and {FIRST}" in several.verdict.text
-    for data in (single, with_students(single, {"scheduled": SECOND, "plain": SECOND})):
-        assert find(data).verdict.kind != "none"
+    for one in (data, with_students(data, {"scheduled": SECOND, "plain": SECOND})):
+        assert find(one).verdict.kind != "none"
 
 
 def test_studies_side_by_side_have_the_parameters_of_their_own_students(
-    single: StudyData, several: Findings
+    data: StudyData, several: Findings
 ) -> None:
-    assert single.costs is not None
-    rows = compare_studies([find(single), several]).results.rows
+    rows = compare_studies([find(data), several]).results.rows
     assert rows[0][-1] != rows[1][-1]
 
 
-def test_a_trial_over_the_budget_is_listed_and_in_no_figure_of_accuracy(single: StudyData) -> None:
-    arm = single.arms[0]
+def test_a_trial_over_the_budget_is_listed_and_in_no_figure_of_accuracy(data: StudyData) -> None:
+    arm = data.arms[0]
     reason = "4,000 parameters, over the budget of 1,000"
     over = replace(
         arm.trials[-1], number=len(arm.trials), state="INFEASIBLE", value=None, values={},
         record=None, diverged=False, auditor=False, reason=reason,
     )  # fmt: skip
-    data = replace(single, arms=(replace(arm, trials=(*arm.trials, over)), *single.arms[1:]))
-    assert data.arms[0].counted == arm.counted
-    was, now = (history.draw(find(one)) for one in (single, data))
+    more = replace(data, arms=(replace(arm, trials=(*arm.trials, over)), *data.arms[1:]))
+    assert more.arms[0].counted == arm.counted
+    was, now = (history.draw(find(one)) for one in (data, more))
     assert [len(trace["x"]) for trace in now.panels[0].plot["data"][:3]] == [
         len(trace["x"]) for trace in was.panels[0].plot["data"][:3]
     ]
     assert any(f"infeasible ({reason})" in row for row in now.tables[0].rows)
-    assert find(data).ledger.arms == find(single).ledger.arms
+    assert find(more).ledger.arms == find(data).ledger.arms
 
 
 def test_a_recipe_is_described_with_the_student_that_it_names() -> None:
