@@ -460,7 +460,7 @@ def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp
 
 def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, tmp_path):
     job = export_job(finished, exported, tmp_path, student="resnet8")
-    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student).eval()
+    network = untrained_student(job, 0, job.student).eval()
     assert memory_format(network, torch.device("cpu")) == torch.channels_last
     weights = tmp_path / "weights.safetensors"
     write_tensors(weights, network.state_dict())

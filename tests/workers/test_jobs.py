@@ -175,7 +175,7 @@ def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ground) -> 
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
     assert {event.total for event in said} == {2}
     assert not last["found"]
-    network = load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
+    network = load_teacher(ready.job(TeacherJob))
     validation = open_part(ready.layout.dataset(ready.dataset), "validation")
     found = scores(predict(network, validation), validation.labels)
     for name in ("accuracy", "nll", "ece"):
@@ -243,7 +243,7 @@ def test_weights_of_another_model_are_refused(ready: Ground) -> None:
     path = ready.layout.teacher(ready.teacher) / "weights.safetensors"
     write_tensors(path, other.state_dict())
     with pytest.raises(ArtifactError, match=f"does not fit {TEACHER}: ") as raised:
-        load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
+        load_teacher(ready.job(TeacherJob))
     assert "\n" not in str(raised.value)
 
 
@@ -252,9 +252,7 @@ def test_weights_of_another_model_are_refused(ready: Ground) -> None:
 
 def live_reading(ready: Ground, k: int) -> Reading:
     """What the teacher says of the whole of view `k`, rendered here."""
-    live = load_live_teacher(
-        ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
-    )
+    live = load_live_teacher(ready.job(TeacherJob), CPU)
     data = open_part(ready.layout.dataset(ready.dataset), "train")
     rows = view(view_seed(ready.protocol), k, data.values, ready.protocol.augment)
     images = data.inputs.normalise(render(data.values, rows))
@@ -297,7 +295,7 @@ def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
 
 def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> None:
     folder = prepared.layout.shards(prepared.shards)
-    network = load_teacher(prepared.protocol, prepared.layout, prepared.dataset, prepared.teacher)
+    network = load_teacher(prepared.job(TeacherJob))
     validation = open_part(prepared.layout.dataset(prepared.dataset), "validation")
     projections, logits = shards.read_projections(folder)
     assert torch.equal(logits, predict(network, validation))

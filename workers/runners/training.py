@@ -35,11 +35,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
     """Train one student; an interrupted run continues after its last full epoch."""
     run = job.run
     with locked(run.lock, wait=True):
-        network = untrained_student(
-            job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
-        )
-        place(network, device)
-        data, validation = open_parts(job.layout, job.dataset, device)
+        network = place(untrained_student(job, job.seed, job.recipe.student), device)
+        data, validation = open_parts(job, device)
         adapters = _adapters(job, network, data).to(device)
         state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
         identity = {
