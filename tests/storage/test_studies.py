@@ -67,6 +67,7 @@ def refusal(url: str) -> str:
         "postgresql://user:secret@host:port/db",
         "postgresql://user:more@secret@host/db",
         "sqlite://",
+        "sqlite://:secret@",
         "sqlite:///:memory:",
     ],
 )

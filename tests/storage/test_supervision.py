@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,23 @@ def test_a_file_has_one_supervisor_and_the_error_of_a_second_names_it(tmp_path) 
         pass
     with study_lock(file, "digits"):
         pass
+
+
+def test_a_supervisor_that_ends_while_a_second_looks_it_up_is_unknown(
+    tmp_path, monkeypatch
+) -> None:
+    """Its file is found, and gone when it is read."""
+
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    with study_lock(tmp_path / "studies.db", "digits"):
+        monkeypatch.setattr(Path, "read_text", gone)
+        with (
+            pytest.raises(StudyError, match="is being run by a process that has just started; "),
+            study_lock(tmp_path / "studies.db", "digits"),
+        ):
+            pass
 
 
 # A server.

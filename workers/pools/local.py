@@ -196,10 +196,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         try:
             for event in execute(job, device, stopped):
                 _send(connection, {"ticket": ticket, "event": to_wire(event)})
-        except (
-            KeyboardInterrupt,
-            GeneratorExit,
-        ) as error:  # raised by a model: signals are blocked
+        except (KeyboardInterrupt, GeneratorExit) as error:  # of a model: signals are blocked
             _send(connection, {"ticket": ticket, "event": to_wire(last_event(job, error))})
 
 
