@@ -26,14 +26,8 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (RDBStorage._create_new_trial, "self study_id template_trial"),
     (RDBStorage._get_best_trial_id, "self study_id direction"),
     (RDBStorage._get_prepared_new_trial, "self study_id template_trial session"),
-    (
-        RDBStorage._get_trials,
-        "self study_id states included_trial_ids trial_id_greater_than",
-    ),
-    (
-        RDBStorage._set_trial_attr_without_commit,
-        "self session model_cls trial_id key value",
-    ),
+    (RDBStorage._get_trials, "self study_id states included_trial_ids trial_id_greater_than"),
+    (RDBStorage._set_trial_attr_without_commit, "self session model_cls trial_id key value"),
     (
         RDBStorage._set_trial_param,
         "self trial_id param_name param_value_internal distribution previous_distribution",

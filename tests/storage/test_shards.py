@@ -26,10 +26,7 @@ from storage.files.artifacts import (
 )
 from storage.files.layout import view_folder
 from storage.files.shard_folders import cached_taps, missing_views, verify_shard
-from storage.files.shards import (
-    CachedTeacher,
-    write_shard,
-)
+from storage.files.shards import CachedTeacher, write_shard
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.small import AUGMENT, TAPS, labelled, teacher
 

@@ -216,11 +216,7 @@ def test_a_damaged_record_is_made_again_once(job: KernelsJob, passed: list[Any])
 
 @pytest.mark.parametrize("what", ["folder", "record"])
 def test_what_cannot_be_written_is_not_kept_and_harms_nothing(
-    what: str,
-    job: KernelsJob,
-    passed: list[Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    what: str, job: KernelsJob, passed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if what == "folder":
         (tmp_path / "file").write_text("", encoding="utf-8")

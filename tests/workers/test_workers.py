@@ -22,11 +22,7 @@ from storage.files.layout import Layout
 from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
 from tests.support.small import protocol
 from workers.events import EpochDone, Event, LastEvent, Note, Result, Stopped
-from workers.jobs import (
-    ModelsJob,
-    PrepareJob,
-    TrainJob,
-)
+from workers.jobs import ModelsJob, PrepareJob, TrainJob
 from workers.machine import usable_cores
 from workers.pools.inline import InlinePool
 from workers.pools.local import LocalPool

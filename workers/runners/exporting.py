@@ -60,11 +60,7 @@ def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Ite
 
 
 def write_student(
-    folder: Path,
-    network: Network,
-    config: dict[str, Any],
-    files: Path,
-    some: Examples,
+    folder: Path, network: Network, config: dict[str, Any], files: Path, some: Examples
 ) -> nn.Module:
     """Write a student (on the CPU, in eval mode), and return it loaded in plain PyTorch.
 
