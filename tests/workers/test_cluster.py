@@ -216,10 +216,11 @@ def test_without_ray_one_line_names_what_to_install(monkeypatch, capsys, tmp_pat
     assert capsys.readouterr().err == ("study.py: --workers ray needs Ray: pip install '.[ray]'\n")
 
 
-def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, GeneratorExit])
+def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(error, monkeypatch, tmp_path):
     def run(job, device, stopped):
         yield Note(text="so far")
-        raise KeyError("a bug")
+        raise error("a bug")
 
     monkeypatch.setattr("workers.runners.preparing.run_prepare", run)
     worker = RayWorker(0)
@@ -228,5 +229,14 @@ def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tm
     events = json.loads(worker.events())
     assert events[0] == [3, to_wire(Note(text="so far"))]
     (log,) = (tmp_path / "logs").iterdir()
-    reason = f"'a bug'; the traceback is in {log}"
-    assert events[1:] == [[3, to_wire(Failed(kind="KeyError", reason=reason))]]
+    reason = f"{error('a bug')}; the traceback is in {log}"
+    assert events[1:] == [[3, to_wire(Failed(kind=error.__name__, reason=reason))]]
+
+
+def test_a_worker_of_another_version_refuses_the_job():
+    worker = RayWorker(0)
+    worker.greet("")
+    worker.run(3, json.dumps({**to_wire(JOB), "more": 1}))
+    [[ticket, event]] = json.loads(worker.events())
+    assert (ticket, event["type"], event["kind"]) == (3, "Failed", "ProtocolError")
+    assert "'more' of PrepareJob" in event["reason"]
