@@ -187,11 +187,17 @@ def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground
     assert notes[0].endswith("died with exit code -9; retrying")
 
 
-def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
-    before, pid = worker_pids(), pool._workers[0].process.pid
+def kill_idle(pool: LocalPool) -> int:
+    """Kill the first worker, wait for its end, and return its process."""
+    pid = pool._workers[0].process.pid
     with open_pidfd(pid) as died:
         os.kill(pid, signal.SIGKILL)
         assert died(PATIENCE)
+    return pid
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
+    before, pid = worker_pids(), kill_idle(pool)
     assert pool.events(PATIENCE) == []
     after = worker_pids()
     assert len(after) == len(before)
@@ -200,10 +206,7 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
 
 
 def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
-    pid = pool._workers[0].process.pid
-    with open_pidfd(pid) as died:
-        os.kill(pid, signal.SIGKILL)
-        assert died(PATIENCE)
+    kill_idle(pool)
     ticket = pool.submit(train(ground, "given to the dead", 1))
     assert until(pool, ticket).kind == "WorkerError"
     assert isinstance(run(pool, train(ground, "given to the living", 1))[0], Result)
