@@ -136,11 +136,8 @@ class RetryingStorage(WholeTrialStorage):
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
     """Return whether a stored trial was created from `template`."""
-    return (trial.number, trial.params, trial.user_attrs) == (
-        template.number,
-        template.params,
-        template.user_attrs,
-    )
+    kept = ("number", "params", "user_attrs")
+    return all(getattr(trial, name) == getattr(template, name) for name in kept)
 
 
 def _retried(name: str) -> Callable[..., Any]:

@@ -154,7 +154,16 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
     assert torch.equal(reading.logits, readings(live, 0)[0].logits)
 
+    manifest = view_folder(folder, 0) / MANIFEST
+    before = manifest.read_bytes()
     write_shard(folder, 0, readings(live, 0))
+    after = manifest.read_bytes()
+    manifest.write_bytes(before)  # as another study finds it meanwhile, or this one after a kill
+    reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
+    assert torch.equal(reading.logits, readings(live, 0)[0].logits)
+    assert missing_views(folder, 1, features=True) == [0]
+
+    manifest.write_bytes(after)
     assert missing_views(folder, 1, features=True) == []
     assert cached_taps(folder, 0) == list(TAPS)
     verify_shard(folder, 0)

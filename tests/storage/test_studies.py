@@ -3,7 +3,7 @@
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
 
 import optuna
@@ -25,10 +25,8 @@ def url(tmp_path) -> str:
 
 
 @pytest.fixture
-def storage(url: str) -> Iterator[BaseStorage]:
-    storage = open_storage(url)
-    yield storage
-    close_storage(storage)
+def storage(url: str, open_url: Callable[[str], BaseStorage]) -> BaseStorage:
+    return open_url(url)
 
 
 @pytest.fixture
@@ -122,13 +120,12 @@ def test_sqlite_is_in_write_ahead_mode_and_syncs_less(storage: BaseStorage) -> N
         storage.engine.dispose()
 
 
-def test_what_one_connection_writes_another_reads_at_once(url: str, storage: BaseStorage) -> None:
+def test_what_one_connection_writes_another_reads_at_once(url, storage, open_url) -> None:
     study = open_study(storage, "s.plain", ATTRIBUTES)
-    other = open_storage(url)
+    other = open_url(url)
     study.tell(study.ask(), 0.5)
     read = optuna.load_study(study_name="s.plain", storage=other)
     assert [trial.value for trial in read.trials] == [0.5]
-    close_storage(other)
 
 
 @pytest.mark.parametrize(

@@ -58,21 +58,6 @@ def test_a_cluster_without_room_is_refused(threads, share, what):
         count_workers([node(CPU=2), node(CPU=2)], asked)
 
 
-def test_ray_that_died_on_this_machine_is_reported():
-    class Ray:
-        def get_runtime_context(self):
-            return self
-
-        def get_node_id(self):
-            return "this"
-
-        def nodes(self):
-            return [{"NodeID": "other", "Alive": True}, node(alive=False)]
-
-    with pytest.raises(WorkerError, match="Ray has died on this machine"):
-        check_node(Ray())
-
-
 def greeting(**changed: Any) -> dict[str, Any]:
     return json.loads(RayWorker(0).greet(str(ROOT / "pyproject.toml"))) | changed
 
@@ -165,6 +150,13 @@ class _FakeActor:
 
     def remote(self, *given: Any) -> Any:
         return _FakeActor()
+
+
+def test_ray_that_died_on_this_machine_is_reported(monkeypatch):
+    nodes = [{"NodeID": "other", "Alive": True}, node(alive=False)]
+    monkeypatch.setattr(FakeRay, "nodes", lambda ray: nodes)
+    with pytest.raises(WorkerError, match="Ray has died on this machine"):
+        check_node(FakeRay())
 
 
 def scripted(root: Path, monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[RayPool, FakeRay]:
