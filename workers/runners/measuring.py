@@ -5,21 +5,21 @@ from pathlib import Path
 
 import torch
 
-from kd.data.inputs import Inputs, read_inputs
+from kd.data.inputs import read_inputs
 from kd.models import cost
 from kd.models.build import Network
 from kd.models.latency import Latency
 from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.evaluation import evaluate, predict
-from storage.files.artifacts import read_manifest, write_json
+from storage.files.artifacts import write_json
 from storage.files.datasets import open_test
 from storage.files.layout import RunLayout
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Result, ShouldStop
-from workers.jobs import CostJob, StudentsJob, TeacherTestJob
-from workers.runners.loading import load_teacher, untrained_student
+from workers.jobs import CostJob, JobContext, StudentsJob, TeacherTestJob
+from workers.runners.loading import dataset_info, load_teacher, untrained_student
 
 BATCH_SIZES = (1, 256)
 REPEATS = 40
@@ -29,7 +29,7 @@ def run_teacher_test(
     job: TeacherTestJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
     """Test the teacher; `result.json` is written last."""
-    teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
+    teacher = place(load_teacher(job), device)
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
@@ -41,12 +41,11 @@ def run_teacher_test(
 
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students; the first student twice, to show the noise of the clock."""
-    protocol, layout = job.protocol, job.layout
-    inputs = _inputs(job)
+    protocol, inputs = job.protocol, read_inputs(dataset_info(job))
     networks = {
-        "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
-        "distilled": untrained_student(protocol, layout, job.dataset, 0),
-        "plain": untrained_student(protocol, layout, job.dataset, 1),
+        "teacher": load_teacher(job),
+        "distilled": untrained_student(job, 0),
+        "plain": untrained_student(job, 1),
         **_students(job, protocol.students[1:]),
     }
     names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}
@@ -85,18 +84,12 @@ def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) ->
     yield Result.of(sizes=record.to_json())
 
 
-def _inputs(job: CostJob | StudentsJob) -> Inputs:
-    return read_inputs(read_manifest(job.layout.dataset(job.dataset), "dataset").info)
-
-
-def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
-    return {
-        name: untrained_student(job.protocol, job.layout, job.dataset, 0, name) for name in names
-    }
+def _students(job: JobContext, names: Sequence[str]) -> dict[str, Network]:
+    return {name: untrained_student(job, 0, name) for name in names}
 
 
 def _latency(
-    job: CostJob | StudentsJob,
+    job: JobContext,
     networks: Mapping[str, Network],
     batch_sizes: Sequence[int],
     device: torch.device,
@@ -104,7 +97,7 @@ def _latency(
     """Time the networks in turns, on random inputs of the data set's shape."""
     return cost.measure_latency(
         networks,
-        inputs=_inputs(job),
+        inputs=read_inputs(dataset_info(job)),
         batch_sizes=batch_sizes,
         device=device,
         repeats=REPEATS,
