@@ -64,6 +64,7 @@ from workers.jobs import (
     VerifyJob,
     job_from_wire,
 )
+from workers.pools import on_ray
 from workers.runners import measuring, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
@@ -655,6 +656,15 @@ def test_a_job_survives_json(job: Job) -> None:
     assert received == job
     assert type(received) is type(job)
     assert received.layout == Layout(Path("/runs"))
+
+
+@pytest.mark.parametrize("job", every_job(), ids=lambda job: type(job).__name__)
+def test_ray_is_given_every_path_of_a_job_from_the_root_of_the_disk(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    text = json.dumps(to_wire(job))
+    assert on_ray._absolute(json.loads(text.replace('"/runs', '"runs'))) == json.loads(text)
 
 
 def test_every_kind_of_job_has_a_runner_and_is_tried_here() -> None:
