@@ -25,13 +25,9 @@ def choose_device(slot: int, workers: int = 1) -> torch.device:
         return torch.device("cpu")
     device = torch.device(kind.type, slot % count)
     torch.accelerator.set_device_index(device)
-    limit_memory(device, 1 / workers_on(device.index, workers, count))
+    sharing = len(range(device.index, workers, count))  # 0 for a pool that grows beyond `workers`
+    limit_memory(device, 1 / max(1, sharing))
     return device
-
-
-def workers_on(index: int, workers: int, count: int) -> int:
-    """Return how many of `workers`, at least 1, have accelerator `index` of `count`."""
-    return max(1, len(range(index, workers, count)))
 
 
 def limit_memory(device: torch.device, share: float) -> None:

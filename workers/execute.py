@@ -1,7 +1,8 @@
 """Run a job of any kind, and report how it ended."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from kd.errors import DivergenceError, ProtocolError, RetortError, one_line
 from kd.own_files import own_place
 from storage.files.logs import keep_traceback
 from workers.events import Diverged, Event, Failed, LastEvent, ShouldStop, Stopped
-from workers.jobs import Job
+from workers.jobs import Job, job_from_wire
 from workers.runners.kernels import limit_kernels
 
 LACKS = (OSError, MemoryError, torch.OutOfMemoryError)  # no bugs: memory or disk is missing
@@ -31,11 +32,25 @@ def execute(job: Job, device: torch.device, stopped: ShouldStop) -> Iterator[Eve
             else:
                 yield event
     except (Exception, SystemExit) as error:
-        last = last_event(job, error)
+        last = _last_event(job, error)
     yield last
 
 
-def last_event(job: Job, error: BaseException) -> LastEvent:
+def execute_message(
+    message: Any, device: torch.device, stopped: ShouldStop, report: Callable[[Event], None]
+) -> None:
+    """Execute a job that was sent as JSON, in a process that receives no signals."""
+    try:
+        job = job_from_wire(message)
+        for event in execute(job, device, stopped):
+            report(event)
+    except RetortError as error:  # not a job here: this machine has another version of Retort
+        report(Failed.of(error))
+    except (KeyboardInterrupt, GeneratorExit) as error:  # of a model, since signals are blocked
+        report(_last_event(job, error))
+
+
+def _last_event(job: Job, error: BaseException) -> LastEvent:
     """Return the last event of a job that raised `error`, with a reason of one line.
 
     For an error in a file of the user's own the reason names file, line and function. For a bug of

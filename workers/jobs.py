@@ -178,14 +178,14 @@ class MachineJob(Job):
     the models whose ImageNet weights are in `weights_folder`.
     """
 
-    runner: ClassVar[str] = "self_test.run_machine"
+    runner: ClassVar[str] = "examining.run_machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExamineJob(Job):
     """Test a `part` of training: views, losses or checkpoint. Result: a `description`."""
 
-    runner: ClassVar[str] = "self_test.run_examine"
+    runner: ClassVar[str] = "examining.run_examine"
     part: str
     folder: str
 

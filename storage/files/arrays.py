@@ -5,8 +5,7 @@ The header of a file has a JSON note and a digest over note and tensors (`storag
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,14 @@ Arrays = Mapping[str, NDArray[Any]]
 def write_arrays(path: Path, arrays: Arrays, note: Any = None, *, sync: bool = True) -> None:
     """Write arrays, and a JSON `note` in the header, as one file: all or nothing.
 
-    `sync` as in `storage.files.artifacts.replacing`. Raises ArtifactError when the file
-    cannot be written.
+    `sync` as in `storage.files.artifacts.replacing`. Raises ArtifactError when the file cannot be
+    written, ValueError for NaN or infinity in the note.
     """
-    header = make_header(arrays, note)
-    with write_errors(path), replacing(path, sync=sync) as temporary:
-        save_file(dict(arrays), temporary, metadata={HEADER: header})
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn an error of safetensors in the block into ArtifactError."""
+    text = json.dumps(note, sort_keys=True, allow_nan=False)
+    header = json.dumps({"note": text, "digest": _digest(arrays, text)}, sort_keys=True)
     try:
-        yield
+        with replacing(path, sync=sync) as temporary:
+            save_file(dict(arrays), temporary, metadata={HEADER: header})
     except SafetensorError as error:
         raise ArtifactError(f"{path} cannot be written: {error}; {CONTINUES}") from None
 
@@ -77,12 +71,6 @@ def unreadable(path: Path, error: Exception) -> ArtifactError:
 def made_again(path: Path) -> str:
     """Return the advice for a damaged file: delete its folder, which is created as a whole."""
     return f"delete {path.parent} to have it made again"
-
-
-def make_header(arrays: Arrays, note: Any) -> str:
-    """Return the header's text. Raises ValueError for NaN or infinity in the note."""
-    text = json.dumps(note, sort_keys=True, allow_nan=False)
-    return json.dumps({"note": text, "digest": _digest(arrays, text)}, sort_keys=True)
 
 
 def read_header(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Any:

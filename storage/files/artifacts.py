@@ -112,6 +112,8 @@ def _read_content(path: Path) -> tuple[dict[str, Any], str]:
             raise ValueError("its content differs from its checksum")
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; run the study again to have it made") from None
+    except PermissionError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is damaged ({error}); restore it, or delete it to have it made again"
@@ -182,9 +184,7 @@ def read_manifest(folder: Path, kind: str, identity: Mapping[str, Any] | None = 
     path = folder / MANIFEST
     content = read_json(path)
     keys = {"kind": str, "identity": dict, "info": dict, "files": dict}
-    if not isinstance(content, dict) or set(content) != set(keys):
-        raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
-    if not all(isinstance(content[key], wanted) for key, wanted in keys.items()):
+    if {key: type(value) for key, value in content.items()} != keys:
         raise ArtifactError(f"{path} is not a manifest; delete {folder} to have it made again")
     if not all(_is_plain(name) for name in content["files"]):
         raise ArtifactError(f"{path} names files outside its folder")

@@ -64,7 +64,10 @@ def study_lock(file: Path | None, study: str) -> Iterator[None]:
     owner = lock.with_suffix(".owner")
     with locked(lock, wait=False) as taken:
         if not taken:
-            raise refusal(study, owner.read_text().strip() if owner.exists() else "")
+            who = ""
+            with suppress(FileNotFoundError):  # the other has just started, or is about to end
+                who = owner.read_text().strip()
+            raise refusal(study, who)
         with replacing(owner) as temporary:
             temporary.write_text(f"{holder()}\n")
         try:

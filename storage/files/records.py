@@ -58,7 +58,8 @@ class RunRecord(Record):
         if self.test is not None:
             whole = {"objective", "accuracy", "nll", "ece"} <= set(self.test)
             require("a test has objective, accuracy, nll and ece", whole, sorted(self.test))
-            _check_share("accuracy", self.test["accuracy"])
+            accuracy = self.test["accuracy"]
+            require("accuracy must lie in 0-1", 0 <= accuracy <= 1, accuracy)
 
     @property
     def last(self) -> EpochMetrics | None:
@@ -199,10 +200,6 @@ class StudentSizes(Record):
 
 def _check_name(what: str, received: str, known: tuple[str, ...]) -> None:
     require(f"{what} must be one of {', '.join(known)}", received in known, received)
-
-
-def _check_share(what: str, received: float) -> None:
-    require(f"{what} must lie in 0-1", 0 <= received <= 1, received)
 
 
 def _check_folder(name: str) -> None:

@@ -153,18 +153,20 @@ class CachedTeacher:
                 f"the teacher cache lacks view {view}: {place} is missing; run the study again"
             )
         taps = read_manifest(place, "shard", {**self.identity, "view": view}).info.get("taps", [])
-        tensors = map_tensors(place / READING)
-        self._check(place / READING, tensors, taps)
-        self._tensors, self._view = tensors, view
+        self._tensors, self._view = self._checked(place / READING, taps), view
 
-    def _check(self, path: Path, tensors: dict[str, Tensor], taps: Sequence[str]) -> None:
-        """Raise ArtifactError unless a shard has the tensors of `taps`, of the right shapes."""
+    def _checked(self, path: Path, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Return a shard's tensors of `taps`; it has more for a moment when it gets its features.
+
+        Raises ArtifactError unless all are there, of the right shapes.
+        """
         wanted = {"logits": (torch.float32, 2)}
         for tap in taps:
             wanted |= {
                 f"{tap}.features": (torch.float16, 4),
                 f"{tap}.attention": (torch.float16, 3),
             }
+        tensors = {name: kept for name, kept in map_tensors(path).items() if name in wanted}
         _check_dtypes(path, tensors, wanted)
         columns = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
         fit = [tensors[f"{tap}.features"].shape[1] == columns[tap] for tap in taps]
@@ -172,3 +174,4 @@ class CachedTeacher:
         fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
         if not all(fit):
             raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")
+        return tensors

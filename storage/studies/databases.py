@@ -15,12 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.url import URL, make_url
-from sqlalchemy.exc import (
-    IntegrityError,
-    NoSuchModuleError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
 
 from kd.errors import RetortError, StudyError
 from storage.studies.journal import JournalFile

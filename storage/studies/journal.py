@@ -18,7 +18,7 @@ from storage.studies.retrying import RESTORE
 
 
 class JournalFile(JournalFileBackend):
-    """A journal whose lines are written completely or not at all. All errors are StudyError."""
+    """A journal whose lines are written whole or not at all. Errors of the file are StudyError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

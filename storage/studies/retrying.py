@@ -56,9 +56,10 @@ class RetryingStorage(WholeTrialStorage):
         self._given_up = False
         parsed = parse_url(url)
         self.dialect = parsed.get_backend_name()
-        seconds = {"sqlite": ("timeout", SQLITE_TIMEOUT)}
-        name, value = seconds.get(self.dialect, ("connect_timeout", CONNECT_TIMEOUT))
-        arguments = {"connect_args": {name: value}, "pool_pre_ping": self.dialect in SERVERS}
+        waits = {"connect_timeout": CONNECT_TIMEOUT}
+        if self.dialect == "sqlite":
+            waits = {"timeout": SQLITE_TIMEOUT}
+        arguments = {"connect_args": waits, "pool_pre_ping": self.dialect in SERVERS}
         try:
             super().__init__(url, engine_kwargs=arguments)
         except BaseException:
@@ -135,11 +136,8 @@ class RetryingStorage(WholeTrialStorage):
 
 def _is_same(trial: FrozenTrial, template: FrozenTrial) -> bool:
     """Return whether a stored trial was created from `template`."""
-    return (trial.number, trial.params, trial.user_attrs) == (
-        template.number,
-        template.params,
-        template.user_attrs,
-    )
+    kept = ("number", "params", "user_attrs")
+    return all(getattr(trial, name) == getattr(template, name) for name in kept)
 
 
 def _retried(name: str) -> Callable[..., Any]:

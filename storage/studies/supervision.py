@@ -119,7 +119,8 @@ class _Session:
 
     def _begin(self) -> Connection:
         """Acquire the lock and the next fencing number. Raises StudyError if the lock is held."""
-        _make_table(self._storage.engine)
+        with suppress(IntegrityError, ProgrammingError):  # another process is creating the table
+            SUPERVISORS.metadata.create_all(self._storage.engine)
         with self._connecting() as connection:
             taken = self._take(connection)
             number, who = self._latest(connection)
@@ -206,12 +207,6 @@ class _Session:
         change = SUPERVISORS.update().where(SUPERVISORS.c.study == self.study).values(**values)
         if not connection.execute(change).rowcount:
             connection.execute(SUPERVISORS.insert().values(study=self.study, **values))
-
-
-def _make_table(engine: Engine) -> None:
-    """Create the table of supervisors, unless it exists or another process is creating it."""
-    with suppress(IntegrityError, ProgrammingError):
-        SUPERVISORS.metadata.create_all(engine)
 
 
 def _latest_number(study: str) -> Select[tuple[int, str]]:

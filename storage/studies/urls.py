@@ -57,8 +57,8 @@ def _check_sqlite(url: str, parsed: URL) -> None:
     place = parsed.query.get("mode"), parsed.query.get("vfs")
     if name in ("", ":memory:") or "memory" in place or "memdb" in place:
         raise StudyError(
-            f"--storage takes an SQLAlchemy URL of a database on disk, got {url!r}, which is "
-            "in memory; use a file: sqlite:///studies.db"
+            f"--storage takes an SQLAlchemy URL of a database on disk, got {shown(url)!r}, which "
+            "is in memory; use a file: sqlite:///studies.db"
         )
     file = storage_file(url)
     if file and file.is_dir():

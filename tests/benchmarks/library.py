@@ -114,8 +114,8 @@ def _runs(root: Path, seeds: int, epochs: int | None) -> Iterator[Figure]:
 def _by_retort(job: TrainJob, seed: int) -> float:
     """Train one student from the cache; return its accuracy after the last epoch."""
     protocol = job.protocol
-    network = place(untrained_student(protocol, job.layout, job.dataset, seed), CPU)
-    data, validation = open_parts(job.layout, job.dataset, CPU)
+    network = place(untrained_student(job, seed), CPU)
+    data, validation = open_parts(job, CPU)
     state = TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE)
     plan = Plan(
         epochs=job.horizon,
@@ -134,10 +134,10 @@ def _by_library(job: TrainJob, seed: int) -> float:
     """Train one student with the teacher at hand; return its accuracy after the last epoch."""
     torch.manual_seed(seed)  # of crops and of the order of batches
     protocol = job.protocol
-    student = untrained_student(protocol, job.layout, job.dataset, seed)
-    data, validation = open_parts(job.layout, job.dataset, CPU)
+    student = untrained_student(job, seed)
+    data, validation = open_parts(job, CPU)
     box = _box(
-        place(load_teacher(protocol, job.layout, job.dataset, job.teacher), CPU).body,
+        place(load_teacher(job), CPU).body,
         student.body,
         data,
         protocol.augment,

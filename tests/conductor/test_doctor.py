@@ -29,8 +29,8 @@ from tests.whole.test_faults import disk, remount
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
 from workers.pools.inline import InlinePool
 from workers.pools.worker_pool import WorkerPool
-from workers.runners import self_test as jobs
-from workers.runners.self_test import run_examine, run_machine
+from workers.runners import examining as jobs
+from workers.runners.examining import run_examine, run_machine
 
 NEEDING_NO_WORKER = ("disk", "storage", "report", "dashboard")
 NEEDING_ONE = ("data", "kernels", "views", "losses", "teacher", "shards", "student", "checkpoint")

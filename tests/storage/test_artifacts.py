@@ -168,6 +168,17 @@ def test_missing_json_is_named(tmp_path) -> None:
         read_json(tmp_path)
 
 
+def test_json_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch) -> None:
+    """Nobody is told to delete it."""
+
+    def forbidden(path: Path, **given: str) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    with pytest.raises(ArtifactError, match=r"file.json cannot be read: Permission denied$"):
+        read_json(tmp_path / "file.json")
+
+
 # Fingerprints and checksums.
 
 

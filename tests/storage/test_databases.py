@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -13,7 +14,7 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note, save_note
 
@@ -22,7 +23,7 @@ from kd.errors import StudyError
 from storage.studies import journal
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study
-from tests.support.fakes import FakePool, Killed, Row, make_arm, rows, search
+from tests.support.fakes import FakePool, Killed, make_arm, rows, search, undisturbed
 from tests.support.postgres import mariadb, postgresql
 
 SERVERS: dict[str, Any] = {"postgresql": postgresql, "mysql": mariadb}
@@ -79,41 +80,41 @@ def backend(request, tmp_path, servers) -> Iterator[Backend]:
     kind, name = request.param, request.node.name.replace("[", "-").rstrip("]")
     files = {
         "sqlite": f"sqlite:///{tmp_path / 'studies.db'}",
-        "journal": f"journal:{tmp_path / 'studies.journal'}",
+        "journal": f"journal:{tmp_path / 'folder' / 'studies.journal'}",
     }
     yield Backend(kind, files[kind] if kind in files else servers(kind), name)
     while OPENED:
         close_storage(OPENED.pop())
 
 
-def expected(root: Path, name: str) -> list[Row]:
-    """Return the rows of the same study in memory, run without an interruption."""
-    arm = make_arm(InMemoryStorage(), name=name, **CHOSEN)
-    search(root, [arm], FakePool(), TRIALS)
-    return rows(arm.study)
-
-
 def test_a_study_opens_resumes_and_is_refused_under_other_attributes(backend: Backend) -> None:
-    attributes = {"protocol": "abc", "lag": 4}
+    attributes = {"protocol": "abc", "lag": 4, "space": {"source": "plain"}}
     study = open_study(backend.open(), backend.name, attributes)
     study.tell(study.ask(), 0.5)
+    for changes, named in (
+        ({"protocol": "def"}, "protocol 'abc', not 'def'"),
+        ({"lag": 8}, "lag 4, not 8"),
+        ({"space": {"source": "mine.py"}}, "space {'source': 'plain'}, not {'source': 'mine.py'}"),
+    ):
+        named = f"{backend.name} was begun with {named}; use that, or another --name"
+        with pytest.raises(StudyError, match=f"^{re.escape(named)}$"):
+            open_study(backend.open(), backend.name, {**attributes, **changes})
     again = open_study(backend.open(), backend.name, attributes)
     assert [trial.value for trial in again.trials] == [0.5]
+    assert again.metric_names == ["validation accuracy"]
     assert again.user_attrs == attributes
-    with pytest.raises(StudyError, match="was begun with lag 4, not 8"):
-        open_study(backend.open(), backend.name, {**attributes, "lag": 8})
 
 
 def test_a_study_that_minimises_is_refused(backend: Backend) -> None:
     optuna.create_study(storage=backend.open(), study_name=backend.name, direction="minimize")
-    with pytest.raises(StudyError, match="does not maximise one value"):
+    with pytest.raises(StudyError, match=f"{re.escape(backend.name)} does not maximise one value"):
         open_study(backend.open(), backend.name, {})
 
 
 def test_the_same_study_has_the_same_rows_everywhere(tmp_path, backend: Backend) -> None:
     arm = backend.arm()
     search(tmp_path, [arm], FakePool(4, 1), TRIALS)
-    written = expected(tmp_path, backend.name)
+    written = undisturbed(tmp_path, TRIALS, name=backend.name, **CHOSEN)
     assert rows(arm.study) == written
     assert rows(backend.arm().study) == written
 
@@ -128,7 +129,7 @@ def test_a_study_dropped_and_opened_at_many_points_ends_the_same(
             search(tmp_path, [arm], pool, TRIALS)
         except Killed:
             continue
-    assert rows(arm.study) == expected(tmp_path, backend.name)
+    assert rows(arm.study) == undisturbed(tmp_path, TRIALS, name=backend.name, **CHOSEN)
     assert all(trial.state.is_finished() for trial in arm.study.get_trials())
 
 

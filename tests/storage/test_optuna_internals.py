@@ -26,14 +26,8 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (RDBStorage._create_new_trial, "self study_id template_trial"),
     (RDBStorage._get_best_trial_id, "self study_id direction"),
     (RDBStorage._get_prepared_new_trial, "self study_id template_trial session"),
-    (
-        RDBStorage._get_trials,
-        "self study_id states included_trial_ids trial_id_greater_than",
-    ),
-    (
-        RDBStorage._set_trial_attr_without_commit,
-        "self session model_cls trial_id key value",
-    ),
+    (RDBStorage._get_trials, "self study_id states included_trial_ids trial_id_greater_than"),
+    (RDBStorage._set_trial_attr_without_commit, "self session model_cls trial_id key value"),
     (
         RDBStorage._set_trial_param,
         "self trial_id param_name param_value_internal distribution previous_distribution",
@@ -111,28 +105,19 @@ def test_tables_have_the_columns_that_are_written(table):
     assert written[table] <= {column.name for column in columns}
 
 
-def modules() -> list[Path]:
-    return [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path != HERE]
-
-
-def test_no_other_module_imports_what_optuna_keeps_to_itself():
+def test_no_other_module_uses_what_optuna_keeps_to_itself():
+    """Imports, and attributes of another object than `self` with the names that Optuna gives."""
     wrong = []
-    for path in modules():
+    for path in [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path != HERE]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("optuna"):
-                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
-                wrong += [f"{path}: {name}" for name in names if name.startswith("_")]
-    assert wrong == []
-
-
-def test_no_other_module_reaches_into_an_object_of_optuna():
-    """Private attributes of another object than `self`, by the names that Optuna gives them."""
-    wrong = []
-    for path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr in HANDLES:
+                parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                names = [name for name in parts if name.startswith("_")]
+            elif isinstance(node, ast.Attribute) and node.attr in HANDLES:
                 ours = isinstance(node.value, ast.Name) and node.value.id == "self"
-                wrong += [] if ours else [f"{path}:{node.lineno}: {node.attr}"]
+                names = [] if ours else [node.attr]
+            wrong += [f"{path}:{node.lineno}: {name}" for name in names]
     assert wrong == []
 
 

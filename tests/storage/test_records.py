@@ -110,6 +110,8 @@ RECORDS: list[Any] = [
     Costs(device="cpu", threads=1, models={"teacher": COST}),
     SETTINGS,
     SETTINGS.spaces["plain"],
+    EPOCH,
+    ALONE,
 ]
 FIELDS = [
     (record, field.name)
@@ -135,7 +137,10 @@ JSON = st.recursive(
 def test_a_record_survives_the_disk(tmp_path, record: JsonData) -> None:
     path = tmp_path / "record.json"
     write_json(path, record.to_json())
-    assert read_record(path, type(record)) == record
+    written, read = path.read_bytes(), read_record(path, type(record))
+    assert read == record
+    write_json(path, read.to_json())
+    assert path.read_bytes() == written
 
 
 def test_whole_numbers_become_the_floats_that_they_stand_for() -> None:
@@ -311,26 +316,20 @@ def test_a_run_scores_its_last_epoch_and_nothing_when_it_diverged() -> None:
     assert dataclasses.replace(RUN, history=[]).objective(-1.0) == -1.0
 
 
-def test_writing_what_is_no_number_is_refused(tmp_path) -> None:
+def test_a_record_is_written_as_json_or_refused(tmp_path) -> None:
     path = tmp_path / "result.json"
     with pytest.raises(ValueError, match="not JSON compliant"):
         dataclasses.replace(RUN, seconds=math.nan).write(path)
     assert not path.exists()
+    RUN.write(path)
+    assert RunRecord.read(path) == RUN
 
 
-def test_an_epoch_survives_json_and_absurd_ones_are_refused() -> None:
-    for epoch in (EPOCH, ALONE):
-        assert EpochMetrics.from_json(json.loads(json.dumps(epoch.to_json()))) == epoch
+def test_absurd_epochs_are_refused() -> None:
     for name in EPOCH.to_json():
         for wrong in (math.nan, math.inf, "1", [], True):
             with pytest.raises(ProtocolError, match=f"{name} must be a "):
                 EpochMetrics.from_json({**EPOCH.to_json(), name: wrong})
-    for wrong in (None, [], {}, {**EPOCH.to_json(), "extra": 1}):
+    for wrong in (None, [], {}):
         with pytest.raises(ProtocolError, match="EpochMetrics"):
             EpochMetrics.from_json(wrong)
-
-
-def test_a_record_read_back_is_written_as_before(tmp_path) -> None:
-    write_json(tmp_path / "one.json", RUN.to_json())
-    RunRecord.read(tmp_path / "one.json").write(tmp_path / "two.json")
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()

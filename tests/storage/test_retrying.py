@@ -1,14 +1,13 @@
 """A server that goes away is waited for, nothing is done twice, and a file fails at once."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
@@ -19,54 +18,19 @@ from kd.errors import StudyError
 from storage.studies import retrying
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.supervision import supervisor_session
-from tests.support.fakes import FakePool, Row, make_arm, rows, search
-from tests.support.postgres import PostgreSQL, postgresql
+from tests.support.fakes import FakePool, make_arm, rows, search, undisturbed
 
 CHOSEN: dict[str, Any] = {"sampler": "random", "pruner": "median", "space": "plain", "lag": 4}
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(retrying, "PAUSE", 0.05)
     monkeypatch.setattr("optuna.storages._rdb.storage.random.random", lambda: 0.02)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
-    with postgresql() as server:
-        yield server
-
-
-Open = Callable[[str], BaseStorage]
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def open_url(said: list[str]) -> Iterator[Open]:
-    opened: list[BaseStorage] = []
-
-    def open_url(url: str) -> BaseStorage:
-        opened.append(open_storage(url, said.append))
-        return opened[-1]
-
-    yield open_url
-    for storage in opened:
-        close_storage(storage)
 
 
 @pytest.fixture
 def sqlite(tmp_path, open_url) -> BaseStorage:
     return open_url(f"sqlite:///{tmp_path / 'studies.db'}")
-
-
-def expected(root: Path, name: str, total: int) -> list[Row]:
-    arm = make_arm(InMemoryStorage(), name=name, **CHOSEN)
-    search(root, [arm], FakePool(), total)
-    return rows(arm.study)
 
 
 def before(arm: Arm, method: str, call: int, act: Callable[[], None]) -> None:
@@ -101,7 +65,7 @@ def test_a_server_that_goes_away_amid_a_study_is_waited_for(
     with supervisor_session(storage, "away") as check:
         search(tmp_path, [arm], FakePool(4, 1), 6)
         check()  # it takes its lock again
-    assert rows(arm.study) == expected(tmp_path, "away", 6)
+    assert rows(arm.study) == undisturbed(tmp_path, 6, name="away", **CHOSEN)
     assert [line.partition(",")[0] for line in said] == [
         "the storage does not answer",
         "the storage answers again",
@@ -215,7 +179,7 @@ def test_a_trial_whose_answer_gets_lost_is_created_once(
     assert len(lost) == count
     assert [trial.number for trial in arm.study.get_trials()] == [0, 1]
     search(tmp_path, [make_arm(open_url(server.url), name=name, **CHOSEN)], FakePool(), 3)
-    assert rows(arm.study) == expected(tmp_path, name, 3)
+    assert rows(arm.study) == undisturbed(tmp_path, 3, name=name, **CHOSEN)
 
 
 def test_a_trial_whose_end_gets_no_answer_has_ended(
@@ -226,7 +190,7 @@ def test_a_trial_whose_end_gets_no_answer_has_ended(
     lost = lose_answers(40)
     search(tmp_path, [arm], FakePool(), 3)
     assert len(lost) == 40
-    assert rows(arm.study) == expected(tmp_path, "ended", 3)
+    assert rows(arm.study) == undisturbed(tmp_path, 3, name="ended", **CHOSEN)
 
 
 def test_a_number_that_has_a_trial_is_not_taken_twice(server, open_url) -> None:

@@ -26,10 +26,7 @@ from storage.files.artifacts import (
 )
 from storage.files.layout import view_folder
 from storage.files.shard_folders import cached_taps, missing_views, verify_shard
-from storage.files.shards import (
-    CachedTeacher,
-    write_shard,
-)
+from storage.files.shards import CachedTeacher, write_shard
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.small import AUGMENT, TAPS, labelled, teacher
 
@@ -157,7 +154,16 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
     assert torch.equal(reading.logits, readings(live, 0)[0].logits)
 
+    manifest = view_folder(folder, 0) / MANIFEST
+    before = manifest.read_bytes()
     write_shard(folder, 0, readings(live, 0))
+    after = manifest.read_bytes()
+    manifest.write_bytes(before)  # as another study finds it meanwhile, or this one after a kill
+    reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
+    assert torch.equal(reading.logits, readings(live, 0)[0].logits)
+    assert missing_views(folder, 1, features=True) == [0]
+
+    manifest.write_bytes(after)
     assert missing_views(folder, 1, features=True) == []
     assert cached_taps(folder, 0) == list(TAPS)
     verify_shard(folder, 0)
@@ -222,16 +228,31 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path, cache: Path) -> None:
         CachedTeacher(view_folder(cache, 0), CPU)
 
 
-def test_projections_of_other_taps_are_refused(cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda taps: taps.pop("last2"), r"the projections in .* do not match its manifest"),
+        (lambda taps: taps["last2"].pop("scale"), "lacks figures of its projections"),
+    ],
+)
+def test_a_manifest_of_other_projections_is_refused(
+    cache: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
     content = read_json(cache / MANIFEST)
-    del content["info"]["taps"]["last2"]
+    change(content["info"]["taps"])
     write_json(cache / MANIFEST, content)
-    with pytest.raises(ArtifactError, match=r"the projections in .* do not match its manifest"):
+    with pytest.raises(ArtifactError, match=message):
         shards.read_projections(cache)
 
 
 @pytest.mark.parametrize("name", [shards.PROJECTIONS, shards.VALIDATION])
-def test_a_missing_file_of_the_cache_is_named(cache: Path, name: str) -> None:
+def test_a_missing_file_of_the_cache_or_one_of_another_dtype_is_named(
+    cache: Path, name: str
+) -> None:
+    tensors = {key: tensor.double() for key, tensor in map_tensors(cache / name).items()}
+    write_tensors(cache / name, tensors)
+    with pytest.raises(ArtifactError, match=f"{name} has .* of a wrong dtype"):
+        shards.read_projections(cache)
     (cache / name).unlink()
     with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
         shards.read_projections(cache)
@@ -283,24 +304,6 @@ def test_a_shard_of_fewer_rows_is_refused(cache: Path) -> None:
     cached.read(0, torch.arange(20), torch.empty(0), TAPS)
     with pytest.raises(ArtifactError, match="holds fewer rows than the training split"):
         cached.read(0, torch.arange(24), torch.empty(0), TAPS)
-
-
-def test_figures_that_a_projection_lacks_are_missed(cache: Path) -> None:
-    content = read_json(cache / MANIFEST)
-    del content["info"]["taps"]["last2"]["scale"]
-    write_json(cache / MANIFEST, content)
-    with pytest.raises(ArtifactError, match="lacks figures of its projections"):
-        shards.read_projections(cache)
-
-
-@pytest.mark.parametrize("name", [shards.PROJECTIONS, shards.VALIDATION])
-def test_projections_and_validation_logits_of_another_dtype_are_refused(
-    cache: Path, name: str
-) -> None:
-    tensors = {key: tensor.double() for key, tensor in map_tensors(cache / name).items()}
-    write_tensors(cache / name, tensors)
-    with pytest.raises(ArtifactError, match=f"{name} has .* of a wrong dtype"):
-        shards.read_projections(cache)
 
 
 # Verifying.

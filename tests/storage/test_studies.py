@@ -1,11 +1,10 @@
-"""Studies open where they should, say in one line why not, and resume only as they were begun."""
+"""Studies open where they should, or say in one line why not; see also `test_databases`."""
 
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import optuna
 import pytest
@@ -26,10 +25,8 @@ def url(tmp_path) -> str:
 
 
 @pytest.fixture
-def storage(url: str) -> Iterator[BaseStorage]:
-    storage = open_storage(url)
-    yield storage
-    close_storage(storage)
+def storage(url: str, open_url: Callable[[str], BaseStorage]) -> BaseStorage:
+    return open_url(url)
 
 
 @pytest.fixture
@@ -67,6 +64,7 @@ def refusal(url: str) -> str:
         "postgresql://user:secret@host:port/db",
         "postgresql://user:more@secret@host/db",
         "sqlite://",
+        "sqlite://:secret@",
         "sqlite:///:memory:",
     ],
 )
@@ -122,13 +120,12 @@ def test_sqlite_is_in_write_ahead_mode_and_syncs_less(storage: BaseStorage) -> N
         storage.engine.dispose()
 
 
-def test_what_one_connection_writes_another_reads_at_once(url: str, storage: BaseStorage) -> None:
+def test_what_one_connection_writes_another_reads_at_once(url, storage, open_url) -> None:
     study = open_study(storage, "s.plain", ATTRIBUTES)
-    other = open_storage(url)
+    other = open_url(url)
     study.tell(study.ask(), 0.5)
     read = optuna.load_study(study_name="s.plain", storage=other)
     assert [trial.value for trial in read.trials] == [0.5]
-    close_storage(other)
 
 
 @pytest.mark.parametrize(
@@ -189,56 +186,11 @@ def test_a_study_is_maximised_and_its_metric_has_a_name(storage: BaseStorage) ->
     assert study.user_attrs == ATTRIBUTES
 
 
-def test_opening_a_study_again_resumes_it(url: str, storage: BaseStorage) -> None:
-    study = open_study(storage, "s.plain", ATTRIBUTES)
-    study.tell(study.ask(), 0.5)
-    other = open_storage(url)
-    again = open_study(other, "s.plain", ATTRIBUTES)
-    assert [trial.value for trial in again.trials] == [0.5]
-    assert again.metric_names == ["validation accuracy"]
-    assert again.user_attrs == ATTRIBUTES
-    close_storage(other)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"protocol": "def"}, "protocol 'abc', not 'def'"),
-        ({"lag": 8}, "lag 4, not 8"),
-        ({"space": {"source": "mine.py"}}, "space {'source': 'plain'}, not {'source': 'mine.py'}"),
-    ],
-)
-def test_a_study_is_not_resumed_under_another_protocol_lag_or_space(
-    storage: BaseStorage, changes: dict, named: str
-) -> None:
-    open_study(storage, "s.plain", ATTRIBUTES)
-    with pytest.raises(StudyError, match=re.escape(f"s.plain was begun with {named}")) as raised:
-        open_study(storage, "s.plain", {**ATTRIBUTES, **changes})
-    assert "use that, or another --name" in str(raised.value)
-    assert open_study(storage, "s.plain", ATTRIBUTES).user_attrs == ATTRIBUTES
-
-
-def test_a_study_that_minimises_is_none_of_ours(storage: BaseStorage) -> None:
-    optuna.create_study(storage=storage, study_name="s.plain", direction="minimize")
-    with pytest.raises(StudyError, match=r"s\.plain does not maximise one value"):
-        open_study(storage, "s.plain", ATTRIBUTES)
-
-
 def test_another_arm_is_another_study(storage: BaseStorage) -> None:
     plain = open_study(storage, study_name("s", "plain"), ATTRIBUTES)
     other = open_study(storage, study_name("s", "scheduled"), {**ATTRIBUTES, "space": None})
     plain.tell(plain.ask(), 0.5)
     assert other.trials == []
-
-
-def test_a_journal_holds_studies_too(tmp_path: Path) -> None:
-    url = f"journal:{tmp_path / 'folder' / 'studies.journal'}"
-    study = open_study(open_storage(url), "s.plain", ATTRIBUTES)
-    study.tell(study.ask(), 0.5)
-    again = open_study(open_storage(url), "s.plain", ATTRIBUTES)
-    assert [trial.value for trial in again.trials] == [0.5]
-    with pytest.raises(StudyError, match="was begun with protocol"):
-        open_study(open_storage(url), "s.plain", {"protocol": "def"})
 
 
 def test_a_journal_that_cannot_be_opened_is_refused_in_one_line(tmp_path) -> None:

@@ -4,7 +4,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,10 @@ from sqlalchemy import text
 
 from kd.errors import StudyError
 from storage.files.ownership import study_lock
-from storage.studies import retrying
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.supervision import supervisor_session
 from tests.support.fakes import make_arm
-from tests.support.postgres import PostgreSQL, mariadb, postgresql
+from tests.support.postgres import mariadb
 
 US = f"process {os.getpid()} on {socket.gethostname()} since 2"
 HELD = (
@@ -27,33 +27,10 @@ HELD = (
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
-    with postgresql() as server:
-        yield server
-
-
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-Open = Callable[[], BaseStorage]
-
-
-@pytest.fixture
-def open_one(server, said, monkeypatch) -> Iterator[Open]:
+def open_one(server, open_url) -> Callable[[], BaseStorage]:
     """Open the server's storage, as one more supervisor does."""
-    monkeypatch.setattr(retrying, "PAUSE", 0.05)
-    opened: list[BaseStorage] = []
-
-    def open_one() -> BaseStorage:
-        opened.append(open_storage(server.url, said.append))
-        return opened[-1]
-
-    yield open_one
-    for storage in opened:
-        close_storage(storage)
+    return lambda: open_url(server.url)
 
 
 def end_sessions(storage: Any, which: str = HELD) -> None:
@@ -86,6 +63,23 @@ def test_a_file_has_one_supervisor_and_the_error_of_a_second_names_it(tmp_path) 
         pass
     with study_lock(file, "digits"):
         pass
+
+
+def test_a_supervisor_that_ends_while_a_second_looks_it_up_is_unknown(
+    tmp_path, monkeypatch
+) -> None:
+    """Its file is found, and gone when it is read."""
+
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    with study_lock(tmp_path / "studies.db", "digits"):
+        monkeypatch.setattr(Path, "read_text", gone)
+        with (
+            pytest.raises(StudyError, match="is being run by a process that has just started; "),
+            study_lock(tmp_path / "studies.db", "digits"),
+        ):
+            pass
 
 
 # A server.

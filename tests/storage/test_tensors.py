@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -69,44 +68,29 @@ def test_a_state_dict_survives_the_disk(tmp_path) -> None:
     assert same_bits(map_tensors(tmp_path / "file"), dict(state))
 
 
-def outcome(path: Path) -> tuple[dict[str, Tensor], Any] | str:
-    """Return what the file holds, or why it is refused."""
-    try:
-        return read_checked(path)
-    except ArtifactError as error:
-        return str(error)
-
-
 @pytest.mark.parametrize("bit", [0, 5, 7])  # 5 turns capital letters into small ones
 def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(path: Path, bit: int) -> None:
     """In the length, in the header and in the data; space left over in the header may change."""
     content = path.read_bytes()
-    refusals = []
+    start, refusals = 8 + int.from_bytes(content[:8], "little"), []
+    assert len(content) - start == 4 + 6 + 8 + 8 + 2
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << bit
         path.write_bytes(damaged)
-        found = outcome(path)
-        if isinstance(found, str):
-            refusals.append(found)
+        try:
+            tensors, note = read_checked(path)
+        except ArtifactError as error:
+            refusals.append(str(error))
+            in_data = "is damaged: its digest differs; delete .* to have it made"
+            assert place < start or re.search(in_data, refusals[-1])
         else:
-            assert same_bits(found[0], sample())
-            assert found[1] == NOTE
+            assert place < start
+            assert same_bits(tensors, sample())
+            assert note == NOTE
     assert len(refusals) >= len(content) - 8
     assert all(re.search("is damaged|cannot be read", reason) for reason in refusals)
     assert not any("\n" in reason for reason in refusals)
-
-
-def test_a_flipped_byte_of_data_is_found_in_each_tensor(path: Path) -> None:
-    content = path.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    assert len(content) - start == 4 + 6 + 8 + 8 + 2
-    for place in range(start, len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(
-            ArtifactError, match=r"is damaged: its digest differs; delete .* to have it made"
-        ):
-            read_checked(path)
 
 
 def test_a_truncated_file_cannot_be_read_at_any_length(path: Path) -> None:

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from conductor.search.publish import Publisher
-from storage.studies.databases import close_storage, open_storage
 from storage.studies.retrying import RetryingStorage
 from storage.studies.studies import system_attributes
 from storage.studies.transactions import WholeTrialStorage
@@ -90,8 +89,8 @@ def test_a_trial_that_has_ended_stays_as_it_is(storage, running):
     assert (found.values, found.user_attrs) == ([0.25], {"epochs": 1})
 
 
-def test_a_lost_answer_to_the_end_of_a_trial_is_no_error(tmp_path, monkeypatch):
-    storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
+def test_a_lost_answer_to_the_end_of_a_trial_is_no_error(tmp_path, monkeypatch, open_url):
+    storage = open_url(f"sqlite:///{tmp_path}/studies.db")
     trial = storage.create_new_trial(storage.create_new_study([StudyDirection.MAXIMIZE], "study"))
     end, calls = WholeTrialStorage.end_trial, []
 
@@ -112,30 +111,27 @@ def test_a_lost_answer_to_the_end_of_a_trial_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(RetryingStorage, "retry", twice)
     assert storage.end_trial(trial, TrialState.COMPLETE, [0.5], {"epochs": 3})
     assert len(calls) == 2
-    close_storage(storage)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_an_arm_ends_a_trial_with_its_attributes_on_any_storage(in_memory, tmp_path):
+def test_an_arm_ends_a_trial_with_its_attributes_on_any_storage(in_memory, tmp_path, open_url):
     url = f"sqlite:///{tmp_path}/studies.db"
-    storage = InMemoryStorage() if in_memory else open_storage(url)
+    storage = InMemoryStorage() if in_memory else open_url(url)
     arm = make_arm(storage, "plain")
     trial = arm.ledger.stored_trial(arm.ask(1))
     end_trial(trial.storage, trial._trial_id, TrialState.COMPLETE, [0.5], {"epochs": 3})
     (found,) = arm.study.get_trials(deepcopy=False)
     assert (found.values, found.user_attrs["epochs"]) == ([0.5], 3)
-    close_storage(storage)
 
 
-def test_a_trial_of_an_arm_is_ended_in_one_transaction(tmp_path, monkeypatch):
-    storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
+def test_a_trial_of_an_arm_is_ended_in_one_transaction(tmp_path, monkeypatch, open_url):
+    storage = open_url(f"sqlite:///{tmp_path}/studies.db")
     arm = make_arm(storage, "plain")
     arm.ask(1)
     monkeypatch.setattr(RetryingStorage, "set_trial_user_attr", None)
     monkeypatch.setattr(RetryingStorage, "set_trial_state_values", None)
     arm.tell(0, TrialState.COMPLETE, 0.5, {"epochs": 3, "diverged": False})
     assert arm.study.trials[0].user_attrs["epochs"] == 3
-    close_storage(storage)
 
 
 def test_system_attributes_are_found_by_how_their_names_begin(storage, running):
@@ -146,8 +142,8 @@ def test_system_attributes_are_found_by_how_their_names_begin(storage, running):
     assert storage.matching_system_attrs(1, "d%") == {"d%": "d%"}
 
 
-def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch):
-    storage = open_storage(f"sqlite:///{tmp_path}/studies.db")
+def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch, open_url):
+    storage = open_url(f"sqlite:///{tmp_path}/studies.db")
     arm = make_arm(storage, "plain", lag=2)
     for _ in range(2):
         arm.ask(2)
@@ -161,4 +157,3 @@ def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch):
     study = arm.study
     versions = system_attributes(study._storage, study._study_id, "dashboard:2:note_ver")
     assert list(versions.values()) == [2]
-    close_storage(storage)

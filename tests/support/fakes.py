@@ -257,6 +257,13 @@ def search(
     make_search(root, arms, pool).run(total, publish)
 
 
+def undisturbed(root: Path, total: int, **chosen: Any) -> list["Row"]:
+    """Return the rows of an arm in memory with `total` trials, run without an interruption."""
+    arm = make_arm(InMemoryStorage(), **chosen)
+    search(root, [arm], FakePool(), total)
+    return rows(arm.study)
+
+
 def make_search(root: Path, arms: list[Arm], pool: Pool) -> Search:
     shared = context(root, seed=arms[0].decisions.method.seed)
     return Search(arms, WorkerPool(pool), study_paths(root), quiet(), shared)

@@ -59,6 +59,9 @@ class Ground:
         own = {"recipe": recipe, "seed": 5, "horizon": 2, "views": [0, 1]}
         return self.job(TrainJob, **{**own, "folder": str(self.root / name), **changes})
 
+    def trial(self, name: str, horizon: int = FOREVER) -> TrainJob:
+        return self.train(HINT, f"trials/{name}", horizon=horizon)
+
 
 def run(pool: Pool, job: Job) -> tuple[Event, list[Event]]:
     """Return the last event of a job, and all before it."""

@@ -39,6 +39,7 @@ from tests.support.fakes import FakePool, make_arm, make_search, metrics, protoc
 from tests.support.postgres import postgresql
 from tests.support.small import square
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
+from workers.jobs import JobContext
 from workers.runners.loading import load_teacher
 
 ROOT = Path(__file__).parents[2]
@@ -258,11 +259,16 @@ WEIGHTS: dict[str, Change] = {
 def test_forged_weights_are_refused(forged, tiny_study, change: str) -> None:
     folder = forged("teachers/*/weights.safetensors", WEIGHTS[change])
     forged("data/*/train.safetensors", lambda tensors: None)
-    layout = Layout(folder.parents[2])
-    given = protocol(teacher="resnet8-w0.25")
-    dataset = next((layout.cache / "data").iterdir()).name
+    root = folder.parents[2]
+    dataset = next((root / "cache" / "data").iterdir()).name
+    given = JobContext(
+        protocol=protocol(teacher="resnet8-w0.25"),
+        root=str(root),
+        dataset=dataset,
+        teacher=folder.name,
+    )
     with pytest.raises(ArtifactError, match=r"does not fit resnet8-w0\.25") as raised:
-        load_teacher(given, layout, dataset, folder.name)
+        load_teacher(given)
     assert "\n" not in str(raised.value)
 
 

@@ -24,7 +24,7 @@ from storage.files.artifacts import read_json, read_manifest
 from storage.files.layout import Layout
 from tests.support.small import protocol
 from tests.support.tiny import hasten, interrupt, refuse, succeed, timeless
-from workers.runners import self_test
+from workers.runners import examining
 
 STRIPES = '''"""Stripes of two directions, 8x8."""
 
@@ -205,7 +205,7 @@ def test_samplers_and_pruners_are_made_by_name() -> None:
 
 
 def test_the_doctor_computes_new_losses() -> None:
-    computed = self_test._computed(torch.device("cpu"))
+    computed = examining._computed(torch.device("cpu"))
     assert {"mean-power", "absolute", "the gradient of absolute"} <= set(computed)
 
 

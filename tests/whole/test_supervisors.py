@@ -21,7 +21,7 @@ import sqlalchemy
 from storage.files.layout import Layout
 from storage.files.ownership import study_lock
 from storage.studies.databases import close_storage, open_storage
-from tests.support.fakes import Row, make_arm, make_search, rows, study_paths, trained
+from tests.support.fakes import FakePool, Row, make_arm, make_search, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.processes import command, descendants
 from tests.support.tiny import changed
@@ -236,24 +236,12 @@ def test_a_study_whose_supervisor_is_killed_continues_from_its_checkpoints(
 # Many trials.
 
 
-class InstantPool:
+class InstantPool(FakePool):
     """Runs up to `size` jobs at once, in any order, each an event a call; keeps no history."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        super().__init__(size)
         self.folders: list[str] = []
-        self._random = random.Random(0)
-        self._running: dict[int, Iterator[Event]] = {}
-
-    @property
-    def busy(self) -> int:
-        return len(self._running)
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def close(self) -> None:
-        self._running.clear()
 
     def submit(self, job: Job) -> int:
         assert isinstance(job, TrainJob)

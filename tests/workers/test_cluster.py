@@ -58,21 +58,6 @@ def test_a_cluster_without_room_is_refused(threads, share, what):
         count_workers([node(CPU=2), node(CPU=2)], asked)
 
 
-def test_ray_that_died_on_this_machine_is_reported():
-    class Ray:
-        def get_runtime_context(self):
-            return self
-
-        def get_node_id(self):
-            return "this"
-
-        def nodes(self):
-            return [{"NodeID": "other", "Alive": True}, node(alive=False)]
-
-    with pytest.raises(WorkerError, match="Ray has died on this machine"):
-        check_node(Ray())
-
-
 def greeting(**changed: Any) -> dict[str, Any]:
     return json.loads(RayWorker(0).greet(str(ROOT / "pyproject.toml"))) | changed
 
@@ -167,6 +152,13 @@ class _FakeActor:
         return _FakeActor()
 
 
+def test_ray_that_died_on_this_machine_is_reported(monkeypatch):
+    nodes = [{"NodeID": "other", "Alive": True}, node(alive=False)]
+    monkeypatch.setattr(FakeRay, "nodes", lambda ray: nodes)
+    with pytest.raises(WorkerError, match="Ray has died on this machine"):
+        check_node(FakeRay())
+
+
 def scripted(root: Path, monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[RayPool, FakeRay]:
     ray = FakeRay(*script)
     monkeypatch.setattr(on_ray, "connect", lambda address: ray)
@@ -216,10 +208,11 @@ def test_without_ray_one_line_names_what_to_install(monkeypatch, capsys, tmp_pat
     assert capsys.readouterr().err == ("study.py: --workers ray needs Ray: pip install '.[ray]'\n")
 
 
-def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tmp_path):
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, GeneratorExit])
+def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(error, monkeypatch, tmp_path):
     def run(job, device, stopped):
         yield Note(text="so far")
-        raise KeyError("a bug")
+        raise error("a bug")
 
     monkeypatch.setattr("workers.runners.preparing.run_prepare", run)
     worker = RayWorker(0)
@@ -228,5 +221,14 @@ def test_a_worker_states_how_its_job_ends_when_the_job_has_a_bug(monkeypatch, tm
     events = json.loads(worker.events())
     assert events[0] == [3, to_wire(Note(text="so far"))]
     (log,) = (tmp_path / "logs").iterdir()
-    reason = f"'a bug'; the traceback is in {log}"
-    assert events[1:] == [[3, to_wire(Failed(kind="KeyError", reason=reason))]]
+    reason = f"{error('a bug')}; the traceback is in {log}"
+    assert events[1:] == [[3, to_wire(Failed(kind=error.__name__, reason=reason))]]
+
+
+def test_a_worker_of_another_version_refuses_the_job():
+    worker = RayWorker(0)
+    worker.greet("")
+    worker.run(3, json.dumps({**to_wire(JOB), "more": 1}))
+    [[ticket, event]] = json.loads(worker.events())
+    assert (ticket, event["type"], event["kind"]) == (3, "Failed", "ProtocolError")
+    assert "'more' of PrepareJob" in event["reason"]

@@ -272,19 +272,16 @@ def last_event(job: ExportJob) -> dict[str, Any]:
 
 def test_weights_of_another_run_or_model_are_refused(finished, exported, tmp_path):
     accuracy = RunRecord.read(confirmed(finished, exported).result).objective(0.0)
-    other = last_event(export_job(finished, exported, tmp_path, accuracy=accuracy + 0.05))
-    assert "one of the two belongs to another run" in other.reason
-    write_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
-    weights = str(tmp_path / "other.safetensors")
-    misfit = last_event(export_job(finished, exported, tmp_path, weights=weights))
-    assert "does not fit resnet8-w0.25" in misfit.reason
+    write_tensors(tmp_path / "other", {"x": torch.zeros(1)})
     damaged = bytearray((exported / "student.safetensors").read_bytes())
     damaged[-3] ^= 1
-    (tmp_path / "damaged.safetensors").write_bytes(damaged)
-    weights = str(tmp_path / "damaged.safetensors")
-    assert (
-        "is damaged" in last_event(export_job(finished, exported, tmp_path, weights=weights)).reason
-    )
+    (tmp_path / "damaged").write_bytes(damaged)
+    for changes, reason in (
+        ({"accuracy": accuracy + 0.05}, "one of the two belongs to another run"),
+        ({"weights": str(tmp_path / "other")}, "does not fit resnet8-w0.25"),
+        ({"weights": str(tmp_path / "damaged")}, "is damaged"),
+    ):
+        assert reason in last_event(export_job(finished, exported, tmp_path, **changes)).reason
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
@@ -413,14 +410,9 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
     keep_own(layout, files)
     name = str(pinned["teacher"])
     inputs = square(3, size, mean=0.4, deviation=0.2)
-    config = {
-        "classes": 5,
-        "channels": 3,
-        "model": name,
-        "stem": "cifar",
-        "inputs": to_wire(inputs),
-    }
-    network = build(name, classes=5, inputs=inputs, stem="cifar", seed=1, files=layout.own).eval()
+    shape: dict[str, Any] = {"classes": 5, "stem": "cifar"}
+    config = {**shape, "channels": 3, "model": name, "inputs": to_wire(inputs)}
+    network = build(name, **shape, inputs=inputs, seed=1, files=layout.own).eval()
     some = Examples(
         values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),
@@ -456,21 +448,15 @@ def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp
     assert len(safetensors.torch.save(kept)) == state_bytes(network)
     body = student.get_submodule("body").state_dict()
     assert all(torch.equal(body[name], state[name]) for name in state)
-    other = build(
-        network.name,
-        classes=5,
-        inputs=network.inputs,
-        stem="cifar",
-        weights=str(file),
-        seed=2,
-        files=Layout(tmp_path).own,
-    )
+    given = {"weights": str(file), "files": Layout(tmp_path).own}
+    inputs = network.inputs
+    other = build(network.name, classes=5, inputs=inputs, stem="cifar", seed=2, **given)
     assert all(torch.equal(value, state[name]) for name, value in other.body.state_dict().items())
 
 
 def test_a_student_that_trains_in_channels_last_is_exported(finished, exported, tmp_path):
     job = export_job(finished, exported, tmp_path, student="resnet8")
-    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student).eval()
+    network = untrained_student(job, 0, job.student).eval()
     assert memory_format(network, torch.device("cpu")) == torch.channels_last
     weights = tmp_path / "weights.safetensors"
     write_tensors(weights, network.state_dict())

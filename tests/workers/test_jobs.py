@@ -64,6 +64,7 @@ from workers.jobs import (
     VerifyJob,
     job_from_wire,
 )
+from workers.pools import on_ray
 from workers.runners import measuring, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
@@ -101,10 +102,13 @@ def result(job: Job) -> Result:
     return last
 
 
-def failure(job: Job) -> tuple[str, str]:
+def failure(job: Job, kind: str = "ArtifactError") -> str:
+    """Return the reason, one line, why the job fails with an error of this class."""
     last = run(job)[-1]
     assert isinstance(last, Failed)
-    return last.kind, last.reason
+    assert last.kind == kind
+    assert "\n" not in last.reason
+    return last.reason
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def test_the_teacher_is_fine_tuned_and_measured_on_validation(ready: Ground) -> 
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
     assert {event.total for event in said} == {2}
     assert not last["found"]
-    network = load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
+    network = load_teacher(ready.job(TeacherJob))
     validation = open_part(ready.layout.dataset(ready.dataset), "validation")
     found = evaluate(predict(network, validation), validation.labels)
     for name in ("accuracy", "nll", "ece"):
@@ -233,9 +237,7 @@ def test_a_teacher_that_was_stopped_continues_and_comes_out_the_same(ready: Grou
 
 def test_a_damaged_teacher_is_refused(ready: Ground) -> None:
     flip(ready.layout.teacher(ready.teacher) / "weights.safetensors")
-    kind, reason = failure(ready.job(TeacherJob))
-    assert kind == "ArtifactError"
-    assert "weights.safetensors differs from its manifest" in reason
+    assert "weights.safetensors differs from its manifest" in failure(ready.job(TeacherJob))
 
 
 def test_weights_of_another_model_are_refused(ready: Ground) -> None:
@@ -243,7 +245,7 @@ def test_weights_of_another_model_are_refused(ready: Ground) -> None:
     path = ready.layout.teacher(ready.teacher) / "weights.safetensors"
     write_tensors(path, other.state_dict())
     with pytest.raises(ArtifactError, match=f"does not fit {TEACHER}: ") as raised:
-        load_teacher(ready.protocol, ready.layout, ready.dataset, ready.teacher)
+        load_teacher(ready.job(TeacherJob))
     assert "\n" not in str(raised.value)
 
 
@@ -252,9 +254,7 @@ def test_weights_of_another_model_are_refused(ready: Ground) -> None:
 
 def live_reading(ready: Ground, k: int) -> TeacherReading:
     """What the teacher says of the whole of view `k`, rendered here."""
-    live = load_live_teacher(
-        ready.protocol, ready.layout, ready.dataset, ready.teacher, ready.shards, CPU
-    )
+    live = load_live_teacher(ready.job(TeacherJob), CPU)
     data = open_part(ready.layout.dataset(ready.dataset), "train")
     rows = view(view_seed(ready.protocol), k, data.values, ready.protocol.augment)
     images = render(data.values, rows)
@@ -297,7 +297,7 @@ def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
 
 def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> None:
     folder = prepared.layout.shards(prepared.shards)
-    network = load_teacher(prepared.protocol, prepared.layout, prepared.dataset, prepared.teacher)
+    network = load_teacher(prepared.job(TeacherJob))
     validation = open_part(prepared.layout.dataset(prepared.dataset), "validation")
     projections, logits = shards.read_projections(folder)
     assert torch.equal(logits, predict(network, validation))
@@ -358,9 +358,7 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -
 def test_verifying_finds_a_flipped_byte(ready: Ground) -> None:
     folder = view_folder(ready.layout.shards(ready.shards), 0)
     flip(folder / shards.READING)
-    kind, reason = failure(verify(ready, 0))
-    assert kind == "ArtifactError"
-    assert "reading.safetensors differs from its manifest" in reason
+    assert "reading.safetensors differs from its manifest" in failure(verify(ready, 0))
     assert result(verify(ready, 1))["difference"] < 1e-3
 
 
@@ -467,9 +465,7 @@ def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ground) 
     for cache in ("all", "logits", "none"):
         assert history(run(ready.train(PLAIN, cache, cache=cache))) == expected[PLAIN]
     assert all(metrics.agreement is not None for metrics in expected[PLAIN])
-    kind, reason = failure(ready.train(HINT, "fails"))
-    assert kind == "ArtifactError"
-    assert "the teacher cache lacks view 0" in reason
+    assert "the teacher cache lacks view 0" in failure(ready.train(HINT, "fails"))
 
 
 def test_search_never_opens_the_test_split(ready: Ground) -> None:
@@ -479,9 +475,7 @@ def test_search_never_opens_the_test_split(ready: Ground) -> None:
         assert result(ready.train(recipe, recipe.feature_kind))["test"] is None
     assert not (ready.root / "seal.json").exists()
     assert not RunLayout(ready.root / "run").predictions.exists()
-    kind, reason = failure(confirm(ready, PLAIN))
-    assert kind == "ArtifactError"
-    assert "test.safetensors" in reason
+    assert "test.safetensors" in failure(confirm(ready, PLAIN))
 
 
 def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
@@ -586,15 +580,12 @@ def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Gr
 
 def test_errors_meant_for_the_user_become_events(tmp_path) -> None:
     job = PrepareJob(protocol=protocol(dataset=f"folder:{tmp_path}/none"), root=str(tmp_path))
-    kind, reason = failure(job)
-    assert kind == "DataError"
-    assert "none" in reason
-    assert "\n" not in reason
+    assert "none" in failure(job, "DataError")
 
 
 def test_what_the_machine_lacks_becomes_an_event(ready: Ground) -> None:
     (ready.root / "run").write_text("a file where the folder should be")
-    assert failure(ready.train(PLAIN))[0] == "ArtifactError"
+    assert "cannot be written" in failure(ready.train(PLAIN))
 
 
 def test_divergence_has_its_own_last_event(ready: Ground) -> None:
@@ -665,6 +656,15 @@ def test_a_job_survives_json(job: Job) -> None:
     assert received == job
     assert type(received) is type(job)
     assert received.layout == Layout(Path("/runs"))
+
+
+@pytest.mark.parametrize("job", every_job(), ids=lambda job: type(job).__name__)
+def test_ray_is_given_every_path_of_a_job_from_the_root_of_the_disk(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    text = json.dumps(to_wire(job))
+    assert on_ray._absolute(json.loads(text.replace('"/runs', '"runs'))) == json.loads(text)
 
 
 def test_every_kind_of_job_has_a_runner_and_is_tried_here() -> None:

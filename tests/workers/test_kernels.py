@@ -196,25 +196,47 @@ def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
     return replace(job, protocol=replace(job.protocol, **pinned))
 
 
-def test_a_damaged_record_is_found_out_again(
-    job: KernelsJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tests: list[Any] = []
-    monkeypatch.setattr(runner, "_run_test", lambda *given: (tests.append(given), ("", ""))[1])
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What kernels were tested for; no test is run, all succeed."""
+    passed: list[Any] = []
+    monkeypatch.setattr(runner, "_run_test", lambda *given: (passed.append(given), ("", ""))[1])
+    return passed
+
+
+def test_a_damaged_record_is_made_again_once(job: KernelsJob, passed: list[Any]) -> None:
     path = kernels_record(fingerprint(runner._identity(job)))
     path.parent.mkdir(parents=True)
     path.write_text("{", encoding="utf-8")
-    assert run(job)["limit"] == ""
-    assert tests
+    for _ in range(2):  # the second time as another process
+        runner._limits.clear()
+        assert run(job)["limit"] == ""
+    assert len(passed) == 1
 
 
-def test_a_place_that_cannot_be_written_keeps_nothing_and_harms_nothing(
+@pytest.mark.parametrize("what", ["folder", "record"])
+def test_what_cannot_be_written_is_not_kept_and_harms_nothing(
+    what: str, job: KernelsJob, passed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "folder":
+        (tmp_path / "file").write_text("", encoding="utf-8")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    else:
+        path = kernels_record(fingerprint(runner._identity(job)))
+        path.mkdir(parents=True)
+    runner.limit_kernels(job, CPU)
+    assert len(passed) == 1
+
+
+def test_lines_that_are_not_of_the_test_are_ignored(
     job: KernelsJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(runner, "_run_test", lambda *given: ("", ""))
-    assert isinstance(run(job), Result)
+    """A `sitecustomize` of the user's may print anything."""
+    lines = ("2", "[1]", "{", "hello", '{"ready": ""}', '{"done": ""}')
+    (tmp_path / "says.py").write_text(f"print(*{lines}, sep=chr(10))", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(runner, "TEST", "says")
+    assert runner._run_test(job, "") == ("", "")
 
 
 def test_an_accelerator_is_not_tried(job: KernelsJob, monkeypatch: pytest.MonkeyPatch) -> None:

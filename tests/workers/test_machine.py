@@ -32,14 +32,18 @@ def belong(groups: Path, text: str) -> None:
     (groups.parent / "own").write_text(text)
 
 
+ALL = (64, 8_000_000_000)  # of the machine
+SOME = (3, 1_000_000)  # 2.5 cores, rounded up
+
+
 def test_without_cgroups_all_of_the_machine_may_be_used(groups):
-    assert (usable_cores(), usable_memory()) == (64, 8_000_000_000)
+    assert (usable_cores(), usable_memory()) == ALL
 
 
 @pytest.mark.parametrize(
-    ("own", "files"),
+    ("own", "files", "expected"),
     [
-        (VERSION_2, {"pod/job/cpu.max": "max 100000", "pod/job/memory.max": "max"}),
+        (VERSION_2, {"pod/job/cpu.max": "max 100000", "pod/job/memory.max": "max"}, ALL),
         (
             VERSION_1,
             {
@@ -47,23 +51,11 @@ def test_without_cgroups_all_of_the_machine_may_be_used(groups):
                 "cpu/pod/job/cpu.cfs_period_us": "100000",
                 "memory/pod/job/memory.limit_in_bytes": "9223372036854771712",
             },
+            ALL,
         ),
-    ],
-    ids=["version 2", "version 1"],
-)
-def test_a_cgroup_without_a_limit_changes_nothing(groups, own, files):
-    belong(groups, own)
-    for name, text in files.items():
-        limit(groups, name, text)
-    assert (usable_cores(), usable_memory()) == (64, 8_000_000_000)
-
-
-@pytest.mark.parametrize(
-    ("own", "files"),
-    [
-        (VERSION_2, {"pod/job/cpu.max": "250000 100000", "pod/job/memory.max": "1000000"}),
-        (VERSION_2, {"pod/cpu.max": "250000 100000", "pod/memory.max": "1000000"}),
-        (VERSION_2, {"cpu.max": "250000 100000", "memory.max": "1000000"}),
+        (VERSION_2, {"pod/job/cpu.max": "250000 100000", "pod/job/memory.max": "1000000"}, SOME),
+        (VERSION_2, {"pod/cpu.max": "250000 100000", "pod/memory.max": "1000000"}, SOME),
+        (VERSION_2, {"cpu.max": "250000 100000", "memory.max": "1000000"}, SOME),
         (
             VERSION_1,
             {
@@ -71,16 +63,16 @@ def test_a_cgroup_without_a_limit_changes_nothing(groups, own, files):
                 "cpu/pod/job/cpu.cfs_period_us": "100000",
                 "memory/pod/memory.limit_in_bytes": "1000000",
             },
+            SOME,
         ),
     ],
-    ids=["own group", "group above", "of a container", "version 1"],
+    ids=["no limit", "no limit, 1", "own group", "group above", "of a container", "version 1"],
 )
-def test_the_limit_of_a_cgroup_counts_wherever_it_is_set(groups, own, files):
+def test_the_limit_of_a_cgroup_counts_wherever_it_is_set(groups, own, files, expected):
     belong(groups, own)
     for name, text in files.items():
         limit(groups, name, text)
-    assert usable_cores() == 3  # 2.5, rounded up
-    assert usable_memory() == 1_000_000
+    assert (usable_cores(), usable_memory()) == expected
 
 
 def test_a_group_elsewhere_in_the_tree_does_not_count(groups):

@@ -18,11 +18,11 @@ import pytest
 from conductor.command_line.cli import main
 from kd.errors import WorkerError
 from storage.files.layout import RunLayout
-from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
+from tests.support.ground import PATIENCE, Ground, history, run
 from tests.support.processes import command, descendants
 from tests.support.small import protocol
 from workers.events import EpochDone, Event, Failed, LastEvent, Result, Stopped
-from workers.jobs import PrepareJob, TrainJob
+from workers.jobs import PrepareJob
 from workers.pools.cluster import Cluster, connect
 from workers.pools.inline import InlinePool
 from workers.pools.on_ray import RayPool
@@ -65,14 +65,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return replace(Ground.prepare(tmp_path_factory.mktemp("root")), cache="none")
 
 
-def prepare(ground: Ground) -> PrepareJob:
-    return ground.job(PrepareJob)
-
-
-def train(ground: Ground, name: str, horizon: int = FOREVER) -> TrainJob:
-    return ground.train(HINT, f"trials/{name}", horizon=horizon)
-
-
 @pytest.fixture(scope="module")
 def pool(ground: Ground) -> Iterator[RayPool]:
     handler = signal.getsignal(signal.SIGTERM)
@@ -91,14 +83,14 @@ def bits(run: RunLayout) -> bytes:
 
 
 def test_a_job_gives_the_result_of_a_local_one(pool: RayPool, ground: Ground) -> None:
-    there, _ = run(pool, prepare(ground))
-    here, _ = run(InlinePool(), prepare(ground))
+    there, _ = run(pool, ground.job(PrepareJob))
+    here, _ = run(InlinePool(), ground.job(PrepareJob))
     assert there == here
     assert there["dataset"] == ground.dataset
 
 
 def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) -> None:
-    there, here = train(ground, "there", 3), train(ground, "here", 3)
+    there, here = ground.trial("there", 3), ground.trial("here", 3)
     ended, told = run(pool, there)
     expected, heard = run(InlinePool(), here)
     assert ended == expected == Result.of(test=None)
@@ -108,7 +100,7 @@ def test_training_has_the_bits_of_a_local_worker(pool: RayPool, ground: Ground) 
 
 
 def test_a_job_stops_on_request(pool: RayPool, ground: Ground) -> None:
-    ticket = pool.submit(train(ground, "stopped"))
+    ticket = pool.submit(ground.trial("stopped"))
     first_epoch(pool, ticket)
     pool.stop(ticket)
     assert last_events(pool, 1) == {ticket: Stopped()}
@@ -116,8 +108,8 @@ def test_a_job_stops_on_request(pool: RayPool, ground: Ground) -> None:
 
 
 def test_a_job_that_waits_for_a_worker_stops_on_request(pool: RayPool, ground: Ground) -> None:
-    running = [pool.submit(train(ground, f"running {n}")) for n in range(pool.size)]
-    waiting = pool.submit(train(ground, "waiting"))
+    running = [pool.submit(ground.trial(f"running {n}")) for n in range(pool.size)]
+    waiting = pool.submit(ground.trial("waiting"))
     assert pool.busy == pool.size + 1
     pool.stop(waiting)
     assert pool.events() == [(waiting, Stopped())]
@@ -130,7 +122,7 @@ def test_a_job_that_waits_for_a_worker_stops_on_request(pool: RayPool, ground: G
 def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
     pool: RayPool, ground: Ground
 ) -> None:
-    ticket = pool.submit(train(ground, "killed"))
+    ticket = pool.submit(ground.trial("killed"))
     first_epoch(pool, ticket)
     [victim] = [worker for worker in pool._workers if worker.ticket == ticket]
     pid = int(re.findall(r"Ray worker (\d+) on", victim.name)[0])
@@ -139,7 +131,7 @@ def test_a_killed_worker_fails_its_job_and_another_takes_its_place(
     assert (found, event.kind) == (ticket, "WorkerError")
     assert event.reason.startswith(f"Ray worker {pid} on {socket.gethostname()} died: ")
     assert "\n" not in event.reason
-    ended, told = run(pool, train(ground, "after", 1))
+    ended, told = run(pool, ground.trial("after", 1))
     assert isinstance(ended, Result)
     assert len(told) == 1
 
@@ -154,7 +146,7 @@ def test_a_path_is_that_of_the_supervisor_wherever_a_worker_is(
 
 
 def test_a_bug_fails_its_job_and_not_the_worker(pool: RayPool, ground: Ground) -> None:
-    broken = replace(train(ground, "broken", 2), views=[])
+    broken = replace(ground.trial("broken", 2), views=[])
     workers = [worker.name for worker in pool._workers]
     assert isinstance(run(pool, broken)[0], Failed)
     assert [worker.name for worker in pool._workers] == workers
@@ -176,7 +168,7 @@ def test_signals_to_the_whole_group_reach_the_supervisor_alone(pool: RayPool) ->
 
 
 def test_nothing_is_left_in_the_root(pool: RayPool, ground: Ground) -> None:
-    run(pool, prepare(ground))
+    run(pool, ground.job(PrepareJob))
     waiting = {worker.mark for worker in pool._workers if not worker.ready}
     assert set(ground.root.glob(".ray-*")) <= waiting
 

@@ -23,10 +23,7 @@ run --trials 4 --lag 2 --image-size 8 --train-size 60 --teacher resnet8-w0.25 --
 """
 VARYING = ["started", "seconds"]  # columns of trials.csv that no two runs share
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.skipif(sys.platform != "linux", reason="asks /proc"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")]
 
 
 @pytest.fixture

@@ -36,6 +36,14 @@ def job(name: str = "d") -> CostJob:
     return CostJob(protocol=protocol(), root="runs", dataset=name, teacher="t")
 
 
+def begun(pool: AnyJobPool, keys: str = "a") -> WorkerPool:
+    """Start a job under each key."""
+    workers = WorkerPool(pool)
+    for key in keys:
+        workers.start(key, job())
+    return workers
+
+
 def told(workers: WorkerPool) -> list[tuple[str, Event]]:
     """Return all that the jobs report."""
     found = []
@@ -45,9 +53,7 @@ def told(workers: WorkerPool) -> list[tuple[str, Event]]:
 
 
 def test_events_come_under_the_keys_of_their_jobs():
-    workers = WorkerPool(AnyJobPool(trained([0.1]), trained([0.2, 0.3]), size=2))
-    workers.start("a", job())
-    workers.start("b", job())
+    workers = begun(AnyJobPool(trained([0.1]), trained([0.2, 0.3]), size=2), "ab")
     assert workers.free == 0
     found = told(workers)
     for key, accuracies in (("a", [0.1]), ("b", [0.2, 0.3])):
@@ -59,11 +65,8 @@ def test_events_come_under_the_keys_of_their_jobs():
 @pytest.mark.parametrize("deaths", range(RETRIES + 1))
 def test_a_job_whose_worker_died_is_tried_again(deaths):
     pool = AnyJobPool(*deaths * [[*epochs([0.1]), *DIED]], trained([0.1, 0.2]))
-    workers = WorkerPool(pool)
-    wanted = job("x")
-    workers.start("a", wanted)
-    found = [event for _, event in told(workers)]
-    assert pool.jobs == (deaths + 1) * [wanted]
+    found = [event for _, event in told(begun(pool))]
+    assert pool.jobs == (deaths + 1) * [job()]
     notes = [event.text for event in found if isinstance(event, Note)]
     assert notes == deaths * ["worker 7 died with exit code -9; retrying"]
     assert found[-1] == trained([])[-1]
@@ -73,9 +76,7 @@ def test_a_job_whose_worker_died_is_tried_again(deaths):
 def test_a_job_whose_workers_die_thrice_has_failed():
     assert RETRIES == 2
     pool = AnyJobPool(DIED, DIED, DIED, trained([0.1]))
-    workers = WorkerPool(pool)
-    workers.start("a", job())
-    found = told(workers)
+    found = told(begun(pool))
     assert [type(event) for _, event in found] == [Note, Note, Failed]
     assert found[-1] == ("a", DIED[0])
     assert len(pool.jobs) == 3
@@ -89,18 +90,10 @@ def test_deaths_are_counted_by_job():
         assert told(workers)[-1] == (key, trained([])[-1])
 
 
-def test_a_job_that_failed_by_itself_is_not_tried_again():
-    pool = AnyJobPool(failed("DataError", "no such folder"), trained([]))
-    with pytest.raises(DataError, match="no such folder"):
-        WorkerPool(pool).run(job(), lambda event: None)
-    assert len(pool.jobs) == 1
-
-
 def test_a_job_that_was_to_stop_is_not_retried():
     """Its worker died before it could say so; what it would train now is of no use."""
     pool = AnyJobPool([*epochs([0.1]), *DIED], trained([0.1, 0.2]))
-    workers = WorkerPool(pool)
-    workers.start("a", job())
+    workers = begun(pool)
     workers.stop("a")
     assert told(workers)[-1] == ("a", Stopped())
     assert len(pool.jobs) == 1
@@ -108,9 +101,7 @@ def test_a_job_that_was_to_stop_is_not_retried():
 
 def test_stop_is_for_the_job_of_that_key():
     pool = AnyJobPool(trained([]), trained([]), size=2)
-    workers = WorkerPool(pool)
-    workers.start("a", job())
-    workers.start("b", job())
+    workers = begun(pool, "ab")
     workers.stop("b")
     workers.stop("c")
     assert pool.stopped == {2}
@@ -118,8 +109,7 @@ def test_stop_is_for_the_job_of_that_key():
 
 def test_a_retry_is_stopped_under_its_new_ticket():
     pool = AnyJobPool(DIED, trained([0.1]))
-    workers = WorkerPool(pool)
-    workers.start("a", job())
+    workers = begun(pool)
     workers.events()
     workers.stop("a")
     assert pool.stopped == {2}
@@ -127,9 +117,10 @@ def test_a_retry_is_stopped_under_its_new_ticket():
 
 @pytest.mark.parametrize("kind", [ProtocolError, DataError, ArtifactError, DivergenceError])
 def test_run_raises_the_class_that_the_failed_event_names(kind):
-    pool = AnyJobPool(failed(kind.__name__, "the reason"))
+    pool = AnyJobPool(failed(kind.__name__, "the reason"), trained([]))
     with pytest.raises(kind, match="the reason"):
         WorkerPool(pool).run(job(), lambda event: None)
+    assert len(pool.jobs) == 1  # it is not tried again
 
 
 @pytest.mark.parametrize("kind", ["OSError", "KeyError", "Exception", "__name__"])
@@ -181,10 +172,7 @@ def test_run_all_raises_the_error_of_a_job_that_failed():
 def test_drain_waits_for_an_epoch_or_the_end_of_every_job(order):
     long = [*5 * [Progress(done=1, total=2)], *trained(30 * [0.1])]
     pool = AnyJobPool(long, [Note(text=""), *failed()], long, size=3, seed=order)
-    workers = WorkerPool(pool)
-    for key in "abc":
-        workers.start(key, job())
-    workers.drain(60)
+    begun(pool, "abc").drain(60)
     left = {ticket: len(list(events)) for ticket, events in pool._running.items()}
     assert set(left) == {1, 3}
     assert all(1 <= rest <= 30 for rest in left.values())
@@ -192,9 +180,7 @@ def test_drain_waits_for_an_epoch_or_the_end_of_every_job(order):
 
 def test_drain_gives_up_when_its_time_is_over():
     pool = AnyJobPool(trained([0.1]))
-    workers = WorkerPool(pool)
-    workers.start("a", job())
-    workers.drain(0)
+    begun(pool).drain(0)
     assert pool.busy == 1
 
 
@@ -217,9 +203,8 @@ def test_a_study_that_is_lost_is_noticed_before_anything_is_made_of_an_event(mon
         calls.append("check")
         raise StudyError("lost")
 
-    workers = WorkerPool(AnyJobPool(trained([0.1])))
+    workers = begun(AnyJobPool(trained([0.1])))
     workers.check = check
-    workers.start("a", job())
     if seconds:
         assert told(workers)[-1] == ("a", trained([])[-1])  # it is not due
         assert calls == []

@@ -19,14 +19,10 @@ from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import WorkerError
 from kd.json_data import to_wire
 from storage.files.layout import Layout
-from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
+from tests.support.ground import PATIENCE, Ground, history, run
 from tests.support.small import protocol
 from workers.events import EpochDone, Event, LastEvent, Note, Result, Stopped
-from workers.jobs import (
-    ModelsJob,
-    PrepareJob,
-    TrainJob,
-)
+from workers.jobs import ModelsJob, PrepareJob
 from workers.machine import usable_cores
 from workers.pools.inline import InlinePool
 from workers.pools.local import LocalPool
@@ -47,10 +43,6 @@ def pool() -> Iterator[LocalPool]:
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     return Ground.prepare(tmp_path_factory.mktemp("root"))
-
-
-def train(ground: Ground, name: str, horizon: int = FOREVER) -> TrainJob:
-    return ground.train(HINT, f"trials/{name}", horizon=horizon)
 
 
 def until(pool: LocalPool, ticket: int, *kinds: type[Event]) -> Event:
@@ -85,18 +77,18 @@ def test_a_job_in_a_process_gives_the_result_that_it_gives_here(pool, ground, tm
 
 
 def test_training_in_a_process_gives_the_bits_that_it_gives_here(pool, ground):
-    here, told_here = run(InlinePool(), train(ground, "here", 2))
-    there, told_there = run(pool, train(ground, "there", 2))
+    here, told_here = run(InlinePool(), ground.trial("here", 2))
+    there, told_there = run(pool, ground.trial("there", 2))
     assert here == there == Result.of(test=None)
     assert history(told_here) == history(told_there)
     assert len(told_here) == 2
 
 
 def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
-    tickets = [pool.submit(train(ground, name)) for name in ("one", "two")]
+    tickets = [pool.submit(ground.trial(name)) for name in ("one", "two")]
     assert pool.busy == pool.size == 2
     with pytest.raises(WorkerError, match="all 2 workers are busy"):
-        pool.submit(train(ground, "three"))
+        pool.submit(ground.trial("three"))
     heard = set()
     while heard < set(tickets):
         heard |= {ticket for ticket, event in pool.events(PATIENCE) if isinstance(event, EpochDone)}
@@ -113,14 +105,14 @@ def test_two_jobs_run_at_once_and_a_third_is_refused(pool, ground):
 
 
 def test_a_stopped_run_continues_from_its_last_full_epoch(pool, ground):
-    job = train(ground, "stopped", 4)
+    job = ground.trial("stopped", 4)
     ticket = pool.submit(job)
     assert until(pool, ticket, EpochDone).metrics.epoch == 1
     pool.stop(ticket)
     until(pool, ticket)
     checkpoint = Path(job.folder) / "checkpoint.safetensors"
     assert checkpoint.exists()
-    whole, told = run(pool, train(ground, "whole", 4))
+    whole, told = run(pool, ground.trial("whole", 4))
     again, told_again = run(pool, job)
     assert again == whole
     assert history(told_again) == history(told)
@@ -134,7 +126,7 @@ def small(classes, channels):
 
 def test_a_job_that_fails_states_its_error_and_the_worker_continues(pool, ground, tmp_path):
     """Among the errors are a bug, and an interrupt that a model raises."""
-    run(pool, train(ground, "before a failure", 1))  # starts a worker
+    run(pool, ground.trial("before a failure", 1))  # starts a worker
     pids = worker_pids()
     (tmp_path / "mine.py").write_text(INTERRUPTING)
     pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
@@ -143,7 +135,7 @@ def test_a_job_that_fails_states_its_error_and_the_worker_continues(pool, ground
     root = str(tmp_path)
     for job, kind, reason in (
         (PrepareJob(protocol=nowhere, root=root), "DataError", "existing folder"),
-        (replace(train(ground, "bug", 1), views=[]), "ZeroDivisionError", "the traceback is in "),
+        (replace(ground.trial("bug", 1), views=[]), "ZeroDivisionError", "the traceback is in "),
         (
             ground.job(ModelsJob, protocol=replace(PROTOCOL, **pinned)),
             "ProtocolError",
@@ -153,12 +145,12 @@ def test_a_job_that_fails_states_its_error_and_the_worker_continues(pool, ground
         event, _ = run(pool, job)
         assert event.kind == kind
         assert reason in event.reason
-        assert isinstance(run(pool, train(ground, f"after {kind}", 1))[0], Result)
+        assert isinstance(run(pool, ground.trial(f"after {kind}", 1))[0], Result)
         assert worker_pids() == pids
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, ground):
-    ticket = pool.submit(train(ground, "killed"))
+    ticket = pool.submit(ground.trial("killed"))
     before, pid = worker_pids(), pid_of(pool, ticket)
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     os.kill(pid, signal.SIGKILL)
@@ -169,14 +161,14 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_failed_once(pool, groun
     after = worker_pids()
     assert len(after) == len(before)
     assert before - after == {pid}
-    assert isinstance(run(pool, train(ground, "killed", 2))[0], Result)
+    assert isinstance(run(pool, ground.trial("killed", 2))[0], Result)
 
 
 def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground):
     """It is tried again from its checkpoint."""
-    whole, told = run(pool, train(ground, "not killed", 30))
+    whole, told = run(pool, ground.trial("not killed", 30))
     workers, heard, notes = WorkerPool(pool), {}, []
-    workers.start("run", train(ground, "killed amid", 30))
+    workers.start("run", ground.trial("killed amid", 30))
     while workers.busy:
         for _, event in workers.events(PATIENCE):
             if isinstance(event, EpochDone):
@@ -191,35 +183,38 @@ def test_a_run_whose_worker_was_killed_ends_as_an_uninterrupted_one(pool, ground
     assert notes[0].endswith("died with exit code -9; retrying")
 
 
-def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
-    before, pid = worker_pids(), pool._workers[0].process.pid
-    with open_pidfd(pid) as died:
-        os.kill(pid, signal.SIGKILL)
-        assert died(PATIENCE)
-    assert pool.events(PATIENCE) == []
-    after = worker_pids()
-    assert len(after) == len(before)
-    assert before - after == {pid}
-    assert isinstance(run(pool, train(ground, "after idle", 1))[0], Result)
-
-
-def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
+def kill_idle(pool: LocalPool) -> int:
+    """Kill the first worker, wait for its end, and return its process."""
     pid = pool._workers[0].process.pid
     with open_pidfd(pid) as died:
         os.kill(pid, signal.SIGKILL)
         assert died(PATIENCE)
-    ticket = pool.submit(train(ground, "given to the dead", 1))
+    return pid
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(pool, ground):
+    before, pid = worker_pids(), kill_idle(pool)
+    assert pool.events(PATIENCE) == []
+    after = worker_pids()
+    assert len(after) == len(before)
+    assert before - after == {pid}
+    assert isinstance(run(pool, ground.trial("after idle", 1))[0], Result)
+
+
+def test_a_job_given_to_a_worker_that_has_just_died_fails_as_one_amid_it(pool, ground):
+    kill_idle(pool)
+    ticket = pool.submit(ground.trial("given to the dead", 1))
     assert until(pool, ticket).kind == "WorkerError"
-    assert isinstance(run(pool, train(ground, "given to the living", 1))[0], Result)
+    assert isinstance(run(pool, ground.trial("given to the living", 1))[0], Result)
 
 
 def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
-    ticket = pool.submit(train(ground, "early", 1))
+    ticket = pool.submit(ground.trial("early", 1))
     worker = next(worker for worker in pool._workers if worker.ticket == ticket)
     assert isinstance(until(pool, ticket), Result)
     late = json.dumps({"stop": ticket}).encode()
     worker.connection.send_bytes(late)  # as if sent before the result was read
-    following = pool.submit(train(ground, "late", 3))
+    following = pool.submit(ground.trial("late", 3))
     assert worker.ticket == following
     assert isinstance(until(pool, following, EpochDone), EpochDone)
     worker.connection.send_bytes(late)
@@ -227,15 +222,15 @@ def test_a_stop_that_comes_late_does_not_stop_the_next_job(pool, ground):
 
 
 def test_a_stop_for_a_job_that_has_ended_is_not_even_sent(pool, ground):
-    ticket = pool.submit(train(ground, "ended", 1))
+    ticket = pool.submit(ground.trial("ended", 1))
     until(pool, ticket)
     pool.stop(ticket)
-    assert isinstance(run(pool, train(ground, "not stopped", 1))[0], Result)
+    assert isinstance(run(pool, ground.trial("not stopped", 1))[0], Result)
 
 
 def test_signals_of_a_terminal_do_not_reach_workers(pool, ground):
     """Ctrl-C goes to the whole group; what happens then is the supervisor's decision."""
-    ticket = pool.submit(train(ground, "interrupted"))
+    ticket = pool.submit(ground.trial("interrupted"))
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid_of(pool, ticket), number)
@@ -285,7 +280,7 @@ if __name__ == "__main__":
 def test_workers_leave_when_their_supervisor_is_killed(ground, tmp_path):
     script = tmp_path / "supervisor.py"
     script.write_text(SUPERVISOR)
-    jobs = [json.dumps(to_wire(train(ground, f"orphan {n}"))) for n in range(2)]
+    jobs = [json.dumps(to_wire(ground.trial(f"orphan {n}"))) for n in range(2)]
     with subprocess.Popen(
         [sys.executable, script, *jobs],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -315,14 +310,14 @@ def test_workers_that_cannot_start_are_an_error_and_not_replaced_for_ever(
     pool = LocalPool(size)
     pool.start()
     with pytest.raises(WorkerError, match=r"worker \d+ died"):
-        (pool.submit(train(ground, "never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
+        (pool.submit(ground.trial("never", 1)), pool.events(PATIENCE), pool.events(PATIENCE))
     pool.close()
 
 
 def test_closing_a_pool_ends_its_workers_even_busy_ones(ground):
     pool = LocalPool(1)
     pool.start()
-    ticket = pool.submit(train(ground, "busy"))
+    ticket = pool.submit(ground.trial("busy"))
     before = worker_pids()
     assert isinstance(until(pool, ticket, EpochDone), EpochDone)
     pool.close()
@@ -338,7 +333,7 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
     try:
         accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
         assert pool.size == (accelerators or usable_cores())
-        assert isinstance(run(pool, train(ground, "sized", 1))[0], Result)
+        assert isinstance(run(pool, ground.trial("sized", 1))[0], Result)
     finally:
         pool.close()
 
@@ -346,10 +341,10 @@ def test_a_pool_of_no_given_size_has_one_worker_a_core_or_accelerator(ground):
 def test_the_inline_worker_takes_one_job_at_a_time(ground):
     pool = InlinePool()
     assert (pool.size, pool.busy, pool.events()) == (1, 0, [])
-    ticket = pool.submit(train(ground, "inline"))
+    ticket = pool.submit(ground.trial("inline"))
     assert pool.busy == 1
     with pytest.raises(WorkerError, match="busy"):
-        pool.submit(train(ground, "another"))
+        pool.submit(ground.trial("another"))
     assert [type(event) for _, event in pool.events()] == [EpochDone]
     pool.stop(ticket - 1)
     assert [type(event) for _, event in pool.events()] == [EpochDone]
@@ -360,7 +355,7 @@ def test_the_inline_worker_takes_one_job_at_a_time(ground):
 
 def test_an_interrupt_amid_a_step_stops_the_job_of_the_inline_worker(ground):
     pool = InlinePool()
-    ticket = pool.submit(train(ground, "interrupted inline"))
+    ticket = pool.submit(ground.trial("interrupted inline"))
     pool.events()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workers.runners.training.write_checkpoint", _interrupt)
@@ -376,7 +371,7 @@ def _interrupt(*arguments):
 
 def test_closing_the_inline_worker_drops_its_job(ground):
     pool = InlinePool()
-    pool.submit(train(ground, "dropped"))
+    pool.submit(ground.trial("dropped"))
     pool.events()
     pool.close()
     assert (pool.busy, pool.events()) == (0, [])

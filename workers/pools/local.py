@@ -11,15 +11,16 @@ import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from kd.errors import RetortError, WorkerError
+from kd.errors import WorkerError
 from kd.json_data import to_wire
 from workers.events import Event, Failed, LastEvent, event_from_wire
-from workers.jobs import Job, job_from_wire
+from workers.jobs import Job
 from workers.machine import usable_cores
 
 PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
@@ -178,7 +179,7 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
     """Run as worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
     threading.Thread(target=_exit_after, args=(lifeline,), daemon=True).start()
     from workers.device import accelerator_count, choose_device
-    from workers.execute import execute, last_event
+    from workers.execute import execute_message
 
     device = choose_device(slot, workers)
     _send(connection, {"accelerators": accelerator_count()})
@@ -186,21 +187,9 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         message = _receive(connection)
         if "job" not in message:
             continue  # a stop that came after the job's last event
-        ticket = message["ticket"]
-        stopped = _StopRequest(connection, ticket)
-        try:
-            job = job_from_wire(message["job"])
-        except RetortError as error:  # the message is not a job
-            _send(connection, {"ticket": ticket, "event": to_wire(Failed.of(error))})
-            continue
-        try:
-            for event in execute(job, device, stopped):
-                _send(connection, {"ticket": ticket, "event": to_wire(event)})
-        except (
-            KeyboardInterrupt,
-            GeneratorExit,
-        ) as error:  # raised by a model: signals are blocked
-            _send(connection, {"ticket": ticket, "event": to_wire(last_event(job, error))})
+        stopped = _StopRequest(connection, message["ticket"])
+        report = partial(_report, connection, message["ticket"])
+        execute_message(message["job"], device, stopped, report)
 
 
 class _StopRequest:
@@ -221,6 +210,10 @@ def _exit_after(lifeline: Connection) -> None:
     """End the process as soon as the supervisor's end of the pipe is closed."""
     wait([lifeline])
     os._exit(1)
+
+
+def _report(connection: Connection, ticket: int, event: Event) -> None:
+    _send(connection, {"ticket": ticket, "event": to_wire(event)})
 
 
 def _send(connection: Connection, message: dict[str, Any]) -> None:

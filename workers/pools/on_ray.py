@@ -18,17 +18,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from kd.errors import RetortError, WorkerError
+from kd.errors import WorkerError
 from kd.json_data import to_wire
 from workers.events import Event, Failed, LastEvent, Stopped, event_from_wire
-from workers.jobs import Job, job_from_wire
+from workers.jobs import Job
 from workers.pools.cluster import Cluster, check_node, connect, count_workers, reason
 
 STARTS = 3  # of workers in a row that may fail before the pool gives up
 SILENCE_SECONDS = 10.0  # without an event, after which Ray itself is checked
 THREADS = 3  # of an actor: one runs the job, one returns its events, one receives requests to stop
 # fields of jobs with paths that may be relative to the supervisor's working directory
-PATHS = ("root", "folder", "seal")
+PATHS = ("root", "folder", "seal", "weights")
 
 
 @dataclass(slots=True)
@@ -227,16 +227,14 @@ class RayWorker:
 
     def run(self, ticket: int, wire: str) -> None:
         """Run a job; `events` returns its events."""
-        from workers.execute import execute
+        from workers.execute import execute_message
 
-        def stopped() -> bool:
-            return ticket in self._stopped
-
-        try:
-            for event in execute(job_from_wire(json.loads(wire)), self._device, stopped):
-                self._events.put((ticket, event))
-        except RetortError as error:  # not a job here: this node has another version of Retort
-            self._events.put((ticket, Failed.of(error)))
+        execute_message(
+            json.loads(wire),
+            self._device,
+            stopped=lambda: ticket in self._stopped,
+            report=lambda event: self._events.put((ticket, event)),
+        )
 
     def events(self) -> str:
         """Wait for events of the job; return (ticket, event) pairs."""

@@ -37,8 +37,8 @@ def run_projections(
     folder = layout.shards(fingerprint(identity))
     with locked(lock_of(folder), wait=True):
         if not is_finished(folder):
-            data, validation = open_parts(layout, job.dataset, device)
-            teacher = place(load_teacher(protocol, layout, job.dataset, job.teacher), device)
+            data, validation = open_parts(job, device)
+            teacher = place(load_teacher(job), device)
             projections = fit_projections(teacher, data, protocol.taps)
             logits = predict(teacher, validation)
             sizes = _sizes(teacher, data, projections)
@@ -101,8 +101,8 @@ def _read_view(
     job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[TeacherReading]
 ) -> Iterator[Event]:
     """Append the teacher's readings of the view to `chunks`, in the order of the rows."""
-    data, _ = open_parts(job.layout, job.dataset, device)
-    live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
+    data, _ = open_parts(job, device)
+    live = load_live_teacher(job, device)
     taps = job.protocol.taps if job.features else ()
     for index in torch.arange(len(data)).split(CHUNK):
         if stopped():
@@ -128,8 +128,8 @@ def _read_rows(
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Compare random rows of a shard with the teacher's present output."""
-    data, _ = open_parts(job.layout, job.dataset, device)
-    live = load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
+    data, _ = open_parts(job, device)
+    live = load_live_teacher(job, device)
     generator = torch.Generator().manual_seed(derive_seed(job.protocol.seed, "verify", job.view))
     index = torch.randperm(len(data), generator=generator)[: job.rows].sort().values
     folder = job.layout.shards(job.shards)

@@ -26,15 +26,14 @@ from kd.models.network import load_state
 from kd.models.numerics import place
 from kd.names import parse_model
 from kd.own_files import read_kept
-from kd.protocol import Protocol
 from kd.training.evaluation import accuracy, batch_size, predict
-from storage.files.artifacts import read_json, read_manifest, write_files, write_json
+from storage.files.artifacts import read_json, write_files, write_json
 from storage.files.datasets import open_part
-from storage.files.layout import ExportLayout, Layout
+from storage.files.layout import ExportLayout
 from storage.files.tensors import read_checked, write_tensors
 from workers.events import Event, Result, ShouldStop
-from workers.jobs import ExportJob
-from workers.runners.loading import untrained_student
+from workers.jobs import ExportJob, JobContext
+from workers.runners.loading import dataset_info, untrained_student
 from workers.runners.standalone import standalone_source
 
 COMPARED = 64  # validation images on which files and student must agree
@@ -54,18 +53,14 @@ def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Ite
     _check_accuracy(job, network, validation, device)
     folder = Path(job.folder)
     some = validation.first(COMPARED)
-    config = describe(job.protocol, job.layout, job.dataset, job.student)
+    config = describe(job, job.student)
     standalone = write_student(folder, network, config, job.layout.own, some)
     differences = _export_onnx(ExportLayout(folder).onnx, standalone, some) if job.onnx else {}
     yield Result.of(images=len(some), onnx_differences=differences)
 
 
 def write_student(
-    folder: Path,
-    network: Network,
-    config: dict[str, Any],
-    files: Path,
-    some: Examples,
+    folder: Path, network: Network, config: dict[str, Any], files: Path, some: Examples
 ) -> nn.Module:
     """Write a student (on the CPU, in eval mode), and return it loaded in plain PyTorch.
 
@@ -89,7 +84,7 @@ def write_student(
 
 def _load_student(job: ExportJob) -> Network:
     """Load a confirmed student, in eval mode, on the CPU."""
-    network = untrained_student(job.protocol, job.layout, job.dataset, 0, job.student)
+    network = untrained_student(job, 0, job.student)
     tensors, _ = read_checked(Path(job.weights))
     load_state(network, tensors, job.weights, network.name)
     return network.eval().requires_grad_(False)
@@ -110,13 +105,13 @@ def _check_accuracy(
         )
 
 
-def describe(protocol: Protocol, layout: Layout, dataset: str, student: str) -> dict[str, Any]:
+def describe(job: JobContext, student: str) -> dict[str, Any]:
     """Return the content of `config.json`: what is needed to build a student and feed it."""
-    info = read_manifest(layout.dataset(dataset), "dataset").info
+    info = dataset_info(job)
     inputs = read_inputs(info)
     return {
-        "model": student or protocol.student,
-        "stem": protocol.stem,
+        "model": student or job.protocol.student,
+        "stem": job.protocol.stem,
         "classes": len(info["classes"]),
         "class_names": info["classes"],
         "channels": inputs.channels,

@@ -1,9 +1,9 @@
 """Find the convolution kernels that are correct on this CPU, and limit workers to them.
 
-A test runs in its own process (`workers.runners.kernel_test`), under glibc's checks of the heap: a
-kernel that writes past its memory is detected when that memory is freed, and memory that was never
-written is read as huge numbers. The result is stored for this processor, these versions and the
-study's shapes.
+A test runs in its own process, which is this module, under glibc's checks of the heap: a kernel
+that writes past its memory is detected when that memory is freed, and memory that was never written
+is read as huge numbers. The result is stored for this processor, these versions and the study's
+shapes.
 """
 
 import json
@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,25 @@ from typing import Any
 
 import torch
 
+from kd.data.inputs import read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
 from kd.json_data import to_wire
+from kd.models.numerics import place
 from kd.names import parse_model
 from kd.training import kernels
 from storage.files.artifacts import fingerprint, locked
 from storage.files.layout import kernels_record, lock_of
 from storage.files.records import Record
 from workers.events import Event, Result, ShouldStop
-from workers.jobs import Job, KernelsJob
+from workers.jobs import Job, KernelsJob, job_from_wire
 from workers.machine import processor
+from workers.runners.loading import build_network, dataset_info
 
 # glibc fills what is allocated with 0x7f bytes (3.4e38 as float32), and checks blocks when they
 # are freed; its newer releases keep that check in a library of its own.
 HEAP_CHECKS = {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "128"}
 CHECKING_LIBRARY = "libc_malloc_debug.so.0"
-TEST = "workers.runners.kernel_test"
+TEST = "workers.runners.kernels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +74,12 @@ def limit_kernels(job: Job, device: torch.device) -> None:
     Jobs without a data set compute nothing. Raises StudyError if no kernels are correct, or if the
     process has already computed with other ones.
     """
-    dataset = getattr(job, "dataset", "")
-    if device.type != "cpu" or not dataset:
+    if device.type != "cpu" or not job.dataset:
         return
-    test = KernelsJob(protocol=job.protocol, root=job.root, dataset=dataset)
-    key = fingerprint(_identity(test))
+    key = fingerprint(_identity(job))
     if key in _limits:
         return
-    limit = _tested(test).limit
+    limit = _tested(job.job(KernelsJob)).limit
     if _limits and limit != kernels.limit():
         raise StudyError(
             f"this process has computed with {kernels_used()}, but this study needs "
@@ -88,7 +90,7 @@ def limit_kernels(job: Job, device: torch.device) -> None:
     _limits[key] = limit
 
 
-def _identity(job: KernelsJob) -> dict[str, Any]:
+def _identity(job: Job) -> dict[str, Any]:
     """Return everything that the result of the test depends on."""
     protocol = job.protocol
     return {
@@ -111,14 +113,16 @@ def _tested(job: KernelsJob) -> Kernels:
     if kernels.known_limit() and kernels.limit() == kernels.known_limit():
         reason = f"AVX2 kernels of oneDNN {kernels.onednn_version()} are known to be wrong"
         return Kernels(limit=kernels.limit(), reason=reason)
-    path = kernels_record(fingerprint(_identity(job)))
+    path, tested = kernels_record(fingerprint(_identity(job))), None
     try:
         with locked(lock_of(path), wait=True):
-            if not path.exists():
-                _test(job).write(path)
-            return Kernels.read(path)
-    except ArtifactError:  # it cannot be stored, or is damaged: every process tests
-        return _test(job)
+            with suppress(ArtifactError):  # missing or damaged
+                return Kernels.read(path)
+            tested = _test(job)
+            tested.write(path)
+    except ArtifactError:  # it cannot be stored: every process tests
+        tested = tested or _test(job)
+    return tested
 
 
 def _test(job: KernelsJob) -> Kernels:
@@ -197,7 +201,7 @@ def _exchange(
             process.stdin.write(json.dumps(to_wire(job)) + "\n")
             process.stdin.flush()
         for line in process.stdout:
-            with suppress(ValueError):  # a line that a crash cut short
+            with suppress(ValueError, TypeError):  # a line cut short, or not of the test
                 messages |= json.loads(line)
         return messages, process.wait()
 
@@ -206,3 +210,60 @@ def _import_path() -> str:
     """Return a PYTHONPATH with the folder of this code first."""
     here = str(Path(__file__).parents[2])
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+
+
+def main() -> None:
+    """Be the process of a test: test the networks of the job that standard input describes.
+
+    The job is one line of JSON; the end of the input ends the process. Every line of output is a
+    JSON object: `ready`, then `network` with the name of every network and `begun` for every
+    convolution of it, then `done`, or `wrong` with the reason.
+    """
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a model's own prints go to standard error
+
+    def send(what: str, text: str = "") -> None:
+        print(json.dumps({what: text}), file=output, flush=True)
+
+    job = job_from_wire(json.loads(sys.stdin.readline()))
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.set_num_threads(job.protocol.threads)
+    send("ready")
+    try:
+        for name in (job.protocol.teacher, *job.protocol.students):
+            send("network", name)
+            _test_network(job, name, lambda case: send("begun", case))
+    except kernels.WrongKernelError as error:
+        send("wrong", str(error))
+    else:
+        send("done")
+
+
+def _test_network(job: Job, name: str, begun: Callable[[str], None]) -> None:
+    """Test one network at the shapes of the study.
+
+    A network that raises an error is skipped: a later job meets the error and reports it.
+    """
+    info = dataset_info(job)
+    try:
+        kernels.try_kernels(
+            place(build_network(job, name), torch.device("cpu")),
+            classes=len(info["classes"]),
+            inputs=read_inputs(info),
+            batch=min(job.protocol.batch_size, sum(info["counts"]["train"])),
+            precision=job.protocol.precision,
+            begun=begun,
+        )
+    except (kernels.WrongKernelError, MemoryError):
+        raise
+    except BaseException as error:
+        print(f"{name} is skipped: {error!r}", file=sys.stderr)
+
+
+def _exit_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 """Loads splits, networks and teacher outputs for the other runners."""
 
+from typing import Any
+
 import torch
 
 from kd.data.inputs import Examples, read_inputs
@@ -13,38 +15,40 @@ from kd.training.teacher import LiveTeacher, TeacherSource
 from storage.files import shards
 from storage.files.artifacts import read_manifest
 from storage.files.datasets import open_part
-from storage.files.layout import Layout
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors
-from workers.jobs import TrainJob
+from workers.jobs import JobContext, TrainJob
 
 
-def open_parts(layout: Layout, dataset: str, device: torch.device) -> tuple[Examples, Examples]:
+def dataset_info(job: JobContext) -> dict[str, Any]:
+    """Return what the manifest of the job's data set has (see `storage.files.datasets.prepare`)."""
+    return read_manifest(job.layout.dataset(job.dataset), "dataset").info
+
+
+def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Examples]:
     """Return the training and the validation split on `device`."""
-    folder = layout.dataset(dataset)
+    folder = job.layout.dataset(job.dataset)
     return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
 
 
-def build_network(
-    protocol: Protocol, layout: Layout, dataset: str, *, name: str, weights: str, seed: int
-) -> Network:
+def build_network(job: JobContext, name: str, *, weights: str = "none", seed: int = 0) -> Network:
     """Build a model for the classes and inputs of the data set."""
-    info = read_manifest(layout.dataset(dataset), "dataset").info
+    info = dataset_info(job)
     return build(
         name,
         classes=len(info["classes"]),
         inputs=read_inputs(info),
-        stem=protocol.stem,
+        stem=job.protocol.stem,
         weights=weights,
         seed=seed,
-        files=layout.own,
+        files=job.layout.own,
     )
 
 
-def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Network:
+def untrained_teacher(job: JobContext) -> Network:
     """Build the teacher as it is before fine-tuning."""
-    name, weights, seed = protocol.teacher, protocol.teacher_weights, initial_seed(protocol)
-    return build_network(protocol, layout, dataset, name=name, weights=weights, seed=seed)
+    weights, seed = job.protocol.teacher_weights, initial_seed(job.protocol)
+    return build_network(job, job.protocol.teacher, weights=weights, seed=seed)
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -52,37 +56,29 @@ def initial_seed(protocol: Protocol) -> int:
     return derive_seed(protocol.seed, "teacher initialisation")
 
 
-def untrained_student(
-    protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
-) -> Network:
+def untrained_student(job: JobContext, seed: int, student: str = "") -> Network:
     """Build the student that a run with `seed` starts from; by default the first."""
-    seed = derive_seed(seed, "initialisation")
-    name = student or protocol.student
-    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
+    name = student or job.protocol.student
+    return build_network(job, name, seed=derive_seed(seed, "initialisation"))
 
 
-def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str) -> Network:
+def load_teacher(job: JobContext) -> Network:
     """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
-    network = build_network(
-        protocol, layout, dataset, name=protocol.teacher, weights="none", seed=0
-    )
-    path = layout.teacher_weights(teacher)
+    name, path = job.protocol.teacher, job.layout.teacher_weights(job.teacher)
+    network = build_network(job, name)
     tensors, own = map_tensors(path), network.state_dict()
-    other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
+    other = [key for key in tensors if key in own and tensors[key].dtype != own[key].dtype]
     if other:
-        raise ArtifactError(f"{path} does not fit {protocol.teacher}: {other[0]} of another dtype")
-    load_state(network, tensors, str(path), protocol.teacher)
+        raise ArtifactError(f"{path} does not fit {name}: {other[0]} of another dtype")
+    load_state(network, tensors, str(path), name)
     return network.eval().requires_grad_(False)
 
 
-def load_live_teacher(
-    protocol: Protocol, layout: Layout, dataset: str, teacher: str, cache: str, device: torch.device
-) -> LiveTeacher:
-    """Load the teacher, and the projections that its cache `cache` began with, onto `device`."""
-    projections, logits = shards.read_projections(layout.shards(cache))
-    network = place(load_teacher(protocol, layout, dataset, teacher), device)
+def load_live_teacher(job: JobContext, device: torch.device) -> LiveTeacher:
+    """Load the teacher, and the projections that its cache began with, onto `device`."""
+    projections, logits = shards.read_projections(job.layout.shards(job.shards))
     moved = {tap: projection.to(device) for tap, projection in projections.items()}
-    return LiveTeacher(network, moved, logits)
+    return LiveTeacher(place(load_teacher(job), device), moved, logits)
 
 
 def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
@@ -94,4 +90,4 @@ def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
     cached = job.cache == "all" or (job.cache == "logits" and recipe.feature_kind == "none")
     if cached or not recipe.distils:
         return CachedTeacher(job.layout.shards(job.shards), device)
-    return load_live_teacher(job.protocol, job.layout, job.dataset, job.teacher, job.shards, device)
+    return load_live_teacher(job, device)

@@ -17,7 +17,7 @@ from storage.files.layout import RunLayout
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Result, ShouldStop
-from workers.jobs import CostJob, StudentsJob, TeacherTestJob
+from workers.jobs import CostJob, JobContext, StudentsJob, TeacherTestJob
 from workers.runners.loading import load_teacher, untrained_student
 
 BATCH_SIZES = (1, 256)
@@ -28,7 +28,7 @@ def run_teacher_test(
     job: TeacherTestJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
     """Test the teacher; `result.json` is written last."""
-    teacher = place(load_teacher(job.protocol, job.layout, job.dataset, job.teacher), device)
+    teacher = place(load_teacher(job), device)
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
@@ -40,11 +40,11 @@ def run_teacher_test(
 
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students; the first student twice, to show the noise of the clock."""
-    protocol, layout = job.protocol, job.layout
+    protocol = job.protocol
     networks = {
-        "teacher": load_teacher(protocol, layout, job.dataset, job.teacher),
-        "distilled": untrained_student(protocol, layout, job.dataset, 0),
-        "plain": untrained_student(protocol, layout, job.dataset, 1),
+        "teacher": load_teacher(job),
+        "distilled": untrained_student(job, 0),
+        "plain": untrained_student(job, 1),
         **_students(job, protocol.students[1:]),
     }
     names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}
@@ -83,14 +83,12 @@ def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) ->
     yield Result.of(sizes=record.to_json())
 
 
-def _students(job: CostJob | StudentsJob, names: Sequence[str]) -> dict[str, Network]:
-    return {
-        name: untrained_student(job.protocol, job.layout, job.dataset, 0, name) for name in names
-    }
+def _students(job: JobContext, names: Sequence[str]) -> dict[str, Network]:
+    return {name: untrained_student(job, 0, name) for name in names}
 
 
 def _latency(
-    job: CostJob | StudentsJob,
+    job: JobContext,
     networks: Mapping[str, Network],
     batch_sizes: Sequence[int],
     device: torch.device,

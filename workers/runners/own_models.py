@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.inputs import Examples, read_inputs
+from kd.data.inputs import read_inputs
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
@@ -24,13 +24,12 @@ from kd.names import parse_model
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
-from storage.files.artifacts import read_manifest
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import ModelsJob
 from workers.runners.exporting import COMPARED, check_batching, describe, write_student
-from workers.runners.loading import build_network, open_parts
+from workers.runners.loading import build_network, dataset_info, open_parts
 
 BATCH = 4  # images of a batch, at most
 RECIPE = Recipe(lr=0.01)
@@ -39,7 +38,7 @@ RECIPE = Recipe(lr=0.01)
 def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Test every model of the user's own. Raises ProtocolError for the first that fails."""
     protocol = job.protocol
-    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
+    info = dataset_info(job)
     for name in dict.fromkeys((protocol.teacher, *protocol.students)):
         if parse_model(name).digest:
             try_out(
@@ -62,9 +61,10 @@ class Tryout:
         self._job = job
         self._name = name
         self._device = device
-        self._train_split, validation = open_parts(job.layout, job.dataset, device)
+        self._train_split, validation = open_parts(job, device)
         self._train_images = self._train_split.first(2 * BATCH)
         self._validation = validation.first(COMPARED)
+        self._on_cpu = self._validation.to(torch.device("cpu"))
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
@@ -78,21 +78,20 @@ class Tryout:
                 again = self._built(torch.device("cpu"))
                 tensors = map_tensors(Path(folder) / "weights.safetensors")
                 load_state(again, tensors, "a file of its weights", self._name)
-                self._evaluate(again.eval())
+                again.eval()
+                check_batching(again, self._on_cpu.values, predict(again, self._on_cpu))
             with self._refusing("cannot be measured"):
                 cost.macs(network)
                 cost.state_bytes(network)
                 place(copy.deepcopy(network), self._device)(self._validation.values)
             if exports:
                 with self._refusing("cannot be exported"):
-                    self._export(again.requires_grad_(False), Path(folder) / "export")
+                    config, files = describe(self._job, self._name), self._job.layout.own
+                    again.requires_grad_(False)
+                    write_student(Path(folder) / "export", again, config, files, self._on_cpu)
 
     def _built(self, device: torch.device | None = None) -> Network:
-        job = self._job
-        network = build_network(
-            job.protocol, job.layout, job.dataset, name=self._name, weights="none", seed=0
-        )
-        return place(network, device or self._device)
+        return place(build_network(self._job, self._name), device or self._device)
 
     def _train(self, folder: Path) -> Network:
         """Train two epochs, repeat the second from a checkpoint, and return the network."""
@@ -136,17 +135,6 @@ class Tryout:
                 "has state that its state dict lacks (a number, a buffer that is not "
                 f"persistent): resumed after an epoch, {differing[0]} differs"
             )
-
-    def _evaluate(self, network: Network) -> None:
-        check_batching(network, self._on_cpu().values, predict(network, self._on_cpu()))
-
-    def _export(self, network: Network, folder: Path) -> None:
-        job = self._job
-        config = describe(job.protocol, job.layout, job.dataset, self._name)
-        write_student(folder, network, config, job.layout.own, self._on_cpu())
-
-    def _on_cpu(self) -> Examples:
-        return self._validation.to(torch.device("cpu"))
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:

@@ -131,8 +131,8 @@ def _fine_tune(
     stopped: ShouldStop,
 ) -> Iterator[Event]:
     protocol = job.protocol
-    data, validation = open_parts(job.layout, job.dataset, device)
-    network = place(untrained_teacher(protocol, job.layout, job.dataset), device)
+    data, validation = open_parts(job, device)
+    network = place(untrained_teacher(job), device)
     recipe, plan = tuning.recipe, tuning.plan
     state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
     run = job.layout.teacher_training(folder.name)

@@ -35,11 +35,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
     """Train one student; an interrupted run continues after its last full epoch."""
     run = job.run
     with locked(run.lock, wait=True):
-        network = untrained_student(
-            job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
-        )
-        place(network, device)
-        data, validation = open_parts(job.layout, job.dataset, device)
+        network = place(untrained_student(job, job.seed, job.recipe.student), device)
+        data, validation = open_parts(job, device)
         adapters = _adapters(job, network, data).to(device)
         state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
         identity = {
@@ -69,7 +66,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
         )
         if stopped():
             return
-        test = _test(job, run, network, device) if job.confirm else None
+        test = _test(job, network, device) if job.confirm else None
     yield Result.of(test=test)
 
 
@@ -118,15 +115,13 @@ def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -
         yield Note(text=f"training starts again from its first epoch: {error}")
 
 
-def _test(
-    job: TrainJob, run: RunLayout, network: Network, device: torch.device
-) -> dict[str, float | None]:
+def _test(job: TrainJob, network: Network, device: torch.device) -> dict[str, float | None]:
     """Test the student on the test split; write its weights and logits, return its scores."""
     folder = job.layout.dataset(job.dataset)
     test = open_test(folder, Path(job.seal), job.confirm)
     logits = predict(network, test.to(device))
-    write_tensors(run.weights, network.state_dict())
-    write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
+    write_tensors(job.run.weights, network.state_dict())
+    write_tensors(job.run.predictions, {"logits": logits, "labels": test.labels})
     tested = evaluate(logits, test.labels)
     value = objective(job.protocol.metric, logits.numpy(), test.labels.numpy())
     return {"objective": value, **{key: tested[key] for key in ("accuracy", "nll", "ece")}}

@@ -64,7 +64,7 @@ def run_examine(job: ExamineJob, device: torch.device, stopped: ShouldStop) -> I
 
 def _views(job: ExamineJob, device: torch.device) -> str:
     """Render a view on the device, and compare its pixels with the CPU's."""
-    data, _ = open_parts(job.layout, job.dataset, torch.device("cpu"))
+    data, _ = open_parts(job, torch.device("cpu"))
     rows = data.view(0, 0, job.protocol.augment)
     here = render(data.values, rows)
     there = render(data.values.to(device), rows.to(device))
@@ -114,7 +114,7 @@ def _computed(device: torch.device) -> Values:
 
 def _checkpoint(job: ExamineJob, device: torch.device) -> str:
     """Train one step, and restore its checkpoint into another student, bit for bit."""
-    data, validation = open_parts(job.layout, job.dataset, device)
+    data, validation = open_parts(job, device)
     trained, other = _fresh_state(job, 0, device), _fresh_state(job, 1, device)
     plan = Plan.of(job.protocol, epochs=1, view_seed=0, views=(0,), seed=0)
     list(train(trained, Recipe(lr=0.05), plan, data, validation))
@@ -129,7 +129,7 @@ def _checkpoint(job: ExamineJob, device: torch.device) -> str:
 
 
 def _fresh_state(job: ExamineJob, seed: int, device: torch.device) -> TrainingState:
-    network = place(untrained_student(job.protocol, job.layout, job.dataset, seed), device)
+    network = place(untrained_student(job, seed), device)
     return TrainingState.start(
         network, Adapters({}, {}, seed=0), Recipe(lr=0.05), job.protocol.optimizer
     )
