@@ -88,7 +88,8 @@ class StudySettings(Record):
     """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
     `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
-    in the cache; `cache` is how much of the teacher is cached: all, logits or none.
+    in the cache; `cache` is how much of the teacher is cached: all, logits or none. `taps` has the
+    modules of each tap in use, those of `teacher` and of each student by name.
     """
 
     arms: list[str]
@@ -107,6 +108,7 @@ class StudySettings(Record):
     machine: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
     passed_over: str = ""  # what of a folder of images was not read, in one sentence
+    taps: dict[str, dict[str, str]] | None = None  # None if a version wrote it that kept none
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)

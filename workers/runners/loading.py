@@ -1,5 +1,7 @@
 """Loads splits, networks and teacher outputs for the other runners."""
 
+from collections.abc import Sequence
+
 import torch
 
 from kd.data.inputs import Examples, read_inputs
@@ -26,9 +28,20 @@ def open_parts(layout: Layout, dataset: str, device: torch.device) -> tuple[Exam
 
 
 def build_network(
-    protocol: Protocol, layout: Layout, dataset: str, *, name: str, weights: str, seed: int
+    protocol: Protocol,
+    layout: Layout,
+    dataset: str,
+    *,
+    name: str,
+    weights: str,
+    seed: int,
+    taps: Sequence[str] = (),
 ) -> Network:
-    """Build a model for the classes and inputs of the data set."""
+    """Build a model for the classes and inputs of the data set.
+
+    `taps` are the paths of its modules that are read, the deepest first, by default its own: see
+    `Protocol.teacher_paths` and `student_paths`.
+    """
     info = read_manifest(layout.dataset(dataset), "dataset").info
     return build(
         name,
@@ -37,6 +50,7 @@ def build_network(
         stem=protocol.stem,
         weights=weights,
         seed=seed,
+        taps=taps,
         files=layout.own,
     )
 
@@ -44,7 +58,15 @@ def build_network(
 def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Network:
     """Build the teacher as it is before fine-tuning."""
     name, weights, seed = protocol.teacher, protocol.teacher_weights, initial_seed(protocol)
-    return build_network(protocol, layout, dataset, name=name, weights=weights, seed=seed)
+    return build_network(
+        protocol,
+        layout,
+        dataset,
+        name=name,
+        weights=weights,
+        seed=seed,
+        taps=protocol.teacher_paths,
+    )
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -57,15 +79,14 @@ def untrained_student(
 ) -> Network:
     """Build the student that a run with `seed` starts from; by default the first."""
     seed = derive_seed(seed, "initialisation")
-    name = student or protocol.student
-    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
+    name, taps = student or protocol.student, protocol.student_paths
+    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed, taps=taps)
 
 
 def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str) -> Network:
     """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
-    network = build_network(
-        protocol, layout, dataset, name=protocol.teacher, weights="none", seed=0
-    )
+    name, taps = protocol.teacher, protocol.teacher_paths
+    network = build_network(protocol, layout, dataset, name=name, weights="none", seed=0, taps=taps)
     path = layout.teacher_weights(teacher)
     tensors, own = map_tensors(path), network.state_dict()
     other = [name for name in tensors if name in own and tensors[name].dtype != own[name].dtype]
