@@ -119,6 +119,10 @@ class StudySettings(Record):
         for arm in self.arms:
             _check_folder(arm)
             _check_source(arm, self.spaces[arm].source)
+        for tap, modules in (self.taps or {}).items():
+            whole = bool(re.fullmatch("last[1-9][0-9]*", tap)) and "teacher" in modules
+            rule = "a tap, such as last1, has a module of the teacher and of each student"
+            require(rule, whole and len(modules) > 1, {tap: modules})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
