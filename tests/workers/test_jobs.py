@@ -58,6 +58,7 @@ from workers.jobs import (
     PrepareJob,
     ProjectionJob,
     StudentsJob,
+    TapsJob,
     TeacherJob,
     TeacherTestJob,
     TrainJob,
@@ -654,6 +655,7 @@ def every_job() -> list[Job]:
         ready.job(ExportJob, weights="/runs/run", folder="/runs/export", accuracy=0.5, onnx=False),
         ready.job(KernelsJob),
         ready.job(ModelsJob),
+        ready.job(TapsJob),
         ready.job(MachineJob),
         ready.job(ExamineJob, part="views", folder="/runs/a"),
     ]
