@@ -184,16 +184,18 @@ def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
     return [space, *(arms or ("plain",))]
 
 
-def announced(request: Request) -> list[str]:
+def announced(request: Request, taps: Sequence[str]) -> list[str]:
     """Return the lines that announce a run: the study, and every field of its protocol.
 
-    A field whose 0 means "as another field" is shown with that field's value.
+    A field whose 0 means "as another field" is shown with that field's value, and `taps` are those
+    in use.
     """
     protocol = request.protocol
     values = {
         **protocol.to_json(),
         "views": protocol.view_count,
         "confirm_epochs": protocol.confirm_horizon,
+        "taps": [*(protocol.taps or taps)] or "none",
     }
     lines: list[list[str]] = []
     for name, value in values.items():

@@ -24,6 +24,9 @@ from kd.names import (
 )
 from kd.registry import check_name
 
+DEFAULT_TAPS = ("last1", "last2", "last3")  # as far as teacher and students have them
+PAIR = re.compile(r"\w[\w.-]*=\w[\w.-]*", re.ASCII)  # the teacher's and the student's
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol(JsonData):
@@ -84,8 +87,11 @@ class Protocol(JsonData):
         str, "first layers of torchvision models: cifar for small images, or imagenet"
     ] = "cifar"
     taps: Annotated[
-        tuple[str, ...], "where features are read, deepest first, as in last1,last2"
-    ] = ("last1", "last2", "last3")
+        tuple[str, ...],
+        "where features are read, deepest first, as in last1,last2, or as pairs of modules of "
+        "teacher and student, as in layer4=blocks.5,layer3=blocks.4 (default: the last of each map "
+        "size that teacher and students have in common, at most three)",
+    ] = ()
     epochs: Annotated[int, "the horizon: epochs that every trial is planned for"]
     views: Annotated[
         int,
@@ -139,19 +145,53 @@ class Protocol(JsonData):
             raise ProtocolError(
                 f"there are no ImageNet weights for {self.teacher}; use --teacher-weights none"
             )
+        require("students must name at least one", bool(self.students), self.students)
         for field in ("students", "taps"):
             names = getattr(self, field)
-            require(f"{field} must name at least one", bool(names), names)
             require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
         for name in (self.teacher, *self.students):
-            model = parse_model(name)
-            if model.digest:
-                continue  # a job tests the model in its file, with `kd.models.own.try_out`
+            parse_model(name)
+        self._check_taps()
+
+    def _check_taps(self) -> None:
+        """Check what is known before models are built; a job finds the rest (`workers.runners`)."""
+        paired = ["=" in tap for tap in self.taps]
+        if any(paired):
+            rule = "taps must be names such as last1, or all pairs such as layer4=blocks.5"
+            require(rule, all(re.fullmatch(PAIR, tap) for tap in self.taps), self.taps)
+            for paths in (self.teacher_paths, self.student_paths):
+                require("taps must not repeat a module", len(set(paths)) == len(paths), self.taps)
+            return
+        models = {name: parse_model(name) for name in (self.teacher, *self.students)}
+        catalogue = {name: model.taps for name, model in models.items() if model.is_known}
+        for name, known in catalogue.items():
             for tap in self.taps:
-                if tap not in model.taps:
-                    raise ProtocolError(
-                        f"{name} has no tap {tap!r}; use --taps {','.join(model.taps)}"
-                    )
+                if tap not in known:
+                    raise ProtocolError(f"{name} has no tap {tap!r}; use --taps {','.join(known)}")
+        for tap in self.taps:
+            rule = "taps must be names such as last1, or pairs such as layer4=blocks.5"
+            require(rule, bool(re.fullmatch("last[1-9][0-9]*", tap)), tap)
+        if len(catalogue) == len(models) and self.taps == DEFAULT_TAPS:
+            object.__setattr__(self, "taps", ())  # one spelling, so that hashes are equal
+
+    @property
+    def teacher_paths(self) -> tuple[str, ...]:
+        """The teacher's modules of `taps` that are pairs; empty for names."""
+        return tuple(tap.partition("=")[0] for tap in self.taps if "=" in tap)
+
+    @property
+    def student_paths(self) -> tuple[str, ...]:
+        """The students' modules of `taps` that are pairs; empty for names."""
+        return tuple(tap.partition("=")[2] for tap in self.taps if "=" in tap)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """Names of the taps as far as known before models are built, when some may turn out to be
+        missing. A pair has the name of its place: the first is `last1`.
+        """
+        if self.teacher_paths:
+            return tuple(f"last{place}" for place, _ in enumerate(self.taps, start=1))
+        return self.taps or DEFAULT_TAPS
 
     @property
     def student(self) -> str:
@@ -189,7 +229,10 @@ class Protocol(JsonData):
 
     def differences(self, other: "Protocol") -> list[str]:
         """Return the fields that differ from `other`, such as `epochs: 12 -> 30`."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = (
+            {**protocol.to_json(), "taps": list(protocol.taps) or "the default"}
+            for protocol in (self, other)
+        )
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
 
 

@@ -11,7 +11,7 @@ from conductor.request import Request
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
-from reports.wording import duration, percent, show_size, split_words
+from reports.wording import duration, percent, show_size, split_words, tap_words
 from storage.files.layout import Layout, view_folder
 from storage.files.shard_folders import missing_views, verify_shard
 from workers.events import EpochDone, Event, Note, Progress, Result
@@ -22,6 +22,7 @@ from workers.jobs import (
     PrepareJob,
     ProjectionJob,
     ShardJob,
+    TapsJob,
     TeacherJob,
 )
 from workers.pools.worker_pool import WorkerPool
@@ -32,10 +33,11 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(JobContext):
-    """What the search starts from: the context of its jobs, and two findings."""
+    """What the search starts from: the context of its jobs, and three findings."""
 
     kernels: str = ""  # the convolution kernels in words; empty on an accelerator
     passed_over: str | None = None  # what of a folder is not read, in one sentence
+    modules: dict[str, dict[str, str]] | None = None  # of each tap, as in `StudySettings.taps`
 
 
 class Preparation:
@@ -104,6 +106,18 @@ class Preparation:
         names = (self._protocol.teacher, *self._protocol.students)
         if any(parse_model(name).digest for name in names):
             self._workers.run(context.job(ModelsJob))
+
+    def taps(self, data: Prepared, distils: bool) -> Prepared:
+        """Find the taps that teacher and students have in common.
+
+        Raises ProtocolError, in one line, for a tap of the protocol that a model lacks.
+        """
+        modules = self._workers.run(data.job(TapsJob))["taps"]
+        names = (self._protocol.teacher, *self._protocol.students)
+        if distils and not (modules and all(parse_model(name).is_known for name in names)):
+            left_out = "" if modules else "; feature losses are left out"
+            self._display.say(f"taps: {tap_words(modules)}{left_out}")
+        return replace(data, taps=tuple(modules), modules=modules)
 
     def _prepare_teacher(self, context: JobContext) -> str:
         job = context.job(TeacherJob)

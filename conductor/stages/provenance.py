@@ -12,6 +12,7 @@ from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
 from kd.names import parse_model
 from kd.protocol import Protocol
+from reports.wording import tap_words
 from search_spaces.space import Space
 from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
@@ -25,14 +26,15 @@ LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn",
 
 def read_context(paths: StudyLayout) -> JobContext:
     """Return the context of an existing study's jobs."""
-    settings = StudySettings.read(paths.settings)
+    settings, protocol = StudySettings.read(paths.settings), read_record(paths.protocol, Protocol)
     return JobContext(
-        protocol=read_record(paths.protocol, Protocol),
+        protocol=protocol,
         root=str(paths.folder.parent),
         dataset=settings.dataset,
         teacher=settings.teacher,
         shards=settings.shards,
         cache=settings.cache,
+        taps=protocol.tap_names if settings.taps is None else tuple(settings.taps),
     )
 
 
@@ -123,6 +125,7 @@ def begin_settings(
         shards=prepared.shards or (kept.shards if kept else ""),
         cache=prepared.cache or (kept.cache if kept else ""),
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
+        taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
         versions={name: version(name) for name in LIBRARIES},
@@ -207,6 +210,17 @@ def _check_unchanged(
         raise StudyError(
             f"since study {paths.name} was begun, its {', '.join(changed)} changed (the files, or "
             "the version of torch); restore them, or choose another --name"
+        )
+
+
+def check_taps(name: str, kept: StudySettings, prepared: Prepared) -> None:
+    """Raise StudyError if a study's taps are others than when it was begun."""
+    was, now = kept.taps, prepared.modules
+    if None not in (was, now) and was != now:
+        raise StudyError(
+            f"study {name} was begun with other taps ({tap_words(was or {})}; now "
+            f"{tap_words(now or {})}): the models have changed; restore the version of their "
+            "library, or choose another --name"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kd.data.inputs import Inputs
-from kd.errors import require
+from kd.errors import ProtocolError, require
 from kd.models import families, libraries
 from kd.models.discovery import discover, tap_at
 from kd.models.network import Network, export_state, tap_shapes
@@ -63,7 +63,7 @@ def build(
         body, own = _make(model, classes, inputs, seed), ()
     else:
         body, own = make_own(model, classes=classes, inputs=inputs, seed=seed, files=Path(files))
-    network = Network(name, body, _taps(model, body, taps, own, inputs), inputs)
+    network = Network(name, body, _taps(name, body, taps, own, inputs), inputs)
     if weights == "imagenet":
         load_imagenet(network, model)
     elif weights != "none":
@@ -81,14 +81,18 @@ def _make(model: ModelName, classes: int, inputs: Inputs, seed: int) -> nn.Modul
 
 
 def _taps(
-    model: ModelName, body: nn.Module, paths: Sequence[str], own: Sequence[str], inputs: Inputs
+    name: str, body: nn.Module, paths: Sequence[str], own: Sequence[str], inputs: Inputs
 ) -> tuple[Tap, ...]:
     """Return a model's taps, shallowest first: at `paths`, the deepest first, or its `own`."""
+    model = parse_model(name)
     if model.is_known and not paths:
         return tuple(map(Tap, own))
-    if paths or own:
+    if not (paths or own):
+        return discover(body, inputs)
+    try:
         return tuple(tap_at(body, path, inputs) for path in reversed(paths or own))
-    return discover(body, inputs)
+    except ProtocolError as error:
+        raise ProtocolError(f"a tap of {name}: {error}") from None
 
 
 def initialise(body: nn.Module, seed: int) -> None:

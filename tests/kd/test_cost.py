@@ -41,7 +41,6 @@ def shapes_of(name: str, stem: str, classes: int, size: int) -> Network:
 
 def measured(networks: dict[str, Network], **more) -> dict[str, list[Latency]]:
     settings = {
-        "inputs": square(2, 6),
         "batch_sizes": (1, 3),
         "device": torch.device("cpu"),
         "repeats": 4,

@@ -96,7 +96,8 @@ def test_the_hash_is_that_of_what_differs_from_the_defaults() -> None:
 
 def test_the_order_of_the_taps_changes_the_hash() -> None:
     """They are written into shards in this order."""
-    turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.taps[::-1])
+    turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.tap_names[::-1])
+    assert turned.taps == ("last3", "last2", "last1")
     assert turned.hash != PROTOCOL.hash
 
 
@@ -211,8 +212,20 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"students": ("resnet18-w0.5",)}, "resnet18 has no width factor, got resnet18-w0.5"),
         ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
         ({"teacher_weights": "best.pt"}, "teacher_weights must be none, imagenet or a"),
-        ({"taps": ()}, "taps must name at least one, got ()"),
         ({"taps": ("last1", "last1")}, "taps must not repeat a name, got ('last1', 'last1')"),
+        (
+            {"taps": ("last1", "layer2=layer2")},
+            "taps must be names such as last1, or all pairs such as layer4=blocks.5, got ('last1'",
+        ),
+        ({"taps": ("layer2=",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("=layer2",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("a=b=c",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("a=b", "a=c")}, "taps must not repeat a module, got ('a=b', 'a=c')"),
+        ({"taps": ("a=c", "b=c")}, "taps must not repeat a module, got ('a=c', 'b=c')"),
+        (
+            {"teacher": "timm:a", "students": ("timm:b",), "taps": ("layer4",)},
+            "taps must be names such as last1, or pairs such as layer4=blocks.5, got 'layer4'",
+        ),
         ({"students": ()}, "students must name at least one, got ()"),
         ({"students": ("resnet8",) * 2}, "students must not repeat a name, got ('resnet8', 'resn"),
         ({"max_params": -1}, "max_params must lie in 0-1000000000, got -1"),
@@ -249,6 +262,26 @@ def test_a_tap_that_both_models_have_is_accepted() -> None:
     assert protocol.taps == ("last4", "last1")
 
 
+def test_the_three_last_taps_of_models_of_the_catalogue_are_the_default() -> None:
+    """An older study, whose default they were, keeps its hash."""
+    named = dataclasses.replace(PROTOCOL, taps=("last1", "last2", "last3"))
+    assert named == dataclasses.replace(PROTOCOL, taps=())
+    assert (named.taps, named.tap_names) == ((), ("last1", "last2", "last3"))
+    others = dataclasses.replace(PROTOCOL, teacher="timm:vit_tiny", taps=named.tap_names)
+    assert others.taps == ("last1", "last2", "last3")  # which the model must have
+
+
+def test_pairs_of_taps_have_paths_and_are_named_in_their_order() -> None:
+    protocol = dataclasses.replace(PROTOCOL, taps=("layer3=blocks.5", "layer1.0=4"))
+    assert protocol.teacher_paths == ("layer3", "layer1.0")
+    assert protocol.student_paths == ("blocks.5", "4")
+    assert protocol.tap_names == ("last1", "last2")
+    assert Protocol.from_json(protocol.to_json()) == protocol
+    turned = dataclasses.replace(protocol, taps=protocol.taps[::-1])
+    assert turned.hash != protocol.hash
+    assert PROTOCOL.teacher_paths == PROTOCOL.student_paths == ()
+
+
 @pytest.mark.parametrize("given", [None, 1, "protocol", [], [["epochs", 1]], math.nan, {}])
 def test_what_is_no_protocol_is_refused(given: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Protocol (must be a JSON object|lacks)"):
@@ -283,7 +316,7 @@ def test_differences_are_listed_field_by_field() -> None:
     other = dataclasses.replace(PROTOCOL, epochs=12, taps=("last1",))
     assert PROTOCOL.differences(PROTOCOL) == []
     assert PROTOCOL.differences(other) == [
-        "taps: ['last1', 'last2', 'last3'] -> ['last1']",
+        "taps: the default -> ['last1']",
         "epochs: 30 -> 12",
     ]
 

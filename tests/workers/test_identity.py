@@ -68,7 +68,7 @@ def fingerprints(root: Path, of: Protocol) -> dict[str, str]:
     """Return the names of data set, teacher and cache; the teacher's stands for its weights."""
     dataset = datasets.prepare(Layout(root), of).folder.name
     teacher = fingerprint(teacher_identity(Tuning.of(of), dataset))
-    cache = fingerprint(shards_identity(of, dataset, teacher))
+    cache = fingerprint(shards_identity(of, dataset, teacher, of.tap_names))
     return {"dataset": dataset, "teacher": teacher, "cache": cache, "hash": of.hash}
 
 

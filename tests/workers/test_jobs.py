@@ -58,6 +58,7 @@ from workers.jobs import (
     PrepareJob,
     ProjectionJob,
     StudentsJob,
+    TapsJob,
     TeacherJob,
     TeacherTestJob,
     TrainJob,
@@ -258,7 +259,7 @@ def live_reading(ready: Ground, k: int) -> TeacherReading:
     data = open_part(ready.layout.dataset(ready.dataset), "train")
     rows = view(view_seed(ready.protocol), k, data.values, ready.protocol.augment)
     images = render(data.values, rows)
-    return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
+    return live.read(k, torch.arange(len(data)), images, ready.protocol.tap_names)
 
 
 def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
@@ -307,7 +308,7 @@ def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> No
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_shard_is_the_reading_of_the_view_by_the_teacher(prepared: Ground, k: int) -> None:
     cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards), CPU)
-    kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.taps)
+    kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.tap_names)
     fresh = live_reading(prepared, k)
     assert torch.equal(kept.logits, fresh.logits)
     for tap, reading in kept.taps.items():
@@ -645,6 +646,7 @@ def every_job() -> list[Job]:
         ready.job(ExportJob, weights="/runs/run", folder="/runs/export", accuracy=0.5, onnx=False),
         ready.job(KernelsJob),
         ready.job(ModelsJob),
+        ready.job(TapsJob),
         ready.job(MachineJob),
         ready.job(ExamineJob, part="views", folder="/runs/a"),
     ]

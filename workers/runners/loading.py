@@ -31,9 +31,11 @@ def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Example
     return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
 
 
-def build_network(job: JobContext, name: str, *, weights: str = "none", seed: int = 0) -> Network:
-    """Build a model for the classes and inputs of the data set."""
-    info = dataset_info(job)
+def build_network(
+    job: JobContext, name: str, *, teacher: bool = False, weights: str = "none", seed: int = 0
+) -> Network:
+    """Build a model as the study uses it, as its teacher or as a student."""
+    info, protocol = dataset_info(job), job.protocol
     return build(
         name,
         classes=len(info["classes"]),
@@ -41,6 +43,7 @@ def build_network(job: JobContext, name: str, *, weights: str = "none", seed: in
         stem=job.protocol.stem,
         weights=weights,
         seed=seed,
+        taps=protocol.teacher_paths if teacher else protocol.student_paths,
         files=job.layout.own,
     )
 
@@ -48,7 +51,7 @@ def build_network(job: JobContext, name: str, *, weights: str = "none", seed: in
 def untrained_teacher(job: JobContext) -> Network:
     """Build the teacher as it is before fine-tuning."""
     weights, seed = job.protocol.teacher_weights, initial_seed(job.protocol)
-    return build_network(job, job.protocol.teacher, weights=weights, seed=seed)
+    return build_network(job, job.protocol.teacher, teacher=True, weights=weights, seed=seed)
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -65,7 +68,7 @@ def untrained_student(job: JobContext, seed: int, student: str = "") -> Network:
 def load_teacher(job: JobContext) -> Network:
     """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
     name, path = job.protocol.teacher, job.layout.teacher_weights(job.teacher)
-    network = build_network(job, name)
+    network = build_network(job, name, teacher=True)
     tensors, own = map_tensors(path), network.state_dict()
     other = [key for key in tensors if key in own and tensors[key].dtype != own[key].dtype]
     if other:
