@@ -26,7 +26,14 @@ def open_parts(layout: Layout, dataset: str, device: torch.device) -> tuple[Exam
 
 
 def build_network(
-    protocol: Protocol, layout: Layout, dataset: str, *, name: str, weights: str, seed: int
+    protocol: Protocol,
+    layout: Layout,
+    dataset: str,
+    *,
+    name: str,
+    weights: str,
+    seed: int,
+    new_head: bool = True,
 ) -> Network:
     """Build a model for the classes and inputs of the data set."""
     info = read_manifest(layout.dataset(dataset), "dataset").info
@@ -36,15 +43,23 @@ def build_network(
         inputs=read_inputs(info),
         stem=protocol.stem,
         weights=weights,
+        new_head=new_head,
         seed=seed,
         files=layout.own,
     )
 
 
 def untrained_teacher(protocol: Protocol, layout: Layout, dataset: str) -> Network:
-    """Build the teacher as it is before fine-tuning."""
-    name, weights, seed = protocol.teacher, protocol.teacher_weights, initial_seed(protocol)
-    return build_network(protocol, layout, dataset, name=name, weights=weights, seed=seed)
+    """Build the teacher as it is before fine-tuning. Without any, its head must fit the classes."""
+    return build_network(
+        protocol,
+        layout,
+        dataset,
+        name=protocol.teacher,
+        weights=protocol.teacher_weights,
+        seed=initial_seed(protocol),
+        new_head=protocol.teacher_epochs > 0,
+    )
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -55,10 +70,22 @@ def initial_seed(protocol: Protocol) -> int:
 def untrained_student(
     protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
 ) -> Network:
-    """Build the student that a run with `seed` starts from; by default the first."""
-    seed = derive_seed(seed, "initialisation")
-    name = student or protocol.student
-    return build_network(protocol, layout, dataset, name=name, weights="none", seed=seed)
+    """Build a student, by default the first, with random weights from the seed of a run."""
+    return _student(protocol, layout, dataset, seed, student, "none")
+
+
+def starting_student(
+    protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str = ""
+) -> Network:
+    """Build the student that a run with `seed` starts from, with the protocol's weights if any."""
+    return _student(protocol, layout, dataset, seed, student, protocol.student_weights)
+
+
+def _student(
+    protocol: Protocol, layout: Layout, dataset: str, seed: int, student: str, weights: str
+) -> Network:
+    seed, name = derive_seed(seed, "initialisation"), student or protocol.student
+    return build_network(protocol, layout, dataset, name=name, weights=weights, seed=seed)
 
 
 def load_teacher(protocol: Protocol, layout: Layout, dataset: str, teacher: str) -> Network:

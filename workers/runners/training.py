@@ -28,14 +28,14 @@ from storage.files.tensors import write_tensors
 from workers.events import EpochDone, Event, Note, Result, ShouldStop
 from workers.jobs import TrainJob
 from workers.runners.caching import view_seed
-from workers.runners.loading import open_parts, teacher_source, untrained_student
+from workers.runners.loading import open_parts, starting_student, teacher_source
 
 
 def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Train one student; an interrupted run continues after its last full epoch."""
     run = job.run
     with locked(run.lock, wait=True):
-        network = untrained_student(
+        network = starting_student(
             job.protocol, job.layout, job.dataset, job.seed, job.recipe.student
         )
         place(network, device)
