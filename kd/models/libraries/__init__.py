@@ -47,7 +47,7 @@ class Library(Protocol):
     ) -> "Mapping[str, Tensor]":
         """Return the library's own weights of the model that `make` returns with these arguments.
 
-        They lack its head, or have it for other classes, if they were trained for others. Raises
+        Those of a head have the shape for the classes that they were trained for. Raises
         ProtocolError for a model without weights, DataError if these cannot be downloaded.
         """
         ...

@@ -31,7 +31,7 @@ def make(name: str, classes: int, channels: int, size: int) -> nn.Module:
 
 
 def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str, Tensor]:
-    """Return timm's weights, which timm fits to channels and size; without a head of other classes.
+    """Return timm's weights, which timm fits to channels and size; of a head of other classes, the shape.
 
     timm finds them in its cache, or downloads them.
     """
@@ -48,7 +48,10 @@ def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str
             raise DataError(_missing(name, config, error)) from None
     heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
     new = tuple(f"{head}." for head in heads) if config.num_classes != classes else ()
-    return {key: value for key, value in model.state_dict().items() if not key.startswith(new)}
+    return {
+        key: value.new_empty(config.num_classes, *value.shape[1:]) if key.startswith(new) else value
+        for key, value in model.state_dict().items()
+    }
 
 
 def _missing(name: str, config: Any, error: Exception) -> str:
