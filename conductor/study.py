@@ -141,7 +141,6 @@ class Study:
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
         preparation.models(data)
-        preparation.weights(data)
         budget = measure_budget(data, self._paths, workers, self._display)
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
         for line in announced(self._request) if search else ():

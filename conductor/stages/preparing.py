@@ -53,6 +53,7 @@ class Preparation:
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
+        self._load_weights(data)
         data = replace(data, teacher=self._prepare_teacher(data))
         begun = self._workers.run(data.job(ProjectionJob))
         sizes = dict(begun["sizes"])
@@ -106,7 +107,7 @@ class Preparation:
         if any(parse_model(name).digest for name in names):
             self._workers.run(context.job(ModelsJob))
 
-    def weights(self, context: JobContext) -> None:
+    def _load_weights(self, context: JobContext) -> None:
         """Load the weights that teacher and students start from, if any, and print what was loaded.
 
         Raises an error, in one line, for those that do not fit.

@@ -98,8 +98,8 @@ def _checkpoint(path: Path, content: bytes) -> object:
         read = f'whole = torch.load("{path}", weights_only=False)'
     raise ArtifactError(
         f"{path} {reason}; if you trust it, save its state dict with two lines of Python, and give "
-        f'that file: {read} and torch.save(whole.state_dict(), "{path.stem}-state.pth") (of a dict, '
-        'its entry, as in whole["model"])'
+        f'that file: {read} and torch.save(whole.state_dict(), "{path.stem}-state.pth") (of a '
+        'dict, its entry, as in whole["model"])'
     )
 
 

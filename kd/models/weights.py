@@ -76,23 +76,25 @@ def load_pretrained(
 ) -> Loaded:
     """Load the weights of a network's own library, for any stem, channels and classes.
 
-    In a model of the catalogue, the first kernel is resized (`fit_kernel`). A head for other
+    The first kernel is fitted to channels and stem (`fit_kernel`). A head for other
     classes is replaced if `new_head`. Raises ProtocolError for a model without such weights,
     DataError if they cannot be downloaded, ArtifactError where they do not fit.
     """
     if not model.pretrained:
         raise ProtocolError(f"there are no ImageNet weights for {network.name}; use none")
+    own, inputs = network.body.state_dict(), network.inputs
     if model.library:
-        inputs = network.inputs
         key = model.library, model.base, classes, inputs.channels, inputs.shape[-1]
-        source = f"{model.library}'s weights of {model.base}"
-        return _load(network, _of_library(*key), source, classes, new_head)
-    own, given = network.body.state_dict(), families.load(model).pretrained(model.base)
+        given, source = dict(_of_library(*key)), f"{model.library}'s weights of {model.base}"
+    else:
+        given = families.load(model).pretrained(model.base)
+        source = f"the ImageNet weights of {model.base}"
+        # the cifar stem of a VGG has a head of other layers
+        given = {name: v for name, v in given.items() if name in own or not name.startswith(_HEADS)}
     first = _first_kernel(network)
-    given[first] = fit_kernel(given[first], channels=own[first].shape[1], size=own[first].shape[-1])
-    # the cifar stem of a VGG has a head of other layers
-    given = {name: v for name, v in given.items() if name in own or not name.startswith(_HEADS)}
-    source = f"the ImageNet weights of {model.base}"
+    if first in given and given[first].shape != own[first].shape:
+        channels, size = own[first].shape[1], own[first].shape[-1]
+        given[first] = fit_kernel(given[first], channels=channels, size=size)
     return _load(network, given, source, classes, new_head)
 
 
@@ -131,7 +133,7 @@ def _overlaps(old: int, new: int) -> Tensor:
 
 def _first_kernel(network: Network) -> str:
     convs = (name for name, part in network.body.named_modules() if isinstance(part, nn.Conv2d))
-    return f"{next(convs)}.weight"
+    return f"{next(convs, '')}.weight"
 
 
 def _renamed(given: State, own: State) -> State:

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from kd.names import parse_weights
 from kd.training.history import FEW_OF_A_CLASS
 from kd.training.scoring import objective
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
+from reports.compute.leaks import of_weights
 from reports.compute.verdict import Verdict
 from reports.read.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
@@ -25,7 +24,6 @@ FEW_SEEDS = 10
 FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
 STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/search/methods.py`)
 MANY_DIVERGED = 0.2
-MANY_ERRORS = 4  # standard errors of a difference that is no chance
 MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
 
 
@@ -34,7 +32,7 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
     return (
         *_of_learning(data),
         *_of_teacher(data),
-        *_of_weights(data),
+        *of_weights(data),
         *_of_tuning(data),
         *_of_evidence(data, verdict),
         *_of_classes(data),
@@ -110,49 +108,6 @@ def _of_teacher(data: StudyData) -> Iterator[str]:
         yield (
             f"The teacher ({data.measure.value(teacher)}) is no better on the test split than the "
             f"tuned plain student ({data.measure.value(student)}): it has little to teach."
-        )
-
-
-def _of_weights(data: StudyData) -> Iterator[str]:
-    """Name weights that may come from these images: a file, or a teacher that is not trained here.
-
-    A library's own weights are of other data; fine-tuned, they are not named.
-    """
-    protocol = data.protocol
-    teacher, student = map(parse_weights, (protocol.teacher_weights, protocol.student_weights))
-    if teacher or protocol.teacher_epochs == 0:
-        what = f"starts from {Path(teacher.path).name}" if teacher else "was not trained here"
-        untrained = ", without training here" if teacher and protocol.teacher_epochs == 0 else ""
-        yield (
-            f"The teacher {what}{untrained}: Retort does not know what its weights were trained "
-            "on, and they may have seen these validation and test images."
-        )
-    if student:
-        yield (
-            f"The students of every arm start from {Path(student.path).name}: Retort does not know "
-            "what it was trained on, and it may have seen these validation and test images."
-        )
-    yield from _surprise(data)
-
-
-def _surprise(data: StudyData) -> Iterator[str]:
-    """Find a teacher that is far better on the test split than on the validation split.
-
-    The difference of the two shares is compared with its standard error if both were one share.
-    """
-    shares = data.teacher.get("accuracy"), data.teacher_test.get("accuracy")
-    sizes = data.images.get("validation", 0), data.test_images
-    if None in shares or not all(sizes):
-        return
-    expected, tested = map(float, shares)
-    pooled = (expected * sizes[0] + tested * sizes[1]) / sum(sizes)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / sizes[0] + 1 / sizes[1]))
-    if tested - expected > MANY_ERRORS * error:
-        yield (
-            f"The teacher's accuracy is {percent(tested)} on {counted(sizes[1], 'test image')}, "
-            f"but {percent(expected)} on {counted(sizes[0], 'validation image')}: "
-            f"{points(tested - expected)} points, or {(tested - expected) / error:.1f} standard "
-            "errors. It may have seen the test images, or the two splits differ."
         )
 
 

@@ -31,7 +31,7 @@ def make(name: str, classes: int, channels: int, size: int) -> nn.Module:
 
 
 def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str, Tensor]:
-    """Return timm's weights, which timm fits to channels and size; of a head of other classes, the shape.
+    """Return timm's weights, which timm fits to channels and size; of another head, the shape.
 
     timm finds them in its cache, or downloads them.
     """

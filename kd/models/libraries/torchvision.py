@@ -4,14 +4,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from kd.models.families.torchvision import fetched, refitted
 from kd.models.libraries import Pixels
-from kd.models.weights import fit_kernel
 from kd.registry import check_name
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception, which train alone
@@ -34,7 +32,7 @@ def make(name: str, classes: int, channels: int, size: int) -> nn.Module:
 def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str, Tensor]:
     """Return torchvision's weights, with a head of their own classes, and without auxiliary heads.
 
-    The first kernel is fitted to the channels, a ViT's position embeddings to the size.
+    A ViT's position embeddings are fitted to the size.
     """
     check_name("model of torchvision", name, names())
     state = dict(fetched(_weights(name)))
@@ -42,12 +40,6 @@ def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str
     if name.startswith("vit_"):
         patch = state["conv_proj.weight"].shape[-1]
         state = dict(interpolate_embeddings(size, patch, OrderedDict(state)))
-    if channels != 3:
-        with torch.device("meta"):
-            model = torchvision.models.get_model(name, **_settings(name, classes, size, 3))
-        first = f"{_first_convolution(model)[0]}.weight"
-        kernel = state[first]
-        state[first] = fit_kernel(kernel, channels=channels, size=kernel.shape[-1])
     return state
 
 
