@@ -24,6 +24,8 @@ LIBRARIES = Kind("library of models", "kd.models.libraries")
 OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
 LIBRARY_MODEL = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # behind `timm:`
 DIGEST_LENGTH = 12
+WEIGHTS = (".safetensors", ".pth", ".pt")  # suffixes of files of weights
+WEIGHTS_FILE = re.compile(r"(.+\.(?:safetensors|pth|pt))(?:@([0-9a-f]{12}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +90,8 @@ class ModelName:
 
     @property
     def pretrained(self) -> bool:
-        """Whether ImageNet weights exist."""
-        return self.facts.pretrained and self.width == 1
+        """Whether ImageNet weights exist; of a library's model, whether they may."""
+        return bool(self.library) or (self.facts.pretrained and self.width == 1)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -133,6 +135,29 @@ def parse_model(name: str) -> ModelName:
     if not 0.01 <= float(width) <= 16:
         raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")
     return ModelName(base, float(width))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A file of weights, and the beginning of its SHA-256 where a study is bound to its content."""
+
+    path: str
+    digest: str = ""
+
+
+def parse_weights(weights: str) -> WeightsFile | None:
+    """Parse `large.pth`, or `large.pth@1a2b3c4d5e6f`; None for `none` and `pretrained`.
+
+    Raises ProtocolError for any other text.
+    """
+    if weights in ("none", "pretrained"):
+        return None
+    match = WEIGHTS_FILE.fullmatch(weights)
+    if match is None:
+        raise ProtocolError(
+            f"weights must be none, pretrained or a .safetensors, .pth or .pt file, got {weights!r}"
+        )
+    return WeightsFile(match[1], match[2] or "")
 
 
 def takes_path(source: str) -> bool:

@@ -21,6 +21,7 @@ from kd.names import (
     parse_augment,
     parse_dataset,
     parse_model,
+    parse_weights,
 )
 from kd.registry import check_name
 
@@ -70,7 +71,9 @@ class Protocol(JsonData):
         FAMILIES,
     ]
     teacher_weights: Annotated[
-        str, "initial weights of the teacher: none, imagenet, or a .safetensors file"
+        str,
+        "initial weights of the teacher: none, pretrained (its library's own), or a file of its "
+        "state dict (.safetensors, .pth, .pt)",
     ] = "none"
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
     teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
@@ -79,6 +82,11 @@ class Protocol(JsonData):
         tuple[str, ...],
         "model that learns; repeat the flag, or separate by commas, and each trial chooses one",
     ]
+    student_weights: Annotated[
+        str,
+        "initial weights of the students, in every arm: none, pretrained, or a file of a single "
+        "student's state dict",
+    ] = "none"
     max_params: Annotated[int, "largest number of parameters of a student (0: no limit)"] = 0
     max_latency_ms: Annotated[
         float, "largest median time in ms of a student for one image (0: no limit)"
@@ -138,17 +146,11 @@ class Protocol(JsonData):
         self._check_models()
 
     def _check_models(self) -> None:
-        weights = self.teacher_weights
-        known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
-        require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
-        if weights == "imagenet" and not parse_model(self.teacher).pretrained:
-            raise ProtocolError(
-                f"there are no ImageNet weights for {self.teacher}; use --teacher-weights none"
-            )
         require("students must name at least one", bool(self.students), self.students)
         for field in ("students", "taps"):
             names = getattr(self, field)
             require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
+        self._check_weights()
         for name in (self.teacher, *self.students):
             parse_model(name)
         self._check_taps()
@@ -192,6 +194,32 @@ class Protocol(JsonData):
         if self.teacher_paths:
             return tuple(f"last{place}" for place, _ in enumerate(self.taps, start=1))
         return self.taps or DEFAULT_TAPS
+
+    def _check_weights(self) -> None:
+        starts = {"teacher_weights": (self.teacher,), "student_weights": self.students}
+        for field, names in starts.items():
+            weights = getattr(self, field)
+            try:
+                file = parse_weights(weights)
+            except ProtocolError as error:
+                raise ProtocolError(f"{field.removesuffix('weights')}{error}") from None
+            for name in names:
+                if weights == "pretrained" and not parse_model(name).pretrained:
+                    raise ProtocolError(
+                        f"there are no ImageNet weights for {name}; use "
+                        f"--{field.replace('_', '-')} none"
+                    )
+            if file and len(names) > 1:
+                raise ProtocolError(
+                    f"a file of weights fits one student, got {', '.join(names)}; name one "
+                    "--student, or use --student-weights pretrained or none"
+                )
+        own = parse_model(self.teacher).digest  # its function may return a trained model
+        if self.teacher_epochs == 0 and self.teacher_weights == "none" and not own:
+            raise ProtocolError(
+                f"a teacher needs weights or training, got {self.teacher} with teacher_epochs 0 "
+                "and teacher_weights none; use --teacher-weights FILE, or --teacher-epochs 1"
+            )
 
     @property
     def student(self) -> str:

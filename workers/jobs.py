@@ -87,6 +87,13 @@ class TapsJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsJob(Job):
+    """Load the weights that teacher and students start from. Result: `lines`, what was loaded."""
+
+    runner: ClassVar[str] = "preparing.run_weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherJob(Job):
     """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 

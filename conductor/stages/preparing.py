@@ -24,6 +24,7 @@ from workers.jobs import (
     ShardJob,
     TapsJob,
     TeacherJob,
+    WeightsJob,
 )
 from workers.pools.worker_pool import WorkerPool
 
@@ -54,6 +55,7 @@ class Preparation:
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
+        self._load_weights(data)
         data = replace(data, teacher=self._prepare_teacher(data))
         begun = self._workers.run(data.job(ProjectionJob))
         sizes = dict(begun["sizes"])
@@ -119,11 +121,21 @@ class Preparation:
             self._display.say(f"taps: {tap_words(modules)}{left_out}")
         return replace(data, taps=tuple(modules), modules=modules)
 
+    def _load_weights(self, context: JobContext) -> None:
+        """Load the weights that teacher and students start from, if any, and print what was loaded.
+
+        Raises an error, in one line, for those that do not fit.
+        """
+        if {self._protocol.teacher_weights, self._protocol.student_weights} != {"none"}:
+            for line in self._workers.run(context.job(WeightsJob))["lines"]:
+                self._display.say(line)
+
     def _prepare_teacher(self, context: JobContext) -> str:
         job = context.job(TeacherJob)
         with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
             result = self._workers.run(job, lambda event: self._on_teacher(bar, event))
-        how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
+        trained = f"trained in {duration(result['seconds'])}" if result["epochs"] else "as it is"
+        how = "found" if result["found"] else trained
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
             f"{percent(result['accuracy'], 1)} validation accuracy"

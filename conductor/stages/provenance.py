@@ -10,7 +10,7 @@ from typing import Any
 from conductor.request import EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
-from kd.names import parse_model
+from kd.names import parse_model, parse_weights
 from kd.protocol import Protocol
 from reports.wording import tap_words
 from search_spaces.space import Space
@@ -81,7 +81,7 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
-    """Raise StudyError if the file of a model of the user's own has changed since."""
+    """Raise StudyError if the file of a model of the user's own, or of weights, has changed."""
     was, now = (
         {
             model.base: model.digest
@@ -89,6 +89,12 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
         }
         for protocol in (kept, wanted)
     )
+    was_file, now_file = (parse_weights(protocol.student_weights) for protocol in (kept, wanted))
+    if was_file and now_file and was_file.path == now_file.path and was_file != now_file:
+        raise StudyError(
+            f"{was_file.path} has changed since study {name} was begun; restore it, or choose "
+            "another --name"
+        )
     for base, digest in was.items():
         if now.get(base, digest) != digest:
             raise StudyError(

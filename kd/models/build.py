@@ -17,8 +17,8 @@ from kd.models.discovery import discover, tap_at
 from kd.models.network import Network, export_state, tap_shapes
 from kd.models.own import make_own
 from kd.models.taps import Tap
-from kd.models.weights import load_file, load_imagenet
-from kd.names import STEMS, ModelName, parse_model
+from kd.models.weights import load_file, load_pretrained
+from kd.names import STEMS, ModelName, parse_model, parse_weights
 from kd.registry import check_name
 
 __all__ = ["Network", "build", "export_state", "initialise", "tap_shapes"]
@@ -31,6 +31,7 @@ def build(
     inputs: Inputs,
     stem: str,
     weights: str = "none",
+    new_head: bool = True,
     seed: int,
     taps: Sequence[str] = (),
     files: str | Path = ".",
@@ -38,11 +39,12 @@ def build(
     """Return the model `name` for stored batches of `inputs`, in train mode, on the CPU.
 
     `stem` is `cifar` or `imagenet`; families with a fixed stem ignore it. `weights` is `none`
-    (initialised from `seed`), `imagenet`, or a .safetensors file of the same model. Under `with
-    torch.device("meta")` the network has only shapes, and `weights` must be none. `taps` are
-    module paths at which features are read, the deepest first; without them, the model's own.
-    `files` is the folder with copies of the user's files. The global random state is neither read
-    nor changed.
+    (initialised from `seed`), `pretrained`, or a file of the same model; `network.loaded` has what
+    was loaded, in words. A head for other classes is left as it was initialised, or refused without
+    `new_head`. Under `with torch.device("meta")` the network has only shapes, and `weights` must be
+    none. `taps` are module paths at which features are read, the deepest first; without them, the
+    model's own. `files` is the folder with copies of the user's files. The global random state is
+    neither read nor changed.
 
     Raises ProtocolError for an unknown name or stem, or a model without ImageNet weights; DataError
     when those cannot be downloaded; ArtifactError when a weights file does not fit the model, or
@@ -52,8 +54,7 @@ def build(
     check_name("stem", stem, STEMS)
     require("classes must be at least 2", classes >= 2, classes)
     require("channels must be at least 1", inputs.channels >= 1, inputs.channels)
-    known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
-    require("weights must be none, imagenet or a .safetensors file", known, weights)
+    file = parse_weights(weights)
     if model.is_known:
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
@@ -64,10 +65,10 @@ def build(
     else:
         body, own = make_own(model, classes=classes, inputs=inputs, seed=seed, files=Path(files))
     network = Network(name, body, _taps(name, body, taps, own, inputs), inputs)
-    if weights == "imagenet":
-        load_imagenet(network, model)
-    elif weights != "none":
-        load_file(network, Path(weights))
+    if weights == "pretrained":
+        network.loaded = str(load_pretrained(network, model, classes=classes, new_head=new_head))
+    elif file:
+        network.loaded = str(load_file(network, file, classes=classes, new_head=new_head))
     return network
 
 

@@ -30,6 +30,7 @@ class Network(nn.Module):
         self.body = body
         self.places = {f"last{depth}": tap for depth, tap in enumerate(reversed(taps), start=1)}
         self.inputs = inputs
+        self.loaded = ""  # what of given weights was loaded, in words
 
     @property
     def taps(self) -> tuple[str, ...]:

@@ -237,7 +237,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "name with markup": (["--name", "<script>"], "a study's name must be 1-64 letters"),
     "name of the cache": (["--name", "cache"], "a study's name must be 1-64 letters"),
     "weights that do not exist": (
-        ["--teacher-weights", "imagenet"],
+        ["--teacher-weights", "pretrained"],
         "there are no ImageNet weights for resnet20; use --teacher-weights none",
     ),
     "report of nothing": (["report"], "there are 0 studies under"),

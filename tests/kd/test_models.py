@@ -295,7 +295,7 @@ def test_an_error_without_a_message_is_refused_in_one_line_too() -> None:
         ({"stem": "large"}, "unknown stem 'large'"),
         ({"classes": 1}, "classes must be at least 2, got 1"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
-        ({"weights": "theirs.pth"}, "weights must be none, imagenet or a .safetensors file"),
+        ({"weights": "theirs.onnx"}, "weights must be none, pretrained or a"),
     ],
 )
 def test_what_cannot_be_built_is_refused(change: dict, message: str) -> None:
@@ -362,7 +362,7 @@ def test_an_unreadable_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_imagenet_weights_arrive_but_for_the_head(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "shufflenet_v2_x0_5")
-    network = make("shufflenet_v2_x0_5", weights="imagenet", seed=4)
+    network = make("shufflenet_v2_x0_5", weights="pretrained", seed=4)
     fresh, own = export_state(make("shufflenet_v2_x0_5", seed=4)), export_state(network)
     heads = {"fc.weight", "fc.bias"}
     assert same_bits({key: own[key] for key in heads}, {key: fresh[key] for key in heads})
@@ -374,7 +374,7 @@ def test_imagenet_weights_arrive_but_for_the_head(hub: Path) -> None:
 
 def test_imagenet_head_is_kept_for_the_classes_of_imagenet(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "shufflenet_v2_x0_5")
-    settings = {"stem": "imagenet", "classes": 1000, "weights": "imagenet"}
+    settings = {"stem": "imagenet", "classes": 1000, "weights": "pretrained"}
     assert same_bits(export_state(make("shufflenet_v2_x0_5", **settings)), given)
 
 
@@ -383,13 +383,13 @@ def test_imagenet_weights_of_old_files_need_no_batch_counters(hub: Path) -> None
     old = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
     (file,) = hub.iterdir()
     torch.save(old, file)
-    own = export_state(make("shufflenet_v2_x0_5", weights="imagenet"))
+    own = export_state(make("shufflenet_v2_x0_5", weights="pretrained"))
     assert torch.equal(own["conv5.1.running_mean"], given["conv5.1.running_mean"])
 
 
 def test_imagenet_kernel_is_carried_to_the_small_stem_and_to_grayscale(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "resnet18")["conv1.weight"]
-    own = make("resnet18", weights="imagenet", channels=1).body.conv1.weight
+    own = make("resnet18", weights="pretrained", channels=1).body.conv1.weight
     assert own.shape == (64, 1, 3, 3)
     torch.testing.assert_close(own.sum((1, 2, 3)), given.sum((1, 2, 3)))
 
@@ -402,7 +402,7 @@ def test_vgg_of_the_small_stem_takes_the_features_of_imagenet_alone(
     state["classifier.0.weight"] = torch.ones(1)  # the true one has 102 M numbers
     url = torchvision.models.get_model_weights("vgg11_bn").IMAGENET1K_V1.url
     torch.save(state, hub / url.rsplit("/", 1)[-1])
-    body = make("vgg11_bn", weights="imagenet").body
+    body = make("vgg11_bn", weights="pretrained").body
     assert same_bits(body.features.state_dict(), donor)
 
 
@@ -432,7 +432,7 @@ def test_a_kernel_that_fits_is_left_as_it_is() -> None:
 def test_a_failed_download_states_which_file_goes_where(hub: Path) -> None:
     expected = f"put resnet18-f37072fd.pth into {hub}, or take --teacher-weights none"
     with pytest.raises(DataError, match=re.escape(expected)) as caught:
-        make("resnet18", weights="imagenet")
+        make("resnet18", weights="pretrained")
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(caught.value)
     assert "no route to host" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -441,10 +441,10 @@ def test_a_failed_download_states_which_file_goes_where(hub: Path) -> None:
 def test_a_damaged_download_is_named(hub: Path) -> None:
     (hub / "resnet18-f37072fd.pth").write_bytes(b"half a file")
     with pytest.raises(DataError, match=r"resnet18-f37072fd.pth is damaged .*; delete it"):
-        make("resnet18", weights="imagenet")
+        make("resnet18", weights="pretrained")
 
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn-16-2", "mobilenet_v2-w0.5"])
 def test_models_without_imagenet_weights_say_so(name: str) -> None:
     with pytest.raises(ProtocolError, match=f"there are no ImageNet weights for {name}; use"):
-        make(name, weights="imagenet")
+        make(name, weights="pretrained")

@@ -299,7 +299,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
 def test_imagenet_weights_for_a_model_of_the_user_are_refused(tmp_path):
     name = keep(tmp_path, GOOD.replace("small", "resnet50"), "resnet50")
     with pytest.raises(ProtocolError, match=r"no ImageNet weights for mine\.py:resnet50@"):
-        protocol(teacher=name, teacher_weights="imagenet")
+        protocol(teacher=name, teacher_weights="pretrained")
 
 
 def test_a_protocol_is_another_when_the_file_is(tmp_path):

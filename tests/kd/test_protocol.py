@@ -37,6 +37,7 @@ OTHERS: dict[str, Any] = {
     "teacher_lr": 0.2,
     "teacher_weight_decay": 1e-4,
     "students": ("resnet8-w0.5", "resnet20"),
+    "student_weights": "small.pth@0123456789ab",
     "max_params": 1000,
     "max_latency_ms": 0.5,
     "stem": "imagenet",
@@ -164,7 +165,9 @@ def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
-@pytest.mark.parametrize("name", ["dataset", "augment", "teacher", "teacher_weights", "stem"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "augment", "teacher", "teacher_weights", "student_weights", "stem"]
+)
 def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
         Protocol.from_json(altered(**{name: absurd}))
@@ -211,7 +214,26 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),
         ({"students": ("resnet18-w0.5",)}, "resnet18 has no width factor, got resnet18-w0.5"),
         ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
-        ({"teacher_weights": "best.pt"}, "teacher_weights must be none, imagenet or a"),
+        (
+            {"teacher_weights": "best.onnx"},
+            "teacher_weights must be none, pretrained or a .safetensors, .pth or .pt file, got "
+            "'best.onnx'",
+        ),
+        ({"student_weights": "imagenet"}, "student_weights must be none, pretrained or a"),
+        (
+            {"student_weights": "pretrained"},
+            "there are no ImageNet weights for resnet20; use --student-weights none",
+        ),
+        (
+            {"student_weights": "a.pt", "students": ("resnet8", "resnet20")},
+            "a file of weights fits one student, got resnet8, resnet20; name one --student, or use "
+            "--student-weights pretrained or none",
+        ),
+        (
+            {"teacher_epochs": 0},
+            "a teacher needs weights or training, got resnet56 with teacher_epochs 0 and "
+            "teacher_weights none; use --teacher-weights FILE, or --teacher-epochs 1",
+        ),
         ({"taps": ("last1", "last1")}, "taps must not repeat a name, got ('last1', 'last1')"),
         (
             {"taps": ("last1", "layer2=layer2")},

@@ -39,6 +39,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "teacher_lr": (0.05, TEACHER),
     "teacher_weight_decay": (1e-4, TEACHER),
     "students": (("resnet20",), NONE),
+    "student_weights": ("small.pth@0123456789ab", NONE),
     "max_params": (1000, NONE),
     "max_latency_ms": (1.0, NONE),
     "stem": ("imagenet", TEACHER),

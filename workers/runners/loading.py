@@ -9,6 +9,8 @@ from kd.errors import ArtifactError
 from kd.models.build import Network, build
 from kd.models.network import load_state
 from kd.models.numerics import place
+from kd.models.pixels import received
+from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.teacher import LiveTeacher, TeacherSource
@@ -32,16 +34,26 @@ def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Example
 
 
 def build_network(
-    job: JobContext, name: str, *, teacher: bool = False, weights: str = "none", seed: int = 0
+    job: JobContext,
+    name: str,
+    *,
+    teacher: bool = False,
+    weights: str = "none",
+    seed: int = 0,
+    new_head: bool = True,
 ) -> Network:
     """Build a model as the study uses it, as its teacher or as a student."""
     info, protocol = dataset_info(job), job.protocol
+    starts = protocol.teacher_weights if teacher else protocol.student_weights
+    size = (protocol.teacher_size if teacher else 0) or protocol.image_size
+    pretrained = starts == "pretrained"
     return build(
         name,
         classes=len(info["classes"]),
-        inputs=read_inputs(info),
-        stem=job.protocol.stem,
+        inputs=received(parse_model(name), read_inputs(info), size, pretrained=pretrained),
+        stem=protocol.stem,
         weights=weights,
+        new_head=new_head,
         seed=seed,
         taps=protocol.teacher_paths if teacher else protocol.student_paths,
         files=job.layout.own,
@@ -49,9 +61,16 @@ def build_network(
 
 
 def untrained_teacher(job: JobContext) -> Network:
-    """Build the teacher as it is before fine-tuning."""
-    weights, seed = job.protocol.teacher_weights, initial_seed(job.protocol)
-    return build_network(job, job.protocol.teacher, teacher=True, weights=weights, seed=seed)
+    """Build the teacher as it is before fine-tuning. Without any, its head must fit the classes."""
+    protocol = job.protocol
+    return build_network(
+        job,
+        protocol.teacher,
+        teacher=True,
+        weights=protocol.teacher_weights,
+        seed=initial_seed(protocol),
+        new_head=protocol.teacher_epochs > 0,
+    )
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -60,9 +79,15 @@ def initial_seed(protocol: Protocol) -> int:
 
 
 def untrained_student(job: JobContext, seed: int, student: str = "") -> Network:
-    """Build the student that a run with `seed` starts from; by default the first."""
+    """Build a student, by default the first, with random weights from the seed of a run."""
     name = student or job.protocol.student
     return build_network(job, name, seed=derive_seed(seed, "initialisation"))
+
+
+def starting_student(job: JobContext, seed: int, student: str = "") -> Network:
+    """Build the student that a run with `seed` starts from, with the protocol's weights if any."""
+    name, weights = student or job.protocol.student, job.protocol.student_weights
+    return build_network(job, name, weights=weights, seed=derive_seed(seed, "initialisation"))
 
 
 def load_teacher(job: JobContext) -> Network:

@@ -119,13 +119,18 @@ def refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = No
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
-    """Return torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
+    """Return torchvision's IMAGENET1K_V1 weights; see `fetched`."""
+    return fetched(_imagenet(name))
+
+
+def fetched(weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
+    """Return weights of torchvision, from torch.hub's folder or the web.
 
     V1, not DEFAULT: every model has it, and the ResNets' and VGGs' comes from training on hard
     labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
     does label smoothing help?"). The hash in the file's name is checked on download alone.
     """
-    weights, file = _imagenet(name)
+    file = _file(weights)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
             progress=True, check_hash=True, weights_only=True, map_location="cpu"
@@ -143,10 +148,13 @@ def pretrained(name: str) -> dict[str, Tensor]:
 
 def imagenet_files() -> dict[str, Path]:
     """Return where the ImageNet weights of each model are kept, or looked for."""
-    return {name: _imagenet(name)[1] for name in MODELS}
+    return {name: _file(_imagenet(name)) for name in MODELS}
 
 
-def _imagenet(name: str) -> tuple[torchvision.models.WeightsEnum, Path]:
-    """Return weights, and the file that torch.hub downloads to, in TORCH_HOME if that is set."""
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    return weights, Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+def _imagenet(name: str) -> torchvision.models.WeightsEnum:
+    return torchvision.models.get_model_weights(name).IMAGENET1K_V1
+
+
+def _file(weights: torchvision.models.WeightsEnum) -> Path:
+    """Return the file that torch.hub downloads to, in TORCH_HOME if that is set."""
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])

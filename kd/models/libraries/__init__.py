@@ -5,13 +5,14 @@ is its help. Unlike the families of the catalogue, a library's models are taken 
 are found by `kd.models.discovery`, and each model is tried out before a study trains it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kd.names import LIBRARIES
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +35,20 @@ class Library(Protocol):
         """Return the names of all models."""
         ...
 
-    def make(
-        self, name: str, classes: int, channels: int, size: int, *, pretrained: bool = False
-    ) -> "nn.Module":
+    def make(self, name: str, classes: int, channels: int, size: int) -> "nn.Module":
         """Return a model for images [B, channels, size, size], initialised by torch's generator.
 
-        With `pretrained`, it has the library's own weights, but for a head of other classes. Raises
-        ProtocolError for an unknown model, one that cannot have such images, or one without
-        weights, DataError if these cannot be downloaded.
+        Raises ProtocolError for an unknown model, or one that cannot have such images.
+        """
+        ...
+
+    def pretrained(
+        self, name: str, classes: int, channels: int, size: int
+    ) -> "Mapping[str, Tensor]":
+        """Return the library's own weights of the model that `make` returns with these arguments.
+
+        Those of a head have the shape for the classes that they were trained for. Raises
+        ProtocolError for a model without weights, DataError if these cannot be downloaded.
         """
         ...
 
