@@ -128,6 +128,11 @@ def _are_images(config: Mapping[str, Any]) -> bool:
     return bool(config["inputs"]["type"] == "Images")
 
 
+def _noun(config: Mapping[str, Any]) -> str:
+    """Return the word for one thing that the student classifies."""
+    return "image" if _are_images(config) else "example"
+
+
 def _inputs(config: Mapping[str, Any]) -> str:
     """Say what the student classifies."""
     shape = config["inputs"]["shape"]
@@ -171,16 +176,18 @@ def _results(findings: Findings, exported: Exported) -> Table:
             measure.value(data.teacher_value),
         ],
     ]
-    return _table(f"{whole(data.test_images)} test images", rows)
+    return _table(f"{whole(data.test_images)} test {_noun(exported.config)}s", rows)
 
 
 def _choice(findings: Findings, exported: Exported) -> str:
+    examples = f"test {_noun(exported.config)}s"
     middle = "" if len(exported.finalist.tested) % 2 else ", the worse of the two in the middle"
     return (
-        f"The interval is over seeds and test images. These weights are of seed "
+        f"The interval is over seeds and {examples}. These weights are of seed "
         f"{exported.run.replicate + 1} of {findings.data.seeds}: the one whose *validation* "
         f"{findings.data.measure.name} is the median{middle}. Choosing the best seed on the test "
-        "images would be a selection on the test split, and its result there would be too good. "
+        f"{examples.removeprefix('test ')} would be a selection on the test split, and its result "
+        "there would be too good. "
         f"The recipe's {findings.data.measure.name} is the mean over seeds."
     )
 
@@ -190,15 +197,14 @@ def _use(exported: Exported) -> list[str]:
     shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
     library = ", torchvision" if model.facts.family == "torchvision" else ""
+    library += "".join(f", {package}" for package in config.get("needs", ()))
     if model.digest:
         library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)
     name = "images" if pictures else "arrays"
     fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
     if pictures:
-        fed = (
-            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
-        )
+        fed = f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
     parts = [
         f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which contains everything needed to build the model.",
@@ -206,7 +212,7 @@ def _use(exported: Exported) -> list[str]:
             library=library,
             name=name,
             also="`student.py` also normalises the images. " * pictures,
-            examples=counted(exported.images, f"validation {'image' if pictures else 'example'}"),
+            examples=counted(exported.images, f"validation {_noun(config)}"),
         ),
         WITH_RETORT.format(
             where=", whose images are bytes" * pictures,
@@ -225,21 +231,26 @@ def _use(exported: Exported) -> list[str]:
 
 def _training(findings: Findings, exported: Exported) -> str:
     protocol, record = findings.data.protocol, exported.run.record
-    images = findings.data.images.get("train")
-    count = f"{counted(images, 'image')} of " if images else ""
+    noun, examples = _noun(exported.config), findings.data.images.get("train")
+    count = f"{counted(examples, noun)} of " if examples else ""
+    views = " and received the same crops as the student" * _are_images(exported.config)
     teacher = (
-        f" Its teacher, {protocol.teacher}, was trained on the same images and received the same "
-        "crops as the student."
+        f" Its teacher, {protocol.teacher}, was trained on the same {noun}s{views}."
         if exported.finalist.distils
         else ""
     )
     return escaped(
-        f"From random weights on {count}the training split of {protocol.dataset}, for "
+        f"{_start(exported)} on {count}the training split of {protocol.dataset}, for "
         f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
         f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
+
+
+def _start(exported: Exported) -> str:
+    """Say which weights the student's training began with."""
+    return "From random weights"
 
 
 def _cost(findings: Findings, exported: Exported) -> str:
@@ -251,7 +262,7 @@ def _cost(findings: Findings, exported: Exported) -> str:
         return "The study did not measure the cost of this model."
     rows = [
         ["parameters", whole(cost.parameters)],
-        ["multiply-accumulates per image", scaled(cost.macs)],
+        [f"multiply-accumulates per {_noun(exported.config)}", scaled(cost.macs)],
         ["file", binary_size(cost.bytes)],
     ]
     rows += [
@@ -273,10 +284,16 @@ def _limits(findings: Findings, exported: Exported) -> str:
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
+    pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [
-        f"It was tested on examples of {protocol.dataset} alone. With other light, sensors or "
-        "classes, its accuracy is unknown. It always predicts one of its classes.",
-        *([size] if _are_images(exported.config) else []),
+        f"It was tested on examples of {protocol.dataset} alone. With other {'light, ' * pictures}"
+        "sensors or classes, its accuracy is unknown. It always predicts one of its classes.",
+        *([size] if pictures else []),
+        *(
+            f"Its layers are code of {package}: another version may build another model, and the "
+            "licence of that package applies to them."
+            for package in needs
+        ),
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)
