@@ -104,6 +104,11 @@ LOADING = "    student.body.load_state_dict(load_file(path))"
 LOADING_TIED = """\
     weights = load_file(path)
     student.body.load_state_dict(weights | {name: weights[of] for name, of in TIED.items()})"""
+# For layers that read the version of a state dict, which the file lacks.
+LOADING_VERSIONED = """\
+    state = student.body.state_dict()
+    state.update(load_file(path))
+    student.body.load_state_dict(state)"""
 
 # For a family of the catalogue that is neither CIFAR's nor torchvision's.
 TRACED = '''
@@ -123,8 +128,8 @@ class Body(nn.Module):
 class _Parts:
     """The parts of the file that depend on where a model comes from.
 
-    `lines` are the body of the function `body`, `blocks` the source of classes that it uses; both
-    may use what the statement `standard` imports, and the package `library`.
+    `lines` are those of the function `body`, `blocks` the source of classes that it uses,
+    `standard` an import of the standard library, `library` a package to import.
     """
 
     lines: list[str]
@@ -142,8 +147,8 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     inputs, parts = read_inputs(config), _parts(network, config)
     packages = ["import torch", *([f"import {parts.library}"] if parts.library else [])]
     imports = [*([parts.standard] if parts.standard else []), "from pathlib import Path", ""]
-    imports += sorted(packages)
-    imports += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
+    imports += [*sorted(packages), "from safetensors.torch import load_file"]
+    imports += ["from torch import Tensor, nn"]
     student = NORMALISING if inputs.are_images else PLAIN
     tied = tied_names(network.body.state_dict())
     return FILE.format(
@@ -155,10 +160,18 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
         constants=_constants(inputs),
         student=student.format(logits=_selection(network)),
         tied=TIED.format(tied=tied) if tied else "",
-        loading=LOADING_TIED if tied else LOADING,
+        loading=LOADING_TIED if tied else _loading(network.body),
         blocks=parts.blocks,
         body="\n".join(f"    {line}" for line in parts.lines),
     )
+
+
+def _loading(body: nn.Module) -> str:
+    """Return the lines that load the file: other ones for layers such as MNASNet's."""
+    kinds = {type(module) for module in body.modules()}
+    own = [kind for kind in kinds if not kind.__module__.startswith("torch.nn.")]
+    plain = all(k._load_from_state_dict is nn.Module._load_from_state_dict for k in own)
+    return LOADING if plain else LOADING_VERSIONED
 
 
 def needed(name: str) -> list[str]:
@@ -194,14 +207,12 @@ def _selection(network: Network) -> str:
     output = network.eval().body(network.inputs.normalise(stored))
     network.train(was_training)
     logits = logits_of(output)
-    found = ""
+    float32 = "" if logits.dtype == torch.float32 else ".float()"
     if isinstance(output, Mapping):
-        found = '["logits"]'
-    elif hasattr(output, "logits"):
-        found = ".logits"
-    elif isinstance(output, tuple | list):
-        found = "[0]"
-    return found if logits.dtype == torch.float32 else f"{found}.float()"
+        return f'["logits"]{float32}'
+    named = hasattr(output, "logits")
+    listed = "[0]" if isinstance(output, tuple | list) else ""
+    return f"{'.logits' if named else listed}{float32}"
 
 
 def _constants(inputs: Inputs) -> str:
@@ -256,16 +267,12 @@ def _traced(network: Network) -> _Parts:
             f"({one_line(error)})"
         ) from error
     forward = re.sub(r";  [\w= ]+ = None$", "", code.src.strip(), flags=re.MULTILINE)
-    layers = [
-        f'self.add_module("{name}", {_traced_call(child, tracer)})'
-        for name, child in network.body.named_children()
-    ]
+    added = {name: _traced_call(child, tracer) for name, child in network.body.named_children()}
+    layers = "\n".join(f'self.add_module("{name}", {call})' for name, call in added.items())
     modules = [value for value in code.globals.values() if isinstance(value, ModuleType)]
     used = [module.__name__ for module in modules if f"{module.__name__}." in forward]
-    text = TRACED.format(
-        layers=indent("\n".join(layers), 8 * " "), forward=indent(forward, 4 * " ")
-    )
     standard = "\n".join(f"import {name}" for name in used if name != "torch")
+    text = TRACED.format(layers=indent(layers, 8 * " "), forward=indent(forward, 4 * " "))
     return _Parts(lines=["return Body()"], blocks=text, standard=standard)
 
 

@@ -3,7 +3,6 @@
 import inspect
 from typing import Any
 
-import torch
 import torchvision
 from torch import nn
 
@@ -62,7 +61,6 @@ def call(name: str, classes: int, channels: int, size: int) -> list[str]:
     arguments = [f"    {key}={value!r}," for key, value in settings.items()]
     lines = ["model = torchvision.models.get_model(", f'    "{name}",', *arguments, ")"]
     if channels != 3:
-        with torch.device("meta"):
-            path, layer = _first_convolution(make(name, classes, channels, size))
+        path, layer = _first_convolution(make(name, classes, channels, size))
         lines.append(f'model.set_submodule("{path}", nn.{layer})')
     return [*lines, "return model"]
