@@ -1,6 +1,7 @@
 """A classifier of stored examples, which returns feature maps as well as its logits."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -135,8 +136,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, mode
     Raises ArtifactError when it does not fit, or has different values for names that share a tensor
     in the module.
     """
+    versioned = module.state_dict()  # some layers require their versions, which files lack
+    given = OrderedDict(state)
+    given._metadata = versioned._metadata  # type: ignore[attr-defined]
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(given)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{source} does not fit {model}: {reason}") from None

@@ -3,9 +3,10 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model
+from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model, parse_weights
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -128,6 +129,11 @@ def _are_images(config: Mapping[str, Any]) -> bool:
     return bool(config["inputs"]["type"] == "Images")
 
 
+def _noun(config: Mapping[str, Any]) -> str:
+    """Return the word for one thing that the student classifies."""
+    return "image" if _are_images(config) else "example"
+
+
 def _inputs(config: Mapping[str, Any]) -> str:
     """Say what the student classifies."""
     shape = config["inputs"]["shape"]
@@ -190,6 +196,7 @@ def _use(exported: Exported) -> list[str]:
     shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
     library = ", torchvision" if model.facts.family == "torchvision" else ""
+    library += "".join(f", {package}" for package in config.get("needs", ()))
     if model.digest:
         library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)
@@ -204,7 +211,7 @@ def _use(exported: Exported) -> list[str]:
             library=library,
             name=name,
             also="`student.py` also normalises the images. " * pictures,
-            examples=counted(exported.images, f"validation {'image' if pictures else 'example'}"),
+            examples=counted(exported.images, f"validation {_noun(config)}"),
         ),
         WITH_RETORT.format(
             where=", whose images are bytes" * pictures,
@@ -229,12 +236,20 @@ def _training(findings: Findings, exported: Exported) -> str:
     teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
     teacher = teacher * exported.finalist.distils
     return escaped(
-        f"From random weights on {count}the training split of {protocol.dataset}, for "
-        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
+        f"{_start(protocol.student_weights)} on {count}the training split of {protocol.dataset}, "
+        f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
         f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
+
+
+def _start(weights: str) -> str:
+    """Say which weights the student's training began with."""
+    if weights == "none":
+        return "From random weights"
+    file = parse_weights(weights)
+    return f"From the weights of {Path(file.path).name}" if file else "From the library's weights"
 
 
 def _cost(findings: Findings, exported: Exported) -> str:
@@ -268,12 +283,17 @@ def _limits(findings: Findings, exported: Exported) -> str:
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
-    pictures = _are_images(exported.config)
+    pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [
         f"It was tested on examples of {protocol.dataset} alone. With other "
         f"{'light, ' * pictures}sensors or classes, its accuracy is unknown. It always predicts "
         "one of its classes.",
         *([size] if pictures else []),
+        *(
+            f"Its layers are code of {package}: another version may build another model, and the "
+            "licence of that package applies to them."
+            for package in needs
+        ),
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

@@ -86,7 +86,7 @@ class Tryout:
                 place(copy.deepcopy(network), self._device)(self._validation.values)
             if exports:
                 with self._refusing("cannot be exported"):
-                    config, files = describe(self._job, self._name), self._job.layout.own
+                    config, files = describe(self._job, again), self._job.layout.own
                     again.requires_grad_(False)
                     write_student(Path(folder) / "export", again, config, files, self._on_cpu)
 

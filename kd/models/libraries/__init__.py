@@ -57,7 +57,10 @@ class Library(Protocol):
         ...
 
     def call(self, name: str, classes: int, channels: int, size: int) -> list[str]:
-        """Return lines of Python that return what `make` does, without weights, for an export."""
+        """Return lines of a Python function that returns what `make` does, for an export.
+
+        They find the package imported by its name. The model need not have the same weights.
+        """
         ...
 
 

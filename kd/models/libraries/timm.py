@@ -106,5 +106,5 @@ def pixels(name: str) -> Pixels:
 
 def call(name: str, classes: int, channels: int, size: int) -> list[str]:
     settings = _settings(name, classes, channels, size)
-    arguments = "".join(f", {key}={value}" for key, value in settings.items())
-    return ["import timm", "", f'return timm.create_model("{name}"{arguments})']
+    arguments = [f"    {key}={value!r}," for key, value in settings.items()]
+    return ["return timm.create_model(", f'    "{name}",', *arguments, ")"]

@@ -77,8 +77,8 @@ def pixels(name: str) -> Pixels:
 
 def call(name: str, classes: int, channels: int, size: int) -> list[str]:
     settings = _settings(name, classes, size, channels)
-    arguments = "".join(f", {key}={value}" for key, value in settings.items())
-    lines = ["import torchvision", "", f'model = torchvision.models.get_model("{name}"{arguments})']
+    arguments = [f"    {key}={value!r}," for key, value in settings.items()]
+    lines = ["model = torchvision.models.get_model(", f'    "{name}",', *arguments, ")"]
     if channels != 3:
         path, layer = _first_convolution(make(name, classes, channels, size))
         lines.append(f'model.set_submodule("{path}", nn.{layer})')
