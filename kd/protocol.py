@@ -142,8 +142,8 @@ class Protocol(JsonData):
             require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
         for name in (self.teacher, *self.students):
             model = parse_model(name)
-            if model.digest:
-                continue  # a job tests the model in its file, with `kd.models.own.try_out`
+            if not model.is_known:
+                continue  # a job tries the model out, with `kd.models.tryout`
             for tap in self.taps:
                 if tap not in model.taps:
                     raise ProtocolError(

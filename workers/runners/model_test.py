@@ -1,26 +1,29 @@
-"""The job that tests models of the user's own on a few images, before the study trains them.
+"""The job that tests models that are not of the catalogue, before the study trains them.
 
-First `kd.models.own.try_out` checks a model's outputs. Then the model is trained, saved, resumed,
+Before the data are read, they are built and run on shapes alone, which finds most faults at once.
+With data, `kd.models.tryout` checks a model's outputs; then the model is trained, saved, resumed,
 evaluated, measured and, if it is a student, exported.
 """
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.inputs import Examples, read_inputs
+from kd.data.inputs import Examples, Images
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
+from kd.models.build import build, check_exists
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import OUT_OF_MEMORY, refusal
-from kd.models.tryout import try_out
-from kd.names import parse_model
+from kd.models.own import refusal
+from kd.models.tryout import refusing, try_out, try_shapes
+from kd.names import parse_model, takes_images
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
@@ -33,26 +36,53 @@ from workers.runners.exporting import COMPARED, check_batching, describe, write_
 from workers.runners.loading import build_network, open_parts
 
 BATCH = 4  # images of a batch, at most
+CHANNELS = (3, 1)  # of images that have not been read: the first that a model takes
+SOME_CLASSES = 10  # of data that have not been read
 RECIPE = Recipe(lr=0.01)
 
 
 def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Test every model of the user's own. Raises ProtocolError for the first that fails."""
+    """Test models of libraries and user files. Raises ProtocolError for the first that fails."""
     protocol = job.protocol
-    info = read_manifest(job.layout.dataset(job.dataset), "dataset").info
     for name in dict.fromkeys((protocol.teacher, *protocol.students)):
-        if parse_model(name).digest:
-            try_out(
-                name,
-                classes=len(info["classes"]),
-                inputs=read_inputs(info),
-                taps=protocol.taps,
-                files=job.layout.own,
-            )
-            students = name in protocol.students
-            trains = students or protocol.teacher_epochs > 0
-            Tryout(job, name, device).run(trains=trains, exports=students)
+        if parse_model(name).is_known:
+            continue
+        if not job.dataset:
+            _try_without_data(job, name)
+            continue
+        students = name in protocol.students
+        trains = students or protocol.teacher_epochs > 0
+        Tryout(job, name, device).run(trains=trains, exports=students)
     yield Result.of()
+
+
+def _try_without_data(job: ModelsJob, name: str) -> None:
+    """Check the model's name and, if the data are images, run it on shapes.
+
+    The number of channels is unknown, and so one of 3 and 1 must do. Raises ProtocolError.
+    """
+    check_exists(parse_model(name), job.layout.own)
+    if not takes_images(job.protocol.dataset):
+        return
+    size, errors = job.protocol.image_size, list[ProtocolError]()
+    for channels in CHANNELS:
+        constants = (0.5,) * channels
+        make = partial(
+            build,
+            name,
+            classes=SOME_CLASSES,
+            inputs=Images(shape=(channels, size, size), mean=constants, deviation=constants),
+            stem=job.protocol.stem,
+            seed=0,
+            files=job.layout.own,
+        )
+        try:
+            try_shapes(name, make, classes=SOME_CLASSES, files=job.layout.own)
+        except ProtocolError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
 
 
 class Tryout:
@@ -68,6 +98,10 @@ class Tryout:
 
     def run(self, *, trains: bool, exports: bool) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
+        info = read_manifest(self._job.layout.dataset(self._job.dataset), "dataset").info
+        make = partial(self._built, torch.device("cpu"))
+        files = self._job.layout.own
+        try_out(self._name, make, classes=len(info["classes"]), files=files)
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
             with self._refusing("does not take a batch of the study"), torch.no_grad():
@@ -134,7 +168,8 @@ class Tryout:
         if differing and self._device.type == "cpu":
             raise self._refused(
                 "has state that its state dict lacks (a number, a buffer that is not "
-                f"persistent): resumed after an epoch, {differing[0]} differs"
+                "persistent), or draws random numbers of its own: resumed after an epoch, "
+                f"{differing[0]} differs"
             )
 
     def _evaluate(self, network: Network) -> None:
@@ -152,13 +187,12 @@ class Tryout:
     def _refusing(self, what: str) -> Iterator[None]:
         """Turn any exception of the block into an error: the model, then `what` it cannot do."""
         try:
-            yield
-        except (*OUT_OF_MEMORY, OSError, ProtocolError):
+            with refusing(self._name, self._job.layout.own, what):
+                yield
+        except ProtocolError:
             raise
         except RetortError as error:
             raise self._refused(f"{what}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise self._refused(what, error) from error
 
-    def _refused(self, what: str, error: BaseException | None = None) -> RetortError:
-        return refusal(self._name, self._job.layout.own, what, error)
+    def _refused(self, what: str) -> ProtocolError:
+        return refusal(self._name, self._job.layout.own, what)
