@@ -196,7 +196,9 @@ def _use(exported: Exported) -> list[str]:
     name = "images" if pictures else "arrays"
     fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
     if pictures:
-        fed = f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
+        fed = (
+            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
+        )
     parts = [
         f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which contains everything needed to build the model.",
