@@ -205,7 +205,7 @@ def _leading(calls: list[_Call], logits: Tensor | None) -> list[_Call]:
         return calls
     try:
         gradients = torch.autograd.grad(logits, asked, torch.empty_like(logits), allow_unused=True)
-    except RuntimeError:  # changes in place, an operation without a backward pass on this device
+    except Exception:  # changes in place, no backward pass on this device, a fault of the model
         return calls
     dead = {id(one) for one, given in zip(asked, gradients, strict=True) if given is None}
     return [call for call in calls if id(call.output) not in dead]
