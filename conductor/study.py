@@ -135,9 +135,10 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
-        data = preparation.data()
         spaces = (space.own for space in self._spaces if space.own)
         keep_own(self._layout, [*self._request.own, *spaces])
+        preparation.models()  # what can fail without data fails before they are read
+        data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)

@@ -165,6 +165,11 @@ def takes_path(source: str) -> bool:
     return "PATH" in SOURCES.literals(source) or is_downloaded(source)
 
 
+def takes_images(dataset: str) -> bool:
+    """Return whether a data set is known, before it is read, to have images (see its source)."""
+    return bool(SOURCES.literals(parse_dataset(dataset)[0]).get("IMAGES", False))
+
+
 def is_downloaded(source: str) -> bool:
     """Return whether a source is downloaded, to the path after its name if there is one."""
     return "DOWNLOADED" in SOURCES.literals(source)

@@ -70,9 +70,12 @@ class KernelsJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsJob(Job):
-    """Test the models of the user's own before anything is trained with them."""
+    """Try out the models that are not of the catalogue before anything is trained with them.
 
-    runner: ClassVar[str] = "own_models.run_models"
+    Without `dataset`, this is what needs no data: names, imports and shapes.
+    """
+
+    runner: ClassVar[str] = "model_test.run_models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

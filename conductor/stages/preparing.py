@@ -1,4 +1,4 @@
-"""The stages before the search: data set, kernels, own models, teacher, teacher cache."""
+"""The stages before the search: models, data set, kernels, teacher, teacher cache."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class Preparation:
 
     def data(self) -> Prepared:
         """Prepare the data set."""
-        context = Prepared(protocol=self._protocol, root=str(self._layout.root))
+        context = self._context()
         job = context.job(PrepareJob)
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
             result = self._workers.run(job, lambda event: _update(bar, event))
@@ -100,13 +100,15 @@ class Preparation:
             self._display.say(line)
         return str(result["used"])
 
-    def models(self, context: JobContext) -> None:
-        """Test the models of the user's own, if there are any.
+    def models(self, context: JobContext | None = None) -> None:
+        """Test the models that are not of the catalogue, if there are any.
 
-        Raises ProtocolError, in one line, for one that cannot be trained.
+        Without the `context` of the data set, only what needs no data: the user's files must be in
+        the root by then. Raises ProtocolError, in one line, for a model that cannot be trained.
         """
         names = (self._protocol.teacher, *self._protocol.students)
-        if any(parse_model(name).digest for name in names):
+        if not all(parse_model(name).is_known for name in names):
+            context = context or self._context()
             self._workers.run(context.job(ModelsJob))
 
     def taps(self, data: Prepared, distils: bool) -> Prepared:
@@ -129,6 +131,10 @@ class Preparation:
         if {self._protocol.teacher_weights, self._protocol.student_weights} != {"none"}:
             for line in self._workers.run(context.job(WeightsJob))["lines"]:
                 self._display.say(line)
+
+    def _context(self) -> Prepared:
+        """Return the context of the first jobs."""
+        return Prepared(protocol=self._protocol, root=str(self._layout.root))
 
     def _prepare_teacher(self, context: JobContext) -> str:
         job = context.job(TeacherJob)

@@ -15,7 +15,7 @@ from kd.errors import ProtocolError, require
 from kd.models import families, libraries
 from kd.models.discovery import discover, tap_at
 from kd.models.network import Network, export_state, tap_shapes
-from kd.models.own import make_own
+from kd.models.own import check_own, make_own
 from kd.models.taps import Tap
 from kd.models.weights import load_file, load_pretrained
 from kd.names import STEMS, ModelName, parse_model, parse_weights
@@ -70,6 +70,17 @@ def build(
     elif file:
         network.loaded = str(load_file(network, file, classes=classes, new_head=new_head))
     return network
+
+
+def check_exists(model: ModelName, files: Path) -> None:
+    """Raise ProtocolError for a model of a library that lacks it or is not installed, or of a
+    user's file that does not import or lacks the function, or whose function takes other arguments.
+    """
+    if model.digest:
+        check_own(model, files)
+    elif model.library:
+        known = libraries.load(model.library).names()
+        check_name(f"model of {model.library}", model.base.partition(".")[0], known)
 
 
 def _make(model: ModelName, classes: int, inputs: Inputs, seed: int) -> nn.Module:

@@ -37,12 +37,8 @@ def make_own(
     copy is missing or changed; ProtocolError, in one line, for a file that does not import or
     lacks the function, and for a function that fails or does not return a module.
     """
-    function = _find(model, files)
+    function = check_own(model, files)
     settings = own_settings(function, classes, inputs)
-    try:
-        inspect.signature(function).bind(**settings)
-    except TypeError as error:
-        raise _error_at(model, function, f"must take classes and channels: {error}") from None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
         try:
@@ -59,6 +55,20 @@ def make_own(
     return body, tuple(taps)
 
 
+def check_own(model: ModelName, files: Path) -> Callable[..., Any]:
+    """Return the model's function. Raises ProtocolError unless its file imports and has it, and it
+    takes what `own_settings` returns.
+    """
+    function = _find(model, files)
+    signature = inspect.signature(function)
+    names = ("classes", "channels", *(["size"] if "size" in signature.parameters else []))
+    try:
+        signature.bind(**dict.fromkeys(names, 1))
+    except TypeError as error:
+        raise _error_at(model, function, f"must take classes and channels: {error}") from None
+    return function
+
+
 def own_settings(function: Callable[..., Any], classes: int, inputs: Inputs) -> dict[str, int]:
     """Return the arguments of a user's function: `size` only if it takes one."""
     sized = "size" in inspect.signature(function).parameters
@@ -69,10 +79,14 @@ def own_settings(function: Callable[..., Any], classes: int, inputs: Inputs) -> 
 def refusal(name: str, files: Path, what: str, error: BaseException | None = None) -> ProtocolError:
     """Return the one-line error for an unusable model; `what` is the predicate of the sentence.
 
-    It names the line in the user's file that raised `error`, or that of the model's function.
+    For a model of the user's own it names the line that raised `error`, or that of the model's
+    function.
     """
     model = parse_model(name)
-    return _error_at(model, _find(model, files), what, error)
+    if model.digest:
+        return _error_at(model, _find(model, files), what, error)
+    reason = f": {one_line(error)}" if error else ""
+    return ProtocolError(f"{name} {what}{reason}; use another model")
 
 
 def _error_at(

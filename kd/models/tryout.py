@@ -1,122 +1,154 @@
 """Try out a model that is not of the catalogue on a few examples, before a study trains it."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kd.data.inputs import Inputs
-from kd.errors import ProtocolError
-from kd.models.build import build
-from kd.models.network import Network, same, tap_shapes
-from kd.models.own import OUT_OF_MEMORY, _error_at, refusal
-from kd.names import parse_model
-from kd.own_files import own_line
+from kd.errors import ProtocolError, RetortError
+from kd.models.network import Network, meta_twin, same
+from kd.models.own import OUT_OF_MEMORY, refusal
 
-# a module's name, the module, its output, and the version counter of that tensor at the time
-_Returned = tuple[str, nn.Module, object, int]
+EXAMPLES = 2  # of a pass
 
 
-def try_out(name: str, *, classes: int, inputs: Inputs, taps: Sequence[str], files: Path) -> None:
-    """Build the model twice and pass images through it, as training will.
+def try_shapes(name: str, make: Callable[[], Network], *, classes: int, files: Path) -> Network:
+    """Build the model and pass an example through it on the meta device, without arithmetic.
 
-    Raises ProtocolError, in one line, unless its weights depend only on the seed, its forward pass
-    draws no random numbers, its outputs are logits [B, classes] and not probabilities, and it has
-    all `taps`, each a map [B, C, h, w].
+    So no convolution is computed before its kernels are tested. Raises ProtocolError, in one line,
+    for a model that cannot be built, does not run, or does not return logits [B, classes]. `files`
+    is the folder with copies of the user's files.
     """
-    network, again = (
-        build(name, classes=classes, inputs=inputs, stem="cifar", seed=0, files=files)
-        for _ in range(2)
-    )
+    with refusing(name, files, "cannot be built"):
+        network = make()
+    with refusing(name, files, f"does not accept {network.inputs}"):
+        logits = _logits_on_meta(network)
+    _check_shape(name, files, logits, (1, classes))
+    return network
+
+
+def try_out(name: str, make: Callable[[], Network], *, classes: int, files: Path) -> None:
+    """Build the model twice and pass examples through it, as training will.
+
+    Raises ProtocolError, in one line, unless its weights depend only on the seed, its evaluation
+    draws no random numbers and its training draws them from torch alone, it returns logits
+    [B, classes] and not probabilities, and no layer changes the output of a tap in place. `files`
+    is the folder with copies of the user's files.
+    """
+    with refusing(name, files, "cannot be built"):
+        network, again = make(), make()
     left, right = network.state_dict(), again.state_dict()
+    strange = [key for key, value in left.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise refusal(name, files, f"has {strange[0]}, which is no tensor, in its state dict")
     if left.keys() != right.keys() or not all(same(left[key], right[key]) for key in left):
         what = "gets different weights from the same seed; draw only from torch's global generator"
         raise refusal(name, files, what)
-    images = torch.zeros(2, *inputs.shape, dtype=inputs.dtype)
     for training in (False, True):
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            logits, outputs = _pass(network.train(training), images, taps, files)
-            draws = not torch.equal(before, torch.get_rng_state())
-        if draws:
-            mode = "training" if training else "evaluation"
-            what = f"draws random numbers in {mode}, as dropout does; remove that layer, because a"
-            raise refusal(name, files, f"{what} run must depend only on its seeds")
-    if list(logits.shape) != [2, classes]:
-        what = f"must return logits [B, {classes}], got {list(logits.shape)} for B = 2"
-        raise refusal(name, files, what)
-    _check_logits(name, files, logits.detach())
-    for tap, output in outputs.items():
-        if output.dim() != 4:
-            shape = list(output.shape)
-            raise refusal(name, files, f"must return a map [B, C, h, w] at tap {tap}, got {shape}")
+        logits = _pass(network.train(training), files)
+        _check_shape(name, files, logits, (EXAMPLES, classes))
+        _check_logits(name, files, logits.detach())
+    with refusing(name, files, "does not run on the device meta, which counts its operations"):
+        _logits_on_meta(network)
+
+
+@contextmanager
+def refusing(name: str, files: Path, what: str) -> Iterator[None]:
+    """Turn any exception of the block but a lack of memory into the one-line error of a model."""
     try:
-        tap_shapes(network)
-    except OUT_OF_MEMORY:
+        yield
+    except (*OUT_OF_MEMORY, OSError, RetortError):
         raise
-    except Exception as error:
-        what = "does not run on the device meta, which counts its operations"
+    except (Exception, SystemExit) as error:
         raise refusal(name, files, what, error) from error
 
 
-def _pass(
-    network: Network, images: torch.Tensor, taps: Sequence[str], files: Path
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return logits and taps of images. Raises ProtocolError for any exception of the model.
+def _pass(network: Network, files: Path) -> Tensor:
+    """Return the logits of a few examples, in the network's mode.
 
-    Stages and the last child must each return one tensor that no later layer changes.
+    Raises ProtocolError for any exception of the model, and for what a run cannot repeat.
     """
-    returned: list[_Returned] = []
-    with ExitStack() as hooks:
-        for name, module in network.body.named_modules():
-            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-                hooks.enter_context(
-                    module.register_forward_hook(
-                        lambda module, given, output, name=name: returned.append(
-                            (name, module, output, getattr(output, "_version", 0))
-                        )
-                    )
-                )
-        try:
-            outputs = network.forward_taps(images, taps)
-        except (*OUT_OF_MEMORY, ProtocolError):
-            raise
-        except (Exception, SystemExit) as error:
-            _check_returned(network, returned, files)
-            what = f"does not accept images {list(images.shape)}"
-            raise refusal(network.name, files, what, error) from error
-    _check_returned(network, returned, files)
-    return outputs
+    name, inputs = network.name, network.inputs
+    values = torch.zeros(EXAMPLES, *inputs.shape, dtype=inputs.dtype)
+    kept: dict[str, tuple[Tensor, int]] = {}
+    hooks = [
+        network.body.get_submodule(place.path).register_forward_hook(_keeper(kept, place.path))
+        for place in network.places.values()
+    ]
+    others = random.getstate(), numpy.random.get_state()
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            refusing(name, files, f"does not accept images {list(values.shape)}"),
+        ):
+            before = torch.get_rng_state()
+            logits, _ = _refused_by_line(network, values, files)
+            draws = not torch.equal(before, torch.get_rng_state())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if draws and not network.training:
+        what = "draws random numbers in evaluation, as dropout does; draw them only while "
+        raise refusal(name, files, f"{what}self.training, because evaluation must be repeatable")
+    if not _same_state(others, (random.getstate(), numpy.random.get_state())):
+        what = "draws random numbers from Python's random or NumPy; draw them from torch, whose "
+        raise refusal(name, files, f"{what}generator a resumed run restores")
+    for path, (output, version) in kept.items():
+        if output._version != version:
+            what = f"changes the output of {path} in place in a later layer; remove its "
+            raise refusal(name, files, f"{what}inplace=True, or name another module in TAPS")
+    return logits
 
 
-def _check_returned(network: Network, returned: Sequence[_Returned], files: Path) -> None:
-    """Raise ProtocolError unless stages and the last child return tensors that do not change.
-
-    The error names the line of the user's innermost module that returned something else.
-    """
-    *_, last = (name for name, _ in network.body.named_children())
-    for name, _, output, version in returned:
-        if name not in (last, *(tap.path for tap in network.places.values())):
-            continue
-        if isinstance(output, torch.Tensor):
-            if output._version != version:
-                what = f"changes the output of {name} in place in a later layer; move that layer"
-                what += f" into {name}, or remove its inplace=True"
-                raise refusal(network.name, files, what)
-            continue
-        kind = type(output).__name__
-        if isinstance(output, Mapping):
-            kind += f" with the keys {', '.join(map(str, output))}"
-        what = f"must return one tensor from its child {name}, got {kind}; return that tensor alone"
-        model = parse_model(network.name)
-        forwards = [type(module).forward for _, module, other, _ in returned if other is output]
-        own = [each for each in forwards if own_line(each)]
-        raise _error_at(model, own[0], what) if own else refusal(network.name, files, what)
+@torch.no_grad()
+def _logits_on_meta(network: Network) -> Tensor:
+    """Return the logits of one example on the meta device. Raises what the model raises."""
+    twin, inputs = meta_twin(network).eval(), network.inputs
+    values = torch.zeros(1, *inputs.shape, dtype=inputs.dtype, device="meta")
+    logits, _ = twin.forward_taps(values, twin.taps)
+    return logits
 
 
-def _check_logits(name: str, files: Path, logits: torch.Tensor) -> None:
+def _refused_by_line(
+    network: Network, values: Tensor, files: Path
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return logits and taps; what the network refuses gets the model's file and line."""
+    try:
+        return network.forward_taps(values, network.taps)
+    except ProtocolError as error:
+        text = str(error).removeprefix("a model ").removeprefix(f"{network.name}: ")
+        raise refusal(network.name, files, text) from error
+
+
+def _keeper(
+    kept: dict[str, tuple[Tensor, int]], path: str
+) -> Callable[[nn.Module, Any, Tensor], None]:
+    def keep(module: nn.Module, given: Any, output: Tensor) -> None:
+        kept[path] = output, output._version
+
+    return keep
+
+
+def _same_state(left: Any, right: Any) -> bool:
+    (python, drawn), (python_after, drawn_after) = left, right
+    return bool(python == python_after) and all(
+        numpy.array_equal(one, other) for one, other in zip(drawn, drawn_after, strict=True)
+    )
+
+
+def _check_shape(name: str, files: Path, logits: Tensor, wanted: tuple[int, int]) -> None:
+    if logits.shape != wanted:
+        count, classes = wanted
+        what = f"must return logits [B, {classes}], got {list(logits.shape)} for B = {count}"
+        raise refusal(name, files, what)
+
+
+def _check_logits(name: str, files: Path, logits: Tensor) -> None:
     """Raise ProtocolError for rows that are probabilities, or their logarithms."""
     for layer, shares in (("Softmax", logits), ("LogSoftmax", logits.exp())):
         sums = shares.sum(1)
