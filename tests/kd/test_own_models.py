@@ -189,7 +189,8 @@ BAD = {
         r"object or dict with logits; got dict with the keys scores, aux \(mine\.py, line \d+, in ",
     ),
     "changed in place in training alone": (
-        "TAPS = ('stage1',)\n\n\n" + layer("return x.add_(1) if self.training else x", stage=True).replace(
+        "TAPS = ('stage1',)\n\n\n"
+        + layer("return x.add_(1) if self.training else x", stage=True).replace(
             "3, 2, 1), Layer())", "3, 2, 1), nn.ReLU()), change=Layer()"
         ),
         r"^mine\.py:small changes the output of stage1 in place in a later layer; remove its "
