@@ -32,7 +32,7 @@ from storage.files.tensors import map_tensors, write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import ModelsJob
 from workers.runners.exporting import COMPARED, check_batching, describe, write_student
-from workers.runners.loading import build_network, open_parts
+from workers.runners.loading import build_network, dataset_info, open_parts
 
 BATCH = 4  # images of a batch, at most
 CHANNELS = (3, 1)  # of images that have not been read: the first that a model takes
