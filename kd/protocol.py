@@ -11,6 +11,7 @@ from kd.json_data import JsonData, plain
 from kd.names import (
     AUGMENTATIONS,
     FAMILIES,
+    LIBRARIES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
@@ -66,9 +67,12 @@ class Protocol(JsonData):
     ] = "crop=4,flip"
     teacher: Annotated[
         str,
-        "model that teaches, as in resnet20 or, with a width factor, resnet8-w0.5, or a function "
-        "in a file as in mine.py:large (see docs/guide.md); families",
+        "model that teaches: of the catalogue, as in resnet20 or, with a width factor, "
+        "resnet8-w0.5; of a library, as in timm:resnet26t; or a function in a file, as in "
+        "mine.py:large (see docs/guide.md). Families of the catalogue",
         FAMILIES,
+        ". Libraries",
+        LIBRARIES,
     ]
     teacher_weights: Annotated[
         str,

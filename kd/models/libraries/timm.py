@@ -1,4 +1,4 @@
-"""classifiers of timm, as in timm:resnet26t, with the extra `timm`."""
+"""Classifiers of timm, as in timm:resnet26t, with the extra `timm`."""
 
 from collections.abc import Mapping
 from typing import Any

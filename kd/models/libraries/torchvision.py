@@ -1,4 +1,4 @@
-"""classifiers of torchvision, unchanged, as in torchvision:regnet_y_400mf."""
+"""Classifiers of torchvision, unchanged, as in torchvision:regnet_y_400mf."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
