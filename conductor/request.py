@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
+from kd.names import parse_model
 from kd.own_files import OwnFile
 from kd.protocol import Protocol
 from reports.wording import parse_size
@@ -193,6 +194,7 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
     protocol = request.protocol
     values = {
         **protocol.to_json(),
+        "teacher_size": protocol.teacher_size or protocol.image_size,
         "views": protocol.view_count,
         "confirm_epochs": protocol.confirm_horizon,
         "taps": [*(protocol.taps or taps)] or "none",
@@ -208,6 +210,19 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
     return [
         f"{head}seeds {request.seeds}, {method}",
         *(f"  {', '.join(line)}" for line in lines),
+        *_compilation(protocol),
+    ]
+
+
+def _compilation(protocol: Protocol) -> list[str]:
+    """Return the line on models that are not compiled as one graph, if there are any."""
+    models = dict.fromkeys((protocol.teacher, *protocol.students))
+    others = [name for name in models if not parse_model(name).is_known]
+    if not (protocol.compile and others):
+        return []
+    return [
+        "compile: graphs may break, which is slower, in models that are not of the catalogue: "
+        f"{', '.join(others)}"
     ]
 
 

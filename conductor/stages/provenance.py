@@ -134,7 +134,7 @@ def begin_settings(
         taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
-        versions={name: version(name) for name in LIBRARIES},
+        versions=_versions(request.protocol),
         machine=machine(
             kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
         ),
@@ -143,6 +143,13 @@ def begin_settings(
     write_json(paths.protocol, request.protocol.to_json())
     settings.write(paths.settings)
     return settings
+
+
+def _versions(protocol: Protocol) -> dict[str, str]:
+    """Return the versions of the libraries that the study uses, also those that have its models."""
+    models = map(parse_model, (protocol.teacher, *protocol.students))
+    of_models = (model.library for model in models if model.library)
+    return {name: version(name) for name in dict.fromkeys((*LIBRARIES, *of_models))}
 
 
 def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:

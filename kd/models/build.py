@@ -59,7 +59,7 @@ def build(
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
             body, own = families.load(model).build(model, classes, inputs.channels, stem)
-        initialise(body.to_empty(device=device), seed)
+        initialise(body.to_empty(device=device), name, seed)
     elif model.library:
         body, own = _make(model, classes, inputs, seed), ()
     else:
@@ -107,8 +107,8 @@ def _taps(
         raise ProtocolError(f"a tap of {name}: {error}") from None
 
 
-def initialise(body: nn.Module, seed: int) -> None:
-    """Initialise parameters and buffers from `seed`, by one rule for all of the catalogue.
+def initialise(body: nn.Module, name: str, seed: int) -> None:
+    """Initialise the model `name` from `seed`, by one rule for all of the catalogue.
 
     Convolutions: normal, variance 2 / fan-out (He et al. 2015, as in torchvision's ResNets,
     MobileNetV2 and VGGs), biases 0. Linear layers: uniform in ±1/sqrt(inputs), PyTorch's default.
@@ -129,4 +129,4 @@ def initialise(body: nn.Module, seed: int) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            raise TypeError(f"no rule initialises a {type(module).__name__}")
+            raise TypeError(f"{name}: no rule initialises a {type(module).__name__}")

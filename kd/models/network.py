@@ -71,7 +71,7 @@ class Network(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits and the outputs of `taps`, which hooks store in `kept` during the pass.
 
-        This function is compiled as one graph. `kept` is an argument because the hooks, which are
+        This function is what is compiled. `kept` is an argument because the hooks, which are
         registered anew at each step, write to it.
         """
         logits = logits_of(self.body(normalised))

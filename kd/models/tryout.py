@@ -27,7 +27,7 @@ def try_shapes(name: str, make: Callable[[], Network], *, classes: int, files: P
     with refusing(name, files, "cannot be built"):
         network = make()
     with refusing(name, files, f"does not accept {network.inputs}"):
-        logits = _logits_on_meta(network)
+        logits = _logits_on_meta(network, files)
     _check_shape(name, files, logits, (1, classes))
     return network
 
@@ -54,7 +54,7 @@ def try_out(name: str, make: Callable[[], Network], *, classes: int, files: Path
         _check_shape(name, files, logits, (EXAMPLES, classes))
         _check_logits(name, files, logits.detach())
     with refusing(name, files, "does not run on the device meta, which counts its operations"):
-        _logits_on_meta(network)
+        _logits_on_meta(network, files)
 
 
 @contextmanager
@@ -106,11 +106,11 @@ def _pass(network: Network, files: Path) -> Tensor:
 
 
 @torch.no_grad()
-def _logits_on_meta(network: Network) -> Tensor:
+def _logits_on_meta(network: Network, files: Path) -> Tensor:
     """Return the logits of one example on the meta device. Raises what the model raises."""
     twin, inputs = meta_twin(network).eval(), network.inputs
     values = torch.zeros(1, *inputs.shape, dtype=inputs.dtype, device="meta")
-    logits, _ = twin.forward_taps(values, twin.taps)
+    logits, _ = _refused_by_line(twin, values, files)
     return logits
 
 

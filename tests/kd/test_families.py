@@ -62,7 +62,7 @@ def test_a_study_trains_and_exports_a_student_of_a_new_family(tmp_path, capsys, 
     assert read_json(study.protocol)["students"] == ["plain3-w0.5"]
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
     [source] = study.folder.glob("export/*/student.py")
-    assert "conv0=nn.Conv2d(1, 4" in source.read_text()
+    assert 'self.add_module("conv0", nn.Conv2d(1, 4' in source.read_text()
 
 
 def test_help_and_typos_propose_it(capsys):

@@ -314,7 +314,8 @@ def test_a_file_of_the_same_model_is_loaded(tmp_path: Path, prefix: str) -> None
 
 def test_a_file_of_a_model_with_a_child_named_body_is_loaded(tmp_path: Path) -> None:
     """In its own names, as an export has them, and in those of the whole network."""
-    network = Network("x", nn.Sequential(OrderedDict(body=nn.Linear(2, 2), fc=nn.Linear(2, 3))), [])
+    body = nn.Sequential(OrderedDict(body=nn.Linear(2, 2), fc=nn.Linear(2, 3)))
+    network = Network("x", body, [], floats())
     for state in (export_state(network), network.state_dict()):
         safetensors.torch.save_file(state, tmp_path / "kept.safetensors")
         again = copy.deepcopy(network)

@@ -27,6 +27,7 @@ FIELDS = [field.name for field in dataclasses.fields(Protocol)]
 OTHERS: dict[str, Any] = {
     "dataset": "cifar100",
     "image_size": 64,
+    "teacher_size": 48,
     "train_size": 1000,
     "validation_fraction": 0.2,
     "test_fraction": 0.3,

@@ -63,6 +63,7 @@ from workers.jobs import (
     TeacherTestJob,
     TrainJob,
     VerifyJob,
+    WeightsJob,
     job_from_wire,
 )
 from workers.pools import on_ray
@@ -647,6 +648,7 @@ def every_job() -> list[Job]:
         ready.job(KernelsJob),
         ready.job(ModelsJob),
         ready.job(TapsJob),
+        ready.job(WeightsJob),
         ready.job(MachineJob),
         ready.job(ExamineJob, part="views", folder="/runs/a"),
     ]

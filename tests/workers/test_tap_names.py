@@ -141,8 +141,8 @@ def test_none_in_common_are_none_unless_they_were_named(digits: Ground, linear: 
 
 
 def identity(ground: Ground, **changes: Any) -> Any:
-    """The identity of the cache of a teacher that is not fine-tuned."""
-    given = protocol(image_size=32, teacher_epochs=0, **changes)
+    """The taps in the identity of a teacher's cache."""
+    given = protocol(image_size=32, teacher_epochs=1, **changes)
     for name, kind in (("teacher", TeacherJob), ("shards", ProjectionJob)):
         event, _ = run(InlinePool(), ground.job(kind, protocol=given))
         assert isinstance(event, Result), event

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.inputs import Examples, Inputs
 from kd.data.views import augment_digest
+from kd.json_data import plain
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -20,7 +21,7 @@ from storage.files.layout import lock_of, view_folder
 from storage.files.shard_folders import cached_taps, verify_shard
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
-from workers.runners.loading import load_live_teacher, load_teacher, open_parts
+from workers.runners.loading import load_live_teacher, load_teacher, open_parts, received_inputs
 from workers.runners.tap_names import teacher_modules
 
 CPU = torch.device("cpu")
@@ -34,7 +35,8 @@ def run_projections(
     protocol, layout = job.protocol, job.layout
     weights = layout.teacher_weights(job.teacher)
     checksum = read_manifest(weights.parent, "teacher").files[weights.name]
-    identity = shards_identity(protocol, job.dataset, checksum, teacher_modules(job))
+    inputs = received_inputs(job, protocol.teacher, teacher=True)
+    identity = shards_identity(protocol, job.dataset, checksum, teacher_modules(job), inputs)
     folder = layout.shards(fingerprint(identity))
     with locked(lock_of(folder), wait=True):
         if not is_finished(folder):
@@ -55,17 +57,19 @@ def view_seed(protocol: Protocol) -> int:
 
 
 def shards_identity(
-    protocol: Protocol, dataset: str, weights: str, taps: Sequence[Any]
+    protocol: Protocol, dataset: str, weights: str, taps: Sequence[Any], inputs: Inputs
 ) -> dict[str, Any]:
     """Return everything that a shard depends on except its view number.
 
     `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's weights,
-    `taps` the modules of the teacher that are read (see `workers.runners.tap_names`).
+    `taps` the modules of the teacher that are read (see `workers.runners.tap_names`), `inputs` what
+    it receives: equal weights read images of another size or normalisation differently.
     """
     return {
         "format": 1,
         "teacher": weights,
         "dataset": dataset,
+        "inputs": plain(inputs),
         "view_seed": view_seed(protocol),
         "augment": protocol.augment,
         "augmented": augment_digest(protocol.augment, protocol.stored_size),

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples, read_inputs
+from kd.data.inputs import Examples, Inputs, read_inputs
 from kd.errors import ArtifactError
 from kd.models.build import Network, build
 from kd.models.network import load_state
@@ -33,6 +33,15 @@ def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Example
     return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
 
 
+def received_inputs(job: JobContext, name: str, *, teacher: bool = False) -> Inputs:
+    """Return the description of what a model receives, as the study's teacher or as a student."""
+    protocol = job.protocol
+    starts = protocol.teacher_weights if teacher else protocol.student_weights
+    size = (protocol.teacher_size if teacher else 0) or protocol.image_size
+    stored, pretrained = read_inputs(dataset_info(job)), starts == "pretrained"
+    return received(parse_model(name), stored, size, pretrained=pretrained)
+
+
 def build_network(
     job: JobContext,
     name: str,
@@ -43,14 +52,11 @@ def build_network(
     new_head: bool = True,
 ) -> Network:
     """Build a model as the study uses it, as its teacher or as a student."""
-    info, protocol = dataset_info(job), job.protocol
-    starts = protocol.teacher_weights if teacher else protocol.student_weights
-    size = (protocol.teacher_size if teacher else 0) or protocol.image_size
-    pretrained = starts == "pretrained"
+    protocol = job.protocol
     return build(
         name,
-        classes=len(info["classes"]),
-        inputs=received(parse_model(name), read_inputs(info), size, pretrained=pretrained),
+        classes=len(dataset_info(job)["classes"]),
+        inputs=received_inputs(job, name, teacher=teacher),
         stem=protocol.stem,
         weights=weights,
         new_head=new_head,

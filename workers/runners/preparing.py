@@ -115,10 +115,12 @@ class Tuning:
     plan: Plan
     augmented: str  # digest of what the augmentation does
     threads: int
+    size: int = 0  # side in pixels of its images (0: as they are stored)
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:
         file = parse_weights(protocol.teacher_weights)
+        size = protocol.teacher_size or protocol.image_size
         return cls(
             model=protocol.teacher,
             stem=protocol.stem,
@@ -135,6 +137,7 @@ class Tuning:
             ),
             augmented=augment_digest(protocol.augment, protocol.stored_size),
             threads=protocol.threads,
+            size=size if size < protocol.stored_size else 0,
         )
 
 
