@@ -5,6 +5,7 @@ or a dict that has one under a usual name; averaged weights are preferred, as th
 their trainer evaluated.
 """
 
+import argparse
 import hashlib
 import io
 import pickle
@@ -25,6 +26,8 @@ from kd.names import DIGEST_LENGTH, WeightsFile
 AVERAGED = ("model_ema", "state_dict_ema", "ema")
 WRAPPERS = (*AVERAGED, "model_state_dict", "state_dict", "model")
 AVERAGES = "n_averaged"  # a counter of `torch.optim.swa_utils.AveragedModel`, no weight
+# plain attributes, in which timm's and torchvision's scripts keep their arguments
+HARMLESS = (argparse.Namespace,)
 DEEPEST = 3  # wrappers inside one another
 
 
@@ -80,8 +83,8 @@ def _unreadable(path: Path, error: Exception) -> ArtifactError:
 def _checkpoint(path: Path, content: bytes) -> object:
     """Return what `torch.save` wrote, if it consists of tensors and plain containers."""
     try:
-        with warnings.catch_warnings():  # about files that are refused
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*HARMLESS]):
+            warnings.simplefilter("ignore")  # about files that are refused
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         pickled = "Unsupported" in str(error) or "weights_only" in str(error).lower()

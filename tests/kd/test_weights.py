@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,10 @@ FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
         },
         " (model_ema)",
     ),
+    "with the arguments of its script": (  # as timm's and torchvision's write
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.99))},
+        " (model)",
+    ),
     "nested": (lambda state: {"model": {"state_dict": state}}, " (model/state_dict)"),
     "of old PyTorch": (
         lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
@@ -145,8 +150,8 @@ UNFIT: dict[str, tuple[Callable[[State], Any], str]] = {
         "has no state dict, but a dict with the keys optimizer, epoch; it must be one, or have it",
     ),
     "a pickled model": (lambda state: make(), "has pickled objects beside tensors, which Retort"),
-    "a namespace": (
-        lambda state: {"args": argparse.Namespace(lr=1), "model": state},
+    "an object beside it": (
+        lambda state: {"args": types.SimpleNamespace(lr=1), "model": state},
         "two lines of Python, and give that file: whole = torch.load(",
     ),
 }
