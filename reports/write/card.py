@@ -98,7 +98,7 @@ def model_card(findings: Findings, exported: Exported) -> str:
         markdown_table(_results(findings, exported)),
         _choice(findings, exported),
         "## Use",
-        *_use(exported),
+        *_use(exported, findings.data.example),
         "## Training",
         _training(findings, exported),
         markdown_table(_table("recipe", recipe_rows(exported.finalist.recipe))),
@@ -127,11 +127,6 @@ def _introduction(findings: Findings, exported: Exported) -> str:
 
 def _are_images(config: Mapping[str, Any]) -> bool:
     return bool(config["inputs"]["type"] == "Images")
-
-
-def _noun(config: Mapping[str, Any]) -> str:
-    """Return the word for one thing that the student classifies."""
-    return "image" if _are_images(config) else "example"
 
 
 def _inputs(config: Mapping[str, Any]) -> str:
@@ -191,7 +186,7 @@ def _choice(findings: Findings, exported: Exported) -> str:
     )
 
 
-def _use(exported: Exported) -> list[str]:
+def _use(exported: Exported, example: str) -> list[str]:
     config = exported.config
     shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
@@ -211,7 +206,7 @@ def _use(exported: Exported) -> list[str]:
             library=library,
             name=name,
             also="`student.py` also normalises the images. " * pictures,
-            examples=counted(exported.images, f"validation {_noun(config)}"),
+            examples=counted(exported.images, f"validation {example}"),
         ),
         WITH_RETORT.format(
             where=", whose images are bytes" * pictures,

@@ -62,14 +62,6 @@ def test_both_warm_up_and_then_take_turns_at_going_first(clock: Clock) -> None:
     assert "".join(clock.ran) == "ab" + "ba" + "ab" + "ba"
 
 
-def test_without_warm_up_the_first_runs_count(clock: Clock) -> None:
-    figure = ratio(
-        "a / b", clock.action("a", 4, 1), clock.action("b", 1), rounds=1, warm=False, note="cold"
-    )
-    assert figure.median == 4
-    assert figure.note == "cold; 4.00 s against 1.00 s"
-
-
 def test_scale_is_for_a_first_that_does_more_at_once(clock: Clock) -> None:
     figure = ratio("a / b", clock.action("a", 0.5), clock.action("b", 0.1), scale=0.1, rounds=2)
     assert figure.median == pytest.approx(0.5)
