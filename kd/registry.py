@@ -124,15 +124,16 @@ def _parameters(kind: Kind, name: str) -> type | None:
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Raise ProtocolError unless `name` is one of `known`.
 
-    The error proposes the nearest known name, or lists them where none is near: all, or of more
-    than MOST_LISTED the first.
+    The error proposes the nearest known name. Where none is near it lists those that begin with
+    `name`, or else all, but at most MOST_LISTED.
     """
     known = list(known)
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-    more = f" and {len(known) - MOST_LISTED:,} more" if len(known) > MOST_LISTED else ""
-    listed = f"known: {', '.join(known[:MOST_LISTED])}{more}"
+    fitting = [one for one in known if name and one.startswith(name)] or known
+    more = f" and {len(fitting) - MOST_LISTED:,} more" if len(fitting) > MOST_LISTED else ""
+    listed = f"known: {', '.join(fitting[:MOST_LISTED])}{more}"
     hint = f"did you mean {near[0]}?" if near else listed
     raise ProtocolError(f"unknown {what} {name!r}; {hint}")
 

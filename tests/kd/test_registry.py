@@ -125,3 +125,8 @@ def test_of_thousands_of_names_the_first_are_listed() -> None:
     with pytest.raises(ProtocolError) as caught:
         check_name("model", "x", names)
     assert str(caught.value).endswith("model0058, model0059 and 940 more")
+
+
+def test_of_names_that_begin_as_the_unknown_one_these_are_listed() -> None:
+    with pytest.raises(ProtocolError, match=r"unknown model 'reg'; known: regnet_x, regnet_y$"):
+        check_name("model", "reg", ["alexnet", "regnet_x", "regnet_y", "vgg11"])
