@@ -8,7 +8,6 @@ their trainer evaluated.
 import argparse
 import hashlib
 import io
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,15 +85,16 @@ def _checkpoint(path: Path, content: bytes) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals([*HARMLESS]):
             warnings.simplefilter("ignore")  # about files that are refused
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        pickled = "Unsupported" in str(error) or "weights_only" in str(error).lower()
-        if not pickled:
-            raise _unreadable(path, error) from None
-        reason = "has pickled objects beside tensors, which Retort does not load"
     except Exception as error:  # damaged files fail in many ways
-        if "TorchScript" not in str(error):
+        text = str(error)
+        if type(error).__name__ == "UnpicklingError":  # its module is not imported, for safety
+            if "Unsupported" not in text and "weights_only" not in text.lower():
+                raise _unreadable(path, error) from None
+            reason = "has pickled objects beside tensors, which Retort does not load"
+        elif "TorchScript" in text:
+            reason = "is a TorchScript program, which Retort does not run"
+        else:
             raise _unreadable(path, error) from None
-        reason = "is a TorchScript program, which Retort does not run"
     if "TorchScript" in reason:
         read = f'whole = torch.jit.load("{path}")'
     else:

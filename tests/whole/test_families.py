@@ -91,6 +91,7 @@ def pair(teacher: str, student: str) -> list[str]:
     return ["--teacher", teacher, "--student", student, "--image-size", str(size)]
 
 
+@pytest.mark.slow
 def test_a_transformer_teaches_a_cnn_through_to_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
