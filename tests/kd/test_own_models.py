@@ -185,7 +185,8 @@ BAD = {
     "a dict": (
         layer("return {'scores': x, 'aux': x}"),
         r"^mine\.py:small must return logits, a tuple or list whose first entry they are, or an "
-        r"object or dict with logits; got dict with the keys scores, aux \(mine\.py, line \d+, in ",
+        r"object or dict with logits; got dict with the keys scores, aux "
+        r"\(mine\.py, line 13, in small\)$",
     ),
     "changed in place in training alone": (
         "TAPS = ('stage1',)\n\n\n"
@@ -193,7 +194,7 @@ BAD = {
             "3, 2, 1), Layer())", "3, 2, 1), nn.ReLU()), change=Layer()"
         ),
         r"^mine\.py:small changes the output of stage1 in place in a later layer; remove its "
-        r"inplace=True, or name another module in TAPS \(mine\.py, line \d+, in small\)$",
+        r"inplace=True, or name another module in TAPS \(mine\.py, line 16, in small\)$",
     ),
     "other random numbers": (
         "import random\n\n\n" + layer("return x * random.random() if self.training else x"),
@@ -459,7 +460,7 @@ LATER = {
     ),
     "what files do not hold": (
         buffer("return x", "torch.ones(3, dtype=torch.bfloat16)"),
-        r"small cannot be trained: TypeError: .*BFloat16 \(mine\.py, line \d+, in small\); correct",
+        r"small cannot be trained: TypeError: .*BFloat16 \(mine\.py, line 15, in small\); correct",
     ),
     "what is frozen": (
         GOOD.replace("Sequential(layers)", "Sequential(layers).requires_grad_(False)"),
