@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.errors import ProtocolError, require
+from kd.names import parse_model
 from kd.own_files import OwnFile
 from kd.protocol import Protocol
 from reports.wording import parse_size
@@ -184,16 +185,19 @@ def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
     return [space, *(arms or ("plain",))]
 
 
-def announced(request: Request) -> list[str]:
+def announced(request: Request, taps: Sequence[str]) -> list[str]:
     """Return the lines that announce a run: the study, and every field of its protocol.
 
-    A field whose 0 means "as another field" is shown with that field's value.
+    A field whose 0 means "as another field" is shown with that field's value, and `taps` are those
+    in use.
     """
     protocol = request.protocol
     values = {
         **protocol.to_json(),
+        "teacher_size": protocol.teacher_size or protocol.image_size,
         "views": protocol.view_count,
         "confirm_epochs": protocol.confirm_horizon,
+        "taps": [*(protocol.taps or taps)] or "none",
     }
     lines: list[list[str]] = []
     for name, value in values.items():
@@ -206,6 +210,19 @@ def announced(request: Request) -> list[str]:
     return [
         f"{head}seeds {request.seeds}, {method}",
         *(f"  {', '.join(line)}" for line in lines),
+        *_compilation(protocol),
+    ]
+
+
+def _compilation(protocol: Protocol) -> list[str]:
+    """Return the line on models that are not compiled as one graph, if there are any."""
+    models = dict.fromkeys((protocol.teacher, *protocol.students))
+    others = [name for name in models if not parse_model(name).is_known]
+    if not (protocol.compile and others):
+        return []
+    return [
+        "compile: graphs may break, which is slower, in models that are not of the catalogue: "
+        f"{', '.join(others)}"
     ]
 
 

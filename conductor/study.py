@@ -20,6 +20,7 @@ from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import (
     begin_settings,
+    check_taps,
     kept_settings,
     kernels_change,
     remember_command,
@@ -27,7 +28,7 @@ from conductor.stages.provenance import (
 from kd.errors import RetortError, StudyError
 from reports.wording import measure
 from search_spaces.context import StudyContext
-from search_spaces.space import Space, load_space, with_feasible
+from search_spaces.space import Space, for_study, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, remove_traces, study_lock
 from storage.files.records import Costs, StudySettings
@@ -50,10 +51,10 @@ class Study:
         self._layout = Layout(request.root)
         self._paths = self._layout.study(request.name)
         protocol = request.protocol
-        context = StudyContext(
-            taps=protocol.taps, optimizer=protocol.optimizer, students=protocol.students
+        self._context = StudyContext(
+            taps=protocol.tap_names, optimizer=protocol.optimizer, students=protocol.students
         )
-        self._spaces = [load_space(space, context) for space in request.spaces]
+        self._spaces = [load_space(space, self._context) for space in request.spaces]
         self._url = request.url
 
     def run(self) -> None:
@@ -134,16 +135,23 @@ class Study:
         clock = _Clock(self._paths)
         preparation = Preparation(self._request, self._layout, workers, self._display)
         kept = kept_settings(self._paths, self._request, self._url)
-        data = preparation.data()
         spaces = (space.own for space in self._spaces if space.own)
         keep_own(self._layout, [*self._request.own, *spaces])
+        preparation.models()  # what can fail without data fails before they are read
+        data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
         if kept and (change := kernels_change(kept, data.kernels)):
             self._display.say(change)
         preparation.models(data)
+        data = preparation.taps(data, _distils(self._spaces))
+        if kept:
+            check_taps(self._paths.name, kept, data)
+        if data.taps != self._context.taps:
+            context = replace(self._context, taps=data.taps)
+            self._spaces = [for_study(space, context) for space in self._spaces]
         budget = measure_budget(data, self._paths, workers, self._display)
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
-        for line in announced(self._request) if search else ():
+        for line in announced(self._request, data.taps) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)

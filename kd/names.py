@@ -19,16 +19,20 @@ OPTIMIZERS = Kind("optimizer", "kd.optimizers")
 LOGIT_LOSSES = Kind("logit loss", "kd.losses.logits")
 FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
 FAMILIES = Kind("model family", "kd.models.families")
+LIBRARIES = Kind("library of models", "kd.models.libraries")
 
 OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
+LIBRARY_MODEL = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # behind `timm:`
 DIGEST_LENGTH = 12
+WEIGHTS = (".safetensors", ".pth", ".pt")  # suffixes of files of weights
+WEIGHTS_FILE = re.compile(r"(.+\.(?:safetensors|pth|pt))(?:@([0-9a-f]{12}))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
     """Facts about a model that need no torch: those in its family's `MODELS`, or the defaults."""
 
-    family: str = ""  # empty for a model of the user's own
+    family: str = ""  # empty outside of the catalogue
     pretrained: bool = False  # whether there are ImageNet weights
     taps: int = 0  # their number
     scalable: bool = False  # whether it takes a width factor
@@ -53,15 +57,17 @@ def catalogue() -> dict[str, ModelFacts]:
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A built-in model and its width factor, or a model of the user's own.
+    """A model of the catalogue and its width factor, of a library, or of the user's own.
 
-    The latter is a function in a Python file, such as `mine.py:small`, and `digest` identifies the
-    content of that file (see `kd.own_files`); the digest of a built-in model is empty.
+    A model of a library, such as `timm:resnet26t`, has the `base` resnet26t. One of the user's own
+    is a function in a Python file, such as `mine.py:small`, and `digest` identifies the content of
+    that file (see `kd.own_files`). `library` and `digest` are empty for all others.
     """
 
     base: str
     width: float = 1.0
     digest: str = ""
+    library: str = ""
 
     @property
     def function(self) -> str:
@@ -74,25 +80,32 @@ class ModelName:
         return self.base.partition(":")[0]
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is in the catalogue: others are tried out before a study trains them."""
+        return not (self.digest or self.library)
+
+    @property
     def facts(self) -> ModelFacts:
-        return ModelFacts() if self.digest else catalogue()[self.base]
+        return catalogue()[self.base] if self.is_known else ModelFacts()
 
     @property
     def pretrained(self) -> bool:
-        """Whether ImageNet weights exist."""
-        return self.facts.pretrained and self.width == 1
+        """Whether ImageNet weights exist; of a library's model, whether they may."""
+        return bool(self.library) or (self.facts.pretrained and self.width == 1)
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Names of a built-in model's taps: `last1` is the deepest."""
+        """Names of the taps of a model of the catalogue: `last1` is the deepest."""
         return tuple(f"last{depth}" for depth in range(1, self.facts.taps + 1))
 
 
 def parse_model(name: str) -> ModelName:
-    """Parse `resnet8`, `resnet8-w0.125` (a width factor for all numbers of channels), or
-    `mine.py:small@1a2b3c4d5e6f`, a function in the user's file and the file's digest.
+    """Parse `resnet8`, `resnet8-w0.125` (a width factor for all numbers of channels),
+    `timm:resnet26t`, a library's model, or `mine.py:small@1a2b3c4d5e6f`, a function in the user's
+    file and the file's digest.
 
-    Raises ProtocolError for an unknown model, or a width that the model does not support.
+    Raises ProtocolError for an unknown model or library, or a width that the model does not
+    support. Whether a library has the model is known once it is built.
     """
     if ".py" in name:
         own = OWN_MODEL.fullmatch(name)
@@ -102,6 +115,12 @@ def parse_model(name: str) -> ModelName:
                 f"got {name!r}; for example --student mine.py:small"
             )
         return ModelName(own[1], digest=own[2])
+    library, colon, base = name.partition(":")
+    if colon:
+        LIBRARIES.check(library)
+        if not LIBRARY_MODEL.fullmatch(base):
+            raise ProtocolError(f"{library}: requires a model of {library}, got {name!r}")
+        return ModelName(base, library=library)
     match = re.fullmatch(r"(.+?)(?:-w([0-9]+(?:\.[0-9]+)?))?", name)
     base, width = (match[1], match[2]) if match else (name, None)
     models = catalogue()
@@ -118,9 +137,37 @@ def parse_model(name: str) -> ModelName:
     return ModelName(base, float(width))
 
 
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A file of weights, and the beginning of its SHA-256 where a study is bound to its content."""
+
+    path: str
+    digest: str = ""
+
+
+def parse_weights(weights: str) -> WeightsFile | None:
+    """Parse `large.pth`, or `large.pth@1a2b3c4d5e6f`; None for `none` and `pretrained`.
+
+    Raises ProtocolError for any other text.
+    """
+    if weights in ("none", "pretrained"):
+        return None
+    match = WEIGHTS_FILE.fullmatch(weights)
+    if match is None:
+        raise ProtocolError(
+            f"weights must be none, pretrained or a .safetensors, .pth or .pt file, got {weights!r}"
+        )
+    return WeightsFile(match[1], match[2] or "")
+
+
 def takes_path(source: str) -> bool:
     """Return whether a source's name may be followed by a path, as in `folder:photos`."""
     return "PATH" in SOURCES.literals(source) or is_downloaded(source)
+
+
+def takes_images(dataset: str) -> bool:
+    """Return whether a data set is known, before it is read, to have images (see its source)."""
+    return bool(SOURCES.literals(parse_dataset(dataset)[0]).get("IMAGES", False))
 
 
 def is_downloaded(source: str) -> bool:

@@ -11,6 +11,7 @@ from kd.json_data import JsonData, plain
 from kd.names import (
     AUGMENTATIONS,
     FAMILIES,
+    LIBRARIES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
@@ -21,8 +22,12 @@ from kd.names import (
     parse_augment,
     parse_dataset,
     parse_model,
+    parse_weights,
 )
 from kd.registry import check_name
+
+DEFAULT_TAPS = ("last1", "last2", "last3")  # as far as teacher and students have them
+PAIR = re.compile(r"\w[\w.-]*=\w[\w.-]*", re.ASCII)  # the teacher's and the student's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,10 @@ class Protocol(JsonData):
         "source of the data, as in digits, folder:PATH, or cifar10:PATH if its files are there",
         SOURCES,
     ]
-    image_size: Annotated[int, "side in pixels that images are resized to"]
+    image_size: Annotated[int, "side in pixels of the images that students receive"]
+    teacher_size: Annotated[
+        int, "side in pixels of the images that the teacher receives (0: that of the students)"
+    ] = 0
     train_size: Annotated[
         int,
         "number of training images to keep, spread evenly over the classes; at most as many are "
@@ -59,12 +67,17 @@ class Protocol(JsonData):
     ] = "crop=4,flip"
     teacher: Annotated[
         str,
-        "model that teaches, as in resnet20 or, with a width factor, resnet8-w0.5, or a function "
-        "in a file as in mine.py:large (see docs/guide.md); families",
+        "model that teaches: of the catalogue, as in resnet20 or, with a width factor, "
+        "resnet8-w0.5; of a library, as in timm:resnet26t; or a function in a file, as in "
+        "mine.py:large (see docs/guide.md). Families of the catalogue",
         FAMILIES,
+        ". Libraries",
+        LIBRARIES,
     ]
     teacher_weights: Annotated[
-        str, "initial weights of the teacher: none, imagenet, or a .safetensors file"
+        str,
+        "initial weights of the teacher: none, pretrained (its library's own), or a file of its "
+        "state dict (.safetensors, .pth, .pt)",
     ] = "none"
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
     teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
@@ -73,6 +86,11 @@ class Protocol(JsonData):
         tuple[str, ...],
         "model that learns; repeat the flag, or separate by commas, and each trial chooses one",
     ]
+    student_weights: Annotated[
+        str,
+        "initial weights of the students, in every arm: none, pretrained, or a file of a single "
+        "student's state dict",
+    ] = "none"
     max_params: Annotated[int, "largest number of parameters of a student (0: no limit)"] = 0
     max_latency_ms: Annotated[
         float, "largest median time in ms of a student for one image (0: no limit)"
@@ -81,8 +99,11 @@ class Protocol(JsonData):
         str, "first layers of torchvision models: cifar for small images, or imagenet"
     ] = "cifar"
     taps: Annotated[
-        tuple[str, ...], "where features are read, deepest first, as in last1,last2"
-    ] = ("last1", "last2", "last3")
+        tuple[str, ...],
+        "where features are read, deepest first, as in last1,last2, or as pairs of modules of "
+        "teacher and student, as in layer4=blocks.5,layer3=blocks.4 (default: the last of each map "
+        "size that teacher and students have in common, at most three)",
+    ] = ()
     epochs: Annotated[int, "the horizon: epochs that every trial is planned for"]
     views: Annotated[
         int,
@@ -115,6 +136,8 @@ class Protocol(JsonData):
             for name in names:
                 received = getattr(self, name)
                 require(f"{name} must lie in {low}-{high}", low <= received <= high, received)
+        size = self.teacher_size
+        require("teacher_size must be 0 or lie in 4-1024", size == 0 or 4 <= size <= 1024, size)
         require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
         require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
@@ -122,31 +145,85 @@ class Protocol(JsonData):
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
-        augment = augment_text(parse_augment(self.augment, self.image_size))
+        augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()
 
     def _check_models(self) -> None:
-        weights = self.teacher_weights
-        known = weights in ("none", "imagenet") or weights.endswith(".safetensors")
-        require("teacher_weights must be none, imagenet or a .safetensors file", known, weights)
-        if weights == "imagenet" and not parse_model(self.teacher).pretrained:
-            raise ProtocolError(
-                f"there are no ImageNet weights for {self.teacher}; use --teacher-weights none"
-            )
+        require("students must name at least one", bool(self.students), self.students)
         for field in ("students", "taps"):
             names = getattr(self, field)
-            require(f"{field} must name at least one", bool(names), names)
             require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
+        self._check_weights()
         for name in (self.teacher, *self.students):
-            model = parse_model(name)
-            if model.digest:
-                continue  # a job tests the model in its file, with `kd.models.own.try_out`
+            parse_model(name)
+        self._check_taps()
+
+    def _check_taps(self) -> None:
+        """Check what is known before models are built; a job finds the rest (`workers.runners`)."""
+        paired = ["=" in tap for tap in self.taps]
+        if any(paired):
+            rule = "taps must be names such as last1, or all pairs such as layer4=blocks.5"
+            require(rule, all(re.fullmatch(PAIR, tap) for tap in self.taps), self.taps)
+            for paths in (self.teacher_paths, self.student_paths):
+                require("taps must not repeat a module", len(set(paths)) == len(paths), self.taps)
+            return
+        models = {name: parse_model(name) for name in (self.teacher, *self.students)}
+        catalogue = {name: model.taps for name, model in models.items() if model.is_known}
+        for name, known in catalogue.items():
             for tap in self.taps:
-                if tap not in model.taps:
+                if tap not in known:
+                    raise ProtocolError(f"{name} has no tap {tap!r}; use --taps {','.join(known)}")
+        for tap in self.taps:
+            rule = "taps must be names such as last1, or pairs such as layer4=blocks.5"
+            require(rule, bool(re.fullmatch("last[1-9][0-9]*", tap)), tap)
+        if len(catalogue) == len(models) and self.taps == DEFAULT_TAPS:
+            object.__setattr__(self, "taps", ())  # one spelling, so that hashes are equal
+
+    @property
+    def teacher_paths(self) -> tuple[str, ...]:
+        """The teacher's modules of `taps` that are pairs; empty for names."""
+        return tuple(tap.partition("=")[0] for tap in self.taps if "=" in tap)
+
+    @property
+    def student_paths(self) -> tuple[str, ...]:
+        """The students' modules of `taps` that are pairs; empty for names."""
+        return tuple(tap.partition("=")[2] for tap in self.taps if "=" in tap)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """Names of the taps as far as known before models are built, when some may turn out to be
+        missing. A pair has the name of its place: the first is `last1`.
+        """
+        if self.teacher_paths:
+            return tuple(f"last{place}" for place, _ in enumerate(self.taps, start=1))
+        return self.taps or DEFAULT_TAPS
+
+    def _check_weights(self) -> None:
+        starts = {"teacher_weights": (self.teacher,), "student_weights": self.students}
+        for field, names in starts.items():
+            weights = getattr(self, field)
+            try:
+                file = parse_weights(weights)
+            except ProtocolError as error:
+                raise ProtocolError(f"{field.removesuffix('weights')}{error}") from None
+            for name in names:
+                if weights == "pretrained" and not parse_model(name).pretrained:
                     raise ProtocolError(
-                        f"{name} has no tap {tap!r}; use --taps {','.join(model.taps)}"
+                        f"there are no ImageNet weights for {name}; use "
+                        f"--{field.replace('_', '-')} none"
                     )
+            if file and len(names) > 1:
+                raise ProtocolError(
+                    f"a file of weights fits one student, got {', '.join(names)}; name one "
+                    "--student, or use --student-weights pretrained or none"
+                )
+        own = parse_model(self.teacher).digest  # its function may return a trained model
+        if self.teacher_epochs == 0 and self.teacher_weights == "none" and not own:
+            raise ProtocolError(
+                f"a teacher needs weights or training, got {self.teacher} with teacher_epochs 0 "
+                "and teacher_weights none; use --teacher-weights FILE, or --teacher-epochs 1"
+            )
 
     @property
     def student(self) -> str:
@@ -157,6 +234,11 @@ class Protocol(JsonData):
     def has_budget(self) -> bool:
         """Whether there is a limit that a student may exceed (see infeasible in the design)."""
         return self.max_params > 0 or self.max_latency_ms > 0
+
+    @property
+    def stored_size(self) -> int:
+        """Side in pixels of the stored images and their views: that of the larger network."""
+        return max(self.image_size, self.teacher_size)
 
     @property
     def view_count(self) -> int:
@@ -179,7 +261,10 @@ class Protocol(JsonData):
 
     def differences(self, other: "Protocol") -> list[str]:
         """Return the fields that differ from `other`, such as `epochs: 12 -> 30`."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = (
+            {**protocol.to_json(), "taps": list(protocol.taps) or "the default"}
+            for protocol in (self, other)
+        )
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
 
 

@@ -20,6 +20,7 @@ from typing import Any, cast
 from kd.errors import ProtocolError
 
 PARSING = Lock()  # before 3.11.8, parsing in two threads raised SystemError (cpython 106905)
+MOST_LISTED = 60  # names in an error; libraries have more than a thousand
 NEAR = 0.75  # similarity, 0-1, from which a known name is proposed for a mistyped one
 
 
@@ -123,13 +124,17 @@ def _parameters(kind: Kind, name: str) -> type | None:
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Raise ProtocolError unless `name` is one of `known`.
 
-    The error proposes the nearest known name, or lists all of them where none is near.
+    The error proposes the nearest known name. Where none is near it lists those that begin with
+    `name`, or else all, but at most MOST_LISTED.
     """
     known = list(known)
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-    hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+    fitting = [one for one in known if name and one.startswith(name)] or known
+    more = f" and {len(fitting) - MOST_LISTED:,} more" if len(fitting) > MOST_LISTED else ""
+    listed = f"known: {', '.join(fitting[:MOST_LISTED])}{more}"
+    hint = f"did you mean {near[0]}?" if near else listed
     raise ProtocolError(f"unknown {what} {name!r}; {hint}")
 
 

@@ -1,7 +1,7 @@
 """Numbers as text, in the report and in what a study prints."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -254,6 +254,26 @@ def split_words(official: Sequence[str]) -> str:
     own = f"{listed(official)} {'are' if len(official) > 1 else 'is'} the data set's own"
     rest = f"{listed(drawn)} {'are' if len(drawn) > 1 else 'is'} drawn"
     return ", ".join([own] * bool(official) + [rest] * bool(drawn))
+
+
+def tap_words(taps: Mapping[str, Mapping[str, str]]) -> str:
+    """Say which module of the teacher each tap is, and which of the students.
+
+    last1 layer4 -> blocks, last2 layer3 -> blocks.3
+    """
+    return (
+        ", ".join(
+            f"{tap} {modules['teacher']} -> {_students(modules)}" for tap, modules in taps.items()
+        )
+        or "none in common"
+    )
+
+
+def _students(modules: Mapping[str, str]) -> str:
+    students = {name: path for name, path in modules.items() if name != "teacher"}
+    if len({*students.values()}) == 1:
+        return next(iter(students.values()))
+    return " or ".join(f"{path} of {model_name(name)}" for name, path in students.items())
 
 
 def model_name(name: str) -> str:

@@ -8,7 +8,7 @@ from optuna.trial import BaseTrial
 from kd.recipe import Recipe, Schedule
 from search_spaces import plain
 from search_spaces.context import StudyContext
-from search_spaces.scheduled import suggest_feature
+from search_spaces.scheduled import no_feature, suggest_feature
 
 
 def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
@@ -27,5 +27,5 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
     """Return the parameters of the recipes to try first, by title."""
-    vanilla = {"temperature": 4.0, "alpha": 0.9, "feature_kind": "none"}
+    vanilla = {"temperature": 4.0, "alpha": 0.9, **no_feature(study)}
     return {"vanilla KD": {**vanilla, **plain.defaults(study)}}

@@ -7,12 +7,18 @@ from kd import optimizers
 from kd.errors import ProtocolError
 from kd.optimizers import Range
 
+NO_TAPS = (
+    "teacher and students have no taps in common: use logit losses alone where study.taps is "
+    "empty, or name pairs of modules, as in --taps layer4=blocks.5"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyContext:
     """The argument `study` of `suggest(trial, study)`, with settings of the protocol.
 
-    The defaults are those of a study without flags.
+    The defaults are those of a study without flags. `taps` is empty where teacher and students have
+    none in common.
     """
 
     taps: tuple[str, ...] = ("last1", "last2", "last3")
@@ -35,6 +41,8 @@ class StudyContext:
         Raises ProtocolError if there are none.
         """
         offered = [choice for choice in choices if {*choice.split("+")} <= {*self.taps}]
+        if not offered and not self.taps:
+            raise ProtocolError(f"it reads {choices[0]}, and {NO_TAPS}")
         if not offered:
             raise ProtocolError(
                 f"it reads {choices[0]}, which the protocol lacks: add it to --taps, or use "

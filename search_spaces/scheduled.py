@@ -44,12 +44,19 @@ def suggest_schedule(
 
 def suggest_feature(trial: BaseTrial, study: StudyContext) -> dict[str, Any]:
     """Suggest kind, weight and taps of the feature loss: the fields of a recipe, if it has one."""
+    if not study.taps:
+        return {}
     kind = trial.suggest_categorical("feature_kind", FEATURE_KINDS)
     if kind == "none":
         return {}
     weight = trial.suggest_float("feature_weight", 1e-3, 10, log=True)
     taps = trial.suggest_categorical("feature_taps", study.offered(TAPS))
     return {"feature_kind": kind, "feature_weight": weight, "feature_taps": (*taps.split("+"),)}
+
+
+def no_feature(study: StudyContext) -> dict[str, str]:
+    """Return the parameters of a recipe to try first that has no feature loss."""
+    return {"feature_kind": "none"} if study.taps else {}
 
 
 def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
@@ -61,16 +68,19 @@ def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
         "alpha_shape": "linear",
         "alpha_initial": 0.9,
         "alpha_final": 0.3,
-        "feature_kind": "hint",
-        "feature_weight": 1.0,
-        "feature_taps": study.offered(TAPS[:2])[-1],
     }
+    if study.taps:
+        classic |= {
+            "feature_kind": "hint",
+            "feature_weight": 1.0,
+            "feature_taps": study.offered(TAPS[:2])[-1],
+        }
     vanilla = {
         "temperature_shape": "constant",
         "temperature_initial": 4.0,
         "alpha_shape": "constant",
         "alpha_initial": 0.9,
-        "feature_kind": "none",
+        **no_feature(study),
     }
     common = plain.defaults(study)
     return {"classic": {**classic, **common}, "vanilla KD": {**vanilla, **common}}

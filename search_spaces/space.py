@@ -20,7 +20,7 @@ from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
 from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
-from search_spaces.context import StudyContext
+from search_spaces.context import NO_TAPS, StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
@@ -33,6 +33,7 @@ class Space:
 
     A study can be resumed only with a space of the same `digest` (see `search_spaces.digest`).
     `own` is the user's file, None for a built-in space; `line` is where it defines `suggest`.
+    `module` is what the space was loaded from, and `where` names it in errors.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Space:
     digest: str
     own: OwnFile | None = None
     line: str = ""
+    module: Any = None
+    where: str = ""
 
     @property
     def source(self) -> str:
@@ -66,23 +69,32 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
         if not callable(getattr(module, "suggest", None)):
             raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
         line = own_line(module.suggest)
-    suggest = _for_study(module.suggest, study)
-    space = Space(path.stem, suggest, _enqueued(module, where, study), "", own, line)
-    return replace(space, digest=_try_out(space, where, study))
+    space = Space(path.stem, module.suggest, {}, "", own, line, module, where)
+    return for_study(space, study)
 
 
-def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[BaseTrial], Any]:
+def for_study(space: Space, study: StudyContext) -> Space:
+    """Return a loaded space, prepared for a study and tested; raises as `load_space`."""
+    suggest = _of_study(space.module.suggest, study)
+    enqueued = _enqueued(space.module, space.where, study)
+    space = replace(space, suggest=suggest, enqueued=enqueued)
+    return replace(space, digest=_try_out(space, space.where, study))
+
+
+def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[BaseTrial], Any]:
     """Return `suggest` as a function of the trial, which also suggests and checks the student."""
     try:
         takes_study = "study" in inspect.signature(suggest).parameters
     except ValueError:  # raised for some functions written in C
         takes_study = False
 
-    def for_study(trial: BaseTrial) -> Any:
+    def suggest_of_study(trial: BaseTrial) -> Any:
         recipe = suggest(trial, study=study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
             return recipe  # `propose` raises the error
         missing = [tap for tap in recipe.feature_taps if tap not in study.taps]
+        if missing and not study.taps:
+            raise ProtocolError(f"it reads {', '.join(missing)}, and {NO_TAPS}")
         if missing:
             raise ProtocolError(
                 f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: use "
@@ -94,7 +106,7 @@ def _for_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[
         _check_student("it", recipe, study.students)
         return recipe
 
-    return for_study
+    return suggest_of_study
 
 
 def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:

@@ -44,6 +44,7 @@ FLOORS = {
             "data.sources",
             "data",
             "models.families",
+            "models.libraries",
             "models",
             "losses.logits",
         ),

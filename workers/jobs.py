@@ -21,7 +21,8 @@ class JobContext(JsonData):
     """What the jobs of a study share: its protocol, the folder of `--root`, and earlier results.
 
     `dataset`, `teacher` and `shards` are fingerprints, empty before a job has made them; `cache` is
-    how much of the teacher is cached: all, logits or none.
+    how much of the teacher is cached: all, logits or none. `taps` are the names of those in use,
+    once they are known.
     """
 
     protocol: Protocol
@@ -30,6 +31,7 @@ class JobContext(JsonData):
     teacher: str = ""
     shards: str = ""
     cache: str = ""
+    taps: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -68,9 +70,30 @@ class KernelsJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsJob(Job):
-    """Test the models of the user's own before anything is trained with them."""
+    """Try out the models that are not of the catalogue before anything is trained with them.
 
-    runner: ClassVar[str] = "own_models.run_models"
+    Without `dataset`, this is what needs no data: names, imports and shapes.
+    """
+
+    runner: ClassVar[str] = "model_test.run_models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapsJob(Job):
+    """Find the taps that teacher and students have in common.
+
+    Result: `taps`, for each of their names the module of each model, under `teacher` and the
+    students' names.
+    """
+
+    runner: ClassVar[str] = "tap_names.run_taps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsJob(Job):
+    """Load the weights that teacher and students start from. Result: `lines`, what was loaded."""
+
+    runner: ClassVar[str] = "preparing.run_weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,8 +75,9 @@ def add_protocol_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("protocol, fixed for the whole study")
     group.add_argument("--preset", help=f"protocol to begin with: {', '.join(PRESETS.names)}")
     for name, hint in typing.get_type_hints(Protocol, include_extras=True).items():
-        kind, text, *members = typing.get_args(hint)
-        _add_flag(group, name, kind, text + "".join(map(listed, members)))
+        kind, *parts = typing.get_args(hint)
+        text = "".join(part if isinstance(part, str) else listed(part) for part in parts)
+        _add_flag(group, name, kind, text)
 
 
 def add_report_flags(parser: ArgumentParser) -> None:

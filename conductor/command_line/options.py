@@ -9,10 +9,10 @@ from typing import Any
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
-from conductor.stages.own_files import pin_models
+from conductor.stages.own_files import pin_models, pin_weights
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
-from kd.names import SOURCES
+from kd.names import SOURCES, WEIGHTS
 from kd.own_files import read_kept
 from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
@@ -28,8 +28,9 @@ def make_request(options: argparse.Namespace) -> Request:
     """
     given = received(options, Protocol)
     _check_folder(given.get("dataset", ""))
-    _check_weights(given.get("teacher_weights", ""))
-    given, own = pin_models(given)
+    for field in ("teacher_weights", "student_weights"):
+        _check_weights(field, given.get(field, ""))
+    given, own = pin_models(pin_weights(given))
     named = getattr(options, "preset", None)
     base = named or _preset_of(given.get("dataset", "digits"))
     name = options.name
@@ -119,12 +120,12 @@ def _check_folder(dataset: str) -> None:
         raise ProtocolError(f"unknown dataset {dataset!r}; did you mean folder:{dataset}?")
 
 
-def _check_weights(weights: str) -> None:
+def _check_weights(field: str, weights: str) -> None:
     """Raise ProtocolError for a missing file, before data are prepared."""
-    if weights.endswith(".safetensors") and not Path(weights).is_file():
-        raise ProtocolError(
-            f"--teacher-weights must be an existing .safetensors file, got {weights}"
-        )
+    path = Path(weights)
+    if path.suffix in WEIGHTS and not path.is_file():
+        flag = f"--{field.replace('_', '-')}"
+        raise ProtocolError(f"{flag} must be an existing {path.suffix} file, got {weights}")
 
 
 def _preset_of(dataset: str) -> str:

@@ -6,10 +6,10 @@ See `storage.files.layout.whole_path`. The root stays as given: paths below it a
 import argparse
 from collections.abc import Callable
 
-from kd.names import SOURCES, takes_path
+from kd.names import SOURCES, WEIGHTS, takes_path
 from storage.files.layout import home_path, whole_path
 
-SUFFIXES = (".py", ".safetensors")  # of files that flags name
+SUFFIXES = (".py", *WEIGHTS)  # of files that flags name
 
 
 def settle_paths(options: argparse.Namespace) -> None:
@@ -74,6 +74,7 @@ OPTIONS: dict[str, Callable[[str], str]] = {
     "space": _file,
     "dataset": _dataset,
     "teacher_weights": _file,
+    "student_weights": _file,
 }
 FLAGS: dict[str, Callable[[str], str]] = {
     **{f"--{name.replace('_', '-')}": rule for name, rule in OPTIONS.items()},

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kd.names import DIGEST_LENGTH, WEIGHTS
 from kd.own_files import OwnFile, read_own
-from storage.files.artifacts import write_files
+from storage.files.artifacts import sha256, write_files
 from storage.files.layout import Layout, whole_path
 
 
@@ -25,6 +26,18 @@ def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]
     if "students" in chosen:
         pinned["students"] = tuple(_pin(name, files) for name in chosen["students"])
     return pinned, files
+
+
+def pin_weights(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a digest to the file that a student starts from: `/data/small.pth@1a2b3c4d5e6f`.
+
+    So all that depends on the protocol depends on the content of the file, which is not copied.
+    """
+    weights = chosen.get("student_weights", "")
+    if not weights.endswith(WEIGHTS):
+        return dict(chosen)
+    path = whole_path(weights)
+    return {**chosen, "student_weights": f"{path}@{sha256(path)[:DIGEST_LENGTH]}"}
 
 
 def _pin(name: str, files: list[OwnFile]) -> str:

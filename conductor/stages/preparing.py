@@ -1,4 +1,4 @@
-"""The stages before the search: data set, kernels, own models, teacher, teacher cache."""
+"""The stages before the search: models, data set, kernels, teacher, teacher cache."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from conductor.request import Request
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
-from reports.wording import duration, percent, show_size, split_words
+from reports.wording import duration, percent, show_size, split_words, tap_words
 from storage.files.layout import Layout, view_folder
 from storage.files.shard_folders import missing_views, verify_shard
 from workers.events import EpochDone, Event, Note, Progress, Result
@@ -22,7 +22,9 @@ from workers.jobs import (
     PrepareJob,
     ProjectionJob,
     ShardJob,
+    TapsJob,
     TeacherJob,
+    WeightsJob,
 )
 from workers.pools.worker_pool import WorkerPool
 
@@ -32,10 +34,11 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(JobContext):
-    """What the search starts from: the context of its jobs, and two findings."""
+    """What the search starts from: the context of its jobs, and three findings."""
 
     kernels: str = ""  # the convolution kernels in words; empty on an accelerator
     passed_over: str | None = None  # what of a folder is not read, in one sentence
+    modules: dict[str, dict[str, str]] | None = None  # of each tap, as in `StudySettings.taps`
 
 
 class Preparation:
@@ -52,6 +55,7 @@ class Preparation:
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
+        self._load_weights(data)
         data = replace(data, teacher=self._prepare_teacher(data))
         begun = self._workers.run(data.job(ProjectionJob))
         sizes = dict(begun["sizes"])
@@ -62,7 +66,7 @@ class Preparation:
 
     def data(self) -> Prepared:
         """Prepare the data set."""
-        context = Prepared(protocol=self._protocol, root=str(self._layout.root))
+        context = self._context()
         job = context.job(PrepareJob)
         with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
             result = self._workers.run(job, lambda event: _update(bar, event))
@@ -96,20 +100,48 @@ class Preparation:
             self._display.say(line)
         return str(result["used"])
 
-    def models(self, context: JobContext) -> None:
-        """Test the models of the user's own, if there are any.
+    def models(self, context: JobContext | None = None) -> None:
+        """Test the models that are not of the catalogue, if there are any.
 
-        Raises ProtocolError, in one line, for one that cannot be trained.
+        Without the `context` of the data set, only what needs no data: the user's files must be in
+        the root by then. Raises ProtocolError, in one line, for a model that cannot be trained.
         """
         names = (self._protocol.teacher, *self._protocol.students)
-        if any(parse_model(name).digest for name in names):
+        if not all(parse_model(name).is_known for name in names):
+            context = context or self._context()
             self._workers.run(context.job(ModelsJob))
+
+    def taps(self, data: Prepared, distils: bool) -> Prepared:
+        """Find the taps that teacher and students have in common.
+
+        Raises ProtocolError, in one line, for a tap of the protocol that a model lacks.
+        """
+        modules = self._workers.run(data.job(TapsJob))["taps"]
+        names = (self._protocol.teacher, *self._protocol.students)
+        if distils and not (modules and all(parse_model(name).is_known for name in names)):
+            left_out = "" if modules else "; feature losses are left out"
+            self._display.say(f"taps: {tap_words(modules)}{left_out}")
+        return replace(data, taps=tuple(modules), modules=modules)
+
+    def _load_weights(self, context: JobContext) -> None:
+        """Load the weights that teacher and students start from, if any, and print what was loaded.
+
+        Raises an error, in one line, for those that do not fit.
+        """
+        if {self._protocol.teacher_weights, self._protocol.student_weights} != {"none"}:
+            for line in self._workers.run(context.job(WeightsJob))["lines"]:
+                self._display.say(line)
+
+    def _context(self) -> Prepared:
+        """Return the context of the first jobs."""
+        return Prepared(protocol=self._protocol, root=str(self._layout.root))
 
     def _prepare_teacher(self, context: JobContext) -> str:
         job = context.job(TeacherJob)
         with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
             result = self._workers.run(job, lambda event: self._on_teacher(bar, event))
-        how = "found" if result["found"] else f"trained in {duration(result['seconds'])}"
+        trained = f"trained in {duration(result['seconds'])}" if result["epochs"] else "as it is"
+        how = "found" if result["found"] else trained
         self._display.say(
             f"teacher: {self._protocol.teacher}, {how}, "
             f"{percent(result['accuracy'], 1)} validation accuracy"

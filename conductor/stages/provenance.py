@@ -10,8 +10,9 @@ from typing import Any
 from conductor.request import EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
-from kd.names import parse_model
+from kd.names import parse_model, parse_weights
 from kd.protocol import Protocol
+from reports.wording import tap_words
 from search_spaces.space import Space
 from storage.files.artifacts import read_record, write_json
 from storage.files.layout import StudyLayout
@@ -25,14 +26,15 @@ LIBRARIES = ("torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn",
 
 def read_context(paths: StudyLayout) -> JobContext:
     """Return the context of an existing study's jobs."""
-    settings = StudySettings.read(paths.settings)
+    settings, protocol = StudySettings.read(paths.settings), read_record(paths.protocol, Protocol)
     return JobContext(
-        protocol=read_record(paths.protocol, Protocol),
+        protocol=protocol,
         root=str(paths.folder.parent),
         dataset=settings.dataset,
         teacher=settings.teacher,
         shards=settings.shards,
         cache=settings.cache,
+        taps=protocol.tap_names if settings.taps is None else tuple(settings.taps),
     )
 
 
@@ -79,7 +81,7 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
-    """Raise StudyError if the file of a model of the user's own has changed since."""
+    """Raise StudyError if the file of a model of the user's own, or of weights, has changed."""
     was, now = (
         {
             model.base: model.digest
@@ -87,6 +89,12 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
         }
         for protocol in (kept, wanted)
     )
+    was_file, now_file = (parse_weights(protocol.student_weights) for protocol in (kept, wanted))
+    if was_file and now_file and was_file.path == now_file.path and was_file != now_file:
+        raise StudyError(
+            f"{was_file.path} has changed since study {name} was begun; restore it, or choose "
+            "another --name"
+        )
     for base, digest in was.items():
         if now.get(base, digest) != digest:
             raise StudyError(
@@ -123,9 +131,10 @@ def begin_settings(
         shards=prepared.shards or (kept.shards if kept else ""),
         cache=prepared.cache or (kept.cache if kept else ""),
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
+        taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
         command=kept.command if kept else masked(request.command),
-        versions={name: version(name) for name in LIBRARIES},
+        versions=_versions(request.protocol),
         machine=machine(
             kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
         ),
@@ -134,6 +143,13 @@ def begin_settings(
     write_json(paths.protocol, request.protocol.to_json())
     settings.write(paths.settings)
     return settings
+
+
+def _versions(protocol: Protocol) -> dict[str, str]:
+    """Return the versions of the libraries that the study uses, also those that have its models."""
+    models = map(parse_model, (protocol.teacher, *protocol.students))
+    of_models = (model.library for model in models if model.library)
+    return {name: version(name) for name in dict.fromkeys((*LIBRARIES, *of_models))}
 
 
 def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None:
@@ -207,6 +223,17 @@ def _check_unchanged(
         raise StudyError(
             f"since study {paths.name} was begun, its {', '.join(changed)} changed (the files, or "
             "the version of torch); restore them, or choose another --name"
+        )
+
+
+def check_taps(name: str, kept: StudySettings, prepared: Prepared) -> None:
+    """Raise StudyError if a study's taps are others than when it was begun."""
+    was, now = kept.taps, prepared.modules
+    if None not in (was, now) and was != now:
+        raise StudyError(
+            f"study {name} was begun with other taps ({tap_words(was or {})}; now "
+            f"{tap_words(now or {})}): the models have changed; restore the version of their "
+            "library, or choose another --name"
         )
 
 

@@ -19,6 +19,7 @@ EXTRAS = {  # extra of pyproject.toml: the modules that it brings
     "postgresql": ("psycopg",),
     "mysql": ("pymysql",),
     "ray": ("ray",),
+    "timm": ("huggingface_hub", "timm"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 SHARED_MEMORY = Path("/dev/shm")

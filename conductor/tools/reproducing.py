@@ -13,6 +13,7 @@ from conductor.display import Display
 from conductor.stages.confirm import view_order
 from conductor.stages.provenance import machine, read_context
 from kd.errors import StudyError
+from kd.names import LIBRARIES
 from kd.protocol import Protocol
 from kd.registry import check_name
 from kd.training.history import EpochMetrics
@@ -182,7 +183,8 @@ def known_reasons(settings: StudySettings, paths: StudyLayout, kernels: str) -> 
 
     `kernels` are the present convolution kernels.
     """
-    for name in DECISIVE:
+    of_models = [library for library in LIBRARIES.names if library in settings.versions]
+    for name in dict.fromkeys((*DECISIVE, *of_models)):
         was, now = settings.versions.get(name), version(name)
         if was != now:
             yield f"{name} was {was}, is {now}"

@@ -61,7 +61,7 @@ class TinyStudy:
         self._workers = WorkerPool(pool)
         self._folder = folder
         self._silent = False
-        self._context = JobContext(protocol=PROTOCOL, root=str(folder))
+        self._context = JobContext(protocol=PROTOCOL, root=str(folder), taps=PROTOCOL.tap_names)
         self.machine: dict[str, Any] | None = None  # the values of its `MachineJob`
 
     def worker(self) -> str:

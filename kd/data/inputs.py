@@ -1,7 +1,7 @@
 """Describe the inputs of a prepared data set: images or arrays, their shape and normalisation.
 
-The description is stored in the data set's manifest. All other code uses it, for example to
-normalise a batch, and does not assume that inputs are images.
+The description is stored in the data set's manifest. Networks normalise a batch with it; all other
+code asks it, and does not assume that inputs are images.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from kd.data.sources import Source
 from kd.data.views import View, render, view
@@ -25,7 +26,7 @@ CHUNK = 1024  # images counted at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images(JsonData):
-    """Square images, stored as uint8 [N, C, H, W]; networks receive normalised float32.
+    """Square images, stored as uint8 [N, C, H, W]; networks normalise them to float32.
 
     `shape` is (C, H, W). `mean` and `deviation` have one number per channel, computed on the
     training images, in units of 0-1 pixels.
@@ -56,28 +57,41 @@ class Images(JsonData):
         """Number of pixels of an image, to which a network's work is proportional."""
         return self.shape[1] * self.shape[2]
 
+    def fitted(self, values: Tensor) -> Tensor:
+        """Return a stored batch [B, C, H, W] in this size: bilinear, antialiased, whole numbers.
+
+        Values that have the size already are returned as they are.
+        """
+        if values.shape[2:] == self.shape[1:]:
+            return values
+        size = self.shape[1:]
+        return functional.interpolate(values.float(), size, mode="bilinear", antialias=True).round()
+
     def normalise(self, values: Tensor) -> Tensor:
-        """Return a stored batch as a network's input, in the same shape."""
+        """Return a stored batch in this size, as float32 with mean 0 and deviation 1.
+
+        Raises RuntimeError, as a convolution does, for another number of channels: the constants
+        would turn one channel into several.
+        """
+        if values.shape[-3] != self.channels:
+            raise RuntimeError(f"expected {self}, got a batch of shape {list(values.shape)}")
         scale, shift = _constants(self, values.device)
         # In place, which saves the memory of a second batch and gives the same bits.
-        return (values * scale).sub_(shift)
+        return (self.fitted(values) * scale).sub_(shift)
 
     def exported(self, values: Tensor) -> Tensor:
         """Return a stored batch as the input of an exported student: pixels in 0-1."""
-        return values / 255
-
-    def zeros(self, count: int, device: str = "cpu") -> Tensor:
-        """Return a network's input of zeros, with `count` examples."""
-        return torch.zeros(count, *self.shape, device=device)
+        return self.fitted(values) / 255
 
     def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a network's input of normal random numbers, with `count` examples."""
-        return torch.randn(count, *self.shape, generator=generator)
+        """Return a stored batch of `count` examples of uniform random numbers."""
+        drawn = torch.randint(256, (count, *self.shape), generator=generator)
+        return drawn.to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrays(JsonData):
-    """Arrays [N, ...] of any shape, which networks receive unchanged.
+    """Arrays [N, ...] of any shape, which reach a model's layers unchanged.
 
     `shape` is that of one example; `kept` is float32 or int64; `low` and `high` are the extremes.
     """
@@ -123,11 +137,8 @@ class Arrays(JsonData):
         """Return the input of an exported student: the stored values."""
         return values
 
-    def zeros(self, count: int, device: str = "cpu") -> Tensor:
-        return torch.zeros(count, *self.shape, dtype=self.dtype, device=device)
-
     def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a network's input of random numbers between the extremes."""
+        """Return a batch of `count` examples of random numbers between the extremes."""
         drawn = torch.rand(count, *self.shape, generator=generator, dtype=torch.float64)
         return (drawn * (self.high - self.low) + self.low).to(self.dtype)
 
@@ -170,15 +181,11 @@ class Examples:
         return view(seed, k, self.values, augment)
 
     def batch(self, index: Tensor, rows: View) -> Tensor:
-        """Return a network's input: the examples `index` [B], augmented as `rows`, one row each.
+        """Return the examples `index` [B], augmented as `rows`, one row each.
 
         Index and rows must be on the device of the examples.
         """
-        return self.inputs.normalise(render(self.values.index_select(0, index), rows))
-
-    def fed(self) -> Tensor:
-        """Return all examples as a network's input, not augmented."""
-        return self.inputs.normalise(self.values)
+        return render(self.values.index_select(0, index), rows)
 
 
 @cache

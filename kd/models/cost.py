@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kd.data.inputs import Inputs
 from kd.errors import require
 from kd.models.latency import Latency
 from kd.models.network import Network, export_state, run_on_meta
@@ -29,14 +28,14 @@ def parameter_count(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def macs(network: Network, inputs: Inputs) -> int:
+def macs(network: Network) -> int:
     """Return the multiply-accumulates of convolutions and linear layers for one example.
 
     Biases, batch norm, activations and pooling are not counted. Computed from shapes, in eval mode.
     Raises ProtocolError when the images do not fit the network.
     """
     with FlopCounterMode(display=False) as counter:
-        run_on_meta(network, inputs)
+        run_on_meta(network)
     return int(counter.get_total_flops()) // 2
 
 
@@ -48,7 +47,6 @@ def state_bytes(network: Network) -> int:
 def measure_latency(
     networks: Mapping[str, Network],
     *,
-    inputs: Inputs,
     batch_sizes: Sequence[int],
     device: torch.device,
     repeats: int,
@@ -70,36 +68,43 @@ def measure_latency(
     results: dict[str, list[Latency]] = {name: [] for name in subjects}
     for size in sizes:
         generator = torch.Generator().manual_seed(derive_seed(seed, "latency", size))
-        images = inputs.random(size, generator).to(device)
-        times = _time_rounds(subjects, images, repeats, generator)
+        batches = {
+            name: network.inputs.random(size, generator).to(device)
+            for name, network in subjects.items()
+        }
+        times = _time_rounds(subjects, batches, repeats, generator)
         for name, taken in times.items():
             results[name].append(_summary(size, taken))
     return results
 
 
 def _time_rounds(
-    networks: Mapping[str, Network], images: Tensor, repeats: int, generator: torch.Generator
+    networks: Mapping[str, Network],
+    batches: Mapping[str, Tensor],
+    repeats: int,
+    generator: torch.Generator,
 ) -> dict[str, list[float]]:
     """Return the times of all timed passes in ms, by network."""
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
         while len(rounds) < WARM_UP_ROUNDS and _spent(rounds) < TIME_LIMIT / 4:
-            rounds.append(_time_round(networks, images, generator))
+            rounds.append(_time_round(networks, batches, generator))
         warm_up = len(rounds)
         while len(rounds) - warm_up < repeats:
             if len(rounds) - warm_up >= LEAST_ROUNDS and _spent(rounds) > TIME_LIMIT:
                 break
-            rounds.append(_time_round(networks, images, generator))
+            rounds.append(_time_round(networks, batches, generator))
     return {name: [taken[name] for taken in rounds[warm_up:]] for name in networks}
 
 
 def _time_round(
-    networks: Mapping[str, Network], images: Tensor, generator: torch.Generator
+    networks: Mapping[str, Network], batches: Mapping[str, Tensor], generator: torch.Generator
 ) -> dict[str, float]:
     """Run every network once, in random order; return the time of each in ms."""
     names = list(networks)
     order = torch.randperm(len(names), generator=generator).tolist()
-    return {names[index]: _time_pass(networks[names[index]], images) for index in order}
+    chosen = [names[index] for index in order]
+    return {name: _time_pass(networks[name], batches[name]) for name in chosen}
 
 
 def _spent(rounds: list[dict[str, float]]) -> float:

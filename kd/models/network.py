@@ -1,42 +1,51 @@
-"""A classifier that returns feature maps as well as its logits."""
+"""A classifier of stored examples, which returns feature maps as well as its logits."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
-from kd.models.taps import tap_hook
+from kd.models.taps import Tap, tap_hook
 
+M = TypeVar("M", bound=nn.Module)
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Network(nn.Module):
-    """A classifier (`body`), its name, and the modules whose outputs are its taps.
+    """A classifier (`body`), its name, its taps, and `inputs`, which prepare what it receives.
 
-    `body` is the only registered submodule, so that the state dict has the names that the model
-    has in its own library, under `body.`.
+    It takes a batch as it is stored, such as uint8 images, and normalises it. `body` is the only
+    registered submodule, so that the state dict has the names that the model has in its own
+    library, under `body.`.
     """
 
-    def __init__(self, name: str, body: nn.Module, paths: Sequence[str]) -> None:
-        """`paths` are the taps' module paths in `body`, shallowest first."""
+    def __init__(self, name: str, body: nn.Module, taps: Sequence[Tap], inputs: Inputs) -> None:
+        """`taps` are where features are read, shallowest first."""
         super().__init__()
         self.name = name
         self.body = body
-        self.paths = {f"last{depth}": path for depth, path in enumerate(reversed(paths), start=1)}
-        self.taps = tuple(self.paths)
+        self.places = {f"last{depth}": tap for depth, tap in enumerate(reversed(taps), start=1)}
+        self.inputs = inputs
+        self.loaded = ""  # what of given weights was loaded, in words
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, C, H, W], both float."""
-        logits: Tensor = self.body(images)
-        return logits
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names of the taps; `last1` is the deepest."""
+        return tuple(self.places)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return logits [B, classes] float of a stored batch [B, ...]."""
+        return logits_of(self.body(self.inputs.normalise(values)))
 
     def forward_taps(
-        self, images: Tensor, taps: Sequence[str], compiled: Traced | None = None
+        self, values: Tensor, taps: Sequence[str], compiled: Traced | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits [B, classes] and the output [B, C, h, w] of each of `taps`.
+        """Return logits [B, classes] and the output of each of `taps` as a map [B, C, h, w].
 
         `compiled` is a compiled `traced`. Raises ProtocolError for a tap that the network lacks,
         or whose module runs twice.
@@ -45,28 +54,51 @@ class Network(nn.Module):
         hooks = []
         try:
             for tap in taps:
-                if tap not in self.paths:
+                if tap not in self.places:
                     raise ProtocolError(
                         f"{self.name} has no tap {tap!r}; use --taps {','.join(self.taps)}"
                     )
-                path = self.paths[tap]
-                hook = tap_hook(kept, tap, f"{self.name}: {path}")
-                hooks.append(self.body.get_submodule(path).register_forward_hook(hook))
-            return (compiled or self.traced)(images, kept, taps)
+                place = self.places[tap]
+                hook = tap_hook(kept, tap, place, f"{self.name}: {place.path}")
+                hooks.append(self.body.get_submodule(place.path).register_forward_hook(hook))
+            return (compiled or self.traced)(self.inputs.normalise(values), kept, taps)
         finally:
             for handle in hooks:
                 handle.remove()
 
     def traced(
-        self, images: Tensor, kept: dict[str, Tensor], taps: Sequence[str]
+        self, normalised: Tensor, kept: dict[str, Tensor], taps: Sequence[str]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits and the outputs of `taps`, which hooks store in `kept` during the pass.
 
-        This function is compiled as one graph. `kept` is an argument because the hooks, which are
+        This function is what is compiled. `kept` is an argument because the hooks, which are
         registered anew at each step, write to it.
         """
-        logits: Tensor = self.body(images)
+        logits = logits_of(self.body(normalised))
         return logits, {tap: kept[tap] for tap in taps}
+
+
+def logits_of(output: object) -> Tensor:
+    """Return the logits in a model's output: itself, its first entry, or its `logits`.
+
+    Raises ProtocolError for an output of another form.
+    """
+    found: object = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, tuple | list) and output:
+        found = output[0]
+    if isinstance(found, Tensor):
+        return found
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        kind += f" with the keys {', '.join(map(str, output))}"
+    raise ProtocolError(
+        "a model must return logits, a tuple or list whose first entry they are, or an object or "
+        f"dict with logits; got {kind}"
+    )
 
 
 def export_state(network: Network) -> dict[str, Tensor]:
@@ -104,8 +136,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, mode
     Raises ArtifactError when it does not fit, or has different values for names that share a tensor
     in the module.
     """
+    versioned = module.state_dict()  # some layers require their versions, which files lack
+    given = OrderedDict(state)
+    given._metadata = versioned._metadata  # type: ignore[attr-defined]
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(given)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{source} does not fit {model}: {reason}") from None
@@ -122,17 +157,18 @@ def same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool(((left == right) | (left != left)).all())
 
 
-def run_on_meta(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+def run_on_meta(network: Network) -> tuple[Tensor, dict[str, Tensor]]:
     """Pass one example through a copy of the network on the meta device, without arithmetic.
 
     Returns logits and every tap, which have shapes but no values. Raises ProtocolError when the
     network does not accept such an image: it is too small for the pooling layers, or has another
     number of channels.
     """
-    twin = _meta_twin(network).eval()
+    twin, inputs = meta_twin(network).eval(), network.inputs
     try:
         with torch.no_grad():
-            return twin.forward_taps(inputs.zeros(1, "meta"), twin.taps)
+            values = torch.zeros(1, *inputs.shape, dtype=inputs.dtype, device="meta")
+            return twin.forward_taps(values, twin.taps)
     except RuntimeError as error:
         raise ProtocolError(
             f"{inputs} do not fit {network.name}; use larger ones or another model "
@@ -140,12 +176,12 @@ def run_on_meta(network: Network, inputs: Inputs) -> tuple[Tensor, dict[str, Ten
         ) from None
 
 
-def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, int]]:
+def tap_shapes(network: Network) -> dict[str, tuple[int, int, int]]:
     """Return (channels, height, width) of every tap's output.
 
     Raises ProtocolError when the images do not fit the network; see `run_on_meta`.
     """
-    _, outputs = run_on_meta(network, inputs)
+    _, outputs = run_on_meta(network)
     shapes = {}
     for tap, output in outputs.items():
         _, depth, height, width = output.shape
@@ -153,8 +189,8 @@ def tap_shapes(network: Network, inputs: Inputs) -> dict[str, tuple[int, int, in
     return shapes
 
 
-def _meta_twin(network: Network) -> Network:
-    """Return a copy of the network on the meta device, without copying weights."""
-    tensors = [*network.parameters(), *network.buffers()]
+def meta_twin(module: M) -> M:
+    """Return a copy of a module on the meta device, without copying weights."""
+    tensors = [*module.parameters(), *module.buffers()]
     memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
-    return copy.deepcopy(network, memo)
+    return copy.deepcopy(module, memo)

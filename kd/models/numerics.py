@@ -66,12 +66,14 @@ def training_forward(
 
     It returns logits and maps in float32 for any precision, because losses need its range. A model
     is compiled once per process and set of taps; further networks of the same shapes reuse the
-    code. If compilation fails, the exception of torch is raised.
+    code. A model of the catalogue is compiled as one graph; any other one may break into several.
+    If compilation fails, the exception of torch is raised.
     """
     forward: Forward = network.forward_taps
     if compiled:
         _configure_compiler(device)
-        traced = torch.compile(network.traced, dynamic=False, fullgraph=True)
+        whole = parse_model(network.name).is_known
+        traced = torch.compile(network.traced, dynamic=False, fullgraph=whole)
         forward = partial(network.forward_taps, compiled=traced)
     if precision == "float32":
         return forward

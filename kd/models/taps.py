@@ -1,12 +1,14 @@
-"""Taps: outputs of modules, read by hooks, and made comparable for feature losses.
+"""Taps: outputs of modules, read by hooks as maps, and made comparable for feature losses.
 
 A student's map is compared with the teacher's reading as stored in the teacher cache: reduced to
 few channels and positions, so that shards stay small. Maps of different size are average-pooled to
 the smaller of the two.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,38 @@ from kd.errors import ProtocolError
 SHORTEST = 1e-12  # a vector of at most this length has no direction
 
 
-def tap_hook(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., None]:
-    """Return a forward hook that stores a tap's output in `kept`; `module` is its name in errors.
+Layout = Literal["map", "channels last", "tokens", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """The module at `path` of a model, whose output is read, and the layout of that output.
+
+    `map` [B, C, h, w]; `channels last` [B, h, w, C]; `tokens` [B, prefix + h w, C], of which the
+    first `prefix` belong to no position (a class token, registers); `vector` [B, C].
+    """
+
+    path: str
+    layout: Layout = "map"
+    prefix: int = 0
+
+    def as_map(self, output: Tensor) -> Tensor:
+        """Return an output in this layout as a map [B, C, h, w]."""
+        if self.layout == "channels last":
+            return output.permute(0, 3, 1, 2)
+        if self.layout == "vector":
+            return output[:, :, None, None]
+        if self.layout == "tokens":
+            grid = output[:, self.prefix :].transpose(1, 2)
+            side = math.isqrt(grid.shape[2])
+            return grid.reshape(*grid.shape[:2], side, side)
+        return output
+
+
+def tap_hook(
+    kept: dict[str, Tensor], tap: str, place: Tap, module: str
+) -> Callable[[nn.Module, object, Tensor], None]:
+    """Return a forward hook that stores the map of a tap in `kept`; `module` is for errors.
 
     The hook raises ProtocolError if the module runs a second time.
     """
@@ -29,7 +61,7 @@ def tap_hook(kept: dict[str, Tensor], tap: str, module: str) -> Callable[..., No
                 f"{module}, the module of tap {tap}, runs twice in one forward pass; use "
                 "a separate module for each call"
             )
-        kept[tap] = output
+        kept[tap] = place.as_map(output)
 
     return keep
 

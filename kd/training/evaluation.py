@@ -1,10 +1,11 @@
 """Evaluate a network on images: accuracy, likelihood, calibration, agreement with the teacher."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from kd.data.inputs import Examples, Inputs
+from kd.models.network import Network
 
 # Pixels of an evaluation batch; fixed, since the last bits may depend on the batch size. On a CPU
 # the maps of larger batches exceed its caches, and smaller batches are dominated by overhead. This
@@ -17,14 +18,14 @@ ECE_BINS = 15  # Guo et al. 2017
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, data: Examples) -> Tensor:
+def predict(network: Network, data: Examples) -> Tensor:
     """Return the logits [N, classes] float32, on the CPU, of unaugmented data in eval mode."""
     was_training = network.training
     network.eval()
     try:
         chunks = [
-            network(data.inputs.normalise(chunk)).float()
-            for chunk in data.values.split(batch_size(data.inputs, data.values.device))
+            network(chunk).float()
+            for chunk in data.values.split(batch_size(network.inputs, data.values.device))
         ]
     finally:
         network.train(was_training)

@@ -67,7 +67,7 @@ class TeacherSource(typing.Protocol):
     validation_logits: Tensor
 
     def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
-        """Return the teacher's output for `images` [B, C, H, W] float32, normalised.
+        """Return the teacher's output for `images` [B, C, H, W] uint8.
 
         They are the rows `index` [B], on the CPU, of the training split, rendered as view `view`.
         """
@@ -113,8 +113,8 @@ def fit_projections(network: Network, data: Examples, taps: Sequence[str]) -> di
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
     values = data.values[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in values.split(batch_size(data.inputs, values.device)):
-        _, maps = network.forward_taps(data.inputs.normalise(chunk), taps)
+    for chunk in values.split(batch_size(network.inputs, values.device)):
+        _, maps = network.forward_taps(chunk, taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)
             moments[tap] = moments.get(tap, 0) + flat.T @ flat

@@ -11,6 +11,7 @@ from kd.training.history import FEW_OF_A_CLASS
 from kd.training.scoring import objective
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
+from reports.compute.leaks import of_weights
 from reports.compute.verdict import Verdict
 from reports.read.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
@@ -31,6 +32,7 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
     return (
         *_of_learning(data),
         *_of_teacher(data),
+        *of_weights(data),
         *_of_tuning(data),
         *_of_evidence(data, verdict),
         *_of_classes(data),

@@ -113,6 +113,7 @@ def _protocols(studies: Sequence[StudyData]) -> Table:
     described = [
         {
             **one.protocol.to_json(),
+            "taps": one.protocol.taps or one.taps,
             "sampler": one.settings.sampler,
             "pruner": one.settings.pruner,
             "lag": one.settings.lag,
@@ -126,7 +127,7 @@ def _protocols(studies: Sequence[StudyData]) -> Table:
 
 
 def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) or NONE if isinstance(value, list | tuple) else str(value)
 
 
 def _recipes(studies: Sequence[Findings]) -> Table:

@@ -24,6 +24,7 @@ from reports.wording import (
     points,
     scaled,
     split_words,
+    tap_words,
     whole,
 )
 from storage.files.records import Cost
@@ -250,6 +251,7 @@ def provenance_table(data: StudyData) -> Table:
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         ["teacher", f"{protocol.teacher}, {settings.teacher}"],
         ["students", ", ".join(protocol.students)],
+        *([] if settings.taps is None else [["taps", tap_words(settings.taps)]]),
         ["teacher cache", f"{settings.cache}, {settings.shards}"],
         [
             "arms",

@@ -227,6 +227,12 @@ class StudyData:
         """The study's metric, in words."""
         return measure(self.protocol.metric)
 
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The taps in use, by name."""
+        recorded = self.settings.taps
+        return self.protocol.tap_names if recorded is None else tuple(recorded)
+
     def arm(self, name: str) -> ArmData | None:
         return next((arm for arm in self.arms if arm.name == name), None)
 

@@ -3,9 +3,10 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model
+from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model, parse_weights
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -43,18 +44,20 @@ With Retort{where}:
 ```python
 import json
 from pathlib import Path
-import torch
+from kd.data.inputs import read_inputs
 from kd.models.build import build
 
 config = json.loads(Path("config.json").read_text())
-settings = {{name: config[name] for name in ("classes", "channels", "stem")}}
-network = build(config["model"], **settings, weights="student.safetensors", seed=0).eval()
-{feed}
+settings = {{name: config[name] for name in ("classes", "stem")}}
+network = build(
+    config["model"],
+    **settings,
+    inputs=read_inputs(config),
+    weights="student.safetensors",
+    seed=0,
+).eval()
+logits = network({fed})
 ```"""
-NORMALISED = """\
-inputs = config["inputs"]
-mean, deviation = (torch.tensor(inputs[name])[:, None, None] for name in ("mean", "deviation"))
-logits = network((images - mean) / deviation)"""
 
 WITH_ONNX = """\
 With the ONNX runtime. The graph {includes}accepts batches of any size:
@@ -95,7 +98,7 @@ def model_card(findings: Findings, exported: Exported) -> str:
         markdown_table(_results(findings, exported)),
         _choice(findings, exported),
         "## Use",
-        *_use(exported),
+        *_use(exported, findings.data.example),
         "## Training",
         _training(findings, exported),
         markdown_table(_table("recipe", recipe_rows(exported.finalist.recipe))),
@@ -183,20 +186,19 @@ def _choice(findings: Findings, exported: Exported) -> str:
     )
 
 
-def _use(exported: Exported) -> list[str]:
+def _use(exported: Exported, example: str) -> list[str]:
     config = exported.config
     shape = f"[B, {', '.join(map(str, config['inputs']['shape']))}]"
     model = parse_model(config["model"])
     library = ", torchvision" if model.facts.family == "torchvision" else ""
+    library += "".join(f", {package}" for package in config.get("needs", ()))
     if model.digest:
         library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
     pictures = _are_images(config)
     name = "images" if pictures else "arrays"
     fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
     if pictures:
-        fed = (
-            f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255, not normalised. "
-        )
+        fed = f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
     parts = [
         f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which contains everything needed to build the model.",
@@ -204,11 +206,11 @@ def _use(exported: Exported) -> list[str]:
             library=library,
             name=name,
             also="`student.py` also normalises the images. " * pictures,
-            examples=counted(exported.images, f"validation {'image' if pictures else 'example'}"),
+            examples=counted(exported.images, f"validation {example}"),
         ),
         WITH_RETORT.format(
-            where=", where you normalise the images" * pictures,
-            feed=NORMALISED if pictures else f"logits = network({name})",
+            where=", whose images are bytes" * pictures,
+            fed="255 * images" if pictures else name,
         ),
     ]
     if exported.onnx_differences:
@@ -229,12 +231,20 @@ def _training(findings: Findings, exported: Exported) -> str:
     teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
     teacher = teacher * exported.finalist.distils
     return escaped(
-        f"From random weights on {count}the training split of {protocol.dataset}, for "
-        f"{counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
+        f"{_start(protocol.student_weights)} on {count}the training split of {protocol.dataset}, "
+        f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
         f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
     )
+
+
+def _start(weights: str) -> str:
+    """Say which weights the student's training began with."""
+    if weights == "none":
+        return "From random weights"
+    file = parse_weights(weights)
+    return f"From the weights of {Path(file.path).name}" if file else "From the library's weights"
 
 
 def _cost(findings: Findings, exported: Exported) -> str:
@@ -268,12 +278,17 @@ def _limits(findings: Findings, exported: Exported) -> str:
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
-    pictures = _are_images(exported.config)
+    pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [
         f"It was tested on examples of {protocol.dataset} alone. With other "
         f"{'light, ' * pictures}sensors or classes, its accuracy is unknown. It always predicts "
         "one of its classes.",
         *([size] if pictures else []),
+        *(
+            f"Its layers are code of {package}: another version may build another model, and the "
+            "licence of that package applies to them."
+            for package in needs
+        ),
         *findings.caveats,
     ]
     return "\n".join(f"- {escaped(limit)}" for limit in limits)

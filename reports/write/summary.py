@@ -32,6 +32,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
             "missing": list(data.missing),
         },
         "protocol": {"hash": data.protocol.hash, **data.protocol.to_json()},
+        "taps": data.settings.taps,
         "verdict": _verdict(findings),
         "comparisons": [_comparison(data, one) for one in findings.comparisons],
         "teacher": {

@@ -52,13 +52,13 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
     stored data set is damaged.
     """
     wanted = _wanted(protocol)
-    digest = listing_digest(protocol.dataset, protocol.image_size)
+    digest = listing_digest(protocol.dataset, protocol.stored_size)
     listing = layout.listing(fingerprint({**wanted, "listing": digest}))
     with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        source = load_source(protocol.dataset, protocol.image_size, layout.downloads, progress)
+        source = load_source(protocol.dataset, protocol.stored_size, layout.downloads, progress)
         manifest = _keep(layout, wanted, source, split(source, protocol))
         write_json(listing, {"fingerprint": manifest.folder.name})
         return manifest
@@ -88,7 +88,7 @@ def _wanted(protocol: Protocol) -> dict[str, Any]:
     """Return the protocol's part of a data set's identity, without the path of a folder."""
     return {
         "dataset": protocol.dataset.partition(":")[0],
-        "image_size": protocol.image_size,
+        "image_size": protocol.stored_size,
         "train_size": protocol.train_size,
         "validation_fraction": protocol.validation_fraction,
         "test_fraction": protocol.test_fraction,

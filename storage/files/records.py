@@ -89,7 +89,8 @@ class StudySettings(Record):
     """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
     `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
-    in the cache; `cache` is how much of the teacher is cached: all, logits or none.
+    in the cache; `cache` is how much of the teacher is cached: all, logits or none. `taps` has the
+    modules of each tap in use, those of `teacher` and of each student by name.
     """
 
     arms: list[str]
@@ -108,6 +109,7 @@ class StudySettings(Record):
     machine: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
     passed_over: str = ""  # what of a folder of images was not read, in one sentence
+    taps: dict[str, dict[str, str]] | None = None  # None if a version wrote it that kept none
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)
@@ -118,6 +120,10 @@ class StudySettings(Record):
         for arm in self.arms:
             _check_folder(arm)
             _check_source(arm, self.spaces[arm].source)
+        for tap, modules in (self.taps or {}).items():
+            whole = bool(re.fullmatch("last[1-9][0-9]*", tap)) and "teacher" in modules
+            rule = "a tap, such as last1, has a module of the teacher and of each student"
+            require(rule, whole and len(modules) > 1, {tap: modules})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from kd.models.build import Network, build
 from kd.models.numerics import place, training_backward
 from kd.training.evaluation import batch_size
 from tests.benchmarks.harness import Figure, ratio
-from tests.support.small import square
+from tests.support.small import floats, square
 
 # model, stem, side of an image, channels, images of a step
 CASES = (
@@ -70,9 +70,9 @@ def figures(quick: bool) -> Iterator[Figure]:
 def layouts(quick: bool) -> Iterator[Figure]:
     """Compare a step and a forward pass of each model in both layouts."""
     for name, stem, size, channels, batch in CASES[:1] if quick else CASES:
-        images = torch.randn(batch, channels, size, size)
+        images, inputs = torch.randn(batch, channels, size, size), floats(channels, size)
         networks = [
-            build(name, classes=10, channels=channels, stem=stem, seed=0).to(memory_format=layout)
+            build(name, classes=10, inputs=inputs, stem=stem, seed=0).to(memory_format=layout)
             for layout in (torch.channels_last, torch.contiguous_format)
         ]
         where = f"{name}, {size}x{size}" + (", ImageNet stem" if stem == "imagenet" else "")
@@ -89,9 +89,9 @@ def layouts(quick: bool) -> Iterator[Figure]:
 def kernels(quick: bool) -> Iterator[Figure]:
     """Compare a step that goes back with PyTorch's own kernels with one that does with oneDNN's."""
     for name, size, channels, batch in FEW_CHANNELS[:1] if quick else FEW_CHANNELS:
-        network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
-        images = torch.randn(batch, channels, size, size)
-        narrow = build(NARROWEST, classes=10, channels=channels, stem="cifar", seed=0)
+        images, inputs = torch.randn(batch, channels, size, size), floats(channels, size)
+        network = build(name, classes=10, inputs=inputs, stem="cifar", seed=0)
+        narrow = build(NARROWEST, classes=10, inputs=inputs, stem="cifar", seed=0)
         yield ratio(
             f"a step back without oneDNN / with it, {name}, {size}x{size}",
             step(network, images, training_backward(narrow, torch.device("cpu"))),
@@ -103,7 +103,7 @@ def kernels(quick: bool) -> Iterator[Figure]:
 def batches(quick: bool) -> Iterator[Figure]:
     """Compare evaluation in batches of the size that is used with smaller and with larger ones."""
     for name, size, channels, count in EVALUATED[:1] if quick else EVALUATED:
-        network = build(name, classes=10, channels=channels, stem="cifar", seed=0)
+        network = build(name, classes=10, inputs=floats(channels, size), stem="cifar", seed=0)
         place(network, torch.device("cpu"))
         images = torch.randn(count, channels, size, size)
         used = batch_size(square(channels, size), images.device)

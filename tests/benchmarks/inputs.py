@@ -20,6 +20,7 @@ from kd.training.loop import TrainingState
 from tests.benchmarks.harness import Figure, ratio
 from tests.benchmarks.pictures import Pictures
 from tests.benchmarks.training import CLASSES, CPU, random_images
+from tests.support.small import floats
 
 BATCH = 128
 CHANNELS = 3
@@ -56,18 +57,18 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 
 def prepare(data: Examples) -> None:
-    """Make the input of an epoch, batch after batch, as `kd.training.loop` does."""
+    """Make the input of an epoch, batch after batch, as `kd.training.loop` and a network do."""
     rows = data.view(0, 0, AUGMENT)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for index in order.split(BATCH):
-        data.batch(index, rows.at(index)), data.labels[index]
+        data.inputs.normalise(data.batch(index, rows.at(index))), data.labels[index]
 
 
 def trainer(name: str, data: Examples) -> Callable[[], None]:
     """Return an action that trains a network by STEPS steps on one batch, which is ready."""
-    images = data.first(BATCH).fed()
-    labels = data.labels[:BATCH]
-    network = place(build(name, classes=CLASSES, channels=CHANNELS, stem="cifar", seed=0), CPU)
+    images = data.inputs.normalise(data.values[:BATCH])
+    labels, inputs = data.labels[:BATCH], floats(CHANNELS, images.shape[-1])
+    network = place(build(name, classes=CLASSES, inputs=inputs, stem="cifar", seed=0), CPU)
     optimizer = TrainingState.start(network, Adapters({}, {}, seed=0), Recipe(lr=1e-3)).optimizer
 
     def act() -> None:

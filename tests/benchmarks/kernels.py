@@ -16,6 +16,7 @@ from kd.models.numerics import place, training_backward
 from kd.training.kernels import INSTRUCTION_SETS, VARIABLE
 from tests.benchmarks.formats import step
 from tests.benchmarks.harness import Figure, ratio
+from tests.support.small import floats
 
 # model, side of an image, channels, images of a step, steps of a round
 CASES = (
@@ -77,7 +78,8 @@ def _serve(there: Connection, case: tuple[str, int, int, int, int], limit: str) 
 def _action(case: tuple[str, int, int, int, int]) -> Callable[[], None]:
     name, size, channels, batch, steps = case
     device = torch.device("cpu")
-    network = place(build(name, classes=10, channels=channels, stem="cifar", seed=0), device)
+    inputs = floats(channels, size)
+    network = place(build(name, classes=10, inputs=inputs, stem="cifar", seed=0), device)
     images = torch.randn(batch, channels, size, size)
     one = step(network, images, training_backward(network, device))
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 import torchdistill.losses.mid_level  # noqa: F401 - registers the losses
+from torch import nn
 from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
 from kd.data.inputs import Examples
 from kd.losses.adapters import Adapters
-from kd.models.build import Network
 from kd.models.numerics import place
 from kd.optimizers.sgd import MOMENTUM
 from kd.recipe import Recipe, Schedule
@@ -71,8 +71,8 @@ def figures(quick: bool) -> Iterator[Figure]:
 def _epochs(name: str, pair: Pair, folder: Path, rounds: int) -> Figure:
     bench = Bench(pair, folder)
     box = _box(
-        bench.live.network,
-        bench.network(pair.student),
+        bench.live.network.body,
+        bench.network(pair.student).body,
         bench.data,
         pair.augment,
         batch_size=pair.batch,
@@ -137,8 +137,8 @@ def _by_library(job: TrainJob, seed: int) -> float:
     student = untrained_student(job, seed)
     data, validation = open_parts(job, CPU)
     box = _box(
-        place(load_teacher(job), CPU),
-        student,
+        place(load_teacher(job), CPU).body,
+        student.body,
         data,
         protocol.augment,
         batch_size=protocol.batch_size,
@@ -153,8 +153,8 @@ def _by_library(job: TrainJob, seed: int) -> float:
 
 
 def _box(
-    teacher: Network,
-    student: Network,
+    teacher: nn.Module,
+    student: nn.Module,
     data: Examples,
     augment: str,
     *,
@@ -162,7 +162,10 @@ def _box(
     total: int,
     warmup: float,
 ) -> DistillationBox:
-    """Return what torchdistill trains with; `total` are the steps that the schedule is made for."""
+    """Return what torchdistill trains with; `total` are the steps that the schedule is made for.
+
+    Both models are bodies of networks, since `Pictures` are normalised.
+    """
     logits = {"module_path": ".", "module_io": "output"}
     ends = {f"{side}_{key}": logits[key] for side in ("student", "teacher") for key in logits}
     # Its weights are those of cross-entropy and of KL, which it multiplies by T².

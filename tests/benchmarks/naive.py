@@ -59,7 +59,9 @@ class Loop:
         )
 
     def model(self, name: str, seed: int) -> nn.Module:
-        return build(name, classes=CLASSES, channels=1, stem="cifar", weights="none", seed=seed)
+        """Build a plain module, since `Pictures` are normalised."""
+        inputs = self.parts["train"].inputs
+        return build(name, classes=CLASSES, inputs=inputs, stem="cifar", seed=seed).body
 
     def fit(
         self,

@@ -67,7 +67,7 @@ def reached(
         started = time.perf_counter()
         epoch()
         rates.append(images / (time.perf_counter() - started))
-    work = 6 * macs(bench.network(pair.student), bench.data.inputs) / 1e9  # GFLOP an image
+    work = 6 * macs(bench.network(pair.student)) / 1e9  # GFLOP an image
     note = f"{1000 * work:.1f} MFLOP an image"
     yield spread(f"training, {name}", rates, unit="images/s", note=note)
     parts = [100 * rate * work / limit for rate in rates]

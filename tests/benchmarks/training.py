@@ -152,9 +152,8 @@ class Bench:
 
     def network(self, name: str) -> Network:
         """Build a model for the images, in the layout that workers give it."""
-        pair = self.pair
-        network = build(name, classes=CLASSES, channels=pair.channels, stem=pair.stem, seed=0)
-        return place(network, CPU)
+        inputs, stem = self.data.inputs, self.pair.stem
+        return place(build(name, classes=CLASSES, inputs=inputs, stem=stem, seed=0), CPU)
 
     def _readings(self, k: int) -> Iterator[TeacherReading]:
         pair, data = self.pair, self.data
@@ -179,7 +178,7 @@ class Bench:
         return lambda: next(training)
 
     def _adapters(self, student: Network, recipe: Recipe) -> Adapters:
-        shapes = tap_shapes(student, self.data.inputs)
+        shapes = tap_shapes(student)
         widths = self.live.projections
         return Adapters(
             {tap: shapes[tap][0] for tap in recipe.feature_taps},

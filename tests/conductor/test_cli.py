@@ -110,9 +110,10 @@ def flags_of(command: str) -> dict[str, argparse.Action]:
 def test_every_field_of_the_protocol_has_a_flag_with_its_text():
     flags = flags_of("run")
     for name, hint in typing.get_type_hints(Protocol, include_extras=True).items():
-        kind, text, *members = typing.get_args(hint)
+        kind, text, *more = typing.get_args(hint)
         assert f"--{name.replace('_', '-')}" in flags[name].option_strings
-        assert flags[name].help == text + "".join(map(listed, members))
+        members = (part if isinstance(part, str) else listed(part) for part in more)
+        assert flags[name].help == text + "".join(members)
         assert text != ""
         assert flags[name].default is None
         if kind in (str, int, float):
@@ -237,7 +238,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "name with markup": (["--name", "<script>"], "a study's name must be 1-64 letters"),
     "name of the cache": (["--name", "cache"], "a study's name must be 1-64 letters"),
     "weights that do not exist": (
-        ["--teacher-weights", "imagenet"],
+        ["--teacher-weights", "pretrained"],
         "there are no ImageNet weights for resnet20; use --teacher-weights none",
     ),
     "report of nothing": (["report"], "there are 0 studies under"),

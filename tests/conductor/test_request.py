@@ -305,7 +305,9 @@ def test_confirm_finds_the_only_study_whatever_its_name(resolve, begun, tmp_path
 def test_what_is_announced_is_what_will_run():
     protocol = fakes.protocol(views=0, confirm_epochs=0, epochs=7)
     spaces = ["scheduled", "mine/space.py"]
-    head, *lines = announced(request(protocol=protocol, spaces=spaces, trials=3))
+    head, *lines = announced(
+        request(protocol=protocol, spaces=spaces, trials=3), ("last1", "last2")
+    )
     assert head == (
         "study study in runs: arms scheduled, space; trials 3, seeds 6, "
         "sampler tpe, pruner median, lag 4"
@@ -313,7 +315,7 @@ def test_what_is_announced_is_what_will_run():
     told = dict(part.split(" ") for line in lines for part in line.strip().split(", "))
     assert list(told) == list(protocol.to_json())
     assert (told["epochs"], told["views"], told["confirm_epochs"]) == ("7", "7", "7")
-    assert told["taps"] == "+".join(protocol.taps)
+    assert told["taps"] == "last1+last2"
     assert [line.split()[0] for line in lines] == [
         "dataset",
         "teacher",
@@ -321,3 +323,11 @@ def test_what_is_announced_is_what_will_run():
         "epochs",
         "metric",
     ]
+
+
+def test_pairs_of_taps_are_announced_as_they_were_given_and_none_in_common_too():
+    pairs = ("layer3=layer2", "layer2=layer1")
+    given = request(protocol=fakes.protocol(taps=pairs))
+    assert any("taps layer3=layer2+layer2=layer1" in line for line in announced(given, ("last1",)))
+    none = request(protocol=fakes.protocol())
+    assert any(line.endswith("taps none") for line in announced(none, ()))

@@ -22,6 +22,7 @@ from kd.models.cost import (
     parameter_count,
     state_bytes,
 )
+from kd.models.taps import Tap
 from kd.names import FAMILIES
 from tests.support.small import copied, same_bits, square
 
@@ -30,17 +31,16 @@ def tiny() -> Network:
     """A 3x3 convolution, a pool and a linear layer, under the name of a model with its layout."""
     conv, norm, linear = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Linear(5, 4)
     body = nn.Sequential(conv, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    return Network("resnet18", body, ["1"])
+    return Network("resnet18", body, [Tap("1")], square(2, 6))
 
 
-def shapes_of(name: str, stem: str, classes: int) -> Network:
+def shapes_of(name: str, stem: str, classes: int, size: int) -> Network:
     with torch.device("meta"):
-        return build(name, classes=classes, channels=3, stem=stem, seed=0)
+        return build(name, classes=classes, inputs=square(3, size), stem=stem, seed=0)
 
 
 def measured(networks: dict[str, Network], **more) -> dict[str, list[Latency]]:
     settings = {
-        "inputs": square(2, 6),
         "batch_sizes": (1, 3),
         "device": torch.device("cpu"),
         "repeats": 4,
@@ -66,38 +66,36 @@ def test_parameters_are_counted_by_hand() -> None:
 
 
 def test_multiply_accumulates_are_counted_by_hand() -> None:
-    assert macs(tiny(), square(2, 6)) == 6 * 6 * 5 * 2 * 9 + 5 * 4
+    assert macs(tiny()) == 6 * 6 * 5 * 2 * 9 + 5 * 4
 
 
 def test_resnet20_costs_what_is_published() -> None:
-    assert macs(shapes_of("resnet20", "cifar", 10), square(3, 32)) / 1e6 == pytest.approx(
-        40.8, abs=0.1
-    )
+    assert macs(shapes_of("resnet20", "cifar", 10, 32)) / 1e6 == pytest.approx(40.8, abs=0.1)
 
 
 @pytest.mark.parametrize("name", FAMILIES.literals("torchvision")["MODELS"])
 def test_imagenet_models_cost_what_torchvision_publishes(name: str) -> None:
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
-    network = shapes_of(name, "imagenet", 1000)
+    network = shapes_of(name, "imagenet", 1000, 224)
     assert parameter_count(network) == published["num_params"]
-    assert macs(network, square(3, 224)) / 1e9 == pytest.approx(published["_ops"], abs=2e-3)
+    assert macs(network) / 1e9 == pytest.approx(published["_ops"], abs=2e-3)
 
 
 def test_counting_leaves_the_network_alone() -> None:
     network = tiny()
     before = copied(network.state_dict())
-    macs(network, square(2, 6))
+    macs(network)
     assert network.training
     assert same_bits(network.state_dict(), before)
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ProtocolError, match="images of 3x16x16 do not fit vgg11_bn"):
-        macs(shapes_of("vgg11_bn", "cifar", 10), square(3, 16))
+        macs(shapes_of("vgg11_bn", "cifar", 10, 16))
 
 
 def test_bytes_are_those_of_the_file(tmp_path) -> None:
-    network = build("resnet8-w0.25", classes=10, channels=3, stem="cifar", seed=0)
+    network = build("resnet8-w0.25", classes=10, inputs=square(3, 32), stem="cifar", seed=0)
     path = tmp_path / "student.safetensors"
     safetensors.torch.save_file(export_state(network), path)
     assert state_bytes(network) == path.stat().st_size

@@ -135,19 +135,19 @@ def test_prediction_leaves_parameters_and_statistics_alone() -> None:
     assert same_bits(model.state_dict(), before)
 
 
-def test_prediction_normalises_by_the_mean_and_deviation_of_the_data() -> None:
+def test_prediction_normalises_by_the_mean_and_deviation_of_the_network() -> None:
     model, data = network().eval(), labelled()
     pixels = (data.values.float() / 255 - 0.5) / 0.29
     with torch.no_grad():
-        torch.testing.assert_close(predict(model, data), model(pixels))
-    other = replace(data, inputs=square(mean=0.1))
-    assert not torch.allclose(predict(model, other), predict(model, data))
+        torch.testing.assert_close(predict(model, data), model.body(pixels))
+    other = network(inputs=square(mean=0.1))
+    assert not torch.allclose(predict(other, data), predict(model, data))
 
 
 @pytest.mark.parametrize("size", [1, 7, 24, 25])
 def test_prediction_does_not_depend_on_where_images_are_split(monkeypatch, size: int) -> None:
     model, data = network(), labelled()
-    model(data.values.float() / 255)  # statistics of its own
+    model.body(data.values.float() / 255)  # statistics of its own
     whole = predict(model, data)
     monkeypatch.setattr(evaluation, "batch_size", lambda inputs, device: size)
     torch.testing.assert_close(predict(model, data), whole, rtol=1e-5, atol=1e-6)

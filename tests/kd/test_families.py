@@ -11,10 +11,11 @@ import kd.models.families
 from conductor.command_line.cli import main
 from kd.errors import ProtocolError
 from kd.models.build import build, tap_shapes
+from kd.models.taps import Tap
 from kd.names import FAMILIES, catalogue, parse_model
 from storage.files.artifacts import read_json
 from storage.files.layout import Layout
-from tests.support.small import protocol, square
+from tests.support.small import floats, protocol
 from tests.support.tiny import hasten, succeed
 
 PLAIN = '''"""Plain convolutions, as in plain3."""
@@ -61,7 +62,7 @@ def test_a_study_trains_and_exports_a_student_of_a_new_family(tmp_path, capsys, 
     assert read_json(study.protocol)["students"] == ["plain3-w0.5"]
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
     [source] = study.folder.glob("export/*/student.py")
-    assert "conv0=nn.Conv2d(1, 4" in source.read_text()
+    assert 'self.add_module("conv0", nn.Conv2d(1, 4' in source.read_text()
 
 
 def test_help_and_typos_propose_it(capsys):
@@ -75,13 +76,13 @@ def test_help_and_typos_propose_it(capsys):
     with pytest.raises(
         ProtocolError, match=r"^there are no ImageNet weights for plain3; use --teacher"
     ):
-        protocol(teacher="plain3", teacher_weights="imagenet")
+        protocol(teacher="plain3", teacher_weights="pretrained")
 
 
 def test_its_taps_are_read_at_its_module_paths():
-    network = build("plain3", classes=3, channels=1, stem="cifar", seed=0)
-    assert network.paths == {"last1": "relu2", "last2": "relu1", "last3": "relu0"}
-    assert tap_shapes(network, square())["last3"] == (8, 8, 8)
+    network = build("plain3", classes=3, inputs=floats(), stem="cifar", seed=0)
+    assert network.places == {"last1": Tap("relu2"), "last2": Tap("relu1"), "last3": Tap("relu0")}
+    assert tap_shapes(network)["last3"] == (8, 8, 8)
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(
         network.forward_taps(images, ["last3"])[1]["last3"], network.body[:2](images)
@@ -90,7 +91,7 @@ def test_its_taps_are_read_at_its_module_paths():
 
 def test_a_layer_that_no_rule_initialises_is_refused():
     with pytest.raises(TypeError, match="plain-odd: no rule initialises a GroupNorm"):
-        build("plain-odd", classes=3, channels=1, stem="cifar", seed=0)
+        build("plain-odd", classes=3, inputs=floats(), stem="cifar", seed=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES.names)

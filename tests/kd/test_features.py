@@ -12,7 +12,8 @@ from torch.nn import functional
 from kd.errors import ProtocolError
 from kd.losses import features as feature_losses
 from kd.losses.adapters import Adapters, feature_loss
-from kd.models.taps import TapReading, attention_map
+from kd.models.taps import Tap, TapReading, attention_map
+from kd.training.teacher import Projection
 
 MEMBERS = {
     name: feature_losses.load(name) for name in ("hint", "cosine", "attention", "similarity")
@@ -447,3 +448,45 @@ def test_feature_loss_starts_within_a_hundredth_and_ten(
             adapters,
         )
         assert 0.01 < found.item() < 10
+
+
+LAYOUTS = {  # what a module returns for a batch of 4, and how it is read
+    "map": (Tap("layer4"), (4, 12, 8, 8)),
+    "channels last": (Tap("features", "channels last"), (4, 5, 5, 12)),
+    "tokens": (Tap("blocks", "tokens", 2), (4, 2 + 7 * 7, 12)),
+    "vector": (Tap("fc1", "vector"), (4, 12)),
+}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+@pytest.mark.parametrize("student_layout", LAYOUTS)
+@pytest.mark.parametrize("teacher_layout", LAYOUTS)
+def test_layouts_of_teacher_and_student_need_not_be_the_same(
+    kind: str, student_layout: str, teacher_layout: str
+) -> None:
+    """A transformer teaches a CNN, and the other way round. A vector is a map of one position, the
+    attention map of which is 1 whatever the model does: there that loss is 0, and nothing else.
+    """
+    (place, shape), (teacher_place, teacher_shape) = (
+        LAYOUTS[student_layout],
+        LAYOUTS[teacher_layout],
+    )
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(shape, generator=generator).requires_grad_()
+    full = teacher_place.as_map(torch.randn(teacher_shape, generator=generator))
+    vectors = torch.linalg.qr(torch.randn(12, 6, generator=generator)).Q
+    projection = Projection(vectors=vectors, scale=1.3, variance=3.0, energy=0.5)
+    kept = reading(projection.reduce(full).half().float(), full.half().float(), variance=3.0)
+    member = MEMBERS[kind]
+    adapters = Adapters({"last1": 12}, {"last1": 6}, seed=0) if member.ADAPTED else NO_ADAPTERS
+    value = feature_loss(member, {"last1": place.as_map(output)}, {"last1": kept}, adapters)
+    (gradient,) = torch.autograd.grad(value, output)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    if kind == "attention" and "vector" in (student_layout, teacher_layout):
+        assert value == 0
+        assert not gradient.any()
+    else:
+        assert 0.01 < value < 10
+        assert gradient.any()
+        assert not gradient[:, : place.prefix].any() or place.layout != "tokens"

@@ -23,6 +23,13 @@ def test_normalised_images_are_pixels_less_the_mean_over_the_deviation() -> None
     np.testing.assert_allclose(normalised, naive, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_images_with_another_number_of_channels_are_not_stretched_to_fit(channels: int) -> None:
+    message = rf"^expected images of 3x8x8, got a batch of shape \[4, {channels}, 8, 8\]$"
+    with pytest.raises(RuntimeError, match=message):
+        square(3).normalise(noise(4, channels, 8))
+
+
 def test_images_that_inference_normalised_first_can_be_trained_on() -> None:
     inputs, images = square(mean=0.123), noise(2, 1)
     with torch.inference_mode():
@@ -40,20 +47,25 @@ def test_statistics_of_a_channel_without_contrast_can_be_divided_by() -> None:
     assert read_inputs({"inputs": to_wire(inputs)}) == inputs
 
 
-def test_a_batch_is_the_rows_of_the_rendered_view_normalised() -> None:
+def test_a_batch_is_the_rows_of_the_rendered_view_as_stored() -> None:
     data = labelled(20)
     rows, index = data.view(5, 1, AUGMENT), torch.tensor([13, 2, 19])
-    whole = data.inputs.normalise(render(data.values, rows))
-    assert torch.equal(data.batch(index, rows.at(index)), whole[index])
-    assert not torch.equal(whole, data.fed())
+    whole = render(data.values, rows)
+    batch = data.batch(index, rows.at(index))
+    assert torch.equal(batch, whole[index])
+    assert batch.dtype == data.inputs.dtype == torch.uint8
+    assert not torch.equal(whole, data.values)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_made_up_batches_look_like_what_a_network_is_fed(count: int) -> None:
+def test_made_up_batches_look_like_stored_ones(count: int) -> None:
     inputs, generator = square(3), torch.Generator()
-    fed = inputs.normalise(noise(count, 3))
-    made = [inputs.random(count, generator), inputs.zeros(count), inputs.zeros(count, "meta")]
-    assert {(one.shape, one.dtype) for one in made} == {(fed.shape, fed.dtype)}
+    stored, made = noise(count, 3, 8), inputs.random(count, generator)
+    assert (made.shape, made.dtype, inputs.dtype) == (stored.shape, stored.dtype, stored.dtype)
+    many = inputs.random(100, generator)
+    assert (int(many.min()), int(many.max())) == (0, 255)
+    fed = inputs.normalise(made)
+    assert (fed.shape, fed.dtype) == (made.shape, torch.float32)
 
 
 def test_arrays_are_fed_a_copy_of_what_is_kept() -> None:
@@ -72,7 +84,7 @@ def test_arrays_are_fed_a_copy_of_what_is_kept() -> None:
 def test_made_up_whole_numbers_lie_within_those_of_the_data(low: int) -> None:
     inputs = Arrays.measured(np.arange(low, low + 12).reshape(4, 3))
     made = inputs.random(1000, torch.Generator().manual_seed(0))
-    assert (made.dtype, inputs.zeros(2).dtype) == (torch.int64, torch.int64)
+    assert (made.dtype, inputs.dtype) == (torch.int64, torch.int64)
     assert low <= made.min() < made.max() <= low + 11
 
 

@@ -17,7 +17,7 @@ from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.families.cifar import BasicBlock, PreActivationBlock
 from kd.models.weights import fit_kernel, load_file
 from kd.names import STEMS, catalogue, parse_model
-from tests.support.small import ONE_OF_EACH, copied, same_bits, square
+from tests.support.small import ONE_OF_EACH, copied, floats, same_bits, square
 
 OF_TORCHVISION = [name for name in ONE_OF_EACH if parse_model(name).pretrained]
 # sides of the maps, deepest first: 32 pixels with the cifar stem, 224 with the imagenet stem
@@ -45,8 +45,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def make(name: str, *, stem: str = "cifar", seed: int = 0, classes: int = 10, **more) -> Network:
-    return build(name, **{"classes": classes, "channels": 3, "stem": stem, "seed": seed, **more})
+def make(
+    name: str, *, stem: str = "cifar", seed: int = 0, classes: int = 10, channels: int = 3, **more
+) -> Network:
+    settings = {"classes": classes, "inputs": floats(channels, 32), "stem": stem, "seed": seed}
+    return build(name, **{**settings, **more})
 
 
 def shapes_of(name: str, *, stem: str = "cifar", **more) -> Network:
@@ -82,8 +85,9 @@ def keep_imagenet_weights(hub: Path, name: str) -> dict[str, Tensor]:
     [*((name, "cifar") for name in catalogue()), *((name, "imagenet") for name in ONE_OF_EACH)],
 )
 def test_stages_halve_towards_the_deepest_tap(name: str, stem: str) -> None:
-    network = shapes_of(name, stem=stem)
-    shapes = tap_shapes(network, square(3, 32 if stem == "cifar" else 224))
+    inputs = square(3, 32 if stem == "cifar" else 224)
+    network = shapes_of(name, stem=stem, inputs=inputs)
+    shapes = tap_shapes(network)
     assert tuple(shapes) == network.taps == parse_model(name).taps
     assert [height for _, height, _ in shapes.values()] == SIDES[family(name)][stem]
     assert all(height == width for _, height, width in shapes.values())
@@ -171,13 +175,12 @@ def test_no_model_has_dropout() -> None:
 
 def test_width_scales_every_number_of_channels() -> None:
     full, slim = (shapes_of(name) for name in ("resnet20", "resnet20-w0.5"))
-    for tap, (depth, height, width) in tap_shapes(full, square(3, 32)).items():
-        assert tap_shapes(slim, square(3, 32))[tap] == (depth / 2, height, width)
+    for tap, (depth, height, width) in tap_shapes(full).items():
+        assert tap_shapes(slim)[tap] == (depth / 2, height, width)
     assert slim.body.conv1.out_channels == 8
-    assert {
-        depth for depth, _, _ in tap_shapes(shapes_of("wrn-16-1-w0.01"), square(3, 32)).values()
-    } == {1}
-    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"), square(3, 32))["last1"] == (160, 4, 4)
+    slimmest = tap_shapes(shapes_of("wrn-16-1-w0.01"))
+    assert {depth for depth, _, _ in slimmest.values()} == {1}
+    assert tap_shapes(shapes_of("mobilenet_v2-w0.5"))["last1"] == (160, 4, 4)
 
 
 def test_taps_leave_the_logits_as_they_are() -> None:
@@ -186,7 +189,7 @@ def test_taps_leave_the_logits_as_they_are() -> None:
         logits, outputs = network.forward_taps(images(), ("last2", "last1"))
         assert torch.equal(logits, network(images()))
         assert list(outputs) == ["last2", "last1"]
-        expected = tap_shapes(network, square(3, 32))
+        expected = tap_shapes(network)
         assert all(outputs[tap].shape == (2, *expected[tap]) for tap in outputs)
 
 
@@ -259,17 +262,19 @@ def test_channels_last_changes_no_logit(name: str) -> None:
 def test_tap_shapes_touches_neither_weights_nor_mode() -> None:
     network = make("resnet8")
     before = copied(network.state_dict())
-    tap_shapes(network, square(3, 32))
+    tap_shapes(network)
     assert network.training
     assert same_bits(network.state_dict(), before)
 
 
 def test_images_that_do_not_fit_are_refused_in_one_line() -> None:
     with pytest.raises(ProtocolError, match="images of 3x16x16 do not fit vgg11_bn") as caught:
-        tap_shapes(shapes_of("vgg11_bn"), square(3, 16))
+        tap_shapes(shapes_of("vgg11_bn", inputs=square(3, 16)))
     assert "\n" not in str(caught.value)
+    network = shapes_of("resnet8")
+    network.inputs = square(1, 32)
     with pytest.raises(ProtocolError, match="images of 1x32x32 do not fit resnet8"):
-        tap_shapes(shapes_of("resnet8"), square(1, 32))
+        tap_shapes(network)
 
 
 def test_an_error_without_a_message_is_refused_in_one_line_too() -> None:
@@ -279,7 +284,7 @@ def test_an_error_without_a_message_is_refused_in_one_line_too() -> None:
     network = shapes_of("resnet8")
     network.body.fc.register_forward_hook(fail)
     with pytest.raises(ProtocolError, match=r"do not fit resnet8; .* \(RuntimeError\)$"):
-        tap_shapes(network, square(3, 32))
+        tap_shapes(network)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +295,7 @@ def test_an_error_without_a_message_is_refused_in_one_line_too() -> None:
         ({"stem": "large"}, "unknown stem 'large'"),
         ({"classes": 1}, "classes must be at least 2, got 1"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
-        ({"weights": "theirs.pth"}, "weights must be none, imagenet or a .safetensors file"),
+        ({"weights": "theirs.onnx"}, "weights must be none, pretrained or a"),
     ],
 )
 def test_what_cannot_be_built_is_refused(change: dict, message: str) -> None:
@@ -309,7 +314,8 @@ def test_a_file_of_the_same_model_is_loaded(tmp_path: Path, prefix: str) -> None
 
 def test_a_file_of_a_model_with_a_child_named_body_is_loaded(tmp_path: Path) -> None:
     """In its own names, as an export has them, and in those of the whole network."""
-    network = Network("x", nn.Sequential(OrderedDict(body=nn.Linear(2, 2), fc=nn.Linear(2, 3))), [])
+    body = nn.Sequential(OrderedDict(body=nn.Linear(2, 2), fc=nn.Linear(2, 3)))
+    network = Network("x", body, [], floats())
     for state in (export_state(network), network.state_dict()):
         safetensors.torch.save_file(state, tmp_path / "kept.safetensors")
         again = copy.deepcopy(network)
@@ -357,7 +363,7 @@ def test_an_unreadable_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_imagenet_weights_arrive_but_for_the_head(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "shufflenet_v2_x0_5")
-    network = make("shufflenet_v2_x0_5", weights="imagenet", seed=4)
+    network = make("shufflenet_v2_x0_5", weights="pretrained", seed=4)
     fresh, own = export_state(make("shufflenet_v2_x0_5", seed=4)), export_state(network)
     heads = {"fc.weight", "fc.bias"}
     assert same_bits({key: own[key] for key in heads}, {key: fresh[key] for key in heads})
@@ -369,7 +375,7 @@ def test_imagenet_weights_arrive_but_for_the_head(hub: Path) -> None:
 
 def test_imagenet_head_is_kept_for_the_classes_of_imagenet(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "shufflenet_v2_x0_5")
-    settings = {"stem": "imagenet", "classes": 1000, "weights": "imagenet"}
+    settings = {"stem": "imagenet", "classes": 1000, "weights": "pretrained"}
     assert same_bits(export_state(make("shufflenet_v2_x0_5", **settings)), given)
 
 
@@ -378,13 +384,13 @@ def test_imagenet_weights_of_old_files_need_no_batch_counters(hub: Path) -> None
     old = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
     (file,) = hub.iterdir()
     torch.save(old, file)
-    own = export_state(make("shufflenet_v2_x0_5", weights="imagenet"))
+    own = export_state(make("shufflenet_v2_x0_5", weights="pretrained"))
     assert torch.equal(own["conv5.1.running_mean"], given["conv5.1.running_mean"])
 
 
 def test_imagenet_kernel_is_carried_to_the_small_stem_and_to_grayscale(hub: Path) -> None:
     given = keep_imagenet_weights(hub, "resnet18")["conv1.weight"]
-    own = make("resnet18", weights="imagenet", channels=1).body.conv1.weight
+    own = make("resnet18", weights="pretrained", channels=1).body.conv1.weight
     assert own.shape == (64, 1, 3, 3)
     torch.testing.assert_close(own.sum((1, 2, 3)), given.sum((1, 2, 3)))
 
@@ -397,7 +403,7 @@ def test_vgg_of_the_small_stem_takes_the_features_of_imagenet_alone(
     state["classifier.0.weight"] = torch.ones(1)  # the true one has 102 M numbers
     url = torchvision.models.get_model_weights("vgg11_bn").IMAGENET1K_V1.url
     torch.save(state, hub / url.rsplit("/", 1)[-1])
-    body = make("vgg11_bn", weights="imagenet").body
+    body = make("vgg11_bn", weights="pretrained").body
     assert same_bits(body.features.state_dict(), donor)
 
 
@@ -427,7 +433,7 @@ def test_a_kernel_that_fits_is_left_as_it_is() -> None:
 def test_a_failed_download_states_which_file_goes_where(hub: Path) -> None:
     expected = f"put resnet18-f37072fd.pth into {hub}, or take --teacher-weights none"
     with pytest.raises(DataError, match=re.escape(expected)) as caught:
-        make("resnet18", weights="imagenet")
+        make("resnet18", weights="pretrained")
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(caught.value)
     assert "no route to host" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -436,10 +442,10 @@ def test_a_failed_download_states_which_file_goes_where(hub: Path) -> None:
 def test_a_damaged_download_is_named(hub: Path) -> None:
     (hub / "resnet18-f37072fd.pth").write_bytes(b"half a file")
     with pytest.raises(DataError, match=r"resnet18-f37072fd.pth is damaged .*; delete it"):
-        make("resnet18", weights="imagenet")
+        make("resnet18", weights="pretrained")
 
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn-16-2", "mobilenet_v2-w0.5"])
 def test_models_without_imagenet_weights_say_so(name: str) -> None:
     with pytest.raises(ProtocolError, match=f"there are no ImageNet weights for {name}; use"):
-        make(name, weights="imagenet")
+        make(name, weights="pretrained")

@@ -30,13 +30,14 @@ from tests.support.small import (
     network,
     plan,
     same_bits,
+    square,
 )
 from tests.support.small import teacher as make_teacher
 
 CPU = torch.device("cpu")
 DATA, VALIDATION = labelled(24), labelled(12, seed=1)
 WIDE = "resnet8-w0.5"  # the narrowest whose convolutions have 8 channels
-IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = labelled(4, seed=2).values
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_images_and_depthwise_convolutions_do_not_count_as_few_channels(
     first: nn.Module, second: nn.Module, fewest: int
 ) -> None:
     body = nn.Sequential(first, second)
-    assert numerics._fewest_channels(Network("", body, [])) == fewest
+    assert numerics._fewest_channels(Network("", body, [], square(3))) == fewest
 
 
 def test_a_layout_changes_no_weight_and_the_logits_by_rounding_alone(channels_last: None) -> None:

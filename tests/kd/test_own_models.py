@@ -3,19 +3,19 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from conductor.command_line.cli import main
 from conductor.stages.own_files import keep_own, pin_models
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
-from kd.models.build import build, export_state, tap_shapes
-from kd.models.own import try_out
+from kd.models.build import Network, build, check_exists, export_state, tap_shapes
+from kd.models.tryout import try_out, try_shapes
 from kd.names import ModelName, parse_model
 from kd.own_files import read_own
 from kd.protocol import Protocol
@@ -33,7 +33,7 @@ from tests.support.tiny import (
 from workers.events import Result
 from workers.execute import execute
 from workers.jobs import ModelsJob, PrepareJob
-from workers.runners.own_models import Tryout
+from workers.runners.model_test import Tryout
 from workers.runners.standalone import standalone_source
 
 HEAD = "from collections import OrderedDict\nimport torch\nfrom torch import nn\n\n\n"
@@ -54,7 +54,6 @@ def small(classes, channels):
 """
 STUDY = Path(__file__).parents[2] / "study.py"
 CPU = torch.device("cpu")
-SHAPE = {"classes": 3, "channels": 1}
 
 
 def keep(folder: Path, source: str, function: str = "small") -> str:
@@ -66,13 +65,18 @@ def keep(folder: Path, source: str, function: str = "small") -> str:
     return name
 
 
-def attempt(folder: Path, source: str, taps: tuple[str, ...] = ("last1",)) -> None:
-    name = keep(folder, source)
-    try_out(name, classes=3, inputs=square(), taps=taps, files=Layout(folder).own)
+def attempt(folder: Path, source: str) -> None:
+    attempt_named(folder, keep(folder, source))
 
 
-def built(folder: Path, name: str, seed: int = 0) -> nn.Module:
-    return build(name, **SHAPE, stem="cifar", seed=seed, files=Layout(folder).own)
+def attempt_named(folder: Path, name: str) -> None:
+    try_out(name, partial(built, folder, name), classes=3, files=Layout(folder).own)
+
+
+def built(folder: Path, name: str, seed: int = 0) -> Network:
+    return build(
+        name, classes=3, inputs=square(), stem="cifar", seed=seed, files=Layout(folder).own
+    )
 
 
 def test_a_name_has_the_digest_of_its_file(tmp_path):
@@ -104,13 +108,15 @@ def test_a_file_that_is_not_there_is_refused():
         pin_models({"students": ("gone.py:small",)})
 
 
-def test_a_model_is_its_own_sequence_read_at_its_stages(tmp_path):
+def test_a_sequence_is_read_at_the_last_of_each_map_size(tmp_path):
     network = built(tmp_path, keep(tmp_path, GOOD)).eval()
-    images = torch.rand(2, 1, 8, 8)
-    logits, outputs = network.forward_taps(images, ("last1", "last2"))
-    assert torch.equal(logits, network.body(images))
-    assert tap_shapes(network, square()) == {"last1": (6, 2, 2), "last2": (6, 4, 4)}
-    assert torch.equal(outputs["last2"], network.body[:3](images))
+    images = torch.randint(256, (2, 1, 8, 8)).to(torch.uint8)
+    logits, outputs = network.forward_taps(images, ("last1", "last2", "last3"))
+    normalised = network.inputs.normalise(images)
+    assert torch.equal(logits, network.body(normalised))
+    shapes = {"last1": (6, 2, 2), "last2": (6, 4, 4), "last3": (4, 8, 8)}
+    assert tap_shapes(network) == shapes
+    assert torch.equal(outputs["last2"], network.body[:3](normalised))
 
 
 def test_weights_follow_from_the_seed_and_the_global_state_is_left_alone(tmp_path):
@@ -123,7 +129,7 @@ def test_weights_follow_from_the_seed_and_the_global_state_is_left_alone(tmp_pat
 
 
 def test_a_good_model_is_taken(tmp_path):
-    attempt(tmp_path, GOOD, taps=("last1", "last2"))
+    attempt(tmp_path, GOOD)
 
 
 HEADS = "nn.Sequential(nn.Linear(24, classes), Layer())"
@@ -159,17 +165,11 @@ BAD = {
         r" must return logits, got probabilities; remove the LogSoftmax \(mine\.py, line ",
     ),
     "module": (
-        "def small(classes, channels):\n    return nn.Linear(2, 2)\n",
-        r"^mine\.py:small must return an nn\.Sequential, got Linear \(mine\.py, line 6, in smal",
+        "def small(classes, channels):\n    return [nn.Linear(2, 2)]\n",
+        r"^mine\.py:small must return an nn\.Module, got list \(mine\.py, line 6, in smal",
     ),
-    "stages": (GOOD.replace("stage", "part"), r"stage1, stage2, …, got stem, relu, part1, pool"),
-    "dropout": (GOOD.replace("nn.MaxPool2d(2)", "nn.MaxPool2d(2), d=nn.Dropout()"), "as dropout d"),
     "logits": (GOOD.replace("24, classes", "24, 7"), r"return logits \[B, 3\], got \[2, 7\] for"),
     "images": (GOOD.replace("(6, 2, 2)", "(6, 9, 9)"), r"^mine\.py:small does not accept images "),
-    "flat": (
-        GOOD.replace("again=relu", "stage3=nn.Flatten()"),
-        r"small must return a map \[B, C, h, w\] at tap last1, got \[2, 24\] \(mine\.py, line 6, ",
-    ),
     "lazy": (
         GOOD.replace("nn.Conv2d(4, 6,", "nn.LazyConv2d(6,"),
         r"small has the lazy layer stage1, LazyConv2d, whose shape .*; use Conv2d with its number ",
@@ -183,34 +183,22 @@ BAD = {
         r"small has classify\.1\._extra_state, a dict, in its state dict; use only tensors \(",
     ),
     "a dict": (
-        layer("return {'logits': x, 'aux': x}"),
-        r"small must return one tensor from its child classify, got dict with the keys logits, aux"
-        r"; return that tensor alone \(mine\.py, line 7, in forward\)$",
+        layer("return {'scores': x, 'aux': x}"),
+        r"^mine\.py:small must return logits, a tuple or list whose first entry they are, or an "
+        r"object or dict with logits; got dict with the keys scores, aux "
+        r"\(mine\.py, line 13, in small\)$",
     ),
-    "a dataclass": (
-        "from dataclasses import dataclass\n\n\n@dataclass\nclass Output:\n    logits: torch.Tensor"
-        "\n\n\n" + layer("return Output(x)"),
-        r"child classify, got Output; return that tensor alone \(mine\.py, line 15, in forward\)$",
-    ),
-    "a tuple from a stage": (
-        layer("return x, x", stage=True),
-        r"from its child stage1, got tuple; return that .*\(mine\.py, line 7, in forward\)$",
-    ),
-    "a tuple that the last child takes": (
-        layer("return x, x", stage=True).replace("nn.MaxPool2d(2)", "First()")
-        + "\n\nclass First(nn.Module):\n    def forward(self, x):\n        return x[0]\n",
-        r"from its child stage1, got tuple; return that .*\(mine\.py, line 7, in forward\)$",
-    ),
-    "a stage changed in place": (
-        GOOD.replace("3, 2, 1),", "3, 2, 1), stage3=nn.BatchNorm2d(6), act=nn.ReLU(inplace=True),"),
-        r"^mine\.py:small changes the output of stage3 in place in a later layer; move that layer "
-        r"into stage3, or remove its inplace=True \(mine\.py, line 6, in small\)$",
-    ),
-    "a stage that stands twice": (
-        GOOD.replace("        relu=relu,\n", "        relu=relu,\n        stage0=relu,\n").replace(
-            "again=relu", "stage3=relu"
+    "changed in place in training alone": (
+        "TAPS = ('stage1',)\n\n\n"
+        + layer("return x.add_(1) if self.training else x", stage=True).replace(
+            "3, 2, 1), Layer())", "3, 2, 1), nn.ReLU()), change=Layer()"
         ),
-        r"^mine\.py:small@\w+: stage3, the module of tap last1, runs twice in one forward pass; ",
+        r"^mine\.py:small changes the output of stage1 in place in a later layer; remove its "
+        r"inplace=True, or name another module in TAPS \(mine\.py, line 16, in small\)$",
+    ),
+    "other random numbers": (
+        "import random\n\n\n" + layer("return x * random.random() if self.training else x"),
+        r"^mine\.py:small draws random numbers from Python's random or NumPy; draw them from torch",
     ),
     "raising": (
         layer("return {}['absent']"),
@@ -253,14 +241,34 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, what):
         assert "\n" not in str(refused.value)
 
 
-def test_a_layer_may_change_in_place_what_its_own_stage_returns(tmp_path):
-    stage = "nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))"
-    attempt(tmp_path, GOOD.replace("nn.Conv2d(4, 6, 3, 2, 1)", stage), taps=("last1", "last2"))
+TAKEN = {
+    "a dict": layer("return {'logits': x, 'aux': x}"),
+    "a dataclass": "from dataclasses import dataclass\n\n\n@dataclass\nclass Output:\n"
+    "    logits: torch.Tensor\n\n\n" + layer("return Output(x)"),
+    "a tuple": layer("return x, x"),
+    "dropout": GOOD.replace("nn.MaxPool2d(2)", "nn.MaxPool2d(2), d=nn.Dropout()"),
+    "a stage changed in place": GOOD.replace(
+        "3, 2, 1),", "3, 2, 1), stage3=nn.BatchNorm2d(6), act=nn.ReLU(inplace=True),"
+    ),
+    "no stage": GOOD.replace("stage", "part"),
+    "stochastic depth": layer("return x * (torch.rand(len(x), 1) > 0.1) if self.training else x"),
+}
 
 
-def test_a_tap_that_a_model_has_not_is_refused(tmp_path):
-    with pytest.raises(ProtocolError, match=r"has no tap 'last3'; use --taps last1,last2$"):
-        attempt(tmp_path, GOOD, taps=("last1", "last3"))
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_was_refused_once_is_taken(tmp_path, what):
+    attempt(tmp_path, TAKEN[what])
+
+
+def test_a_library_is_refused_by_its_name_and_with_the_nearest():
+    with pytest.raises(ProtocolError, match=r"^unknown model of torchvision 'resnet19'; did you "):
+        check_exists(parse_model("torchvision:resnet19"), Path())
+    make = partial(build, "torchvision:alexnet", classes=3, inputs=square(3), stem="cifar", seed=0)
+    with pytest.raises(
+        ProtocolError, match=r"^torchvision:alexnet does not accept images .*; use"
+    ) as e:
+        try_shapes("torchvision:alexnet", make, classes=3, files=Path())
+    assert "\n" not in str(e.value)
 
 
 def test_a_copy_that_has_changed_or_is_gone_is_refused(tmp_path):
@@ -281,7 +289,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
     (tmp_path / "blocks.py").write_text(HEAD + GOOD.replace("24, classes", "24, 7"))
     again = keep(tmp_path, "from blocks import small\n\nrelu = torch.relu\n")
     with pytest.raises(ProtocolError, match=r"for B = 2 \(blocks\.py, line 6, in small\)$"):
-        try_out(again, classes=3, inputs=square(), taps=("last1",), files=Layout(tmp_path).own)
+        attempt_named(tmp_path, again)
     with pytest.raises(ProtocolError, match=r"^unknown function of mine\.py 'relu'; known: small$"):
         built(tmp_path, again.replace("small", "relu"))
 
@@ -289,7 +297,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
 def test_imagenet_weights_for_a_model_of_the_user_are_refused(tmp_path):
     name = keep(tmp_path, GOOD.replace("small", "resnet50"), "resnet50")
     with pytest.raises(ProtocolError, match=r"no ImageNet weights for mine\.py:resnet50@"):
-        protocol(teacher=name, teacher_weights="imagenet")
+        protocol(teacher=name, teacher_weights="pretrained")
 
 
 def test_a_protocol_is_another_when_the_file_is(tmp_path):
@@ -302,7 +310,7 @@ def test_a_protocol_is_another_when_the_file_is(tmp_path):
 
 def test_the_exported_source_calls_the_function_of_the_copy(tmp_path):
     network = built(tmp_path, keep(tmp_path, GOOD))
-    config = {**SHAPE, "inputs": to_wire(square()), "stem": "cifar"}
+    config = {"classes": 3, "channels": 1, "inputs": to_wire(square()), "stem": "cifar"}
     source = standalone_source(network, config)
     model = parse_model(network.name)
     assert f'import_folder(here / "mine-{model.digest}", "mine")' in source
@@ -310,17 +318,23 @@ def test_the_exported_source_calls_the_function_of_the_copy(tmp_path):
     assert f"It needs PyTorch, safetensors and what {model.file} imports, and noth" in source
 
 
-def test_a_model_is_tried_out_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (GOOD.replace("6, 2, 2", "6, 9, 9"), "mine.py:small does not accept images of 3x8x8"),
+        ("import gone_for_good\n", "mine.py does not import: ModuleNotFoundError"),
+    ],
+)
+def test_a_model_is_tried_out_before_data_are_read(tmp_path, monkeypatch, capsys, source, said):
     hasten(monkeypatch)
-    (tmp_path / "mine.py").write_text(HEAD + GOOD)
+    (tmp_path / "mine.py").write_text(HEAD + source)
     root = tmp_path / "runs"
     teacher = ["--teacher", f"{tmp_path}/mine.py:small"]
-    given = [*changed(FLAGS.split(), teacher), "--root", str(root)]
-    code = main(given)
-    said = capsys.readouterr().err
-    assert_one_line(code, said)
-    assert "has no tap 'last3'; use --taps last1,last2" in said
-    assert not (root / "cache" / "teachers").exists()
+    code = main([*changed(FLAGS.split(), teacher), "--root", str(root)])
+    refused = capsys.readouterr().err
+    assert_one_line(code, refused)
+    assert said in refused
+    assert not (root / "cache" / "data").exists()
 
 
 def test_a_study_continues_with_its_copy_and_refuses_a_changed_file(tmp_path, monkeypatch, capsys):
@@ -446,7 +460,7 @@ LATER = {
     ),
     "what files do not hold": (
         buffer("return x", "torch.ones(3, dtype=torch.bfloat16)"),
-        r"small cannot be trained: TypeError: .*BFloat16 \(mine\.py, line \d+, in small\); correct",
+        r"small cannot be trained: TypeError: .*BFloat16 \(mine\.py, line 15, in small\); correct",
     ),
     "what is frozen": (
         GOOD.replace("Sequential(layers)", "Sequential(layers).requires_grad_(False)"),
@@ -539,14 +553,14 @@ def test_a_killed_study_of_a_student_with_frozen_unused_and_tied_parts_ends_as_a
 
 
 @pytest.mark.parametrize("workers", ["inline", "1"])
-def test_a_model_that_returns_a_dict_costs_one_line_and_nothing_is_trained(tmp_path, workers):
-    (tmp_path / "mine.py").write_text(HEAD + layer("return {'logits': x}"))
+def test_a_model_that_returns_no_logits_costs_one_line_and_nothing_is_trained(tmp_path, workers):
+    (tmp_path / "mine.py").write_text(HEAD + layer("return {'scores': x}"))
     flags = own_flags(tmp_path)
     flags = flags.replace("--workers inline", f"--workers {workers} --root {tmp_path / 'runs'}")
     command = [sys.executable, str(STUDY), *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert_one_line(done.returncode, done.stderr)
-    assert "got dict with the keys logits; return that tensor alone (mine.py, line 7" in done.stderr
+    assert "got dict with the keys scores (mine.py, line " in done.stderr
     left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert not [path for path in left if {"teachers", "logs", "digits"} & {*path.parts}], left
 
@@ -556,7 +570,8 @@ def test_a_model_that_fails_in_the_study_ends_it_with_the_line_where_it_did(
 ):
     hasten(monkeypatch)
     marker, run = tmp_path / "marker", Tryout.run
-    source = layer(f"assert not Path({str(marker)!r}).exists(), 'too late'; return x")
+    fails = f"assert not (self.training and Path({str(marker)!r}).exists()), 'too late'"
+    source = layer(f"{fails}; return x")
     (tmp_path / "mine.py").write_text(
         HEAD.replace("import torch", "from pathlib import Path") + source
     )

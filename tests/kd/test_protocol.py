@@ -27,6 +27,7 @@ FIELDS = [field.name for field in dataclasses.fields(Protocol)]
 OTHERS: dict[str, Any] = {
     "dataset": "cifar100",
     "image_size": 64,
+    "teacher_size": 48,
     "train_size": 1000,
     "validation_fraction": 0.2,
     "test_fraction": 0.3,
@@ -37,6 +38,7 @@ OTHERS: dict[str, Any] = {
     "teacher_lr": 0.2,
     "teacher_weight_decay": 1e-4,
     "students": ("resnet8-w0.5", "resnet20"),
+    "student_weights": "small.pth@0123456789ab",
     "max_params": 1000,
     "max_latency_ms": 0.5,
     "stem": "imagenet",
@@ -96,7 +98,8 @@ def test_the_hash_is_that_of_what_differs_from_the_defaults() -> None:
 
 def test_the_order_of_the_taps_changes_the_hash() -> None:
     """They are written into shards in this order."""
-    turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.taps[::-1])
+    turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.tap_names[::-1])
+    assert turned.taps == ("last3", "last2", "last1")
     assert turned.hash != PROTOCOL.hash
 
 
@@ -163,7 +166,9 @@ def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
-@pytest.mark.parametrize("name", ["dataset", "augment", "teacher", "teacher_weights", "stem"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "augment", "teacher", "teacher_weights", "student_weights", "stem"]
+)
 def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
         Protocol.from_json(altered(**{name: absurd}))
@@ -210,9 +215,40 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),
         ({"students": ("resnet18-w0.5",)}, "resnet18 has no width factor, got resnet18-w0.5"),
         ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
-        ({"teacher_weights": "best.pt"}, "teacher_weights must be none, imagenet or a"),
-        ({"taps": ()}, "taps must name at least one, got ()"),
+        (
+            {"teacher_weights": "best.onnx"},
+            "teacher_weights must be none, pretrained or a .safetensors, .pth or .pt file, got "
+            "'best.onnx'",
+        ),
+        ({"student_weights": "imagenet"}, "student_weights must be none, pretrained or a"),
+        (
+            {"student_weights": "pretrained"},
+            "there are no ImageNet weights for resnet20; use --student-weights none",
+        ),
+        (
+            {"student_weights": "a.pt", "students": ("resnet8", "resnet20")},
+            "a file of weights fits one student, got resnet8, resnet20; name one --student, or use "
+            "--student-weights pretrained or none",
+        ),
+        (
+            {"teacher_epochs": 0},
+            "a teacher needs weights or training, got resnet56 with teacher_epochs 0 and "
+            "teacher_weights none; use --teacher-weights FILE, or --teacher-epochs 1",
+        ),
         ({"taps": ("last1", "last1")}, "taps must not repeat a name, got ('last1', 'last1')"),
+        (
+            {"taps": ("last1", "layer2=layer2")},
+            "taps must be names such as last1, or all pairs such as layer4=blocks.5, got ('last1'",
+        ),
+        ({"taps": ("layer2=",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("=layer2",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("a=b=c",)}, "taps must be names such as last1, or all pairs such as layer4="),
+        ({"taps": ("a=b", "a=c")}, "taps must not repeat a module, got ('a=b', 'a=c')"),
+        ({"taps": ("a=c", "b=c")}, "taps must not repeat a module, got ('a=c', 'b=c')"),
+        (
+            {"teacher": "timm:a", "students": ("timm:b",), "taps": ("layer4",)},
+            "taps must be names such as last1, or pairs such as layer4=blocks.5, got 'layer4'",
+        ),
         ({"students": ()}, "students must name at least one, got ()"),
         ({"students": ("resnet8",) * 2}, "students must not repeat a name, got ('resnet8', 'resn"),
         ({"max_params": -1}, "max_params must lie in 0-1000000000, got -1"),
@@ -249,6 +285,26 @@ def test_a_tap_that_both_models_have_is_accepted() -> None:
     assert protocol.taps == ("last4", "last1")
 
 
+def test_the_three_last_taps_of_models_of_the_catalogue_are_the_default() -> None:
+    """An older study, whose default they were, keeps its hash."""
+    named = dataclasses.replace(PROTOCOL, taps=("last1", "last2", "last3"))
+    assert named == dataclasses.replace(PROTOCOL, taps=())
+    assert (named.taps, named.tap_names) == ((), ("last1", "last2", "last3"))
+    others = dataclasses.replace(PROTOCOL, teacher="timm:vit_tiny", taps=named.tap_names)
+    assert others.taps == ("last1", "last2", "last3")  # which the model must have
+
+
+def test_pairs_of_taps_have_paths_and_are_named_in_their_order() -> None:
+    protocol = dataclasses.replace(PROTOCOL, taps=("layer3=blocks.5", "layer1.0=4"))
+    assert protocol.teacher_paths == ("layer3", "layer1.0")
+    assert protocol.student_paths == ("blocks.5", "4")
+    assert protocol.tap_names == ("last1", "last2")
+    assert Protocol.from_json(protocol.to_json()) == protocol
+    turned = dataclasses.replace(protocol, taps=protocol.taps[::-1])
+    assert turned.hash != protocol.hash
+    assert PROTOCOL.teacher_paths == PROTOCOL.student_paths == ()
+
+
 @pytest.mark.parametrize("given", [None, 1, "protocol", [], [["epochs", 1]], math.nan, {}])
 def test_what_is_no_protocol_is_refused(given: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Protocol (must be a JSON object|lacks)"):
@@ -283,7 +339,7 @@ def test_differences_are_listed_field_by_field() -> None:
     other = dataclasses.replace(PROTOCOL, epochs=12, taps=("last1",))
     assert PROTOCOL.differences(PROTOCOL) == []
     assert PROTOCOL.differences(other) == [
-        "taps: ['last1', 'last2', 'last3'] -> ['last1']",
+        "taps: the default -> ['last1']",
         "epochs: 30 -> 12",
     ]
 

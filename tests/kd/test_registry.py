@@ -118,3 +118,15 @@ def test_members_are_read_by_several_threads_at_once() -> None:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(let_another_thread_run)
     assert found == ["photos"] * 20
+
+
+def test_of_thousands_of_names_the_first_are_listed() -> None:
+    names = [f"model{number:04}" for number in range(1000)]
+    with pytest.raises(ProtocolError) as caught:
+        check_name("model", "x", names)
+    assert str(caught.value).endswith("model0058, model0059 and 940 more")
+
+
+def test_of_names_that_begin_as_the_unknown_one_these_are_listed() -> None:
+    with pytest.raises(ProtocolError, match=r"unknown model 'reg'; known: regnet_x, regnet_y$"):
+        check_name("model", "reg", ["alexnet", "regnet_x", "regnet_y", "vgg11"])

@@ -9,10 +9,10 @@ from torch.nn import functional
 from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.models.network import Network
-from kd.models.taps import attention_map
+from kd.models.taps import Tap, attention_map
 from kd.training import teacher as module
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
-from tests.support.small import TAPS, copied, labelled, network, same_bits, teacher
+from tests.support.small import TAPS, copied, labelled, network, same_bits, square, teacher
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def live(data: Examples) -> LiveTeacher:
 @pytest.fixture(scope="module")
 def maps(live: LiveTeacher, data: Examples) -> dict[str, Tensor]:
     """The teacher's maps of the images that its projections were fitted on."""
-    return live.network.forward_taps(data.fed(), TAPS)[1]
+    return live.network.forward_taps(data.values, TAPS)[1]
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def linear_teacher(weights: Tensor, shift: Tensor | None = None) -> Network:
         layer.weight.copy_(weights[:, :, None, None])
         layer.bias.copy_(torch.zeros(channels) if shift is None else shift)
     body = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
-    return Network("linear", body, ["0"])
+    return Network("linear", body, [Tap("0")], square(inputs))
 
 
 def flat(features: Tensor) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_the_mean_is_kept_so_that_gram_matrices_are() -> None:
     model = linear_teacher(weights, shift=torch.full((6,), 20.0))
     images = labelled(20, channels=3)
     projection = fit_projections(model, images, ["last1"])["last1"]
-    _, maps = model.forward_taps(images.fed(), ["last1"])
+    _, maps = model.forward_taps(images.values, ["last1"])
     whole = pooled(maps["last1"]).flatten(1)
     reduced = projection.reduce(maps["last1"]).flatten(1) * projection.scale
     torch.testing.assert_close(reduced @ reduced.T, whole @ whole.T, rtol=1e-4, atol=1e-2)
@@ -146,7 +146,7 @@ def test_a_large_set_is_fitted_on_images_spread_over_it(monkeypatch) -> None:
     model = network()
     model.body.conv1.register_forward_hook(lambda layer, given, output: seen.append(given[0]))
     fit_projections(model, data, ["last1"])
-    assert torch.equal(torch.cat(seen), data.fed()[::3])
+    assert torch.equal(torch.cat(seen), data.inputs.normalise(data.values)[::3])
 
 
 def test_each_direction_has_its_largest_entry_positive(live: LiveTeacher) -> None:
@@ -176,7 +176,7 @@ def test_a_projection_moves_to_a_device_whole(live: LiveTeacher) -> None:
 def test_a_reading_is_logits_reduced_features_and_attention(
     live: LiveTeacher, data: Examples, maps: dict[str, Tensor]
 ) -> None:
-    images = data.fed()
+    images = data.values
     reading = live.read(0, torch.arange(24), images, ["last3", "last1"])
     assert torch.equal(reading.logits, live.network(images))
     assert list(reading.taps) == ["last3", "last1"]
@@ -192,12 +192,12 @@ def test_a_reading_is_logits_reduced_features_and_attention(
 
 
 def test_reading_without_taps_gives_logits_alone(live: LiveTeacher, data: Examples) -> None:
-    assert live.read(0, torch.arange(24), data.fed(), ()).taps == {}
+    assert live.read(0, torch.arange(24), data.values, ()).taps == {}
 
 
 def test_the_teacher_stays_frozen_whatever_its_caller_does(data: Examples) -> None:
     live = teacher(data, labelled(12, seed=1))
-    images, before = data.fed(), copied(live.network.state_dict())
+    images, before = data.values, copied(live.network.state_dict())
     first = live.read(0, torch.arange(24), images, TAPS)
     live.network.train()
     second = live.read(0, torch.arange(24), images, TAPS)
@@ -208,7 +208,8 @@ def test_the_teacher_stays_frozen_whatever_its_caller_does(data: Examples) -> No
 
 
 def test_a_reading_carries_no_gradient_back(live: LiveTeacher, data: Examples) -> None:
-    images = data.fed().requires_grad_()
+    images = data.values.float().requires_grad_()
+    assert live.network(images).requires_grad
     reading = live.read(0, torch.arange(24), images, TAPS)
     read = [reading.logits]
     for kept in reading.taps.values():

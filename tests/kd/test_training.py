@@ -105,8 +105,7 @@ def timeless(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 
 def one_batch(images: Examples, given: Plan) -> Tensor:
     """The whole training set as view 0 shows it."""
-    rendered = render(images.values, view(given.view_seed, 0, images.values, given.augment))
-    return images.inputs.normalise(rendered)
+    return render(images.values, view(given.view_seed, 0, images.values, given.augment))
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, DISTILLED, HINT], ids=["plain", "logits", "hint"])
@@ -589,7 +588,7 @@ def test_each_epoch_shows_the_pixels_of_its_view(source: LiveTeacher) -> None:
     assert spy.views == [6] * 3 + [1] * 3
     for k, index, images in zip(spy.views, spy.index, spy.images, strict=True):
         rows = view(3, k, DATA.values, AUGMENT).at(index)
-        expected = DATA.inputs.normalise(render(DATA.values[index], rows))
+        expected = render(DATA.values[index], rows)
         assert torch.equal(images, expected)
 
 
@@ -686,7 +685,7 @@ def test_a_run_with_a_teacher_is_compared_with_it_on_the_validation_split(
 ) -> None:
     state = begin(PLAIN, source)
     (metrics,) = run(state, PLAIN, plan(epochs=1), source)
-    pixels = VALIDATION.fed()
+    pixels = VALIDATION.values
     with torch.no_grad():
         logits = state.network.eval()(pixels)
     named, taught = logits.argmax(1), source.validation_logits.argmax(1)

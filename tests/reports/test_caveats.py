@@ -55,6 +55,56 @@ def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> No
     assert text.startswith("2 of 2 classes have fewer than 10 test images")
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, []),
+        ({"teacher_weights": "pretrained", "teacher": "resnet18"}, []),
+        (
+            {"teacher_weights": "pretrained", "teacher": "resnet18", "teacher_epochs": 0},
+            ["The teacher was not trained here: Retort"],
+        ),
+        ({"teacher_weights": "/a/b.pth"}, ["The teacher starts from b.pth: Retort"]),
+        (
+            {"teacher_weights": "/a/b.pth", "teacher_epochs": 0},
+            ["The teacher starts from b.pth, without training here: Retort"],
+        ),
+        (
+            {"student_weights": "/a/c.pt@0123456789ab"},
+            ["The students of every arm start from c.pt: Retort"],
+        ),
+        ({"student_weights": "pretrained", "students": ("resnet18",)}, []),
+    ],
+    ids=repr,
+)
+def test_weights_that_may_have_seen_the_images_are_named(
+    data: StudyData, changes: dict, named: list[str]
+) -> None:
+    found = caveats(replace(data, protocol=replace(data.protocol, **changes)), "may have seen")
+    assert len(found) == len(named)
+    assert all(text.startswith(start) for text, start in zip(found, named, strict=True))
+
+
+def test_a_teacher_far_better_on_the_test_split_than_on_validation_is_named(
+    data: StudyData,
+) -> None:
+    parts = {"validation": (100, 100), "test": (200, 200)}
+    told = replace(data, class_images=parts, finalists=(), teacher={"accuracy": 0.7})
+    assert caveats(replace(told, teacher_test={"accuracy": 0.84}), "standard errors") == []
+    [text] = caveats(replace(told, teacher_test={"accuracy": 0.9}), "standard errors")
+    assert text == (  # pooled 5/6: sqrt(5/36 · (1/200 + 1/400)) = 0.0323
+        "The teacher's accuracy is 90.00 % on 400 test images, but 70.00 % on 200 validation "
+        "images: 20.00 points, or 6.2 standard errors. It may have seen the test images, or the "
+        "two splits differ."
+    )
+    worse = replace(told, teacher={"accuracy": 0.9}, teacher_test={"accuracy": 0.7})
+    assert caveats(worse, "standard errors") == []
+    assert caveats(replace(told, teacher_test={}), "standard errors") == []
+    few = replace(told, class_images={"validation": (2, 3), "test": (200, 200)})
+    low = replace(few, teacher={"accuracy": 0.0}, teacher_test={"accuracy": 0.4})
+    assert caveats(low, "standard errors") == []
+
+
 def fewer(arm: ArmData, count: int) -> ArmData:
     """The arm with so many trials that count."""
     return replace(arm, trials=arm.counted[:count])

@@ -151,6 +151,15 @@ def test_what_was_passed_over_of_a_folder_is_in_the_provenance(data: StudyData) 
     assert "not read" not in [row[0] for row in provenance_table(data).rows]
 
 
+def test_the_taps_and_their_modules_are_in_the_provenance(data: StudyData) -> None:
+    taps = {"last1": {"teacher": "layer4", data.protocol.student: "blocks"}}
+    settings = replace(data.settings, taps=taps)
+    rows = provenance_table(replace(data, settings=settings)).rows
+    assert ["taps", "last1 layer4 -> blocks"] in rows
+    older = replace(data.settings, taps=None)
+    assert "taps" not in [row[0] for row in provenance_table(replace(data, settings=older)).rows]
+
+
 @pytest.mark.parametrize(
     ("official", "sentence"),
     [

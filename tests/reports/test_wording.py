@@ -14,6 +14,7 @@ from reports.wording import (
     points,
     scaled,
     show_size,
+    tap_words,
 )
 
 
@@ -80,3 +81,14 @@ def test_a_size_is_a_number_and_a_unit(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ProtocolError, match="a size is a number and a unit, such as 20GB"):
         parse_size(text)
+
+
+def test_taps_are_told_by_their_modules() -> None:
+    one = {"last1": {"teacher": "layer4", "timm:vit": "blocks"}}
+    assert tap_words(one) == "last1 layer4 -> blocks"
+    two = {**one, "last2": {"teacher": "layer3", "timm:vit": "blocks.3"}}
+    assert tap_words(two) == "last1 layer4 -> blocks, last2 layer3 -> blocks.3"
+    students = {"last1": {"teacher": "layer4", "resnet8": "layer3", "n.py:f@0123456789ab": "net"}}
+    assert tap_words(students) == "last1 layer4 -> layer3 of resnet8 or net of n.py:f"
+    assert tap_words({"last1": {"teacher": "a", "resnet8": "b", "resnet14": "b"}}) == "last1 a -> b"
+    assert tap_words({}) == "none in common"

@@ -22,7 +22,7 @@ from kd.recipe import SHAPES, Recipe, Schedule
 from search_spaces import SPACES
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials, space_digest
-from search_spaces.space import Space, load_space, with_feasible
+from search_spaces.space import Space, for_study, load_space, with_feasible
 from tests.support.processes import python
 
 TEMPERATURE = FloatDistribution(1, 10, log=True)
@@ -562,6 +562,59 @@ def test_without_any_tap_of_a_built_in_space_only_those_that_read_none_are_left(
             ProtocolError, match=rf"^the search space {name}: .*: it reads last1, which the protoco"
         ):
             load_space(name, study)
+
+
+@pytest.mark.parametrize("name", SPACES.names)
+def test_where_models_have_no_taps_in_common_no_feature_loss_is_proposed(name):
+    """And no parameter of one, which would have no effect."""
+    space = load_space(name, StudyContext(taps=()))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(40):
+        trial = study.ask()
+        recipe = space.suggest(trial)
+        assert recipe.feature_kind == "none"
+        assert not any(parameter.startswith("feature") for parameter in trial.params)
+        assert (recipe.soft_kind == "kl") == (name != "plain")
+    whole = load_space(name).enqueued
+    assert space.enqueued == {
+        title: {key: value for key, value in recipe.items() if not key.startswith("feature")}
+        for title, recipe in whole.items()
+    }
+
+
+def test_a_space_of_the_user_that_reads_taps_is_refused_where_there_are_none(tmp_path):
+    path = write(tmp_path, RARE.replace("RARELY", HINT))
+    match = (
+        r"mine\.py, line 4, in suggest: suggest of a random trial: it reads last1, last2, and "
+        r"teacher and students have no taps in common: .*--taps layer4=blocks\.5$"
+    )
+    with pytest.raises(ProtocolError, match=match):
+        load_space(path, StudyContext(taps=()))
+    with pytest.raises(ProtocolError, match="it reads last1, and teacher and students have no "):
+        StudyContext(taps=()).offered(["last1"])
+
+
+OF_TAPS = """
+from kd.recipe import Recipe
+
+def suggest(trial, study):
+    hint = {"feature_kind": "hint", "feature_weight": 1.0} if study.taps else {}
+    return Recipe(**hint, feature_taps=study.taps)
+"""
+
+
+def test_a_loaded_space_is_prepared_for_other_taps_without_its_file(tmp_path):
+    """As when the models turn out to have fewer; the file may have changed meanwhile."""
+    path, fewer = write(tmp_path, OF_TAPS), StudyContext(taps=("last1",))
+    loaded, expected = load_space(path, StudyContext()), load_space(path, fewer).digest
+    (tmp_path / "mine.py").write_text("raise RuntimeError")
+    found = for_study(loaded, fewer)
+    assert (found.name, found.own, found.source) == (loaded.name, loaded.own, loaded.source)
+    assert found.digest == expected != loaded.digest
+    assert for_study(loaded, StudyContext(taps=())).suggest(FixedTrial({})) == Recipe()
+    scheduled = load_space("scheduled")
+    assert for_study(scheduled, fewer).digest == load_space("scheduled", fewer).digest
+    assert for_study(scheduled, StudyContext()).digest == scheduled.digest
 
 
 def test_a_new_loss_in_the_folder_changes_no_study(tmp_path, monkeypatch):

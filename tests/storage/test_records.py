@@ -96,6 +96,7 @@ SETTINGS = StudySettings(
     versions={"torch": "2.9"},
     machine={"cpus": "2"},
     seconds={"search": 1.5},
+    taps={"last1": {"teacher": "layer4", "timm:vit": "blocks"}},
 )
 SOURCES = SETTINGS.to_json()["spaces"]
 KEPT = "the search space mine is a name or a kept file, got "
@@ -333,3 +334,17 @@ def test_absurd_epochs_are_refused() -> None:
     for wrong in (None, [], {}):
         with pytest.raises(ProtocolError, match="EpochMetrics"):
             EpochMetrics.from_json(wrong)
+
+
+@pytest.mark.parametrize(
+    "taps",
+    [
+        {"first": {"teacher": "a", "resnet8": "b"}},
+        {"last1": {"teacher": "a"}},
+        {"last1": {"resnet8": "b", "resnet14": "b"}},
+    ],
+)
+def test_a_tap_has_a_name_and_modules_of_teacher_and_students(taps: Any) -> None:
+    with pytest.raises(ProtocolError, match="a tap, such as last1, has a module of the teacher"):
+        dataclasses.replace(SETTINGS, taps=taps)
+    assert dataclasses.replace(SETTINGS, taps={}).taps == {}

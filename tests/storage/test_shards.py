@@ -43,7 +43,7 @@ def live() -> LiveTeacher:
 
 def images_of(data: Examples, k: int, index: torch.Tensor) -> torch.Tensor:
     rows = view(3, k, data.values, AUGMENT).at(index)
-    return data.inputs.normalise(render(data.values[index], rows))
+    return render(data.values[index], rows)
 
 
 def readings(live: LiveTeacher, k: int, taps: Sequence[str] = TAPS) -> list[TeacherReading]:

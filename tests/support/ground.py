@@ -50,7 +50,8 @@ class Ground:
         return Layout(self.root)
 
     def job(self, kind: type[J], **changes: Any) -> J:
-        return kind(**{**vars(self), "root": str(self.root), **changes})
+        given = {**vars(self), "root": str(self.root), **changes}
+        return kind(**{"taps": given["protocol"].tap_names, **given})
 
     def shard(self, view: int = 0, **changes: Any) -> ShardJob:
         return self.job(ShardJob, **{"view": view, "features": True, **changes})

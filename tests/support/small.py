@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Examples, Images
+from kd.data.inputs import Arrays, Examples, Images, Inputs
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
@@ -61,6 +61,11 @@ def square(
     )
 
 
+def floats(channels: int = 1, size: int = SIZE) -> Arrays:
+    """The description of images that reach a model's layers as they are."""
+    return Arrays(shape=(channels, size, size), kept="float32", low=0, high=1)
+
+
 def noise(count: int, channels: int, size: int = SIZE, *, seed: int = 0, least: int = 0) -> Tensor:
     """Images uint8 [N, C, H, W] whose pixels lie in `least`-255."""
     generator = torch.Generator().manual_seed(seed)
@@ -77,8 +82,11 @@ def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:
     )
 
 
-def network(name: str = STUDENT, *, channels: int = 1, seed: int = 0) -> Network:
-    return build(name, classes=CLASSES, channels=channels, stem="cifar", seed=seed)
+def network(
+    name: str = STUDENT, *, channels: int = 1, seed: int = 0, inputs: Inputs | None = None
+) -> Network:
+    inputs = inputs or square(channels)
+    return build(name, classes=CLASSES, inputs=inputs, stem="cifar", seed=seed)
 
 
 def teacher(data: Examples, validation: Examples) -> LiveTeacher:
@@ -86,7 +94,7 @@ def teacher(data: Examples, validation: Examples) -> LiveTeacher:
     model = network(TEACHER, seed=11)
     with torch.no_grad():
         for _ in range(30):
-            model(data.fed())
+            model(data.values)
         model.body.fc.weight.mul_(5)
         model.body.fc.bias.zero_()
     projections = fit_projections(model, data, TAPS)
@@ -113,7 +121,7 @@ def begin(
     student = network(name)
     adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
     taps = recipe.feature_taps if adapted else ()
-    shapes = tap_shapes(student, square())
+    shapes = tap_shapes(student)
     adapters = Adapters(
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},

@@ -49,12 +49,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_ratio_is_the_median_over_rounds_of_one_ratio_a_round(clock: Clock) -> None:
     figure = ratio(
-        "a / b", clock.action("a", 9, 2, 9, 8), clock.action("b", 9, 1, 3, 1), rounds=3, goal=2.5
+        "a / b",
+        clock.action("a", 9, 2, 9, 8),
+        clock.action("b", 9, 1, 3, 1),
+        rounds=3,
+        goal=2.5,
+        note="warm",
     )
     # Not 8 / 1, the ratio of the medians: the rounds are 2 / 1, 9 / 3 and 8 / 1.
     assert (figure.median, figure.low, figure.high) == (3, 2, 8)
     assert figure.reached is False
-    assert figure.note == "8.00 s against 1.00 s"
+    assert figure.note == "warm; 8.00 s against 1.00 s"
 
 
 def test_both_warm_up_and_then_take_turns_at_going_first(clock: Clock) -> None:

@@ -37,6 +37,7 @@ from storage.files.tensors import map_tensors, read_checked, write_tensors
 from storage.studies.urls import masked, without_password
 from tests.support.fakes import FakePool, make_arm, make_search, metrics, protocol
 from tests.support.postgres import postgresql
+from tests.support.small import square
 from tests.support.tiny import assert_one_line, hasten, refuse, succeed
 from workers.jobs import JobContext
 from workers.runners.loading import load_teacher
@@ -164,7 +165,7 @@ BROKEN = {
 
 
 def student() -> Any:
-    return build("resnet8-w0.25", classes=3, channels=1, stem="cifar", seed=0)
+    return build("resnet8-w0.25", classes=3, inputs=square(), stem="cifar", seed=0)
 
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -75,18 +75,18 @@ def shapes(name: str, stem: str, pixels: int) -> dict[str, tuple[int, int, int]]
     }
 
 
-def on_meta(name: str, stem: str) -> Network:
+def on_meta(name: str, stem: str, pixels: int) -> Network:
     with torch.device("meta"):
-        return build(name, classes=CLASSES, channels=3, stem=stem, seed=0)
+        return build(name, classes=CLASSES, inputs=square(3, pixels), stem=stem, seed=0)
 
 
 @pytest.mark.parametrize("pixels", [16, 32, 224])
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("name", PAIR)
 def test_every_stage_has_its_shape(name, stem, pixels):
-    network = on_meta(name, stem)
-    assert tap_shapes(network, square(3, pixels)) == shapes(name, stem, pixels)
-    images = torch.empty(2, 3, pixels, pixels, device="meta")
+    network = on_meta(name, stem, pixels)
+    assert tap_shapes(network) == shapes(name, stem, pixels)
+    images = torch.empty(2, 3, pixels, pixels, dtype=torch.uint8, device="meta")
     logits, maps = network.forward_taps(images, TAPS)
     assert logits.shape == (2, CLASSES)
     assert {tap: tuple(each.shape[1:]) for tap, each in maps.items()} == shapes(name, stem, pixels)
@@ -104,8 +104,8 @@ def test_a_step_of_the_pair_runs_on_shapes_alone_and_waits_for_nothing(stem, pix
         )
         for tap, channels in zip(TAPS, CHANNELS["resnet50"], strict=True)
     }
-    source = LiveTeacher(on_meta("resnet50", stem), projections, torch.empty(0))
-    state = begin(on_meta("resnet18", stem), recipe, source, pixels, meta)
+    source = LiveTeacher(on_meta("resnet50", stem, pixels), projections, torch.empty(0))
+    state = begin(on_meta("resnet18", stem, pixels), recipe, source, meta)
     data = Examples(
         values=torch.empty(4, 3, pixels, pixels, dtype=torch.uint8, device=meta),
         labels=torch.empty(4, dtype=torch.long, device=meta),
@@ -123,11 +123,10 @@ def everywhere(recipe: Recipe) -> Recipe:
 
 
 def begin(
-    student: Network, recipe: Recipe, source: LiveTeacher | None, pixels: int, device: torch.device
+    student: Network, recipe: Recipe, source: LiveTeacher | None, device: torch.device
 ) -> TrainingState:
     """The state before the first epoch, with the adapters that the recipe needs."""
-    channels = next(student.parameters()).shape[1]
-    found = tap_shapes(student, square(channels, pixels))
+    found = tap_shapes(student)
     adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
     taps = recipe.feature_taps if source and adapted else ()
     reading = {tap: source.projections[tap].vectors.shape[1] for tap in taps if source}
@@ -151,8 +150,8 @@ def learn(
     name: str, recipe: Recipe, data: Examples, source: LiveTeacher | None, epochs: int
 ) -> tuple[Network, list[float]]:
     """Train a network without augmentation; return it, and its accuracy on `data` by epoch."""
-    network = build(name, classes=CLASSES, channels=1, stem="cifar", seed=1)
-    state = begin(network, recipe, source, 8, torch.device("cpu"))
+    network = build(name, classes=CLASSES, inputs=data.inputs, stem="cifar", seed=1)
+    state = begin(network, recipe, source, torch.device("cpu"))
     way = plan(epochs=epochs, batch_size=16, warmup=0.1, augment="none", views=(0,), seed=2)
     return network, [one.accuracy for one in train(state, recipe, way, data, data, source)]
 
@@ -223,7 +222,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Te
         patch.setenv("TORCH_HOME", str(place / "torch"))
         file = imagenet_files()["resnet50"]
     file.parent.mkdir(parents=True)
-    weights = export_state(build("resnet50", classes=1000, channels=3, stem="imagenet", seed=3))
+    donor = build("resnet50", classes=1000, inputs=square(3, 224), stem="imagenet", seed=3)
+    weights = export_state(donor)
     torch.save(weights, file)
     return place, weights
 
@@ -298,11 +298,13 @@ def test_the_confirmed_student_is_a_resnet18_with_its_stages(ran):
     names = {one.name for one in Finalists.read(ran.study.finalists).finalists}
     assert names == {"scheduled-00000"}
     run = ran.study.confirmation("scheduled-00000", 0)
-    student = build("resnet18", classes=CLASSES, channels=3, stem=ran.stem, seed=9)
-    student.load_state_dict(map_tensors(run.weights))
     pixels = STEMS[ran.stem]
+    inputs = square(3, pixels)
+    student = build("resnet18", classes=CLASSES, inputs=inputs, stem=ran.stem, seed=9)
+    student.load_state_dict(map_tensors(run.weights))
     with torch.inference_mode():
-        logits, maps = student.eval().forward_taps(torch.zeros(2, 3, pixels, pixels), TAPS)
+        images = torch.zeros(2, *inputs.shape, dtype=inputs.dtype)
+        logits, maps = student.eval().forward_taps(images, TAPS)
     assert logits.isfinite().all()
     assert {tap: tuple(each.shape[1:]) for tap, each in maps.items()} == ran.shapes("resnet18")
     tested = map_tensors(run.predictions)

@@ -165,7 +165,7 @@ def test_student_py_needs_nothing_of_retort_and_answers_as_the_student(finished,
     assert imported == {"collections", "pathlib", "torch", "safetensors.torch"}
     student = runpy.run_path(str(exported / "student.py"))["load"]()
     data = validation(finished)
-    network = build("resnet8-w0.25", classes=10, channels=1, stem="cifar", seed=0)
+    network = build("resnet8-w0.25", classes=10, inputs=data.inputs, stem="cifar", seed=0)
     network.load_state_dict(map_tensors(confirmed(finished, exported).weights))
     with torch.inference_mode():
         assert torch.equal(student(data.values / 255), predict(network, data))
@@ -356,16 +356,17 @@ FAMILIES = [
 
 @pytest.mark.parametrize(("name", "stem", "channels"), FAMILIES)
 def test_every_family_is_written_in_plain_pytorch_bit_for_bit(tmp_path, name, stem, channels):
-    shape: dict[str, Any] = {"classes": 7, "channels": channels, "stem": stem}
-    network, inputs = build(name, **shape, seed=3).eval(), square(channels, 32, 0.3, 0.2)
-    source = standalone_source(network, {**shape, "inputs": to_wire(inputs)})
-    (tmp_path / "student.py").write_text(source)
+    inputs = square(channels, 32, mean=0.3, deviation=0.2)
+    network = build(name, classes=7, inputs=inputs, stem=stem, seed=3).eval()
+    config = {"classes": 7, "channels": channels, "stem": stem, "inputs": to_wire(inputs)}
+    (tmp_path / "student.py").write_text(standalone_source(network, config))
     write_tensors(tmp_path / "student.safetensors", export_state(network))
     student = runpy.run_path(str(tmp_path / "student.py"))["load"]()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, channels, 32, 32), generator=generator).to(torch.uint8)
     with torch.inference_mode():
-        wanted = network(inputs.normalise(images))
+        wanted = network.body(inputs.normalise(images))
+        assert torch.equal(network(images), wanted)
         assert torch.equal(student(images / 255), wanted)
 
 
@@ -409,9 +410,9 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
     keep_own(layout, files)
     name = str(pinned["teacher"])
     inputs = square(3, size, mean=0.4, deviation=0.2)
-    shape: dict[str, Any] = {"classes": 5, "channels": 3, "stem": "cifar"}
-    config = {**shape, "model": name, "inputs": to_wire(inputs)}
-    network = build(name, **shape, seed=1, files=layout.own).eval()
+    shape: dict[str, Any] = {"classes": 5, "stem": "cifar"}
+    config = {**shape, "channels": 3, "model": name, "inputs": to_wire(inputs)}
+    network = build(name, **shape, inputs=inputs, seed=1, files=layout.own).eval()
     some = Examples(
         values=torch.randint(0, 256, (50, 3, size, size)).to(torch.uint8),
         labels=torch.zeros(50, dtype=torch.int64),
@@ -426,7 +427,8 @@ def test_answers_that_differ_by_rounding_between_two_batchings_are_exported(tmp_
     some = torch.randint(0, 256, (36, 3, 60, 60)).to(torch.uint8)
     inputs = square(3, 60, mean=0.4, deviation=0.2)
     with torch.inference_mode():
-        assert torch.equal(student(some / 255), network(inputs.normalise(some)))
+        assert torch.equal(student(some / 255), network.body(inputs.normalise(some)))
+        assert torch.equal(student(some / 255), network(some))
 
 
 def test_answers_that_depend_on_the_other_images_are_not_exported(tmp_path):
@@ -447,7 +449,8 @@ def test_a_student_whose_tensors_share_memory_is_written_once_and_read_whole(tmp
     body = student.get_submodule("body").state_dict()
     assert all(torch.equal(body[name], state[name]) for name in state)
     given = {"weights": str(file), "files": Layout(tmp_path).own}
-    other = build(network.name, classes=5, channels=3, stem="cifar", seed=2, **given)
+    inputs = network.inputs
+    other = build(network.name, classes=5, inputs=inputs, stem="cifar", seed=2, **given)
     assert all(torch.equal(value, state[name]) for name, value in other.body.state_dict().items())
 
 

@@ -16,8 +16,10 @@ from kd.protocol import Protocol
 from storage.files import datasets
 from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout
-from tests.support.small import protocol
+from tests.support.small import protocol, square
+from workers.jobs import JobContext
 from workers.runners.caching import shards_identity
+from workers.runners.loading import received_inputs
 from workers.runners.preparing import Tuning, teacher_identity
 
 DATA = {"dataset", "teacher", "cache"}  # the teacher depends on the data, the cache on the teacher
@@ -29,6 +31,7 @@ NONE: set[str] = set()
 CHANGES: dict[str, tuple[Any, set[str]]] = {
     "dataset": ("cifar10", DATA),
     "image_size": (9, DATA),
+    "teacher_size": (4, TEACHER),
     "train_size": (61, DATA),
     "validation_fraction": (0.2, DATA),
     "test_fraction": (0.3, DATA),
@@ -39,6 +42,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "teacher_lr": (0.05, TEACHER),
     "teacher_weight_decay": (1e-4, TEACHER),
     "students": (("resnet20",), NONE),
+    "student_weights": ("small.pth@0123456789ab", NONE),
     "max_params": (1000, NONE),
     "max_latency_ms": (1.0, NONE),
     "stem": ("imagenet", TEACHER),
@@ -68,7 +72,9 @@ def fingerprints(root: Path, of: Protocol) -> dict[str, str]:
     """Return the names of data set, teacher and cache; the teacher's stands for its weights."""
     dataset = datasets.prepare(Layout(root), of).folder.name
     teacher = fingerprint(teacher_identity(Tuning.of(of), dataset))
-    cache = fingerprint(shards_identity(of, dataset, teacher))
+    context = JobContext(protocol=of, root=str(root), dataset=dataset)
+    inputs = received_inputs(context, of.teacher, teacher=True)
+    cache = fingerprint(shards_identity(of, dataset, teacher, of.tap_names, inputs))
     return {"dataset": dataset, "teacher": teacher, "cache": cache, "hash": of.hash}
 
 
@@ -88,6 +94,27 @@ def test_a_field_changes_the_fingerprints_of_what_depends_on_it(
     was = fingerprints(tmp_path / "runs", protocol())
     now = fingerprints(tmp_path / "runs", dataclasses.replace(protocol(), **{field: value}))
     assert {what for what in was if was[what] != now[what]} == {*expected, "hash"}
+
+
+def test_a_teacher_of_larger_images_is_that_of_a_study_whose_images_are_all_as_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are stored in the larger size, in which the teacher receives them in both."""
+    monkeypatch.setattr(datasets, "load_source", source)
+    runs = tmp_path / "runs"
+    small, larger = fingerprints(runs, protocol()), fingerprints(runs, protocol(teacher_size=12))
+    assert {what for what in small if small[what] != larger[what]} == {*DATA, "hash"}
+    alike = fingerprints(runs, protocol(image_size=12))
+    assert {what for what in larger if larger[what] != alike[what]} == {"hash"}
+
+
+def test_equal_weights_that_read_another_normalisation_fill_another_cache() -> None:
+    """Those of a library, given as a file, read the normalisation of the training images."""
+    caches = {
+        fingerprint(shards_identity(protocol(), "d", "weights", ("last1",), square(mean=mean)))
+        for mean in (0.5, 0.4)
+    }
+    assert len(caches) == 2
 
 
 def test_the_weights_that_a_teacher_starts_from_are_named_by_their_content(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from storage.files.seal import openings
 from storage.files.shard_folders import cached_taps, missing_views
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.ground import HINT, Ground, history
-from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits
+from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits, square
 from workers.events import (
     Diverged,
     Event,
@@ -58,10 +58,12 @@ from workers.jobs import (
     PrepareJob,
     ProjectionJob,
     StudentsJob,
+    TapsJob,
     TeacherJob,
     TeacherTestJob,
     TrainJob,
     VerifyJob,
+    WeightsJob,
     job_from_wire,
 )
 from workers.pools import on_ray
@@ -241,7 +243,7 @@ def test_a_damaged_teacher_is_refused(ready: Ground) -> None:
 
 
 def test_weights_of_another_model_are_refused(ready: Ground) -> None:
-    other = build(STUDENT, classes=10, channels=1, stem="cifar", seed=0)
+    other = build(STUDENT, classes=10, inputs=square(), stem="cifar", seed=0)
     path = ready.layout.teacher(ready.teacher) / "weights.safetensors"
     write_tensors(path, other.state_dict())
     with pytest.raises(ArtifactError, match=f"does not fit {TEACHER}: ") as raised:
@@ -257,8 +259,8 @@ def live_reading(ready: Ground, k: int) -> TeacherReading:
     live = load_live_teacher(ready.job(TeacherJob), CPU)
     data = open_part(ready.layout.dataset(ready.dataset), "train")
     rows = view(view_seed(ready.protocol), k, data.values, ready.protocol.augment)
-    images = data.inputs.normalise(render(data.values, rows))
-    return live.read(k, torch.arange(len(data)), images, ready.protocol.taps)
+    images = render(data.values, rows)
+    return live.read(k, torch.arange(len(data)), images, ready.protocol.tap_names)
 
 
 def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
@@ -307,7 +309,7 @@ def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> No
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_shard_is_the_reading_of_the_view_by_the_teacher(prepared: Ground, k: int) -> None:
     cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards), CPU)
-    kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.taps)
+    kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.tap_names)
     fresh = live_reading(prepared, k)
     assert torch.equal(kept.logits, fresh.logits)
     for tap, reading in kept.taps.items():
@@ -492,9 +494,9 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
         name: evaluate(predictions["logits"], test["labels"])[name]
         for name in ("accuracy", "nll", "ece")
     } | {"objective": found["accuracy"]}
-    student = build(STUDENT, classes=10, channels=1, stem="cifar", seed=0)
-    student.load_state_dict(map_tensors(kept.weights))
     train = open_part(ready.layout.dataset(ready.dataset), "train")
+    student = build(STUDENT, classes=10, inputs=train.inputs, stem="cifar", seed=0)
+    student.load_state_dict(map_tensors(kept.weights))
     again = predict(student, replace(train, values=test["inputs"], labels=test["labels"]))
     assert torch.equal(again, predictions["logits"])
 
@@ -526,7 +528,7 @@ def test_costs_are_those_of_teacher_and_student(ready: Ground, monkeypatch, tmp_
         "plain": STUDENT,
     }
     for cost in costs.models.values():
-        network = build(cost.model, classes=10, channels=1, stem="cifar", seed=0)
+        network = build(cost.model, classes=10, inputs=square(), stem="cifar", seed=0)
         assert cost.parameters == sum(each.numel() for each in network.parameters())
         assert cost.macs > cost.parameters
         assert cost.bytes > 4 * cost.parameters
@@ -562,7 +564,7 @@ def test_students_are_timed_only_where_their_time_is_limited(ready: Ground, monk
         assert (sizes.protocol, sizes.device, sizes.threads) == (given.hash, "cpu", 1)
         assert list(sizes.models) == [STUDENT, SMALLER]
         for name, size in sizes.models.items():
-            network = build(name, classes=10, channels=1, stem="cifar", seed=0)
+            network = build(name, classes=10, inputs=square(), stem="cifar", seed=0)
             assert size.parameters == sum(each.numel() for each in network.parameters())
             assert (size.latency_ms is not None) == (limit > 0)
 
@@ -571,7 +573,7 @@ def test_a_run_trains_the_student_of_its_recipe_with_adapters_that_fit(ready: Gr
     job = replace(ready.train(replace(HINT, student=SMALLER)), protocol=protocol(**SEVERAL))
     job = replace(job, confirm="a student", seal=str(ready.root / "seal.json"))
     result(job)
-    student = build(SMALLER, classes=10, channels=1, stem="cifar", seed=0)
+    student = build(SMALLER, classes=10, inputs=square(), stem="cifar", seed=0)
     student.load_state_dict(load_file(RunLayout(ready.root / "run").weights))
 
 
@@ -645,6 +647,8 @@ def every_job() -> list[Job]:
         ready.job(ExportJob, weights="/runs/run", folder="/runs/export", accuracy=0.5, onnx=False),
         ready.job(KernelsJob),
         ready.job(ModelsJob),
+        ready.job(TapsJob),
+        ready.job(WeightsJob),
         ready.job(MachineJob),
         ready.job(ExamineJob, part="views", folder="/runs/a"),
     ]

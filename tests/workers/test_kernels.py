@@ -335,9 +335,10 @@ def test_a_wrong_gradient_is_distinguished_from_rounding(
         compare(case, found, precise)
 
     monkeypatch.setattr(kernels, "_compare", spoiled)
-    shapes = {"classes": 3, "inputs": square(1, 32), "batch": 6}
+    inputs = square(1, 32)
+    vgg, shapes = network("vgg11_bn", inputs=inputs), {"classes": 3, "inputs": inputs, "batch": 6}
     with pytest.raises(WrongKernelError, match=r"^the gradients of a convolution of .* is off by"):
-        try_kernels(network("vgg11_bn"), **shapes, precision="float32", begun=lambda case: None)
+        try_kernels(vgg, **shapes, precision="float32", begun=lambda case: None)
 
 
 def test_the_test_process_ends_when_its_parent_does(job: KernelsJob) -> None:

@@ -22,9 +22,9 @@ from kd.training import kernels
 from kd.models.build import build
 torch.set_num_threads(1)
 name, layout = sys.argv[1:]
-network = build(name, classes=10, channels=3, stem="cifar", seed=0)
-network = network.to(memory_format=getattr(torch, layout))
 inputs = Images(shape=(3, 32, 32), mean=(0.5,) * 3, deviation=(0.3,) * 3)
+network = build(name, classes=10, inputs=inputs, stem="cifar", seed=0)
+network = network.to(memory_format=getattr(torch, layout))
 shapes = dict(classes=10, inputs=inputs, batch=8, precision="float32")
 kernels.batch_size = lambda inputs, device: 16  # that are evaluated: shapes matter, not how many
 kernels.try_kernels(network, **shapes, begun=lambda case: print(case, flush=True))

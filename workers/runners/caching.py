@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.inputs import Examples, Inputs
 from kd.data.views import augment_digest
+from kd.json_data import plain
 from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
@@ -20,7 +21,8 @@ from storage.files.layout import lock_of, view_folder
 from storage.files.shard_folders import cached_taps, verify_shard
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import ProjectionJob, ShardJob, VerifyJob
-from workers.runners.loading import load_live_teacher, load_teacher, open_parts
+from workers.runners.loading import load_live_teacher, load_teacher, open_parts, received_inputs
+from workers.runners.tap_names import teacher_modules
 
 CPU = torch.device("cpu")
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
@@ -33,13 +35,14 @@ def run_projections(
     protocol, layout = job.protocol, job.layout
     weights = layout.teacher_weights(job.teacher)
     checksum = read_manifest(weights.parent, "teacher").files[weights.name]
-    identity = shards_identity(protocol, job.dataset, checksum)
+    inputs = received_inputs(job, protocol.teacher, teacher=True)
+    identity = shards_identity(protocol, job.dataset, checksum, teacher_modules(job), inputs)
     folder = layout.shards(fingerprint(identity))
     with locked(lock_of(folder), wait=True):
         if not is_finished(folder):
             data, validation = open_parts(job, device)
             teacher = place(load_teacher(job), device)
-            projections = fit_projections(teacher, data, protocol.taps)
+            projections = fit_projections(teacher, data, job.taps)
             logits = predict(teacher, validation)
             sizes = _sizes(teacher, data, projections)
             shards.begin(folder, identity, projections, logits, sizes)
@@ -53,19 +56,24 @@ def view_seed(protocol: Protocol) -> int:
     return derive_seed(protocol.seed, "views")
 
 
-def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str, Any]:
+def shards_identity(
+    protocol: Protocol, dataset: str, weights: str, taps: Sequence[Any], inputs: Inputs
+) -> dict[str, Any]:
     """Return everything that a shard depends on except its view number.
 
-    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's weights.
+    `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's weights,
+    `taps` the modules of the teacher that are read (see `workers.runners.tap_names`), `inputs` what
+    it receives: equal weights read images of another size or normalisation differently.
     """
     return {
         "format": 1,
         "teacher": weights,
         "dataset": dataset,
+        "inputs": plain(inputs),
         "view_seed": view_seed(protocol),
         "augment": protocol.augment,
-        "augmented": augment_digest(protocol.augment, protocol.image_size),
-        "taps": list(protocol.taps),
+        "augmented": augment_digest(protocol.augment, protocol.stored_size),
+        "taps": list(taps),
         "dtypes": ["float32", "float16"],
         "threads": protocol.threads,
         "torch": torch.__version__,
@@ -75,7 +83,7 @@ def shards_identity(protocol: Protocol, dataset: str, weights: str) -> dict[str,
 def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection]) -> dict[str, int]:
     """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
     live = LiveTeacher(teacher, projections, torch.empty(0))
-    reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).fed(), [*projections])
+    reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).values, [*projections])
     numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
     return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
 
@@ -103,7 +111,7 @@ def _read_view(
     """Append the teacher's readings of the view to `chunks`, in the order of the rows."""
     data, _ = open_parts(job, device)
     live = load_live_teacher(job, device)
-    taps = job.protocol.taps if job.features else ()
+    taps = job.taps if job.features else ()
     for index in torch.arange(len(data)).split(CHUNK):
         if stopped():
             return

@@ -9,7 +9,8 @@ import math
 import runpy
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from kd import own_import
-from kd.data.inputs import Examples, read_inputs
+from kd.data.inputs import Examples, Inputs, read_inputs
 from kd.errors import ArtifactError
 from kd.json_data import to_wire
 from kd.models.build import Network, build, export_state
 from kd.models.network import load_state
 from kd.models.numerics import place
+from kd.models.own import OUT_OF_MEMORY, own_settings
 from kd.names import parse_model
-from kd.own_files import read_kept
+from kd.own_files import load_kept, read_kept
 from kd.training.evaluation import accuracy, batch_size, predict
 from storage.files.artifacts import read_json, write_files, write_json
 from storage.files.datasets import open_part
@@ -34,7 +36,7 @@ from storage.files.tensors import read_checked, write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExportJob, JobContext
 from workers.runners.loading import dataset_info, untrained_student
-from workers.runners.standalone import standalone_source
+from workers.runners.standalone import needed, standalone_source
 
 COMPARED = 64  # validation images on which files and student must agree
 ONNX_BATCHES = (1, 7, 64)
@@ -52,10 +54,10 @@ def run_export(job: ExportJob, device: torch.device, stopped: ShouldStop) -> Ite
     validation = open_part(job.layout.dataset(job.dataset), "validation")
     _check_accuracy(job, network, validation, device)
     folder = Path(job.folder)
-    some = validation.first(COMPARED)
-    config = describe(job, job.student)
+    some = replace(validation.first(COMPARED), inputs=network.inputs)
+    config = describe(job, network)
     standalone = write_student(folder, network, config, job.layout.own, some)
-    differences = _export_onnx(ExportLayout(folder).onnx, standalone, some) if job.onnx else {}
+    differences = export_onnx(folder, network.name, standalone, some) if job.onnx else {}
     yield Result.of(images=len(some), onnx_differences=differences)
 
 
@@ -79,7 +81,7 @@ def write_student(
         shutil.copyfile(own_import.__file__, folder / Path(own_import.__file__).name)
     source = standalone_source(network, config)
     export.source.write_text(source, encoding="utf-8")
-    return _check_files(folder, network, some)
+    return _check_files(folder, network, replace(some, inputs=network.inputs))
 
 
 def _load_student(job: ExportJob) -> Network:
@@ -105,17 +107,31 @@ def _check_accuracy(
         )
 
 
-def describe(job: JobContext, student: str) -> dict[str, Any]:
+def describe(job: JobContext, network: Network) -> dict[str, Any]:
     """Return the content of `config.json`: what is needed to build a student and feed it."""
-    info = dataset_info(job)
-    inputs = read_inputs(info)
-    return {
-        "model": student or job.protocol.student,
-        "stem": job.protocol.stem,
-        "classes": len(info["classes"]),
-        "class_names": info["classes"],
+    class_names, protocol = dataset_info(job)["classes"], job.protocol
+    return description(network.name, class_names, network.inputs, protocol.stem, job.layout.own)
+
+
+def description(
+    name: str, class_names: Sequence[str], inputs: Inputs, stem: str, files: Path
+) -> dict[str, Any]:
+    """Return what `describe` does; `files` is the folder of models of the user's own.
+
+    Of those, it has the `arguments` of the function, and of a library's the version in `needs`.
+    """
+    model, config = parse_model(name), dict[str, Any]()
+    if model.digest:
+        function = getattr(load_kept(files, model.file, model.digest), model.function)
+        config["arguments"] = own_settings(function, len(class_names), inputs)
+    return config | {
+        "model": name,
+        "stem": stem,
+        "classes": len(class_names),
+        "class_names": class_names,
         "channels": inputs.channels,
         "inputs": to_wire(inputs),
+        "needs": needed(name),
     }
 
 
@@ -131,7 +147,7 @@ def _check_files(folder: Path, network: Network, some: Examples) -> nn.Module:
     rebuilt = build(
         config["model"],
         classes=config["classes"],
-        channels=config["channels"],
+        inputs=read_inputs(config),
         stem=config["stem"],
         weights=str(export.weights),
         seed=0,
@@ -175,31 +191,30 @@ def _logits(student: nn.Module, pixels: Tensor) -> Tensor:
     return logits
 
 
-def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, float]:
+def export_onnx(folder: Path, model: str, student: nn.Module, some: Examples) -> dict[str, float]:
     """Write the student as ONNX, normalisation included, for batches of any size.
 
     Returns the largest difference of logits by batch size, in the ONNX runtime. Raises
-    ArtifactError when one is larger than rounding explains.
+    ArtifactError, which names `model`, for a student that torch cannot write as ONNX, or that the
+    runtime cannot run, and when a difference is larger than rounding explains.
     """
-    pixels = some.inputs.exported(some.values)
+    values = some.inputs.exported(some.values)
+    path, differences = ExportLayout(folder).onnx, {}
     name = "images" if some.inputs.are_images else "arrays"
-    _keep_locks_within_the_process()
-    with torch.no_grad():
-        torch.onnx.export(
-            student,
-            (pixels[:2],),
-            path,
-            input_names=[name],
-            output_names=["logits"],
-            dynamic_shapes={name: {0: torch.export.Dim("batch")}},
-            external_data=False,
-            verbose=False,
-        )
-    run = _onnx_runner(path)
-    differences = {}
-    for size in ONNX_BATCHES:
-        wanted = _logits(student, pixels[:size])
-        differences[str(size)] = float((run(pixels[:size]) - wanted).abs().max())
+    try:
+        _write_onnx(path, student, name, values)
+        run = _onnx_runner(path)
+        found = {size: run(values[:size]) for size in ONNX_BATCHES}
+    except OUT_OF_MEMORY:
+        raise
+    except Exception as error:  # of torch, of onnxscript, of the runtime, or of the model
+        raise ArtifactError(
+            f"{model} cannot be exported as ONNX with torch {torch.__version__} "
+            f"({_first_cause(error)}); without --format onnx it is exported as safetensors"
+        ) from error
+    for size, logits in found.items():
+        wanted = _logits(student, values[:size])
+        differences[str(size)] = float((logits - wanted).abs().max())
         allowed = ONNX_TOLERANCE * max(1.0, float(wanted.abs().max()))
         if not differences[str(size)] <= allowed:
             raise ArtifactError(
@@ -207,6 +222,30 @@ def _export_onnx(path: Path, student: nn.Module, some: Examples) -> dict[str, fl
                 f"of {size}, more than the {allowed:.2g} of rounding; nothing was exported"
             )
     return differences
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of the exception that led to `error`: torch's own lines are many."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+@torch.no_grad()
+def _write_onnx(path: Path, student: nn.Module, name: str, values: Tensor) -> None:
+    """Write the graph of a student, whose input is called `name`; `values` are examples of it."""
+    _keep_locks_within_the_process()
+    torch.onnx.export(
+        student,
+        (values[:2],),
+        path,
+        input_names=[name],
+        output_names=["logits"],
+        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        external_data=False,
+        verbose=False,
+    )
 
 
 def _keep_locks_within_the_process() -> None:

@@ -101,6 +101,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "models": [protocol.teacher, *protocol.students],
         "stem": protocol.stem,
         "image_size": protocol.image_size,
+        "teacher_size": protocol.teacher_size,
         "batch_size": protocol.batch_size,
         "threads": protocol.threads,
         "precision": protocol.precision,

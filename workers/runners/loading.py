@@ -4,11 +4,13 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples, read_inputs
+from kd.data.inputs import Examples, Inputs, read_inputs
 from kd.errors import ArtifactError
 from kd.models.build import Network, build
 from kd.models.network import load_state
 from kd.models.numerics import place
+from kd.models.pixels import received
+from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.teacher import LiveTeacher, TeacherSource
@@ -31,24 +33,50 @@ def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Example
     return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
 
 
-def build_network(job: JobContext, name: str, *, weights: str = "none", seed: int = 0) -> Network:
-    """Build a model for the classes and channels of the data set."""
-    info = dataset_info(job)
+def received_inputs(job: JobContext, name: str, *, teacher: bool = False) -> Inputs:
+    """Return the description of what a model receives, as the study's teacher or as a student."""
+    protocol = job.protocol
+    starts = protocol.teacher_weights if teacher else protocol.student_weights
+    size = (protocol.teacher_size if teacher else 0) or protocol.image_size
+    stored, pretrained = read_inputs(dataset_info(job)), starts == "pretrained"
+    return received(parse_model(name), stored, size, pretrained=pretrained)
+
+
+def build_network(
+    job: JobContext,
+    name: str,
+    *,
+    teacher: bool = False,
+    weights: str = "none",
+    seed: int = 0,
+    new_head: bool = True,
+) -> Network:
+    """Build a model as the study uses it, as its teacher or as a student."""
+    protocol = job.protocol
     return build(
         name,
-        classes=len(info["classes"]),
-        channels=read_inputs(info).channels,
-        stem=job.protocol.stem,
+        classes=len(dataset_info(job)["classes"]),
+        inputs=received_inputs(job, name, teacher=teacher),
+        stem=protocol.stem,
         weights=weights,
+        new_head=new_head,
         seed=seed,
+        taps=protocol.teacher_paths if teacher else protocol.student_paths,
         files=job.layout.own,
     )
 
 
 def untrained_teacher(job: JobContext) -> Network:
-    """Build the teacher as it is before fine-tuning."""
-    weights, seed = job.protocol.teacher_weights, initial_seed(job.protocol)
-    return build_network(job, job.protocol.teacher, weights=weights, seed=seed)
+    """Build the teacher as it is before fine-tuning. Without any, its head must fit the classes."""
+    protocol = job.protocol
+    return build_network(
+        job,
+        protocol.teacher,
+        teacher=True,
+        weights=protocol.teacher_weights,
+        seed=initial_seed(protocol),
+        new_head=protocol.teacher_epochs > 0,
+    )
 
 
 def initial_seed(protocol: Protocol) -> int:
@@ -57,15 +85,21 @@ def initial_seed(protocol: Protocol) -> int:
 
 
 def untrained_student(job: JobContext, seed: int, student: str = "") -> Network:
-    """Build the student that a run with `seed` starts from; by default the first."""
+    """Build a student, by default the first, with random weights from the seed of a run."""
     name = student or job.protocol.student
     return build_network(job, name, seed=derive_seed(seed, "initialisation"))
+
+
+def starting_student(job: JobContext, seed: int, student: str = "") -> Network:
+    """Build the student that a run with `seed` starts from, with the protocol's weights if any."""
+    name, weights = student or job.protocol.student, job.protocol.student_weights
+    return build_network(job, name, weights=weights, seed=derive_seed(seed, "initialisation"))
 
 
 def load_teacher(job: JobContext) -> Network:
     """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
     name, path = job.protocol.teacher, job.layout.teacher_weights(job.teacher)
-    network = build_network(job, name)
+    network = build_network(job, name, teacher=True)
     tensors, own = map_tensors(path), network.state_dict()
     other = [key for key in tensors if key in own and tensors[key].dtype != own[key].dtype]
     if other:

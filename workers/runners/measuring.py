@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from kd.data.inputs import read_inputs
 from kd.models import cost
 from kd.models.build import Network
 from kd.models.latency import Latency
@@ -19,7 +18,7 @@ from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import CostJob, JobContext, StudentsJob, TeacherTestJob
-from workers.runners.loading import dataset_info, load_teacher, untrained_student
+from workers.runners.loading import load_teacher, untrained_student
 
 BATCH_SIZES = (1, 256)
 REPEATS = 40
@@ -41,7 +40,7 @@ def run_teacher_test(
 
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Measure teacher and students; the first student twice, to show the noise of the clock."""
-    protocol, inputs = job.protocol, read_inputs(dataset_info(job))
+    protocol = job.protocol
     networks = {
         "teacher": load_teacher(job),
         "distilled": untrained_student(job, 0),
@@ -54,7 +53,7 @@ def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterato
         name: Cost(
             model=names.get(name, name),
             parameters=cost.parameter_count(network),
-            macs=cost.macs(network, inputs),
+            macs=cost.macs(network),
             bytes=cost.state_bytes(network),
             latency=latency[name],
         )
@@ -94,10 +93,9 @@ def _latency(
     batch_sizes: Sequence[int],
     device: torch.device,
 ) -> dict[str, list[Latency]]:
-    """Time the networks in turns, on random inputs of the data set's shape."""
+    """Time the networks in turns, each on random inputs of its own size."""
     return cost.measure_latency(
         networks,
-        inputs=read_inputs(dataset_info(job)),
         batch_sizes=batch_sizes,
         device=device,
         repeats=REPEATS,

@@ -17,7 +17,7 @@ from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
-from kd.names import parse_model
+from kd.names import parse_model, parse_weights
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -28,8 +28,13 @@ from storage.files.datasets import prepare
 from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.events import Event, Progress, Result, ShouldStop
-from workers.jobs import PrepareJob, TeacherJob
-from workers.runners.loading import initial_seed, open_parts, untrained_teacher
+from workers.jobs import PrepareJob, TeacherJob, WeightsJob
+from workers.runners.loading import (
+    initial_seed,
+    open_parts,
+    starting_student,
+    untrained_teacher,
+)
 from workers.runners.training import checkpointed
 
 
@@ -63,6 +68,22 @@ def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
         require(f"a model of {inputs} must be one of your own, as in nets.py:small", own, name)
 
 
+def run_weights(job: WeightsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
+    """Load the weights that teacher and students start from, which may not fit, once.
+
+    A teacher that has been trained is not loaded again.
+    """
+    protocol, lines = job.protocol, list[str]()
+    if protocol.teacher_weights != "none":
+        identity = teacher_identity(Tuning.of(protocol), job.dataset)
+        if not is_finished(job.layout.teacher(fingerprint(identity))):
+            lines.append(f"teacher weights: {untrained_teacher(job).loaded}")
+    if protocol.student_weights != "none":
+        for name in protocol.students:
+            lines.append(f"student weights: {starting_student(job, 0, name).loaded}")
+    yield Result.of(lines=lines)
+
+
 def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Fine-tune the teacher on the training split, unless it is in the cache."""
     tuning = Tuning.of(job.protocol)
@@ -83,7 +104,7 @@ def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> I
 class Tuning:
     """Everything but the data set that a teacher's weights depend on.
 
-    `weights` are none, imagenet or the SHA-256 of a file; `seed` is for the initialisation.
+    `weights` are none, pretrained or the SHA-256 of a file; `seed` is for the initialisation.
     """
 
     model: str
@@ -94,14 +115,16 @@ class Tuning:
     plan: Plan
     augmented: str  # digest of what the augmentation does
     threads: int
+    size: int = 0  # side in pixels of its images (0: as they are stored)
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:
-        weights = protocol.teacher_weights
+        file = parse_weights(protocol.teacher_weights)
+        size = protocol.teacher_size or protocol.image_size
         return cls(
             model=protocol.teacher,
             stem=protocol.stem,
-            weights=sha256(Path(weights)) if weights.endswith(".safetensors") else weights,
+            weights=sha256(Path(file.path)) if file else protocol.teacher_weights,
             seed=initial_seed(protocol),
             recipe=Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay),
             plan=Plan.of(
@@ -112,8 +135,9 @@ class Tuning:
                 seed=derive_seed(protocol.seed, "teacher"),
                 metric="accuracy",
             ),
-            augmented=augment_digest(protocol.augment, protocol.image_size),
+            augmented=augment_digest(protocol.augment, protocol.stored_size),
             threads=protocol.threads,
+            size=size if size < protocol.stored_size else 0,
         )
 
 

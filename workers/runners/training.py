@@ -28,14 +28,14 @@ from storage.files.tensors import write_tensors
 from workers.events import EpochDone, Event, Note, Result, ShouldStop
 from workers.jobs import TrainJob
 from workers.runners.caching import view_seed
-from workers.runners.loading import open_parts, teacher_source, untrained_student
+from workers.runners.loading import open_parts, starting_student, teacher_source
 
 
 def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Train one student; an interrupted run continues after its last full epoch."""
     run = job.run
     with locked(run.lock, wait=True):
-        network = place(untrained_student(job, job.seed, job.recipe.student), device)
+        network = place(starting_student(job, job.seed, job.recipe.student), device)
         data, validation = open_parts(job, device)
         adapters = _adapters(job, network, data).to(device)
         state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
@@ -75,7 +75,7 @@ def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
     recipe = job.recipe
     if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
         return Adapters({}, {}, seed=0)
-    shapes = tap_shapes(network, data.inputs)
+    shapes = tap_shapes(network)
     projections, _ = read_projections(job.layout.shards(job.shards))
     return Adapters(
         {tap: shapes[tap][0] for tap in recipe.feature_taps},

@@ -9,7 +9,7 @@ PROTOCOL = {
     "dataset": "cifar10",
     "image_size": 32,
     "teacher": "resnet50",
-    "teacher_weights": "imagenet",
+    "teacher_weights": "pretrained",
     "teacher_epochs": 30,
     "teacher_lr": 0.02,
     "students": ("resnet18",),

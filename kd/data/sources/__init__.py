@@ -3,8 +3,9 @@
 `--dataset digits` selects a member, `--dataset folder:photos` one that takes a path. The first line
 of a member's docstring is its help. A member may define these constants, which are read without
 importing the file and so must be literals: PATH, an example of the path that it requires,
-DOWNLOADED, True if its path may be omitted and is the folder of its download, and TAKES, the part
-of an image to which it crops, in words for the model card.
+DOWNLOADED, True if its path may be omitted and is the folder of its download, TAKES, the part of an
+image to which it crops, in words for the model card, and IMAGES, True if it always returns images:
+then models of the user's own are tried on images before the data are read.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from kd.data.sources import Progress, Source
 from kd.data.sources._torchvision import read_torchvision
 
 DOWNLOADED = True
+IMAGES = True
 
 
 def read(place: Path, image_size: int, progress: Progress) -> Source:

@@ -12,6 +12,7 @@ from kd.data.sources import Progress, Source
 from kd.errors import DataError
 
 DIGITS = "data/digits.csv.gz"  # in scikit-learn's folder of data sets
+IMAGES = True
 
 
 def read(place: Path, image_size: int, progress: Progress) -> Source:

@@ -33,6 +33,7 @@ from kd.errors import DataError
 
 PATH = "photos"
 TAKES = "the centre square of each image"
+IMAGES = True
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program

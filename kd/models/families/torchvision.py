@@ -69,7 +69,7 @@ def _resnet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
         body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         body.maxpool = nn.Identity()
     else:
-        body.conv1 = _refitted(body.conv1, channels)
+        body.conv1 = refitted(body.conv1, channels)
     return body, ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -78,14 +78,14 @@ def _mobilenet(model: ModelName, classes: int, channels: int, stem: str) -> Buil
     settings = {"inverted_residual_setting": MOBILENET_CIFAR_STAGES} if stem == "cifar" else {}
     body = _body(model, num_classes=classes, width_mult=model.width, dropout=0.0, **settings)
     stride = (1, 1) if stem == "cifar" else None
-    body.features[0][0] = _refitted(body.features[0][0], channels, stride)
+    body.features[0][0] = refitted(body.features[0][0], channels, stride)
     return body, tuple(f"features.{last}" for last in (1, 3, 6, 13, 17))
 
 
 def _shufflenet(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     body = _body(model, num_classes=classes)
     stride = (1, 1) if stem == "cifar" else None
-    body.conv1[0] = _refitted(body.conv1[0], channels, stride)
+    body.conv1[0] = refitted(body.conv1[0], channels, stride)
     if stem == "cifar":
         body.maxpool = nn.Identity()
     return body, ("stage2", "stage3", "stage4")
@@ -94,7 +94,7 @@ def _shufflenet(model: ModelName, classes: int, channels: int, stem: str) -> Bui
 def _vgg(model: ModelName, classes: int, channels: int, stem: str) -> Built:
     """Five stages, each read before the max-pool that ends it, so that no detail is lost."""
     body = _body(model, num_classes=classes, dropout=0.0)
-    body.features[0] = _refitted(body.features[0], channels)
+    body.features[0] = refitted(body.features[0], channels)
     if stem == "cifar":
         body.avgpool = nn.AdaptiveAvgPool2d(1)
         body.classifier = nn.Linear(512, classes)
@@ -106,7 +106,7 @@ def _body(model: ModelName, **settings: Any) -> Any:
     return torchvision.models.get_model(model.base, weights=None, **settings)
 
 
-def _refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = None) -> nn.Conv2d:
+def refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = None) -> nn.Conv2d:
     """Return a new convolution like `conv` with other input channels, and optionally stride."""
     return nn.Conv2d(
         channels,
@@ -119,13 +119,18 @@ def _refitted(conv: nn.Conv2d, channels: int, stride: tuple[int, int] | None = N
 
 
 def pretrained(name: str) -> dict[str, Tensor]:
-    """Return torchvision's IMAGENET1K_V1 weights, from torch.hub's folder or the web.
+    """Return torchvision's IMAGENET1K_V1 weights; see `fetched`."""
+    return fetched(_imagenet(name))
+
+
+def fetched(weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
+    """Return weights of torchvision, from torch.hub's folder or the web.
 
     V1, not DEFAULT: every model has it, and the ResNets' and VGGs' comes from training on hard
     labels, while V2 used label smoothing, which makes a teacher worse (Müller et al. 2019, "When
     does label smoothing help?"). The hash in the file's name is checked on download alone.
     """
-    weights, file = _imagenet(name)
+    file = _file(weights)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
             progress=True, check_hash=True, weights_only=True, map_location="cpu"
@@ -143,10 +148,13 @@ def pretrained(name: str) -> dict[str, Tensor]:
 
 def imagenet_files() -> dict[str, Path]:
     """Return where the ImageNet weights of each model are kept, or looked for."""
-    return {name: _imagenet(name)[1] for name in MODELS}
+    return {name: _file(_imagenet(name)) for name in MODELS}
 
 
-def _imagenet(name: str) -> tuple[torchvision.models.WeightsEnum, Path]:
-    """Return weights, and the file that torch.hub downloads to, in TORCH_HOME if that is set."""
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    return weights, Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
+def _imagenet(name: str) -> torchvision.models.WeightsEnum:
+    return torchvision.models.get_model_weights(name).IMAGENET1K_V1
+
+
+def _file(weights: torchvision.models.WeightsEnum) -> Path:
+    """Return the file that torch.hub downloads to, in TORCH_HOME if that is set."""
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])

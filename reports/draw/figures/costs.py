@@ -123,13 +123,24 @@ def _title(findings: Findings, models: Sequence[_Model], smallest: int) -> str:
         value = measure.value(best.value / measure.scale)
         return f"The best {measure.name} is {value}, of {best.label}"
     teacher = models[0]
-    size = f"1/{figure(teacher.cost.parameters / student.cost.parameters)}"
-    speed = figure(teacher.latency(smallest) / student.latency(smallest), 2)
+    size = _size(teacher.cost.parameters / student.cost.parameters)
+    speed = _speed(teacher.latency(smallest) / student.latency(smallest))
     gap = (student.value - teacher.value) / measure.scale
     return (
-        f"The {tuned.finalist.label} student has {size} of the teacher's parameters, is {speed} "
-        f"times as fast and {_to_teacher(measure, gap, minus_teacher(data, tuned.finalist))}"
+        f"The {tuned.finalist.label} student has {size} the teacher's parameters, {speed} "
+        f"and {_to_teacher(measure, gap, minus_teacher(data, tuned.finalist))}"
     )
+
+
+def _size(smaller: float) -> str:
+    """Return a share or a multiple in words, for a student that is `smaller` times as small."""
+    return f"1/{figure(smaller)} of" if smaller >= 1 else f"{figure(1 / smaller)} times"
+
+
+def _speed(faster: float) -> str:
+    if faster >= 1:
+        return f"is {figure(faster, 2)} times as fast"
+    return f"takes {figure(1 / faster, 2)} times as long"
 
 
 def _to_teacher(measure: Measure, gap: float, difference: Difference | None) -> str:

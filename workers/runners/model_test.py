@@ -1,25 +1,29 @@
-"""The job that tests models of the user's own on a few images, before the study trains them.
+"""The job that tests models that are not of the catalogue, before the study trains them.
 
-First `kd.models.own.try_out` checks a model's outputs. Then the model is trained, saved, resumed,
+Before the data are read, they are built and run on shapes alone, which finds most faults at once.
+With data, `kd.models.tryout` checks a model's outputs; then the model is trained, saved, resumed,
 evaluated, measured and, if it is a student, exported.
 """
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from kd.data.inputs import read_inputs
+from kd.data.inputs import Images
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
+from kd.models.build import build, check_exists
 from kd.models.network import Network, load_state, same
 from kd.models.numerics import place
-from kd.models.own import OUT_OF_MEMORY, refusal, try_out
-from kd.names import parse_model
+from kd.models.own import refusal
+from kd.models.tryout import refusing, try_out, try_shapes
+from kd.names import parse_model, takes_images
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, TrainingState, train
@@ -31,66 +35,99 @@ from workers.runners.exporting import COMPARED, check_batching, describe, write_
 from workers.runners.loading import build_network, dataset_info, open_parts
 
 BATCH = 4  # images of a batch, at most
+CHANNELS = (3, 1)  # of images that have not been read: the first that a model takes
+SOME_CLASSES = 10  # of data that have not been read
 RECIPE = Recipe(lr=0.01)
 
 
 def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Test every model of the user's own. Raises ProtocolError for the first that fails."""
+    """Test models of libraries and user files. Raises ProtocolError for the first that fails."""
     protocol = job.protocol
-    info = dataset_info(job)
-    for name in dict.fromkeys((protocol.teacher, *protocol.students)):
-        if parse_model(name).digest:
-            try_out(
-                name,
-                classes=len(info["classes"]),
-                inputs=read_inputs(info),
-                taps=protocol.taps,
-                files=job.layout.own,
-            )
-            students = name in protocol.students
-            trains = students or protocol.teacher_epochs > 0
-            Tryout(job, name, device).run(trains=trains, exports=students)
+    sizes = {True: protocol.teacher_size or protocol.image_size, False: protocol.image_size}
+    for name, teacher in ((protocol.teacher, True), *((one, False) for one in protocol.students)):
+        if parse_model(name).is_known:
+            continue
+        if job.dataset:
+            Tryout(job, name, device, teacher=teacher).run()
+        else:
+            _try_without_data(job, name, sizes[teacher])
     yield Result.of()
 
 
-class Tryout:
-    """Tests the model `name` on the device that trains it."""
+def _try_without_data(job: ModelsJob, name: str, size: int) -> None:
+    """Check the model's name and, if the data are images, run it on shapes.
 
-    def __init__(self, job: ModelsJob, name: str, device: torch.device) -> None:
+    The number of channels is unknown, and so one of 3 and 1 must do. Raises ProtocolError.
+    """
+    check_exists(parse_model(name), job.layout.own)
+    if not takes_images(job.protocol.dataset):
+        return
+    errors = list[ProtocolError]()
+    for channels in CHANNELS:
+        constants = (0.5,) * channels
+        make = partial(
+            build,
+            name,
+            classes=SOME_CLASSES,
+            inputs=Images(shape=(channels, size, size), mean=constants, deviation=constants),
+            stem=job.protocol.stem,
+            seed=0,
+            files=job.layout.own,
+        )
+        try:
+            try_shapes(name, make, classes=SOME_CLASSES, files=job.layout.own)
+        except ProtocolError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
+
+
+class Tryout:
+    """Tests the model `name`, as teacher or as student, on the device that trains it."""
+
+    def __init__(self, job: ModelsJob, name: str, device: torch.device, *, teacher: bool) -> None:
         self._job = job
         self._name = name
         self._device = device
+        self._teacher = teacher
         self._train_split, validation = open_parts(job, device)
         self._train_images = self._train_split.first(2 * BATCH)
         self._validation = validation.first(COMPARED)
         self._on_cpu = self._validation.to(torch.device("cpu"))
 
-    def run(self, *, trains: bool, exports: bool) -> None:
+    def run(self) -> None:
         """Raise ProtocolError, in one line, for the first thing that the model cannot do."""
+        trains = not self._teacher or self._job.protocol.teacher_epochs > 0
+        make = partial(self._built, torch.device("cpu"))
+        files = self._job.layout.own
+        try_out(self._name, make, classes=len(dataset_info(self._job)["classes"]), files=files)
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
             with self._refusing("does not take a batch of the study"), torch.no_grad():
                 batch = self._train_split.first(self._job.protocol.batch_size)
-                self._built().train(trains)(batch.fed())
+                self._built().train(trains)(batch.values)
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
                 tensors = map_tensors(Path(folder) / "weights.safetensors")
                 load_state(again, tensors, "a file of its weights", self._name)
                 again.eval()
-                check_batching(again, self._on_cpu.fed(), predict(again, self._on_cpu))
+                check_batching(again, self._on_cpu.values, predict(again, self._on_cpu))
             with self._refusing("cannot be measured"):
-                cost.macs(network, self._train_images.inputs)
+                cost.macs(network)
                 cost.state_bytes(network)
-                place(copy.deepcopy(network), self._device)(self._validation.fed())
-            if exports:
+                place(copy.deepcopy(network), self._device)(self._validation.values)
+            if not self._teacher:
                 with self._refusing("cannot be exported"):
-                    config, files = describe(self._job, self._name), self._job.layout.own
+                    config = describe(self._job, again)
                     again.requires_grad_(False)
                     write_student(Path(folder) / "export", again, config, files, self._on_cpu)
 
     def _built(self, device: torch.device | None = None) -> Network:
-        return place(build_network(self._job, self._name), device or self._device)
+        return place(
+            build_network(self._job, self._name, teacher=self._teacher), device or self._device
+        )
 
     def _train(self, folder: Path) -> Network:
         """Train two epochs, repeat the second from a checkpoint, and return the network."""
@@ -132,20 +169,20 @@ class Tryout:
         if differing and self._device.type == "cpu":
             raise self._refused(
                 "has state that its state dict lacks (a number, a buffer that is not "
-                f"persistent): resumed after an epoch, {differing[0]} differs"
+                "persistent), or draws random numbers of its own: resumed after an epoch, "
+                f"{differing[0]} differs"
             )
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
         """Turn any exception of the block into an error: the model, then `what` it cannot do."""
         try:
-            yield
-        except (*OUT_OF_MEMORY, OSError, ProtocolError):
+            with refusing(self._name, self._job.layout.own, what):
+                yield
+        except ProtocolError:
             raise
         except RetortError as error:
             raise self._refused(f"{what}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise self._refused(what, error) from error
 
-    def _refused(self, what: str, error: BaseException | None = None) -> RetortError:
-        return refusal(self._name, self._job.layout.own, what, error)
+    def _refused(self, what: str) -> ProtocolError:
+        return refusal(self._name, self._job.layout.own, what)
