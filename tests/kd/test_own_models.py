@@ -27,6 +27,7 @@ from tests.support.tiny import (
     changed,
     hasten,
     interrupt,
+    leave_kernels_out,
     succeed,
     without_openings,
 )
@@ -377,7 +378,9 @@ def tried(root: Path, source: str, *, teacher: bool = False, epochs: int = 1) ->
     [manifest] = (root / "cache" / "data").glob("*/manifest.json")
     given = protocol(**models, taps=("last1",), teacher_epochs=epochs)
     job = ModelsJob(protocol=given, root=str(root), dataset=manifest.parent.name)
-    *_, last = execute(job, CPU, lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_kernels_out(patch)
+        *_, last = execute(job, CPU, lambda: False)
     return last
 
 

@@ -36,9 +36,14 @@ def changed(flags: Sequence[str], more: Sequence[str]) -> list[str]:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and is tested elsewhere: syncs, latency, figures, kernels."""
-    monkeypatch.setattr("workers.runners.kernels._run_test", lambda job, instruction_set: ("", ""))
+    leave_kernels_out(monkeypatch)
     monkeypatch.setattr("workers.runners.measuring.REPEATS", 2)
     monkeypatch.setattr("reports.write.report.render_page", lambda *found: "a page")
+
+
+def leave_kernels_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take all kernels for right, without the process that tests them for each new protocol."""
+    monkeypatch.setattr("workers.runners.kernels._run_test", lambda job, instruction_set: ("", ""))
 
 
 def run(root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:

@@ -34,6 +34,7 @@ from storage.files.shard_folders import cached_taps, missing_views
 from storage.files.tensors import map_tensors, write_tensors
 from tests.support.ground import HINT, Ground, history
 from tests.support.small import DISTILLED, PLAIN, STUDENT, TEACHER, protocol, same_bits, square
+from tests.support.tiny import leave_kernels_out
 from workers.events import (
     Diverged,
     Event,
@@ -111,6 +112,11 @@ def failure(job: Job, kind: str = "ArtifactError") -> str:
     assert last.kind == kind
     assert "\n" not in last.reason
     return last.reason
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_kernels_out(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,17 @@ from kd.own_files import read_own
 from storage.files.artifacts import read_manifest, write_files
 from tests.support.ground import Ground, run
 from tests.support.small import protocol
+from tests.support.tiny import leave_kernels_out
 from workers.events import Failed, Result
 from workers.jobs import PrepareJob, ProjectionJob, TapsJob, TeacherJob
 from workers.pools.inline import InlinePool
 
 timm = pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs the extra timm")
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_kernels_out(monkeypatch)
 
 
 @pytest.fixture(scope="module")
