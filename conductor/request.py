@@ -217,7 +217,7 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
 def _compilation(protocol: Protocol) -> list[str]:
     """Return the line on models that are not compiled as one graph, if there are any."""
     models = dict.fromkeys((protocol.teacher, *protocol.students))
-    others = [name for name in models if not parse_model(name).is_known]
+    others = [name for name in models if not parse_model(name).in_catalogue]
     if not (protocol.compile and others):
         return []
     return [

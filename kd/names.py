@@ -80,13 +80,13 @@ class ModelName:
         return self.base.partition(":")[0]
 
     @property
-    def is_known(self) -> bool:
+    def in_catalogue(self) -> bool:
         """Whether it is in the catalogue: others are tried out before a study trains them."""
         return not (self.digest or self.library)
 
     @property
     def facts(self) -> ModelFacts:
-        return catalogue()[self.base] if self.is_known else ModelFacts()
+        return catalogue()[self.base] if self.in_catalogue else ModelFacts()
 
     @property
     def pretrained(self) -> bool:

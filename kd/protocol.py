@@ -169,7 +169,7 @@ class Protocol(JsonData):
                 require("taps must not repeat a module", len(set(paths)) == len(paths), self.taps)
             return
         models = {name: parse_model(name) for name in (self.teacher, *self.students)}
-        catalogue = {name: model.taps for name, model in models.items() if model.is_known}
+        catalogue = {name: model.taps for name, model in models.items() if model.in_catalogue}
         for name, known in catalogue.items():
             for tap in self.taps:
                 if tap not in known:

@@ -107,7 +107,7 @@ class Preparation:
         the root by then. Raises ProtocolError, in one line, for a model that cannot be trained.
         """
         names = (self._protocol.teacher, *self._protocol.students)
-        if not all(parse_model(name).is_known for name in names):
+        if not all(parse_model(name).in_catalogue for name in names):
             context = context or self._context()
             self._workers.run(context.job(ModelsJob))
 
@@ -118,7 +118,7 @@ class Preparation:
         """
         modules = self._workers.run(data.job(TapsJob))["taps"]
         names = (self._protocol.teacher, *self._protocol.students)
-        if distils and not (modules and all(parse_model(name).is_known for name in names)):
+        if distils and not (modules and all(parse_model(name).in_catalogue for name in names)):
             left_out = "" if modules else "; feature losses are left out"
             self._display.say(f"taps: {tap_words(modules)}{left_out}")
         return replace(data, taps=tuple(modules), modules=modules)

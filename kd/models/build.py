@@ -55,7 +55,7 @@ def build(
     require("classes must be at least 2", classes >= 2, classes)
     require("channels must be at least 1", inputs.channels >= 1, inputs.channels)
     file = parse_weights(weights)
-    if model.is_known:
+    if model.in_catalogue:
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.device("meta"):  # skips the libraries' initialisation, which is overwritten
             body, own = families.load(model).build(model, classes, inputs.channels, stem)
@@ -97,7 +97,7 @@ def _taps(
 ) -> tuple[Tap, ...]:
     """Return a model's taps, shallowest first: at `paths`, the deepest first, or its `own`."""
     model = parse_model(name)
-    if model.is_known and not paths:
+    if model.in_catalogue and not paths:
         return tuple(map(Tap, own))
     if not (paths or own):
         return discover(body, inputs)

@@ -5,11 +5,11 @@ a tap if
 
 - it returns one tensor of a layout that `kd.models.taps.Tap` knows, on which the logits depend;
 - it runs once in the pass, and no later layer changes its output in place;
-- it is no detour: a module around it that leaves the size of its input as it is, such as a block
-  with attention or with squeeze and excitation, hides the sizes inside of it.
+- it does not lie inside a block whose output has the size of its input, such as one with attention
+  or with squeeze and excitation: sizes within such a block are no stages of the model.
 
-Of the modules with maps of one size, the outermost is taken, where containers such as
-`nn.Sequential` do not count, and of these the one that returns last: `layer1` of a ResNet, not the
+For each size of the maps, the outermost modules are considered, where containers such as
+`nn.Sequential` do not count, and the last of them to return is taken: `layer1` of a ResNet, not the
 first convolution within a block of `layer2`, whose stride comes later.
 """
 
@@ -32,7 +32,7 @@ from kd.models.taps import Tap
 from kd.registry import check_name
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# Their outputs are no features: pools to a fixed size, shares of attention, and what dropout left.
+# Their outputs are no features: pools to a fixed size, attention weights, and outputs of dropout.
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 PASSED_OVER = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Softmax, *DROPOUTS)
 MAPS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)  # never channels last
@@ -191,10 +191,10 @@ def _usable(seen: _Pass) -> list[_Call]:
         and not call.path.startswith(tuple(blocks))
         and not isinstance(call.module, PASSED_OVER)
     ]
-    return _leading(usable, seen.logits)
+    return _reaching_logits(usable, seen.logits)
 
 
-def _leading(calls: list[_Call], logits: Tensor | None) -> list[_Call]:
+def _reaching_logits(calls: list[_Call], logits: Tensor | None) -> list[_Call]:
     """Return the calls on whose output the logits depend: no head beside them, for example.
 
     What was computed without gradients is kept, and so is everything where that is unknown.
@@ -218,10 +218,10 @@ def _extent(value: object, inputs: Inputs) -> tuple[int, ...] | None:
     if value.dim() == 3:
         return (value.shape[1],)
     _, one, two, three = value.shape
-    return (one, two) if _is_last(value, inputs) else (two, three)
+    return (one, two) if _is_channels_last(value, inputs) else (two, three)
 
 
-def _is_last(output: Tensor, inputs: Inputs) -> bool | None:
+def _is_channels_last(output: Tensor, inputs: Inputs) -> bool | None:
     """Return whether a map is channels last: its sides are in proportion to those of the inputs.
 
     Returns None for a cube, which may be either.
@@ -245,9 +245,9 @@ def _tap(seen: _Pass, call: _Call) -> Tap | None:
     if output.dim() == 2:
         return Tap(call.path, "vector")
     if output.dim() == 4:
-        last = _is_last(output, seen.inputs)
+        last = _is_channels_last(output, seen.inputs)
         if last is None:
-            last = _are_last(seen)
+            last = _are_channels_last(seen)
         is_last = last and not isinstance(call.module, MAPS)
         return Tap(call.path, "channels last" if is_last else "map")
     if output.dim() == 3 and seen.inputs.are_images:
@@ -256,10 +256,10 @@ def _tap(seen: _Pass, call: _Call) -> Tap | None:
     return None
 
 
-def _are_last(seen: _Pass) -> bool:
+def _are_channels_last(seen: _Pass) -> bool:
     """Return whether most of a model's maps are channels last, of those that can be only one."""
     found = [
-        _is_last(call.output, seen.inputs)
+        _is_channels_last(call.output, seen.inputs)
         for call in _usable(seen)
         if isinstance(call.output, Tensor)
         and call.output.dim() == 4

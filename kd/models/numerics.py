@@ -72,7 +72,7 @@ def training_forward(
     forward: Forward = network.forward_taps
     if compiled:
         _configure_compiler(device)
-        whole = parse_model(network.name).is_known
+        whole = parse_model(network.name).in_catalogue
         traced = torch.compile(network.traced, dynamic=False, fullgraph=whole)
         forward = partial(network.forward_taps, compiled=traced)
     if precision == "float32":

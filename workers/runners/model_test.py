@@ -45,7 +45,7 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
     protocol = job.protocol
     sizes = {True: protocol.teacher_size or protocol.image_size, False: protocol.image_size}
     for name, teacher in ((protocol.teacher, True), *((one, False) for one in protocol.students)):
-        if parse_model(name).is_known:
+        if parse_model(name).in_catalogue:
             continue
         if job.dataset:
             Tryout(job, name, device, teacher=teacher).run()

@@ -43,7 +43,7 @@ def teacher_modules(job: Job) -> list[Any]:
     and the layout of its output.
     """
     protocol, names = job.protocol, job.taps
-    if parse_model(protocol.teacher).is_known and not protocol.teacher_paths:
+    if parse_model(protocol.teacher).in_catalogue and not protocol.teacher_paths:
         return list(names)
     network = _shapes(job, protocol.teacher, teacher=True)
     return [{"tap": name, **plain(network.places[name])} for name in names]
@@ -51,7 +51,7 @@ def teacher_modules(job: Job) -> list[Any]:
 
 def _shapes(job: Job, name: str, *, teacher: bool = False) -> Network:
     """Return a model with its taps and any weights; models of the catalogue get none."""
-    with torch.device("meta" if parse_model(name).is_known else "cpu"):
+    with torch.device("meta" if parse_model(name).in_catalogue else "cpu"):
         return build_network(job, name, teacher=teacher)
 
 
