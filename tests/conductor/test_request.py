@@ -211,24 +211,18 @@ def test_taps_and_arms_are_lists_with_commas(resolve):
     assert asked.spaces == ["constant", "plain"]
 
 
-def test_a_folders_path_is_made_absolute_and_its_name_names_the_study(
-    resolve, monkeypatch, tmp_path
+@pytest.mark.parametrize(
+    ("source", "path", "name"),
+    [("folder", "My photos", "My-photos"), ("cifar10", "data", "cifar10")],
+)
+def test_a_path_of_data_is_made_absolute_and_a_folder_of_images_names_the_study(
+    resolve, monkeypatch, tmp_path, source, path, name
 ):
     monkeypatch.chdir(tmp_path)
-    asked = resolve("--dataset", "folder:My photos/")
-    assert asked.name == "My-photos"
-    assert asked.protocol.dataset == f"folder:{tmp_path / 'My photos'}"
-    assert asked.protocol.students == preset("folder")["students"]
-
-
-def test_the_folder_of_a_download_is_made_absolute_and_leaves_preset_and_name_as_they_are(
-    resolve, monkeypatch, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
-    asked = resolve("--dataset", "cifar10:data")
-    assert asked.name == "cifar10"
-    assert asked.protocol.dataset == f"cifar10:{tmp_path / 'data'}"
-    assert asked.protocol.students == preset("cifar10")["students"]
+    asked = resolve("--dataset", f"{source}:{path}/")
+    assert asked.name == name
+    assert asked.protocol.dataset == f"{source}:{tmp_path / path}"
+    assert asked.protocol.students == preset(source)["students"]
 
 
 def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
