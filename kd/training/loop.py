@@ -1,31 +1,25 @@
 """Training: one run of one recipe, as a generator of epochs that can be saved and resumed."""
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from kd import optimizers, schedules
+from kd import schedules
 from kd.data.inputs import Examples
-from kd.errors import ArtifactError, DivergenceError
-from kd.losses import features
-from kd.losses import logits as logit_losses
-from kd.losses.adapters import Adapters, feature_loss
-from kd.losses.features import FeatureLoss
-from kd.losses.hard import hard
-from kd.losses.logits import LogitLoss
-from kd.models.build import Network
+from kd.errors import DivergenceError
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
+from kd.training.recipe_losses import RecipeLosses
 from kd.training.scoring import objective
+from kd.training.state import TrainingState
 from kd.training.teacher import TeacherReading, TeacherSource
 
 
@@ -53,93 +47,6 @@ class Plan:
         """Return a plan with the fields `own`, and all others from the protocol."""
         shared = {item.name: getattr(protocol, item.name, None) for item in fields(cls)}
         return cls(**{**shared, **own})
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """Everything that a run changes. Saved between two epochs, it resumes the run to the last bit.
-
-    Batch order and dropout are drawn from (seed, epoch), so it has no generator's state.
-    """
-
-    network: Network
-    adapters: Adapters
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    history: list[EpochMetrics] = field(default_factory=list)
-
-    @classmethod
-    def start(
-        cls, network: Network, adapters: Adapters, recipe: Recipe, optimizer: str = "sgd"
-    ) -> "TrainingState":
-        """Return the state before the first epoch, with the optimizer of student and adapters."""
-        parameters = [*network.parameters(), *adapters.parameters()]
-        device = parameters[0].device
-        made = optimizers.load(optimizer).make(parameters, recipe.lr, recipe.weight_decay, device)
-        return cls(network, adapters, made)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of the state by name.
-
-        Raises TypeError for an optimizer whose state has other values than tensors.
-        """
-        named = self._modules()
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                if not isinstance(value, Tensor):
-                    raise TypeError(f"an optimizer's state must be tensors, got {key} {value!r}")
-                named[f"optimizer.{index}.{key}"] = value
-        return named
-
-    def _modules(self) -> dict[str, Tensor]:
-        modules = {"network": self.network, "adapters": self.adapters}
-        return {
-            f"{part}.{name}": value
-            for part, module in modules.items()
-            for name, value in module.state_dict().items()
-        }
-
-    def restore(self, named: dict[str, Tensor], history: list[EpochMetrics]) -> None:
-        """Restore what `tensors` returned after the last epoch of `history`.
-
-        Raises ArtifactError, and changes nothing, for tensors of another model or recipe.
-        """
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        entries: dict[int, dict[str, Tensor]] = {}
-        first: dict[str, Tensor] = {}  # of parameters whose state begins with their first step
-        for name, value in named.items():
-            entry = re.fullmatch(r"optimizer\.(\d+)\.(\w+)", name)
-            if entry and (index := int(entry[1])) < len(parameters):
-                entries.setdefault(index, {})[entry[2]] = _laid_out(value, parameters[index])
-                if parameters[index] not in self.optimizer.state:
-                    first[name] = value
-        _check_alike(named, self.tensors() | first)
-        for name, target in self._modules().items():
-            target.copy_(named[name])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
-        self.history = list(history)
-        self.epoch = len(history)
-
-
-def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return a copy of an optimizer's tensor, with the parameter's strides if shapes are equal."""
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter.detach(), dtype=value.dtype).copy_(value)
-
-
-def _check_alike(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Raise ArtifactError unless both have the same names, shapes and dtypes."""
-    for name in sorted({*named, *targets}):
-        stored, wanted = _described(named.get(name)), _described(targets.get(name))
-        if stored != wanted:
-            raise ArtifactError(
-                f"the checkpoint is of another run: {name} is {stored}, not {wanted}"
-            )
-
-
-def _described(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def train(
@@ -204,7 +111,7 @@ def _train_epoch(
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
-    losses = _Losses.of(recipe)
+    losses = RecipeLosses.of(recipe)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
@@ -253,45 +160,6 @@ def _read(
     if source is None:
         raise ValueError("a recipe that distils needs a teacher")
     return source.read(k, index, images, recipe.feature_taps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Losses:
-    """The losses of a recipe, loaded once and not at every step."""
-
-    label_smoothing: float
-    soft: LogitLoss | None
-    feature: FeatureLoss | None
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "_Losses":
-        soft, feature = recipe.soft_kind, recipe.feature_kind
-        return cls(
-            label_smoothing=recipe.label_smoothing,
-            soft=None if soft == "none" else logit_losses.load(soft, recipe.soft_parameters),
-            feature=(
-                None if feature == "none" else features.load(feature, recipe.feature_parameters)
-            ),
-        )
-
-    def compute(
-        self,
-        temperature: float,
-        student_logits: Tensor,
-        maps: Mapping[str, Tensor],
-        labels: Tensor,
-        reading: TeacherReading | None,
-        adapters: Adapters,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""
-        hard_loss = hard(student_logits, labels, self.label_smoothing)
-        soft_loss = feature = torch.zeros_like(hard_loss)
-        if reading is not None:
-            if self.soft:
-                soft_loss = self.soft.loss(student_logits, reading.logits, labels, temperature)
-            if self.feature:
-                feature = feature_loss(self.feature, maps, reading.taps, adapters)
-        return hard_loss, soft_loss, feature
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from kd.losses.hard import hard
 from kd.models.build import build
 from kd.models.numerics import place
 from kd.recipe import Recipe
-from kd.training.loop import TrainingState
+from kd.training.state import TrainingState
 from tests.benchmarks.harness import Figure, ratio
 from tests.benchmarks.pictures import Pictures
 from tests.benchmarks.training import CLASSES, CPU, random_images

@@ -30,7 +30,8 @@ from kd.optimizers.sgd import MOMENTUM
 from kd.recipe import Recipe, Schedule
 from kd.schedules import warmup_cosine
 from kd.training.evaluation import accuracy, predict
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
 from storage.files.shards import CachedTeacher
 from tests.benchmarks.harness import Figure, ratio, spread
 from tests.benchmarks.pictures import Pictures

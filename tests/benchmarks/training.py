@@ -19,7 +19,8 @@ from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.evaluation import predict
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, TeacherReading, TeacherSource, fit_projections
 from storage.files import shards
 from tests.benchmarks.harness import Figure, ratio

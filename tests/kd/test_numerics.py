@@ -19,7 +19,8 @@ from kd.models.numerics import (
     training_forward,
 )
 from kd.names import catalogue
-from kd.training.loop import TrainingState, train
+from kd.training.loop import train
+from kd.training.state import TrainingState
 from tests.support.small import (
     DISTILLED,
     PLAIN,

@@ -11,7 +11,8 @@ from kd import optimizers
 from kd.errors import ProtocolError
 from kd.names import OPTIMIZERS
 from kd.optimizers import Range
-from kd.training.loop import TrainingState, train
+from kd.training.loop import train
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from tests.support.processes import python

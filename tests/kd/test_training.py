@@ -24,8 +24,9 @@ from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
 from kd.training.scoring import objective
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, TeacherReading, fit_projections
 from search_spaces import SPACES
 from search_spaces.space import load_space

@@ -10,7 +10,8 @@ import torch
 from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.training.history import EpochMetrics
-from kd.training.loop import TrainingState, train
+from kd.training.loop import train
+from kd.training.state import TrainingState
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import write_tensors
 from tests.support.small import PLAIN, begin, labelled, plan, same_bits

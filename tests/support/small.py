@@ -15,7 +15,8 @@ from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.evaluation import predict
-from kd.training.loop import Plan, TrainingState
+from kd.training.loop import Plan
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, fit_projections
 
 CLASSES = 3

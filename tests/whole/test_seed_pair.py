@@ -30,7 +30,8 @@ from kd.models.families.torchvision import imagenet_files
 from kd.models.weights import fit_kernel
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
-from kd.training.loop import TrainingState, train
+from kd.training.loop import train
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, Projection, fit_projections
 from search_spaces import SPACES
 from search_spaces.space import load_space

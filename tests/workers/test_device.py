@@ -16,7 +16,8 @@ from kd.data.inputs import Examples
 from kd.losses.logits import kl
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
-from kd.training.loop import TrainingState, train
+from kd.training.loop import train
+from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, widest_float
 from storage.files import shards
 from storage.files.shards import CachedTeacher, write_shard

@@ -18,7 +18,8 @@ from kd.models.numerics import place
 from kd.models.taps import TapReading, attention_map
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from workers.device import accelerator_count, memory_share
 from workers.events import Event, Result, ShouldStop

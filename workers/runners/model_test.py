@@ -26,7 +26,8 @@ from kd.models.tryout import refusing, try_out, try_shapes
 from kd.names import parse_model, takes_images
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
 from storage.files.tensors import map_tensors, write_tensors
 from workers.events import Event, Result, ShouldStop

@@ -22,7 +22,8 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.evaluation import evaluate, predict
-from kd.training.loop import Plan, TrainingState
+from kd.training.loop import Plan
+from kd.training.state import TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
 from storage.files.datasets import prepare
 from storage.files.layout import lock_of

@@ -16,8 +16,9 @@ from kd.models.numerics import place
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.evaluation import evaluate, predict
-from kd.training.loop import Plan, TrainingState, train
+from kd.training.loop import Plan, train
 from kd.training.scoring import objective
+from kd.training.state import TrainingState
 from kd.training.teacher import TeacherSource
 from storage.files.artifacts import locked, sweep
 from storage.files.checkpoints import read_checkpoint, write_checkpoint
