@@ -24,8 +24,10 @@ from conductor.stages.provenance import (
     kept_settings,
     kernels_change,
     remember_command,
+    versions_change,
 )
 from kd.errors import RetortError, StudyError
+from kd.protocol import Protocol
 from reports.wording import measure
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, for_study, load_space, with_feasible
@@ -140,7 +142,7 @@ class Study:
         preparation.models()  # what can fail without data fails before they are read
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
-        if kept and (change := kernels_change(kept, data.kernels)):
+        for change in _changes(kept, data.kernels, self._request.protocol) if kept else ():
             self._display.say(change)
         preparation.models(data)
         data = preparation.taps(data, _distils(self._spaces))
@@ -214,6 +216,12 @@ class _Clock:
         settings.seconds[stage] = round(settings.seconds.get(stage, 0.0) + now - self._last, 3)
         settings.write(self._paths.settings)
         self._last = now
+
+
+def _changes(kept: StudySettings, kernels: str, protocol: Protocol) -> list[str]:
+    """Return the lines on what differs from the study's earlier sessions."""
+    lines = kernels_change(kept, kernels), versions_change(kept, protocol)
+    return [line for line in lines if line]
 
 
 def _distils(spaces: list[Space]) -> bool:

@@ -258,6 +258,22 @@ def kernels_change(kept: StudySettings, now: str) -> str:
     )
 
 
+def versions_change(kept: StudySettings, protocol: Protocol) -> str:
+    """Return the line to print if a study continues with other libraries; else empty."""
+    now = _versions(protocol)
+    changed = [
+        f"{name} {kept.versions[name]}, now {now[name]}"
+        for name in now
+        if name in kept.versions and kept.versions[name] != now[name]
+    ]
+    if not changed:
+        return ""
+    return (
+        f"versions: this study was begun with {', '.join(changed)}: further results may differ "
+        "from those of an uninterrupted study"
+    )
+
+
 def machine(kernels: str) -> dict[str, str]:
     """Describe the machine; `kernels` are those of convolutions, empty on a GPU."""
     return {

@@ -84,7 +84,7 @@ def _pass(network: Network, files: Path) -> Tensor:
     try:
         with (
             torch.random.fork_rng(devices=[]),
-            refusing(name, files, f"does not accept images {list(values.shape)}"),
+            refusing(name, files, f"does not accept {inputs}, {EXAMPLES} at once"),
         ):
             before = torch.get_rng_state()
             logits, _ = _refused_by_line(network, values, files)

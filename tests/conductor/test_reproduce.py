@@ -2,13 +2,16 @@
 
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from conductor.command_line.cli import main
-from conductor.stages.provenance import kernels_change, kernels_so_far
+from conductor.stages.provenance import kernels_change, kernels_so_far, versions_change
 from conductor.tools.reproducing import first_difference
+from kd.protocol import Protocol
+from storage.files.artifacts import read_record
 from storage.files.layout import Layout, RunLayout, StudyLayout
 from storage.files.records import Finalists, RunRecord, StudySettings
 from tests.support.tiny import assert_one_line, hasten
@@ -183,6 +186,18 @@ def test_a_study_that_continues_with_other_kernels_prints_it(tiny_study, was, no
     line = kernels_change(replace(kept, machine={**kept.machine, "kernels": was}), now)
     assert line.startswith(said)
     assert bool(line) == bool(said)
+
+
+def test_a_study_that_continues_with_other_libraries_prints_it(tiny_study):
+    paths = Layout(tiny_study).study("digits")
+    kept, now = StudySettings.read(paths.settings), read_record(paths.protocol, Protocol)
+    assert versions_change(kept, now) == ""
+    older = replace(kept, versions={**kept.versions, "optuna": "4.0", "gone": "1"})
+    line = versions_change(older, now)
+    assert line.startswith(
+        f"versions: this study was begun with optuna 4.0, now {version('optuna')}: "
+    )
+    assert "gone" not in line
 
 
 def test_the_same_command_with_other_kernels_reports_it_and_keeps_both(copied, capsys, monkeypatch):

@@ -170,7 +170,10 @@ BAD = {
         r"^mine\.py:small must return an nn\.Module, got list \(mine\.py, line 6, in smal",
     ),
     "logits": (GOOD.replace("24, classes", "24, 7"), r"return logits \[B, 3\], got \[2, 7\] for"),
-    "images": (GOOD.replace("(6, 2, 2)", "(6, 9, 9)"), r"^mine\.py:small does not accept images "),
+    "images": (
+        GOOD.replace("(6, 2, 2)", "(6, 9, 9)"),
+        r"^mine\.py:small does not accept images of 1x8x8, 2 at once: ",
+    ),
     "lazy": (
         GOOD.replace("nn.Conv2d(4, 6,", "nn.LazyConv2d(6,"),
         r"small has the lazy layer stage1, LazyConv2d, whose shape .*; use Conv2d with its number ",
@@ -203,7 +206,7 @@ BAD = {
     ),
     "raising": (
         layer("return {}['absent']"),
-        r"small does not accept images \[2, 1, 8, 8\]: KeyError: 'absent' "
+        r"small does not accept images of 1x8x8, 2 at once: KeyError: 'absent' "
         r"\(mine\.py, line 8, in forward\); correct it there, and run the same command again$",
     ),
     "raising in evaluation": (
@@ -270,6 +273,13 @@ def test_a_library_is_refused_by_its_name_and_with_the_nearest():
     ) as e:
         try_shapes("torchvision:alexnet", make, classes=3, files=Path())
     assert "\n" not in str(e.value)
+
+
+def test_a_library_that_is_not_installed_is_refused_with_the_command_that_does_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "kd.models.libraries.timm", raising=False)
+    with pytest.raises(ProtocolError, match=r"^a model of timm needs the package: pip install "):
+        check_exists(parse_model("timm:resnet26t"), Path())
 
 
 def test_a_copy_that_has_changed_or_is_gone_is_refused(tmp_path):
@@ -371,12 +381,14 @@ def prepared(tmp_path_factory) -> Path:
     return root
 
 
-def tried(root: Path, source: str, *, teacher: bool = False, epochs: int = 1) -> dict[str, Any]:
+def tried(
+    root: Path, source: str, *, teacher: bool = False, epochs: int = 1, compiled: bool = False
+) -> dict[str, Any]:
     """Return the last event of the job that tries a model out, as teacher or as student."""
     name = keep(root, source)
     models = {"teacher": name} if teacher else {"students": (name,)}
     [manifest] = (root / "cache" / "data").glob("*/manifest.json")
-    given = protocol(**models, taps=("last1",), teacher_epochs=epochs)
+    given = protocol(**models, taps=("last1",), teacher_epochs=epochs, compile=compiled)
     job = ModelsJob(protocol=given, root=str(root), dataset=manifest.parent.name)
     with pytest.MonkeyPatch.context() as patch:
         leave_kernels_out(patch)
@@ -437,6 +449,23 @@ def test_a_model_whose_tensors_share_memory_passes_all_that_a_study_does(prepare
     for teacher in (False, True):
         last = tried(prepared, MODEL.format(tie=tie, layers=layers), teacher=teacher)
         assert last == Result.of()
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_model_that_does_not_compile_is_refused_before_anything_is_trained(
+    prepared, monkeypatch, teacher
+):
+    def fails(function: Any, **options: Any) -> Any:
+        assert options["fullgraph"] is False
+        raise RuntimeError("an unsupported operation")
+
+    monkeypatch.setattr("torch.compile", fails)
+    assert tried(prepared, GOOD, teacher=teacher) == Result.of()
+    assert tried(prepared, GOOD, teacher=True, epochs=0, compiled=True) == Result.of()
+    last = tried(prepared, GOOD, teacher=teacher, compiled=True)
+    said = "mine.py:small cannot be compiled; use --no-compile: RuntimeError: an unsupported "
+    assert last.reason.startswith(said)
+    assert "\n" not in last.reason
 
 
 def buffer(answer: str, value: str) -> str:

@@ -20,7 +20,7 @@ from kd.losses.adapters import Adapters
 from kd.models import cost
 from kd.models.build import build, check_exists
 from kd.models.network import Network, load_state, same
-from kd.models.numerics import place
+from kd.models.numerics import place, training_forward
 from kd.models.own import refusal
 from kd.models.tryout import refusing, try_out, try_shapes
 from kd.names import parse_model, takes_images
@@ -105,9 +105,11 @@ class Tryout:
         try_out(self._name, make, classes=len(dataset_info(self._job)["classes"]), files=files)
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
+            batch = self._train_split.first(self._job.protocol.batch_size).values
             with self._refusing("does not take a batch of the study"), torch.no_grad():
-                batch = self._train_split.first(self._job.protocol.batch_size)
-                self._built().train(trains)(batch.values)
+                self._built().train(trains)(batch)
+            if trains and self._job.protocol.compile:
+                self._compile(batch)
             with self._refusing("cannot be kept and evaluated"):
                 write_tensors(Path(folder) / "weights.safetensors", network.state_dict())
                 again = self._built(torch.device("cpu"))
@@ -156,6 +158,18 @@ class Tryout:
                 list(train(resumed, RECIPE, plan, self._train_images, few))
             self._compare(whole.tensors(), resumed.tensors())
         return whole.network
+
+    def _compile(self, batch: torch.Tensor) -> None:
+        """Compile forward and backward pass of a batch, which takes from seconds to minutes.
+
+        The compiler keeps what it made on the disk, where later runs find it.
+        """
+        network = self._built().train()
+        with self._refusing("cannot be compiled; use --no-compile"):
+            precision = self._job.protocol.precision
+            forward = training_forward(network, self._device, precision, compiled=True)
+            logits, taps = forward(batch, network.taps)
+            sum((tap.sum() for tap in taps.values()), logits.sum()).backward()
 
     def _fresh_state(self) -> TrainingState:
         network = self._built()
