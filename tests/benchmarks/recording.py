@@ -16,7 +16,7 @@ from workers.jobs import Job, TrainJob
 from workers.pools.worker_pool import Pool
 
 
-class SearchOverError(Exception):
+class SearchOver(BaseException):  # which the command line does not report as a bug
     """The search has ended, and nothing that comes after it is wanted."""
 
 
@@ -95,7 +95,7 @@ class RecordingPool:
     def submit(self, job: Job) -> int:
         span = Span(job, time.perf_counter())
         if self._recording.search_only and span.kind in ("selection", "confirm"):
-            raise SearchOverError
+            raise SearchOver
         ticket = self._pool.submit(job)
         self._open[ticket] = span
         self._recording.spans.append(span)
@@ -127,7 +127,7 @@ def record(
     """
     recording = Recording(workers, search_only, watch)
     arguments = ["run", "--root", str(root), "--workers", str(workers), *flags]
-    with _recorded(recording), redirect_stdout(StringIO()), suppress(SearchOverError):
+    with _recorded(recording), redirect_stdout(StringIO()), suppress(SearchOver):
         if cli.main(arguments):
             raise RuntimeError(f"the study failed: {' '.join(arguments)}")
     recording.ended = time.perf_counter()
