@@ -13,6 +13,7 @@ UNIT = 1 << BITS  # the factor 1: factors are whole numbers
 FRACTION = 256  # parts of a grey level in which the mean of an image is kept
 LUMA = (2989, 5870, 1140)  # of 10,000: red, green and blue in the grey of torchvision
 SHARES = 256  # the share 1 of an image in a mixture
+GROUPED = ("cpu",)  # devices that can be asked for the number of images of a kind
 
 Drawn = Mapping[str, Tensor]
 Change = Callable[[Tensor, Drawn], Tensor]
@@ -87,9 +88,9 @@ def change_groups(
     """Return the batch with each kind of change made to the images that it is for.
 
     `kinds` [B] is the kind of each image. On a CPU each change computes its own images alone;
-    elsewhere it computes all, since a device that is asked for their number makes the step wait.
+    elsewhere it computes all, since a step would wait for a device that is asked for their number.
     """
-    if batch.device.type != "cpu":
+    if batch.device.type not in GROUPED:
         for kind, change in changes:
             chosen = (kinds == kind)[:, None, None, None]
             batch = torch.where(chosen, change(batch, drawn), batch)

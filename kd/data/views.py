@@ -48,21 +48,22 @@ class Mixture:
 
     def change(self, function: Callable[[Tensor], Tensor]) -> "Mixture":
         return Mixture(
-            *map(function, (self.partner, self.share, self.chosen)),
+            function(self.partner),
+            function(self.share),
+            function(self.chosen),
             tuple(part.change(function) for part in self.members),
             tuple(part.change(function) for part in self.partners),
         )
 
     def mix(self, images: Tensor, partners: Tensor) -> Tensor:
         """Mix augmented images [B, C, H, W] with their partners, each as its kind of mixing."""
-        kinds = [
-            _checked(
-                part,
-                images,
-                cast(Mixing, part.member).mix(images, partners, part.drawn, part.value),
-            )
-            for part in self.members
-        ]
+        kinds = []
+        for part in self.members:
+            member = cast(Mixing, part.member)
+            mixed = member.mix(images, partners, part.drawn, part.value)
+            kinds.append(_checked(part, images, mixed))
+        if len(kinds) == 1:
+            return kinds[0]
         own = torch.arange(len(images), device=images.device)
         return torch.cat(kinds).index_select(0, own + len(images) * self.chosen)
 

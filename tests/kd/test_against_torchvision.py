@@ -117,8 +117,11 @@ def torchvisions(image: Tensor, operation: str, strength: int) -> Tensor:
     table, signed = augment._AUGMENTATION_SPACE[name]
     magnitudes = table(trivial.STRENGTHS, *image.shape[-2:])
     size = 0.0 if magnitudes is None else float(magnitudes[abs(strength)])
+    # the table is float32, in which a threshold of 17 is 17.0000009, and 16 pixels are 15.999999
     if name == "Solarize":
-        size = round(size * 255 * 2) / 2 / 255  # the table's float32 turns 17.0 into 17.0000005
+        size = round(size * 255 * 2) / 2 / 255
+    if name.startswith("Translate"):
+        size = round(size, 4)
     size *= -1 if signed and strength < 0 else 1
     return augment._apply_image_or_video_transform(
         image, name, size, interpolation=InterpolationMode.NEAREST, fill=augment._fill
@@ -152,7 +155,9 @@ def test_trivial_is_torchvisions_at_every_strength(
         else:
             assert gap(found[row], expected) <= 1, strength
     if operation in {"identity", "posterize", "solarize", "equalize", "translate-x", "translate-y"}:
-        expected = [torchvisions(image, operation, s) for image, s in zip(images, strengths)]
+        expected = [
+            torchvisions(image, operation, s) for image, s in zip(images, strengths, strict=True)
+        ]
         assert torch.equal(found, torch.stack(expected))
 
 
@@ -162,7 +167,9 @@ def test_pixels_that_move_are_torchvisions_except_midway() -> None:
     images = pictures(len(strengths), 3, 33)
     for operation in ("shear-x", "shear-y", "rotate"):
         found = trivial.apply(images, rows_of(operation, strengths, 33), 0)
-        expected = [torchvisions(image, operation, s) for image, s in zip(images, strengths)]
+        expected = [
+            torchvisions(image, operation, s) for image, s in zip(images, strengths, strict=True)
+        ]
         assert torch.equal(found, torch.stack(expected))
 
 
@@ -190,14 +197,11 @@ def test_other_numbers_of_channels_have_the_mean_as_their_grey(name: str, channe
 def test_shares_have_the_beta_distribution(alpha: float) -> None:
     shares = draw_shares(generator(), 20_000, alpha).numpy() / 256
     expected = np.random.default_rng(0).beta(alpha, alpha, 20_000)
-    assert (shares.min(), shares.max()) >= (0, 0)
-    assert shares.max() <= 1
+    assert 0 <= shares.min() < shares.max() <= 1
     assert shares.mean() == pytest.approx(0.5, abs=0.015)
     assert shares.std() == pytest.approx(expected.std(), abs=0.01)
-    points = np.linspace(0.1, 0.9, 9)
-    np.testing.assert_allclose(
-        np.quantile(shares, points), np.quantile(expected, points), atol=0.025
-    )
+    for point in np.arange(0.5, 256, 25) / 256:
+        assert (shares < point).mean() == pytest.approx((expected < point).mean(), abs=0.02)
 
 
 @BOTH
