@@ -154,11 +154,12 @@ def test_trivial_is_torchvisions_at_every_strength(
             assert (found[row] != expected).any(0).double().mean() <= 1.5 / size, strength
         else:
             assert gap(found[row], expected) <= 1, strength
-    if operation in {"identity", "posterize", "solarize", "equalize", "translate-x", "translate-y"}:
-        expected = [
-            torchvisions(image, operation, s) for image, s in zip(images, strengths, strict=True)
-        ]
-        assert torch.equal(found, torch.stack(expected))
+    expected = torch.stack(
+        [torchvisions(image, operation, s) for image, s in zip(images, strengths, strict=True)]
+    )
+    rounded = {"brightness", "color", "contrast", "autocontrast", "shear-x", "shear-y", "rotate"}
+    most = {"sharpness": 0.001} | dict.fromkeys(rounded, 0.03)
+    assert (found != expected).double().mean() <= most.get(operation, 0)
 
 
 def test_pixels_that_move_are_torchvisions_except_midway() -> None:
