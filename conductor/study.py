@@ -27,6 +27,7 @@ from conductor.stages.provenance import (
     versions_change,
 )
 from kd.errors import RetortError, StudyError
+from kd.names import mixes
 from kd.protocol import Protocol
 from reports.wording import measure
 from search_spaces.context import StudyContext
@@ -54,7 +55,10 @@ class Study:
         self._paths = self._layout.study(request.name)
         protocol = request.protocol
         self._context = StudyContext(
-            taps=protocol.tap_names, optimizer=protocol.optimizer, students=protocol.students
+            taps=protocol.tap_names,
+            optimizer=protocol.optimizer,
+            students=protocol.students,
+            mixing=mixes(protocol.augment),
         )
         self._spaces = [load_space(space, self._context) for space in request.spaces]
         self._url = request.url

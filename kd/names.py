@@ -195,7 +195,8 @@ def parse_augment(text: str, image_size: int) -> tuple[tuple[str, float | None],
 
     An omitted value becomes the augmentation's default, or None if it takes no value.
 
-    Raises ProtocolError for an unknown or repeated name, and for a value out of range.
+    Raises ProtocolError for an unknown or repeated name, a value out of range, and an augmentation
+    that follows one that mixes images.
     """
     if text.strip() == "none":
         return ()
@@ -205,8 +206,23 @@ def parse_augment(text: str, image_size: int) -> tuple[tuple[str, float | None],
         AUGMENTATIONS.check(name)
         if name in values:
             raise ProtocolError(f"augment must not repeat a name, got {text!r}")
+        if not _mixes(name) and (before := [other for other in values if _mixes(other)]):
+            raise ProtocolError(
+                f"augment must name {', '.join(before)} last, which mixes images that are "
+                f"augmented already, got {text!r}"
+            )
         values[name] = _augment_value(name, value if equals else None, image_size)
     return tuple(values.items())
+
+
+def mixes(augment: str) -> bool:
+    """Return whether an augmentation that a protocol names mixes each image with another one."""
+    names = () if augment == "none" else augment.split(",")
+    return any(_mixes(name.partition("=")[0]) for name in names)
+
+
+def _mixes(name: str) -> bool:
+    return bool(AUGMENTATIONS.literals(name).get("MIXES", False))
 
 
 def augment_text(parts: tuple[tuple[str, float | None], ...]) -> str:

@@ -24,6 +24,7 @@ class StudyContext:
     taps: tuple[str, ...] = ("last1", "last2", "last3")
     optimizer: str = "sgd"
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
+    mixing: bool = False  # whether augmentation mixes images, as mixup: then dkd is not defined
 
     @property
     def lr(self) -> Range:

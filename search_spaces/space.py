@@ -16,6 +16,7 @@ from typing import Any, cast
 from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError, one_line
+from kd.names import LOGIT_LOSSES
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
@@ -56,7 +57,8 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
 
     If there are several students, the student is a parameter unless the recipe names it. Raises
     ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests something
-    other than a Recipe, or a recipe with a tap or student that the study lacks.
+    other than a Recipe, or a recipe with a tap or student that the study lacks, or a loss that
+    its augmentation rules out.
     """
     study = study or StudyContext()
     path, own, line = Path(name_or_path), None, ""
@@ -100,6 +102,8 @@ def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[
                 f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: use "
                 "only these in the space, or add the others to --taps"
             )
+        if study.mixing:
+            _check_mixing(recipe)
         if not recipe.student and len(study.students) > 1:
             chosen = trial.suggest_categorical("student", study.students)
             recipe = replace(recipe, student=chosen)
@@ -107,6 +111,17 @@ def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[
         return recipe
 
     return suggest_of_study
+
+
+def _check_mixing(recipe: Recipe) -> None:
+    """Raise ProtocolError for a loss that is not defined for images mixed of two."""
+    kind = recipe.soft_kind
+    if kind in LOGIT_LOSSES.names and LOGIT_LOSSES.literals(kind).get("ONE_LABEL"):
+        raise ProtocolError(
+            f"it has soft_kind={kind}, which needs one label for each image, and --augment mixes "
+            "images: use another soft_kind where study.mixing is true, or an --augment without "
+            "mixup and cutmix"
+        )
 
 
 def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:

@@ -35,7 +35,9 @@ PROTOCOL = Protocol(
     dataset="digits",
     image_size=16,
     train_size=64,
-    augment="crop=4,flip,cutout=4",
+    augment=(  # all that there are: each is compared with the CPU
+        "resized-crop=0.35,crop=4,flip,trivial,jitter=0.4,erase=0.25,cutout=4,mixup=0.2,cutmix=1"
+    ),
     teacher="resnet8-w0.25",
     teacher_epochs=1,
     students=("resnet8-w0.125",),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from kd.data.labels import Labels, MixedLabels
 from kd.data.sources import Source
 from kd.data.views import View, render, view
 from kd.errors import DataError
@@ -185,7 +186,14 @@ class Examples:
 
         Index and rows must be on the device of the examples.
         """
-        return render(self.values.index_select(0, index), rows)
+        return render(self.values.index_select(0, index), rows, self.values)
+
+    def targets(self, index: Tensor, rows: View) -> Labels:
+        """Return the labels [B] of the same batch, with their partners' where the view mixes."""
+        labels = self.labels[index]
+        if rows.mixture is None:
+            return labels
+        return MixedLabels(labels, self.labels[rows.mixture.partner], rows.mixture.share)
 
 
 @cache

@@ -122,10 +122,11 @@ def _train_epoch(
         temperature = recipe.temperature.value(progress)
         alpha = recipe.alpha.value(progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
-        images = data.batch(here, rows.at(here))
+        own = rows.at(here)
+        images = data.batch(here, own)
         logits, maps = forward(images, recipe.feature_taps)
         reading = _read(source, recipe, k, index, images)
-        labels = data.labels[here]
+        labels = data.targets(here, own)
         parts = losses.compute(temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         for group in state.optimizer.param_groups:

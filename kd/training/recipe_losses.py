@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kd.data.labels import Labels, MixedLabels, targets
 from kd.losses import features
 from kd.losses import logits as logit_losses
 from kd.losses.adapters import Adapters, feature_loss
@@ -40,12 +41,17 @@ class RecipeLosses:
         temperature: float,
         student_logits: Tensor,
         student_taps: Mapping[str, Tensor],
-        labels: Tensor,
+        labels: Labels,
         reading: TeacherReading | None,
         adapters: Adapters,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the hard, soft and feature losses of a batch; a term that is missing is 0."""
+        """Return the hard, soft and feature losses of a batch; a term that is missing is 0.
+
+        A soft loss receives the labels of mixed images as the share of each class, [B, C].
+        """
         hard_loss = hard(student_logits, labels, self.label_smoothing)
+        if isinstance(labels, MixedLabels):
+            labels = targets(labels, student_logits.shape[1])
         soft_loss = feature = torch.zeros_like(hard_loss)
         if reading is not None:
             if self.soft:

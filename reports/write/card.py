@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd.names import OPTIMIZERS, SOURCES, parse_dataset, parse_model, parse_weights
+from kd.names import OPTIMIZERS, SOURCES, mixes, parse_dataset, parse_model, parse_weights
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -230,12 +230,13 @@ def _training(findings: Findings, exported: Exported) -> str:
     crops = " and received the same crops as the student" * (example == "image")
     teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
     teacher = teacher * exported.finalist.distils
+    mixed = ", whose labels are mixed by the same shares" * mixes(protocol.augment)
     return escaped(
         f"{_start(protocol.student_weights)} on {count}the training split of {protocol.dataset}, "
         f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
-        f"augmentation: {protocol.augment}.{teacher} The weights are those after the last epoch."
+        f"augmentation: {protocol.augment}{mixed}.{teacher} The weights are those after the last epoch."
     )
 
 

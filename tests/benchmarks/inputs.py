@@ -1,4 +1,4 @@
-"""What a step's input costs: rows of the view, gather, crop, flip, normalise.
+"""What a step's input costs: rows of the view, gather, augmentations, normalise.
 
 Against the step that it feeds, and against the usual way: a DataLoader over PIL images with
 torchvision's transforms. One thread, as workers have it; the loader's processes come on top.
@@ -25,6 +25,13 @@ from tests.support.small import floats
 BATCH = 128
 CHANNELS = 3
 AUGMENT = "crop=4,flip"
+OTHERS = (  # what stronger recipes use, and all that mixes
+    "resized-crop,flip",
+    "crop=4,flip,trivial,cutout=8",
+    "crop=4,flip,jitter,erase",
+    "crop=4,flip,mixup,cutmix",
+    "resized-crop,flip,trivial,erase,mixup,cutmix",
+)
 EPOCH = 352  # batches; the images of CIFAR-10's training split, which no cache of a core holds
 STEPS = 4  # training steps that are timed together
 
@@ -44,6 +51,16 @@ def figures(quick: bool) -> Iterator[Figure]:
             note=f"{STEPS} steps of {BATCH} images, 1 thread",
         )
     data = random_images(BATCH * (2 if quick else 80), CHANNELS, 32)
+    for augment in OTHERS:
+        yield ratio(
+            f"a step's input with {augment} / the step, resnet8, 32x32",
+            partial(prepare, data, augment),
+            trainer("resnet8", data),
+            scale=STEPS * BATCH / len(data),
+            rounds=1 if quick else 9,
+            goal=0.15,
+            note=f"{STEPS} steps of {BATCH} images, 1 thread",
+        )
     for processes in (0, 2):
         yield ratio(
             f"input by a DataLoader, {processes} processes / by Retort, 32x32",
@@ -56,12 +73,13 @@ def figures(quick: bool) -> Iterator[Figure]:
         )
 
 
-def prepare(data: Examples) -> None:
+def prepare(data: Examples, augment: str = AUGMENT) -> None:
     """Make the input of an epoch, batch after batch, as `kd.training.loop` and a network do."""
-    rows = data.view(0, 0, AUGMENT)
+    rows = data.view(0, 0, augment)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for index in order.split(BATCH):
-        data.inputs.normalise(data.batch(index, rows.at(index))), data.labels[index]
+        own = rows.at(index)
+        data.inputs.normalise(data.batch(index, own)), data.targets(index, own)
 
 
 def trainer(name: str, data: Examples) -> Callable[[], None]:

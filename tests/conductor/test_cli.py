@@ -225,6 +225,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["--taps", "last9"],
         "resnet20 has no tap 'last9'; use --taps last1,last2,last3",
     ),
+    "augmentation behind one that mixes": (
+        ["--augment", "mixup,flip"],
+        "augment must name mixup last, which mixes images that are augmented already, got 'mixup,f",
+    ),
     "no lag": (["--lag", "0"], "--lag must be at least 1, got 0"),
     "no workers": (["--workers", "0"], "--workers must be auto, inline, ray or a number, got '0'"),
     "negative workers": (["--workers", "-1"], "--workers"),

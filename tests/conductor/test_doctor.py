@@ -23,7 +23,7 @@ from conductor.tools.self_test import Part, disk_part, parts, worker_part
 from conductor.tools.tiny_study import PROTOCOL, TinyStudy, doctor_request
 from kd.errors import WorkerError
 from kd.models.families.torchvision import imagenet_files
-from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
+from kd.names import AUGMENTATIONS, FEATURE_LOSSES, LOGIT_LOSSES, parse_augment
 from storage.studies.databases import close_storage, open_storage
 from tests.whole.test_faults import disk, remount
 from workers.jobs import ExamineJob, MachineJob, PrepareJob
@@ -301,6 +301,10 @@ def test_a_device_that_computes_another_loss_is_noticed(ground, monkeypatch, nam
     monkeypatch.setattr(jobs, "_computed", lambda device: next(found))
     with pytest.raises(WorkerError, match=f"^{name} on cpu differs from the CPU's by"):
         say(ground, "losses")
+
+
+def test_every_augmentation_is_compared():
+    assert {name for name, _ in parse_augment(PROTOCOL.augment, 16)} == {*AUGMENTATIONS.names}
 
 
 def test_every_loss_is_compared_with_its_gradient():

@@ -325,3 +325,18 @@ def test_pairs_of_taps_are_announced_as_they_were_given_and_none_in_common_too()
     assert any("taps layer3=layer2+layer2=layer1" in line for line in announced(given, ("last1",)))
     none = request(protocol=fakes.protocol())
     assert any(line.endswith("taps none") for line in announced(none, ()))
+
+
+def test_dkd_is_refused_where_augmentation_mixes_images(tmp_path, capsys):
+    space = tmp_path / "mine.py"
+    space.write_text(
+        "from kd.recipe import Recipe, Schedule\n"
+        "def suggest(trial, study):\n"
+        "    alpha = Schedule.constant(trial.suggest_float('a', 0, 1))\n"
+        "    return Recipe(soft_kind='dkd', alpha=alpha)\n"
+    )
+    flags = ["--dataset", "digits", "--space", str(space), "--root", str(tmp_path / "runs")]
+    assert main([*flags, "--augment", "flip,cutmix"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "soft_kind=dkd, which needs one label for each image, and --augment mixes images" in line
+    assert not (tmp_path / "runs").exists()

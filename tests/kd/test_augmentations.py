@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from kd.augmentations import jitter
+from kd.augmentations import _shared, jitter
 from kd.data.views import render, view
 from kd.errors import ProtocolError, WorkerError
-from kd.names import AUGMENTATIONS, augment_text, parse_augment
+from kd.names import AUGMENTATIONS, augment_text, mixes, parse_augment
 from tests.support.processes import python
-from tests.support.small import noise, protocol
+from tests.support.small import labelled, noise, protocol
 
 
 @pytest.mark.parametrize(
@@ -24,6 +23,8 @@ from tests.support.small import noise, protocol
         (" flip , crop=2", (("flip", None), ("crop", 2))),
         ("jitter=1", (("jitter", 1.0),)),
         ("jitter=.40,cutout", (("jitter", 0.4), ("cutout", 8))),
+        ("trivial,resized-crop", (("trivial", None), ("resized-crop", 0.35))),
+        ("flip,cutmix,mixup=1", (("flip", None), ("cutmix", 1.0), ("mixup", 1.0))),
     ],
 )
 def test_names_and_values_are_read_in_the_order_given(text, parts) -> None:
@@ -45,8 +46,15 @@ def test_a_default_larger_than_the_image_is_the_image() -> None:
     ("text", "message"),
     [
         ("flop", "unknown augmentation 'flop'; did you mean flip?"),
-        ("mosaic", "unknown augmentation 'mosaic'; known: crop, cutout, flip, jitter"),
-        ("", "unknown augmentation ''; known: crop, cutout, flip, jitter"),
+        ("mosaic", "unknown augmentation 'mosaic'; known: crop, cutmix, cutout, erase, flip, "),
+        ("", "unknown augmentation ''; known: crop, cutmix, cutout, erase, flip, jitter, "),
+        ("cut-mix", "unknown augmentation 'cut-mix'; did you mean cutmix?"),
+        ("resized_crop=0.5", "unknown augmentation 'resized_crop'; did you mean resized-crop?"),
+        ("trivial=3", "augmentation trivial takes no value, got trivial='3'"),
+        ("erase=0", "augmentation erase takes a number in 0.01-1, as in erase=0.25, got erase='0'"),
+        ("mixup=0", "augmentation mixup takes a number in 0.01-10, as in mixup=0.2, got mixup='0'"),
+        ("cutmix,flip", "augment must name cutmix last, which mixes images that are augmented "),
+        ("mixup,cutmix,flip", "augment must name mixup, cutmix last, which mixes images that are "),
         ("crop,none", "unknown augmentation 'none'; known: crop"),
         ("crop=1,crop=2", "augment must not repeat a name, got 'crop=1,crop=2'"),
         ("flip=0.5", "augmentation flip takes no value, got flip='0.5'"),
@@ -90,26 +98,35 @@ def test_a_member_is_described_and_is_pure(name: str) -> None:
         return member.draw(torch.Generator().manual_seed(1), 9, (3, 8, 8), value)
 
     assert all(len(tensor) == 9 for tensor in drawn().values())
+
+    def changed() -> torch.Tensor:
+        if mixes(name):
+            return member.mix(images, images.flip(0), drawn(), value)
+        return member.apply(images, drawn(), value)
+
     torch.manual_seed(0)
-    one = member.apply(images, drawn(), value)
+    one = changed()
     torch.manual_seed(1)
-    assert torch.equal(member.apply(images, drawn(), value), one)
+    assert torch.equal(changed(), one)
     assert (one.dtype, one.shape) == (torch.uint8, images.shape)
     assert not torch.equal(one, images)
     assert torch.equal(images, before)
 
 
-def test_jitter_scales_pixels_then_their_distance_to_the_mean() -> None:
-    images = noise(40, 3)
-    drawn = jitter.draw(torch.Generator().manual_seed(1), 40, (3, 8, 8), 0.5)
-    factors = {name: tensor.numpy()[:, None, None, None] / 256 for name, tensor in drawn.items()}
-    assert all(0.5 <= f.min() < 0.6 < 1.4 < f.max() <= 1.5 for f in factors.values())
-    bright = np.clip(images.numpy() * factors["brightness"], 0, 255)
-    mean = bright.mean((1, 2, 3), keepdims=True)
-    expected = np.clip((bright - mean) * factors["contrast"] + mean, 0, 255)
-    np.testing.assert_allclose(jitter.apply(images, drawn, 0.5), expected, atol=2.5)
-    still = {name: torch.full_like(tensor, 256) for name, tensor in drawn.items()}
-    assert torch.equal(jitter.apply(images, still, 0.5), images)
+@pytest.mark.parametrize("text", [*AUGMENTATIONS.names, "crop=2,trivial,erase,mixup,cutmix"])
+def test_a_batch_renders_alike_whatever_its_division_and_device(text: str, monkeypatch) -> None:
+    """Single images, uneven batches and all at once give the same bytes, grouped or not."""
+    data = labelled(40, channels=3)
+    rows = data.view(3, 1, text)
+    whole = render(data.values, rows)
+    assert not torch.equal(whole, data.values)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    for size in (1, 7, 40):
+        parts = [data.batch(index, rows.at(index)) for index in order.split(size)]
+        assert torch.equal(torch.cat(parts), whole[order])
+    other = data.view(3, 1, text).to(torch.device("cpu"))
+    monkeypatch.setattr(_shared, "GROUPED", ())  # as on other devices
+    assert torch.equal(render(data.values, other), whole)
 
 
 def test_an_augmentation_that_returns_other_numbers_is_named(monkeypatch) -> None:

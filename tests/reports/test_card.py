@@ -65,3 +65,8 @@ def test_images_are_called_images(findings: Findings) -> None:
     for words in ("test images", "over seeds and test images", "on the same images and received"):
         assert words in text
     assert "With other light, sensors or classes" in text
+    assert "labels are mixed" not in text
+    augment = "crop=1,mixup=0.2"
+    data = replace(findings.data, protocol=replace(findings.data.protocol, augment=augment))
+    text = card(replace(findings, data=data), square())
+    assert f"augmentation: {augment}, whose labels are mixed by the same shares." in text

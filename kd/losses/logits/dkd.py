@@ -8,6 +8,8 @@ from torch import Tensor
 from kd.errors import require
 from kd.losses.logits._shared import divergence
 
+ONE_LABEL = True  # it is not defined for images that are mixed of two
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
