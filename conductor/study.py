@@ -54,7 +54,10 @@ class Study:
         self._paths = self._layout.study(request.name)
         protocol = request.protocol
         self._context = StudyContext(
-            taps=protocol.tap_names, optimizer=protocol.optimizer, students=protocol.students
+            taps=protocol.tap_names,
+            optimizer=protocol.optimizer,
+            students=protocol.students,
+            pretrained=protocol.student_weights != "none",
         )
         self._spaces = [load_space(space, self._context) for space in request.spaces]
         self._url = request.url
