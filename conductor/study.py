@@ -59,6 +59,7 @@ class Study:
             optimizer=protocol.optimizer,
             students=protocol.students,
             mixing=mixes(protocol.augment),
+            pretrained=protocol.student_weights != "none",
         )
         self._spaces = [load_space(space, self._context) for space in request.spaces]
         self._url = request.url

@@ -80,8 +80,15 @@ class Protocol(JsonData):
         "state dict (.safetensors, .pth, .pt)",
     ] = "none"
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
-    teacher_lr: Annotated[float, "learning rate of the teacher"] = 0.1
-    teacher_weight_decay: Annotated[float, "weight decay of the teacher"] = 5e-4
+    teacher_optimizer: Annotated[str, "optimizer of the teacher, one of those of --optimizer"] = (
+        "sgd"
+    )
+    teacher_lr: Annotated[
+        float, "learning rate of the teacher (default: the first that its students would try)"
+    ] = 0.1
+    teacher_weight_decay: Annotated[
+        float, "weight decay of the teacher (default: that of its optimizer)"
+    ] = 5e-4
     students: Annotated[
         tuple[str, ...],
         "model that learns; repeat the flag, or separate by commas, and each trial chooses one",
@@ -113,7 +120,17 @@ class Protocol(JsonData):
     confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
-    optimizer: Annotated[str, "optimizer of the students; teachers use sgd", OPTIMIZERS] = "sgd"
+    optimizer: Annotated[str, "optimizer of the students", OPTIMIZERS] = "sgd"
+    clip: Annotated[
+        float,
+        "largest norm of the gradient, of teacher and students; a longer gradient is scaled down "
+        "to it (0: no limit)",
+    ] = 0.0
+    ema: Annotated[
+        float,
+        "decay of an exponential moving average of the students' weights, as in 0.99: the average "
+        "is validated, tested and exported; teachers have none (0: none)",
+    ] = 0.0
     metric: Annotated[str, "metric that ranks trials and compares recipes", METRICS] = "accuracy"
     margin: Annotated[
         float,
@@ -145,6 +162,8 @@ class Protocol(JsonData):
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
+        OPTIMIZERS.check(self.teacher_optimizer)
+        require("ema must be below 1", self.ema < 1, self.ema)
         augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()
@@ -293,5 +312,6 @@ _RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
     (2, 65_536, ("batch_size",)),
     (1, 1024, ("threads",)),
     (0, 10, ("teacher_lr",)),
-    (0, 1, ("teacher_weight_decay",)),
+    (0, 1, ("teacher_weight_decay", "ema")),
+    (0, 10**6, ("clip",)),
 )

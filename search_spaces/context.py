@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from kd import optimizers
 from kd.errors import ProtocolError
-from kd.optimizers import Range
+from kd.optimizers import Range, Ranges
 
 NO_TAPS = (
     "teacher and students have no taps in common: use logit losses alone where study.taps is "
@@ -17,7 +18,8 @@ NO_TAPS = (
 class StudyContext:
     """The argument `study` of `suggest(trial, study)`, with settings of the protocol.
 
-    The defaults are those of a study without flags. `taps` is empty where teacher and students have
+    The defaults are those of a study without flags, except that without `students` the ranges are
+    the optimizer's own. `taps` is empty where teacher and students have
     none in common.
     """
 
@@ -25,16 +27,29 @@ class StudyContext:
     optimizer: str = "sgd"
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
     mixing: bool = False  # whether augmentation mixes images, as mixup: then dkd is not defined
+    pretrained: bool = False  # whether students start from weights that have been trained
 
     @property
     def lr(self) -> Range:
-        """The range of learning rates of the optimizer, with its default."""
-        return optimizers.load(self.optimizer).LR
+        """The range of learning rates, with its default: see `ranges`."""
+        return self.ranges.lr
 
     @property
     def weight_decay(self) -> Range:
-        """The range of weight decays of the optimizer, with its default."""
-        return optimizers.load(self.optimizer).WEIGHT_DECAY
+        """The range of weight decays, with its default: see `ranges`."""
+        return self.ranges.weight_decay
+
+    @property
+    def ranges(self) -> Ranges:
+        """The ranges of the optimizer for the students, those of several joined.
+
+        The defaults are those of the first.
+        """
+        found = [
+            optimizers.ranges(self.optimizer, student, pretrained=self.pretrained)
+            for student in self.students or ("",)
+        ]
+        return reduce(Ranges.joined, found)
 
     def offered(self, choices: Sequence[str]) -> list[str]:
         """Return the choices, such as last1+last2, whose taps are all among the study's.

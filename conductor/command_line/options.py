@@ -10,6 +10,7 @@ from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_files import pin_models, pin_weights
+from kd import optimizers
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
 from kd.names import SOURCES, WEIGHTS
@@ -49,6 +50,7 @@ def make_request(options: argparse.Namespace) -> Request:
     if "margin" not in protocol_fields and "margin" not in given:
         metric = {**protocol_fields, **given}.get("metric", "accuracy")
         given["margin"] = load_metric(metric).MARGIN
+    given = {**_teacher_defaults({**protocol_fields, **given}, protocol_fields), **given}
     arms, space = getattr(options, "arms", None), getattr(options, "space", None)
     if kept and not arms and not space:
         spaces = _kept_spaces(kept, layout)
@@ -66,6 +68,23 @@ def make_request(options: argparse.Namespace) -> Request:
         "own": own,
     }
     return Request(**chosen)
+
+
+def _teacher_defaults(chosen: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
+    """Return learning rate and weight decay of a teacher for which the base has none that fit.
+
+    Those of the base, a preset or an existing study, hold for its own optimizer.
+    """
+    optimizer = chosen.get("teacher_optimizer", "sgd")
+    pretrained = chosen.get("teacher_weights", "none") != "none"
+    ranges = optimizers.ranges(optimizer, chosen["teacher"], pretrained=pretrained)
+    defaults = {
+        "teacher_lr": ranges.lr.default,
+        "teacher_weight_decay": ranges.weight_decay.default,
+    }
+    if optimizer != base.get("teacher_optimizer", "sgd"):
+        return defaults
+    return {name: value for name, value in defaults.items() if name not in base}
 
 
 def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:

@@ -1,4 +1,7 @@
-"""SGD with Nesterov momentum 0.9."""
+"""SGD with Nesterov momentum 0.9.
+
+Weight decay holds for all parameters, as in the papers of the catalogue's models.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,14 +10,16 @@ from kd.optimizers import Range
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-LR = Range(low=0.01, high=0.3, default=0.1)
-WEIGHT_DECAY = Range(low=1e-4, high=2e-3, default=5e-4)
+LR = Range(low=0.01, high=0.5, default=0.1)
+WEIGHT_DECAY = Range(low=1e-5, high=5e-3, default=5e-4)
 MOMENTUM = 0.9
 
 
 def make(
-    parameters: Sequence["torch.nn.Parameter"],
+    decayed: Sequence["nn.Parameter"],
+    spared: Sequence["nn.Parameter"],
     lr: float,
     weight_decay: float,
     device: "torch.device",
@@ -26,6 +31,7 @@ def make(
     """
     import torch
 
+    parameters = [*decayed, *spared]
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.SGD(
         parameters, lr, momentum=MOMENTUM, nesterov=True, weight_decay=weight_decay, fused=fused

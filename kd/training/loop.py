@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from kd import schedules
 from kd.data.inputs import Examples
@@ -41,6 +42,7 @@ class Plan:
     precision: str = "float32"  # of the forward pass; see `kd.models.numerics`
     compile: bool = False
     metric: str = "accuracy"  # of `EpochMetrics.objective`
+    clip: float = 0.0  # largest norm of the gradient of all trained parameters; 0: no limit
 
     @classmethod
     def of(cls, protocol: Protocol, **own: Any) -> Self:
@@ -83,7 +85,7 @@ def train(
 def _validate(
     state: TrainingState, metric: str, validation: Examples, source: TeacherSource | None
 ) -> dict[str, Any]:
-    logits = predict(state.network, validation)
+    logits = predict(state.result, validation)
     if not logits.isfinite().all():
         raise DivergenceError(f"the weights are not finite after epoch {state.epoch + 1}")
     teacher_logits = source.validation_logits if source else None
@@ -133,7 +135,11 @@ def _train_epoch(
             group["lr"] = lr
         state.optimizer.zero_grad(set_to_none=True)
         backward(loss)
+        if plan.clip:
+            clip_grad_norm_(state.trained, plan.clip)
         state.optimizer.step()
+        if state.average:
+            state.average.update(state.epoch * len(batches) + len(steps))
         steps.append(torch.stack([loss, *parts]).detach())
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}
     return _means(steps, state.epoch) | settings

@@ -13,6 +13,7 @@ from kd.errors import ArtifactError
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
 from kd.recipe import Recipe
+from kd.training.averaging import WeightAverage
 from kd.training.history import EpochMetrics
 
 
@@ -20,24 +21,45 @@ from kd.training.history import EpochMetrics
 class TrainingState:
     """Everything that a run changes. Saved between two epochs, it resumes the run to the last bit.
 
-    Batch order and dropout are drawn from (seed, epoch), so it has no generator's state.
+    Batch order and dropout are drawn from (seed, epoch), so it has no generator's state. `average`
+    is None if no average of the weights is kept.
     """
 
     network: Network
     adapters: Adapters
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None = None
     epoch: int = 0
     history: list[EpochMetrics] = field(default_factory=list)
 
     @classmethod
     def start(
-        cls, network: Network, adapters: Adapters, recipe: Recipe, optimizer: str = "sgd"
+        cls,
+        network: Network,
+        adapters: Adapters,
+        recipe: Recipe,
+        optimizer: str = "sgd",
+        ema: float = 0.0,
     ) -> Self:
-        """Return the state before the first epoch, with the optimizer of student and adapters."""
-        parameters = [*network.parameters(), *adapters.parameters()]
-        device = parameters[0].device
-        made = optimizers.load(optimizer).make(parameters, recipe.lr, recipe.weight_decay, device)
-        return cls(network, adapters, made)
+        """Return the state before the first epoch, with the optimizer of student and adapters.
+
+        `ema` is the decay of the average of the student's weights; 0 keeps none.
+        """
+        decayed, spared = optimizers.divided(network.body, adapters)
+        device = next(network.parameters()).device
+        member = optimizers.load(optimizer)
+        made = member.make(decayed, spared, recipe.lr, recipe.weight_decay, device)
+        return cls(network, adapters, made, WeightAverage(network, ema) if ema else None)
+
+    @property
+    def result(self) -> Network:
+        """The network to evaluate and keep: the average of the weights if there is one."""
+        return self.average.network if self.average else self.network
+
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The parameters of student and adapters, in the order of the optimizer."""
+        return [each for group in self.optimizer.param_groups for each in group["params"]]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state by name.
@@ -54,6 +76,8 @@ class TrainingState:
 
     def _modules(self) -> dict[str, Tensor]:
         modules = {"network": self.network, "adapters": self.adapters}
+        if self.average:
+            modules["average"] = self.average.network
         return {
             f"{part}.{name}": value
             for part, module in modules.items()
@@ -65,7 +89,7 @@ class TrainingState:
 
         Raises ArtifactError, and changes nothing, for tensors of another model or recipe.
         """
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = self.trained
         entries: dict[int, dict[str, Tensor]] = {}
         first: dict[str, Tensor] = {}  # of parameters whose state begins with their first step
         for name, value in named.items():

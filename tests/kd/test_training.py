@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from kd.data.inputs import Examples
 from kd.data.views import render, view
@@ -20,11 +21,11 @@ from kd.errors import ArtifactError, DivergenceError
 from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network
-from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, OPTIMIZERS
 from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
-from kd.training.evaluation import predict
+from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
-from kd.training.loop import Plan, train
+from kd.training.loop import Plan, _batches, train
 from kd.training.scoring import objective
 from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, TeacherReading, fit_projections
@@ -172,6 +173,91 @@ def test_a_step_is_one_of_nesterov_momentum_with_weight_decay(source: LiveTeache
         gradient = before.grad + recipe.weight_decay * before
         expected = before - recipe.lr * 1.9 * gradient
         torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+def clipped_and_averaged_by_torch(
+    optimizer: str, given: Plan, decay: float
+) -> Iterator[tuple[Network, Network]]:
+    """Yield student and average after each step of a loop of torch alone, which smooths nothing."""
+
+    def mean(held: Tensor, new: Tensor, updates: Tensor) -> Tensor:
+        kept = min(decay, float(updates / (9 + updates)))
+        return kept * held + (1 - kept) * new
+
+    student = network()
+    averaged = AveragedModel(student, avg_fn=mean, use_buffers=True)
+    averaged.update_parameters(student)  # which only copies, and counts n from 1
+    layers = (nn.Conv2d, nn.Linear)
+    weights = [each.weight for each in student.modules() if isinstance(each, layers)]
+    others = [each for each in student.parameters() if not any(each is one for one in weights)]
+    if optimizer == "adamw":
+        groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0}]
+        steps: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.01)
+    else:
+        steps = torch.optim.SGD(
+            student.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1
+        )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, given.epochs * 3)
+    for epoch in range(given.epochs):
+        images = render(DATA.values, view(given.view_seed, epoch, DATA.values, given.augment))
+        for index, _ in _batches(given, epoch, len(DATA), DATA.labels.device):
+            steps.zero_grad()
+            functional.cross_entropy(student(images[index]), DATA.labels[index]).backward()
+            norm = nn.utils.clip_grad_norm_(student.parameters(), given.clip)
+            assert norm > given.clip
+            steps.step()
+            schedule.step()
+            averaged.update_parameters(student)
+            yield student, averaged.module
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names)
+def test_steps_clipping_and_average_are_those_of_a_loop_of_torch(
+    optimizer: str, source: LiveTeacher
+) -> None:
+    recipe, given = replace(PLAIN, lr=0.01, weight_decay=0.1), plan(clip=0.3)
+    state = begin(recipe, source, optimizer=optimizer, ema=0.25)  # from the fourth step on
+    seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def keep() -> bool:
+        seen.append((copied(state.network.state_dict()), copied(state.result.state_dict())))
+        return False
+
+    list(run(state, recipe, given, None, stopped=keep))
+    keep()
+    first, *after = seen
+    assert same_bits(*first)
+    assert len(after) == 6
+    own = clipped_and_averaged_by_torch(optimizer, given, 0.25)
+    for (weights, average), (student, averaged) in zip(after, own, strict=True):
+        for found, wanted in ((weights, student), (average, averaged)):
+            named = {**wanted.state_dict()}
+            counters = [name for name in named if name.endswith("num_batches_tracked")]
+            for name in counters:
+                named[name] = student.state_dict()[name]
+            torch.testing.assert_close({**found}, named, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_validated_is_the_average(source: LiveTeacher) -> None:
+    state = begin(DISTILLED, source, ema=0.9)
+    *_, last = run(state, DISTILLED, plan(), source)
+    assert not same_bits(state.result.state_dict(), state.network.state_dict())
+    of_average, of_last = (
+        evaluate(predict(each, VALIDATION), VALIDATION.labels, source.validation_logits)
+        for each in (state.result, state.network)
+    )
+    assert {name: getattr(last, name) for name in of_average} == of_average
+    assert of_average != of_last
+    assert begin(DISTILLED, source).average is None
+
+
+def test_averaging_and_a_limit_that_is_not_reached_change_no_bit_of_training(
+    source: LiveTeacher,
+) -> None:
+    usual, state = trained(HINT, plan(), source, live=source), begin(HINT, source, ema=0.9)
+    list(run(state, HINT, plan(clip=1e6), source))
+    kept = {name: each for name, each in state.tensors().items() if not name.startswith("average")}
+    assert same_bits(kept, usual.tensors())
 
 
 @pytest.mark.parametrize("kind", FEATURE_KINDS)

@@ -28,8 +28,8 @@ from tests.support.processes import python
 TEMPERATURE = FloatDistribution(1, 10, log=True)
 SHARE = FloatDistribution(0, 1)
 COMMON = {
-    "lr": FloatDistribution(0.01, 0.3, log=True),
-    "weight_decay": FloatDistribution(1e-4, 2e-3, log=True),
+    "lr": FloatDistribution(0.01, 0.5, log=True),
+    "weight_decay": FloatDistribution(1e-5, 5e-3, log=True),
     "label_smoothing": FloatDistribution(0, 0.1),
 }
 FEATURE = {
@@ -209,12 +209,12 @@ def enqueued(study):
 
 @pytest.mark.parametrize("arguments", ["trial, study", "trial, *, study"])
 def test_a_file_of_the_user_may_depend_on_taps_students_and_optimizer(tmp_path, arguments):
-    study = StudyContext(taps=("last1",), students=("resnet8",), optimizer="adamw")
+    study = StudyContext(taps=("last1",), students=("resnet18",), optimizer="adamw")
     space = load_space(write(tmp_path, OF_STUDY.replace("trial, study", arguments)), study)
     assert space.enqueued == {"small": {"lr": 0.01}, "default": {"lr": 1e-3}}
     trial = FixedTrial({"lr": 0.01})
     assert space.suggest(trial) == Recipe(lr=0.01)
-    assert trial.user_attrs["seen"] == [("last1",), ("resnet8",), "adamw"]
+    assert trial.user_attrs["seen"] == [("last1",), ("resnet18",), "adamw"]
     assert trial.distributions == {"lr": FloatDistribution(1e-4, 1e-2)}
 
 
@@ -226,6 +226,19 @@ def test_the_ranges_of_rate_and_decay_are_the_optimizers(name):
     [(trial, _)] = drawn(space, 1)
     assert trial.distributions["lr"] == FloatDistribution(1e-4, 1e-2, log=True)
     assert trial.distributions["weight_decay"] == FloatDistribution(1e-3, 0.5, log=True)
+
+
+def test_ranges_hold_for_every_student_and_are_lower_for_pretrained_ones():
+    of_small, of_mobile = (StudyContext(students=(name,)) for name in ("resnet8", "mobilenet_v2"))
+    both = StudyContext(students=("resnet8", "mobilenet_v2"))
+    for name in ("lr", "weight_decay"):
+        one, other, joined = (getattr(study, name) for study in (of_small, of_mobile, both))
+        assert (joined.low, joined.high) == (other.low, one.high)
+        assert joined.default == one.default != other.default
+    tuned = load_space("plain", StudyContext(students=("resnet18",), pretrained=True))
+    assert tuned.enqueued["defaults"]["lr"] == 0.01
+    [(trial, _)] = drawn(tuned, 1)
+    assert trial.distributions["lr"] == FloatDistribution(0.001, 0.05, log=True)
 
 
 # The digest.
@@ -432,7 +445,7 @@ def test_recipes_to_try_first_have_the_first_feasible_student(name):
 @pytest.mark.parametrize("name", SPACES.names)
 def test_one_student_is_no_parameter(name):
     alone = load_space(name)
-    space = with_feasible(load_space(name, StudyContext(students=("resnet8",))), ("resnet8",))
+    space = with_feasible(load_space(name, StudyContext(students=("resnet18",))), ("resnet18",))
     assert space.enqueued == alone.enqueued
     for seed in range(5):
         [(one, recipe)], [(other, same)] = (drawn(each, 1, seed) for each in (alone, space))

@@ -116,7 +116,12 @@ def plan(**changes: Any) -> Plan:
 
 
 def begin(
-    recipe: Recipe, source: LiveTeacher | None, *, name: str = STUDENT, optimizer: str = "sgd"
+    recipe: Recipe,
+    source: LiveTeacher | None,
+    *,
+    name: str = STUDENT,
+    optimizer: str = "sgd",
+    ema: float = 0.0,
 ) -> TrainingState:
     """The state before the first epoch: the same for every recipe, but for its adapters."""
     student = network(name)
@@ -128,7 +133,7 @@ def begin(
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
         seed=0,
     )
-    return TrainingState.start(student, adapters, recipe, optimizer)
+    return TrainingState.start(student, adapters, recipe, optimizer, ema)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

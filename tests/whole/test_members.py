@@ -64,7 +64,7 @@ LR = Range(1e-5, 1e-2, 1e-3)
 WEIGHT_DECAY = Range(1e-3, 1.0, 0.1)
 
 
-def make(parameters, lr, weight_decay, device):
+def make(decayed, spared, lr, weight_decay, device):
     import torch
 
     class Lion(torch.optim.Optimizer):
@@ -79,7 +79,7 @@ def make(parameters, lr, weight_decay, device):
                     p.sub_(group["lr"] * (0.9 * momentum + 0.1 * p.grad).sign())
                     momentum.mul_(0.99).add_(p.grad, alpha=0.01)
 
-    return Lion(parameters, {"lr": lr})
+    return Lion([*decayed, *spared], {"lr": lr})
 '''
 POWER = '''"""Distance of logits to a power."""
 
@@ -155,7 +155,7 @@ def suggest(trial, study):
 
 FLAGS = (
     *("--dataset", "stripes", "--name", "digits", "--optimizer", "tiny-lion", "--space", "mine.py"),
-    *("--sampler", "another", "--pruner", "patient", "--augment"),
+    *("--sampler", "another", "--pruner", "patient", "--clip", "1", "--ema", "0.5", "--augment"),
 )
 
 
@@ -225,7 +225,7 @@ def test_a_study_uses_new_members_and_continues_bit_by_bit_after_a_kill(
     interrupt(killed, capsys, monkeypatch, *flags)
     left = [*(killed / "digits" / "trials").rglob("checkpoint.safetensors")]
     assert len(left) == 1
-    assert "optimizer.0.momentum" in load_file(left[0])
+    assert {"optimizer.0.momentum", "average.body.fc.bias"} <= {*load_file(left[0])}
     succeed(killed, capsys, *flags)
     study = Layout(whole).study("digits")
     for arm in ("mine", "plain"):

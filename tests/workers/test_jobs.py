@@ -25,7 +25,7 @@ from kd.recipe import Recipe, Schedule
 from kd.training.evaluation import evaluate, predict
 from kd.training.teacher import LiveTeacher, TeacherReading
 from storage.files import shards
-from storage.files.artifacts import finish, is_finished, read_manifest
+from storage.files.artifacts import fingerprint, finish, is_finished, read_manifest
 from storage.files.datasets import open_part
 from storage.files.layout import Layout, RunLayout, view_folder
 from storage.files.records import Costs, StudentSizes
@@ -71,6 +71,7 @@ from workers.pools import on_ray
 from workers.runners import measuring, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher
+from workers.runners.preparing import Tuning, teacher_identity
 
 CPU = torch.device("cpu")
 
@@ -243,6 +244,15 @@ def test_a_teacher_that_was_stopped_continues_and_comes_out_the_same(ready: Grou
     assert same_bits(dict(map_tensors(folder / "weights.safetensors")), whole)
 
 
+def test_a_teacher_has_its_own_optimizer_and_no_average(ready: Ground) -> None:
+    given = protocol(teacher_optimizer="adamw", teacher_lr=1e-3, ema=0.5)
+    folder = fingerprint(teacher_identity(Tuning.of(given), ready.dataset))
+    run(ready.job(TeacherJob, protocol=given), StopAfter(5))
+    named = map_tensors(ready.layout.teacher_training(folder).checkpoint)
+    assert {name.partition(".")[0] for name in named} == {"network", "optimizer"}
+    assert {name.rpartition(".")[2] for name in named} >= {"exp_avg", "exp_avg_sq"}
+
+
 def test_a_damaged_teacher_is_refused(ready: Ground) -> None:
     flip(ready.layout.teacher(ready.teacher) / "weights.safetensors")
     assert "weights.safetensors differs from its manifest" in failure(ready.job(TeacherJob))
@@ -383,11 +393,16 @@ def test_verifying_finds_a_shard_of_other_crops(ready: Ground, monkeypatch, feat
 # Training.
 
 
+AVERAGED = protocol(optimizer="adamw", clip=0.5, ema=0.9)
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["usual", "averaged"])
 @pytest.mark.parametrize("recipe", [PLAIN, HINT], ids=["plain", "hint"])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_stopped_run_continues_as_if_it_had_not_been(
-    ready: Ground, recipe: Recipe, steps: int
+    ready: Ground, recipe: Recipe, steps: int, averaged: bool
 ) -> None:
+    ready = replace(ready, protocol=AVERAGED) if averaged else ready
     *said, last = run(ready.train(recipe, "whole"))
     assert last == Result.of(test=None)
     assert [metrics.epoch for metrics in history(said)] == [1, 2]
@@ -397,6 +412,8 @@ def test_a_stopped_run_continues_as_if_it_had_not_been(
     resumed = run(ready.train(recipe, "cut"))
     assert history(resumed) == history(said)
     assert same_bits(checkpoint(ready, "cut"), checkpoint(ready, "whole"))
+    kept = {name.partition(".")[0] for name in checkpoint(ready, "cut")}
+    assert ("average" in kept) == averaged
 
 
 def test_a_finished_run_reports_its_epochs_again_without_training(
@@ -505,6 +522,18 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
     student.load_state_dict(map_tensors(kept.weights))
     again = predict(student, replace(train, values=test["inputs"], labels=test["labels"]))
     assert torch.equal(again, predictions["logits"])
+
+
+def test_the_average_is_what_is_tested_and_kept(ready: Ground) -> None:
+    ready = replace(ready, protocol=AVERAGED)
+    result(confirm(ready, PLAIN))
+    kept, ended = dict(map_tensors(RunLayout(ready.root / "run").weights)), checkpoint(ready)
+    of = {
+        part: {name.removeprefix(f"{part}."): ended[name] for name in ended if part in name}
+        for part in ("average", "network")
+    }
+    assert same_bits(kept, of["average"])
+    assert not same_bits(kept, of["network"])
 
 
 def test_confirmation_trains_as_the_search_does(ready: Ground) -> None:

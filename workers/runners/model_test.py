@@ -175,8 +175,10 @@ class Tryout:
         network = self._built()
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise self._refused("has no parameter that is trained: all are frozen")
-        optimizer = self._job.protocol.optimizer
-        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE, optimizer)
+        protocol = self._job.protocol
+        optimizer = protocol.teacher_optimizer if self._teacher else protocol.optimizer
+        ema = 0.0 if self._teacher else protocol.ema
+        return TrainingState.start(network, Adapters({}, {}, seed=0), RECIPE, optimizer, ema)
 
     def _compare(self, whole: dict[str, torch.Tensor], resumed: dict[str, torch.Tensor]) -> None:
         """Raise ProtocolError if a resumed run differs; on accelerators rounding may differ."""

@@ -116,6 +116,7 @@ class Tuning:
     plan: Plan
     augmented: str  # digest of what the augmentation does
     threads: int
+    optimizer: str = "sgd"
     size: int = 0  # side in pixels of its images (0: as they are stored)
 
     @classmethod
@@ -138,6 +139,7 @@ class Tuning:
             ),
             augmented=augment_digest(protocol.augment, protocol.stored_size),
             threads=protocol.threads,
+            optimizer=protocol.teacher_optimizer,
             size=size if size < protocol.stored_size else 0,
         )
 
@@ -159,7 +161,7 @@ def _fine_tune(
     data, validation = open_parts(job, device)
     network = place(untrained_teacher(job), device)
     recipe, plan = tuning.recipe, tuning.plan
-    state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe)
+    state = TrainingState.start(network, Adapters({}, {}, seed=0), recipe, tuning.optimizer)
     run = job.layout.teacher_training(folder.name)
     yield from checkpointed(state, recipe, plan, data, validation, None, run, identity, stopped)
     if stopped():

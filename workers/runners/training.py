@@ -39,7 +39,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
         network = place(starting_student(job, job.seed, job.recipe.student), device)
         data, validation = open_parts(job, device)
         adapters = _adapters(job, network, data).to(device)
-        state = TrainingState.start(network, adapters, job.recipe, job.protocol.optimizer)
+        optimizer, ema = job.protocol.optimizer, job.protocol.ema
+        state = TrainingState.start(network, adapters, job.recipe, optimizer, ema)
         identity = {
             "protocol": job.protocol.hash,
             "recipe": plain(job.recipe, defaults=False),
@@ -67,7 +68,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
         )
         if stopped():
             return
-        test = _test(job, network, device) if job.confirm else None
+        test = _test(job, state.result, device) if job.confirm else None
     yield Result.of(test=test)
 
 

@@ -18,7 +18,9 @@ class Family(Protocol):
     """What a family's file defines.
 
     `MODELS` maps each model's name to the fields of its `kd.names.ModelFacts`, except `family`. It
-    is read without importing the file, and so must be a literal.
+    is read without importing the file, and so must be a literal. So must `RANGES`, where a file has
+    it: for the beginning of a model's name and an optimizer, its ranges (low, high, default) of
+    `lr` and `weight_decay`, where the literature differs from the optimizer's file.
     """
 
     MODELS: dict[str, dict[str, Any]]

@@ -43,6 +43,14 @@ MODELS = {
     "vgg19_bn": {"pretrained": True, "taps": 5},
 }
 
+# The weight decay of their papers, 4e-5 (Sandler et al. 2018, section 6.1; Ma et al. 2018, which
+# follows Zhang et al. 2018, section 4), where other models have 1e-4 or 5e-4. Learning rates: 0.06
+# for batches of 128 in torchvision's recipe of ShuffleNetV2, 0.01 in the CRD repository.
+RANGES = {
+    "mobilenet": {"sgd": {"lr": (0.003, 0.5, 0.05), "weight_decay": (4e-6, 2e-3, 4e-5)}},
+    "shufflenet": {"sgd": {"lr": (0.003, 0.5, 0.05), "weight_decay": (4e-6, 2e-3, 4e-5)}},
+}
+
 # expansion, channels, blocks, stride of each stage: MobileNetV2, Sandler et al. 2018, table 2, with
 # stride 1 where the 24 channels begin
 MOBILENET_CIFAR_STAGES = [
