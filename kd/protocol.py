@@ -12,6 +12,7 @@ from kd.names import (
     AUGMENTATIONS,
     FAMILIES,
     LIBRARIES,
+    LOGIT_LOSSES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
@@ -21,6 +22,7 @@ from kd.names import (
     is_downloaded,
     parse_augment,
     parse_dataset,
+    parse_loss,
     parse_model,
     parse_weights,
 )
@@ -114,6 +116,12 @@ class Protocol(JsonData):
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
     optimizer: Annotated[str, "optimizer of the students; teachers use sgd", OPTIMIZERS] = "sgd"
+    loss: Annotated[
+        str,
+        "soft loss of every recipe that distils: a function of your own, as in mine.py:squared "
+        "(see docs/guide.md), or a name (default: the search space chooses)",
+        LOGIT_LOSSES,
+    ] = ""
     metric: Annotated[str, "metric that ranks trials and compares recipes", METRICS] = "accuracy"
     margin: Annotated[
         float,
@@ -145,6 +153,8 @@ class Protocol(JsonData):
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
         OPTIMIZERS.check(self.optimizer)
+        if self.loss:
+            parse_loss(self.loss)
         augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()

@@ -24,6 +24,9 @@ class StudyContext:
     taps: tuple[str, ...] = ("last1", "last2", "last3")
     optimizer: str = "sgd"
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
+    loss: str = ""  # soft loss of every recipe that distils (--loss); empty: the space chooses
+    binary: bool = False  # whether there are two classes; False until the data have been read
+    mixing: bool = False  # whether the augmentation mixes images
 
     @property
     def lr(self) -> Range:

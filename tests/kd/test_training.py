@@ -180,7 +180,7 @@ def test_every_parameter_of_student_and_adapters_is_optimized_and_moves(
 ) -> None:
     recipe = replace(HINT, feature_kind=kind) if kind != "none" else DISTILLED
     state = begin(recipe, source)
-    assert bool(state.adapters.layers) == (kind in ("hint", "cosine"))
+    assert bool(state.adapters.layers) == (kind in ("hint", "cosine", "vid"))
     named = dict(state.network.named_parameters()) | dict(state.adapters.named_parameters())
     held = [each for group in state.optimizer.param_groups for each in group["params"]]
     assert {id(parameter) for parameter in held} == {id(each) for each in named.values()}
