@@ -155,20 +155,24 @@ def find_kept(place: Path, file: str, digest: str, function: str) -> Callable[..
 
 
 def own_error(
-    name: str, file: str, thing: Any, what: str, error: BaseException | None = None
+    name: str,
+    thing: Any,
+    what: str,
+    error: BaseException | None = None,
+    advice: str = "run the same command again",
 ) -> ProtocolError:
-    """Return the one-line error for something of the user's own, `mine.py:small`, in `file`.
+    """Return the one-line error for something of the user's own, `mine.py:small`.
 
     `what` is the predicate of the sentence. It names the line that raised `error`, or that of the
-    function or class `thing`.
+    function or class `thing`, and ends with the `advice` on what to do once that is correct.
     """
+    file = name.partition(":")[0]
     place = own_line(thing) or f"{file}, in {getattr(thing, '__name__', name)}"
     if error is None:
         return ProtocolError(f"{name} {what} ({place})")
     text = str(error) if isinstance(error, ProtocolError) else one_line(error)
     return ProtocolError(
-        f"{name} {what}: {text} ({own_place(error) or place}); correct it there, "
-        "and run the same command again"
+        f"{name} {what}: {text} ({own_place(error) or place}); correct it there, and {advice}"
     )
 
 

@@ -101,8 +101,10 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
 def _digests(protocol: Protocol) -> dict[str, str]:
     """Return the digests of the user's files by what they are used for, as `mine.py:small`."""
     models = map(parse_model, (protocol.teacher, *protocol.students))
-    loss = parse_loss(protocol.loss) if protocol.loss else None
-    return {own.base: own.digest for own in (*models, *([loss] if loss else []))}
+    digests = {model.base: model.digest for model in models}
+    if protocol.loss and (loss := parse_loss(protocol.loss)):
+        digests[loss.base] = loss.digest
+    return digests
 
 
 def begin_settings(

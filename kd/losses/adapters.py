@@ -39,9 +39,10 @@ class Adapters(nn.Module):
             }
         )
         self.trained = nn.ModuleDict()
-        for tap, channels in reading_channels.items() if start else ():
-            generator = torch.Generator().manual_seed(derive_seed(seed, "trained", tap))
-            self.trained[tap] = nn.ParameterDict(start(channels, generator))
+        if start:
+            for tap, channels in reading_channels.items():
+                generator = torch.Generator().manual_seed(derive_seed(seed, "trained", tap))
+                self.trained[tap] = nn.ParameterDict(start(channels, generator))
 
     @classmethod
     def of(

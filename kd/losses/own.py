@@ -27,6 +27,7 @@ from kd.own_files import find_kept, own_error
 
 T = TypeVar("T")
 TEMPERATURES = (1.0, 4.0)  # that a loss is tried out with
+AGAIN = "run the same command again"
 
 
 class Taps(dict[str, T]):
@@ -78,18 +79,29 @@ class OwnLoss:
         temperature: float,
     ) -> Tensor:
         """Return the loss of a batch, a scalar in the dtype of the student's logits."""
+        # A run that has begun cannot continue with another file: it is another loss.
+        return self._call(student, teacher, labels, temperature, "begin again with another --name")
+
+    def _call(
+        self,
+        student: Output[Tensor],
+        teacher: Output[TapReading],
+        labels: Tensor,
+        temperature: float,
+        advice: str,
+    ) -> Tensor:
         try:
             value = self.function(student, teacher, labels, temperature)
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
-            raise self.refused("fails", error) from error
+            raise own_error(self.name.base, self.function, "fails", error, advice) from error
         if not (isinstance(value, Tensor) and value.shape == () and value.is_floating_point()):
             raise self.refused(f"must return a scalar tensor of floats, got {_described(value)}")
         return value.to(student.logits.dtype)
 
-    def refused(self, what: str, error: BaseException | None = None) -> ProtocolError:
-        return own_error(self.name.base, self.name.file, self.function, what, error)
+    def refused(self, what: str) -> ProtocolError:
+        return own_error(self.name.base, self.function, what)
 
     def try_out(
         self,
@@ -118,7 +130,7 @@ class OwnLoss:
                 )
                 teacher = Output.of(draw(batch, classes), readings)
                 labels = torch.arange(batch, device=device) % classes
-                value = self(student, teacher, labels, temperature)
+                value = self._call(student, teacher, labels, temperature, AGAIN)
                 values.append(value.detach())
                 if value.requires_grad:
                     inputs = (student.logits, *student.taps.values())

@@ -92,7 +92,7 @@ def _error_at(
     model: ModelName, thing: Callable[..., Any], what: str, error: BaseException | None = None
 ) -> ProtocolError:
     """Do as `refusal`; `thing` is the function or class whose line is named."""
-    return own_error(model.base, model.file, thing, what, error)
+    return own_error(model.base, thing, what, error)
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:

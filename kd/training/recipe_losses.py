@@ -68,10 +68,8 @@ class RecipeLosses:
             elif self.soft:
                 soft_loss = self.soft.loss(student_logits, reading.logits, labels, temperature)
             if self.feature:
-                maps, readings = (
-                    {tap: outputs[tap] for tap in self.feature_taps}
-                    for outputs in (student_taps, reading.taps)
-                )
+                maps = {tap: student_taps[tap] for tap in self.feature_taps}
+                readings = {tap: reading.taps[tap] for tap in self.feature_taps}
                 feature = feature_loss(self.feature, maps, readings, adapters)
         return hard_loss, soft_loss, feature
 

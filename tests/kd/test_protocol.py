@@ -49,6 +49,7 @@ OTHERS: dict[str, Any] = {
     "batch_size": 64,
     "warmup": 0.2,
     "optimizer": "adamw",
+    "loss": "mine.py:squared@0123456789ab",
     "metric": "balanced-accuracy",
     "margin": 1.0,
     "seed": 1,
