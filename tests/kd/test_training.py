@@ -50,7 +50,8 @@ from tests.support.small import (
 
 HINT = replace(DISTILLED, feature_kind="hint", feature_weight=0.5, feature_taps=("last1", "last2"))
 SIMILARITY = replace(HINT, feature_kind="similarity", feature_taps=("last2",))
-KINDS = {"plain": PLAIN, "hint": HINT, "similarity": SIMILARITY}
+VID = dataclasses.replace(HINT, feature_kind="vid")
+KINDS = {"plain": PLAIN, "hint": HINT, "similarity": SIMILARITY, "vid": VID}
 
 SOFT_KINDS, FEATURE_KINDS = ("none", *LOGIT_LOSSES.names), ("none", *FEATURE_LOSSES.names)
 
