@@ -168,8 +168,15 @@ def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
 
 
 def _check_loss(recipe: Recipe, study: StudyContext) -> None:
-    """Raise ProtocolError for another soft loss than the study's, where that has one."""
+    """Raise ProtocolError for another soft loss than the study's, where that has one, and for one
+    that teaches nothing.
+    """
     kind = recipe.soft_kind
+    if study.binary and kind == "zscore":
+        raise ProtocolError(
+            "it has the soft_kind 'zscore', which has no gradient with two classes, whose "
+            "standardised logits are always -0.7 and 0.7: use kl or dist"
+        )
     if study.loss and kind not in ("none", study.loss):
         raise ProtocolError(
             f"it has the soft_kind {kind!r}, and the study the loss {study.loss}: write "

@@ -147,6 +147,8 @@ def test_a_space_of_the_user_takes_the_loss_of_the_study_and_no_other(tmp_path):
     path = write(tmp_path, OF_LOSS.format(kind='"kl"'))
     with pytest.raises(ProtocolError, match=r"soft_kind 'kl', and the study the loss dkd: write "):
         load_space(path, StudyContext(loss="dkd"))
+    with pytest.raises(ProtocolError, match=r"'zscore', which has no gradient with two classes"):
+        load_space("constant", StudyContext(loss="zscore", binary=True))
     path = write(tmp_path, OF_LOSS.format(kind=repr(OWN_LOSS)))
     with pytest.raises(ProtocolError, match=r"soft_kind 'mine.py:.*, which the study lacks: add -"):
         load_space(path)
