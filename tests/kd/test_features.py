@@ -433,6 +433,20 @@ def test_adapters_depend_on_the_seed_alone() -> None:
     torch.set_rng_state(state)
 
 
+def test_tensors_of_a_loss_start_from_a_seed_for_each_tap() -> None:
+    def drawn(seed: int, *taps: str) -> dict[str, Tensor]:
+        channels = dict.fromkeys(taps, 8)
+        adapters = Adapters(
+            channels, channels, seed, lambda count, draw: {"x": torch.rand(count, generator=draw)}
+        )
+        return {tap: adapters.trained[tap].x for tap in taps}
+
+    both = drawn(1, "last2", "last1")
+    assert torch.equal(both["last1"], drawn(1, "last1")["last1"])
+    assert not torch.equal(both["last1"], both["last2"])
+    assert not torch.equal(both["last1"], drawn(2, "last1")["last1"])
+
+
 def test_taps_of_one_adapter_start_with_different_weights() -> None:
     layers = Adapters({"last1": 8, "last2": 8}, {"last1": 8, "last2": 8}, seed=1).layers
     assert not torch.equal(layers["last1"].weight, layers["last2"].weight)

@@ -79,9 +79,12 @@ def test_a_study_of_own_files_continues_and_is_exported_and_reproduced_without_t
     (user / "ranges.py").write_text(RANGES.format(high=0.2))
     named = ["--teacher", f"{user}/large/nets.py:net", "--student", f"{user}/small/nets.py:net"]
     (user / "losses.py").write_text(LOSS)
-    (user / "gaps.py").write_text(GAP)
     named += ["--loss", f"{user}/losses.py:near"]
     named += ["--taps", "last1", "--space", f"{user}/mine.py", "--arms", "plain"]
+    (user / "gaps.py").write_text(GAP.replace("left - right", "left.detach() - right"))
+    assert "losses.py:near has no gradient for random" in refuse(root, capsys, *named)
+    assert not Layout(root).study("digits").settings.exists()
+    (user / "gaps.py").write_text(GAP)
     assert main([*changed(FLAGS.split(), named), "--root", str(root)]) == 0
 
     (user / "mine.py").write_text(f"# the same\n{SPACE}")

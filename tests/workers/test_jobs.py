@@ -72,7 +72,7 @@ from workers.jobs import (
 from workers.pools import on_ray
 from workers.runners import measuring, training
 from workers.runners.caching import view_seed
-from workers.runners.loading import load_live_teacher, load_teacher
+from workers.runners.loading import load_live_teacher, load_teacher, teacher_source
 
 CPU = torch.device("cpu")
 
@@ -479,6 +479,7 @@ def test_the_live_teacher_trains_as_the_cache_does(ready: Ground, cache: str, lo
     A loss of the user's own reads taps without a feature loss.
     """
     recipe = HINT if loss == "kl" else replace(DISTILLED, soft_kind=own_loss(ready))
+    assert isinstance(teacher_source(ready.train(recipe, cache=cache), CPU), LiveTeacher)
     cached = history(run(ready.train(recipe, "cached")))
     live = history(run(ready.train(recipe, "live", cache=cache)))
     for one, other in zip(cached, live, strict=True):
