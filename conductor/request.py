@@ -198,6 +198,7 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
         "views": protocol.view_count,
         "confirm_epochs": protocol.confirm_horizon,
         "taps": [*(protocol.taps or taps)] or "none",
+        "loss": protocol.loss or "searched",
     }
     lines: list[list[str]] = []
     for name, value in values.items():

@@ -60,6 +60,7 @@ class Study:
             students=protocol.students,
             mixing=mixes(protocol.augment),
             pretrained=protocol.student_weights != "none",
+            loss=protocol.loss,
         )
         self._spaces = [load_space(space, self._context) for space in request.spaces]
         self._url = request.url
@@ -144,6 +145,7 @@ class Study:
         kept = kept_settings(self._paths, self._request, self._url)
         spaces = (space.own for space in self._spaces if space.own)
         keep_own(self._layout, [*self._request.own, *spaces])
+        preparation.loss()
         preparation.models()  # what can fail without data fails before they are read
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
@@ -151,10 +153,11 @@ class Study:
             self._display.say(change)
         preparation.models(data)
         data = preparation.taps(data, _distils(self._spaces))
+        preparation.loss(data)
         if kept:
             check_taps(self._paths.name, kept, data)
-        if data.taps != self._context.taps:
-            context = replace(self._context, taps=data.taps)
+        context = replace(self._context, taps=data.taps, binary=data.binary)
+        if context != self._context:
             self._spaces = [for_study(space, context) for space in self._spaces]
         budget = measure_budget(data, self._paths, workers, self._display)
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]

@@ -21,11 +21,53 @@ FEATURE_LOSSES = Kind("feature loss", "kd.losses.features")
 FAMILIES = Kind("model family", "kd.models.families")
 LIBRARIES = Kind("library of models", "kd.models.libraries")
 
-OWN_MODEL = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
+OWN_NAME = re.compile(r"([A-Za-z]\w{0,30}\.py:[A-Za-z_]\w{0,60})@([0-9a-f]{12})", re.ASCII)
 LIBRARY_MODEL = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)  # behind `timm:`
 DIGEST_LENGTH = 12
 WEIGHTS = (".safetensors", ".pth", ".pt")  # suffixes of files of weights
 WEIGHTS_FILE = re.compile(r"(.+\.(?:safetensors|pth|pt))(?:@([0-9a-f]{12}))?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFunction:
+    """A function in a file of the user's own: its `base` is `mine.py:small`, and `digest`
+    identifies the content of the file (see `kd.own_files`).
+    """
+
+    base: str
+    digest: str
+
+    @property
+    def file(self) -> str:
+        return self.base.partition(":")[0]
+
+    @property
+    def function(self) -> str:
+        return self.base.partition(":")[2]
+
+
+def parse_own(name: str, what: str, example: str) -> OwnFunction:
+    """Parse `mine.py:small@1a2b3c4d5e6f`. Raises ProtocolError, with `what` the function is and an
+    `example`, for any other text.
+    """
+    own = OWN_NAME.fullmatch(name)
+    if own is None:
+        raise ProtocolError(
+            f"{what} of your own must be FILE.py:FUNCTION, both of letters, digits and _, "
+            f"got {name!r}; for example {example}"
+        )
+    return OwnFunction(own[1], own[2])
+
+
+def parse_loss(name: str) -> OwnFunction | None:
+    """Return the user's function that is a soft loss; None for the name of a logit loss.
+
+    Raises ProtocolError for any other name.
+    """
+    if ".py" in name:
+        return parse_own(name, "a loss", "--loss mine.py:squared")
+    LOGIT_LOSSES.check(name)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +150,8 @@ def parse_model(name: str) -> ModelName:
     support. Whether a library has the model is known once it is built.
     """
     if ".py" in name:
-        own = OWN_MODEL.fullmatch(name)
-        if own is None:
-            raise ProtocolError(
-                "a model of your own must be FILE.py:FUNCTION, both of letters, digits and _, "
-                f"got {name!r}; for example --student mine.py:small"
-            )
-        return ModelName(own[1], digest=own[2])
+        own = parse_own(name, "a model", "--student mine.py:small")
+        return ModelName(own.base, digest=own.digest)
     library, colon, base = name.partition(":")
     if colon:
         LIBRARIES.check(library)

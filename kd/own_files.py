@@ -1,4 +1,4 @@
-"""The user's own Python files (models, search spaces), with the modules that they import.
+"""The user's own Python files (models, losses, search spaces), with the modules that they import.
 
 A file is identified by a digest over its content and that of the modules which it imports from its
 own folder. All other imports are libraries. Only `import` statements are followed: a module that is
@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -19,7 +19,7 @@ from typing import Any
 from kd.errors import ArtifactError, ProtocolError, one_line, place_in
 from kd.names import DIGEST_LENGTH
 from kd.own_import import Importer
-from kd.registry import PARSING
+from kd.registry import PARSING, check_name
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("conductor", "kd", "reports", "search_spaces", "storage", "study", "workers")
@@ -135,6 +135,45 @@ def load_own(own: OwnFile, shown: str) -> ModuleType:
 def load_kept(place: Path, file: str, digest: str) -> ModuleType:
     """Import the copy of a file, once per process; see `read_kept` and `load_own`."""
     return load_own(read_kept(place, file, digest), file)
+
+
+def find_kept(place: Path, file: str, digest: str, function: str) -> Callable[..., Any]:
+    """Return a function, or class, of the copy of a file, as first imported in this process.
+
+    Raises ProtocolError, with the nearest name, if the file lacks it; see also `load_kept`.
+    """
+    module = load_kept(place, file, digest)
+    package = module.__name__.partition(".")[0]
+    known = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and str(getattr(value, "__module__", "")).startswith(f"{package}.")
+    ]
+    check_name(f"function of {file}", function, known)
+    found: Callable[..., Any] = getattr(module, function)
+    return found
+
+
+def own_error(
+    name: str,
+    thing: Any,
+    what: str,
+    error: BaseException | None = None,
+    advice: str = "run the same command again",
+) -> ProtocolError:
+    """Return the one-line error for something of the user's own, `mine.py:small`.
+
+    `what` is the predicate of the sentence. It names the line that raised `error`, or that of the
+    function or class `thing`, and ends with the `advice` on what to do once that is correct.
+    """
+    file = name.partition(":")[0]
+    place = own_line(thing) or f"{file}, in {getattr(thing, '__name__', name)}"
+    if error is None:
+        return ProtocolError(f"{name} {what} ({place})")
+    text = str(error) if isinstance(error, ProtocolError) else one_line(error)
+    return ProtocolError(
+        f"{name} {what}: {text} ({own_place(error) or place}); correct it there, and {advice}"
+    )
 
 
 def own_name(path: Path) -> str:

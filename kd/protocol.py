@@ -12,6 +12,7 @@ from kd.names import (
     AUGMENTATIONS,
     FAMILIES,
     LIBRARIES,
+    LOGIT_LOSSES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
@@ -21,6 +22,7 @@ from kd.names import (
     is_downloaded,
     parse_augment,
     parse_dataset,
+    parse_loss,
     parse_model,
     parse_weights,
 )
@@ -131,6 +133,12 @@ class Protocol(JsonData):
         "decay of an exponential moving average of the students' weights, as in 0.99: the average "
         "is validated, tested and exported; teachers have none (0: none)",
     ] = 0.0
+    loss: Annotated[
+        str,
+        "soft loss of every recipe that distils: a function of your own, as in mine.py:squared "
+        "(see docs/guide.md), or a name (default: the search space chooses)",
+        LOGIT_LOSSES,
+    ] = ""
     metric: Annotated[str, "metric that ranks trials and compares recipes", METRICS] = "accuracy"
     margin: Annotated[
         float,
@@ -164,6 +172,8 @@ class Protocol(JsonData):
         OPTIMIZERS.check(self.optimizer)
         OPTIMIZERS.check(self.teacher_optimizer)
         require("ema must be below 1", self.ema < 1, self.ema)
+        if self.loss:
+            parse_loss(self.loss)
         augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
         self._check_models()

@@ -7,7 +7,7 @@ from typing import Any, Self
 from kd import schedules
 from kd.errors import ProtocolError, require
 from kd.json_data import JsonData, plain, read_object
-from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, parse_model
+from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, OwnFunction, parse_loss, parse_model
 from kd.registry import Kind, check_name
 
 SHAPES = tuple(schedules.SHAPES)
@@ -53,7 +53,8 @@ class Recipe(JsonData):
     weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses.logits`).
     `student` is the model that learns, one of the protocol's; empty for its first.
     `soft_parameters` and `feature_parameters` are those that the losses themselves have, by name;
-    the ones that are not given take the loss's defaults.
+    the ones that are not given take the loss's defaults. `soft_kind` may be the study's loss of the
+    user's own, `mine.py:squared@1a2b3c4d5e6f`, which has none.
     """
 
     student: str = ""
@@ -92,7 +93,11 @@ class Recipe(JsonData):
         self._check_feature()
 
     def _check_soft(self) -> None:
-        self._check_loss("soft", LOGIT_LOSSES)
+        if self.own_loss:
+            given = self.soft_parameters
+            require("soft_parameters must be empty for a loss of your own", not given, given)
+        else:
+            self._check_loss("soft", LOGIT_LOSSES)
         if self.soft_kind == "none":
             require("without a soft loss alpha must be 0", self.alpha.ends == (0, 0), self.alpha)
 
@@ -132,3 +137,13 @@ class Recipe(JsonData):
     def distils(self) -> bool:
         """Whether training needs the teacher."""
         return self.soft_kind != "none" or self.feature_kind != "none"
+
+    @property
+    def own_loss(self) -> OwnFunction | None:
+        """The user's function that is the soft loss, `mine.py:squared@1a2b3c4d5e6f`, if it is."""
+        return parse_loss(self.soft_kind) if ".py" in self.soft_kind else None
+
+    @property
+    def reads_taps(self) -> bool:
+        """Whether training reads feature maps; a soft loss of the user's own may read any."""
+        return self.feature_kind != "none" or self.own_loss is not None

@@ -28,6 +28,8 @@ class StudyContext:
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
     mixing: bool = False  # whether augmentation mixes images, as mixup: then dkd is not defined
     pretrained: bool = False  # whether students start from weights that have been trained
+    loss: str = ""  # soft loss of every recipe that distils (--loss); empty: the space chooses
+    binary: bool = False  # whether there are two classes; False until the data have been read
 
     @property
     def lr(self) -> Range:

@@ -10,6 +10,7 @@ from search_spaces import plain
 from search_spaces.context import StudyContext
 
 FEATURE_KINDS = ("none", "hint", "cosine", "attention", "similarity")
+SOFT_KINDS = ("kl", "zscore", "dkd", "dist")
 TAPS = ("last1", "last1+last2", "last1+last2+last3")
 
 
@@ -17,10 +18,11 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe. A parameter that would have no effect is not sampled."""
     temperature = suggest_schedule(trial, "temperature", 1, 10, log=True)
     alpha = suggest_schedule(trial, "alpha", 0, 1)
+    soft_kind = suggest_soft(trial, study)
     feature = suggest_feature(trial, study)
     return replace(
         plain.suggest(trial, study),
-        soft_kind="kl",
+        soft_kind=soft_kind,
         temperature=temperature,
         alpha=alpha,
         **feature,
@@ -40,6 +42,27 @@ def suggest_schedule(
         return Schedule(shape=shape, initial=initial, final=final)
     sharpness = trial.suggest_float(f"{name}_sharpness", 0, 1)
     return Schedule(shape=shape, initial=initial, final=final, sharpness=sharpness)
+
+
+def suggest_soft(trial: BaseTrial, study: StudyContext) -> str:
+    """Suggest the soft loss, unless the study has one."""
+    return study.loss or trial.suggest_categorical("soft_kind", soft_kinds(study))
+
+
+def soft_kinds(study: StudyContext) -> list[str]:
+    """Return the choices of the soft loss.
+
+    With two classes a standardised row is (-0.7, 0.7) or (0.7, -0.7), whatever the logits, so
+    `zscore` has no gradient; and `dkd`, with one class beside the label, is `kl`. Where images are
+    mixed, `dkd` has no single label.
+    """
+    without = {"zscore", "dkd"} if study.binary else {"dkd"} if study.mixing else set()
+    return [kind for kind in SOFT_KINDS if kind not in without]
+
+
+def kl(study: StudyContext) -> dict[str, str]:
+    """Return the parameters of a recipe to try first whose soft loss is `kl`, or the study's."""
+    return {} if study.loss else {"soft_kind": "kl"}
 
 
 def suggest_feature(trial: BaseTrial, study: StudyContext) -> dict[str, Any]:
@@ -68,6 +91,7 @@ def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
         "alpha_shape": "linear",
         "alpha_initial": 0.9,
         "alpha_final": 0.3,
+        **kl(study),
     }
     if study.taps:
         classic |= {
@@ -80,6 +104,7 @@ def enqueued(study: StudyContext) -> dict[str, dict[str, Any]]:
         "temperature_initial": 4.0,
         "alpha_shape": "constant",
         "alpha_initial": 0.9,
+        **kl(study),
         **no_feature(study),
     }
     common = plain.defaults(study)

@@ -108,6 +108,7 @@ def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[
             chosen = trial.suggest_categorical("student", study.students)
             recipe = replace(recipe, student=chosen)
         _check_student("it", recipe, study.students)
+        _check_loss(recipe, study)
         return recipe
 
     return suggest_of_study
@@ -179,6 +180,25 @@ def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
     """Raise ProtocolError if a recipe names a student that is not among `known`."""
     if recipe.student and recipe.student not in known:
         raise ProtocolError(f"{what} names the student {recipe.student!r}, not {', '.join(known)}")
+
+
+def _check_loss(recipe: Recipe, study: StudyContext) -> None:
+    """Raise ProtocolError for another soft loss than the study's, where that has one, and for one
+    that teaches nothing.
+    """
+    kind = recipe.soft_kind
+    if study.binary and kind == "zscore":
+        raise ProtocolError(
+            "it has the soft_kind 'zscore', which has no gradient with two classes, whose "
+            "standardised logits are always -0.7 and 0.7: use kl or dist"
+        )
+    if study.loss and kind not in ("none", study.loss):
+        raise ProtocolError(
+            f"it has the soft_kind {kind!r}, and the study the loss {study.loss}: write "
+            'soft_kind=study.loss or "kl" in the space, or omit --loss'
+        )
+    if recipe.own_loss and not study.loss:
+        raise ProtocolError(f"it has the soft_kind {kind!r}, which the study lacks: add --loss")
 
 
 def _read_file(path: Path) -> OwnFile:

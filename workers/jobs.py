@@ -79,6 +79,16 @@ class ModelsJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossJob(Job):
+    """Try out the protocol's loss of the user's own before anything is trained with it.
+
+    Without `dataset`, this is what needs no data: that the file imports and has the function.
+    """
+
+    runner: ClassVar[str] = "loss_test.run_loss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TapsJob(Job):
     """Find the taps that teacher and students have in common.
 

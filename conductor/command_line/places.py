@@ -33,7 +33,7 @@ def settled_words(words: list[str]) -> list[str]:
 
 
 def whole_model(name: str) -> str:
-    """Return the name of a model, with an absolute path if it is in the user's own file.
+    """Return the name of a model or loss, with an absolute path if it is in the user's own file.
 
     A name with a digest is that of a copy under the root, and is unchanged.
     """
@@ -82,4 +82,5 @@ FLAGS: dict[str, Callable[[str], str]] = {
     "--teacher": whole_model,
     "--student": _models,
     "--students": _models,
+    "--loss": whole_model,
 }

@@ -15,7 +15,7 @@ from storage.files.layout import Layout, whole_path
 
 
 def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]]:
-    """Add a digest to the names of own models: `mine.py:small@1a2b3c4d5e6f`.
+    """Add a digest to the names of own models and losses: `mine.py:small@1a2b3c4d5e6f`.
 
     Returns the protocol fields with these names, and the files to copy. Other names, and those with
     a digest, are unchanged. Raises ProtocolError for a file that cannot be read.
@@ -23,6 +23,8 @@ def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]
     pinned, files = dict(chosen), list[OwnFile]()
     if "teacher" in chosen:
         pinned["teacher"] = _pin(chosen["teacher"], files)
+    if "loss" in chosen:
+        pinned["loss"] = _pin(chosen["loss"], files)
     if "students" in chosen:
         pinned["students"] = tuple(_pin(name, files) for name in chosen["students"])
     return pinned, files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conductor.display import Display
 from conductor.request import Request
-from kd.names import parse_model
+from kd.names import parse_loss, parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
 from reports.wording import duration, percent, show_size, split_words, tap_words
@@ -18,6 +18,7 @@ from workers.events import EpochDone, Event, Note, Progress, Result
 from workers.jobs import (
     JobContext,
     KernelsJob,
+    LossJob,
     ModelsJob,
     PrepareJob,
     ProjectionJob,
@@ -34,11 +35,12 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(JobContext):
-    """What the search starts from: the context of its jobs, and three findings."""
+    """What the search starts from: the context of its jobs, and four findings."""
 
     kernels: str = ""  # the convolution kernels in words; empty on an accelerator
     passed_over: str | None = None  # what of a folder is not read, in one sentence
     modules: dict[str, dict[str, str]] | None = None  # of each tap, as in `StudySettings.taps`
+    binary: bool = False  # whether there are two classes
 
 
 class Preparation:
@@ -82,7 +84,8 @@ class Preparation:
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")
-        return replace(context, dataset=result["dataset"], passed_over=passed_over)
+        binary = len(result["classes"]) == 2
+        return replace(context, dataset=result["dataset"], passed_over=passed_over, binary=binary)
 
     def _few(self, count: int) -> str:
         """Return a note if one batch holds all training images, so that an epoch is one step."""
@@ -110,6 +113,15 @@ class Preparation:
         if not all(parse_model(name).in_catalogue for name in names):
             context = context or self._context()
             self._workers.run(context.job(ModelsJob))
+
+    def loss(self, context: JobContext | None = None) -> None:
+        """Try out a loss of the user's own, if there is one; `context` as for `models`.
+
+        Raises ProtocolError, in one line, for a loss that cannot be trained with.
+        """
+        if self._protocol.loss and parse_loss(self._protocol.loss):
+            context = context or self._context()
+            self._workers.run(context.job(LossJob))
 
     def taps(self, data: Prepared, distils: bool) -> Prepared:
         """Find the taps that teacher and students have in common.

@@ -10,7 +10,7 @@ from typing import Any
 from conductor.request import EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
-from kd.names import parse_model, parse_weights
+from kd.names import parse_loss, parse_model, parse_weights
 from kd.protocol import Protocol
 from reports.wording import tap_words
 from search_spaces.space import Space
@@ -81,14 +81,8 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
-    """Raise StudyError if the file of a model of the user's own, or of weights, has changed."""
-    was, now = (
-        {
-            model.base: model.digest
-            for model in map(parse_model, (protocol.teacher, *protocol.students))
-        }
-        for protocol in (kept, wanted)
-    )
+    """Raise StudyError if the file of a model or loss of the user's own, or of weights, changed."""
+    was, now = (_digests(protocol) for protocol in (kept, wanted))
     was_file, now_file = (parse_weights(protocol.student_weights) for protocol in (kept, wanted))
     if was_file and now_file and was_file.path == now_file.path and was_file != now_file:
         raise StudyError(
@@ -102,6 +96,15 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
                 f"{name} was begun; restore it, omit its flags to continue with the stored "
                 "copy, or choose another --name"
             )
+
+
+def _digests(protocol: Protocol) -> dict[str, str]:
+    """Return the digests of the user's files by what they are used for, as `mine.py:small`."""
+    models = map(parse_model, (protocol.teacher, *protocol.students))
+    digests = {model.base: model.digest for model in models}
+    if protocol.loss and (loss := parse_loss(protocol.loss)):
+        digests[loss.base] = loss.digest
+    return digests
 
 
 def begin_settings(

@@ -1,14 +1,16 @@
-"""Feature losses over the taps of a network, and the adapters that some of them need."""
+"""Feature losses over the taps of a network, and what some of them train with the student."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from kd.errors import ProtocolError
-from kd.losses.features import FeatureLoss
+from kd.losses.features import FeatureLoss, load
 from kd.models.taps import TapReading, matched
 from kd.seeds import derive_seed
+
+Start = Callable[[int, torch.Generator], Mapping[str, Tensor]]
 
 
 class Adapters(nn.Module):
@@ -17,11 +19,16 @@ class Adapters(nn.Module):
     They are trained with the student but are not part of it. `student_channels` and
     `reading_channels` map the same taps to numbers of channels; both are empty for a loss without
     adapters. Each layer is initialised like `nn.Conv2d` (uniform within 1 / sqrt(channels)) from
-    its own seed, so that its weights do not depend on which other taps are used.
+    its own seed, so that its weights do not depend on which other taps are used. `trained` has, by
+    tap, the tensors of a loss whose `start` this is (see `FeatureLoss`).
     """
 
     def __init__(
-        self, student_channels: Mapping[str, int], reading_channels: Mapping[str, int], seed: int
+        self,
+        student_channels: Mapping[str, int],
+        reading_channels: Mapping[str, int],
+        seed: int,
+        start: Start | None = None,
     ) -> None:
         super().__init__()
         _check_taps(student_channels, reading_channels)
@@ -31,6 +38,24 @@ class Adapters(nn.Module):
                 for tap, channels in student_channels.items()
             }
         )
+        self.trained = nn.ModuleDict()
+        if start:
+            for tap, channels in reading_channels.items():
+                generator = torch.Generator().manual_seed(derive_seed(seed, "trained", tap))
+                self.trained[tap] = nn.ParameterDict(start(channels, generator))
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        student_channels: Mapping[str, int],
+        reading_channels: Mapping[str, int],
+        seed: int,
+    ) -> "Adapters":
+        """Return what the feature loss `kind`, or none, trains at these taps; it may be nothing."""
+        if kind == "none" or not (member := load(kind)).ADAPTED:
+            return cls({}, {}, seed)
+        return cls(student_channels, reading_channels, seed, getattr(member, "start", None))
 
     def forward(self, tap: str, features: Tensor) -> Tensor:
         """Project a student's map [B, C, h, w] to [B, k, h, w]."""
@@ -67,7 +92,8 @@ def feature_loss(
         if loss.ADAPTED:
             # A 1x1 convolution and averaging commute; pooling first leaves fewer positions.
             student = adapters(tap, matched(student, reading.features)[0])
-        losses.append(loss.loss(student, reading))
+        trained = dict(adapters.trained[tap].named_parameters()) if adapters.trained else {}
+        losses.append(loss.loss(student, reading, **trained))
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 

@@ -21,8 +21,7 @@ from torch import nn
 from kd.data.inputs import Inputs
 from kd.errors import ProtocolError, one_line
 from kd.names import ModelName, parse_model
-from kd.own_files import load_kept, own_line, own_place
-from kd.registry import check_name
+from kd.own_files import find_kept, load_kept, own_error
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)  # not reported as errors of the model
 
@@ -93,13 +92,7 @@ def _error_at(
     model: ModelName, thing: Callable[..., Any], what: str, error: BaseException | None = None
 ) -> ProtocolError:
     """Do as `refusal`; `thing` is the function or class whose line is named."""
-    place = own_line(thing) or f"{model.file}, in {getattr(thing, '__name__', model.function)}"
-    if error is None:
-        return ProtocolError(f"{model.base} {what} ({place})")
-    return ProtocolError(
-        f"{model.base} {what}: {one_line(error)} ({own_place(error) or place}); correct it there, "
-        "and run the same command again"
-    )
+    return own_error(model.base, thing, what, error)
 
 
 def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module) -> None:
@@ -122,13 +115,4 @@ def _check_state(model: ModelName, function: Callable[..., Any], body: nn.Module
 
 def _find(model: ModelName, files: Path) -> Callable[..., Any]:
     """Return the model's function, from the file as first imported in this process."""
-    module = load_kept(files, model.file, model.digest)
-    package = module.__name__.partition(".")[0]
-    known = [
-        name
-        for name, value in vars(module).items()
-        if callable(value) and str(getattr(value, "__module__", "")).startswith(f"{package}.")
-    ]
-    check_name(f"function of {model.file}", model.function, known)
-    function: Callable[..., Any] = getattr(module, model.function)
-    return function
+    return find_kept(files, model.file, model.digest, model.function)

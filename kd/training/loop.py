@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -43,12 +44,14 @@ class Plan:
     compile: bool = False
     metric: str = "accuracy"  # of `EpochMetrics.objective`
     clip: float = 0.0  # largest norm of the gradient of all trained parameters; 0: no limit
+    files: Path | None = None  # folder with the copy of a soft loss of the user's own
+    study_taps: tuple[str, ...] = ()  # all of which that loss reads
 
     @classmethod
     def of(cls, protocol: Protocol, **own: Any) -> Self:
         """Return a plan with the fields `own`, and all others from the protocol."""
-        shared = {item.name: getattr(protocol, item.name, None) for item in fields(cls)}
-        return cls(**{**shared, **own})
+        names = (item.name for item in fields(cls) if hasattr(protocol, item.name))
+        return cls(**{**{name: getattr(protocol, name) for name in names}, **own})
 
 
 def train(
@@ -113,7 +116,7 @@ def _train_epoch(
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
-    losses = RecipeLosses.of(recipe)
+    losses = RecipeLosses.of(recipe, plan.files, plan.study_taps)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
@@ -126,8 +129,8 @@ def _train_epoch(
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
         own = rows.at(here)
         images = data.batch(here, own)
-        logits, maps = forward(images, recipe.feature_taps)
-        reading = _read(source, recipe, k, index, images)
+        logits, maps = forward(images, losses.taps)
+        reading = _read(source, recipe, losses.taps, k, index, images)
         labels = data.targets(here, own)
         parts = losses.compute(temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
@@ -159,14 +162,19 @@ def _batches(
 
 
 def _read(
-    source: TeacherSource | None, recipe: Recipe, k: int, index: Tensor, images: Tensor
+    source: TeacherSource | None,
+    recipe: Recipe,
+    taps: Sequence[str],
+    k: int,
+    index: Tensor,
+    images: Tensor,
 ) -> TeacherReading | None:
     """Return the teacher's output for a batch of view `k`; None if the recipe does not distil."""
     if not recipe.distils:
         return None
     if source is None:
         raise ValueError("a recipe that distils needs a teacher")
-    return source.read(k, index, images, recipe.feature_taps)
+    return source.read(k, index, images, taps)
 
 
 def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:

@@ -74,7 +74,7 @@ def _is_served(data: StudyData, record: RunRecord) -> bool:
     """Whether a run read the cache instead of running the teacher."""
     if not record.recipe.distils or data.settings.cache == "none":
         return False
-    return data.settings.cache == "all" or record.recipe.feature_kind == "none"
+    return data.settings.cache == "all" or not record.recipe.reads_taps
 
 
 def _asked(data: StudyData) -> int | None:

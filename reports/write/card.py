@@ -231,12 +231,16 @@ def _training(findings: Findings, exported: Exported) -> str:
     teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
     teacher = teacher * exported.finalist.distils
     mixed = ", whose labels are mixed by the same shares" * mixes(protocol.augment)
+    clipped = f", gradients of at most the norm {protocol.clip:g}" if protocol.clip else ""
+    weights = "those after the last epoch"
+    if protocol.ema:
+        weights = f"an exponential moving average over the steps, with a decay of {protocol.ema:g}"
     return escaped(
         f"{_start(protocol.student_weights)} on {count}the training split of {protocol.dataset}, "
         f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
-        f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
-        f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
-        f"augmentation: {protocol.augment}{mixed}.{teacher} The weights are those after the last epoch."
+        f"{OPTIMIZERS.describe(protocol.optimizer)}{clipped}, a learning rate that rises over "
+        f"the first {percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
+        f"augmentation: {protocol.augment}{mixed}.{teacher} The weights are {weights}."
     )
 
 

@@ -246,7 +246,7 @@ def expected_recipe(arm: str, given: dict) -> Recipe:
 
     fields = {name: given[name] for name in ("lr", "weight_decay", "label_smoothing")}
     if arm != "plain":
-        fields |= {"soft_kind": "kl", "temperature": schedule("temperature")}
+        fields |= {"soft_kind": given["soft_kind"], "temperature": schedule("temperature")}
         fields |= {"alpha": schedule("alpha"), "feature_kind": given["feature_kind"]}
         fields["feature_weight"] = given.get("feature_weight", 0.0)
         taps = given.get("feature_taps", "")

@@ -1,5 +1,6 @@
 import math
 from dataclasses import FrozenInstanceError
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -16,11 +17,20 @@ from kd.models.taps import Tap, TapReading, attention_map
 from kd.training.teacher import Projection
 
 MEMBERS = {
-    name: feature_losses.load(name) for name in ("hint", "cosine", "attention", "similarity")
+    name: feature_losses.load(name)
+    for name in ("hint", "cosine", "attention", "similarity", "rkd", "vid")
 }
-FEATURE_LOSSES = {name: member.loss for name, member in MEMBERS.items()}
+
+
+def started_vid(student: Tensor, reading: TapReading) -> Tensor:
+    """Vid with variances that differ from channel to channel."""
+    raw = torch.linspace(-1, 2, student.shape[1], dtype=student.dtype)
+    return MEMBERS["vid"].loss(student, reading, raw_variance=raw)
+
+
+FEATURE_LOSSES = {name: member.loss for name, member in MEMBERS.items()} | {"vid": started_vid}
 ADAPTED_KINDS = [name for name, member in MEMBERS.items() if member.ADAPTED]
-hint, cosine, attention, similarity = FEATURE_LOSSES.values()
+hint, cosine, attention, similarity, rkd, vid = FEATURE_LOSSES.values()
 
 NO_ADAPTERS = Adapters({}, {}, seed=0)
 SIDES = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -118,7 +128,50 @@ def naive_similarity(student: np.ndarray, teacher: np.ndarray, full: np.ndarray)
     return 10 * total / size
 
 
+def naive_huber(left: float, right: float) -> float:
+    apart = abs(left - right)
+    return apart * apart / 2 if apart < 1 else apart - 0.5
+
+
+def naive_distances(vectors: np.ndarray) -> list[float]:
+    found = [math.dist(one, other) for one in vectors for other in vectors]
+    positive = [distance for distance in found if distance > 0]
+    return [distance * len(positive) / sum(positive) if positive else 0.0 for distance in found]
+
+
+def naive_cosines(vectors: np.ndarray) -> list[float]:
+    found = []
+    for middle in vectors:
+        directions = [naive_unit((other - middle).tolist()) for other in vectors]
+        for one in directions:
+            found += [sum(a * b for a, b in zip(one, two, strict=True)) for two in directions]
+    return found
+
+
+def naive_rkd(student: np.ndarray, teacher: np.ndarray, full: np.ndarray) -> float:
+    total = 0.0
+    vectors = [maps.mean(axis=(2, 3)) for maps in naive_match(student, teacher)]
+    for weight, measure in ((25, naive_distances), (50, naive_cosines)):
+        pairs = list(zip(*(measure(rows) for rows in vectors), strict=True))
+        total += weight * sum(naive_huber(*pair) for pair in pairs) / len(pairs)
+    return total
+
+
+def naive_vid(student: np.ndarray, teacher: np.ndarray, full: np.ndarray) -> float:
+    student, teacher = naive_match(student, teacher)
+    channels = student.shape[1]
+    total = 0.0
+    for b, c, y, x in np.ndindex(*student.shape):
+        raw = -1 + 3 * c / (channels - 1) if channels > 1 else -1
+        deviation = math.sqrt(math.log(1 + math.exp(raw)) + 1e-5)
+        density = NormalDist(student[b, c, y, x], deviation).pdf(teacher[b, c, y, x])
+        total -= math.log(density) + math.log(2 * math.pi) / 2
+    return total / student.size
+
+
 NAIVE = {
+    "rkd": naive_rkd,
+    "vid": naive_vid,
     "hint": naive_hint,
     "cosine": naive_cosine,
     "attention": naive_attention,
@@ -126,8 +179,8 @@ NAIVE = {
 }
 
 
-def test_hint_and_cosine_compare_channel_by_channel_and_have_adapters() -> None:
-    assert ADAPTED_KINDS == ["hint", "cosine"]
+def test_losses_that_compare_channel_by_channel_have_adapters() -> None:
+    assert ADAPTED_KINDS == ["hint", "cosine", "vid"]
 
 
 @pytest.mark.parametrize("kind", FEATURE_LOSSES)
@@ -168,7 +221,7 @@ def test_feature_loss_has_the_gradient_of_its_value(kind: str) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", FEATURE_LOSSES)
+@pytest.mark.parametrize("kind", [kind for kind in FEATURE_LOSSES if kind != "vid"])
 def test_feature_loss_is_zero_when_student_equals_teacher_and_only_then(kind: str) -> None:
     teacher = maps(4, 3, (4, 4), 3)
     assert FEATURE_LOSSES[kind](teacher, reading(teacher)).item() == pytest.approx(0, abs=1e-12)
@@ -191,8 +244,8 @@ def test_feature_loss_does_not_depend_on_the_order_of_images(kind: str) -> None:
     assert found == pytest.approx(FEATURE_LOSSES[kind](student, reading(teacher)).item())
 
 
-@pytest.mark.parametrize("kind", ["cosine", "attention", "similarity"])
-def test_all_but_hint_ignore_the_scale_of_the_student(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["cosine", "attention", "similarity", "rkd"])
+def test_all_but_the_predictions_of_features_ignore_the_scale_of_the_student(kind: str) -> None:
     student, teacher = maps(4, 3, (4, 4), 7), reading(maps(4, 3, (4, 4), 8))
     found = FEATURE_LOSSES[kind](7 * student, teacher).item()
     assert found == pytest.approx(FEATURE_LOSSES[kind](student, teacher).item())
@@ -212,13 +265,69 @@ def test_cosine_of_opposite_maps_is_two() -> None:
     assert cosine(-3 * teacher, reading(teacher)).item() == pytest.approx(2)
 
 
-def test_similarity_ignores_a_rotation_of_the_channels() -> None:
+@pytest.mark.parametrize("kind", ["similarity", "rkd"])
+def test_losses_of_relations_ignore_a_rotation_of_the_channels(kind: str) -> None:
+    """So the teacher's projection changes nothing in them, if it keeps all directions."""
     student, teacher = maps(4, 3, (2, 2), 11), reading(maps(4, 5, (2, 2), 12))
     rotation, _ = torch.linalg.qr(maps(1, 1, (3, 3), 13)[0, 0])
     turned = torch.einsum("bchw,cd->bdhw", student, rotation)
-    found = similarity(turned, teacher).item()
-    assert found == pytest.approx(similarity(student, teacher).item())
+    found = FEATURE_LOSSES[kind](turned, teacher).item()
+    assert found == pytest.approx(FEATURE_LOSSES[kind](student, teacher).item())
     assert found > 0
+
+
+def test_rkd_weighs_distances_and_angles_by_its_parameters_and_ignores_a_shift() -> None:
+    student, teacher = maps(5, 3, (2, 2), 11), reading(maps(5, 4, (2, 2), 12))
+    parts = [{"distance_weight": 25.0, "angle_weight": 0.0}, {"distance_weight": 0.0}]
+    distance, angle = (
+        feature_losses.load("rkd", given).loss(student, teacher).item() for given in parts
+    )
+    assert distance + angle == pytest.approx(rkd(student, teacher).item())
+    assert min(distance, angle) > 0
+    assert rkd(student + 7, teacher).item() == pytest.approx(distance + angle)
+    with pytest.raises(ProtocolError, match="weights of rkd must lie in 0-1000, one above 0, got"):
+        feature_losses.load("rkd", {"distance_weight": 0.0, "angle_weight": 0.0})
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_rkd_of_images_that_are_equal_but_for_rounding_is_that_of_equal_ones(batch: int) -> None:
+    """Dividing by a distance that is rounding would give a gradient of the order of 1e6."""
+    one = 3 + maps(1, 6, (3, 3), 1, torch.float32)
+    noise = 1e-7 * maps(batch, 6, (3, 3), 2, torch.float32)
+    student = (one + noise).requires_grad_()
+    value = rkd(student, reading(maps(batch, 6, (3, 3), 3, torch.float32)))
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.isfinite()
+    assert (gradient == 0).all()
+
+
+def test_vid_is_least_where_the_variance_is_the_squared_error() -> None:
+    student, teacher = maps(6, 4, (3, 3), 4), reading(maps(6, 4, (3, 3), 5))
+    squares = (student - teacher.features).square().mean(dim=(0, 2, 3))
+    raw = squares.expm1().log().requires_grad_()
+    value = MEMBERS["vid"].loss(student, teacher, raw_variance=raw)
+    (gradient,) = torch.autograd.grad(value, raw)
+    assert gradient.abs().max() < 1e-4
+    assert value.item() == pytest.approx((1 + squares.log().mean().item()) / 2, abs=1e-4)
+
+
+def test_the_variances_of_vid_start_at_5_train_with_the_adapters_and_are_in_their_state() -> None:
+    student, teacher = maps(3, 5, (4, 4), 31), reading(maps(3, 6, (4, 4), 32))
+    taps = {"last1": 5, "last2": 5}, {"last1": 6, "last2": 4}
+    adapters = Adapters.of("vid", *taps, seed=1).double()
+    assert {f"trained.{tap}.raw_variance" for tap in taps[0]} <= {*adapters.state_dict()}
+    first = adapters.trained["last1"].raw_variance
+    assert (functional.softplus(first) + 1e-5).tolist() == pytest.approx([5.0] * 6)
+    used = {"last1": student}, {"last1": teacher}
+    optimizer = torch.optim.SGD(adapters.parameters(), lr=0.5)
+    before = feature_loss(MEMBERS["vid"], *used, adapters)
+    before.backward()
+    assert (first.grad != 0).all()
+    optimizer.step()
+    assert feature_loss(MEMBERS["vid"], *used, adapters) < before
+    for kind in ("none", "attention", "hint"):
+        assert not Adapters.of(kind, *taps, seed=1).trained
+        assert bool(Adapters.of(kind, *taps, seed=1).layers) == (kind == "hint")
 
 
 def test_attention_of_single_positions_is_zero() -> None:
@@ -241,7 +350,7 @@ def test_feature_loss_and_gradient_are_finite_for_extreme_maps(
     (gradient,) = torch.autograd.grad(value, student)
     assert value.isfinite()
     assert gradient.isfinite().all()
-    if student_scale == 0 and kind != "hint":
+    if student_scale == 0 and kind not in ("hint", "vid"):
         assert (gradient == 0).all()
 
 
@@ -324,6 +433,20 @@ def test_adapters_depend_on_the_seed_alone() -> None:
     torch.set_rng_state(state)
 
 
+def test_tensors_of_a_loss_start_from_a_seed_for_each_tap() -> None:
+    def drawn(seed: int, *taps: str) -> dict[str, Tensor]:
+        channels = dict.fromkeys(taps, 8)
+        adapters = Adapters(
+            channels, channels, seed, lambda count, draw: {"x": torch.rand(count, generator=draw)}
+        )
+        return {tap: adapters.trained[tap].x for tap in taps}
+
+    both = drawn(1, "last2", "last1")
+    assert torch.equal(both["last1"], drawn(1, "last1")["last1"])
+    assert not torch.equal(both["last1"], both["last2"])
+    assert not torch.equal(both["last1"], drawn(2, "last1")["last1"])
+
+
 def test_taps_of_one_adapter_start_with_different_weights() -> None:
     layers = Adapters({"last1": 8, "last2": 8}, {"last1": 8, "last2": 8}, seed=1).layers
     assert not torch.equal(layers["last1"].weight, layers["last2"].weight)
@@ -348,12 +471,14 @@ def test_adapters_of_other_taps_are_refused() -> None:
 def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
     students = {"last1": maps(3, 5, (2, 2), 25), "last2": maps(3, 4, (4, 4), 26)}
     readings = {"last2": reading(maps(3, 6, (4, 4), 27)), "last1": reading(maps(3, 7, (2, 2), 28))}
-    adapters = Adapters({"last1": 5, "last2": 4}, {"last1": 7, "last2": 6}, seed=1).double()
+    channels = {"last1": 5, "last2": 4}, {"last1": 7, "last2": 6}
+    adapters = Adapters.of(kind, *channels, seed=1).double()
     found = feature_loss(MEMBERS[kind], students, readings, adapters).item()
     parts = []
     for tap, student in students.items():
         adapted = adapters(tap, student) if kind in ADAPTED_KINDS else student
-        parts.append(FEATURE_LOSSES[kind](adapted, readings[tap]).item())
+        trained = dict(adapters.trained[tap].named_parameters()) if kind == "vid" else {}
+        parts.append(MEMBERS[kind].loss(adapted, readings[tap], **trained).item())
     assert found == pytest.approx(sum(parts) / 2)
     assert parts[0] != pytest.approx(parts[1])
 
@@ -361,16 +486,17 @@ def test_feature_loss_is_the_mean_over_the_taps(kind: str) -> None:
 @pytest.mark.parametrize("kind", ADAPTED_KINDS)
 def test_pooling_before_the_adapter_changes_nothing(kind: str) -> None:
     student, teacher = maps(3, 5, (7, 9), 29), reading(maps(3, 6, (4, 4), 30))
-    adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
+    adapters = Adapters.of(kind, {"last1": 5}, {"last1": 6}, seed=1).double()
     found = feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters)
-    expected = FEATURE_LOSSES[kind](adapters("last1", student), teacher)
+    trained = dict(adapters.trained["last1"].named_parameters()) if kind == "vid" else {}
+    expected = MEMBERS[kind].loss(adapters("last1", student), teacher, **trained)
     assert found.item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("kind", ADAPTED_KINDS)
 def test_every_parameter_of_an_adapter_gets_a_gradient(kind: str) -> None:
     student, teacher = maps(3, 5, (4, 4), 31), reading(maps(3, 6, (4, 4), 32))
-    adapters = Adapters({"last1": 5}, {"last1": 6}, seed=1).double()
+    adapters = Adapters.of(kind, {"last1": 5}, {"last1": 6}, seed=1).double()
     feature_loss(MEMBERS[kind], {"last1": student}, {"last1": teacher}, adapters).backward()
     assert all((parameter.grad != 0).any() for parameter in adapters.parameters())
 
@@ -435,7 +561,8 @@ def test_feature_loss_starts_within_a_hundredth_and_ten(
         tap: reduced(random_stage(images, *shape, seed=37))
         for tap, shape in zip(taps, teacher_shapes, strict=True)
     }
-    adapters = Adapters(
+    adapters = Adapters.of(
+        kind,
         {tap: student.shape[1] for tap, student in students.items()},
         {tap: reading.features.shape[1] for tap, reading in readings.items()},
         seed=1,
@@ -478,7 +605,7 @@ def test_layouts_of_teacher_and_student_need_not_be_the_same(
     projection = Projection(vectors=vectors, scale=1.3, variance=3.0, energy=0.5)
     kept = reading(projection.reduce(full).half().float(), full.half().float(), variance=3.0)
     member = MEMBERS[kind]
-    adapters = Adapters({"last1": 12}, {"last1": 6}, seed=0) if member.ADAPTED else NO_ADAPTERS
+    adapters = Adapters.of(kind, {"last1": 12}, {"last1": 6}, seed=0)
     value = feature_loss(member, {"last1": place.as_map(output)}, {"last1": kept}, adapters)
     (gradient,) = torch.autograd.grad(value, output)
     assert value.isfinite()

@@ -189,6 +189,15 @@ def test_soft_loss_is_zero_when_student_equals_teacher(loss: str, temperature: f
     assert found == pytest.approx(0, abs=1e-3 * temperature**2 if loss == "dist" else 1e-9)
 
 
+def test_with_two_classes_zscore_has_no_gradient_and_dkd_is_kl() -> None:
+    """Why the built-in search spaces leave these out there, and offer `dist`."""
+    binary = case(2, classes=2)
+    steepness = {name: gradient(name, *binary, 2.0).abs().max().item() for name in SOFT_LOSSES}
+    assert steepness.pop("zscore") < 1e-5
+    assert min(steepness.values()) > 0.01
+    assert dkd(*binary, 2.0).item() == pytest.approx(kl(*binary, 2.0).item())
+
+
 @pytest.mark.parametrize("loss", SOFT_LOSSES)
 def test_soft_loss_is_positive_when_student_differs(loss: str) -> None:
     assert SOFT_LOSSES[loss](*case(2), 4.0).item() > 0.01

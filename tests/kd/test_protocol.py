@@ -52,6 +52,7 @@ OTHERS: dict[str, Any] = {
     "optimizer": "adamw",
     "clip": 1.0,
     "ema": 0.9,
+    "loss": "mine.py:squared@0123456789ab",
     "metric": "balanced-accuracy",
     "margin": 1.0,
     "seed": 1,

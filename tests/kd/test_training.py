@@ -51,7 +51,8 @@ from tests.support.small import (
 
 HINT = replace(DISTILLED, feature_kind="hint", feature_weight=0.5, feature_taps=("last1", "last2"))
 SIMILARITY = replace(HINT, feature_kind="similarity", feature_taps=("last2",))
-KINDS = {"plain": PLAIN, "hint": HINT, "similarity": SIMILARITY}
+VID = dataclasses.replace(HINT, feature_kind="vid")
+KINDS = {"plain": PLAIN, "hint": HINT, "similarity": SIMILARITY, "vid": VID}
 
 SOFT_KINDS, FEATURE_KINDS = ("none", *LOGIT_LOSSES.names), ("none", *FEATURE_LOSSES.names)
 
@@ -266,7 +267,7 @@ def test_every_parameter_of_student_and_adapters_is_optimized_and_moves(
 ) -> None:
     recipe = replace(HINT, feature_kind=kind) if kind != "none" else DISTILLED
     state = begin(recipe, source)
-    assert bool(state.adapters.layers) == (kind in ("hint", "cosine"))
+    assert bool(state.adapters.layers) == (kind in ("hint", "cosine", "vid"))
     named = dict(state.network.named_parameters()) | dict(state.adapters.named_parameters())
     held = [each for group in state.optimizer.param_groups for each in group["params"]]
     assert {id(parameter) for parameter in held} == {id(each) for each in named.values()}

@@ -23,6 +23,7 @@ from storage.files.records import Finalists, RunRecord
 from tests.support.study_fixture import Fabricated, Plan, drawn_figures, fabricate, read_report
 
 NO_FEATURES = {"feature_kind": "none", "feature_weight": 0.0, "feature_taps": ()}
+KL, NO_SOFT = ({"soft_kind": kind, "soft_parameters": {}} for kind in ("kl", "none"))
 OFF = Schedule.constant(0.0)
 
 
@@ -90,11 +91,11 @@ def alone(data: StudyData, arm: str, role: str = "") -> StudyData:
         (lambda data: alone(data, "plain"), "no arm of this study distils"),
         (lambda data: alone(data, "plain", "tuned"), "no tuned plain recipe was confirmed"),
         (
-            lambda data: with_recipe(data, soft_kind="kl", alpha=OFF, **NO_FEATURES),
+            lambda data: with_recipe(data, **KL, alpha=OFF, **NO_FEATURES),
             "the tuned recipe of scheduled does not distil (alpha is 0",
         ),
         (
-            lambda data: with_recipe(data, soft_kind="none", alpha=OFF, **NO_FEATURES),
+            lambda data: with_recipe(data, **NO_SOFT, alpha=OFF, **NO_FEATURES),
             "does not distil (it has no soft loss",
         ),
         (
@@ -118,9 +119,9 @@ def test_no_verdict_and_no_command_where_more_runs_would_not_help(
 def test_a_recipe_that_distils_by_either_term_has_a_verdict(data: StudyData) -> None:
     hint = {"feature_kind": "hint", "feature_weight": 1.0, "feature_taps": ("last1",)}
     rising = Schedule(shape="linear", initial=0.0, final=0.5)
-    for taught in ({"alpha": OFF, **hint}, {"soft_kind": "kl", "alpha": rising, **NO_FEATURES}):
+    for taught in ({"alpha": OFF, **hint}, {**KL, "alpha": rising, **NO_FEATURES}):
         assert find(with_recipe(data, **taught)).verdict.kind != "none"
-    untaught = find(with_recipe(data, soft_kind="none", alpha=OFF, **NO_FEATURES))
+    untaught = find(with_recipe(data, **NO_SOFT, alpha=OFF, **NO_FEATURES))
     assert key_figures(untaught)[1].name == "Student of scheduled"
     assert untaught.standings[0].recovered is None
 
@@ -180,7 +181,7 @@ def test_arms_that_distil_are_compared_with_each_other_on_equal_budgets(tmp_path
 
     data = fabricate(tmp_path, plan).read()
     assert pairs(data) == [("tuned scheduled", "tuned constant")]
-    assert pairs(with_recipe(data, soft_kind="kl", alpha=OFF, **NO_FEATURES)) == []
+    assert pairs(with_recipe(data, **KL, alpha=OFF, **NO_FEATURES)) == []
     scheduled, constant, plain = data.arms
     fewer = replace(constant, trials=constant.trials[:-1])
     assert pairs(replace(data, arms=(scheduled, fewer, plain))) == []

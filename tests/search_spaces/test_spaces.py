@@ -47,10 +47,11 @@ SCHEDULES = {
         ("sharpness", SHARE),
     )
 }
+SOFT = {"soft_kind": CategoricalDistribution(("kl", "zscore", "dkd", "dist"))}
 METHOD: dict[str, dict[str, BaseDistribution]] = {
     "plain": COMMON,
-    "constant": {"temperature": TEMPERATURE, "alpha": SHARE, **FEATURE, **COMMON},
-    "scheduled": {**SCHEDULES, **FEATURE, **COMMON},
+    "constant": {"temperature": TEMPERATURE, "alpha": SHARE, **SOFT, **FEATURE, **COMMON},
+    "scheduled": {**SCHEDULES, **SOFT, **FEATURE, **COMMON},
 }
 
 
@@ -97,7 +98,60 @@ def test_every_recipe_is_valid_and_survives_json(name):
     for _, recipe in asked(name, 200):
         assert Recipe.from_json(recipe.to_json()) == recipe
         assert recipe.distils == (name != "plain")
-        assert recipe.soft_kind == ("none" if name == "plain" else "kl")
+        assert (recipe.soft_kind == "none") == (name == "plain")
+
+
+@pytest.mark.parametrize("name", ["scheduled", "constant"])
+@pytest.mark.parametrize(
+    ("study", "choices"),
+    [
+        (StudyContext(binary=True), {"kl", "dist"}),
+        (StudyContext(mixing=True), {"kl", "zscore", "dist"}),
+        (StudyContext(binary=True, mixing=True), {"kl", "dist"}),
+    ],
+)
+def test_soft_losses_that_do_not_fit_the_labels_are_left_out(name, study, choices):
+    trials = drawn(load_space(name, study), 40)
+    assert {recipe.soft_kind for _, recipe in trials} == choices
+
+
+OWN_LOSS = "mine.py:squared@0123456789ab"
+
+
+@pytest.mark.parametrize("loss", ["dist", OWN_LOSS])
+def test_the_loss_of_a_study_takes_the_place_of_the_choice(loss):
+    study = StudyContext(loss=loss)
+    for name in ("scheduled", "constant"):
+        space = load_space(name, study)
+        assert all("soft_kind" not in parameters for parameters in space.enqueued.values())
+        for trial, recipe in drawn(space, 20):
+            assert recipe.soft_kind == loss
+            assert "soft_kind" not in trial.params
+        assert space.digest != load_space(name).digest
+    assert load_space("plain", study).digest == load_space("plain").digest
+
+
+OF_LOSS = """
+from kd.recipe import Recipe
+
+def suggest(trial, study):
+    return Recipe(soft_kind={kind})
+"""
+
+
+def test_a_space_of_the_user_takes_the_loss_of_the_study_and_no_other(tmp_path):
+    path = write(tmp_path, OF_LOSS.format(kind='study.loss or "kl"'))
+    for loss in ("", "dkd", OWN_LOSS):
+        [(_, recipe)] = drawn(load_space(path, StudyContext(loss=loss)), 1)
+        assert recipe.soft_kind == (loss or "kl")
+    path = write(tmp_path, OF_LOSS.format(kind='"kl"'))
+    with pytest.raises(ProtocolError, match=r"soft_kind 'kl', and the study the loss dkd: write "):
+        load_space(path, StudyContext(loss="dkd"))
+    with pytest.raises(ProtocolError, match=r"'zscore', which has no gradient with two classes"):
+        load_space("constant", StudyContext(loss="zscore", binary=True))
+    path = write(tmp_path, OF_LOSS.format(kind=repr(OWN_LOSS)))
+    with pytest.raises(ProtocolError, match=r"soft_kind 'mine.py:.*, which the study lacks: add -"):
+        load_space(path)
 
 
 def test_a_final_value_and_a_sharpness_are_sampled_only_where_they_have_an_effect():
@@ -587,7 +641,7 @@ def test_where_models_have_no_taps_in_common_no_feature_loss_is_proposed(name):
         recipe = space.suggest(trial)
         assert recipe.feature_kind == "none"
         assert not any(parameter.startswith("feature") for parameter in trial.params)
-        assert (recipe.soft_kind == "kl") == (name != "plain")
+        assert (recipe.soft_kind != "none") == (name != "plain")
     whole = load_space(name).enqueued
     assert space.enqueued == {
         title: {key: value for key, value in recipe.items() if not key.startswith("feature")}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from kd.data.inputs import Arrays, Examples, Images, Inputs
-from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol
@@ -125,10 +124,9 @@ def begin(
 ) -> TrainingState:
     """The state before the first epoch: the same for every recipe, but for its adapters."""
     student = network(name)
-    adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
-    taps = recipe.feature_taps if adapted else ()
-    shapes = tap_shapes(student)
-    adapters = Adapters(
+    taps, shapes = recipe.feature_taps, tap_shapes(student)
+    adapters = Adapters.of(
+        recipe.feature_kind,
         {tap: shapes[tap][0] for tap in taps},
         {tap: source.projections[tap].vectors.shape[1] for tap in taps if source},
         seed=0,

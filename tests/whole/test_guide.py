@@ -9,12 +9,15 @@ import shutil
 import sys
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
 import optuna.cli
 import pytest
+import scipy.spatial
+import scipy.special
 import torch
 from PIL import Image
 
@@ -98,6 +101,7 @@ def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
         "Your own images",
         "Your own models",
         "Your own search space",
+        "Your own loss",
         "How to use the result",
     )
     blocks = sum(section(title).count("```python") for title in titles)
@@ -265,6 +269,32 @@ def test_a_search_space_of_the_user():
     }
     assert found["cosine"].feature_taps == ()
     assert found["cosine and hint"].feature_taps == ("last1",)
+
+
+def test_a_loss_of_the_user():
+    report = report_of(follow("Your own loss", "congruence"))
+    own = [one["recipe"]["soft_kind"] for one in report["finalists"] if one["arm"] != "plain"]
+    assert {re.sub("@.*", "", kind) for kind in own} == {"congruence.py:congruence"}
+
+    random = np.random.default_rng(0)
+    draw = lambda *shape: random.normal(size=shape)  # noqa: E731
+    ours, theirs, maps, features = draw(5, 3), draw(5, 3), draw(5, 6, 4, 4), draw(5, 2, 2, 2)
+    p, q = (scipy.special.softmax(logits / 3, axis=1) for logits in (theirs, ours))
+    expected = 9 * np.sum(p * np.log(p / q)) / 5
+    for i, j in np.ndindex(5, 5):
+        left, right = (
+            1 - scipy.spatial.distance.cosine(*one.mean((2, 3))[[i, j]]) for one in (maps, features)
+        )
+        expected += 10 * (left - right) ** 2 / 25
+    student, teacher = (
+        SimpleNamespace(logits=torch.from_numpy(logits), taps={"last1": tap})
+        for logits, tap in (
+            (ours, torch.from_numpy(maps)),
+            (theirs, SimpleNamespace(features=torch.from_numpy(features))),
+        )
+    )
+    congruence = runpy.run_path("congruence.py")["congruence"]
+    assert congruence(student, teacher, None, 3.0).item() == pytest.approx(expected)
 
 
 def test_a_space_of_the_user_goes_with_arms_as_the_guide_states():

@@ -41,8 +41,13 @@ WIDTH = {width}
 def layers(classes):
     return dict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(WIDTH, classes))
 """
-SPACE = "from ranges import lr\nfrom kd.recipe import Recipe\n\n\ndef suggest(trial):\n"
-SPACE += "    return Recipe(lr=lr(trial))\n"
+SPACE = "from ranges import lr\nfrom kd.recipe import Recipe, Schedule\n\n\n"
+SPACE += "def suggest(trial, study):\n    half = Schedule.constant(0.5)\n"
+SPACE += "    return Recipe(lr=lr(trial), soft_kind=study.loss, alpha=half)\n"
+LOSS = "from gaps import gap\n\n\ndef near(student, teacher, labels, temperature):\n"
+LOSS += "    assert [*student.taps] == [*teacher.taps] == ['last1']\n"
+LOSS += "    return gap(student.logits, teacher.logits)\n"
+GAP = "def gap(left, right):\n    return (left - right).square().mean()\n"
 RANGES = "def lr(trial):\n    return trial.suggest_float('lr', 0.01, {high})\n"
 APART = """\
 import sys
@@ -73,7 +78,13 @@ def test_a_study_of_own_files_continues_and_is_exported_and_reproduced_without_t
     (user / "mine.py").write_text(SPACE)
     (user / "ranges.py").write_text(RANGES.format(high=0.2))
     named = ["--teacher", f"{user}/large/nets.py:net", "--student", f"{user}/small/nets.py:net"]
+    (user / "losses.py").write_text(LOSS)
+    named += ["--loss", f"{user}/losses.py:near"]
     named += ["--taps", "last1", "--space", f"{user}/mine.py", "--arms", "plain"]
+    (user / "gaps.py").write_text(GAP.replace("left - right", "left.detach() - right"))
+    assert "losses.py:near has no gradient for random" in refuse(root, capsys, *named)
+    assert not Layout(root).study("digits").settings.exists()
+    (user / "gaps.py").write_text(GAP)
     assert main([*changed(FLAGS.split(), named), "--root", str(root)]) == 0
 
     (user / "mine.py").write_text(f"# the same\n{SPACE}")
@@ -86,6 +97,9 @@ def test_a_study_of_own_files_continues_and_is_exported_and_reproduced_without_t
     assert "its search space mine changed" in refuse(root, capsys, *named)
     (user / "small" / "parts" / "head.py").write_text(HEAD.format(width=5))
     assert "nets.py, or a file that it imports, has changed" in refuse(root, capsys, *named)
+    (user / "small" / "parts" / "head.py").write_text(HEAD.format(width=4))
+    (user / "gaps.py").write_text("# another\n" + GAP)
+    assert "losses.py, or a file that it imports, has changed" in refuse(root, capsys, *named)
 
     shutil.rmtree(user)
     place = ["--root", str(root), "--workers", "inline"]

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from conductor.command_line.cli import main
 from kd.data.inputs import Examples
-from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.families.torchvision import imagenet_files
@@ -128,10 +127,11 @@ def begin(
 ) -> TrainingState:
     """The state before the first epoch, with the adapters that the recipe needs."""
     found = tap_shapes(student)
-    adapted = recipe.feature_kind != "none" and features.load(recipe.feature_kind).ADAPTED
-    taps = recipe.feature_taps if source and adapted else ()
+    taps = recipe.feature_taps if source else ()
     reading = {tap: source.projections[tap].vectors.shape[1] for tap in taps if source}
-    adapters = Adapters({tap: found[tap][0] for tap in taps}, reading, seed=0)
+    adapters = Adapters.of(
+        recipe.feature_kind, {tap: found[tap][0] for tap in taps}, reading, seed=0
+    )
     return TrainingState.start(student, adapters.to(device), recipe)
 
 

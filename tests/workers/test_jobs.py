@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from conductor.stages.own_files import keep_own, pin_models
 from kd.data.views import render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
@@ -54,6 +55,7 @@ from workers.jobs import (
     ExportJob,
     Job,
     KernelsJob,
+    LossJob,
     MachineJob,
     ModelsJob,
     PrepareJob,
@@ -70,7 +72,7 @@ from workers.jobs import (
 from workers.pools import on_ray
 from workers.runners import measuring, training
 from workers.runners.caching import view_seed
-from workers.runners.loading import load_live_teacher, load_teacher
+from workers.runners.loading import load_live_teacher, load_teacher, teacher_source
 from workers.runners.preparing import Tuning, teacher_identity
 
 CPU = torch.device("cpu")
@@ -469,14 +471,52 @@ def test_the_seed_of_a_run_orders_its_batches(ready: Ground, monkeypatch) -> Non
     assert orders["5"] != orders["6"]
 
 
+OWN_LOSS = """
+def near(student, teacher, labels, temperature):
+    deep = student.taps["last1"].mean((2, 3)).square().mean(1)
+    gap = deep - teacher.taps["last1"].attention.mean((1, 2))
+    return (student.logits - teacher.logits).square().mean() + gap.square().mean()
+"""
+
+
+def own_loss(ready: Ground, function: str = "near") -> str:
+    """Keep a file with a loss under the root; return its name in a protocol."""
+    (ready.root / "mine.py").write_text(OWN_LOSS)
+    pinned, files = pin_models({"loss": f"{ready.root}/mine.py:{function}"})
+    keep_own(ready.layout, files)
+    name: str = pinned["loss"]
+    return name
+
+
+@pytest.mark.parametrize("loss", ["kl", "own"])
 @pytest.mark.parametrize("cache", ["logits", "none"])
-def test_the_live_teacher_trains_as_the_cache_does(ready: Ground, cache: str) -> None:
-    """But for rounding: the teacher sees batches of another size."""
-    cached = history(run(ready.train(HINT, "cached")))
-    live = history(run(ready.train(HINT, "live", cache=cache)))
+def test_the_live_teacher_trains_as_the_cache_does(ready: Ground, cache: str, loss: str) -> None:
+    """But for rounding: the teacher sees batches of another size.
+
+    A loss of the user's own reads taps without a feature loss.
+    """
+    recipe = HINT if loss == "kl" else replace(DISTILLED, soft_kind=own_loss(ready))
+    assert isinstance(teacher_source(ready.train(recipe, cache=cache), CPU), LiveTeacher)
+    cached = history(run(ready.train(recipe, "cached")))
+    live = history(run(ready.train(recipe, "live", cache=cache)))
     for one, other in zip(cached, live, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-2)
         assert one.teacher_kl == pytest.approx(other.teacher_kl, rel=1e-1)
+
+
+def test_a_loss_of_the_user_is_tried_out_at_the_taps_of_the_study(ready: Ground) -> None:
+    def job(function: str = "near", **changes: Any) -> LossJob:
+        with_loss = replace(ready.protocol, loss=own_loss(ready, function))
+        return ready.job(LossJob, protocol=with_loss, **changes)
+
+    result(job())
+    assert (
+        "reads the tap 'last1', which the study lacks: it has last2 (--taps) (mine.py"
+        in failure(job(taps=("last2",)), "ProtocolError")
+    )
+    assert "unknown function of mine.py 'nera'; did you mean near?" in failure(
+        job("nera", dataset=""), "ProtocolError"
+    )
 
 
 def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ground) -> None:
@@ -682,6 +722,7 @@ def every_job() -> list[Job]:
         ready.job(ExportJob, weights="/runs/run", folder="/runs/export", accuracy=0.5, onnx=False),
         ready.job(KernelsJob),
         ready.job(ModelsJob),
+        ready.job(LossJob),
         ready.job(TapsJob),
         ready.job(WeightsJob),
         ready.job(MachineJob),

@@ -11,7 +11,7 @@ from kd.data.views import render
 from kd.errors import WorkerError
 from kd.losses import features
 from kd.losses import logits as logit_losses
-from kd.losses.adapters import Adapters
+from kd.losses.adapters import Adapters, feature_loss
 from kd.losses.hard import hard
 from kd.models.families.torchvision import imagenet_files
 from kd.models.numerics import place
@@ -104,7 +104,16 @@ def _computed(device: torch.device) -> Values:
         for name in LOGIT_LOSSES.names
     }
     of_logits["hard"] = hard(student, labels, label_smoothing=0.1)
-    of_maps = {name: features.load(name).loss(maps, reading) for name in FEATURE_LOSSES.names}
+    channels = {"last1": 16}
+    of_maps = {
+        name: feature_loss(
+            features.load(name),
+            {"last1": maps},
+            {"last1": reading},
+            Adapters.of(name, channels, channels, seed=0).to(device),
+        )
+        for name in FEATURE_LOSSES.names
+    }
     computed: Values = {}
     for losses, variable in ((of_logits, student), (of_maps, maps)):
         for name, loss in losses.items():

@@ -121,7 +121,7 @@ def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
     A plain recipe needs only the cached logits of the validation split.
     """
     recipe = job.recipe
-    cached = job.cache == "all" or (job.cache == "logits" and recipe.feature_kind == "none")
+    cached = job.cache == "all" or (job.cache == "logits" and not recipe.reads_taps)
     if cached or not recipe.distils:
         return CachedTeacher(job.layout.shards(job.shards), device)
     return load_live_teacher(job, device)

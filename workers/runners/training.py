@@ -9,7 +9,6 @@ import torch
 from kd.data.inputs import Examples
 from kd.errors import ArtifactError
 from kd.json_data import plain
-from kd.losses import features
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, tap_shapes
 from kd.models.numerics import place
@@ -62,6 +61,8 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
             view_seed=view_seed(job.protocol),
             views=job.views,
             seed=job.seed,
+            files=job.layout.own,
+            study_taps=job.taps,
         )
         yield from checkpointed(
             state, job.recipe, plan, data, validation, source, run, identity, stopped
@@ -73,13 +74,14 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
 
 
 def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
-    """Return the adapters of the recipe's feature loss: a 1x1 convolution for each tap, or none."""
+    """Return what the recipe's feature loss trains at each of its taps, if anything."""
     recipe = job.recipe
-    if recipe.feature_kind == "none" or not features.load(recipe.feature_kind).ADAPTED:
+    if not recipe.feature_taps:
         return Adapters({}, {}, seed=0)
     shapes = tap_shapes(network)
     projections, _ = read_projections(job.layout.shards(job.shards))
-    return Adapters(
+    return Adapters.of(
+        recipe.feature_kind,
         {tap: shapes[tap][0] for tap in recipe.feature_taps},
         {tap: projections[tap].vectors.shape[1] for tap in recipe.feature_taps},
         seed=derive_seed(job.seed, "adapters"),

@@ -22,11 +22,15 @@ class FeatureLoss(Protocol):
     `ADAPTED` says whether the loss compares channel by channel: its `student` then has the
     teacher's number of channels, through a 1x1 convolution that trains with the student. A loss
     may have `Parameters`, as a logit loss; a recipe gives them as `feature_parameters`.
+
+    An adapted loss may have tensors of its own at each tap that train with the student, as `vid`:
+    `start(channels, generator)` returns their first values by name, for the k channels of the
+    reading, and `loss` takes them as arguments of these names. `generator` has their own seed.
     """
 
     ADAPTED: bool
 
-    def loss(self, student: "Tensor", reading: "TapReading") -> "Tensor":
+    def loss(self, student: "Tensor", reading: "TapReading", **trained: "Tensor") -> "Tensor":
         """Return the loss of one tap, a scalar: a mean over the batch, in the dtype of `student`.
 
         `student` is [B, C, H, W] float; `reading` holds the teacher's features [B, k, h, w] and

@@ -1,0 +1,42 @@
+"""The job that tries out a loss of the user's own, before the study trains with it."""
+
+from collections.abc import Iterator
+
+import torch
+
+from kd.errors import ProtocolError
+from kd.losses.own import OwnLoss, random_reading
+from kd.models.build import tap_shapes
+from kd.names import parse_loss
+from kd.training.teacher import MAX_RANK, MAX_SIDE
+from workers.events import Event, Result, ShouldStop
+from workers.jobs import LossJob
+from workers.runners.loading import build_network, dataset_info
+
+
+def run_loss(job: LossJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
+    """Find the protocol's own loss and, with data, compute it at the taps of every student.
+
+    Raises ProtocolError, in one line, if it cannot be trained with.
+    """
+    protocol = job.protocol
+    name = parse_loss(protocol.loss)
+    if name is None:
+        raise ProtocolError(f"{protocol.loss} is not a loss of your own")
+    loss = OwnLoss.find(name, job.layout.own)
+    if job.dataset:
+        info = dataset_info(job)
+        batch = min(protocol.batch_size, sum(info["counts"]["train"]))
+        shapes = tap_shapes(build_network(job, protocol.teacher, teacher=True))
+        readings = {}
+        for tap in job.taps:
+            channels, *sides = shapes[tap]
+            height, width = (min(side, MAX_SIDE) for side in sides)
+            features = min(channels, MAX_RANK), height, width
+            readings[tap] = random_reading(batch, features, (sides[0], sides[1]), device)
+        for student in protocol.students:
+            shapes = tap_shapes(build_network(job, student))
+            taps = {tap: shapes[tap] for tap in job.taps}
+            classes = len(info["classes"])
+            loss.try_out(taps, readings, classes=classes, batch=batch, device=device)
+    yield Result.of()
