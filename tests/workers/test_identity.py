@@ -53,6 +53,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "batch_size": (17, TEACHER),
     "warmup": (0.2, TEACHER),
     "optimizer": ("adamw", NONE),
+    "loss": ("dkd", NONE),
     "metric": ("balanced-accuracy", NONE),
     "margin": (1.0, NONE),
     "seed": (1, TEACHER),
