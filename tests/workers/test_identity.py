@@ -56,6 +56,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "optimizer": ("adamw", NONE),
     "clip": (1.0, TEACHER),
     "ema": (0.9, NONE),
+    "loss": ("dkd", NONE),
     "metric": ("balanced-accuracy", NONE),
     "margin": (1.0, NONE),
     "seed": (1, TEACHER),
