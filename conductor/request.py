@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conductor.search.pruners import PRUNERS
-from conductor.search.samplers import SAMPLERS
+from conductor.search.samplers import SAMPLERS, check_sampler
 from kd.errors import ProtocolError, require
 from kd.names import parse_model
 from kd.own_files import OwnFile
@@ -122,7 +122,15 @@ class Request(Workers):
             "trials of each arm in total; repeating the command finishes them, or does nothing",
         ),
     ] = 20
-    sampler: Annotated[str, Flag("search", "how recipes are proposed"), SAMPLERS] = "tpe"
+    sampler: Annotated[
+        str,
+        Flag(
+            "search",
+            "how recipes are proposed: a name, or a function of your own that returns an Optuna "
+            "sampler, as in mine.py:make (see docs/guide.md). Names",
+        ),
+        SAMPLERS,
+    ] = "tpe"
     pruner: Annotated[str, Flag("search", "how trials are ended early"), PRUNERS] = "median"
     lag: Annotated[
         int,
@@ -151,7 +159,7 @@ class Request(Workers):
             require(f"--{flag} must be at least 1", received >= 1, received)
             require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
         Workers.__post_init__(self)
-        SAMPLERS.check(self.sampler)
+        check_sampler(self.sampler)
         PRUNERS.check(self.pruner)
         if self.sampler == "gp" and self.pruner != "none":
             raise ProtocolError(

@@ -15,6 +15,8 @@ from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
+from conductor.search.samplers import OWN_SAMPLER
+from conductor.search.trying import try_sampler
 from conductor.stages.confirm import Confirmation
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
@@ -139,6 +141,8 @@ class Study:
         kept = kept_settings(self._paths, self._request, self._url)
         spaces = (space.own for space in self._spaces if space.own)
         keep_own(self._layout, [*self._request.own, *spaces])
+        for space in self._spaces if OWN_SAMPLER.fullmatch(self._request.sampler) else ():
+            try_sampler(self._method(self._request), space)
         preparation.models()  # what can fail without data fails before they are read
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
@@ -178,7 +182,6 @@ class Study:
     ) -> Arm:
         protocol = self._request.protocol
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in METHOD}
-        method = SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs)
         attributes = {
             "protocol": protocol.hash,
             "space": space.digest,
@@ -189,7 +192,14 @@ class Study:
         }
         name = study_name(self._request.name, space.name)
         study = open_study(storage, name, attributes, measure(protocol.metric).maximised)
+        method = self._method(settings)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
+
+    def _method(self, options: Request | StudySettings) -> SearchMethod:
+        protocol = self._request.protocol
+        chosen: dict[str, Any] = {name: getattr(options, name) for name in METHOD}
+        own = self._layout.own
+        return SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs, own=own)
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:
         """Test the teacher, and measure the costs of the models while nothing else runs."""
