@@ -26,6 +26,7 @@ from conductor.stages.provenance import (
     kept_settings,
     kernels_change,
     remember_command,
+    remember_timeout,
     versions_change,
 )
 from kd.errors import RetortError, StudyError
@@ -169,13 +170,26 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(*stage).run(self._request.trials, publisher.trial)
+            self._search(Search(*stage), publisher)
             clock.lap("search")
         chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
         clock.lap("confirmation")
         self._compare(workers, prepared)
         clock.lap("comparison")
+
+    def _search(self, search: Search, publisher: Publisher) -> None:
+        """Run trials, until the time ends. Raises StudyError if it ends before the first."""
+        remember_timeout(self._paths, 0.0, 0)
+        planned, seconds = self._request.trials, self._request.timeout or 0.0
+        reached = search.run(planned, publisher.trial, self._request.deadline)
+        if not reached:
+            raise StudyError(
+                f"--timeout {seconds:g}s ended before the first trial; what was prepared is kept: "
+                "run the command again, or with a longer --timeout"
+            )
+        if reached < planned:
+            remember_timeout(self._paths, seconds, planned)
 
     def _open_arm(
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget

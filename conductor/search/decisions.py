@@ -80,11 +80,16 @@ class Decisions:
         """Number of trials that count towards `--trials`."""
         return self._counted
 
+    @property
+    def begun(self) -> int:
+        """Number of trials that count towards `--trials`, or will when they end."""
+        return self._counted + len(self._running)
+
     def may_ask(self, total: int) -> bool:
         """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
         settled = self._asked - self.method.lag
         waiting = any(number <= settled for number in self._running)
-        return self._counted + len(self._running) < total and not waiting
+        return self.begun < total and not waiting
 
     def ask(self) -> FrozenTrial:
         """Decide the parameters of the next trial. One with an `excess` has ended already."""
