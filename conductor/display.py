@@ -48,7 +48,7 @@ class Display:
     """Prints progress to standard output; errors are printed elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, force_jupyter=False)
         self._bars = _bars(self.console)
         self._stage: _Stage | None = None
         self._runs: dict[object, _Run] = {}
