@@ -4,9 +4,12 @@ It is made anew for each decision, and sees the trials that the lag allows. So i
 in the trials (parameters, values, system attributes), or to follow from the seed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -32,7 +35,8 @@ def make_own(name: str, place: Path, seed: int) -> "GuardedSampler":
         raise ProtocolError(f"{file} lacks the function {function}(seed) -> optuna sampler")
     where = own_line(make) or file
     try:
-        sampler = make(seed)
+        with _quiet():
+            sampler = make(seed)
     except (Exception, SystemExit) as error:
         raise _failed(where, f"{function}({seed})", error) from error
     if not isinstance(sampler, BaseSampler):
@@ -40,6 +44,17 @@ def make_own(name: str, place: Path, seed: int) -> "GuardedSampler":
             f"{where}: must return an optuna.samplers.BaseSampler, got {sampler!r:.100}"
         )
     return GuardedSampler(sampler, where)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's messages on samplers, which would be repeated for each decision."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _failed(where: str, what: str, error: BaseException) -> ProtocolError:
@@ -57,7 +72,8 @@ class GuardedSampler(BaseSampler):
 
     def _call(self, what: str, *arguments: Any) -> Any:
         try:
-            return getattr(self._sampler, what)(*arguments)
+            with _quiet():
+                return getattr(self._sampler, what)(*arguments)
         except (Exception, SystemExit) as error:
             self._fail(_failed(self.where, f"the sampler's {what}", error))
 
