@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -11,8 +10,10 @@ from typing import Any
 
 from conductor.command_line import flags
 from conductor.command_line.places import settled_words
-from kd.errors import ProtocolError
+from kd.errors import ArtifactError, ProtocolError
+from kd.protocol import Protocol
 from kd.registry import check_name
+from storage.files.artifacts import read_record
 from storage.files.layout import whole_path
 
 CONFIG = "--config"
@@ -139,14 +140,19 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read a TOML file, or the protocol.json of a study."""
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise ProtocolError(f"{CONFIG} {path} is not a file")
+        try:
+            return read_record(path, Protocol).to_json()
+        except ArtifactError:
+            raise ProtocolError(
+                f"{CONFIG} {path} is not the protocol.json of a study, or was edited; give what "
+                "differs as flags, or write a TOML file"
+            ) from None
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProtocolError(f"{CONFIG} {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # of either, and of the encoding
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise ProtocolError(f"{CONFIG} {path} is not valid {kind}: {error}") from None
-    if not isinstance(values, dict):
-        raise ProtocolError(f"{CONFIG} {path} must be an object of names and values")
-    return values
+    except ValueError as error:  # of TOML, or of the encoding
+        raise ProtocolError(f"{CONFIG} {path} is not valid TOML: {error}") from None

@@ -67,9 +67,9 @@ class Search(Stage):
         if time.monotonic() >= self._deadline:
             self._deadline = math.inf
             most = max(arm.decisions.begun for arm in self._arms)
-            if most < total:
+            if 0 < most < total:
                 self._say_ended(most, total)
-                total = most
+            total = min(most, total)
         self._start_trials(total)
         return total
 
