@@ -263,6 +263,8 @@ def values_of(action: argparse.Action) -> tuple[str, str]:
     """Two values that the flag takes."""
     if action.dest == "seeds" and action.option_strings == ["--evidence"]:
         return "quick", "strong"
+    if action.dest == "timeout":
+        return "7s", "8s"
     if action.dest == "storage":
         return "journal:7", "journal:8"
     if action.dest == "format":
