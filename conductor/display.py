@@ -48,7 +48,7 @@ class Display:
     """Prints progress to standard output; errors are printed elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _console()
         self._bars = _bars(self.console)
         self._stage: _Stage | None = None
         self._runs: dict[object, _Run] = {}
@@ -117,6 +117,13 @@ class Display:
         if self._runs:
             parts.append(_table(list(self._runs.values())))
         return Group(*parts)
+
+
+def _console() -> Console:
+    """Return a console for standard output; in a notebook it prints plain lines."""
+    in_notebook = Console().is_jupyter
+    terminal = False if in_notebook else None
+    return Console(highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=terminal)
 
 
 def _bars(console: Console) -> Progress:

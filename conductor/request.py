@@ -1,18 +1,20 @@
 """The request of a run: its options, and the rules between them."""
 
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conductor.search.pruners import PRUNERS
-from conductor.search.samplers import SAMPLERS
+from conductor.search.samplers import SAMPLERS, check_sampler
 from kd.errors import ProtocolError, require
 from kd.names import parse_model
 from kd.own_files import OwnFile
 from kd.protocol import Protocol
-from reports.wording import parse_size
+from reports.wording import parse_size, parse_time
 from search_spaces import SPACES
 from storage.files.layout import Layout
 
@@ -102,7 +104,7 @@ class Workers:
 class Request(Workers):
     """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
 
-    `spaces` are names of built-in arms or paths; `own` are the files of models that it names.
+    `spaces` are names of built-in arms or paths; `own` are the files of models and of the sampler.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Request(Workers):
     spaces: list[str]
     command: list[str]
     own: Sequence[OwnFile] = ()
+    began: float = field(default_factory=time.monotonic)  # seconds, of the monotonic clock
     storage: Annotated[
         str,
         Flag("study", "URL of the Optuna studies (default: SQLite in the root)", _checked_url),
@@ -122,7 +125,25 @@ class Request(Workers):
             "trials of each arm in total; repeating the command finishes them, or does nothing",
         ),
     ] = 20
-    sampler: Annotated[str, Flag("search", "how recipes are proposed"), SAMPLERS] = "tpe"
+    timeout: Annotated[
+        float | None,
+        Flag(
+            "search",
+            "time, as in 2h, 90m or 1h30m, from the start of this command, after which no further "
+            "trial begins, except to give all arms the same number; then follows the confirmation. "
+            "Repeating the command continues to --trials (default: no limit)",
+            parse_time,
+        ),
+    ] = None  # seconds
+    sampler: Annotated[
+        str,
+        Flag(
+            "search",
+            "how recipes are proposed: a name, or a function of your own that returns an Optuna "
+            "sampler, as in mine.py:make (see docs/guide.md). Names",
+        ),
+        SAMPLERS,
+    ] = "tpe"
     pruner: Annotated[str, Flag("search", "how trials are ended early"), PRUNERS] = "median"
     lag: Annotated[
         int,
@@ -151,7 +172,7 @@ class Request(Workers):
             require(f"--{flag} must be at least 1", received >= 1, received)
             require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
         Workers.__post_init__(self)
-        SAMPLERS.check(self.sampler)
+        check_sampler(self.sampler)
         PRUNERS.check(self.pruner)
         if self.sampler == "gp" and self.pruner != "none":
             raise ProtocolError(
@@ -167,6 +188,11 @@ class Request(Workers):
                 SPACES.check(space)
         names = [Path(space).stem for space in self.spaces]
         require("each arm must be named once", len(set(names)) == len(names), names)
+
+    @property
+    def deadline(self) -> float:
+        """When the time of the search ends, on the monotonic clock; infinite without a limit."""
+        return math.inf if self.timeout is None else self.began + self.timeout
 
     @property
     def url(self) -> str:

@@ -15,6 +15,8 @@ from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
+from conductor.search.samplers import OWN_SAMPLER
+from conductor.search.trying import try_sampler
 from conductor.stages.confirm import Confirmation
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
@@ -24,6 +26,7 @@ from conductor.stages.provenance import (
     kept_settings,
     kernels_change,
     remember_command,
+    remember_timeout,
     versions_change,
 )
 from kd.errors import RetortError, StudyError
@@ -146,6 +149,8 @@ class Study:
         spaces = (space.own for space in self._spaces if space.own)
         keep_own(self._layout, [*self._request.own, *spaces])
         preparation.loss()
+        for space in self._spaces if OWN_SAMPLER.fullmatch(self._request.sampler) else ():
+            try_sampler(self._method(self._request), space)
         preparation.models()  # what can fail without data fails before they are read
         data = preparation.data()
         data = replace(data, kernels=preparation.kernels(data))
@@ -173,7 +178,7 @@ class Study:
             publisher = Publisher(self._request.protocol, self._layout.artifacts)
             for arm in arms:
                 publisher.study(arm)
-            Search(*stage).run(self._request.trials, publisher.trial)
+            self._search(Search(*stage), publisher)
             clock.lap("search")
         chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
@@ -181,12 +186,24 @@ class Study:
         self._compare(workers, prepared)
         clock.lap("comparison")
 
+    def _search(self, search: Search, publisher: Publisher) -> None:
+        """Run trials, until the time ends. Raises StudyError if it ends before the first."""
+        remember_timeout(self._paths, 0.0, 0)
+        planned, seconds = self._request.trials, self._request.timeout or 0.0
+        reached = search.run(planned, publisher.trial, self._request.deadline)
+        if not reached:
+            raise StudyError(
+                f"--timeout {seconds:g}s ended before the first trial; what was prepared is kept: "
+                "run the command again, or with a longer --timeout"
+            )
+        if reached < planned:
+            remember_timeout(self._paths, seconds, planned)
+
     def _open_arm(
         self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
     ) -> Arm:
         protocol = self._request.protocol
         chosen: dict[str, Any] = {name: getattr(settings, name) for name in METHOD}
-        method = SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs)
         attributes = {
             "protocol": protocol.hash,
             "space": space.digest,
@@ -197,7 +214,14 @@ class Study:
         }
         name = study_name(self._request.name, space.name)
         study = open_study(storage, name, attributes, measure(protocol.metric).maximised)
+        method = self._method(settings)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
+
+    def _method(self, options: Request | StudySettings) -> SearchMethod:
+        protocol = self._request.protocol
+        chosen: dict[str, Any] = {name: getattr(options, name) for name in METHOD}
+        own = self._layout.own
+        return SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs, own=own)
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:
         """Test the teacher, and measure the costs of the models while nothing else runs."""

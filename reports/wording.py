@@ -193,6 +193,19 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * SIZES[f"{match[2]}B"])
 
 
+def parse_time(text: str) -> float:
+    """Read a time such as 2h, 90m, 3600s or 1h30m, in seconds. Raises ProtocolError."""
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
+    match = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m)?\s*(?:{number}s)?", text.strip().lower())
+    parts = [float(part or 0) for part in match.groups()] if match else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds:
+        raise ProtocolError(
+            f"a time is hours, minutes or seconds, such as 2h, 90m, 3600s or 1h30m, got {text!r}"
+        )
+    return seconds
+
+
 def show_size(count: int) -> str:
     """Write bytes as 9.3 GB."""
     for unit, size in SIZES.items():

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from conductor.command_line import flags
 from conductor.command_line.places import settle_paths
+from conductor.command_line.words import add_config_flag, with_config
 from kd.errors import RetortError, one_line
 from kd.registry import check_name
 
@@ -65,8 +66,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def _flags_of(self, command: str) -> list[str]:
-        [commands] = [action for action in self._actions if action.dest == "command"]
-        parser: Parser = (commands.choices or {})[command]  # type: ignore[index]
+        parser = _command_parser(self, command)
         return [flag for flag in parser._option_string_actions if flag.startswith("--")]
 
 
@@ -91,12 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     `reproduce` returns 1 for a different result, `doctor` for a part that fails.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = argparse.Namespace()
+    options = argparse.Namespace()  # while they cannot be read
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        options = _parser().parse(_with_command(arguments))
-        options.words = arguments
-        settle_paths(options)
+        options = read_options(arguments)
         commands = importlib.import_module("conductor.command_line.commands")
         return int(getattr(commands, options.command)(options))
     except (RetortError, argparse.ArgumentError) as error:
@@ -127,6 +125,33 @@ def main(arguments: list[str] | None = None) -> int:
         kept = keep_traceback(Layout(Path(getattr(options, "root", "runs"))), error)
         print(f"study.py: a bug of Retort: {one_line(error)}; {kept}", file=sys.stderr)
         return 2
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of one command, with the values of its `--config` and absolute paths.
+
+    `words` are the arguments with those values. Raises RetortError or argparse.ArgumentError.
+    """
+    parser = _parser()
+    command, *words = _with_command(arguments)
+    named = [] if arguments[:1] != [command] else [command]
+    if command == "run":
+        words = with_config(words, _command_parser(parser, command))
+    options = parser.parse([command, *words])
+    options.words = [*named, *words]
+    settle_paths(options)
+    return options
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """Return the parser of a command's flags."""
+    return _command_parser(_parser(), command)
+
+
+def _command_parser(parser: Parser, command: str) -> Parser:
+    [commands] = [action for action in parser._actions if action.dest == "command"]
+    found: Parser = (commands.choices or {})[command]  # type: ignore[index]
+    return found
 
 
 def _masked(arguments: list[str]) -> list[str]:
@@ -173,6 +198,7 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
     "run": (
         "Run a study: teacher, cache, search, confirmation, report.",
         (
+            add_config_flag,
             flags.add_study_flags,
             flags.add_search_flags,
             flags.add_comparison_flags,

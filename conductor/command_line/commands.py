@@ -17,11 +17,18 @@ from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
 
 if typing.TYPE_CHECKING:
+    from reports.write.report import ReportPaths
     from workers.pools.worker_pool import WorkerPool
 
 
 def run(options: argparse.Namespace) -> int:
     """Run a study, and print its result."""
+    run_study(options)
+    return 0
+
+
+def run_study(options: argparse.Namespace) -> "ReportPaths":
+    """Run a study, print its result, and return its report."""
     request = make_request(options)
     from conductor.study import Study
 
@@ -39,10 +46,11 @@ def confirm(options: argparse.Namespace) -> int:
 
     display = Display()
     Study(request, display).confirm()
-    return _conclude(request, display)
+    _conclude(request, display)
+    return 0
 
 
-def _conclude(request: Request, display: Display) -> int:
+def _conclude(request: Request, display: Display) -> "ReportPaths":
     """Write the report, and print its headline and path."""
     from reports.write.report import write_report
 
@@ -53,7 +61,7 @@ def _conclude(request: Request, display: Display) -> int:
     display.say(paths.headline)
     display.say(f"report:    {paths.html}")
     display.say(f"dashboard: {command_line(request.root, 'dashboard', *named)}")
-    return 0
+    return paths
 
 
 def report(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
-from conductor.stages.own_files import pin_models, pin_weights
+from conductor.stages.own_files import pin_models, pin_sampler, pin_weights
 from kd import optimizers
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
@@ -32,6 +32,7 @@ def make_request(options: argparse.Namespace) -> Request:
     for field in ("teacher_weights", "student_weights"):
         _check_weights(field, given.get(field, ""))
     given, own = pin_models(pin_weights(given))
+    sampler, own_sampler = pin_sampler(getattr(options, "sampler", None))
     named = getattr(options, "preset", None)
     base = named or _preset_of(given.get("dataset", "digits"))
     name = options.name
@@ -60,12 +61,13 @@ def make_request(options: argparse.Namespace) -> Request:
     chosen: dict[str, Any] = {
         **settings,
         **received(options, Request),
+        **sampler,
         "name": name,
         "root": Path(options.root),
         "protocol": Protocol(**{**protocol_fields, **given}),
         "spaces": spaces,
         "command": ["python", "study.py", *settled_words(options.words)],
-        "own": own,
+        "own": [*own, *own_sampler],
     }
     return Request(**chosen)
 

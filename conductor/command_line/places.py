@@ -79,6 +79,7 @@ OPTIONS: dict[str, Callable[[str], str]] = {
 FLAGS: dict[str, Callable[[str], str]] = {
     **{f"--{name.replace('_', '-')}": rule for name, rule in OPTIONS.items()},
     "--root": _path,
+    "--sampler": whole_model,
     "--teacher": whole_model,
     "--student": _models,
     "--students": _models,

@@ -80,21 +80,31 @@ class Decisions:
         """Number of trials that count towards `--trials`."""
         return self._counted
 
+    @property
+    def begun(self) -> int:
+        """Number of trials that count towards `--trials`, or will when they end."""
+        return self._counted + len(self._running)
+
     def may_ask(self, total: int) -> bool:
         """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
         settled = self._asked - self.method.lag
         waiting = any(number <= settled for number in self._running)
-        return self._counted + len(self._running) < total and not waiting
+        return self.begun < total and not waiting
 
     def ask(self) -> FrozenTrial:
         """Decide the parameters of the next trial. One with an `excess` has ended already."""
         number = self._asked
         enqueued = list(map(dict, self.space.enqueued.values()))
         seed = derive_seed(self.method.seed, "sampler", self.space.name, number)
-        sampler = make_sampler(self.method.sampler, seed, self._startup(number), self._mirror.past)
+        sampler = make_sampler(
+            self.method.sampler, seed, self._startup(number), self._mirror.past, self.method.own
+        )
         parameters = enqueued[number] if number < len(enqueued) else None
         trial = self._mirror.ask(number, sampler, parameters)
-        self._recipes[number] = self._propose(number, trial)
+        try:
+            self._recipes[number] = self._propose(number, trial)
+        except ProtocolError as error:  # of the space, unless the sampler has failed within it
+            raise getattr(sampler, "failure", None) or error from error
         excess = self._judge(trial, self._recipes[number].student)
         trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
         trial.set_user_attr(ASKED, asked_digest(self._study, self._mirror.trial(number)))

@@ -1,5 +1,7 @@
 """The search loop: ask, report, prune and tell, for all arms at once on the same workers."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -38,9 +40,14 @@ class _Trial:
 class Search(Stage):
     """Runs trials until every arm has the same number. Ended trials are not run again."""
 
-    def run(self, total: int, publish: Publish) -> None:
-        """Run until every arm has `total` counted trials; `publish` is called before each ends."""
+    def run(self, total: int, publish: Publish, deadline: float = math.inf) -> int:
+        """Run until every arm has `total` counted trials; `publish` is called before each ends.
+
+        After `deadline`, on the monotonic clock, arms are only filled to the number of the one with
+        the most trials. Returns the number of trials of each arm.
+        """
         self._publish = publish
+        self._deadline = deadline
         self._running: dict[tuple[str, int], _Trial] = {}
         self._failed: Counter[str] = Counter()
         done = sum(min(arm.decisions.counted, total) for arm in self._arms)
@@ -48,13 +55,33 @@ class Search(Stage):
         if done == total * len(self._arms):
             self._display.say(f"trials: all {total} of each arm have already run")
         self._unfinished = [(arm, number) for arm in self._arms for number in arm.decisions.running]
-        self._fill(total)
+        total = self._fill(total)
         while self._workers.busy:
             for key, event in self._workers.events():
                 self._on_event(self._running[key], event)
-            self._fill(total)
+            total = self._fill(total)
+        return total
 
-    def _fill(self, total: int) -> None:
+    def _fill(self, total: int) -> int:
+        """Give every free worker a trial; return the total, which shrinks when the time ends."""
+        if time.monotonic() >= self._deadline:
+            self._deadline = math.inf
+            most = max(arm.decisions.begun for arm in self._arms)
+            if 0 < most < total:
+                self._say_ended(most, total)
+            total = min(most, total)
+        self._start_trials(total)
+        return total
+
+    def _say_ended(self, most: int, total: int) -> None:
+        self._display.say(
+            f"the time of the search has ended: {most} of {total} trials of each arm; to continue, "
+            "run the command again"
+        )
+        done = sum(min(arm.decisions.counted, most) for arm in self._arms)
+        self._display.begin("trials", most * len(self._arms), done)
+
+    def _start_trials(self, total: int) -> None:
         """Give every free worker a trial; unfinished trials of an earlier session come first."""
         while self._workers.free > 0:
             trial = self._unfinished.pop(0) if self._unfinished else self._ask(total)

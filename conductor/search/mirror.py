@@ -27,6 +27,7 @@ CUT = "cut_epoch"  # user attribute: epoch at which the pruner would have ended 
 RUNGS = "rungs"  # user attribute: the state that successive halving keeps of a trial
 EVERYTHING = 2**62  # a trial number above all others: every trial is visible
 RUNG = "completed_rung_"  # prefix of the system attributes of halving
+OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sampler gave the study
 
 
 class Mirror:
@@ -54,6 +55,7 @@ class Mirror:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs={key: kept for key, kept in trial.user_attrs.items() if key != CUT},
+            system_attrs=_of_sampler(trial),
             constraints=trial.user_attrs.get(CONSTRAINTS),
         )
         self._memory.create_new_trial(self._id_of_study, copied)
@@ -132,7 +134,8 @@ class LaggedStorage(InMemoryStorage):
     0 … n - lag as they ended; n - lag + 1 … n - 1 as running trials with parameters alone, even
     if they have ended; and n itself. A study depends on the lag, not on the speed of its workers.
 
-    Ended trials do not change, so lists of them are cached.
+    What a sampler writes to the study is kept with the trial that it decides about, so that the
+    next session has it too. Ended trials do not change, so lists of them are cached.
     """
 
     def __init__(self, lag: int) -> None:
@@ -148,7 +151,16 @@ class LaggedStorage(InMemoryStorage):
             known = distributions_in_memory(self, study_id)
             for name, distribution in template_trial.distributions.items():
                 known.setdefault(name, distribution)
+            for name, value in template_trial.system_attrs.items():
+                if name.startswith(OF_STUDY):
+                    super().set_study_system_attr(study_id, name.removeprefix(OF_STUDY), value)
         return super().create_new_trial(study_id, template_trial)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        super().set_study_system_attr(study_id, key, value)
+        if self.deciding < len(trials_in_memory(self, study_id)):
+            trial_id = self.get_trial_id_from_study_id_trial_number(study_id, self.deciding)
+            self.set_trial_system_attr(trial_id, f"{OF_STUDY}{key}", value)
 
     def get_all_trials(
         self,
@@ -201,6 +213,15 @@ class _EndedIn:
         self._read = len(ended)
 
 
+def _of_sampler(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the system attributes that a sampler gave a trial when it was asked."""
+    return {
+        key: value
+        for key, value in trial.system_attrs.items()
+        if not key.startswith((RUNG, CONSTRAINTS, "dashboard", "artifacts:"))
+    }
+
+
 def _as_running(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial as it was when it was asked."""
     return FrozenTrial(
@@ -212,7 +233,7 @@ def _as_running(trial: FrozenTrial) -> FrozenTrial:
         params=trial.params,
         distributions=trial.distributions,
         user_attrs={},
-        system_attrs={},
+        system_attrs=_of_sampler(trial),
         intermediate_values={},
         trial_id=trial_id_of(trial),
     )

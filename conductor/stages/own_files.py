@@ -30,6 +30,15 @@ def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]
     return pinned, files
 
 
+def pin_sampler(name: str | None) -> tuple[dict[str, str], list[OwnFile]]:
+    """Add a digest to the name of an own sampler: `mine.py:make@1a2b3c4d5e6f`.
+
+    Returns the option, empty without a name, and the files to copy. See `pin_models`.
+    """
+    files: list[OwnFile] = []
+    return {"sampler": _pin(name, files)} if name else {}, files
+
+
 def pin_weights(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Add a digest to the file that a student starts from: `/data/small.pth@1a2b3c4d5e6f`.
 

@@ -136,12 +136,14 @@ def begin_settings(
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=kept.command if kept else masked(request.command),
+        command=kept.command if kept else masked(_without(request.command, "--timeout")),
         versions=_versions(request.protocol),
         machine=machine(
             kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
         ),
         seconds=kept.seconds if kept else {},
+        timeout=kept.timeout if kept else 0.0,
+        planned=kept.planned if kept else 0,
     )
     write_json(paths.protocol, request.protocol.to_json())
     settings.write(paths.settings)
@@ -164,6 +166,13 @@ def remember_command(paths: StudyLayout, trials: int, chosen: Finalists) -> None
     ablated = any(finalist.role == "ablation" for finalist in chosen.finalists)
     command = composed(settings.command, trials, chosen.seeds, ablate=ablated)
     replace(settings, command=command).write(paths.settings)
+
+
+def remember_timeout(paths: StudyLayout, seconds: float, planned: int) -> None:
+    """Record whether the search was ended by time, after `seconds`, before `planned` trials."""
+    settings = StudySettings.read(paths.settings)
+    if (settings.timeout, settings.planned) != (seconds, planned):
+        replace(settings, timeout=seconds, planned=planned).write(paths.settings)
 
 
 def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> list[str]:

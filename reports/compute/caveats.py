@@ -15,7 +15,7 @@ from reports.compute.leaks import of_weights
 from reports.compute.verdict import Verdict
 from reports.read.data import PLAIN, ArmData, StudyData, TrialData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
-from reports.wording import Measure, counted, figure, listed, percent, points
+from reports.wording import Measure, counted, duration, figure, listed, percent, points
 
 EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
@@ -75,13 +75,15 @@ def _of_tuning(data: StudyData) -> Iterator[str]:
     """Find searches that were confirmed before they ended, or before the sampler could learn."""
     if not data.finalists:
         return
-    requested = _requested(data.settings.command)
+    timeout = data.settings.timeout
+    requested = data.settings.planned or _requested(data.settings.command)
     short = [one for one in data.arms if len(one.counted) < requested]
     if short:
         ended = [
             f"{len(one.counted)} of {counted(requested, 'trial')} of {one.name}" for one in short
         ]
-        yield f"The search is not finished: {listed(ended)}."
+        why = f"ended by time, after {duration(timeout)}" if timeout else "is not finished"
+        yield f"The search {why}: {listed(ended)}."
     few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
     if few:
         searched = [f"{one.name} has {counted(len(one.counted), 'trial')}" for one in few]

@@ -12,6 +12,7 @@ from reports.draw.side_by_side import compare_studies
 from reports.read.collect import collect
 from reports.write.markdown import markdown, markdown_of_all
 from reports.write.page import render_comparison, render_page
+from reports.write.result import Report, report_of
 from reports.write.summary import summarise, trials_frame
 from storage.files.artifacts import replacing
 from storage.files.layout import Layout
@@ -21,12 +22,13 @@ UNENCODABLE: Final = "backslashreplace"  # names of files need not be UTF-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPaths:
-    """What was written, and the verdict in one sentence."""
+    """What was written, the verdict in one sentence, and the findings in short."""
 
     headline: str
     html: Path
     json: Path
     csv: Path
+    report: Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,4 +87,5 @@ def write_report(layout: Layout, name: str, storage_url: str) -> ReportPaths:
         html=study.report_html,
         json=study.report_json,
         csv=study.trials_csv,
+        report=report_of(findings, study.report_html),
     )

@@ -10,6 +10,7 @@ import logging
 import time
 from pathlib import Path
 
+import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from sqlalchemy import event
@@ -43,6 +44,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
     If a server stops answering later, calls are retried, and `notify` receives a message.
     """
     check_url(url)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url.startswith(JOURNAL):
         return _open_journal(Path(url.removeprefix(JOURNAL)))
     logging.getLogger("alembic").setLevel(logging.WARNING)

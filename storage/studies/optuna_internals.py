@@ -100,6 +100,14 @@ def trials_in_memory(storage: InMemoryStorage, study_id: int) -> list[FrozenTria
     return storage._studies[study_id].trials
 
 
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a value is one of a distribution's."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
+
+
 def distributions_in_memory(storage: InMemoryStorage, study_id: int) -> dict[str, BaseDistribution]:
     """Return the storage's own record of the kinds of a study's parameters, not a copy."""
     kept: Any = storage._studies[study_id]

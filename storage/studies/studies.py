@@ -24,7 +24,6 @@ def open_study(
     `attributes` are stored as user attributes. Raises StudyError when the study exists with other
     values: it cannot be resumed with another protocol, search method or space.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )

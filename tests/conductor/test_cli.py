@@ -267,6 +267,8 @@ def values_of(action: argparse.Action) -> tuple[str, str]:
     """Two values that the flag takes."""
     if action.dest == "seeds" and action.option_strings == ["--evidence"]:
         return "quick", "strong"
+    if action.dest == "timeout":
+        return "7s", "8s"
     if action.dest == "storage":
         return "journal:7", "journal:8"
     if action.dest == "format":
@@ -634,7 +636,7 @@ def test_the_line_for_the_dashboard_can_be_pasted_whatever_the_root(tmp_path, ca
     from reports.write.report import ReportPaths
 
     monkeypatch.chdir(tmp_path)
-    written = ReportPaths(headline="", html=Path(), json=Path(), csv=Path())
+    written = ReportPaths(headline="", html=Path(), json=Path(), csv=Path(), report=None)
     monkeypatch.setattr("reports.write.report.write_report", lambda *given: written)
     monkeypatch.setattr("conductor.study.Study.run", lambda study: None)
     for storage, named in (([], []), (["--storage", "journal:x"], ["--name", "digits"])):

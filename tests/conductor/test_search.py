@@ -22,6 +22,7 @@ from tests.support.fakes import (
     landscape,
     make_arm,
     make_search,
+    rows,
     search,
     study_paths,
     trained,
@@ -296,3 +297,44 @@ def test_an_event_of_progress_or_a_note_changes_no_trial(tmp_path):
 
     arm, _ = searched(tmp_path, objective, 1)
     assert arm.study.get_trials()[0].intermediate_values == {1: 0.5}
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_when_the_time_ends_all_arms_get_the_same_number_of_trials(tmp_path, monkeypatch, order):
+    """The next session continues, and has the trials of one without a limit."""
+    now = 0.0
+    monkeypatch.setattr("conductor.search.loop.time.monotonic", lambda: now)
+    spaces = ("scheduled", "plain")
+
+    def run(folder: str, storage: InMemoryStorage, deadline: float) -> tuple[int, list[Arm]]:
+        nonlocal now
+        now = 0.0
+        arms = [make_arm(storage, space) for space in spaces]
+        pool = FakePool(2, order)
+
+        def tick(job: object) -> None:
+            nonlocal now
+            now += 1
+
+        pool.on_submit = tick
+        made = make_search(tmp_path / folder, arms, pool)
+        return made.run(9, lambda *given: None, deadline), arms
+
+    storage = InMemoryStorage()
+    reached, arms = run("limited", storage, 5.0)
+    assert 3 <= reached < 9
+    assert [arm.decisions.counted for arm in arms] == [reached, reached]
+    reached, arms = run("limited", storage, 0.0)  # it has passed when the session begins
+    assert [arm.decisions.asked for arm in arms] == [reached, reached]
+    assert run("limited", storage, 1e9)[0] == 9
+    run("whole", whole := InMemoryStorage(), float("inf"))
+    for space in spaces:
+        name = f"study.{space}"
+        one, other = (optuna.load_study(study_name=name, storage=s) for s in (storage, whole))
+        assert rows(one) == rows(other)
+
+
+def test_a_time_that_ends_before_the_first_trial_asks_none(tmp_path):
+    arms = [make_arm(InMemoryStorage(), "plain")]
+    assert make_search(tmp_path, arms, FakePool()).run(3, lambda *given: None, 0.0) == 0
+    assert arms[0].decisions.asked == 0

@@ -117,6 +117,9 @@ def test_a_search_that_was_confirmed_before_its_end_is_named(data: StudyData) ->
     [text] = caveats(open_one, "is not finished")
     assert text == "The search is not finished: 13 of 20 trials of scheduled."
     assert caveats(replace(open_one, finalists=()), "is not finished") == []
+    ended = replace(open_one, settings=replace(open_one.settings, timeout=7200.0, planned=30))
+    [text] = caveats(ended, "ended by time, after 2 h 00 min")
+    assert "13 of 30 trials of scheduled" in text
     command = ["python", "study.py", "--trials=15", "--name", "small"]
     joined = replace(open_one, settings=replace(data.settings, command=command))
     assert caveats(joined, "13 of 15 trials of scheduled")

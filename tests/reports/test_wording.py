@@ -10,6 +10,7 @@ from reports.wording import (
     listed,
     measure,
     parse_size,
+    parse_time,
     percent,
     points,
     scaled,
@@ -92,3 +93,24 @@ def test_taps_are_told_by_their_modules() -> None:
     assert tap_words(students) == "last1 layer4 -> layer3 of resnet8 or net of n.py:f"
     assert tap_words({"last1": {"teacher": "a", "resnet8": "b", "resnet14": "b"}}) == "last1 a -> b"
     assert tap_words({}) == "none in common"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2h", 7200),
+        ("90m", 5400),
+        ("3600s", 3600),
+        ("1h30m", 5400),
+        ("1h 5s", 3605),
+        ("1.5H", 5400),
+    ],
+)
+def test_a_time_is_read(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "0s", "2d", "30m1h", "-1s", "h", "1h30", "inf s"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ProtocolError, match="a time is hours, minutes or seconds, such as 2h"):
+        parse_time(text)

@@ -8,13 +8,16 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from types import ModuleType
 from typing import Any
 
 from kd.errors import WorkerError
@@ -154,7 +157,8 @@ class LocalPool:
             name=f"retort-worker-{slot}",
             daemon=True,
         )
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         line_end.close()
         worker = _Worker(process, ours, lifeline, slot)
@@ -173,6 +177,21 @@ def _start_server() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED)
     forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module while a process starts, which else would run it: a user's script.
+
+    It may be a script without a guard (`if __name__ == "__main__"`), which would begin its study
+    again in each worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
