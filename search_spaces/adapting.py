@@ -1,0 +1,168 @@
+"""Recipes to try first, fitted to a space whose parameters were fixed or have other ranges."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial, FixedTrial
+
+from search_spaces.changes import Changes, WarmRecipe
+
+Propose = Callable[[BaseTrial, str], Any]  # of a trial and its name in errors
+Recipes = Mapping[str, Mapping[str, Any]]
+
+
+def adapt(
+    recipes: Recipes, warm: WarmRecipe | None, propose: Propose, changes: Changes
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return recipes to try first with the parameters that a changed space has, and what changed.
+
+    A number outside of its range is moved to the nearest end. A parameter that a recipe lacks has
+    the value of the first recipe with one, or else the middle of its range. Of equal recipes the
+    first is kept.
+    """
+    adapted: dict[str, dict[str, Any]] = {}
+    lines: list[str] = []
+    whole = list(recipes.values())
+    for title, parameters in recipes.items():
+        _add(adapted, lines, title, _Filled([parameters, *whole]), propose)
+    if warm:
+        known = _fixed_there(warm)
+        trial = _Filled([warm.parameters, *whole], known)
+        _add(adapted, lines, warm.title, trial, propose)
+        unknown = [name for name in trial.unused if changes.fixed(name) is None]
+        if unknown:
+            lines.append(f"“{warm.title}” is tried without its {', '.join(unknown)}")
+    return adapted, lines
+
+
+def _add(
+    adapted: dict[str, dict[str, Any]],
+    lines: list[str],
+    title: str,
+    trial: "_Filled",
+    propose: Propose,
+) -> None:
+    propose(trial, f"ENQUEUED[{title!r}]")
+    same = next((one for one, values in adapted.items() if values == trial.params), None)
+    if same is not None:
+        lines.append(f"“{title}” is now the same recipe as “{same}”, and is tried once")
+        return
+    adapted[title] = trial.params
+    if trial.notes:
+        lines.append(f"“{title}” is tried with {', '.join(trial.notes)}")
+
+
+def _fixed_there(warm: WarmRecipe) -> Changes:
+    return Changes(fix=warm.fix)
+
+
+class _Filled(FixedTrial):
+    """A trial with the values of the first of several recipes, completed from the others."""
+
+    def __init__(self, recipes: Sequence[Mapping[str, Any]], there: Changes | None = None) -> None:
+        super().__init__({})
+        self._recipes = recipes
+        self._there = there or Changes()
+        self._values: dict[str, Any] = {}
+        self._known: dict[str, BaseDistribution] = {}
+        self.notes: list[str] = []
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self._values)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return dict(self._known)
+
+    @property
+    def unused(self) -> list[str]:
+        """The parameters of the first recipe that were not suggested."""
+        return [name for name in self._recipes[0] if name not in self._values]
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._value(name, FloatDistribution(low, high, step=step, log=log)))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self._value(name, IntDistribution(low, high, step=step, log=log)))
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._value(name, CategoricalDistribution(tuple(choices)))
+
+    def _value(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._values:
+            self._known[name] = distribution
+            self._values[name] = self._chosen(name, distribution)
+        return self._values[name]
+
+    def _chosen(self, name: str, distribution: BaseDistribution) -> Any:
+        first = self._recipes[0]
+        offers = [one[name] for one in self._recipes if name in one]
+        if name not in first:
+            choices = getattr(distribution, "choices", ())
+            fixed = self._there.fixed(name, choices)
+            offers = offers if fixed is None else [_read(fixed, distribution), *offers]
+        for offer in offers:
+            value = _fitted(offer, distribution)
+            if value is not None:
+                break
+        else:
+            value = _middle(distribution)
+        if name not in first:
+            self.notes.append(f"{name} {_shown(value)}, which it lacks")
+        elif value != first[name]:
+            self.notes.append(f"{name} {_shown(value)}, not {_shown(first[name])}")
+        return value
+
+
+def _read(text: str, distribution: BaseDistribution) -> Any:
+    """Return the value of a parameter that was fixed by text."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((one for one in distribution.choices if str(one) == text), text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _fitted(value: Any, distribution: BaseDistribution) -> Any:
+    """Return a value, or the nearest of the range; None where it is of another kind."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((one for one in distribution.choices if repr(one) == repr(value)), None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    near = min(max(value, distribution.low), distribution.high)
+    return _on_step(near, distribution)
+
+
+def _middle(distribution: BaseDistribution) -> Any:
+    """Return the first choice, or the middle of a range on its own scale."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    middle = (low * high) ** 0.5 if distribution.log else (low + high) / 2
+    return _on_step(min(max(middle, low), high), distribution)
+
+
+def _on_step(value: float, distribution: FloatDistribution | IntDistribution) -> float:
+    """Return the nearest value with a whole number of steps from the lower end."""
+    low, step = distribution.low, distribution.step
+    if step is not None and not distribution.log:
+        value = min(low + round((value - low) / step) * step, distribution.high)
+    return round(value) if isinstance(distribution, IntDistribution) else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
