@@ -26,11 +26,13 @@ from conductor.stages.provenance import (
     remember_command,
     versions_change,
 )
+from conductor.stages.warm_start import make_changes
 from kd.errors import RetortError, StudyError
 from kd.protocol import Protocol
 from reports.wording import measure
+from search_spaces.changes import check_known
 from search_spaces.context import StudyContext
-from search_spaces.space import Space, for_study, load_space, with_feasible
+from search_spaces.space import Space, changed_lines, for_study, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, remove_traces, study_lock
 from storage.files.records import Costs, StudySettings
@@ -56,7 +58,9 @@ class Study:
         self._context = StudyContext(
             taps=protocol.tap_names, optimizer=protocol.optimizer, students=protocol.students
         )
-        self._spaces = [load_space(space, self._context) for space in request.spaces]
+        changes = make_changes(request.fix, request.range, request.warm_start, request.warm)
+        self._spaces = [load_space(space, self._context, changes) for space in request.spaces]
+        check_known(changes, (name for space in self._spaces for name in space.parameters))
         self._url = request.url
 
     def run(self) -> None:
@@ -153,7 +157,8 @@ class Study:
             self._spaces = [for_study(space, context) for space in self._spaces]
         budget = measure_budget(data, self._paths, workers, self._display)
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
-        for line in announced(self._request, data.taps) if search else ():
+        changed = changed_lines(self._spaces)
+        for line in (*announced(self._request, data.taps), *changed) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)

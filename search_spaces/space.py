@@ -109,6 +109,19 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
     return replace(space, digest=_try_out(space, where, study, {}))
 
 
+def changed_lines(spaces: Sequence[Space]) -> list[str]:
+    """Return the lines on what `--fix`, `--range` and `--warm-start` change of a study's spaces."""
+    matches = {space.name: space.changes.matches(space.parameters) for space in spaces}
+    lines = []
+    for flag in spaces[0].changes.flags:
+        having = {name: found[flag] for name, found in matches.items() if found[flag]}
+        others = [name for name in matches if name not in having]
+        applied = ", ".join(f"{name} ({', '.join(found)})" for name, found in having.items())
+        without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
+        lines.append(f"{flag}: {applied or 'no arm'}{without if others else ''}")
+    return [*lines, *(note for space in spaces for note in space.notes)]
+
+
 def _of_study(
     suggest: Callable[..., Recipe], study: StudyContext, changes: Changes | None = None
 ) -> Callable[[BaseTrial], Any]:
