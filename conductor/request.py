@@ -141,7 +141,7 @@ class Request(Workers):
         Flag(
             "search",
             "a parameter that every arm which has it does not search, as in lr=0.05 or "
-            "feature_kind=none; temperature and alpha stand for both ends of a schedule; repeatable",
+            "feature_kind=none; temperature and alpha are both ends of a schedule; repeatable",
         ),
     ] = ()
     range: Annotated[

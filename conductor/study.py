@@ -15,6 +15,7 @@ from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
+from conductor.stages.changing import changed_lines, make_changes
 from conductor.stages.confirm import Confirmation
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
@@ -26,13 +27,12 @@ from conductor.stages.provenance import (
     remember_command,
     versions_change,
 )
-from conductor.stages.warm_start import make_changes
 from kd.errors import RetortError, StudyError
 from kd.protocol import Protocol
 from reports.wording import measure
 from search_spaces.changes import check_known
 from search_spaces.context import StudyContext
-from search_spaces.space import Space, changed_lines, for_study, load_space, with_feasible
+from search_spaces.space import Space, for_study, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, remove_traces, study_lock
 from storage.files.records import Costs, StudySettings

@@ -1,6 +1,6 @@
 """Recipes to try first, fitted to a space whose parameters were fixed or have other ranges."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -18,13 +18,13 @@ Recipes = Mapping[str, Mapping[str, Any]]
 
 
 def adapt(
-    recipes: Recipes, warm: WarmRecipe | None, propose: Propose, changes: Changes
+    recipes: Recipes, warm: WarmRecipe | None, propose: Propose, known: Container[str]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return recipes to try first with the parameters that a changed space has, and what changed.
 
     A number outside of its range is moved to the nearest end. A parameter that a recipe lacks has
     the value of the first recipe with one, or else the middle of its range. Of equal recipes the
-    first is kept.
+    first is kept. `known` are the names of the space's parameters without changes.
     """
     adapted: dict[str, dict[str, Any]] = {}
     lines: list[str] = []
@@ -32,10 +32,9 @@ def adapt(
     for title, parameters in recipes.items():
         _add(adapted, lines, title, _Filled([parameters, *whole]), propose)
     if warm:
-        known = _fixed_there(warm)
-        trial = _Filled([warm.parameters, *whole], known)
+        trial = _Filled([warm.parameters, *whole], Changes(fix=warm.fix))
         _add(adapted, lines, warm.title, trial, propose)
-        unknown = [name for name in trial.unused if changes.fixed(name) is None]
+        unknown = [name for name in warm.parameters if name not in known]
         if unknown:
             lines.append(f"“{warm.title}” is tried without its {', '.join(unknown)}")
     return adapted, lines
@@ -58,10 +57,6 @@ def _add(
         lines.append(f"“{title}” is tried with {', '.join(trial.notes)}")
 
 
-def _fixed_there(warm: WarmRecipe) -> Changes:
-    return Changes(fix=warm.fix)
-
-
 class _Filled(FixedTrial):
     """A trial with the values of the first of several recipes, completed from the others."""
 
@@ -80,11 +75,6 @@ class _Filled(FixedTrial):
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         return dict(self._known)
-
-    @property
-    def unused(self) -> list[str]:
-        """The parameters of the first recipe that were not suggested."""
-        return [name for name in self._recipes[0] if name not in self._values]
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -106,22 +96,19 @@ class _Filled(FixedTrial):
         return self._values[name]
 
     def _chosen(self, name: str, distribution: BaseDistribution) -> Any:
-        first = self._recipes[0]
-        offers = [one[name] for one in self._recipes if name in one]
-        if name not in first:
-            choices = getattr(distribution, "choices", ())
-            fixed = self._there.fixed(name, choices)
-            offers = offers if fixed is None else [_read(fixed, distribution), *offers]
-        for offer in offers:
-            value = _fitted(offer, distribution)
-            if value is not None:
-                break
-        else:
+        own = self._recipes[0].get(name)
+        if own is None:  # or None itself, which is a choice
+            text = self._there.fixed(name, getattr(distribution, "choices", ()))
+            own = None if text is None else _read(text, distribution)
+        offers = [own, *(one[name] for one in self._recipes if name in one)]
+        fitted = (_fitted(offer, distribution) for offer in offers)
+        value = next((one for one in fitted if one is not None), None)
+        if value is None:
             value = _middle(distribution)
-        if name not in first:
+        if own is None:
             self.notes.append(f"{name} {_shown(value)}, which it lacks")
-        elif value != first[name]:
-            self.notes.append(f"{name} {_shown(value)}, not {_shown(first[name])}")
+        elif value != own:
+            self.notes.append(f"{name} {_shown(value)}, not {_shown(own)}")
         return value
 
 

@@ -211,7 +211,9 @@ def _base(name: str) -> str:
 def _parts(flag: str, text: str, example: str) -> tuple[str, str]:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
-        raise ProtocolError(f"{flag} takes a parameter and its value, as in {example}, got {text!r}")
+        raise ProtocolError(
+            f"{flag} takes a parameter and its value, as in {example}, got {text!r}"
+        )
     return name, value
 
 

@@ -27,6 +27,7 @@ from search_spaces.digest import described, seeded_trials, space_digest
 
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
 Enqueued = Mapping[str, Mapping[str, Any]]
+UNCHANGED = Changes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Space:
     line: str = ""
     module: Any = None
     where: str = ""
-    changes: Changes = Changes()
+    changes: Changes = UNCHANGED
     parameters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ class Space:
 
 
 def load_space(
-    name_or_path: str, study: StudyContext | None = None, changes: Changes | None = None
+    name_or_path: str, study: StudyContext | None = None, changes: Changes = UNCHANGED
 ) -> Space:
     """Return a built-in space by name, or a .py file, changed, prepared for a study and tested.
 
@@ -77,7 +78,6 @@ def load_space(
         if not callable(getattr(module, "suggest", None)):
             raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
         line = own_line(module.suggest)
-    changes = changes or Changes()
     space = Space(path.stem, module.suggest, {}, "", own, line, module, where, changes)
     return for_study(space, study)
 
@@ -104,22 +104,9 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
     def suggest(trial: BaseTrial, what: str) -> Recipe:
         return propose(space, trial, where, what, {})
 
-    enqueued, notes = adapt(space.enqueued, warm, suggest, changes)
+    enqueued, notes = adapt(space.enqueued, warm, suggest, known)
     space = replace(space, enqueued=enqueued, notes=tuple(f"{space.name}: {n}" for n in notes))
     return replace(space, digest=_try_out(space, where, study, {}))
-
-
-def changed_lines(spaces: Sequence[Space]) -> list[str]:
-    """Return the lines on what `--fix`, `--range` and `--warm-start` change of a study's spaces."""
-    matches = {space.name: space.changes.matches(space.parameters) for space in spaces}
-    lines = []
-    for flag in spaces[0].changes.flags:
-        having = {name: found[flag] for name, found in matches.items() if found[flag]}
-        others = [name for name in matches if name not in having]
-        applied = ", ".join(f"{name} ({', '.join(found)})" for name, found in having.items())
-        without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
-        lines.append(f"{flag}: {applied or 'no arm'}{without if others else ''}")
-    return [*lines, *(note for space in spaces for note in space.notes)]
 
 
 def _of_study(

@@ -77,7 +77,7 @@ def _warm_start(
         return None
     if kept and kept.warm_start:
         return kept.warm  # another name is refused where the settings are compared
-    from conductor.stages.warm_start import read_warm_start  # which imports Optuna's storages
+    from conductor.stages.changing import read_warm_start  # which imports Optuna's storages
 
     return read_warm_start(layout, name, other)
 

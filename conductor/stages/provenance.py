@@ -74,9 +74,9 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             if flag == "storage":
                 recorded, received = without_password(recorded), without_password(received)
             if recorded != received:
+                was, now = _flag(flag, recorded), _flag(flag, received)
                 raise StudyError(
-                    f"study {paths.name} was begun with {_flag(flag, recorded)}, not "
-                    f"{_flag(flag, received)}; omit the flag to continue it, or choose another --name"
+                    f"study {paths.name} was begun with {was}, not {now}; omit the flag to continue it, or choose another --name"
                 )
 
 

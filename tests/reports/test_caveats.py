@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from conductor.search import methods
-from reports.compute.caveats import STARTUP_TRIALS, edge_parameters
+from reports.compute.caveats import STARTUP_TRIALS
+from reports.compute.edges import edge_parameters
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
 from tests.support.study_fixture import TRAIN

@@ -1,9 +1,11 @@
-"""The tuned recipes of another study, which `--warm-start` lets a study try after its own."""
+"""What changes a study's search spaces: `--fix`, `--range`, and recipes of another study."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kd.errors import StudyError
 from search_spaces.changes import Changes, WarmRecipe, read_changes
+from search_spaces.space import Space
 from storage.files.layout import Layout
 from storage.files.ownership import check_inside
 from storage.files.records import Finalists, StudySettings, WarmStart, WarmTrial
@@ -67,3 +69,16 @@ def make_changes(
     }
     spaces = {warm.trials[arm].space: recipe for arm, recipe in recipes.items()}
     return replace(changes, warm={**spaces, **recipes})
+
+
+def changed_lines(spaces: Sequence[Space]) -> list[str]:
+    """Return the lines on what `--fix`, `--range` and `--warm-start` change of a study's spaces."""
+    matches = {space.name: space.changes.matches(space.parameters) for space in spaces}
+    lines = []
+    for flag in spaces[0].changes.flags:
+        having = {name: found[flag] for name, found in matches.items() if found[flag]}
+        others = [name for name in matches if name not in having]
+        applied = ", ".join(f"{name} ({', '.join(found)})" for name, found in having.items())
+        without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
+        lines.append(f"{flag}: {applied or 'no arm'}{without if others else ''}")
+    return [*lines, *(note for space in spaces for note in space.notes)]
