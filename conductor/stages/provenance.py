@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from conductor.request import EVIDENCE, KEPT, METHOD, Request
+from conductor.request import CHANGES, EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
 from kd.names import parse_model, parse_weights
@@ -76,17 +76,18 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             if recorded != received:
                 was, now = _flag(flag, recorded), _flag(flag, received)
                 raise StudyError(
-                    f"study {paths.name} was begun with {was}, not {now}; omit the flag to continue it, or choose another --name"
+                    f"study {paths.name} was begun with {was}, not {now}; omit the flag "
+                    "to continue it, or choose another --name"
                 )
 
 
 def _flag(name: str, value: str | int | tuple[str, ...]) -> str:
     """Return an option as it is written, as in `--lag 4` or `--fix lr=0.05 --fix alpha=1`."""
     flag = f"--{name.replace('_', '-')}"
-    if value in ("", ()):
-        return f"no {flag}"
+    if name not in CHANGES:
+        return f"{flag} {value!r}"
     values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"{flag} {one!r}" if name in METHOD else f"{flag} {one}" for one in values)
+    return " ".join(f"{flag} {one}" for one in values if one) or f"no {flag}"
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
