@@ -16,7 +16,9 @@ from kd.own_files import OwnFile
 from kd.protocol import Protocol
 from reports.wording import parse_size, parse_time
 from search_spaces import SPACES
+from search_spaces.changes import read_changes, written
 from storage.files.layout import Layout
+from storage.files.records import WarmStart
 
 if TYPE_CHECKING:
     from workers.pools.worker_pool import Pool
@@ -27,7 +29,8 @@ BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # start a l
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
 METHOD = ("sampler", "pruner", "lag")  # options that choose how an arm is searched
-KEPT = (*METHOD, "storage")  # options that belong to a study: their defaults are its own
+CHANGES = ("fix", "range", "warm_start")  # options that change the search spaces
+KEPT = (*METHOD, "storage", *CHANGES)  # options that belong to a study: their defaults are its own
 
 
 def _checked_url(url: str) -> str:
@@ -104,7 +107,8 @@ class Workers:
 class Request(Workers):
     """One call of `python study.py run`. An option with a `Flag` has a flag of the same name.
 
-    `spaces` are names of built-in arms or paths; `own` are the files of models and of the sampler.
+    `spaces` are names of built-in arms or paths; `own` are the files of models and of the sampler;
+    `warm` is what `warm_start` names.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Request(Workers):
     command: list[str]
     own: Sequence[OwnFile] = ()
     began: float = field(default_factory=time.monotonic)  # seconds, of the monotonic clock
+    warm: WarmStart | None = None
     storage: Annotated[
         str,
         Flag("study", "URL of the Optuna studies (default: SQLite in the root)", _checked_url),
@@ -152,6 +157,30 @@ class Request(Workers):
             "a decision on trial n uses trials up to n - lag; an arm runs at most lag at once",
         ),
     ] = 4
+    fix: Annotated[
+        tuple[str, ...],
+        Flag(
+            "search",
+            "a parameter that every arm which has it does not search, as in lr=0.05 or "
+            "feature_kind=none; temperature and alpha are both ends of a schedule; repeatable",
+        ),
+    ] = ()
+    range: Annotated[
+        tuple[str, ...],
+        Flag(
+            "search",
+            "other ends of a parameter's range, as in temperature=2:6, for every arm that has it; "
+            "repeatable",
+        ),
+    ] = ()
+    warm_start: Annotated[
+        str,
+        Flag(
+            "search",
+            "another study under --root, whose tuned recipes are tried after each arm's own first "
+            "recipes",
+        ),
+    ] = ""
     seeds: Annotated[int, Flag("comparison", "fresh seeds of each finalist, at least")] = 6
     ablate: Annotated[
         bool,
@@ -187,7 +216,10 @@ class Request(Workers):
             if not space.endswith(".py"):
                 SPACES.check(space)
         names = [Path(space).stem for space in self.spaces]
-        require("each arm must be named once", len(set(names)) == len(names), names)
+        require("each arm must be named once", len(set(names)) == len(names), self.spaces)
+        fix, ranges = written(read_changes(self.fix, self.range))
+        object.__setattr__(self, "fix", fix)
+        object.__setattr__(self, "range", ranges)
 
     @property
     def deadline(self) -> float:
@@ -200,15 +232,18 @@ class Request(Workers):
         return self.storage or Layout(self.root).studies_url
 
 
-def choose_spaces(arms: Sequence[str] | None, space: str | None) -> list[str]:
-    """Return the arms to run: a space of the user's own takes the place of `scheduled`."""
-    if space is None:
+def choose_spaces(arms: Sequence[str] | None, own: Sequence[str] | None) -> list[str]:
+    """Return the arms to run: search spaces of the user's own take the place of `scheduled`."""
+    if not own:
         return list(arms or ("scheduled", "plain"))
-    if not space.endswith(".py"):
-        raise ProtocolError(f"--space takes a Python file (.py), got {space}")
-    if Path(space).stem in (arms or []):
-        raise ProtocolError(f"--space {space} adds its arm: omit {Path(space).stem} from --arms")
-    return [space, *(arms or ("plain",))]
+    for space in own:
+        if not space.endswith(".py"):
+            raise ProtocolError(f"--space takes a Python file (.py), got {space}")
+        if Path(space).stem in (arms or []):
+            raise ProtocolError(
+                f"--space {space} adds its arm: omit {Path(space).stem} from --arms"
+            )
+    return [*own, *(arms or ("plain",))]
 
 
 def announced(request: Request, taps: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.search.samplers import OWN_SAMPLER
 from conductor.search.trying import try_sampler
+from conductor.stages.changing import changed_lines, make_changes
 from conductor.stages.confirm import Confirmation
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
@@ -33,6 +34,7 @@ from kd.errors import RetortError, StudyError
 from kd.names import mixes
 from kd.protocol import Protocol
 from reports.wording import measure
+from search_spaces.changes import check_known
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, for_study, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
@@ -65,7 +67,9 @@ class Study:
             pretrained=protocol.student_weights != "none",
             loss=protocol.loss,
         )
-        self._spaces = [load_space(space, self._context) for space in request.spaces]
+        changes = make_changes(request.fix, request.range, request.warm_start, request.warm)
+        self._spaces = [load_space(space, self._context, changes) for space in request.spaces]
+        check_known(changes, (name for space in self._spaces for name in space.parameters))
         self._url = request.url
 
     def run(self) -> None:
@@ -166,7 +170,8 @@ class Study:
             self._spaces = [for_study(space, context) for space in self._spaces]
         budget = measure_budget(data, self._paths, workers, self._display)
         self._spaces = [with_feasible(space, budget.feasible) for space in self._spaces]
-        for line in announced(self._request, data.taps) if search else ():
+        changed = changed_lines(self._spaces)
+        for line in (*announced(self._request, data.taps), *changed) if search else ():
             self._display.say(line)
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)

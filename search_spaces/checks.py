@@ -28,7 +28,32 @@ LONGEST_NAME = 512  # characters, of the columns in Optuna's tables
 Distributions = MutableMapping[str, BaseDistribution]
 
 
-class CheckedTrial:
+class ForwardedTrial:
+    """Base of trials that wrap another, and treat deprecated methods as the present ones."""
+
+    _trial: BaseTrial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        raise NotImplementedError
+
+    # Deprecated methods: forwarded, because Optuna's own would bypass those of the subclass.
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        return self.suggest_float(name, low, high, step=q)
+
+
+class CheckedTrial(ForwardedTrial):
     """A trial that raises ProtocolError for suggestions with which a study could not be resumed.
 
     `known` has the distribution of each parameter in this and earlier trials, and is extended.
@@ -38,9 +63,6 @@ class CheckedTrial:
     def __init__(self, trial: BaseTrial, known: Distributions) -> None:
         self._trial = trial
         self._known = known
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trial, name)
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         if isinstance(choices, set | frozenset):
@@ -68,17 +90,6 @@ class CheckedTrial:
         _check_range(name, distribution, EXACT)
         self._note(name, distribution)
         return self._trial.suggest_int(name, low, high, step=step, log=bool(log))
-
-    # Deprecated methods: forwarded, because Optuna's own would bypass the checks above.
-
-    def suggest_uniform(self, name: str, low: float, high: float) -> float:
-        return self.suggest_float(name, low, high)
-
-    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
-        return self.suggest_float(name, low, high, log=True)
-
-    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
-        return self.suggest_float(name, low, high, step=q)
 
     def report(self, value: float, step: int) -> None:
         raise ProtocolError("suggest must not report values: each epoch of the training does")

@@ -20,12 +20,15 @@ from kd.names import LOGIT_LOSSES
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
+from search_spaces.adapting import adapt
+from search_spaces.changes import ChangedTrial, Changes
 from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import NO_TAPS, StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
 
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
 Enqueued = Mapping[str, Mapping[str, Any]]
+UNCHANGED = Changes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Space:
 
     A study can be resumed only with a space of the same `digest` (see `search_spaces.digest`).
     `own` is the user's file, None for a built-in space; `line` is where it defines `suggest`.
-    `module` is what the space was loaded from, and `where` names it in errors.
+    `module` is what the space was loaded from, and `where` names it in errors. `changes` are those
+    of the command line, `parameters` the names before these, and `notes` are lines on what changed.
     """
 
     name: str
@@ -45,6 +49,9 @@ class Space:
     line: str = ""
     module: Any = None
     where: str = ""
+    changes: Changes = UNCHANGED
+    parameters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -52,8 +59,10 @@ class Space:
         return f"{self.name}.py@{self.own.digest}" if self.own else self.name
 
 
-def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
-    """Return a built-in space by name, or a .py file, prepared for a study and tested.
+def load_space(
+    name_or_path: str, study: StudyContext | None = None, changes: Changes = UNCHANGED
+) -> Space:
+    """Return a built-in space by name, or a .py file, changed, prepared for a study and tested.
 
     If there are several students, the student is a parameter unless the recipe names it. Raises
     ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests something
@@ -71,7 +80,7 @@ def load_space(name_or_path: str, study: StudyContext | None = None) -> Space:
         if not callable(getattr(module, "suggest", None)):
             raise ProtocolError(f"{path} lacks the function suggest(trial) -> Recipe")
         line = own_line(module.suggest)
-    space = Space(path.stem, module.suggest, {}, "", own, line, module, where)
+    space = Space(path.stem, module.suggest, {}, "", own, line, module, where, changes)
     return for_study(space, study)
 
 
@@ -79,11 +88,32 @@ def for_study(space: Space, study: StudyContext) -> Space:
     """Return a loaded space, prepared for a study and tested; raises as `load_space`."""
     suggest = _of_study(space.module.suggest, study)
     enqueued = _enqueued(space.module, space.where, study)
-    space = replace(space, suggest=suggest, enqueued=enqueued)
-    return replace(space, digest=_try_out(space, space.where, study))
+    space = replace(space, suggest=suggest, enqueued=enqueued, notes=())
+    known: Distributions = {}
+    digest = _try_out(space, space.where, study, known)
+    space = replace(space, digest=digest, parameters=tuple(known))
+    return _changed(space, study, known) if space.changes else space
 
 
-def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[BaseTrial], Any]:
+def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
+    """Return a tested space with its changes, tested again; `known` has its distributions."""
+    changes, where = space.changes, space.where
+    for name, distribution in known.items():
+        changes.check(name, distribution)
+    warm = changes.warm.get(space.name) or changes.warm.get(space.digest)
+    space = replace(space, suggest=_of_study(space.module.suggest, study, changes))
+
+    def suggest(trial: BaseTrial, what: str) -> Recipe:
+        return propose(space, trial, where, what, {})
+
+    enqueued, notes = adapt(space.enqueued, warm, suggest, known)
+    space = replace(space, enqueued=enqueued, notes=tuple(f"{space.name}: {n}" for n in notes))
+    return replace(space, digest=_try_out(space, where, study, {}))
+
+
+def _of_study(
+    suggest: Callable[..., Recipe], study: StudyContext, changes: Changes | None = None
+) -> Callable[[BaseTrial], Any]:
     """Return `suggest` as a function of the trial, which also suggests and checks the student."""
     try:
         takes_study = "study" in inspect.signature(suggest).parameters
@@ -91,6 +121,8 @@ def _of_study(suggest: Callable[..., Recipe], study: StudyContext) -> Callable[[
         takes_study = False
 
     def suggest_of_study(trial: BaseTrial) -> Any:
+        if changes:
+            trial = cast(BaseTrial, ChangedTrial(trial, changes))
         recipe = suggest(trial, study=study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
             return recipe  # `propose` raises the error
@@ -217,12 +249,13 @@ def _read_file(path: Path) -> OwnFile:
     return read_own(path)
 
 
-def _try_out(space: Space, where: str, study: StudyContext) -> str:
+def _try_out(space: Space, where: str, study: StudyContext, known: Distributions) -> str:
     """Test a space with its enqueued recipes and seeded trials; return its digest.
+
+    The distributions of all its parameters are added to `known`.
 
     Raises ProtocolError unless all give recipes, with parameters that one study can store.
     """
-    known: Distributions = {}
     enqueued = space.enqueued
     if len(study.students) > 1:
         enqueued = _with_student(space, study.students[0], where)

@@ -51,7 +51,17 @@ FLOORS = {
         *("losses.features", "losses", "optimizers", "training"),
     ),
     "storage": ("files", "studies"),
-    "search_spaces": ("checks", "context", "digest", "plain", "scheduled", "constant", "space"),
+    "search_spaces": (
+        "checks",
+        "context",
+        "digest",
+        "plain",
+        "scheduled",
+        "constant",
+        "changes",
+        "adapting",
+        "space",
+    ),
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),
     "reports": ("statistics", "wording", "read", "compute", "draw", "draw.figures", "write"),
     "conductor": (

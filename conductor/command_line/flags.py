@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from conductor.command_line.presets import PRESETS
-from conductor.request import EVIDENCE, KEPT, Flag, Request
+from conductor.request import CHANGES, EVIDENCE, KEPT, Flag, Request
 from kd.protocol import Protocol
 from kd.registry import Kind, check_name
 from search_spaces import SPACES
 
-REPEATABLE = ("students",)  # fields whose flag may be repeated, with further values
+# Fields whose flag may be repeated, with further values
+REPEATABLE = ("students", "space", "fix", "range")
 SPELLINGS = {"students": "--student"}  # a second flag for a field
 
 
@@ -44,7 +45,12 @@ def add_search_flags(parser: ArgumentParser) -> None:
         type=comma_separated,
         help=f"arms, separated by commas (default: scheduled,plain){listed(SPACES)}",
     )
-    group.add_argument("--space", help="a Python file with a search space of your own, as an arm")
+    group.add_argument(
+        "--space",
+        action="append",
+        metavar="FILE",
+        help="a Python file with a search space of your own, as an arm; repeatable",
+    )
     _add_options(group, "search")
 
 
@@ -191,6 +197,8 @@ def _add_flag(
     flags = [flag for flag in (SPELLINGS.get(name), _spelled(name)) if flag]
     if hint is bool:
         more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    elif name in CHANGES and name in REPEATABLE:
+        more = {"action": "append", "metavar": "NAME=VALUE" if name == "fix" else "NAME=LOW:HIGH"}
     elif name in REPEATABLE:
         more = {"action": "extend", "type": comma_separated, "metavar": "MODEL"}
     else:

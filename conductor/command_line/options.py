@@ -19,7 +19,7 @@ from kd.protocol import Protocol, dataset_slug
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside
-from storage.files.records import StudySettings
+from storage.files.records import StudySettings, WarmStart
 
 
 def make_request(options: argparse.Namespace) -> Request:
@@ -58,10 +58,11 @@ def make_request(options: argparse.Namespace) -> Request:
     else:
         spaces = choose_spaces(arms, space)
     settings = {key: getattr(kept, key) for key in KEPT} if kept else {}
+    changed = {**settings, **received(options, Request)}
     chosen: dict[str, Any] = {
-        **settings,
-        **received(options, Request),
+        **changed,
         **sampler,
+        "warm": _warm_start(layout, name, kept, changed.get("warm_start", "")),
         "name": name,
         "root": Path(options.root),
         "protocol": Protocol(**{**protocol_fields, **given}),
@@ -87,6 +88,19 @@ def _teacher_defaults(chosen: dict[str, Any], base: dict[str, Any]) -> dict[str,
     if optimizer != base.get("teacher_optimizer", "sgd"):
         return defaults
     return {name: value for name, value in defaults.items() if name not in base}
+
+
+def _warm_start(
+    layout: Layout, name: str, kept: StudySettings | None, other: str
+) -> WarmStart | None:
+    """Return what a study takes from another one: as it recorded it, or as it is there."""
+    if not other:
+        return None
+    if kept and kept.warm_start:
+        return kept.warm  # another name is refused where the settings are compared
+    from conductor.stages.changing import read_warm_start  # which imports Optuna's storages
+
+    return read_warm_start(layout, name, other)
 
 
 def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:

@@ -17,7 +17,8 @@ def settle_paths(options: argparse.Namespace) -> None:
     for name, rule in OPTIONS.items():
         text = getattr(options, name, None)
         if text:
-            setattr(options, name, rule(text))
+            whole = list(map(rule, text)) if isinstance(text, list) else rule(text)
+            setattr(options, name, whole)
 
 
 def settled_words(words: list[str]) -> list[str]:

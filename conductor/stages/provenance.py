@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from conductor.request import EVIDENCE, KEPT, Request
+from conductor.request import CHANGES, EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
 from kd.errors import StudyError
 from kd.names import parse_loss, parse_model, parse_weights
@@ -74,10 +74,20 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             if flag == "storage":
                 recorded, received = without_password(recorded), without_password(received)
             if recorded != received:
+                was, now = _flag(flag, recorded), _flag(flag, received)
                 raise StudyError(
-                    f"study {paths.name} was begun with --{flag.replace('_', '-')} {recorded!r}, "
-                    f"not {received!r}; omit the flag to continue it, or choose another --name"
+                    f"study {paths.name} was begun with {was}, not {now}; omit the flag "
+                    "to continue it, or choose another --name"
                 )
+
+
+def _flag(name: str, value: str | int | tuple[str, ...]) -> str:
+    """Return an option as it is written, as in `--lag 4` or `--fix lr=0.05 --fix alpha=1`."""
+    flag = f"--{name.replace('_', '-')}"
+    if name not in CHANGES:
+        return f"{flag} {value!r}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{flag} {one}" for one in values if one) or f"no {flag}"
 
 
 def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
@@ -129,6 +139,7 @@ def begin_settings(
         arms=list(sources),
         spaces=sources,
         **{**options, "storage": without_password(request.storage)},
+        warm=request.warm,
         dataset=prepared.dataset,
         teacher=prepared.teacher or (kept.teacher if kept else ""),
         shards=prepared.shards or (kept.shards if kept else ""),

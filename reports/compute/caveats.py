@@ -1,27 +1,24 @@
 """The limitations of a study that Retort can detect, one sentence each."""
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from optuna.distributions import FloatDistribution, IntDistribution
 
 from kd.training.history import FEW_OF_A_CLASS
 from kd.training.scoring import objective
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
+from reports.compute.edges import of_edges
 from reports.compute.leaks import of_weights
 from reports.compute.verdict import Verdict
-from reports.read.data import PLAIN, ArmData, StudyData, TrialData
+from reports.read.data import PLAIN, ArmData, StudyData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
-from reports.wording import Measure, counted, duration, figure, listed, percent, points
+from reports.wording import Measure, counted, duration, listed, percent, points
 
-EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
 FEW_VALIDATION_IMAGES = 1000
 FEW_SEEDS = 10
-FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
 STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/search/methods.py`)
 MANY_DIVERGED = 0.2
 MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
@@ -37,6 +34,8 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
         *_of_evidence(data, verdict),
         *_of_classes(data),
         *_of_search(data),
+        *of_edges(data),
+        *_of_warm_start(data),
         *of_pruning(data.settings.pruner, data.protocol.margin, audits, data.measure),
         *_of_protocol(data),
         *_of_seal(data),
@@ -174,9 +173,6 @@ def _of_search(data: StudyData) -> Iterator[str]:
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
-        chosen = data.chosen_trial(arm)
-        if chosen is not None and len(arm.counted) >= FEW_TRIALS:
-            yield from _edges(data, chosen)
         lost = sum(trial.diverged for trial in arm.trials)
         if arm.counted and lost > MANY_DIVERGED * len(arm.counted):
             yield (
@@ -198,42 +194,25 @@ def _nothing_better(data: StudyData, arm: ArmData) -> Iterator[str]:
             )
 
 
-def _edges(data: StudyData, trial: TrialData) -> Iterator[str]:
-    edges = [
-        f"{name} = {figure(trial.parameters[name])} (range {figure(low)} to {figure(high)})"
-        for name, (low, high) in edge_parameters(trial).items()
-    ]
-    if edges:
+def _of_warm_start(data: StudyData) -> Iterator[str]:
+    """Name the study that a search began from, and whether its test split was read before."""
+    settings = data.settings
+    warm, other = settings.warm, settings.warm_start
+    if warm is None:
+        return
+    begun = [arm.name for arm in data.arms if arm.name in warm.trials]
+    cold = [arm.name for arm in data.arms if arm.name not in warm.trials]
+    if begun and cold:
         yield (
-            f"The {data.trial_title(trial)} lies at the edge of its search space: "
-            f"{listed(edges)}. A wider range could contain a better one."
+            f"{listed(begun).capitalize()} began with tuned recipes of {other}, and {listed(cold)} "
+            "without one: the arms did not have the same start."
         )
-
-
-def edge_parameters(trial: TrialData) -> dict[str, tuple[float, float]]:
-    """Return the ranges of parameters within 5 % of an end that could have been wider.
-
-    An end that is a limit of the quantity itself (0, or 1 for a share) does not count.
-    """
-    edges = {}
-    for name, distribution in sorted(trial.distributions.items()):
-        if not isinstance(distribution, FloatDistribution | IntDistribution):
-            continue
-        low, high = distribution.low, distribution.high
-        if low == high:
-            continue
-        place = _place(float(trial.parameters[name]), low, high, distribution.log)
-        at_low = place <= EDGE and low != 0
-        at_high = place >= 1 - EDGE and (low, high) != (0, 1)
-        if at_low or at_high:
-            edges[name] = (float(low), float(high))
-    return edges
-
-
-def _place(value: float, low: float, high: float, log: bool) -> float:
-    if log:
-        value, low, high = math.log(value), math.log(low), math.log(high)
-    return (value - low) / (high - low)
+    if warm.tested and warm.dataset == settings.dataset:
+        yield (
+            f"Study {other}, whose tuned recipes this search began with, was confirmed on this "
+            "test split. Its recipes were chosen by validation images alone, so none was chosen by "
+            "the test split; but who continues because of its test results has used them."
+        )
 
 
 def of_pruning(

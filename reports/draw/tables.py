@@ -27,7 +27,7 @@ from reports.wording import (
     tap_words,
     whole,
 )
-from storage.files.records import Cost
+from storage.files.records import Cost, StudySettings
 
 
 def comparison_table(findings: Findings) -> Table:
@@ -261,11 +261,23 @@ def provenance_table(data: StudyData) -> Table:
             ),
         ],
         ["sampler, pruner, lag", f"{settings.sampler}, {settings.pruner}, {settings.lag}"],
+        *([name, text] for name, text in _changes(settings).items() if text),
         ["created", settings.created],
         *([name, text] for name, text in settings.machine.items()),
         *([name, text] for name, text in settings.versions.items()),
     ]
     return Table(columns=["what", "value"], rows=rows, words=2)
+
+
+def _changes(settings: StudySettings) -> dict[str, str]:
+    """Return what changed the search spaces, empty where nothing did."""
+    warm = settings.warm.trials if settings.warm else {}
+    trials = ", ".join(f"trial {trial.number} of {arm}" for arm, trial in warm.items())
+    return {
+        "fixed parameters": ", ".join(settings.fix),
+        "other ranges": ", ".join(settings.range),
+        "warm start": f"{settings.warm_start}: {trials}" if warm else "",
+    }
 
 
 def _confirmation_seeds(data: StudyData) -> list[str]:

@@ -33,6 +33,11 @@ def summarise(findings: Findings) -> dict[str, Any]:
         },
         "protocol": {"hash": data.protocol.hash, **data.protocol.to_json()},
         "taps": data.settings.taps,
+        "spaces": {
+            "fix": list(data.settings.fix),
+            "range": list(data.settings.range),
+            "warm_start": data.settings.warm_start or None,
+        },
         "verdict": _verdict(findings),
         "comparisons": [_comparison(data, one) for one in findings.comparisons],
         "teacher": {

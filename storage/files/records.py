@@ -6,7 +6,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kd.errors import require
 from kd.json_data import JsonData
@@ -85,12 +85,36 @@ class SpaceSource(JsonData):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmTrial(JsonData):
+    """The trial of another study's tuned recipe; `space` is the digest of its search space."""
+
+    number: int
+    space: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStart(JsonData):
+    """What a study took from another at its begin: the trials of the tuned recipes, by arm.
+
+    `dataset` is the other study's, `tested` whether it had read its test split by then, and `fix`
+    has the parameters that it fixed.
+    """
+
+    dataset: str
+    tested: bool
+    fix: list[str]
+    trials: dict[str, WarmTrial]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudySettings(Record):
     """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
     `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
     in the cache; `cache` is how much of the teacher is cached: all, logits or none. `taps` has the
-    modules of each tap in use, those of `teacher` and of each student by name.
+    modules of each tap in use, those of `teacher` and of each student by name. `fix`, `range` and
+    `warm_start` are the flags that changed the search spaces; `warm` is what the last one found.
     """
 
     arms: list[str]
@@ -112,6 +136,10 @@ class StudySettings(Record):
     timeout: float = 0.0  # seconds, if the last search was ended by time; else 0
     planned: int = 0  # trials of each arm that such a search was to run
     taps: dict[str, dict[str, str]] | None = None  # None if a version wrote it that kept none
+    fix: tuple[str, ...] = ()
+    range: tuple[str, ...] = ()
+    warm_start: str = ""
+    warm: WarmStart | None = None
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)

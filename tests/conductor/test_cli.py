@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from conductor.command_line.cli import COMMANDS, _parser, main
-from conductor.command_line.flags import add_protocol_flags, listed
+from conductor.command_line.flags import REPEATABLE, add_protocol_flags, listed
 from conductor.request import KEPT, Request
 from kd.errors import StudyError
 from kd.names import AUGMENTATIONS, SOURCES
@@ -288,8 +288,8 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
         one, other = values_of(action)
         lines = [[flag, one, flag, other], [f"{flag}={one}", f"{flag}={one}"]]
         for words in [[flag, flag]] if action.nargs == 0 else lines:
-            if action.dest == "students":
-                assert len(_parser().parse([command, *words]).students) == 2
+            if action.dest in REPEATABLE:
+                assert len(getattr(_parser().parse([command, *words]), action.dest)) == 2
                 continue
             with pytest.raises(argparse.ArgumentError, match="; give it once") as refused:
                 _parser().parse([command, *given, *words])
@@ -301,7 +301,7 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
     ("words", "said"),
     [
         (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
-        (["--space=a.py", "--space=a.py"], "--space takes one value, got 'a.py' and 'a.py'; give"),
+        (["--lag=3", "--lag=4"], "--lag takes one value, got '3' and '4'; give"),
         (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
         (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),
         (["--seeds", "6", "--evidence", "strong"], "--evidence is not allowed with --seeds, got"),

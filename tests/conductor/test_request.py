@@ -107,12 +107,12 @@ def test_workers_are_a_word_or_a_number(workers):
 def test_a_space_of_the_user_takes_the_place_of_scheduled():
     assert choose_spaces(None, None) == ["scheduled", "plain"]
     assert choose_spaces(["constant"], None) == ["constant"]
-    assert choose_spaces(None, "mine.py") == ["mine.py", "plain"]
-    assert choose_spaces(["scheduled", "plain"], "mine.py") == ["mine.py", "scheduled", "plain"]
+    assert choose_spaces(None, ["mine.py", "b.py"]) == ["mine.py", "b.py", "plain"]
+    assert choose_spaces(["scheduled", "plain"], ["mine.py"]) == ["mine.py", "scheduled", "plain"]
     with pytest.raises(ProtocolError, match=r"--space takes a Python file \(\.py\), got mine"):
-        choose_spaces(None, "mine")
+        choose_spaces(None, ["mine"])
     with pytest.raises(ProtocolError, match=r"a/mine\.py adds its arm: omit mine from --arms"):
-        choose_spaces(["plain", "mine"], "a/mine.py")
+        choose_spaces(["plain", "mine"], ["a/mine.py"])
 
 
 @pytest.mark.parametrize("name", PRESETS.names)

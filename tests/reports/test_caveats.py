@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conductor.search import methods
-from reports.compute.caveats import STARTUP_TRIALS, edge_parameters
+from reports.compute.caveats import STARTUP_TRIALS
+from reports.compute.edges import edge_parameters
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
+from storage.files.records import WarmStart, WarmTrial
 from tests.support.study_fixture import TRAIN
 
 
@@ -168,6 +170,51 @@ def test_the_edge_of_a_range_states_nothing_below_20_trials(data: StudyData) -> 
     few = tuple(one for one in trials if one is not dropped)
     nineteen = replace(data, arms=(replace(arm, trials=few), data.arms[1]))
     assert not any("scheduled" in one for one in caveats(nineteen, "edge of its search"))
+
+
+def test_the_command_for_wider_ranges_is_the_studys_own_under_another_name(
+    data: StudyData,
+) -> None:
+    arm = data.arms[0]
+    chosen = data.chosen_trial(arm)
+    edge = replace(
+        chosen,
+        parameters={"lr": 0.299, "size": 2, "smoothing": 0.1},
+        distributions={
+            "lr": FloatDistribution(0.01, 0.3, log=True),
+            "size": IntDistribution(2, 10),
+            "smoothing": FloatDistribution(0, 0.1),
+        },
+    )
+    trials = tuple(edge if one is chosen else one for one in arm.trials)
+    words = "python study.py --name small --range lr=0.01:0.3 --range=beta=1:2 --trials 20"
+    changed = replace(
+        data,
+        arms=(replace(arm, trials=trials), data.arms[1]),
+        settings=replace(data.settings, command=words.split()),
+    )
+    text = next(one for one in caveats(changed, "A wider range") if "lr=" in one)
+    ours, command = text.split(" Run: ")
+    assert ours == "A wider range could contain a better recipe."
+    assert command.startswith("python study.py --range beta=1:2 --trials 20 --name small-wider ")
+    assert "--range lr=0.01:0.9 --range size=1:10 --range smoothing=0:0.15" in command
+
+
+def test_a_warm_start_from_a_study_that_read_the_same_test_split_is_named(data: StudyData) -> None:
+    assert caveats(data, "began with") == []
+    trial = WarmTrial(number=3, space="0", parameters={})
+    warm = WarmStart(
+        dataset=data.settings.dataset, tested=True, fix=[], trials={"scheduled": trial}
+    )
+    begun = replace(data, settings=replace(data.settings, warm_start="old", warm=warm))
+    start, tested = caveats(begun, "began with")
+    assert start == (
+        "Scheduled began with tuned recipes of old, and plain without one: the arms did not have "
+        "the same start."
+    )
+    assert tested.startswith("Study old, whose tuned recipes this search began with, was confirmed")
+    sealed = replace(begun.settings, warm=replace(warm, tested=False))
+    assert caveats(replace(begun, settings=sealed), "was confirmed on this") == []
 
 
 def test_an_end_that_is_a_limit_of_the_quantity_is_no_edge(data: StudyData) -> None:

@@ -298,9 +298,9 @@ def test_a_loss_of_the_user():
 
 
 def test_a_space_of_the_user_goes_with_arms_as_the_guide_states():
-    assert choose_spaces(None, "annealed.py") == ["annealed.py", "plain"]
+    assert choose_spaces(None, ["annealed.py"]) == ["annealed.py", "plain"]
     [flags] = re.findall(r"`--arms (\S+) --space (\S+)`", section("Your own search space"))
-    assert choose_spaces(flags[0].split(","), flags[1]) == ["annealed.py", "scheduled", "plain"]
+    assert choose_spaces(flags[0].split(","), [flags[1]]) == ["annealed.py", "scheduled", "plain"]
 
 
 RECIPE, SCHEDULE = "`lr`", "`shape`"
