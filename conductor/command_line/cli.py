@@ -198,8 +198,8 @@ COMMANDS: dict[str, tuple[str, tuple[AddFlags, ...]]] = {
     "run": (
         "Run a study: teacher, cache, search, confirmation, report.",
         (
-            add_config_flag,
             flags.add_study_flags,
+            add_config_flag,
             flags.add_search_flags,
             flags.add_comparison_flags,
             flags.add_worker_flags,
