@@ -131,9 +131,9 @@ def test_another_studys_recipe_is_tried_after_the_spaces_own():
     warm = WarmRecipe(title="tuned x", parameters=there, fix={"label_smoothing": "0.05"})
     space = load_space("plain", changes=Changes(warm={"plain": warm}))
     assert list(space.enqueued) == ["defaults", "tuned x"]
-    assert space.enqueued["tuned x"] == {"lr": 0.3, "weight_decay": 1e-3, "label_smoothing": 0.05}
+    assert space.enqueued["tuned x"] == {"lr": 0.5, "weight_decay": 1e-3, "label_smoothing": 0.05}
     assert space.notes == (
-        "plain: “tuned x” is tried with lr 0.3, not 0.9",
+        "plain: “tuned x” is tried with lr 0.5, not 0.9",
         "plain: “tuned x” is tried without its gone, feature_kind",
     )
     digest = load_space("plain").digest
