@@ -236,7 +236,8 @@ def _training(findings: Findings, exported: Exported) -> str:
         f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}, a learning rate that rises over the first "
         f"{percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
-        f"augmentation: {protocol.augment}{mixed}.{teacher} The weights are those after the last epoch."
+        f"augmentation: {protocol.augment}{mixed}.{teacher} The weights are those after the last "
+        "epoch."
     )
 
 
