@@ -25,7 +25,7 @@ from workers.events import EpochDone, Event, LastEvent, Note, Result, Stopped
 from workers.jobs import ModelsJob, PrepareJob
 from workers.machine import usable_cores
 from workers.pools.inline import InlinePool
-from workers.pools.local import LocalPool
+from workers.pools.local import PRELOADED, LocalPool
 from workers.pools.worker_pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
@@ -261,7 +261,7 @@ from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
 from tests.support.small import protocol
 from workers.events import EpochDone
 from workers.jobs import job_from_wire
-from workers.pools.local import LocalPool
+from workers.pools.local import PRELOADED, LocalPool
 
 if __name__ == "__main__":
     pool = LocalPool(2)
@@ -375,3 +375,10 @@ def test_closing_the_inline_worker_drops_its_job(ground):
     pool.events()
     pool.close()
     assert (pool.busy, pool.events()) == (0, [])
+
+
+def test_what_the_fork_server_imports_is_frozen_last_so_that_workers_share_it():
+    assert PRELOADED[-1] == "workers.pools.frozen"
+    script = "import gc, kd.protocol; import workers.pools.frozen; print(gc.get_freeze_count())"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert int(printed.stdout) > 1000

@@ -26,7 +26,7 @@ from workers.events import Event, Failed, LastEvent, event_from_wire
 from workers.jobs import Job
 from workers.machine import usable_cores
 
-PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy"]
+PRELOADED = ["torch", "torchvision", "safetensors.torch", "numpy", "workers.pools.frozen"]
 CLOSING_SECONDS = 5  # for a worker to exit by itself
 # Ctrl-C and batch systems signal every process of a group. What happens then is the supervisor's
 # decision: workers, and the server that they are forked from, are started with these blocked.
