@@ -118,7 +118,11 @@ def test_a_space_of_the_user_takes_the_place_of_scheduled():
 @pytest.mark.parametrize("name", PRESETS.names)
 def test_every_preset_is_a_valid_protocol_of_its_data_set(name):
     protocol = Protocol(**{"dataset": "folder:photos", **preset(name)})
-    others = {"folder": "folder:photos", "cifar10-small": "cifar10"}
+    others = {
+        "folder": "folder:photos",
+        "timm": "folder:photos",
+        "cifar10-small": "cifar10",
+    }
     assert protocol.dataset == others.get(name, name)
 
 
@@ -180,7 +184,7 @@ def test_run_may_be_left_out_and_the_command_is_kept(resolve, tmp_path):
 
 
 NAMED = [
-    name for name in PRESETS.names if name not in ("folder", "cifar10-small")
+    name for name in PRESETS.names if name not in ("folder", "timm", "cifar10-small")
 ]  # by their data set
 
 

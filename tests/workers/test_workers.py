@@ -261,7 +261,7 @@ from tests.support.ground import FOREVER, HINT, PATIENCE, Ground, history, run
 from tests.support.small import protocol
 from workers.events import EpochDone
 from workers.jobs import job_from_wire
-from workers.pools.local import PRELOADED, LocalPool
+from workers.pools.local import LocalPool
 
 if __name__ == "__main__":
     pool = LocalPool(2)
