@@ -7,15 +7,10 @@ A name matches the parameter of that name, and `temperature` the ends of a sched
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import BaseTrial
 
 from kd.errors import ProtocolError
 from kd.registry import check_name
-from search_spaces.checks import ForwardedTrial
 
 ENDS = ("_initial", "_final")  # of a schedule's parameters
 SHAPE, CONSTANT = "_shape", "constant"
@@ -80,31 +75,10 @@ class Changes:
     @property
     def flags(self) -> dict[str, str]:
         """The name of each flag's parameter, by flag."""
-        ranges = {name: _range_text(name, ends) for name, ends in self.ranges.items()}
+        ranges = {name: range_text(name, ends) for name, ends in self.ranges.items()}
         return {f"--fix {name}={value}": name for name, value in self.fix.items()} | {
             f"--range {text}": name for name, text in ranges.items()
         }
-
-    def check(self, name: str, distribution: BaseDistribution) -> None:
-        """Raise ProtocolError if a parameter's value or range does not fit its distribution."""
-        trial = ChangedTrial(_Any(), self)  # type: ignore[arg-type]
-        if isinstance(distribution, CategoricalDistribution):
-            trial.suggest_categorical(name, distribution.choices)
-            return
-        whole = isinstance(distribution, IntDistribution)
-        suggest: Any = trial.suggest_int if whole else trial.suggest_float
-        low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-        step, log = distribution.step, distribution.log  # type: ignore[attr-defined]
-        suggest(name, low, high, step=step, log=log)
-
-
-class _Any:
-    """A trial that takes every suggestion."""
-
-    def suggest(self, *values: Any, **options: Any) -> None:
-        return None
-
-    suggest_categorical = suggest_float = suggest_int = suggest
 
 
 def read_changes(fix: Sequence[str], ranges: Sequence[str]) -> Changes:
@@ -125,7 +99,7 @@ def read_changes(fix: Sequence[str], ranges: Sequence[str]) -> Changes:
         name, value = _parts("--range", text, "temperature=2:6")
         if name in ends:
             raise ProtocolError(
-                f"--range {name} is given twice, got {_range_text(name, ends[name])!r} and "
+                f"--range {name} is given twice, got {range_text(name, ends[name])!r} and "
                 f"{text!r}; give it once"
             )
         ends[name] = _read_ends(text, value)
@@ -136,8 +110,8 @@ def read_changes(fix: Sequence[str], ranges: Sequence[str]) -> Changes:
 
 def written(changes: Changes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the texts of `--fix` and of `--range` in one spelling, sorted by name."""
-    fix = (f"{name}={_spelled(value)}" for name, value in sorted(changes.fix.items()))
-    ranges = (_range_text(name, ends) for name, ends in sorted(changes.ranges.items()))
+    fix = (f"{name}={spelled(value)}" for name, value in sorted(changes.fix.items()))
+    ranges = (range_text(name, ends) for name, ends in sorted(changes.ranges.items()))
     return tuple(fix), tuple(ranges)
 
 
@@ -147,56 +121,6 @@ def check_known(changes: Changes, parameters: Iterable[str]) -> None:
     schedules = {_base(name) for name in names}
     for flag, name in changes.flags.items():
         check_name(f"parameter of {flag.split()[0]}", name, sorted(names | schedules))
-
-
-class ChangedTrial(ForwardedTrial):
-    """A trial in which fixed parameters are not suggested, and others in their new ranges."""
-
-    def __init__(self, trial: BaseTrial, changes: Changes) -> None:
-        self._trial = trial
-        self._changes = changes
-        self._fixed: dict[str, Any] = {}
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {**self._trial.params, **self._fixed}
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        known = tuple(choices)
-        text = self._changes.fixed(name, known)
-        if text is not None:
-            return self._keep(name, _choice(name, text, known))
-        if name in self._changes.ranges:
-            raise ProtocolError(
-                f"--range {name}: {name} has choices ({', '.join(map(str, known))}) and no range; "
-                f"use --fix {name}={known[0]}"
-            )
-        return self._trial.suggest_categorical(name, choices)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        text = self._changes.fixed(name)
-        if text is not None:
-            return float(self._keep(name, _number(f"--fix {name}={text}", text)))
-        low, high = _checked_ends(self._changes, name, low, high, step, log=log)
-        return self._trial.suggest_float(name, low, high, step=step, log=log)
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        text = self._changes.fixed(name)
-        if text is not None:
-            return int(self._keep(name, _whole(f"--fix {name}={text}", text)))
-        first, last = _checked_ends(self._changes, name, low, high, step, log=log)
-        if (first, last) != (low, high):
-            flag = f"--range {_range_text(name, (first, last))}"
-            first, last = _whole(flag, first), _whole(flag, last)
-        return self._trial.suggest_int(name, int(first), int(last), step=step, log=log)
-
-    def _keep(self, name: str, value: Any) -> Any:
-        self._fixed[name] = value
-        return value
 
 
 def _base(name: str) -> str:
@@ -221,45 +145,13 @@ def _read_ends(text: str, value: str) -> tuple[float, float]:
     low, colon, high = value.partition(":")
     if not colon:
         raise ProtocolError(f"--range takes two ends, as in temperature=2:6, got {text!r}")
-    ends = _number(f"--range {text}", low), _number(f"--range {text}", high)
+    ends = number(f"--range {text}", low), number(f"--range {text}", high)
     if ends[0] > ends[1]:
         raise ProtocolError(f"--range takes the lower end first, got {text!r}")
     return ends
 
 
-def _checked_ends(
-    changes: Changes, name: str, low: float, high: float, step: float | None, *, log: bool
-) -> tuple[float, float]:
-    """Return the ends of a range; a new upper one is moved down to a whole number of steps."""
-    first, last = changes.ends(name, low, high)
-    if (first, last) == (low, high):
-        return low, high
-    if log and first <= 0:
-        raise ProtocolError(
-            f"--range {name}: {name} is on a log scale, so its ends must be above 0, got {first:g}"
-        )
-    if step is not None and not log:
-        width, one = Decimal(str(last)) - Decimal(str(first)), Decimal(str(step))
-        last = float(Decimal(str(first)) + width // one * one)
-    return first, last
-
-
-def _choice(name: str, text: str, choices: tuple[Any, ...]) -> Any:
-    """Return the choice that a text names, as in `kl`, `true` or `0.5`."""
-    for choice in choices:
-        if str(choice) == text:
-            return choice
-    for choice in choices:
-        same = str(choice).lower() == text.lower()
-        number = isinstance(choice, int | float) and not isinstance(choice, bool)
-        if (same and not isinstance(choice, str)) or (number and _spelled(text) == repr(choice)):
-            return choice
-    shown = [str(choice) for choice in choices]
-    check_name(f"choice of --fix {name}", text, shown)
-    raise AssertionError(text)  # it is among none of them
-
-
-def _number(flag: str, text: str) -> float:
+def number(flag: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -269,14 +161,7 @@ def _number(flag: str, text: str) -> float:
     return value
 
 
-def _whole(flag: str, text: str | float) -> int:
-    value = _number(flag, str(text))
-    if value != int(value):
-        raise ProtocolError(f"{flag} takes whole numbers, got {text}")
-    return int(value)
-
-
-def _spelled(text: str) -> str:
+def spelled(text: str) -> str:
     """Return a number in Python's spelling, so that 5e-2 is 0.05; other texts as they are."""
     try:
         value = float(text)
@@ -289,5 +174,5 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
-def _range_text(name: str, ends: tuple[float, float]) -> str:
+def range_text(name: str, ends: tuple[float, float]) -> str:
     return f"{name}={_plain(ends[0])}:{_plain(ends[1])}"

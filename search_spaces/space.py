@@ -21,7 +21,8 @@ from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
 from search_spaces.adapting import adapt
-from search_spaces.changes import ChangedTrial, Changes
+from search_spaces.changed_trial import ChangedTrial, check_change
+from search_spaces.changes import Changes
 from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import NO_TAPS, StudyContext
 from search_spaces.digest import described, seeded_trials, space_digest
@@ -99,7 +100,7 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
     """Return a tested space with its changes, tested again; `known` has its distributions."""
     changes, where = space.changes, space.where
     for name, distribution in known.items():
-        changes.check(name, distribution)
+        check_change(changes, name, distribution)
     warm = changes.warm.get(space.name) or changes.warm.get(space.digest)
     space = replace(space, suggest=_of_study(space.module.suggest, study, changes))
 
