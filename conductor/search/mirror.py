@@ -28,6 +28,7 @@ RUNGS = "rungs"  # user attribute: the state that successive halving keeps of a 
 EVERYTHING = 2**62  # a trial number above all others: every trial is visible
 RUNG = "completed_rung_"  # prefix of the system attributes of halving
 OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sampler gave the study
+TPE = "tpe:"  # prefix of what Optuna's TPE notes for itself; without it, it reads parameters
 
 
 class Mirror:
@@ -218,7 +219,7 @@ def _of_sampler(trial: FrozenTrial) -> dict[str, Any]:
     return {
         key: value
         for key, value in trial.system_attrs.items()
-        if not key.startswith((RUNG, CONSTRAINTS, "dashboard", "artifacts:"))
+        if not key.startswith((RUNG, CONSTRAINTS, TPE, "dashboard", "artifacts:"))
     }
 
 

@@ -246,9 +246,9 @@ def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monk
     startups: list[int] = []
     make = make_sampler
 
-    def watched(name: str, seed: int, startup: int, past: Any) -> Any:
+    def watched(name: str, seed: int, startup: int, *others: Any) -> Any:
         startups.append(startup)
-        return make(name, seed, startup, past)
+        return make(name, seed, startup, *others)
 
     monkeypatch.setattr("conductor.search.decisions.make_sampler", watched)
     arm = limited_arm(InMemoryStorage(), lag=1)

@@ -566,6 +566,7 @@ def test_presets_are_listed_with_what_they_run(capsys):
         "digits",
         "fashion-mnist",
         "folder",
+        "timm",
     ]
     assert "cifar10 at 32 pixels: resnet50 to resnet18, 30 epochs" in said[0]
     assert "folder:PATH" in said[5]

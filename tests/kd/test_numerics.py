@@ -119,8 +119,12 @@ def test_a_run_in_channels_last_continues_bit_by_bit_in_its_layout(channels_last
     assert same_bits(second.tensors(), whole.tensors())
     for state in (whole, second):
         assert is_last(state.network)
-        momentum = [value["momentum_buffer"] for value in state.optimizer.state.values()]
-        assert [strides(each) for each in momentum] == [*map(strides, state.network.parameters())]
+        momentum = {
+            parameter: value["momentum_buffer"]
+            for parameter, value in state.optimizer.state.items()
+        }
+        assert {*momentum} == {*state.network.parameters(), *state.adapters.parameters()}
+        assert all(strides(kept) == strides(parameter) for parameter, kept in momentum.items())
 
 
 def strides(tensor: torch.Tensor) -> list[int]:

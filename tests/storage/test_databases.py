@@ -209,7 +209,7 @@ CHANGES = {
     " WHERE trial_id = :ended",
     "parameter": "UPDATE trial_params SET param_value = 0.11"
     " WHERE trial_id = :ended AND param_name = 'lr'",
-    "range": "UPDATE trial_params SET distribution_json = REPLACE(distribution_json, '0.3', '0.4')"
+    "range": "UPDATE trial_params SET distribution_json = REPLACE(distribution_json, '0.5', '0.4')"
     " WHERE trial_id = :ended AND param_name = 'lr'",
     "state": "UPDATE trials SET state = 'PRUNED' WHERE trial_id = :ended",
     "attribute": "UPDATE trial_user_attributes SET value_json = '9'"
