@@ -112,7 +112,7 @@ def test_the_page_is_one_file_without_scripts_and_escapes_text_from_outside(
 def test_markdown_has_verdict_comparison_caveats_and_command(found: list[Findings]) -> None:
     text = markdown(found[0])
     assert text.startswith("### helped: Distillation helped: tuned scheduled scored ")
-    assert text.count("\n| ") == 2 + 1 + len(found[0].standings)
+    assert text.count("\n| ") == 2 + 1 + len(found[0].distinct)
     assert all(f"- {escaped(caveat)}\n" in text for caveat in found[0].caveats)
     assert text.endswith("    python study.py --trials 8 --name helped\n")
     assert markdown(found[2]).startswith("### open\\_one: No verdict")
