@@ -86,7 +86,9 @@ class Protocol(JsonData):
         "sgd"
     )
     teacher_lr: Annotated[
-        float, "learning rate of the teacher (default: the first that its students would try)"
+        float,
+        "learning rate of the teacher (default: that of its optimizer, a tenth for pretrained "
+        "weights)",
     ] = 0.1
     teacher_weight_decay: Annotated[
         float, "weight decay of the teacher (default: that of its optimizer)"

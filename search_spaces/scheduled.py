@@ -1,4 +1,4 @@
-"""The default space: temperature and alpha schedules, and a feature loss."""
+"""The default space: temperature and alpha schedules, a soft and a feature loss."""
 
 from dataclasses import replace
 from typing import Any

@@ -175,7 +175,7 @@ def _add_options(group: Any, title: str) -> None:
         for flag in notes:
             if not isinstance(flag, Flag) or flag.group != title:
                 continue
-            shown = item.default not in ("", None, False) and "(default:" not in flag.help
+            shown = item.default not in ("", None, False, ()) and "(default:" not in flag.help
             text = flag.help + "".join(listed(note) for note in notes if isinstance(note, Kind))
             text = f"{text} (default: {item.default})" if shown else text
             default = None if item.name in KEPT else item.default

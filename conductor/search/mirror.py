@@ -21,13 +21,12 @@ from storage.studies.optuna_internals import (
     trial_id_of,
     trials_in_memory,
 )
-from storage.studies.trials import CONSTRAINTS
+from storage.studies.trials import CONSTRAINTS, OF_STUDY
 
 CUT = "cut_epoch"  # user attribute: epoch at which the pruner would have ended an auditor
 RUNGS = "rungs"  # user attribute: the state that successive halving keeps of a trial
 EVERYTHING = 2**62  # a trial number above all others: every trial is visible
 RUNG = "completed_rung_"  # prefix of the system attributes of halving
-OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sampler gave the study
 TPE = "tpe:"  # prefix of what Optuna's TPE notes for itself; without it, it reads parameters
 
 

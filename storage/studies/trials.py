@@ -22,10 +22,15 @@ ENDED = "digest"  # user attribute: digest of the whole trial, once it has ended
 CONSTRAINTS = "constraints"  # user attribute: measured / limit - 1, for each limit of a student
 INFEASIBLE = "infeasible"  # user attribute: the constraints that a trial violates
 CHANGING = (ENDED, "seconds")  # user attributes that no digest covers
+OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sampler gave the study
+COVERED = (OF_STUDY, "fixed_params")  # system attributes that a digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:
-    """Return SHA-256 over a trial's study, number, parameters, ranges and constraints."""
+    """Return SHA-256 over a trial's study, number, parameters, ranges and constraints.
+
+    It covers enqueued parameters too, and what a sampler gave the study.
+    """
     return _sha256(_asked(study, trial))
 
 
@@ -39,7 +44,7 @@ def ended_digest(
     """Return SHA-256 over a trial that ends in `state` with `values`.
 
     It covers parameters, reports and user attributes, where `attributes` override the trial's own.
-    System attributes, which belong to Optuna and the dashboard, are not covered.
+    Other system attributes, which belong to Optuna and the dashboard, are not covered.
     """
     kept = {**trial.user_attrs, **attributes}
     covered = {key: kept[key] for key in kept if key not in CHANGING}
@@ -96,7 +101,8 @@ def _asked(study: str, trial: FrozenTrial) -> list[Any]:
     }
     constraints = trial.user_attrs.get(CONSTRAINTS)
     limited = [] if constraints is None else [constraints]
-    return [study, trial.number, trial.params, ranges, *limited]
+    ours = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(COVERED)}
+    return [study, trial.number, trial.params, ranges, *limited, ours]
 
 
 def _sha256(content: list[Any]) -> str:

@@ -247,9 +247,9 @@ def test_a_study_may_be_resumed_without_its_flags(copied, capsys):
     ("flag", "message"),
     [
         (["--epochs", "3"], "has another protocol (epochs: 2 -> 3)"),
-        (["--pruner", "none"], "was begun with --pruner 'median', not 'none'"),
-        (["--sampler", "random"], "was begun with --sampler 'tpe', not 'random'"),
-        (["--lag", "1"], "was begun with --lag 4, not 1"),
+        (["--pruner", "none"], "was begun with --pruner 'median', not --pruner 'none'"),
+        (["--sampler", "random"], "was begun with --sampler 'tpe', not --sampler 'random'"),
+        (["--lag", "1"], "was begun with --lag 4, not --lag 1"),
     ],
 )
 def test_a_changed_flag_is_refused_by_its_name(copied, capsys, flag, message):
@@ -282,7 +282,7 @@ def test_a_study_without_a_teacher_yet_may_be_changed_unless_others_may_share_it
     assert report(root)["protocol"]["teacher_weights"] == "none"
     capsys.readouterr()
     assert main([*begun, "--lag", "2"]) == 2
-    assert "was begun with --lag 1, not 2" in capsys.readouterr().err
+    assert "was begun with --lag 1, not --lag 2" in capsys.readouterr().err
 
 
 def test_a_study_without_a_teacher_yet_continues_without_its_flags(tmp_path, monkeypatch):

@@ -102,6 +102,7 @@ def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
         "Your own models",
         "Your own search space",
         "Your own loss",
+        "From Python and from a file",  # followed in tests/whole/test_calling.py
         "How to use the result",
     )
     blocks = sum(section(title).count("```python") for title in titles)
