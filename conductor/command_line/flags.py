@@ -19,8 +19,8 @@ from kd.registry import Kind, check_name
 from search_spaces import SPACES
 
 # Fields whose flag may be repeated, with further values
-REPEATABLE = ("students", "space", "fix", "range")
-SPELLINGS = {"students": "--student"}  # a second flag for a field
+REPEATABLE = ("teachers", "teacher_weights", "students", "space", "fix", "range")
+SPELLINGS = {"teachers": "--teacher", "students": "--student"}  # a second flag for a field
 
 
 def add_study_flags(parser: ArgumentParser) -> None:
@@ -199,6 +199,8 @@ def _add_flag(
         more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
     elif name in CHANGES and name in REPEATABLE:
         more = {"action": "append", "metavar": "NAME=VALUE" if name == "fix" else "NAME=LOW:HIGH"}
+    elif name == "teacher_weights":
+        more = {"action": "append"}
     elif name in REPEATABLE:
         more = {"action": "extend", "type": comma_separated, "metavar": "MODEL"}
     else:

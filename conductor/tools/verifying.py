@@ -5,16 +5,17 @@ import numpy as np
 from conductor.display import Display
 from conductor.stages.provenance import read_context
 from kd.errors import StudyError
+from reports.wording import model_name
 from storage.files.layout import StudyLayout
 from workers.events import Result
-from workers.jobs import VerifyJob
+from workers.jobs import JobContext, VerifyJob
 from workers.pools.worker_pool import WorkerPool
 
 TOLERANCE = 1e-3  # of logits and scaled features, for another batch size or machine
 
 
 def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Display) -> None:
-    """Compare every shard with its checksum and `rows` random rows with the teacher.
+    """Compare every shard with its checksum and `rows` random rows with its teacher.
 
     Prints the largest difference. Raises ArtifactError for a damaged shard, StudyError if the
     difference exceeds rounding, or is no number.
@@ -22,8 +23,16 @@ def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Di
     context = read_context(paths)
     if context.cache == "none":
         raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
+    for place, label in enumerate(context.protocol.teacher_labels):
+        _verify_teacher(context, workers, rows, display, place, label)
+
+
+def _verify_teacher(
+    context: JobContext, workers: WorkerPool, rows: int, display: Display, place: int, label: str
+) -> None:
+    """Verify the shards of the teacher at `place`."""
     views = range(context.protocol.view_count)
-    jobs = {view: context.job(VerifyJob, view=view, rows=rows) for view in views}
+    jobs = {view: context.job(VerifyJob, place=place, view=view, rows=rows) for view in views}
     differences = []
     for view, result in workers.run_all(jobs):
         assert isinstance(result, Result)  # nothing is trained, so nothing diverges
@@ -35,6 +44,6 @@ def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Di
     if not largest <= TOLERANCE:
         raise StudyError(
             f"the teacher cache differs from the teacher by {largest:.3g}; "
-            f"delete {context.layout.shards(context.shards)} and run the study again"
+            f"delete {context.layout.shards(context.shards[place])} and run the study again"
         )
-    display.say(f"{len(jobs)} views agree with the teacher to {largest:.2g}")
+    display.say(f"{len(jobs)} views agree with the teacher {model_name(label)} to {largest:.2g}")
