@@ -93,8 +93,9 @@ def for_study(space: Space, study: StudyContext) -> Space:
     enqueued = _enqueued(space.module, space.where, study)
     space = replace(space, suggest=suggest, enqueued=enqueued, notes=())
     if len(study.teachers) > 1:
-        values = {"student": study.students[0], **equal_shares(study.teachers)}
-        space = replace(space, enqueued=_completed(space, values, ("teacher", "teacher_share")))
+        equal = equal_shares(study.teachers)
+        values = {**equal, **({"student": study.students[0]} if study.students else {})}
+        space = replace(space, enqueued=_completed(space, values, [*equal]))
     known: Distributions = {}
     digest = _try_out(space, space.where, study, known)
     space = replace(space, digest=digest, parameters=tuple(known))

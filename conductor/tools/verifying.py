@@ -24,13 +24,21 @@ def verify_cache(paths: StudyLayout, workers: WorkerPool, rows: int, display: Di
     if context.cache == "none":
         raise StudyError(f"study {paths.name} has no teacher cache: it used the live teacher")
     for place, label in enumerate(context.protocol.teacher_labels):
-        _verify_teacher(context, workers, rows, display, place, label)
+        largest = _largest(context, workers, rows, display, place)
+        if not largest <= TOLERANCE:
+            raise StudyError(
+                f"the teacher cache differs from the teacher by {largest:.3g}; "
+                f"delete {context.layout.shards(context.shards[place])} and run the study again"
+            )
+        of_several = f" {model_name(label)}" if len(context.protocol.teachers) > 1 else ""
+        count = context.protocol.view_count
+        display.say(f"{count} views agree with the teacher{of_several} to {largest:.2g}")
 
 
-def _verify_teacher(
-    context: JobContext, workers: WorkerPool, rows: int, display: Display, place: int, label: str
-) -> None:
-    """Verify the shards of the teacher at `place`."""
+def _largest(
+    context: JobContext, workers: WorkerPool, rows: int, display: Display, place: int
+) -> float:
+    """Compare the shards of the teacher at `place`; return the largest difference, or NaN."""
     views = range(context.protocol.view_count)
     jobs = {view: context.job(VerifyJob, place=place, view=view, rows=rows) for view in views}
     differences = []
@@ -40,10 +48,4 @@ def _verify_teacher(
         display.say(
             f"view {view}: {result['rows']} rows differ by at most {result['difference']:.2g}"
         )
-    largest = float(np.max(differences))  # NaN if one is
-    if not largest <= TOLERANCE:
-        raise StudyError(
-            f"the teacher cache differs from the teacher by {largest:.3g}; "
-            f"delete {context.layout.shards(context.shards[place])} and run the study again"
-        )
-    display.say(f"{len(jobs)} views agree with the teacher {model_name(label)} to {largest:.2g}")
+    return float(np.max(differences))

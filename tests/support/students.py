@@ -19,7 +19,7 @@ def kept(root: Path, source: str, function: str) -> str:
     (root / "mine.py").write_text(source)
     pinned, files = pin_models({"teachers": (f"{root}/mine.py:{function}",)})
     keep_own(Layout(root), files)
-    return str(pinned["teacher"])
+    return str(pinned["teachers"][0])
 
 
 def student(root: Path, name: str, inputs: Inputs, seed: int = 3) -> Network:
