@@ -41,7 +41,7 @@ class Space:
     `own` is the user's file, None for a built-in space; `line` is where it defines `suggest`.
     `module` is what the space was loaded from, and `where` names it in errors. `changes` are those
     of the command line, `parameters` the names before these, and `notes` are lines on what changed.
-    `warm` is whether another study's recipe is tried too.
+    `warm` is the title of another study's recipe that is tried too.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Space:
     changes: Changes = UNCHANGED
     parameters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    warm: bool = False
+    warm: str = ""
 
     @property
     def source(self) -> str:
@@ -92,7 +92,7 @@ def for_study(space: Space, study: StudyContext) -> Space:
     """Return a loaded space, prepared for a study and tested; raises as `load_space`."""
     suggest = _of_study(space.module.suggest, study)
     enqueued = _enqueued(space.module, space.where, study)
-    space = replace(space, suggest=suggest, enqueued=enqueued, notes=(), warm=False)
+    space = replace(space, suggest=suggest, enqueued=enqueued, notes=(), warm="")
     known: Distributions = {}
     digest = _try_out(space, space.where, study, known)
     space = replace(space, digest=digest, parameters=tuple(known))
@@ -113,7 +113,8 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
     try:
         enqueued, notes = adapt(space.enqueued, warm, suggest, known)
         notes = [f"{space.name}: {note}" for note in notes]
-        space = replace(space, enqueued=enqueued, notes=tuple(notes), warm=bool(warm))
+        space = replace(space, enqueued=enqueued, notes=tuple(notes))
+        space = replace(space, warm=warm.title if warm else "")
         return replace(space, digest=_try_out(space, where, study, {}))
     except ProtocolError as error:  # without the changes there was none
         flags = [flag for flag, names in changes.matches(known).items() if names]
@@ -177,8 +178,9 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
     """Return the space with the first feasible student in the recipes to try first.
 
     One that a recipe names itself, or that is fixed, is kept; raises ProtocolError if it is not
-    feasible.
+    feasible, unless the recipe is another study's.
     """
+    space = _with_warm_student(space, feasible)
     fixed = space.changes.fix.get("student", feasible[0])
     if fixed not in feasible:
         raise ProtocolError(
@@ -191,6 +193,17 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
         recipe = space.suggest(FixedTrial({**parameters}))
         check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe.student, feasible)
     return replace(space, enqueued=enqueued)
+
+
+def _with_warm_student(space: Space, feasible: Sequence[str]) -> Space:
+    """Return the space without the student of another study's recipe, if it is not feasible."""
+    warm = dict(space.enqueued.get(space.warm, {}))
+    student = warm.pop("student", feasible[0])
+    if student in feasible:
+        return space
+    note = f"{space.name}: “{space.warm}” is tried with another student than {student}"
+    enqueued = {**space.enqueued, space.warm: warm}
+    return replace(space, enqueued=enqueued, notes=(*space.notes, note))
 
 
 def _with_student(space: Space, student: str, where: str) -> Enqueued:

@@ -189,6 +189,16 @@ def test_changes_leave_the_choice_of_a_feasible_student():
     )
 
 
+def test_another_studys_recipe_is_tried_with_a_student_within_the_limits():
+    there = {**load_space("plain").enqueued["defaults"], "lr": 0.02}
+    warm = WarmRecipe(title="tuned x", parameters={**there, "student": "resnet14"}, fix={})
+    space = load_space("plain", SEVERAL, Changes(warm={"plain": warm}))
+    assert with_feasible(space, SEVERAL.students).enqueued["tuned x"]["student"] == "resnet14"
+    limited = with_feasible(space, ["resnet8"])
+    assert limited.enqueued["tuned x"] == {**there, "student": "resnet8"}
+    assert limited.notes == ("plain: “tuned x” is tried with another student than resnet14",)
+
+
 def test_a_fixed_student_over_the_limits_is_refused():
     space = load_space("plain", SEVERAL, read_changes(["student=resnet14"], []))
     assert space.suggest(next(seeded_trials(1))).student == "resnet14"
