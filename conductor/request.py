@@ -49,6 +49,7 @@ class Flag:
     group: str
     help: str
     read: Callable[[str], Any] | None = None  # the text of the flag; by its type where None
+    metavar: str = ""  # its value in the help, for a flag that may be repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +164,7 @@ class Request(Workers):
             "search",
             "a parameter that every arm which has it does not search, as in lr=0.05 or "
             "feature_kind=none; temperature and alpha are both ends of a schedule; repeatable",
+            metavar="NAME=VALUE",
         ),
     ] = ()
     range: Annotated[
@@ -171,6 +173,7 @@ class Request(Workers):
             "search",
             "other ends of a parameter's range, as in temperature=2:6, for every arm that has it; "
             "repeatable",
+            metavar="NAME=LOW:HIGH",
         ),
     ] = ()
     warm_start: Annotated[

@@ -17,7 +17,7 @@ from conductor.search.methods import SearchMethod
 from conductor.search.publish import Publisher
 from conductor.search.samplers import OWN_SAMPLER
 from conductor.search.trying import try_sampler
-from conductor.stages.changing import changed_lines, make_changes
+from conductor.stages.changing import changed_lines, check_warm, make_changes
 from conductor.stages.confirm import Confirmation
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
@@ -70,7 +70,9 @@ class Study:
         )
         changes = make_changes(request.fix, request.range, request.warm_start, request.warm)
         self._spaces = [load_space(space, self._context, changes) for space in request.spaces]
-        check_known(changes, (name for space in self._spaces for name in space.parameters))
+        names = (name for space in self._spaces for name in space.parameters)
+        check_known(changes, names, self._context)
+        check_warm(self._spaces, request.warm_start, request.warm)
         self._url = request.url
 
     def run(self) -> None:

@@ -258,6 +258,22 @@ def mixes(augment: str) -> bool:
     return any(_mixes(name.partition("=")[0]) for name in names)
 
 
+def needs_one_label(loss: str) -> bool:
+    """Return whether a soft loss is undefined for images that are mixed of two."""
+    return loss in LOGIT_LOSSES.names and bool(LOGIT_LOSSES.literals(loss).get("ONE_LABEL"))
+
+
+def check_loss(loss: str, augment: str) -> None:
+    """Raise ProtocolError for a protocol's soft loss that is unknown, or undefined where mixed."""
+    if loss:
+        parse_loss(loss)
+    if needs_one_label(loss) and mixes(augment):
+        raise ProtocolError(
+            f"--loss {loss} needs one label for each image, and --augment {augment} mixes images: "
+            "use another --loss, or an --augment without mixup and cutmix"
+        )
+
+
 def _mixes(name: str) -> bool:
     return bool(AUGMENTATIONS.literals(name).get("MIXES", False))
 

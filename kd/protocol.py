@@ -28,10 +28,10 @@ from kd.names import (
     SOURCES,
     STEMS,
     augment_text,
+    check_loss,
     is_downloaded,
     parse_augment,
     parse_dataset,
-    parse_loss,
 )
 from kd.registry import check_name
 
@@ -179,10 +179,9 @@ class Protocol(JsonData):
         OPTIMIZERS.check(self.optimizer)
         OPTIMIZERS.check(self.teacher_optimizer)
         require("ema must be below 1", self.ema < 1, self.ema)
-        if self.loss:
-            parse_loss(self.loss)
         augment = augment_text(parse_augment(self.augment, self.stored_size))
         object.__setattr__(self, "augment", augment)  # one spelling, so that hashes are equal
+        check_loss(self.loss, augment)
         self._check_models()
 
     def _check_models(self) -> None:

@@ -15,6 +15,7 @@ from search_spaces.changes import Changes, WarmRecipe
 
 Propose = Callable[[BaseTrial, str], Any]  # of a trial and its name in errors
 Recipes = Mapping[str, Mapping[str, Any]]
+STUDENT = "student"  # the parameter that a study with several students adds to a space
 
 
 def adapt(
@@ -23,8 +24,9 @@ def adapt(
     """Return recipes to try first with the parameters that a changed space has, and what changed.
 
     A number outside of its range is moved to the nearest end. A parameter that a recipe lacks has
-    the value of the first recipe with one, or else the middle of its range. Of equal recipes the
-    first is kept. `known` are the names of the space's parameters without changes.
+    the value of the first recipe with one, or else the middle of its range; only a student is then
+    left out, which is chosen once it is known which are feasible. Of equal recipes the first is
+    kept. `known` are the names of the space's parameters without changes.
     """
     adapted: dict[str, dict[str, Any]] = {}
     lines: list[str] = []
@@ -66,11 +68,12 @@ class _Filled(FixedTrial):
         self._there = there or Changes()
         self._values: dict[str, Any] = {}
         self._known: dict[str, BaseDistribution] = {}
+        self._open: set[str] = set()  # parameters that no recipe has, and are not decided here
         self.notes: list[str] = []
 
     @property
     def params(self) -> dict[str, Any]:
-        return dict(self._values)
+        return {name: value for name, value in self._values.items() if name not in self._open}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -105,6 +108,10 @@ class _Filled(FixedTrial):
         value = next((one for one in fitted if one is not None), None)
         if value is None:
             value = _middle(distribution)
+            if name == STUDENT:
+                self._open.add(name)
+                self.notes += [f"another student than {own}"] if own else []
+                return value
         if own is None:
             self.notes.append(f"{name} {_shown(value)}, which it lacks")
         elif value != own:

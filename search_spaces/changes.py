@@ -11,6 +11,7 @@ from typing import Any
 
 from kd.errors import ProtocolError
 from kd.registry import check_name
+from search_spaces.context import StudyContext
 
 ENDS = ("_initial", "_final")  # of a schedule's parameters
 SHAPE, CONSTANT = "_shape", "constant"
@@ -115,11 +116,20 @@ def written(changes: Changes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(fix), tuple(ranges)
 
 
-def check_known(changes: Changes, parameters: Iterable[str]) -> None:
+def check_known(changes: Changes, parameters: Iterable[str], study: StudyContext) -> None:
     """Raise ProtocolError for a flag whose name is that of no parameter of any arm."""
     names = {*parameters}
     schedules = {_base(name) for name in names}
+    decided = {}  # what a study decides, so that it is no parameter
+    if len(study.students) == 1:
+        [student] = study.students
+        decided["student"] = f"{student} is the only one; omit the flag, or name several students"
+    if study.loss:
+        loss = study.loss.partition("@")[0]
+        decided["soft_kind"] = f"--loss {loss} gives every recipe its soft loss; omit one of them"
     for flag, name in changes.flags.items():
+        if name in decided and name not in names:
+            raise ProtocolError(f"{flag}: {decided[name]}")
         check_name(f"parameter of {flag.split()[0]}", name, sorted(names | schedules))
 
 

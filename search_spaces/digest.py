@@ -30,9 +30,18 @@ BITS = 40  # number of times that a range is halved to draw a float
 
 def seeded_trials(count: int) -> Iterator[optuna.Trial]:
     """Yield trials whose parameters depend only on the trial's number and the parameter's name."""
+    return _trials(count, _SeededSampler())
+
+
+def corner_trials(count: int) -> Iterator[optuna.Trial]:
+    """Yield such trials in which every number is one of the ends of its range."""
+    return _trials(count, _CornerSampler())
+
+
+def _trials(count: int, sampler: BaseSampler) -> Iterator[optuna.Trial]:
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=_SeededSampler())
+    study = optuna.create_study(sampler=sampler)
     optuna.logging.set_verbosity(verbosity)
     for _ in range(count):
         yield study.ask()
@@ -84,6 +93,22 @@ class _SeededSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         return _drawn(param_distribution, derive_seed(0, "space", trial.number, param_name))
+
+
+class _CornerSampler(_SeededSampler):
+    """Draws one of the ends of a range, and any choice."""
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        seed = derive_seed(0, "corner", trial.number, param_name)
+        if isinstance(param_distribution, FloatDistribution | IntDistribution):
+            return param_distribution.high if seed & 1 else param_distribution.low
+        return _drawn(param_distribution, seed)
 
 
 def _drawn(distribution: BaseDistribution, seed: int) -> Any:

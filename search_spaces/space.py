@@ -16,7 +16,6 @@ from typing import Any, cast
 from optuna.trial import BaseTrial, FixedTrial
 
 from kd.errors import ProtocolError, one_line
-from kd.names import LOGIT_LOSSES
 from kd.own_files import OwnFile, load_own, own_line, own_place, read_own
 from kd.recipe import Recipe
 from search_spaces import SPACES
@@ -24,11 +23,13 @@ from search_spaces.adapting import adapt
 from search_spaces.changed_trial import ChangedTrial, check_change
 from search_spaces.changes import Changes
 from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
-from search_spaces.context import NO_TAPS, StudyContext
-from search_spaces.digest import described, seeded_trials, space_digest
+from search_spaces.context import StudyContext
+from search_spaces.digest import corner_trials, described, seeded_trials, space_digest
+from search_spaces.fitting import check_losses, check_student, check_taps
 from search_spaces.teachers import equal_shares, suggest_shares
 
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
+CORNERS = 40  # further ones, at the ends of ranges, which samplers may choose
 Enqueued = Mapping[str, Mapping[str, Any]]
 UNCHANGED = Changes()
 
@@ -41,6 +42,7 @@ class Space:
     `own` is the user's file, None for a built-in space; `line` is where it defines `suggest`.
     `module` is what the space was loaded from, and `where` names it in errors. `changes` are those
     of the command line, `parameters` the names before these, and `notes` are lines on what changed.
+    `warm` is the title of another study's recipe that is tried too.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Space:
     changes: Changes = UNCHANGED
     parameters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    warm: str = ""
 
     @property
     def source(self) -> str:
@@ -91,7 +94,7 @@ def for_study(space: Space, study: StudyContext) -> Space:
     """Return a loaded space, prepared for a study and tested; raises as `load_space`."""
     suggest = _of_study(space.module.suggest, study)
     enqueued = _enqueued(space.module, space.where, study)
-    space = replace(space, suggest=suggest, enqueued=enqueued, notes=())
+    space = replace(space, suggest=suggest, enqueued=enqueued, notes=(), warm="")
     if len(study.teachers) > 1:
         equal = equal_shares(study.teachers)
         values = {**equal, **({"student": study.students[0]} if study.students else {})}
@@ -113,9 +116,15 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
     def suggest(trial: BaseTrial, what: str) -> Recipe:
         return propose(space, trial, where, what, {})
 
-    enqueued, notes = adapt(space.enqueued, warm, suggest, known)
-    space = replace(space, enqueued=enqueued, notes=tuple(f"{space.name}: {n}" for n in notes))
-    return replace(space, digest=_try_out(space, where, study, {}))
+    try:
+        enqueued, notes = adapt(space.enqueued, warm, suggest, known)
+        notes = [f"{space.name}: {note}" for note in notes]
+        space = replace(space, enqueued=enqueued, notes=tuple(notes))
+        space = replace(space, warm=warm.title if warm else "")
+        return replace(space, digest=_try_out(space, where, study, {}))
+    except ProtocolError as error:  # without the changes there was none
+        flags = [flag for flag, names in changes.matches(known).items() if names]
+        raise ProtocolError(f"{', '.join(flags)}{': ' if flags else ''}{error}") from None
 
 
 def _of_study(
@@ -133,38 +142,18 @@ def _of_study(
         recipe = suggest(trial, study=study) if takes_study else suggest(trial)
         if not isinstance(recipe, Recipe):
             return recipe  # `propose` raises the error
-        missing = [tap for tap in recipe.feature_taps if tap not in study.taps]
-        if missing and not study.taps:
-            raise ProtocolError(f"it reads {', '.join(missing)}, and {NO_TAPS}")
-        if missing:
-            raise ProtocolError(
-                f"it reads {', '.join(missing)}, and the protocol has {', '.join(study.taps)}: use "
-                "only these in the space, or add the others to --taps"
-            )
-        if study.mixing:
-            _check_mixing(recipe)
+        check_taps(recipe, study.taps)
         if not recipe.student and len(study.students) > 1:
             chosen = trial.suggest_categorical("student", study.students)
             recipe = replace(recipe, student=chosen)
-        _check_student("it", recipe, study.students)
+        check_student("it", recipe.student, study.students)
         if len(study.teachers) > 1 and recipe.distils and not recipe.teacher_shares:
             recipe = replace(recipe, teacher_shares=suggest_shares(trial, study.teachers))
         recipe.shares(max(1, len(study.teachers)))  # raises for another number
-        _check_loss(recipe, study)
+        check_losses(recipe, study)
         return recipe
 
     return suggest_of_study
-
-
-def _check_mixing(recipe: Recipe) -> None:
-    """Raise ProtocolError for a loss that is not defined for images mixed of two."""
-    kind = recipe.soft_kind
-    if kind in LOGIT_LOSSES.names and LOGIT_LOSSES.literals(kind).get("ONE_LABEL"):
-        raise ProtocolError(
-            f"it has soft_kind={kind}, which needs one label for each image, and --augment mixes "
-            "images: use another soft_kind where study.mixing is true, or an --augment without "
-            "mixup and cutmix"
-        )
 
 
 def _enqueued(module: Any, where: str, study: StudyContext) -> Enqueued:
@@ -197,13 +186,32 @@ def _is_object(value: Any) -> bool:
 def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
     """Return the space with the first feasible student in the recipes to try first.
 
-    A student that a recipe names itself is kept; raises ProtocolError if it is not feasible.
+    One that a recipe names itself, or that is fixed, is kept; raises ProtocolError if it is not
+    feasible, unless the recipe is another study's.
     """
+    space = _with_warm_student(space, feasible)
+    fixed = space.changes.fix.get("student", feasible[0])
+    if fixed not in feasible:
+        raise ProtocolError(
+            f"--fix student={fixed}: it exceeds the limits of the study; fix one of "
+            f"{', '.join(feasible)}"
+        )
     enqueued = _completed(space, {"student": feasible[0]}, ("student",))
     for title, parameters in enqueued.items():
         recipe = space.suggest(FixedTrial({**parameters}))
-        _check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe, feasible)
+        check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe.student, feasible)
     return replace(space, enqueued=enqueued)
+
+
+def _with_warm_student(space: Space, feasible: Sequence[str]) -> Space:
+    """Return the space without the student of another study's recipe, if it is not feasible."""
+    warm = dict(space.enqueued.get(space.warm, {}))
+    student = warm.pop("student", feasible[0])
+    if student in feasible:
+        return space
+    note = f"{space.name}: “{space.warm}” is tried with another student than {student}"
+    enqueued = {**space.enqueued, space.warm: warm}
+    return replace(space, enqueued=enqueued, notes=(*space.notes, note))
 
 
 def _completed(space: Space, values: Mapping[str, Any], names: Sequence[str]) -> Enqueued:
@@ -215,31 +223,6 @@ def _completed(space: Space, values: Mapping[str, Any], names: Sequence[str]) ->
         added = {name: values[name] for name in names if name in trial.distributions}
         enqueued[title] = {**added, **parameters}
     return enqueued
-
-
-def _check_student(what: str, recipe: Recipe, known: Sequence[str]) -> None:
-    """Raise ProtocolError if a recipe names a student that is not among `known`."""
-    if recipe.student and recipe.student not in known:
-        raise ProtocolError(f"{what} names the student {recipe.student!r}, not {', '.join(known)}")
-
-
-def _check_loss(recipe: Recipe, study: StudyContext) -> None:
-    """Raise ProtocolError for another soft loss than the study's, where that has one, and for one
-    that teaches nothing.
-    """
-    kind = recipe.soft_kind
-    if study.binary and kind == "zscore":
-        raise ProtocolError(
-            "it has the soft_kind 'zscore', which has no gradient with two classes, whose "
-            "standardised logits are always -0.7 and 0.7: use kl or dist"
-        )
-    if study.loss and kind not in ("none", study.loss):
-        raise ProtocolError(
-            f"it has the soft_kind {kind!r}, and the study the loss {study.loss}: write "
-            'soft_kind=study.loss or "kl" in the space, or omit --loss'
-        )
-    if recipe.own_loss and not study.loss:
-        raise ProtocolError(f"it has the soft_kind {kind!r}, which the study lacks: add --loss")
 
 
 def _read_file(path: Path) -> OwnFile:
@@ -259,7 +242,7 @@ def _read_file(path: Path) -> OwnFile:
 
 
 def _try_out(space: Space, where: str, study: StudyContext, known: Distributions) -> str:
-    """Test a space with its enqueued recipes and seeded trials; return its digest.
+    """Test a space with its enqueued recipes, seeded trials and ends of ranges; return its digest.
 
     The distributions of all its parameters are added to `known`.
 
@@ -283,6 +266,8 @@ def _try_out(space: Space, where: str, study: StudyContext, known: Distributions
         described(trial, propose(space, trial, where, "a random trial", known))
         for trial in seeded_trials(DRAWS)
     ]
+    for corner in corner_trials(CORNERS):
+        propose(space, corner, where, "a trial at the ends of its ranges", known)
     return space_digest(draws, space.enqueued)
 
 

@@ -52,11 +52,12 @@ FLOORS = {
     ),
     "storage": ("files", "studies"),
     "search_spaces": (
+        "context",
         "changes",
         "checks",
         "changed_trial",
-        "context",
         "digest",
+        "fitting",
         "plain",
         "scheduled",
         "constant",

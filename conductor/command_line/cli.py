@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             action = self._option_string_actions.get(flag)
             if word == "--":  # no flags follow
                 return
-            if action is None or action.dest in flags.REPEATABLE:
+            if action is None or isinstance(action, flags.Repeated):
                 continue
             if not equals and action.nargs != 0:
                 value = words[place + 1]

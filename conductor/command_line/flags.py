@@ -13,14 +13,28 @@ from collections.abc import Callable
 from typing import Any
 
 from conductor.command_line.presets import PRESETS
-from conductor.request import CHANGES, EVIDENCE, KEPT, Flag, Request
+from conductor.request import EVIDENCE, KEPT, Flag, Request
 from kd.protocol import Protocol
 from kd.registry import Kind, check_name
 from search_spaces import SPACES
 
-# Fields whose flag may be repeated, with further values
-REPEATABLE = ("teachers", "teacher_weights", "students", "space", "fix", "range")
-SPELLINGS = {"teachers": "--teacher", "students": "--student"}  # a second flag for a field
+# a second flag for a field, which may be repeated
+SINGULAR = {"teachers": "--teacher", "students": "--student"}
+
+
+class Repeated(argparse.Action):
+    """A flag that may be repeated; the option is a list of all its values."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest) or []
+        more = values if isinstance(values, tuple) else (values,)
+        setattr(namespace, self.dest, [*before, *more])
 
 
 def add_study_flags(parser: ArgumentParser) -> None:
@@ -47,7 +61,7 @@ def add_search_flags(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--space",
-        action="append",
+        action=Repeated,
         metavar="FILE",
         help="a Python file with a search space of your own, as an arm; repeatable",
     )
@@ -181,6 +195,9 @@ def _add_options(group: Any, title: str) -> None:
             default = None if item.name in KEPT else item.default
             if kind is bool:
                 group.add_argument(_spelled(item.name), action="store_true", help=text)
+            elif typing.get_origin(kind) is tuple:
+                more = {"action": Repeated, "metavar": flag.metavar, "default": default}
+                group.add_argument(_spelled(item.name), help=text, **more)
             else:
                 _add_flag(group, item.name, kind, text, default, flag.read)
 
@@ -194,15 +211,13 @@ def _add_flag(
     read: Callable[[str], Any] | None = None,
 ) -> None:
     """Add the flag of one field, which reads values of the field's type."""
-    flags = [flag for flag in (SPELLINGS.get(name), _spelled(name)) if flag]
+    flags = [flag for flag in (SINGULAR.get(name), _spelled(name)) if flag]
     if hint is bool:
         more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-    elif name in CHANGES and name in REPEATABLE:
-        more = {"action": "append", "metavar": "NAME=VALUE" if name == "fix" else "NAME=LOW:HIGH"}
-    elif name == "teacher_weights":
-        more = {"action": "append"}
-    elif name in REPEATABLE:
-        more = {"action": "extend", "type": comma_separated, "metavar": "MODEL"}
+    elif name == "teacher_weights":  # files, whose names may have commas
+        more = {"action": Repeated}
+    elif name in SINGULAR:
+        more = {"action": Repeated, "type": comma_separated, "metavar": "MODEL"}
     else:
         more = {"type": read or _reader(hint)}
     group.add_argument(*flags, dest=name, default=default, help=text, **more)

@@ -66,7 +66,7 @@ def make_request(options: argparse.Namespace) -> Request:
     chosen: dict[str, Any] = {
         **changed,
         **sampler,
-        "warm": _warm_start(layout, name, kept, changed.get("warm_start", "")),
+        "warm": _warm_start(layout, name, kept, changed),
         "name": name,
         "root": Path(options.root),
         "protocol": Protocol(**{**protocol_fields, **given}),
@@ -96,16 +96,17 @@ def _teacher_defaults(chosen: dict[str, Any], base: dict[str, Any]) -> dict[str,
 
 
 def _warm_start(
-    layout: Layout, name: str, kept: StudySettings | None, other: str
+    layout: Layout, name: str, kept: StudySettings | None, chosen: dict[str, Any]
 ) -> WarmStart | None:
     """Return what a study takes from another one: as it recorded it, or as it is there."""
+    other = chosen.get("warm_start", "")
     if not other:
         return None
-    if kept and kept.warm_start:
-        return kept.warm  # another name is refused where the settings are compared
+    if kept and kept.warm_start == other:
+        return kept.warm
     from conductor.stages.changing import read_warm_start  # which imports Optuna's storages
 
-    return read_warm_start(layout, name, other)
+    return read_warm_start(layout, name, other, chosen.get("storage", ""))
 
 
 def existing_study(options: argparse.Namespace, name: str | None = None) -> StudyLayout:

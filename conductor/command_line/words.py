@@ -86,12 +86,12 @@ def _words(name: str, action: argparse.Action, value: Any, where: str) -> Iterat
         return
     if not isinstance(value, list | tuple):
         yield from _pair(name, _text(rule, value))
+    elif isinstance(action, flags.Repeated):
+        for one in value:
+            yield from _pair(name, _text(rule, one))
     elif action.type is flags.comma_separated:
         if value:  # else the default
             yield from _pair(name, ",".join(_text(rule, one) for one in value))
-    elif action.dest in flags.REPEATABLE:
-        for one in value:
-            yield from _pair(name, _text(rule, one))
     else:
         raise ProtocolError(f"{rule} takes one value, got {value!r}")
 

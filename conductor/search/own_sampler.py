@@ -59,7 +59,9 @@ def _quiet() -> Iterator[None]:
 
 def _failed(where: str, what: str, error: BaseException) -> ProtocolError:
     """Return the error of one line for an exception of the user's sampler."""
-    return ProtocolError(f"{own_place(error) or where}: {what} raises {one_line(error)}")
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    advice = f"; install it, as in: pip install {missing}" if missing else ""
+    return ProtocolError(f"{own_place(error) or where}: {what} raises {one_line(error)}{advice}")
 
 
 class GuardedSampler(BaseSampler):

@@ -1,7 +1,9 @@
 """What changes a study's search spaces: `--fix`, `--range`, and recipes of another study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from optuna.trial import FrozenTrial
 
 from kd.errors import StudyError
 from search_spaces.changes import Changes, WarmRecipe, read_changes
@@ -12,12 +14,14 @@ from storage.files.records import Finalists, StudySettings, WarmStart, WarmTrial
 from storage.files.seal import openings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
+from storage.studies.urls import storage_file, without_password
 
 
-def read_warm_start(layout: Layout, name: str, other: str) -> WarmStart:
+def read_warm_start(layout: Layout, name: str, other: str, url: str = "") -> WarmStart:
     """Return the tuned recipes of study `other`, for study `name` under the same root.
 
-    Raises StudyError where they are the same study, and where the other has no finalists.
+    `url` is the storage of study `name`, whose password also opens that of the other. Raises
+    StudyError where they are the same study, and where the other has no finalists or no trials.
     """
     if other == name:
         raise StudyError(f"--warm-start names another study, got {other}, the study itself")
@@ -32,14 +36,8 @@ def read_warm_start(layout: Layout, name: str, other: str) -> WarmStart:
         )
     settings, chosen = StudySettings.read(paths.settings), Finalists.read(paths.finalists)
     tuned = {one.arm: one.trial for one in chosen.finalists if one.role == "tuned"}
-    storage = open_storage(settings.storage or layout.studies_url)
-    try:
-        trials = {
-            arm: load_study(storage, study_name(other, arm)).get_trials(deepcopy=False)[number]
-            for arm, number in tuned.items()
-        }
-    finally:
-        close_storage(storage)
+    same = without_password(url) == settings.storage
+    trials = _read_trials((url if same else settings.storage) or layout.studies_url, other, tuned)
     return WarmStart(
         dataset=settings.dataset,
         tested=bool(openings(paths.seal)),
@@ -53,6 +51,36 @@ def read_warm_start(layout: Layout, name: str, other: str) -> WarmStart:
             for arm, trial in trials.items()
         },
     )
+
+
+def _read_trials(url: str, name: str, numbers: Mapping[str, int]) -> dict[str, FrozenTrial]:
+    """Return a trial of each arm of a study, by arm. Raises StudyError where it has no such one."""
+    lost = StudyError(
+        f"the trials of study {name} are not in its storage, {without_password(url)}; restore it, "
+        "or omit --warm-start"
+    )
+    file = storage_file(url)
+    if file and not file.exists():  # opening it would create it
+        raise lost
+    storage = open_storage(url)
+    try:
+        return {
+            arm: load_study(storage, study_name(name, arm)).get_trials(deepcopy=False)[number]
+            for arm, number in numbers.items()
+        }
+    except LookupError:
+        raise lost from None
+    finally:
+        close_storage(storage)
+
+
+def check_warm(spaces: Sequence[Space], other: str, warm: WarmStart | None) -> None:
+    """Raise StudyError if the tuned recipes of study `other` are of no arm of this study."""
+    if warm and not any(space.warm for space in spaces):
+        raise StudyError(
+            f"study {other} has tuned recipes of {', '.join(warm.trials)}, and this study has the "
+            f"arms {', '.join(space.name for space in spaces)}; choose others, or omit --warm-start"
+        )
 
 
 def make_changes(
@@ -77,8 +105,15 @@ def changed_lines(spaces: Sequence[Space]) -> list[str]:
     lines = []
     for flag in spaces[0].changes.flags:
         having = {name: found[flag] for name, found in matches.items() if found[flag]}
-        others = [name for name in matches if name not in having]
-        applied = ", ".join(f"{name} ({', '.join(found)})" for name, found in having.items())
-        without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
-        lines.append(f"{flag}: {applied or 'no arm'}{without if others else ''}")
+        applied = [f"{name} ({', '.join(found)})" for name, found in having.items()]
+        lines.append(_line(flag, applied, [name for name in matches if name not in having]))
+    if any(space.warm for space in spaces):
+        cold = [space.name for space in spaces if not space.warm]
+        lines.append(_line("--warm-start", [space.name for space in spaces if space.warm], cold))
     return [*lines, *(note for space in spaces for note in space.notes)]
+
+
+def _line(flag: str, having: Sequence[str], others: Sequence[str]) -> str:
+    """Return a line on the arms that a flag changes, and those that it does not."""
+    without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
+    return f"{flag}: {', '.join(having)}{without if others else ''}"

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from kd.data.labels import MixedLabels, targets
 from kd.errors import ProtocolError
 from kd.models.own import OUT_OF_MEMORY
 from kd.models.taps import TapReading
@@ -28,6 +29,7 @@ from kd.own_files import find_kept, own_error
 T = TypeVar("T")
 TEMPERATURES = (1.0, 4.0)  # that a loss is tried out with
 AGAIN = "run the same command again"
+SHARES = "the labels of mixed images, which are shares [B, classes] float32"
 
 
 class Taps(dict[str, T]):
@@ -89,13 +91,14 @@ class OwnLoss:
         labels: Tensor,
         temperature: float,
         advice: str,
+        what: str = "fails",
     ) -> Tensor:
         try:
             value = self.function(student, teacher, labels, temperature)
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
-            raise own_error(self.name.base, self.function, "fails", error, advice) from error
+            raise own_error(self.name.base, self.function, what, error, advice) from error
         if not (isinstance(value, Tensor) and value.shape == () and value.is_floating_point()):
             raise self.refused(f"must return a scalar tensor of floats, got {_described(value)}")
         return value.to(student.logits.dtype)
@@ -111,10 +114,12 @@ class OwnLoss:
         classes: int,
         batch: int,
         device: torch.device,
+        mixing: bool = False,
     ) -> None:
         """Compute the loss of a batch of random numbers, and its gradient.
 
-        `taps` has the shape [C, h, w] of a student's maps, `readings` random readings of the batch.
+        `taps` has the shape [C, h, w] of a student's maps, `readings` random readings of the batch;
+        with `mixing` the labels are those of mixed images, as in each batch of such a study.
         Raises ProtocolError for a loss that is not a finite scalar, gives another value for the
         same numbers, or from which no finite gradient reaches the student.
         """
@@ -129,8 +134,9 @@ class OwnLoss:
                     {tap: draw(batch, *shape).requires_grad_() for tap, shape in taps.items()},
                 )
                 teacher = Output.of(draw(batch, classes), readings)
-                labels = torch.arange(batch, device=device) % classes
-                value = self._call(student, teacher, labels, temperature, AGAIN)
+                labels = _labels(batch, classes, device, mixing)
+                what = f"fails with {SHARES}" if mixing else "fails"
+                value = self._call(student, teacher, labels, temperature, AGAIN, what)
                 values.append(value.detach())
                 if value.requires_grad:
                     inputs = (student.logits, *student.taps.values())
@@ -147,6 +153,15 @@ class OwnLoss:
                 )
             if not all(gradient.isfinite().all() for gradient in gradients):
                 raise self.refused(f"has a gradient that is not finite {where}")
+
+
+def _labels(batch: int, classes: int, device: torch.device, mixing: bool) -> Tensor:
+    """Return labels [B] int64 or, of images that are mixed, shares [B, classes] float32."""
+    labels = torch.arange(batch, device=device) % classes
+    if not mixing:
+        return labels
+    share = torch.linspace(0.5, 1, batch, device=device)
+    return targets(MixedLabels(labels, labels.roll(1), share), classes)
 
 
 class _Draw:

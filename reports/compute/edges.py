@@ -12,6 +12,15 @@ from reports.wording import figure, listed
 EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
 WIDER = 3  # factor of a new end on a log scale; on another one, half of the range is added
+LARGEST = {  # value that a `Recipe` accepts, by parameter; label smoothing must be below 1
+    "lr": 10.0,
+    "weight_decay": 1.0,
+    "label_smoothing": 0.99,
+    "temperature": 1000.0,
+    "alpha": 1.0,
+    "feature_weight": 1000.0,
+}
+LONGEST, SUFFIX = 64, "-wider"  # characters of a study's name, and its end
 
 Range = tuple[float, float]
 
@@ -64,7 +73,12 @@ def _at_ends(
     low, high = distribution.low, distribution.high
     place = _place(float(trial.parameters[name]), low, high, distribution.log)
     share = high == 1 and low >= 0 and not distribution.log
-    return place <= EDGE and low != 0, place >= 1 - EDGE and not share
+    return place <= EDGE and low != 0, place >= 1 - EDGE and not share and high < _largest(name)
+
+
+def _largest(name: str) -> float:
+    """Return the largest value of a parameter, or of the schedule whose end it is."""
+    return LARGEST.get(name.removesuffix("_initial").removesuffix("_final"), math.inf)
 
 
 def _place(value: float, low: float, high: float, log: bool) -> float:
@@ -88,6 +102,7 @@ def _wider(trial: TrialData, name: str) -> Range:
             max(math.floor(below), 1) if low >= 1 else math.floor(below),
             math.ceil(above),
         )
+    above = min(above, _largest(name))
     ends = (below if at_low else low), (above if at_high else high)
     return float(f"{ends[0]:.2g}") if at_low else low, float(f"{ends[1]:.2g}") if at_high else high
 
@@ -98,7 +113,8 @@ def _command(data: StudyData, ranges: dict[str, Range]) -> str:
     words = _without(data.settings.command, {"--name"}, None)
     words = _without(words, {"--range"}, ranges)
     more = [word for flag in sorted(flags) for word in ("--range", flag)]
-    return shlex.join([*words, "--name", f"{data.name}-wider", *more])
+    name = f"{data.name[: LONGEST - len(SUFFIX)]}{SUFFIX}"
+    return shlex.join([*words, "--name", name, *more])
 
 
 def _without(words: list[str], flags: set[str], names: dict[str, Range] | None) -> list[str]:

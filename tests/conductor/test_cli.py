@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from conductor.command_line.cli import COMMANDS, _parser, main
-from conductor.command_line.flags import REPEATABLE, add_protocol_flags, listed
+from conductor.command_line.flags import Repeated, add_protocol_flags, listed
 from conductor.request import KEPT, Request
 from kd.errors import StudyError
 from kd.names import AUGMENTATIONS, SOURCES
@@ -288,7 +288,7 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
         one, other = values_of(action)
         lines = [[flag, one, flag, other], [f"{flag}={one}", f"{flag}={one}"]]
         for words in [[flag, flag]] if action.nargs == 0 else lines:
-            if action.dest in REPEATABLE:
+            if isinstance(action, Repeated):
                 assert len(getattr(_parser().parse([command, *words]), action.dest)) == 2
                 continue
             with pytest.raises(argparse.ArgumentError, match="; give it once") as refused:

@@ -88,6 +88,11 @@ class Relative(RandomSampler):
 
 def relative(seed):
     return Relative(seed)
+
+
+def lacking(seed):
+    """As Optuna's CmaEsSampler, which needs the package cmaes."""
+    import no_such_package
 '''
 
 
@@ -141,6 +146,7 @@ def test_a_study_keeps_what_its_sampler_writes(method):
         ("wrong", "mine.py, line 23, in wrong: wrong("),
         ("outside", "mine.py, line 48, in outside: the sampler chose lr = 1000000000.0, which"),
         ("relative", "in infer_relative_search_space: the sampler's infer_relative_search_space"),
+        ("lacking", "No module named 'no_such_package'; install it, as in: pip install no_such_p"),
         ("absent", "mine.py lacks the function absent(seed)"),
     ],
 )

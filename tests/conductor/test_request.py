@@ -331,6 +331,41 @@ def test_pairs_of_taps_are_announced_as_they_were_given_and_none_in_common_too()
     assert any(line.endswith("taps none") for line in announced(none, ()))
 
 
+HOSTILE = [
+    ("--fix student=resnet8", "--fix student=resnet8: resnet8-w0.125 is the only one; omit the fl"),
+    ("--fix student=resnet14 --student resnet8,resnet20", "unknown choice of --fix student 'resne"),
+    ("--fix soft_kind=dkd --augment mixup", "unknown choice of --fix soft_kind 'dkd'; known: kl"),
+    ("--fix soft_kind=kl --loss dkd", "--loss dkd gives every recipe its soft loss; omit one of"),
+    ("--fix zeta=1", "unknown parameter of --fix 'zeta'; known: alpha"),
+    ("--fix temperature=4 --arms plain", "unknown parameter of --fix 'temperature'; known: label"),
+    ("--range lr=3:0.1", "--range takes the lower end first, got 'lr=3:0.1'"),
+    ("--range lr=0.01:11", "--range lr=0.01:11: the search space scheduled: suggest of a trial at"),
+    ("--range temperature=0:6", "temperature_initial is on a log scale, so its ends must be above"),
+    ("--range lr=0.1:0.2 --fix lr=0.1", "--fix and --range both name lr; give one of them"),
+    ("--loss dkd --augment cutmix", "--loss dkd needs one label for each image, and --augment cu"),
+    ("--warm-start digits", "--warm-start names another study, got digits, the study itself"),
+    ("--warm-start none", "there is no study none under"),
+    (
+        "--timeout 0",
+        "a time is hours, minutes or seconds, such as 2h, 90m, 3600s or 1h30m, got '0'",
+    ),
+    ("--timeout=-5m", "a time is hours, minutes or seconds"),
+    ("--timeout nan", "a time is hours, minutes or seconds"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), HOSTILE)
+def test_flags_that_do_not_fit_are_refused_in_one_line_before_anything_begins(
+    tmp_path, capsys, monkeypatch, words, message
+):
+    monkeypatch.setattr("search_spaces.space.DRAWS", 9)
+    assert main(["--root", str(tmp_path / "runs"), *words.split()]) == 2
+    said, error = capsys.readouterr()
+    assert message in error
+    assert (said, error.count("\n")) == ("", 1)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_dkd_is_refused_where_augmentation_mixes_images(tmp_path, capsys):
     space = tmp_path / "mine.py"
     space.write_text(

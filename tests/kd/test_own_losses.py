@@ -45,12 +45,13 @@ def keep(folder: Path, body: str, arguments: str = ARGUMENTS) -> str:
     return name
 
 
-def try_out(folder: Path, body: str, arguments: str = ARGUMENTS) -> None:
+def try_out(folder: Path, body: str, arguments: str = ARGUMENTS, *, mixing: bool = False) -> None:
     name = parse_loss(keep(folder, body, arguments))
     assert name
     loss = OwnLoss.find(name, Layout(folder).own)
     readings = {"last1": random_reading(6, (3, 2, 2), (8, 8), CPU)}
-    loss.try_out({"last1": (5, 4, 4)}, readings, classes=3, batch=6, device=CPU)
+    taps = {"last1": (5, 4, 4)}
+    loss.try_out(taps, readings, classes=3, batch=6, device=CPU, mixing=mixing)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,31 @@ def test_a_loss_that_cannot_be_trained_with_is_refused_in_one_line(tmp_path, fau
         try_out(tmp_path, RETURN + body)
     assert "\n" not in str(refused.value)
     assert f"(mine.py, line {7 if 'fails' in message else 6}, in mine)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "-student.logits.log_softmax(1).gather(1, labels[:, None]).mean()",
+        "functional.one_hot(labels, 3).mul(student.logits).mean()",
+        "-student.logits[torch.arange(len(labels)), labels].mean()",
+    ],
+)
+def test_a_loss_of_class_numbers_is_refused_where_images_are_mixed(tmp_path, body) -> None:
+    try_out(tmp_path, RETURN + body)
+    message = (
+        r"^mine\.py:mine fails with the labels of mixed images, which are shares .* line 7, in"
+    )
+    with pytest.raises(ProtocolError, match=message) as refused:
+        try_out(tmp_path, RETURN + body, mixing=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_is_tried_with_the_shares_of_two_classes(tmp_path: Path) -> None:
+    check = "\n    assert labels.dtype == torch.float32 and labels.shape == (6, 3)"
+    check += "\n    assert torch.allclose(labels.sum(1), torch.ones(6)) and (labels > 0).sum() > 6"
+    body = "functional.cross_entropy(student.logits, labels)"
+    try_out(tmp_path, f"{check}{RETURN}{body}", mixing=True)
 
 
 def test_draws_of_torch_are_repeatable_and_taken(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`--fix`, `--range` and `--warm-start` change any search space, and its digest follows."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -7,8 +9,9 @@ from optuna.trial import FixedTrial
 
 from kd.errors import ProtocolError
 from search_spaces.changes import Changes, WarmRecipe, check_known, read_changes, written
+from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials
-from search_spaces.space import Space, load_space
+from search_spaces.space import Space, load_space, with_feasible
 
 OWN = """
 from kd.recipe import Recipe
@@ -115,15 +118,92 @@ def test_a_flag_that_breaks_a_rule_is_refused_in_one_line(fix, ranges, message):
 
 def test_names_and_spellings():
     known = load_space("scheduled").parameters
-    check_known(read_changes(["temperature=3"], ["alpha_final=0:1"]), known)
-    with pytest.raises(ProtocolError, match=r"unknown parameter of --fix 'lrr'; did you mean lr\?"):
-        check_known(read_changes(["lrr=1"], []), known)
+    check_known(read_changes(["temperature=3"], ["alpha_final=0:1"]), known, StudyContext())
     changes = read_changes(["b=5e-2", "a=x"], ["c=2.0:6"])
     assert written(changes) == (("a=x", "b=0.05"), ("c=2:6",))
     exact = read_changes(["temperature_final=1"], ["temperature=2:6"])
     assert exact.matches(known)["--range temperature=2:6"] == ["temperature_initial"]
     assert exact.fixed("temperature_final") == "1"
     assert exact.fixed("temperature_initial") is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "study", "message"),
+    [
+        ("lrr=1", {}, r"unknown parameter of --fix 'lrr'; did you mean lr\?"),
+        ("student=a", {"students": ("resnet8",)}, "--fix student=a: resnet8 is the only one; omit"),
+        (
+            "soft_kind=kl",
+            {"loss": "mine.py:f@0a1b2c3d4e5f"},
+            "kl: --loss mine.py:f gives every rec",
+        ),
+    ],
+)
+def test_a_flag_for_what_is_no_parameter_is_refused(flag, study, message):
+    context = StudyContext(**study)
+    with pytest.raises(ProtocolError, match=message):
+        check_known(read_changes([flag], []), load_space("scheduled", context).parameters, context)
+
+
+@pytest.mark.parametrize(
+    ("fix", "ranges", "message"),
+    [
+        ("alpha=2", "", "--fix alpha=2: the search space scheduled: .* alpha must lie in 0-1, got"),
+        ("", "lr=1:1000", "--range lr=1:1000: .* a random trial: lr must lie in "),
+        (
+            "",
+            "lr=0.01:10.001",
+            "--range lr=0.01:10.001: .* the ends of its ranges: lr must lie in ",
+        ),
+        ("", "label_smoothing=0:1", "label_smoothing must lie in 0-1 .1 excluded., got 1.0"),
+        ("lr=0.1", "alpha=0:1.0001", "--fix lr=0.1, --range alpha=0:1.0001: .*alpha must lie in"),
+    ],
+)
+def test_a_change_outside_of_what_a_recipe_takes_is_refused_with_the_flag(fix, ranges, message):
+    """Also where only an end of the range does, which random trials would hardly meet."""
+    with pytest.raises(ProtocolError, match=message) as refused:
+        changed("scheduled", fix, ranges)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_ends_of_a_space_of_ones_own_are_tried_too(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN.replace("0.01, 0.1", "0, 0.1"))
+    with pytest.raises(ProtocolError, match=r"ends of its ranges: lr must lie in \(0, 10\], got 0"):
+        load_space(str(tmp_path / "mine.py"))
+
+
+SEVERAL = StudyContext(students=("resnet14", "resnet8"))
+
+
+def test_changes_leave_the_choice_of_a_feasible_student():
+    """The first student may be over a limit, which is known only later."""
+    flags = read_changes([], ["lr=0.01:0.05"])
+    warm = WarmRecipe(title="tuned x", parameters={"lr": 0.02, "student": "vgg"}, fix={})
+    space = load_space("plain", SEVERAL, replace(flags, warm={"plain": warm}))
+    found = with_feasible(space, ["resnet8"]).enqueued
+    assert [one["student"] for one in found.values()] == ["resnet8", "resnet8"]
+    assert space.notes == (
+        "plain: “defaults” is tried with lr 0.05, not 0.1",
+        "plain: “tuned x” is tried with weight_decay 0.0005, which it lacks, label_smoothing 0, "
+        "which it lacks, another student than vgg",
+    )
+
+
+def test_another_studys_recipe_is_tried_with_a_student_within_the_limits():
+    there = {**load_space("plain").enqueued["defaults"], "lr": 0.02}
+    warm = WarmRecipe(title="tuned x", parameters={**there, "student": "resnet14"}, fix={})
+    space = load_space("plain", SEVERAL, Changes(warm={"plain": warm}))
+    assert with_feasible(space, SEVERAL.students).enqueued["tuned x"]["student"] == "resnet14"
+    limited = with_feasible(space, ["resnet8"])
+    assert limited.enqueued["tuned x"] == {**there, "student": "resnet8"}
+    assert limited.notes == ("plain: “tuned x” is tried with another student than resnet14",)
+
+
+def test_a_fixed_student_over_the_limits_is_refused():
+    space = load_space("plain", SEVERAL, read_changes(["student=resnet14"], []))
+    assert space.suggest(next(seeded_trials(1))).student == "resnet14"
+    with pytest.raises(ProtocolError, match="--fix student=resnet14: it exceeds the limits"):
+        with_feasible(space, ["resnet8"])
 
 
 def test_another_studys_recipe_is_tried_after_the_spaces_own():

@@ -22,6 +22,7 @@ FLAGS = (
     "--train-size 60 --image-size 8 --teacher resnet8-w0.25 --student resnet8-w0.25 "
     "--teacher-epochs 1 --epochs 2 --batch-size 16 --seeds 1 --trials 2 --workers inline"
 )
+ARMS = ("scheduled", "plain")
 TIMES = ("seconds", "started", "created", "time", "median_ms", "p95_ms", "latency", "written")
 
 
@@ -100,11 +101,11 @@ def settle(root: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def results(root: Path) -> dict[str, Any]:
+def results(root: Path, name: str = "digits", arms: Sequence[str] = ARMS) -> dict[str, Any]:
     """Return the trials and the report of a finished study, without times."""
-    text = Layout(root).study("digits").report_json.read_text()
+    text = Layout(root).study(name).report_json.read_text()
     report = json.loads(re.sub(r"--root \S+", "--root ROOT", text))
-    return {"trials": trials_of(root), "report": timeless(report)}
+    return {"trials": trials_of(root, name, arms), "report": timeless(report)}
 
 
 def without_openings(root: Path) -> dict[str, Any]:
@@ -119,11 +120,11 @@ def without_openings(root: Path) -> dict[str, Any]:
     return found
 
 
-def trials_of(root: Path) -> Any:
-    """Return the rows of both arms, without times."""
+def trials_of(root: Path, name: str = "digits", arms: Sequence[str] = ARMS) -> Any:
+    """Return the rows of the arms, without times."""
     storage = open_storage(Layout(root).studies_url)
     try:
-        names = ("digits.scheduled", "digits.plain")
+        names = [f"{name}.{arm}" for arm in arms]
         studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
         return timeless([rows(study) for study in studies])
     finally:

@@ -476,6 +476,10 @@ def near(student, teacher, labels, temperature):
     deep = student.taps["last1"].mean((2, 3)).square().mean(1)
     gap = deep - teacher.taps["last1"].attention.mean((1, 2))
     return (student.logits - teacher.logits).square().mean() + gap.square().mean()
+
+
+def of_numbers(student, teacher, labels, temperature):
+    return student.logits.gather(1, labels[:, None]).mean()
 """
 
 
@@ -505,8 +509,8 @@ def test_the_live_teacher_trains_as_the_cache_does(ready: Ground, cache: str, lo
 
 
 def test_a_loss_of_the_user_is_tried_out_at_the_taps_of_the_study(ready: Ground) -> None:
-    def job(function: str = "near", **changes: Any) -> LossJob:
-        with_loss = replace(ready.protocol, loss=own_loss(ready, function))
+    def job(function: str = "near", augment: str = "none", **changes: Any) -> LossJob:
+        with_loss = replace(ready.protocol, loss=own_loss(ready, function), augment=augment)
         return ready.job(LossJob, protocol=with_loss, **changes)
 
     result(job())
@@ -516,6 +520,10 @@ def test_a_loss_of_the_user_is_tried_out_at_the_taps_of_the_study(ready: Ground)
     )
     assert "unknown function of mine.py 'nera'; did you mean near?" in failure(
         job("nera", dataset=""), "ProtocolError"
+    )
+    result(job("of_numbers"))
+    assert "of_numbers fails with the labels of mixed images" in failure(
+        job("of_numbers", "flip,mixup"), "ProtocolError"
     )
 
 

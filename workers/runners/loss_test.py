@@ -9,7 +9,7 @@ from kd.errors import ProtocolError
 from kd.losses.own import OwnLoss, random_reading
 from kd.models.build import tap_shapes
 from kd.models.taps import TapReading
-from kd.names import parse_loss
+from kd.names import mixes, parse_loss
 from kd.training.teacher import MAX_RANK, MAX_SIDE
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import LossJob
@@ -36,8 +36,14 @@ def run_loss(job: LossJob, device: torch.device, stopped: ShouldStop) -> Iterato
         for readings, student in product(answers, protocol.students):
             shapes = tap_shapes(build_network(job, student))
             taps = {tap: shapes[tap] for tap in job.taps}
-            classes = len(info["classes"])
-            loss.try_out(taps, readings, classes=classes, batch=batch, device=device)
+            loss.try_out(
+                taps,
+                readings,
+                classes=len(info["classes"]),
+                batch=batch,
+                device=device,
+                mixing=mixes(protocol.augment),
+            )
     yield Result.of()
 
 
