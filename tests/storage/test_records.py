@@ -237,10 +237,10 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
         *((FINALIST, {"arm": name}, "is named by its folder, got ") for name in OUTSIDE),
         *((SETTINGS, {"dataset": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
         *(
-            (SETTINGS, {"teachers": (name,)}, "is named by its folder, got ")
+            (SETTINGS, {many: (name,)}, "is named by its folder, got ")
+            for many in ("teachers", "shards")
             for name in OUTSIDE[1:]
         ),
-        *((SETTINGS, {"shards": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
         (SETTINGS, {"arms": ["plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "other"]}, "each arm has one search space, got "),
