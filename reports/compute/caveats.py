@@ -255,7 +255,10 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
             f"see each more than once."
         )
     if data.settings.cache == "none":
-        yield "What teaches was not cached: it ran during every distilled run."
+        what = (
+            "teacher was not cached: it" if len(data.teachers) == 1 else "teachers were not: they"
+        )
+        yield f"The {what} ran during every distilled run."
 
 
 def _of_seal(data: StudyData) -> Iterator[str]:

@@ -60,9 +60,10 @@ def _read_teacher(
     folder: Path, study: StudyLayout, role: str, label: str, metric: str, missing: list[str]
 ) -> TeacherData:
     """Read a teacher, which has been trained in `folder`, and its test."""
-    info, run = info_of(folder, "teacher", f"the {role}", missing), study.teacher_test(role)
+    who = "the teacher" if role == "teacher" else role
+    info, run = info_of(folder, "teacher", who, missing), study.teacher_test(role)
     if not run.result.is_file():
-        missing.append(f"the {role}'s test")
+        missing.append(f"{who}'s test")
     test = read_json(run.result) if run.result.is_file() else {}
     if not run.predictions.is_file():
         return TeacherData(role=role, model=label, info=info, test=test)

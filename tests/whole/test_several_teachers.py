@@ -77,7 +77,7 @@ def test_the_report_has_both_teachers_and_every_recipe_s_shares(finished: StudyL
         assert len(shares) == (0 if one["arm"] == "plain" else 2)
     assert found["finalists"][1]["recipe"]["teacher_shares"] == [0.5, 0.5]  # classic
     purposes = [one["purpose"] for one in openings(finished.seal)]
-    assert purposes[-2:] == ["the teacher", "the teacher 2"]
+    assert purposes[-2:] == ["the teacher", "teacher 2"]
 
 
 def test_a_study_with_one_of_them_finds_teacher_and_cache(

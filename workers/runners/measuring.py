@@ -30,8 +30,8 @@ def run_teacher_test(
     """Test a teacher; `result.json` is written last."""
     alone = job.alone
     teacher = place(load_teacher(alone), device)
-    purpose = f"the {job.protocol.teacher_roles[job.place]}"
-    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), purpose)
+    who = job.protocol.teacher_roles[job.place] if job.place else "the teacher"
+    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), who)
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
