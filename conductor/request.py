@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workers.pools.worker_pool import Pool
 
 MOST = 1_000_000  # trials, seeds, lag: more is a typing mistake
-BEGINNINGS = ("dataset", "teacher", "students", "epochs", "metric")  # start a line of `announced`
+BEGINNINGS = ("dataset", "teachers", "students", "epochs", "metric")  # start a line of `announced`
 # Fresh seeds of each finalist by name. At a deviation of 0.15 points between seeds, differences of
 # about 0.3, 0.2 and 0.1 points can be shown with them, apart from what the test images add.
 EVIDENCE = {"quick": 6, "standard": 10, "strong": 29}
@@ -281,7 +281,7 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
 
 def _compilation(protocol: Protocol) -> list[str]:
     """Return the line on models that are not compiled as one graph, if there are any."""
-    models = dict.fromkeys((protocol.teacher, *protocol.students))
+    models = dict.fromkeys(protocol.models)
     others = [name for name in models if not parse_model(name).in_catalogue]
     if not (protocol.compile and others):
         return []

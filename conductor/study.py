@@ -62,6 +62,7 @@ class Study:
         self._context = StudyContext(
             taps=protocol.tap_names,
             optimizer=protocol.optimizer,
+            teachers=protocol.teacher_labels,
             students=protocol.students,
             mixing=mixes(protocol.augment),
             pretrained=protocol.student_weights != "none",
@@ -216,7 +217,7 @@ class Study:
             "space": space.digest,
             **chosen,
             "dataset": settings.dataset,
-            "shards": settings.shards,
+            "shards": ",".join(settings.shards),
             **({"students": budget.digest} if budget.digest else {}),
         }
         name = study_name(self._request.name, space.name)
@@ -231,11 +232,12 @@ class Study:
         return SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs, own=own)
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:
-        """Test the teacher, and measure the costs of the models while nothing else runs."""
-        tested = self._paths.teacher_test
-        if not (tested.result.exists() and tested.predictions.exists()):
-            places = {"folder": str(tested.folder), "seal": str(self._paths.seal)}
-            workers.run(context.job(TeacherTestJob, **places))
+        """Test the teachers, and measure the costs of the models while nothing else runs."""
+        for place, role in enumerate(context.protocol.teacher_roles):
+            tested = self._paths.teacher_test(role)
+            if not (tested.result.exists() and tested.predictions.exists()):
+                places = {"folder": str(tested.folder), "seal": str(self._paths.seal)}
+                workers.run(context.job(TeacherTestJob, place=place, **places))
         if not self._paths.costs.exists():
             self._display.say("measuring latency …")
             event = workers.run(context.job(CostJob))

@@ -40,8 +40,13 @@ def ablations(recipe: Recipe, defaults: Recipe) -> dict[str, Recipe]:
 
 def _default_fields(recipe: Recipe, *beginnings: str) -> Recipe:
     """Return a recipe with the defaults of all fields whose names begin so."""
-    names = (field.name for field in fields(Recipe) if field.name.startswith(beginnings))
-    return replace(recipe, **{name: getattr(Recipe(), name) for name in names})
+    names = [field.name for field in fields(Recipe) if field.name.startswith(beginnings)]
+    default = Recipe()
+    changed = {name: getattr(default, name) for name in names}
+    kinds = [changed.get(name, getattr(recipe, name)) for name in ("soft_kind", "feature_kind")]
+    if kinds == ["none", "none"]:  # then no teacher has a share
+        changed["teacher_shares"] = ()
+    return replace(recipe, **changed)
 
 
 def _constant(recipe: Recipe, name: str) -> Recipe:

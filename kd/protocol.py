@@ -3,11 +3,20 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
-from kd.errors import ProtocolError, require
+from kd.errors import require
 from kd.json_data import JsonData, plain
+from kd.model_rules import (
+    DEFAULT_TAPS,
+    check_students,
+    check_teachers,
+    checked_taps,
+    one_spelling,
+    tap_paths,
+    teacher_role,
+)
 from kd.names import (
     AUGMENTATIONS,
     FAMILIES,
@@ -23,13 +32,8 @@ from kd.names import (
     is_downloaded,
     parse_augment,
     parse_dataset,
-    parse_model,
-    parse_weights,
 )
 from kd.registry import check_name
-
-DEFAULT_TAPS = ("last1", "last2", "last3")  # as far as teacher and students have them
-PAIR = re.compile(r"\w[\w.-]*=\w[\w.-]*", re.ASCII)  # the teacher's and the student's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +71,21 @@ class Protocol(JsonData):
         "crop=4,flip,cutout=8, or none",
         AUGMENTATIONS,
     ] = "crop=4,flip"
-    teacher: Annotated[
-        str,
+    teachers: Annotated[
+        tuple[str, ...],
         "model that teaches: of the catalogue, as in resnet20 or, with a width factor, "
         "resnet8-w0.5; of a library, as in timm:resnet26t; or a function in a file, as in "
-        "mine.py:large (see docs/guide.md). Families of the catalogue",
+        "mine.py:large (see docs/guide.md); repeat the flag, and each trial chooses one teacher or "
+        "an average. Families of the catalogue",
         FAMILIES,
         ". Libraries",
         LIBRARIES,
     ]
     teacher_weights: Annotated[
-        str,
+        tuple[str, ...],
         "initial weights of the teacher: none, pretrained (its library's own), or a file of its "
-        "state dict (.safetensors, .pth, .pt)",
-    ] = "none"
+        "state dict (.safetensors, .pth, .pt); once for all teachers, or once for each",
+    ] = ("none",)
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
     teacher_optimizer: Annotated[str, "optimizer of the teacher, one of those of --optimizer"] = (
         "sgd"
@@ -184,41 +189,21 @@ class Protocol(JsonData):
         for field in ("students", "taps"):
             names = getattr(self, field)
             require(f"{field} must not repeat a name", len(set(names)) == len(names), names)
-        self._check_weights()
-        for name in (self.teacher, *self.students):
-            parse_model(name)
-        self._check_taps()
-
-    def _check_taps(self) -> None:
-        """Check what is known before models are built; a job finds the rest (`workers.runners`)."""
-        paired = ["=" in tap for tap in self.taps]
-        if any(paired):
-            rule = "taps must be names such as last1, or all pairs such as layer4=blocks.5"
-            require(rule, all(re.fullmatch(PAIR, tap) for tap in self.taps), self.taps)
-            for paths in (self.teacher_paths, self.student_paths):
-                require("taps must not repeat a module", len(set(paths)) == len(paths), self.taps)
-            return
-        models = {name: parse_model(name) for name in (self.teacher, *self.students)}
-        catalogue = {name: model.taps for name, model in models.items() if model.in_catalogue}
-        for name, known in catalogue.items():
-            for tap in self.taps:
-                if tap not in known:
-                    raise ProtocolError(f"{name} has no tap {tap!r}; use --taps {','.join(known)}")
-        for tap in self.taps:
-            rule = "taps must be names such as last1, or pairs such as layer4=blocks.5"
-            require(rule, bool(re.fullmatch("last[1-9][0-9]*", tap)), tap)
-        if len(catalogue) == len(models) and self.taps == DEFAULT_TAPS:
-            object.__setattr__(self, "taps", ())  # one spelling, so that hashes are equal
+        weights = one_spelling(self.teachers, self.teacher_weights)
+        object.__setattr__(self, "teacher_weights", weights)
+        check_teachers(self.teachers, self.each_weights, self.teacher_epochs)
+        check_students(self.students, self.student_weights)
+        object.__setattr__(self, "taps", checked_taps(self.taps, self.models))
 
     @property
     def teacher_paths(self) -> tuple[str, ...]:
         """The teacher's modules of `taps` that are pairs; empty for names."""
-        return tuple(tap.partition("=")[0] for tap in self.taps if "=" in tap)
+        return tap_paths(self.taps)[0]
 
     @property
     def student_paths(self) -> tuple[str, ...]:
         """The students' modules of `taps` that are pairs; empty for names."""
-        return tuple(tap.partition("=")[2] for tap in self.taps if "=" in tap)
+        return tap_paths(self.taps)[1]
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -229,31 +214,45 @@ class Protocol(JsonData):
             return tuple(f"last{place}" for place, _ in enumerate(self.taps, start=1))
         return self.taps or DEFAULT_TAPS
 
-    def _check_weights(self) -> None:
-        starts = {"teacher_weights": (self.teacher,), "student_weights": self.students}
-        for field, names in starts.items():
-            weights = getattr(self, field)
-            try:
-                file = parse_weights(weights)
-            except ProtocolError as error:
-                raise ProtocolError(f"{field.removesuffix('weights')}{error}") from None
-            for name in names:
-                if weights == "pretrained" and not parse_model(name).pretrained:
-                    raise ProtocolError(
-                        f"there are no ImageNet weights for {name}; use "
-                        f"--{field.replace('_', '-')} none"
-                    )
-            if file and len(names) > 1:
-                raise ProtocolError(
-                    f"a file of weights fits one student, got {', '.join(names)}; name one "
-                    "--student, or use --student-weights pretrained or none"
-                )
-        own = parse_model(self.teacher).digest  # its function may return a trained model
-        if self.teacher_epochs == 0 and self.teacher_weights == "none" and not own:
-            raise ProtocolError(
-                f"a teacher needs weights or training, got {self.teacher} with teacher_epochs 0 "
-                "and teacher_weights none; use --teacher-weights FILE, or --teacher-epochs 1"
-            )
+    @property
+    def teacher(self) -> str:
+        """The first teacher: the only one where there are not several."""
+        return self.teachers[0]
+
+    @property
+    def teacher_start(self) -> str:
+        """The initial weights of the first teacher."""
+        return self.teacher_weights[0]
+
+    @property
+    def each_weights(self) -> tuple[str, ...]:
+        """The initial weights of each teacher."""
+        return self.teacher_weights * (len(self.teachers) if len(self.teacher_weights) == 1 else 1)
+
+    @property
+    def teacher_labels(self) -> tuple[str, ...]:
+        """The names of the teachers, those that repeat with a number: `resnet20#2`."""
+        names = self.teachers
+        before = [names[:place].count(name) for place, name in enumerate(names)]
+        return tuple(
+            f"{name}#{count + 1}" if count else name
+            for name, count in zip(names, before, strict=True)
+        )
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """What the teachers are called in records of all models: `teacher`, `teacher 2`, …"""
+        return tuple(map(teacher_role, range(len(self.teachers))))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Teachers and students."""
+        return *self.teachers, *self.students
+
+    def with_teacher(self, place: int) -> "Protocol":
+        """Return this protocol with one of its teachers alone, the first of which has place 0."""
+        weights = (self.each_weights[place],)
+        return replace(self, teachers=(self.teachers[place],), teacher_weights=weights)
 
     @property
     def student(self) -> str:

@@ -1,5 +1,6 @@
 """The recipe: everything that a trial may vary, as a validated frozen dataclass."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -52,12 +53,16 @@ class Recipe(JsonData):
     alpha is the weight of the soft-target term; some papers and libraries give that name to the
     weight of the hard term instead. `soft` is scaled by temperature squared (`kd.losses.logits`).
     `student` is the model that learns, one of the protocol's; empty for its first.
+    `teacher_shares` are the weights, with the sum 1, of several teachers' logits in their average,
+    in the order of the protocol; empty for equal ones. One of 1 chooses that teacher. Feature
+    losses read the teacher with the largest share, the first of equals.
     `soft_parameters` and `feature_parameters` are those that the losses themselves have, by name;
     the ones that are not given take the loss's defaults. `soft_kind` may be the study's loss of the
     user's own, `mine.py:squared@1a2b3c4d5e6f`, which has none.
     """
 
     student: str = ""
+    teacher_shares: tuple[float, ...] = ()
     lr: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -91,6 +96,14 @@ class Recipe(JsonData):
         )
         self._check_soft()
         self._check_feature()
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        shares = self.teacher_shares
+        require("teacher_shares need a soft or a feature loss", not shares or self.distils, shares)
+        require("teacher_shares must lie in 0-1", all(0 <= one <= 1 for one in shares), shares)
+        whole = not shares or math.isclose(sum(shares), 1, abs_tol=1e-6)
+        require("teacher_shares must have the sum 1", whole, shares)
 
     def _check_soft(self) -> None:
         if self.own_loss:
@@ -137,6 +150,20 @@ class Recipe(JsonData):
     def distils(self) -> bool:
         """Whether training needs the teacher."""
         return self.soft_kind != "none" or self.feature_kind != "none"
+
+    def shares(self, teachers: int) -> tuple[float, ...]:
+        """Return the share of each of the study's teachers in what this recipe's student learns.
+
+        Raises ProtocolError for the shares of another number of teachers.
+        """
+        count = len(self.teacher_shares)
+        require(f"teacher_shares must be {teachers}", count in (0, teachers), self.teacher_shares)
+        return self.teacher_shares or (1 / teachers,) * teachers
+
+    def lead(self, teachers: int) -> int:
+        """Return the place of the teacher whose features are read: that of the largest share."""
+        shares = self.shares(teachers)
+        return shares.index(max(shares))
 
     @property
     def own_loss(self) -> OwnFunction | None:

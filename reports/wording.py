@@ -7,6 +7,8 @@ from functools import cache
 
 from kd.errors import ProtocolError
 from kd.metrics import POINTS, load_metric, score_range
+from kd.model_rules import is_teacher
+from kd.names import DIGEST_LENGTH
 
 SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 MINUS = "−"
@@ -270,28 +272,29 @@ def split_words(official: Sequence[str]) -> str:
 
 
 def tap_words(taps: Mapping[str, Mapping[str, str]]) -> str:
-    """Say which module of the teacher each tap is, and which of the students.
+    """Say which module of the teachers each tap is, and which of the students.
 
     last1 layer4 -> blocks, last2 layer3 -> blocks.3
     """
     return (
         ", ".join(
-            f"{tap} {modules['teacher']} -> {_students(modules)}" for tap, modules in taps.items()
+            f"{tap} {_modules(modules, of_teachers=True)} -> {_modules(modules)}"
+            for tap, modules in taps.items()
         )
         or "none in common"
     )
 
 
-def _students(modules: Mapping[str, str]) -> str:
-    students = {name: path for name, path in modules.items() if name != "teacher"}
-    if len({*students.values()}) == 1:
-        return next(iter(students.values()))
-    return " or ".join(f"{path} of {model_name(name)}" for name, path in students.items())
+def _modules(modules: Mapping[str, str], *, of_teachers: bool = False) -> str:
+    chosen = {name: path for name, path in modules.items() if is_teacher(name) == of_teachers}
+    if len({*chosen.values()}) == 1:
+        return next(iter(chosen.values()))
+    return " or ".join(f"{path} of {model_name(name)}" for name, path in chosen.items())
 
 
 def model_name(name: str) -> str:
     """A model without the digest of its file: mine.py:small@1a2b3c4d5e6f -> mine.py:small"""
-    return name.partition("@")[0]
+    return re.sub(f"@[0-9a-f]{{{DIGEST_LENGTH}}}", "", name)
 
 
 def shortened(text: str, most: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""The study's settings that a search space may use: taps, optimizer and students."""
+"""The study's settings that a search space may use: taps, optimizer and models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ class StudyContext:
 
     taps: tuple[str, ...] = ("last1", "last2", "last3")
     optimizer: str = "sgd"
+    teachers: tuple[str, ...] = ()  # if several, a recipe has shares, else the study suggests them
     students: tuple[str, ...] = ()  # if several, the recipe names one, else the study suggests it
     mixing: bool = False  # whether augmentation mixes images, as mixup: then dkd is not defined
     pretrained: bool = False  # whether students start from weights that have been trained

@@ -26,6 +26,7 @@ from search_spaces.checks import CheckedTrial, Distributions, check_enqueued
 from search_spaces.context import StudyContext
 from search_spaces.digest import corner_trials, described, seeded_trials, space_digest
 from search_spaces.fitting import check_losses, check_student, check_taps
+from search_spaces.teachers import equal_shares, suggest_shares
 
 DRAWS = 200  # trials with which a space is tested, so that errors in rare branches appear early
 CORNERS = 40  # further ones, at the ends of ranges, which samplers may choose
@@ -68,7 +69,8 @@ def load_space(
 ) -> Space:
     """Return a built-in space by name, or a .py file, changed, prepared for a study and tested.
 
-    If there are several students, the student is a parameter unless the recipe names it. Raises
+    If there are several students, the student is a parameter unless the recipe names it; teachers
+    alike. Raises
     ProtocolError when the file is missing, does not import, lacks `suggest`, or suggests something
     other than a Recipe, or a recipe with a tap or student that the study lacks, or a loss that
     its augmentation rules out.
@@ -93,6 +95,10 @@ def for_study(space: Space, study: StudyContext) -> Space:
     suggest = _of_study(space.module.suggest, study)
     enqueued = _enqueued(space.module, space.where, study)
     space = replace(space, suggest=suggest, enqueued=enqueued, notes=(), warm="")
+    if len(study.teachers) > 1:
+        equal = equal_shares(study.teachers)
+        values = {**equal, **({"student": study.students[0]} if study.students else {})}
+        space = replace(space, enqueued=_completed(space, values, [*equal]))
     known: Distributions = {}
     digest = _try_out(space, space.where, study, known)
     space = replace(space, digest=digest, parameters=tuple(known))
@@ -124,7 +130,7 @@ def _changed(space: Space, study: StudyContext, known: Distributions) -> Space:
 def _of_study(
     suggest: Callable[..., Recipe], study: StudyContext, changes: Changes | None = None
 ) -> Callable[[BaseTrial], Any]:
-    """Return `suggest` as a function of the trial, which also suggests and checks the student."""
+    """Return `suggest` as a function of the trial, which also suggests student and teachers."""
     try:
         takes_study = "study" in inspect.signature(suggest).parameters
     except ValueError:  # raised for some functions written in C
@@ -141,6 +147,9 @@ def _of_study(
             chosen = trial.suggest_categorical("student", study.students)
             recipe = replace(recipe, student=chosen)
         check_student("it", recipe.student, study.students)
+        if len(study.teachers) > 1 and recipe.distils and not recipe.teacher_shares:
+            recipe = replace(recipe, teacher_shares=suggest_shares(trial, study.teachers))
+        recipe.shares(max(1, len(study.teachers)))  # raises for another number
         check_losses(recipe, study)
         return recipe
 
@@ -187,8 +196,7 @@ def with_feasible(space: Space, feasible: Sequence[str]) -> Space:
             f"--fix student={fixed}: it exceeds the limits of the study; fix one of "
             f"{', '.join(feasible)}"
         )
-    where = f"{space.name}.py" if space.own else f"the search space {space.name}"
-    enqueued = _with_student(space, feasible[0], where)
+    enqueued = _completed(space, {"student": feasible[0]}, ("student",))
     for title, parameters in enqueued.items():
         recipe = space.suggest(FixedTrial({**parameters}))
         check_student(f"{space.name}: ENQUEUED[{title!r}]", recipe.student, feasible)
@@ -206,14 +214,14 @@ def _with_warm_student(space: Space, feasible: Sequence[str]) -> Space:
     return replace(space, enqueued=enqueued, notes=(*space.notes, note))
 
 
-def _with_student(space: Space, student: str, where: str) -> Enqueued:
-    """Return the recipes to try first, with this student where it is a parameter."""
+def _completed(space: Space, values: Mapping[str, Any], names: Sequence[str]) -> Enqueued:
+    """Return the recipes to try first, with those `values` of `names` that are parameters."""
     enqueued: dict[str, Mapping[str, Any]] = {}
     for title, parameters in space.enqueued.items():
-        trial = FixedTrial({"student": student, **parameters})
-        propose(space, trial, where, f"ENQUEUED[{title!r}]", {})
-        is_parameter = "student" in trial.distributions
-        enqueued[title] = {"student": student, **parameters} if is_parameter else parameters
+        trial = FixedTrial({**values, **parameters})
+        propose(space, trial, space.where, f"ENQUEUED[{title!r}]", {})
+        added = {name: values[name] for name in names if name in trial.distributions}
+        enqueued[title] = {**added, **parameters}
     return enqueued
 
 
@@ -242,7 +250,7 @@ def _try_out(space: Space, where: str, study: StudyContext, known: Distributions
     """
     enqueued = space.enqueued
     if len(study.students) > 1:
-        enqueued = _with_student(space, study.students[0], where)
+        enqueued = _completed(space, {"student": study.students[0]}, ("student",))
     for number, (title, parameters) in enumerate(enqueued.items()):
         trial = FixedTrial(dict(parameters), number)
         what = f"ENQUEUED[{title!r}]"

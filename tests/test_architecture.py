@@ -36,7 +36,7 @@ MAY_IMPORT = {
 FLOORS = {
     "kd": (
         *("errors", "seeds", "registry", "json_data", "schedules", "names"),
-        *("own_import", "own_files", "recipe", "protocol"),
+        *("own_import", "own_files", "recipe", "model_rules", "protocol"),
         *(
             "ablations",
             "augmentations",
@@ -62,6 +62,7 @@ FLOORS = {
         "scheduled",
         "constant",
         "adapting",
+        "teachers",
         "space",
     ),
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),

@@ -145,7 +145,9 @@ def test_command_on_a_page_is_one_that_the_command_line_takes(
     arguments = shlex.split(line)
     for name in re.findall(r"([\w./]+\.py):\w", line):
         Path(name).touch()  # a model of one's own is named by what is in its file
-    Path("study.toml").touch()
+    for name in ("study.toml", *re.findall(r"[\w./]+\.safetensors", line)):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
     if "--help" not in arguments:
         take(arguments)
         return

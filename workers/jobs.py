@@ -4,9 +4,9 @@ Each names its runner, a function that runs it in a worker and yields events. Th
 because runners import torch and the supervisor does not.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from kd.json_data import JsonData, from_wire, kinds_in
 from kd.protocol import Protocol
@@ -20,22 +20,34 @@ J = TypeVar("J", bound="Job")
 class JobContext(JsonData):
     """What the jobs of a study share: its protocol, the folder of `--root`, and earlier results.
 
-    `dataset`, `teacher` and `shards` are fingerprints, empty before a job has made them; `cache` is
-    how much of the teacher is cached: all, logits or none. `taps` are the names of those in use,
-    once they are known.
+    `dataset`, and those of each teacher and its shards, are fingerprints, empty before a job has
+    made them; `cache` is how much of the teachers is cached: all, logits or none. `taps` are the
+    names of those in use, once they are known.
     """
 
     protocol: Protocol
     root: str
     dataset: str = ""
-    teacher: str = ""
-    shards: str = ""
+    teachers: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
     cache: str = ""
     taps: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
         return Layout(Path(self.root))
+
+    def with_teacher(self, place: int) -> Self:
+        """Return this context with one of the protocol's teachers alone, from place 0.
+
+        A teacher and its cache depend on no other, so that studies share them.
+        """
+        return replace(
+            self,
+            protocol=self.protocol.with_teacher(place),
+            teachers=self.teachers[place : place + 1],
+            shards=self.shards[place : place + 1],
+        )
 
     def job(self, kind: type[J], **values: Any) -> J:
         """Make a job of this study; `values` are the fields that belong to its kind alone."""
@@ -48,6 +60,18 @@ class Job(JobContext):
     """A job. `runner` is the module of `workers.runners` and the function in it that run it."""
 
     runner: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfTeacher(JobContext):
+    """A job of one teacher: that at `place` among the protocol's, from 0."""
+
+    place: int = 0
+
+    @property
+    def alone(self) -> Self:
+        """This job in a study without other teachers."""
+        return replace(self.with_teacher(self.place), place=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +114,10 @@ class LossJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapsJob(Job):
-    """Find the taps that teacher and students have in common.
+    """Find the taps that teachers and students have in common.
 
-    Result: `taps`, for each of their names the module of each model, under `teacher` and the
-    students' names.
+    Result: `taps`, for each of their names the module of each model, under the names of
+    `Protocol.teacher_roles` and of the students.
     """
 
     runner: ClassVar[str] = "tap_names.run_taps"
@@ -101,28 +125,28 @@ class TapsJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsJob(Job):
-    """Load the weights that teacher and students start from. Result: `lines`, what was loaded."""
+    """Load the weights that teachers and students start from. Result: `lines`, what was loaded."""
 
     runner: ClassVar[str] = "preparing.run_weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherJob(Job):
-    """Fine-tune the teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
+class TeacherJob(OfTeacher, Job):
+    """Fine-tune a teacher, or find it. Result: `teacher`, its fingerprint, and `accuracy`."""
 
     runner: ClassVar[str] = "preparing.run_teacher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionJob(Job):
-    """Begin the teacher cache. Result: `shards`, a fingerprint, and `sizes` of a view in bytes."""
+class ProjectionJob(OfTeacher, Job):
+    """Begin a teacher's cache. Result: `shards`, a fingerprint, and `sizes` of a view in bytes."""
 
     runner: ClassVar[str] = "caching.run_projections"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardJob(Job):
-    """Cache the teacher's outputs for view `view`, with features or logits alone."""
+class ShardJob(OfTeacher, Job):
+    """Cache a teacher's outputs for view `view`, with features or logits alone."""
 
     runner: ClassVar[str] = "caching.run_shard"
     view: int
@@ -154,8 +178,8 @@ class TrainJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherTestJob(Job):
-    """Test the teacher once; its logits are kept in `folder`."""
+class TeacherTestJob(OfTeacher, Job):
+    """Test a teacher once; its logits are kept in `folder`."""
 
     runner: ClassVar[str] = "measuring.run_teacher_test"
     folder: str
@@ -164,7 +188,7 @@ class TeacherTestJob(Job):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostJob(Job):
-    """Measure parameters, MACs, bytes and latency of teacher and students. Result: `costs`."""
+    """Measure parameters, MACs, bytes and latency of teachers and students. Result: `costs`."""
 
     runner: ClassVar[str] = "measuring.run_cost"
 
@@ -177,8 +201,11 @@ class StudentsJob(Job):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyJob(Job):
-    """Compare random rows of shard `view` with the teacher. Result: the largest `difference`."""
+class VerifyJob(OfTeacher, Job):
+    """Compare random rows of a teacher's shard `view` with its output.
+
+    Result: the largest `difference`.
+    """
 
     runner: ClassVar[str] = "caching.run_verify"
     view: int

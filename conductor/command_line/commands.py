@@ -206,7 +206,7 @@ def presets(options: argparse.Namespace) -> int:
         protocol = {"dataset": "folder:PATH", **preset(name)}
         display.say(
             f"{name:14} {protocol['dataset']} at {protocol['image_size']} pixels: "
-            f"{protocol['teacher']} to {', '.join(protocol['students'])}, "
+            f"{', '.join(protocol['teachers'])} to {', '.join(protocol['students'])}, "
             f"{protocol['epochs']} epochs"
         )
     return 0

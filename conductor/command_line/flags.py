@@ -18,7 +18,8 @@ from kd.protocol import Protocol
 from kd.registry import Kind, check_name
 from search_spaces import SPACES
 
-SINGULAR = {"students": "--student"}  # a second flag for a field, which may be repeated
+# a second flag for a field, which may be repeated
+SINGULAR = {"teachers": "--teacher", "students": "--student"}
 
 
 class Repeated(argparse.Action):
@@ -213,6 +214,8 @@ def _add_flag(
     flags = [flag for flag in (SINGULAR.get(name), _spelled(name)) if flag]
     if hint is bool:
         more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    elif name == "teacher_weights":  # files, whose names may have commas
+        more = {"action": Repeated}
     elif name in SINGULAR:
         more = {"action": Repeated, "type": comma_separated, "metavar": "MODEL"}
     else:

@@ -29,8 +29,12 @@ def make_request(options: argparse.Namespace) -> Request:
     """
     given = received(options, Protocol)
     _check_folder(given.get("dataset", ""))
+    if "teacher_weights" in given:
+        given["teacher_weights"] = tuple(given["teacher_weights"])
     for field in ("teacher_weights", "student_weights"):
-        _check_weights(field, given.get(field, ""))
+        weights = given.get(field, ())
+        for one in (weights,) if isinstance(weights, str) else weights:
+            _check_weights(field, one)
     given, own = pin_models(pin_weights(given))
     sampler, own_sampler = pin_sampler(getattr(options, "sampler", None))
     named = getattr(options, "preset", None)
@@ -76,11 +80,12 @@ def make_request(options: argparse.Namespace) -> Request:
 def _teacher_defaults(chosen: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
     """Return learning rate and weight decay of a teacher for which the base has none that fit.
 
-    Those of the base, a preset or an existing study, hold for its own optimizer.
+    All teachers have those of the first. Those of the base, a preset or an existing study, hold
+    for its own optimizer.
     """
     optimizer = chosen.get("teacher_optimizer", "sgd")
-    pretrained = chosen.get("teacher_weights", "none") != "none"
-    ranges = optimizers.ranges(optimizer, chosen["teacher"], pretrained=pretrained)
+    pretrained = "none" not in chosen.get("teacher_weights", ("none",))
+    ranges = optimizers.ranges(optimizer, chosen["teachers"][0], pretrained=pretrained)
     defaults = {
         "teacher_lr": ranges.lr.default,
         "teacher_weight_decay": ranges.weight_decay.default,

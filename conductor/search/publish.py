@@ -146,8 +146,8 @@ def _panel(title: str, values: list[float], index: int) -> str:
 def study_note(arm: Arm, protocol: Protocol) -> str:
     return (
         f"# {arm.study.study_name}\n\n"
-        f"Arm `{arm.name}`: {protocol.teacher} teaches {' or '.join(protocol.students)} on "
-        f"{_plain(protocol.dataset)}, "
+        f"Arm `{arm.name}`: {' and '.join(protocol.teachers)} to "
+        f"{' or '.join(protocol.students)} on {_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
         f"validation {measure(protocol.metric).maximised}, after the last epoch.\n\n"
         "The best score here is **too good**, because it was selected. The study's report "

@@ -21,12 +21,11 @@ def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]
     a digest, are unchanged. Raises ProtocolError for a file that cannot be read.
     """
     pinned, files = dict(chosen), list[OwnFile]()
-    if "teacher" in chosen:
-        pinned["teacher"] = _pin(chosen["teacher"], files)
     if "loss" in chosen:
         pinned["loss"] = _pin(chosen["loss"], files)
-    if "students" in chosen:
-        pinned["students"] = tuple(_pin(name, files) for name in chosen["students"])
+    for models in ("teachers", "students"):
+        if models in chosen:
+            pinned[models] = tuple(_pin(name, files) for name in chosen[models])
     return pinned, files
 
 

@@ -1,9 +1,11 @@
 """The stages before the search: models, data set, kernels, teacher, teacher cache."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from conductor.display import Display
@@ -58,10 +60,11 @@ class Preparation:
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
         self._load_weights(data)
-        data = replace(data, teacher=self._prepare_teacher(data))
-        begun = self._workers.run(data.job(ProjectionJob))
-        sizes = dict(begun["sizes"])
-        data = replace(data, shards=begun["shards"])
+        places = range(len(self._protocol.teachers))
+        data = replace(data, teachers=tuple(self._prepare_teacher(data, k) for k in places))
+        begun = [self._workers.run(data.job(ProjectionJob, place=place)) for place in places]
+        sizes = _sum(one["sizes"] for one in begun)
+        data = replace(data, shards=tuple(str(one["shards"]) for one in begun))
         data = replace(data, cache=cache or self._cache_mode(sizes, data.shards, distils))
         self._fill_cache(data, sizes)
         return data
@@ -109,8 +112,7 @@ class Preparation:
         Without the `context` of the data set, only what needs no data: the user's files must be in
         the root by then. Raises ProtocolError, in one line, for a model that cannot be trained.
         """
-        names = (self._protocol.teacher, *self._protocol.students)
-        if not all(parse_model(name).in_catalogue for name in names):
+        if not all(parse_model(name).in_catalogue for name in self._protocol.models):
             context = context or self._context()
             self._workers.run(context.job(ModelsJob))
 
@@ -124,13 +126,13 @@ class Preparation:
             self._workers.run(context.job(LossJob))
 
     def taps(self, data: Prepared, distils: bool) -> Prepared:
-        """Find the taps that teacher and students have in common.
+        """Find the taps that teachers and students have in common.
 
         Raises ProtocolError, in one line, for a tap of the protocol that a model lacks.
         """
         modules = self._workers.run(data.job(TapsJob))["taps"]
-        names = (self._protocol.teacher, *self._protocol.students)
-        if distils and not (modules and all(parse_model(name).in_catalogue for name in names)):
+        known = all(parse_model(name).in_catalogue for name in self._protocol.models)
+        if distils and not (modules and known):
             left_out = "" if modules else "; feature losses are left out"
             self._display.say(f"taps: {tap_words(modules)}{left_out}")
         return replace(data, taps=tuple(modules), modules=modules)
@@ -140,7 +142,7 @@ class Preparation:
 
         Raises an error, in one line, for those that do not fit.
         """
-        if {self._protocol.teacher_weights, self._protocol.student_weights} != {"none"}:
+        if {*self._protocol.teacher_weights, self._protocol.student_weights} != {"none"}:
             for line in self._workers.run(context.job(WeightsJob))["lines"]:
                 self._display.say(line)
 
@@ -148,15 +150,14 @@ class Preparation:
         """Return the context of the first jobs."""
         return Prepared(protocol=self._protocol, root=str(self._layout.root))
 
-    def _prepare_teacher(self, context: JobContext) -> str:
-        job = context.job(TeacherJob)
-        with self._display.bar(f"teacher: {self._protocol.teacher}", 1) as bar:
+    def _prepare_teacher(self, context: JobContext, place: int) -> str:
+        job, name = context.job(TeacherJob, place=place), self._protocol.teachers[place]
+        with self._display.bar(f"teacher: {name}", 1) as bar:
             result = self._workers.run(job, lambda event: self._on_teacher(bar, event))
         trained = f"trained in {duration(result['seconds'])}" if result["epochs"] else "as it is"
         how = "found" if result["found"] else trained
         self._display.say(
-            f"teacher: {self._protocol.teacher}, {how}, "
-            f"{percent(result['accuracy'], 1)} validation accuracy"
+            f"teacher: {name}, {how}, {percent(result['accuracy'], 1)} validation accuracy"
         )
         return str(result["teacher"])
 
@@ -170,7 +171,7 @@ class Preparation:
                 f"teacher: epoch {event.metrics.epoch}/{event.total}, {accuracy} accuracy"
             )
 
-    def _cache_mode(self, sizes: dict[str, int], shards: str, distils: bool) -> str:
+    def _cache_mode(self, sizes: Counter[str], shards: Sequence[str], distils: bool) -> str:
         """Return how much to cache within budget and disk: all, logits, or none for plain arms."""
         if not distils:
             return "none"
@@ -178,8 +179,8 @@ class Preparation:
         free = int(DISK_SHARE * shutil.disk_usage(self._layout.root).free)
         kept = sum(
             path.stat().st_size
-            for k in range(views)
-            for path in view_folder(self._layout.shards(shards), k).glob("*.safetensors")
+            for one, k in product(shards, range(views))
+            for path in view_folder(self._layout.shards(one), k).glob("*.safetensors")
         )
         room = min(budget, free + kept)
         everything = views * (sizes["logits"] + sizes["features"])
@@ -193,27 +194,40 @@ class Preparation:
         )
         return mode
 
-    def _fill_cache(self, context: JobContext, sizes: dict[str, int]) -> None:
+    def _fill_cache(self, context: JobContext, sizes: Counter[str]) -> None:
         """Make the missing shards, and print the size of the cache."""
         if context.cache == "none":
             return
         views, features = self._protocol.view_count, context.cache == "all"
-        folder = self._layout.shards(context.shards)
-        missing = missing_views(folder, views, features=features)
+        folders = [self._layout.shards(shards) for shards in context.shards]
+        everything = set(product(range(len(folders)), range(views)))
+        missing = {
+            (place, k)
+            for place, folder in enumerate(folders)
+            for k in missing_views(folder, views, features=features)
+        }
         size = views * (sizes["logits"] + (sizes["features"] if features else 0))
         if missing:
-            self._make_shards(context, missing, features)
-        self._verify_shards(folder, sorted(set(range(views)) - set(missing)))
-        found = f", {views - len(missing)} found" if len(missing) < views else ""
-        self._display.say(f"teacher cache: {views} views, {show_size(size)}{found}")
+            self._make_shards(context, sorted(missing), features)
+        there = sorted(everything - missing)
+        self._verify_shards([(folders[place], k) for place, k in there])
+        each = f" of each of {len(folders)} teachers" if len(folders) > 1 else ""
+        found = f", {len(there)} found" if there else ""
+        self._display.say(f"teacher cache: {views} views{each}, {show_size(size)}{found}")
 
-    def _make_shards(self, context: JobContext, missing: list[int], features: bool) -> None:
-        jobs = {k: context.job(ShardJob, view=k, features=features) for k in missing}
+    def _make_shards(
+        self, context: JobContext, missing: Sequence[tuple[int, int]], features: bool
+    ) -> None:
+        """Make the shards of these pairs of a teacher's place and a view."""
+        jobs = {
+            (place, k): context.job(ShardJob, place=place, view=k, features=features)
+            for place, k in missing
+        }
         with self._display.bar("teacher cache", len(missing)) as bar:
             for done, _ in enumerate(self._workers.run_all(jobs), 1):
                 bar(done, len(missing))
 
-    def _verify_shards(self, folder: Path, found: list[int]) -> None:
+    def _verify_shards(self, found: Sequence[tuple[Path, int]]) -> None:
         """Compare shards of earlier sessions with their checksums, which trials do not check.
 
         Raises ArtifactError for the first difference.
@@ -225,9 +239,17 @@ class Preparation:
             showing as bar,
             ThreadPoolExecutor(CHECKS) as threads,
         ):  # hashing releases the lock of the interpreter
-            checks = threads.map(lambda k: verify_shard(folder, k), found)
+            checks = threads.map(lambda one: verify_shard(*one), found)
             for done, _ in enumerate(checks, 1):
                 bar(done, len(found))
+
+
+def _sum(sizes: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """Return the bytes of a view of all teachers, by part."""
+    total: Counter[str] = Counter()
+    for one in sizes:
+        total.update(one)
+    return total
 
 
 def kernel_lines(result: Result) -> list[str]:

@@ -31,7 +31,7 @@ def read_context(paths: StudyLayout) -> JobContext:
         protocol=protocol,
         root=str(paths.folder.parent),
         dataset=settings.dataset,
-        teacher=settings.teacher,
+        teachers=settings.teachers,
         shards=settings.shards,
         cache=settings.cache,
         taps=protocol.tap_names if settings.taps is None else tuple(settings.taps),
@@ -41,7 +41,7 @@ def read_context(paths: StudyLayout) -> JobContext:
 def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettings | None:
     """Return the recorded settings of a study; None if it is new, or may start over.
 
-    A study without a teacher has no results yet: where its storage, `url`, is a file, so that it
+    A study without teachers has no results yet: where its storage, `url`, is a file, so that it
     has one supervisor, it may start over with other options. Raises StudyError if a study with a
     teacher has another protocol or other settings.
     """
@@ -50,7 +50,7 @@ def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettin
         _check_resumable(paths, request)
     except StudyError:
         moved = kept and kept.storage != without_password(request.storage)
-        if kept is None or kept.teacher or moved or storage_file(url) is None:
+        if kept is None or kept.teachers or moved or storage_file(url) is None:
             raise
         return None
     return kept
@@ -110,7 +110,7 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
 
 def _digests(protocol: Protocol) -> dict[str, str]:
     """Return the digests of the user's files by what they are used for, as `mine.py:small`."""
-    models = map(parse_model, (protocol.teacher, *protocol.students))
+    models = map(parse_model, protocol.models)
     digests = {model.base: model.digest for model in models}
     if protocol.loss and (loss := parse_loss(protocol.loss)):
         digests[loss.base] = loss.digest
@@ -141,8 +141,8 @@ def begin_settings(
         **{**options, "storage": without_password(request.storage)},
         warm=request.warm,
         dataset=prepared.dataset,
-        teacher=prepared.teacher or (kept.teacher if kept else ""),
-        shards=prepared.shards or (kept.shards if kept else ""),
+        teachers=prepared.teachers or (kept.teachers if kept else ()),
+        shards=prepared.shards or (kept.shards if kept else ()),
         cache=prepared.cache or (kept.cache if kept else ""),
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         taps=kept.taps if kept and prepared.modules is None else prepared.modules,
@@ -163,7 +163,7 @@ def begin_settings(
 
 def _versions(protocol: Protocol) -> dict[str, str]:
     """Return the versions of the libraries that the study uses, also those that have its models."""
-    models = map(parse_model, (protocol.teacher, *protocol.students))
+    models = map(parse_model, protocol.models)
     of_models = (model.library for model in models if model.library)
     return {name: version(name) for name in dict.fromkeys((*LIBRARIES, *of_models))}
 
@@ -234,8 +234,8 @@ def _check_unchanged(
 ) -> None:
     changed = [
         what
-        for what in ("dataset", "teacher", "shards")  # a new study has none of its teacher yet
-        if "" not in (was := getattr(kept, what), now := getattr(prepared, what)) and was != now
+        for what in ("dataset", "teachers", "shards")  # a new study has none of its teachers yet
+        if (was := getattr(kept, what)) and (now := getattr(prepared, what)) and was != now
     ]
     changed += [
         f"search space {arm}"

@@ -38,7 +38,7 @@ PROTOCOL = Protocol(
     augment=(  # all that there are: each is compared with the CPU
         "resized-crop=0.35,crop=4,flip,trivial,jitter=0.4,erase=0.25,cutout=4,mixup=0.2,cutmix=1"
     ),
-    teacher="resnet8-w0.25",
+    teachers=("resnet8-w0.25",),
     teacher_epochs=1,
     students=("resnet8-w0.125",),
     epochs=1,
@@ -98,8 +98,8 @@ class TinyStudy:
         return self._run(ExamineJob, part=part, folder=str(self._folder))
 
     def teacher(self) -> str:
-        result = self._run(TeacherJob)
-        self._context = replace(self._context, teacher=result["teacher"])
+        result = self._run(TeacherJob, place=0)
+        self._context = replace(self._context, teachers=(result["teacher"],))
         return f"one step of {PROTOCOL.teacher} in {result['seconds']:.2f} s"
 
     def shards(self) -> str:
@@ -107,10 +107,10 @@ class TinyStudy:
 
         Raises ArtifactError when they differ by more than rounding.
         """
-        begun = self._run(ProjectionJob)
-        self._context = replace(self._context, shards=begun["shards"], cache="all")
-        self._run(ShardJob, view=0, features=True)
-        verified = self._run(VerifyJob, view=0, rows=PROTOCOL.train_size)
+        begun = self._run(ProjectionJob, place=0)
+        self._context = replace(self._context, shards=(begun["shards"],), cache="all")
+        self._run(ShardJob, place=0, view=0, features=True)
+        verified = self._run(VerifyJob, place=0, view=0, rows=PROTOCOL.train_size)
         if not verified["difference"] <= TOLERANCE:
             raise ArtifactError(f"a shard differs by {verified['difference']:.3g} from the teacher")
         return f"{show_size(sum(begun['sizes'].values()))} equal to the teacher's output"

@@ -50,7 +50,10 @@ def _of_learning(data: StudyData) -> Iterator[str]:
     constant = np.log(np.maximum(counts, 1e-9)).astype(np.float32)
     predicted = np.tile(constant, (len(data.labels), 1))
     baseline = objective(data.protocol.metric, predicted, data.labels)
-    scored = [("the teacher", data.teacher_value, data.teacher_interval)]
+    scored = [
+        (f"the {data.named_teacher(one)}", one.value, data.teacher_interval(one))
+        for one in data.teachers
+    ]
     scored += [
         (one.label, mean_and_deviation(one.values)[0], data.interval(one))
         for one in data.of_role("tuned")
@@ -101,13 +104,14 @@ def _requested(command: Sequence[str]) -> int:
 
 def _of_teacher(data: StudyData) -> Iterator[str]:
     plain = data.tuned(PLAIN)
-    teacher = data.teacher_value
+    teacher = data.teacher.value
     if teacher is None or plain is None or not plain.values:
         return
     student, _ = mean_and_deviation(plain.values)
     if teacher <= student:
         yield (
-            f"The teacher ({data.measure.value(teacher)}) is no better on the test split than the "
+            f"The {data.named_teacher(data.teacher)} ({data.measure.value(teacher)}) is no better "
+            "on the test split than the "
             f"tuned plain student ({data.measure.value(student)}): it has little to teach."
         )
 
@@ -251,21 +255,26 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
             f"see each more than once."
         )
     if data.settings.cache == "none":
-        yield "The teacher was not cached: it ran during every distilled run."
+        what = (
+            "teacher was not cached: it" if len(data.teachers) == 1 else "teachers were not: they"
+        )
+        yield f"The {what} ran during every distilled run."
 
 
 def _of_seal(data: StudyData) -> Iterator[str]:
     confirmed = len(data.confirmations)
     openings = len(data.seal)
-    tested = sum(run.test is not None for run in data.confirmations) + bool(data.teacher_test)
+    tested = sum(run.test is not None for run in data.confirmations)
+    tested += sum(bool(teacher.test) for teacher in data.teachers)
+    tests = "teacher's test" if len(data.teachers) == 1 else "teachers' tests"
     if openings < tested:
         yield (
             f"{counted(tested, 'run')} read the test split, but its seal records "
             f"{counted(openings, 'opening')}: its record is incomplete, and others may have read "
             "it too."
         )
-    if openings > confirmed + 1 and confirmed:
+    if openings > confirmed + len(data.teachers) and confirmed:
         yield (
             f"The test split was opened {openings} times, more often than the {confirmed} "
-            "confirmation runs and the teacher's test explain: see the openings of the seal."
+            f"confirmation runs and the {tests} explain: see the openings of the seal."
         )

@@ -37,11 +37,11 @@ def paired(a: FinalistData, b: FinalistData) -> Difference | None:
 
 def minus_teacher(data: StudyData, finalist: FinalistData) -> Difference | None:
     """Compare a finalist with the one run of the teacher; None below two seeds."""
-    tables = list(finalist.scores.values())
-    if data.teacher_scores is None or len(tables) < 2:
+    tables, teacher = list(finalist.scores.values()), data.teacher.scores
+    if teacher is None or len(tables) < 2:
         return None
     scores = np.stack(tables)
-    return paired_difference(scores, np.broadcast_to(data.teacher_scores, scores.shape))
+    return paired_difference(scores, np.broadcast_to(teacher, scores.shape))
 
 
 def compare_others(data: StudyData) -> tuple[Comparison, ...]:

@@ -50,17 +50,18 @@ class Ledger:
 def keep_ledger(data: StudyData) -> Ledger:
     confirmation = data.confirmations
     search = [trial.record for arm in data.arms for trial in arm.trials if trial.record]
-    served = _epochs(
+    served = [
         record for record in (*search, *data.selection, *confirmation) if _is_served(data, record)
-    )
+    ]
     asked = _asked(data)
+    passes = sum(_readers(data, record) * len(record.history) for record in served)
     return Ledger(
         arms=tuple(_arm_ledger(arm, data.protocol.epochs) for arm in data.arms),
         selection_epochs=_epochs(data.selection),
         confirmation_epochs=_epochs(confirmation),
-        distilled_epochs=served,
+        distilled_epochs=_epochs(served),
         teacher_asked=asked,
-        teacher_saved=None if asked is None else served * data.images["train"] - asked,
+        teacher_saved=None if asked is None else passes * data.images["train"] - asked,
         cache_bytes=data.cached.bytes if data.cached else None,
         seconds=dict(data.settings.seconds),
     )
@@ -77,8 +78,13 @@ def _is_served(data: StudyData, record: RunRecord) -> bool:
     return data.settings.cache == "all" or not record.recipe.reads_taps
 
 
+def _readers(data: StudyData, record: RunRecord) -> int:
+    """How many teachers a run reads."""
+    return sum(share > 0 for share in data.shares(record.recipe))
+
+
 def _asked(data: StudyData) -> int | None:
-    """The teacher's passes over images that filled the cache: views times training images."""
+    """The teachers' passes over images that filled the cache: views times training images."""
     if "train" not in data.images or (data.cached is None and data.settings.cache != "none"):
         return None
     return data.cached.views * data.images["train"] if data.cached else 0

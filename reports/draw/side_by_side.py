@@ -85,13 +85,13 @@ def _result_row(findings: Findings, example: str) -> dict[str, str]:
         "difference": change,
         "95 % interval": interval,
         "detectable": detectable,
-        "teacher": measure.value(data.teacher_value),
+        "teacher": measure.value(data.teacher.value),
         "tuned distilled": _tuned(findings, data.primary_arm),
         "tuned plain": _tuned(findings, PLAIN),
         "seeds": str(data.seeds),
         f"test {example}s": str(data.test_images),
         "trials": ", ".join(f"{arm.name} {len(arm.counted)}" for arm in data.arms),
-        "teacher's parameters": _parameters(costs.get("teacher")),
+        "teacher's parameters": _parameters(costs.get(data.teacher.role)),
         "student's parameters": _parameters(tuned.cost if tuned else None),
     }
 

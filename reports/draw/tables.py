@@ -8,6 +8,7 @@ from kd.recipe import SHARP_SHAPES, Recipe, Schedule
 from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Table
 from reports.read.data import StudyData
+from reports.read.teachers import TeacherData
 from reports.wording import (
     MINUS,
     NONE,
@@ -31,25 +32,33 @@ from storage.files.records import Cost, StudySettings
 
 
 def comparison_table(findings: Findings) -> Table:
-    """Teacher and finalists: their results on the test split, and the costs of using them."""
-    data, test = findings.data, findings.data.teacher_test
+    """Teachers and finalists: their results on the test split, and the costs of using them."""
+    data = findings.data
     models = data.costs.models if data.costs else {}
     batches = sorted({one.batch_size for cost in models.values() for one in cost.latency})
-    teacher = {
-        "model": model_name(data.protocol.teacher),
-        "role": "teacher",
-        data.measure.of("test"): data.measure.level(data.teacher_value),
-        "95 % interval": _interval(data, data.teacher_interval),
-        "seeds": "1" if test else NONE,
-        "gap recovered": NONE,
-        "NLL": decimals(test.get("nll")),
-        "ECE, %": points(test.get("ece")),
-        "agreement, %": NONE,
-        **_cost_cells(models.get("teacher"), batches),
-    }
-    rows = [teacher, *(_standing_row(data, one, batches) for one in findings.distinct)]
+    rows = [
+        *(_teacher_row(data, one, models.get(one.role), batches) for one in data.teachers),
+        *(_standing_row(data, one, batches) for one in findings.distinct),
+    ]
     tuned = [place for place, row in enumerate(rows) if row["role"] == "tuned"]
     return Table.of(rows, words=2, strong=tuned)
+
+
+def _teacher_row(
+    data: StudyData, teacher: TeacherData, cost: Cost | None, batches: Sequence[int]
+) -> dict[str, str]:
+    return {
+        "model": model_name(teacher.model),
+        "role": "teacher",
+        data.measure.of("test"): data.measure.level(teacher.value),
+        "95 % interval": _interval(data, data.teacher_interval(teacher)),
+        "seeds": "1" if teacher.test else NONE,
+        "gap recovered": NONE,
+        "NLL": decimals(teacher.test.get("nll")),
+        "ECE, %": points(teacher.test.get("ece")),
+        "agreement, %": NONE,
+        **_cost_cells(cost, batches),
+    }
 
 
 def _standing_row(data: StudyData, standing: Standing, batches: Sequence[int]) -> dict[str, str]:
@@ -97,6 +106,12 @@ def comparison_note(data: StudyData) -> str:
         "gain over tuned plain as a share of the teacher's gain; – where the teacher's gain may be "
         "chance or is below the margin. Agreement: predictions that are the teacher's."
     )
+    if len(data.teachers) > 1:
+        text += (
+            f" Of {len(data.teachers)} teachers, the teacher is here "
+            f"{model_name(data.teacher.model)}, the best on the validation split, but for the "
+            "agreement: that is with the teachers by the recipe's shares, equal ones for plain."
+        )
     if not data.seeds:
         text = ""
     if data.costs is None:
@@ -202,6 +217,8 @@ def recipe_table(recipe: Recipe) -> Table:
 
 def recipe_rows(recipe: Recipe) -> list[list[str]]:
     rows = [["student", recipe.student]] if recipe.student else []
+    if recipe.teacher_shares:
+        rows += [["teachers' shares", ", ".join(figure(one) for one in recipe.teacher_shares)]]
     rows += [
         ["learning rate", figure(recipe.lr, 6)],
         ["weight decay", figure(recipe.weight_decay, 6)],
@@ -249,10 +266,10 @@ def provenance_table(data: StudyData) -> Table:
         *([["not read", settings.passed_over]] if settings.passed_over else []),
         ["split", split_words(data.official) if data.images else NONE],
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
-        ["teacher", f"{protocol.teacher}, {settings.teacher}"],
+        *_teachers(data),
         ["students", ", ".join(protocol.students)],
         *([] if settings.taps is None else [["taps", tap_words(settings.taps)]]),
-        ["teacher cache", f"{settings.cache}, {settings.shards}"],
+        ["teacher cache", ", ".join((settings.cache, *settings.shards))],
         [
             "arms",
             ", ".join(
@@ -267,6 +284,14 @@ def provenance_table(data: StudyData) -> Table:
         *([name, text] for name, text in settings.versions.items()),
     ]
     return Table(columns=["what", "value"], rows=rows, words=2)
+
+
+def _teachers(data: StudyData) -> list[list[str]]:
+    trained = data.settings.teachers or ("",) * len(data.teachers)
+    return [
+        [teacher.role, ", ".join(filter(None, (teacher.model, fingerprint)))]
+        for teacher, fingerprint in zip(data.teachers, trained, strict=True)
+    ]
 
 
 def _changes(settings: StudySettings) -> dict[str, str]:

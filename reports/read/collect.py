@@ -1,11 +1,11 @@
 """Collecting: read a study's files and its Optuna studies into one `StudyData`."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from scipy.special import log_softmax
@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from kd.training.scoring import scores
+from reports.read.artifacts import info_of, read_predictions
 from reports.read.data import (
     ArmData,
     CachedViews,
@@ -22,8 +23,10 @@ from reports.read.data import (
     TrialData,
 )
 from reports.read.importances import find_importances
+from reports.read.predictions import TeacherPredictions
+from reports.read.teachers import read_teachers
 from storage.files.arrays import made_again, read_arrays
-from storage.files.artifacts import is_finished, read_json, read_manifest, read_record
+from storage.files.artifacts import is_finished, read_record
 from storage.files.layout import (
     DEFAULT_ROOT,
     Layout,
@@ -51,11 +54,9 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     settings = StudySettings.read(study.settings)
     missing: list[str] = []
     arms = _read_arms(study, settings, storage_url, missing)
-    seeds, finalists, test = _read_finalists(study, protocol.metric, missing)
-    dataset = _info(layout.dataset(settings.dataset), "dataset", "the data set", missing)
-    tested = study.teacher_test.result
-    if not tested.is_file():
-        missing.append("the teacher's test")
+    teachers = read_teachers(layout, study, protocol, settings, missing)
+    seeds, finalists, test = _read_finalists(study, protocol, missing)
+    dataset = info_of(layout.dataset(settings.dataset), "dataset", "the data set", missing)
     return StudyData(
         name=name,
         root=_root(layout),
@@ -66,17 +67,13 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         seeds=seeds,
         finalists=finalists,
         labels=test.labels,
-        teacher_scores=test.teacher_scores,
-        teacher_correct=test.teacher_correct,
-        teacher_confidence=None if test.teacher is None else np.exp(test.teacher.max(1)),
-        teacher_test=read_json(tested) if tested.is_file() else {},
+        teachers=teachers,
         costs=_read_costs(study, missing),
         seal=tuple(openings(study.seal)),
         example=_example(dataset),
         classes=tuple(map(str, dataset.get("classes", ()))),
         class_images=_class_images(dataset),
         official=tuple(map(str, dataset.get("official", ()))),
-        teacher=_info(layout.teacher(settings.teacher), "teacher", "the teacher", missing),
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),
     )
@@ -85,13 +82,6 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
 def _root(layout: Layout) -> str:
     """The root as it is named in the report's commands, which are to work from any folder."""
     return DEFAULT_ROOT if str(layout.root) == DEFAULT_ROOT else str(whole_path(layout.root))
-
-
-def _info(folder: Path, kind: str, what: str, missing: list[str]) -> Mapping[str, Any]:
-    if is_finished(folder):
-        return read_manifest(folder, kind).info
-    missing.append(f"{what} in the cache")
-    return {}
 
 
 def _example(dataset: Mapping[str, Any]) -> str:
@@ -110,11 +100,11 @@ def _read_cache(
     """Count the study's own views: other studies of the same teacher may have added more."""
     if settings.cache == "none":
         return None
-    folder = layout.shards(settings.shards)
-    if not is_finished(folder):
+    folders = [layout.shards(shards) for shards in settings.shards]
+    if not folders or not all(map(is_finished, folders)):
         missing.append("the teacher cache")
         return None
-    views = [view_folder(folder, k) for k in range(protocol.view_count)]
+    views = [view_folder(folder, k) for folder, k in product(folders, range(protocol.view_count))]
     there = [view for view in views if is_finished(view)]
     files = [path for view in there for path in view.iterdir()]
     return CachedViews(views=len(there), bytes=sum(path.stat().st_size for path in files))
@@ -214,16 +204,15 @@ def _read_selection(study: StudyLayout, settings: StudySettings) -> tuple[RunRec
 
 
 def _read_finalists(
-    study: StudyLayout, metric: str, missing: list[str]
-) -> tuple[int, tuple[FinalistData, ...], "_TestSplit"]:
-    confirming = study.command("confirm")
+    study: StudyLayout, protocol: Protocol, missing: list[str]
+) -> tuple[int, tuple[FinalistData, ...], "TeacherPredictions"]:
     if not study.finalists.is_file():
         missing.append("confirmation: no finalist has been chosen")
-        return 0, (), _TestSplit(None, metric, confirming)
+        return 0, (), TeacherPredictions(study, protocol, [])
     chosen = Finalists.read(study.finalists)
-    teacher = study.teacher_test.predictions
-    predictions = _read_predictions(teacher) if teacher.is_file() else None
-    test = _TestSplit(predictions, metric, confirming)
+    paths = [study.teacher_test(role).predictions for role in protocol.teacher_roles]
+    known = all(path.is_file() for path in paths)
+    test = TeacherPredictions(study, protocol, paths if known else [])
     finalists = []
     for finalist in chosen.finalists:
         layouts = [study.confirmation(finalist.name, place) for place in range(chosen.seeds)]
@@ -240,51 +229,16 @@ def _read_finalists(
     return chosen.seeds, tuple(finalists), test
 
 
-Predictions = tuple[NDArray[np.float32], NDArray[np.int64]]
-
-
-class _TestSplit:
-    """The teacher's predictions on the test split, and the labels that all runs must share."""
-
-    def __init__(self, teacher: Predictions | None, metric: str, confirming: str) -> None:
-        self._confirming = confirming
-        self.metric = metric
-        self.labels = None if teacher is None else teacher[1]
-        self.teacher = None if teacher is None else log_softmax(teacher[0].astype(float), axis=1)
-        self.teacher_scores = None if teacher is None else scores(metric, *teacher)
-        self.teacher_correct = None if teacher is None else teacher[0].argmax(1) == teacher[1]
-
-    def check(self, path: Path, labels: NDArray[np.int64]) -> None:
-        """Raises ArtifactError for the labels of another test split."""
-        self.labels = labels if self.labels is None else self.labels
-        if not np.array_equal(self.labels, labels):
-            raise ArtifactError(
-                f"{path} is of other test images than the runs before it; "
-                f"delete its folder and run: {self._confirming}"
-            )
-
-    def fidelity(self, student: NDArray[np.float64]) -> tuple[float | None, float | None]:
-        """Agreement with the teacher, and KL(teacher || student) at temperature 1, in nats.
-
-        `student`: the logarithms of its probabilities [N, C].
-        """
-        if self.teacher is None:
-            return None, None
-        agreement = float(np.mean(student.argmax(1) == self.teacher.argmax(1)))
-        kl = (np.exp(self.teacher) * (self.teacher - student)).sum(1).mean()
-        return agreement, float(kl)
-
-
-def _read_confirmation(run: RunLayout, replicate: int, test: _TestSplit) -> ConfirmationRun:
+def _read_confirmation(run: RunLayout, replicate: int, test: TeacherPredictions) -> ConfirmationRun:
     record = RunRecord.read(run.result)
     if record.test is None or not run.predictions.is_file():
         return ConfirmationRun(replicate=replicate, record=record)
-    logits, labels = _read_predictions(run.predictions)
+    logits, labels = read_predictions(run.predictions)
     test.check(run.predictions, labels)
     predicted = logits.argmax(1)
     _check_run(run, record.test["accuracy"], float(np.mean(predicted == labels)))
     log_p = log_softmax(logits.astype(float), axis=1)
-    agreement, teacher_kl = test.fidelity(log_p)
+    agreement, teacher_kl = test.fidelity(record.recipe, log_p)
     return ConfirmationRun(
         replicate=replicate,
         record=record,
@@ -306,12 +260,3 @@ def _check_run(run: RunLayout, recorded: float, accuracy: float) -> None:
         )
     if run.weights.is_file():
         read_arrays(run.weights)
-
-
-def _read_predictions(path: Path) -> Predictions:
-    """Return logits [N, C] and labels [N]. Raises ArtifactError when they are damaged."""
-    arrays, _ = read_arrays(path)
-    logits, labels = arrays.get("logits"), arrays.get("labels")
-    if logits is None or labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ArtifactError(f"{path} does not hold logits and labels; {made_again(path)}")
-    return logits, labels

@@ -15,6 +15,7 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
 from reports.read.importances import Importance
+from reports.read.teachers import TeacherData
 from reports.statistics import mean_interval
 from reports.wording import Measure, measure, model_name
 from storage.files.layout import StudyLayout
@@ -188,10 +189,9 @@ class CachedViews:
 class StudyData:
     """A study as far as it has come; `missing` are sentences about what does not exist yet.
 
-    `teacher` is the `info` of the teacher's manifest (its accuracy is that on the validation
-    split); it and `class_images` are empty when missing.
-    `teacher_test` has the teacher's accuracy, nll and ece on the test split; `selection` are the
-    runs that chose the finalists; `root` is the folder of all studies, as `--root` accepts it.
+    `teachers` are in the order of the protocol. `class_images` are empty when missing; `selection`
+    are the runs that chose the finalists; `root` is the folder of all studies, as `--root` accepts
+    it.
     """
 
     name: str
@@ -203,17 +203,13 @@ class StudyData:
     seeds: int  # planned for every finalist; 0 before confirmation
     finalists: tuple[FinalistData, ...]
     labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
-    teacher_scores: NDArray[np.float64] | None  # [N], those of the study's metric
-    teacher_correct: NDArray[np.bool_] | None  # [N], the test images that the teacher gets right
-    teacher_confidence: NDArray[np.float64] | None  # [N], as that of a confirmation run
-    teacher_test: Mapping[str, float]
+    teachers: tuple[TeacherData, ...]
     costs: Costs | None
     seal: tuple[Mapping[str, str], ...]
     example: str  # what one input is called: image, or example where inputs are arrays
     classes: tuple[str, ...]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class
     official: tuple[str, ...]  # the parts that the data set came with
-    teacher: Mapping[str, Any]
     cached: CachedViews | None
     missing: tuple[str, ...]
 
@@ -299,14 +295,21 @@ class StudyData:
         return sizes[0] if sizes else self.images.get("test", 0)
 
     @property
-    def teacher_value(self) -> float | None:
-        """The teacher's metric on the test split."""
-        return None if self.teacher_scores is None else float(self.teacher_scores.mean())
+    def teacher(self) -> TeacherData:
+        """The teacher that students are compared with: of several, the best by validation."""
+        return max(self.teachers, key=lambda teacher: teacher.info.get("accuracy", 0.0))
 
-    @property
-    def teacher_interval(self) -> tuple[float, float] | None:
-        """The teacher's is one run: the interval of its metric is over the test images alone."""
-        return None if self.teacher_scores is None else self._interval(self.teacher_scores[None])
+    def teacher_interval(self, teacher: TeacherData) -> tuple[float, float] | None:
+        """A teacher's is one run: the interval of its metric is over the test images alone."""
+        return None if teacher.scores is None else self._interval(teacher.scores[None])
+
+    def named_teacher(self, teacher: TeacherData) -> str:
+        """The words for a teacher in a sentence: `teacher`, of several `teacher resnet20`."""
+        return f"teacher {model_name(teacher.model)}" if len(self.teachers) > 1 else "teacher"
+
+    def shares(self, recipe: Recipe) -> tuple[float, ...]:
+        """The share of each teacher in what a recipe's student learns."""
+        return recipe.shares(len(self.teachers))
 
     def interval(self, finalist: FinalistData) -> tuple[float, float] | None:
         """The 95 % interval of a finalist's mean on the test split, over seeds and test images."""

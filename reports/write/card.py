@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd.model_rules import is_teacher
 from kd.names import OPTIMIZERS, SOURCES, mixes, parse_dataset, parse_model, parse_weights
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
@@ -18,7 +19,9 @@ from reports.wording import (
     decimals,
     duration,
     figure,
+    listed,
     milliseconds,
+    model_name,
     percent,
     scaled,
     whole,
@@ -114,7 +117,7 @@ def model_card(findings: Findings, exported: Exported) -> str:
 
 def _introduction(findings: Findings, exported: Exported) -> str:
     protocol, config = findings.data.protocol, exported.config
-    distilled = f"by distillation from {protocol.teacher}"
+    distilled = f"by distillation from {_taught_by(findings, exported)}"
     how = distilled if exported.finalist.distils else "without distillation"
     return (
         f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
@@ -123,6 +126,13 @@ def _introduction(findings: Findings, exported: Exported) -> str:
         f"{escaped(how)}. It is the finalist `{exported.finalist.key}` "
         f"({escaped(exported.finalist.label)}) of the study `{findings.data.name}`."
     )
+
+
+def _taught_by(findings: Findings, exported: Exported) -> str:
+    """Name the teachers that have a share in the recipe."""
+    shares = findings.data.shares(exported.finalist.recipe)
+    pairs = zip(findings.data.teachers, shares, strict=True)
+    return listed([model_name(teacher.model) for teacher, share in pairs if share])
 
 
 def _are_images(config: Mapping[str, Any]) -> bool:
@@ -167,8 +177,8 @@ def _results(findings: Findings, exported: Exported) -> Table:
             measure.value(exported.run.record.objective(measure.worst)),
         ],
         [
-            f"the teacher ({data.protocol.teacher}), test {measure.name}",
-            measure.value(data.teacher_value),
+            f"the teacher ({model_name(data.teacher.model)}), test {measure.name}",
+            measure.value(data.teacher.value),
         ],
     ]
     return _table(f"{whole(data.test_images)} test {data.example}s", rows)
@@ -228,8 +238,12 @@ def _training(findings: Findings, exported: Exported) -> str:
     images, example = findings.data.images.get("train"), findings.data.example
     count = f"{counted(images, example)} of " if images else ""
     crops = " and received the same crops as the student" * (example == "image")
-    teacher = f" Its teacher, {protocol.teacher}, was trained on the same {example}s{crops}."
-    teacher = teacher * exported.finalist.distils
+    several = sum(share > 0 for share in findings.data.shares(exported.finalist.recipe)) > 1
+    what = ("Its teachers,", "were") if several else ("Its teacher,", "was")
+    teacher = (
+        f" {what[0]} {_taught_by(findings, exported)}, {what[1]} trained on the same "
+        f"{example}s{crops}."
+    ) * exported.finalist.distils
     mixed = ", whose labels are mixed by the same shares" * mixes(protocol.augment)
     clipped = f", gradients of at most the norm {protocol.clip:g}" if protocol.clip else ""
     weights = "those after the last epoch"
@@ -255,7 +269,7 @@ def _start(weights: str) -> str:
 def _cost(findings: Findings, exported: Exported) -> str:
     costs, model = findings.data.costs, exported.config["model"]
     measured = costs.models if costs else {}
-    students = (cost for name, cost in measured.items() if name != "teacher")
+    students = (cost for name, cost in measured.items() if not is_teacher(name))
     cost = next((cost for cost in students if cost.model == model), None)
     if cost is None or costs is None:
         return "The study did not measure the cost of this model."

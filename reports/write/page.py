@@ -140,12 +140,13 @@ def key_figures(findings: Findings) -> list[KeyFigure]:
 
 def _teacher_figure(data: StudyData) -> KeyFigure:
     """The teacher; before its test with the validation accuracy that its training recorded."""
-    teacher = model_name(data.protocol.teacher)
-    if data.teacher_value is None:
-        accuracy = percent(data.teacher.get("accuracy"))
-        return KeyFigure(name="Teacher", value=accuracy, note=f"{teacher}, validation accuracy")
-    value = data.measure.value(data.teacher_value)
-    return KeyFigure(name="Teacher", value=value, note=f"{teacher}, test {data.measure.name}")
+    teacher, name = data.teacher, "Teacher" if len(data.teachers) == 1 else "Best teacher"
+    model = model_name(teacher.model)
+    if teacher.value is None:
+        accuracy = percent(teacher.info.get("accuracy"))
+        return KeyFigure(name=name, value=accuracy, note=f"{model}, validation accuracy")
+    value = data.measure.value(teacher.value)
+    return KeyFigure(name=name, value=value, note=f"{model}, test {data.measure.name}")
 
 
 def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
@@ -208,10 +209,11 @@ def _setting(data: StudyData) -> str:
         f"{sizes[name]} {name}" for name in ("train", "validation", "test") if name in sizes
     )
     trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
+    teachers = listed([model_name(teacher.model) for teacher in data.teachers])
     students = " or ".join(map(model_name, protocol.students))
     images = f" ({images} {data.example}s)" if images else ""
     return (
-        f"{model_name(protocol.teacher)} to {students} on {protocol.dataset}{images}; "
+        f"{teachers} to {students} on {protocol.dataset}{images}; "
         f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "
         f"metric {data.measure.name}, margin {data.measure.margin(protocol.margin)}"
     )

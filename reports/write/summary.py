@@ -11,6 +11,7 @@ from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings, Standing
 from reports.compute.tuning import Tuning
 from reports.read.data import ArmData, StudyData
+from reports.read.teachers import TeacherData
 from reports.statistics import Difference
 
 SCHEMA = 1
@@ -40,15 +41,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
         },
         "verdict": _verdict(findings),
         "comparisons": [_comparison(data, one) for one in findings.comparisons],
-        "teacher": {
-            "model": data.protocol.teacher,
-            "validation_accuracy": data.teacher.get("accuracy"),
-            "test_value": _value(data, data.teacher_value),
-            "epochs": data.teacher.get("epochs"),
-            "seconds": data.teacher.get("seconds"),
-            "test": dict(data.teacher_test) or None,
-            "interval": _ends(data, data.teacher_interval),
-        },
+        "teachers": [_teacher(data, teacher) for teacher in data.teachers],
         "arms": {arm.name: _arm(data, arm) for arm in data.arms},
         "finalists": [_finalist(data, standing) for standing in findings.standings],
         "tuning": [_tuning(data, one) for one in findings.tuning],
@@ -68,6 +61,19 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "ledger": asdict(findings.ledger),
         "caveats": list(findings.caveats),
         "seal": [dict(opening) for opening in data.seal],
+    }
+
+
+def _teacher(data: StudyData, teacher: TeacherData) -> dict[str, Any]:
+    return {
+        "model": teacher.model,
+        "is_reference": teacher is data.teacher,
+        "validation_accuracy": teacher.info.get("accuracy"),
+        "test_value": _value(data, teacher.value),
+        "epochs": teacher.info.get("epochs"),
+        "seconds": teacher.info.get("seconds"),
+        "test": dict(teacher.test) or None,
+        "interval": _ends(data, data.teacher_interval(teacher)),
     }
 
 

@@ -177,10 +177,12 @@ class StudyLayout:
         """Parameters, MACs, bytes and latency of teacher and students."""
         return self.folder / "costs.json"
 
-    @property
-    def teacher_test(self) -> "RunLayout":
-        """The teacher's test: its result and its logits of the test split."""
-        return RunLayout(self.folder / "confirm" / "teacher")
+    def teacher_test(self, role: str = "teacher") -> "RunLayout":
+        """A teacher's test: its result and its logits of the test split.
+
+        `role` is one of `Protocol.teacher_roles`.
+        """
+        return RunLayout(self.folder / "confirm" / role.replace(" ", "-"))
 
     @property
     def finalists(self) -> Path:

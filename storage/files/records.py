@@ -111,9 +111,10 @@ class WarmStart(JsonData):
 class StudySettings(Record):
     """How a study is run, apart from its protocol; it does not change, except that arms are added.
 
-    `spaces` has the search space of each arm; `dataset`, `teacher` and `shards` are fingerprints
-    in the cache; `cache` is how much of the teacher is cached: all, logits or none. `taps` has the
-    modules of each tap in use, those of `teacher` and of each student by name. `fix`, `range` and
+    `spaces` has the search space of each arm; `dataset`, and `teachers` and `shards` of each
+    teacher, are fingerprints in the cache; `cache` is how much of the teachers is cached: all,
+    logits or none. `taps` has the modules of each tap in use, those of each teacher by
+    `Protocol.teacher_roles` and of each student by name. `fix`, `range` and
     `warm_start` are the flags that changed the search spaces; `warm` is what the last one found.
     """
 
@@ -124,8 +125,8 @@ class StudySettings(Record):
     lag: int
     storage: str
     dataset: str
-    teacher: str
-    shards: str
+    teachers: tuple[str, ...]
+    shards: tuple[str, ...]
     cache: str
     created: str  # ISO 8601, UTC
     command: list[str]
@@ -143,7 +144,7 @@ class StudySettings(Record):
 
     def __post_init__(self) -> None:
         _check_name("cache", self.cache, CACHE_MODES)
-        for name in filter(None, (self.dataset, self.teacher, self.shards)):
+        for name in filter(None, (self.dataset, *self.teachers, *self.shards)):
             _check_folder(name)
         pairs = sorted(self.arms) == sorted(self.spaces)
         require("each arm has one search space", pairs, [self.arms, [*self.spaces]])

@@ -127,7 +127,7 @@ def _by_retort(job: TrainJob, seed: int) -> float:
         views=job.views,
         seed=seed,
     )
-    source = CachedTeacher(job.layout.shards(job.shards), CPU)
+    source = CachedTeacher(job.layout.shards(job.shards[0]), CPU)
     return list(train(state, RECIPE, plan, data, validation, source))[-1].accuracy
 
 

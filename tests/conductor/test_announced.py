@@ -34,7 +34,7 @@ def lines(**changed: Any) -> list[str]:
 def test_a_compiled_run_reports_models_whose_graphs_may_break(
     compiled: bool, student: str, found: list[str]
 ) -> None:
-    given = lines(students=(student,), compile=compiled, teacher="resnet8")
+    given = lines(students=(student,), compile=compiled, teachers=("resnet8",))
     assert [line for line in given if line.startswith("compile")] == found
 
 

@@ -300,7 +300,7 @@ def test_every_flag_is_given_once_but_those_that_take_further_values(command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--teacher", "a", "--teacher=b"], "--teacher takes one value, got 'a' and 'b'; give it"),
+        (["--dataset", "a", "--dataset=b"], "--dataset takes one value, got 'a' and 'b'; give it"),
         (["--lag=3", "--lag=4"], "--lag takes one value, got '3' and '4'; give"),
         (["--arms", "plain", "--arms", "scheduled"], "give it once, with commas between names"),
         (["--no-compile", "--compile"], "--compile is not allowed with --no-compile; give one of"),

@@ -76,7 +76,7 @@ def test_help_and_typos_propose_it(capsys):
     with pytest.raises(
         ProtocolError, match=r"^there are no ImageNet weights for plain3; use --teacher"
     ):
-        protocol(teacher="plain3", teacher_weights="pretrained")
+        protocol(teachers=("plain3",), teacher_weights=("pretrained",))
 
 
 def test_its_taps_are_read_at_its_module_paths():

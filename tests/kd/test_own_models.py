@@ -60,9 +60,9 @@ CPU = torch.device("cpu")
 def keep(folder: Path, source: str, function: str = "small") -> str:
     """Keep a file as a study does; return the model's name in a protocol."""
     (folder / "mine.py").write_text(HEAD + source)
-    pinned, files = pin_models({"teacher": f"{folder}/mine.py:{function}"})
+    pinned, files = pin_models({"teachers": (f"{folder}/mine.py:{function}",)})
     keep_own(Layout(folder), files)
-    name: str = pinned["teacher"]
+    name: str = pinned["teachers"][0]
     return name
 
 
@@ -92,7 +92,7 @@ def test_a_name_has_the_digest_of_its_file(tmp_path):
 
 
 def test_names_of_the_catalogue_and_names_with_a_digest_stay():
-    given = {"teacher": "resnet20", "students": ["resnet8", "x.py:y@0123456789ab"], "epochs": 3}
+    given = {"teachers": ("resnet20",), "students": ["resnet8", "x.py:y@0123456789ab"], "epochs": 3}
     pinned, files = pin_models(given)
     assert pinned == {**given, "students": tuple(given["students"])}
     assert files == []
@@ -101,7 +101,7 @@ def test_names_of_the_catalogue_and_names_with_a_digest_stay():
 @pytest.mark.parametrize("name", ["mine.py", "mine.py:small", "a-b.py:f@0123456789ab", "x.py:f@0"])
 def test_a_name_that_is_not_whole_is_refused(name):
     with pytest.raises(ProtocolError, match=r"^a model of your own must be FILE\.py:FUNCTION"):
-        protocol(teacher=name)
+        protocol(teachers=(name,))
 
 
 def test_a_file_that_is_not_there_is_refused():
@@ -308,7 +308,7 @@ def test_a_function_may_come_from_a_module_beside_the_file(tmp_path):
 def test_imagenet_weights_for_a_model_of_the_user_are_refused(tmp_path):
     name = keep(tmp_path, GOOD.replace("small", "resnet50"), "resnet50")
     with pytest.raises(ProtocolError, match=r"no ImageNet weights for mine\.py:resnet50@"):
-        protocol(teacher=name, teacher_weights="pretrained")
+        protocol(teachers=(name,), teacher_weights=("pretrained",))
 
 
 def test_a_protocol_is_another_when_the_file_is(tmp_path):
@@ -386,7 +386,7 @@ def tried(
 ) -> dict[str, Any]:
     """Return the last event of the job that tries a model out, as teacher or as student."""
     name = keep(root, source)
-    models = {"teacher": name} if teacher else {"students": (name,)}
+    models = {"teachers": (name,)} if teacher else {"students": (name,)}
     [manifest] = (root / "cache" / "data").glob("*/manifest.json")
     given = protocol(**models, taps=("last1",), teacher_epochs=epochs, compile=compiled)
     job = ModelsJob(protocol=given, root=str(root), dataset=manifest.parent.name)

@@ -17,7 +17,7 @@ from tests.support.processes import python
 PROTOCOL = Protocol(
     dataset="cifar10",
     image_size=32,
-    teacher="resnet56",
+    teachers=("resnet56",),
     teacher_epochs=30,
     students=("resnet20",),
     epochs=30,
@@ -32,8 +32,8 @@ OTHERS: dict[str, Any] = {
     "validation_fraction": 0.2,
     "test_fraction": 0.3,
     "augment": "crop=4,flip,cutout=8",
-    "teacher": "resnet50",
-    "teacher_weights": "teacher.safetensors",
+    "teachers": ("resnet50",),
+    "teacher_weights": ("teacher.safetensors",),
     "teacher_epochs": 31,
     "teacher_optimizer": "adamw",
     "teacher_lr": 0.2,
@@ -170,9 +170,7 @@ def test_a_fraction_where_a_whole_number_belongs_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, 1, 1.5, True, [], ["cifar10"], {}, math.nan])
-@pytest.mark.parametrize(
-    "name", ["dataset", "augment", "teacher", "teacher_weights", "student_weights", "stem"]
-)
+@pytest.mark.parametrize("name", ["dataset", "augment", "student_weights", "stem"])
 def test_an_absurd_text_is_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{name} must be a text, got "):
         Protocol.from_json(altered(**{name: absurd}))
@@ -214,13 +212,13 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"dataset": "cifar10:"}, "cifar10: requires a path, as in cifar10:DIR, got 'cifar10:'"),
         ({"dataset": "digits:x"}, "digits takes no path, got 'digits:x'"),
         ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, digits"),
-        ({"teacher": "rasnet50"}, "unknown model 'rasnet50'; did you mean resnet50?"),
+        ({"teachers": ("rasnet50",)}, "unknown model 'rasnet50'; did you mean resnet50?"),
         ({"students": ("resnt20",)}, "unknown model 'resnt20'; did you mean resnet20?"),
         ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),
         ({"students": ("resnet18-w0.5",)}, "resnet18 has no width factor, got resnet18-w0.5"),
         ({"stem": "imagnet"}, "unknown stem 'imagnet'; did you mean imagenet?"),
         (
-            {"teacher_weights": "best.onnx"},
+            {"teacher_weights": ("best.onnx",)},
             "teacher_weights must be none, pretrained or a .safetensors, .pth or .pt file, got "
             "'best.onnx'",
         ),
@@ -250,7 +248,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"taps": ("a=b", "a=c")}, "taps must not repeat a module, got ('a=b', 'a=c')"),
         ({"taps": ("a=c", "b=c")}, "taps must not repeat a module, got ('a=c', 'b=c')"),
         (
-            {"teacher": "timm:a", "students": ("timm:b",), "taps": ("layer4",)},
+            {"teachers": ("timm:a",), "students": ("timm:b",), "taps": ("layer4",)},
             "taps must be names such as last1, or pairs such as layer4=blocks.5, got 'layer4'",
         ),
         ({"students": ()}, "students must name at least one, got ()"),
@@ -261,11 +259,11 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
             "resnet56 has no tap 'last4'; use --taps last1,last2,last3",
         ),
         (
-            {"teacher": "resnet50", "taps": ("last1", "last4")},
+            {"teachers": ("resnet50",), "taps": ("last1", "last4")},
             "resnet20 has no tap 'last4'; use --taps last1,last2,last3",
         ),
         (
-            {"teacher": "resnet50", "students": ("resnet18", "resnet20"), "taps": ("last4",)},
+            {"teachers": ("resnet50",), "students": ("resnet18", "resnet20"), "taps": ("last4",)},
             "resnet20 has no tap 'last4'; use --taps last1,last2,last3",
         ),
     ],
@@ -284,7 +282,7 @@ def test_the_first_student_is_the_one_that_learns_by_default() -> None:
 
 def test_a_tap_that_both_models_have_is_accepted() -> None:
     protocol = dataclasses.replace(
-        PROTOCOL, teacher="resnet50", students=("resnet18",), taps=("last4", "last1")
+        PROTOCOL, teachers=("resnet50",), students=("resnet18",), taps=("last4", "last1")
     )
     assert protocol.taps == ("last4", "last1")
 
@@ -294,7 +292,7 @@ def test_the_three_last_taps_of_models_of_the_catalogue_are_the_default() -> Non
     named = dataclasses.replace(PROTOCOL, taps=("last1", "last2", "last3"))
     assert named == dataclasses.replace(PROTOCOL, taps=())
     assert (named.taps, named.tap_names) == ((), ("last1", "last2", "last3"))
-    others = dataclasses.replace(PROTOCOL, teacher="timm:vit_tiny", taps=named.tap_names)
+    others = dataclasses.replace(PROTOCOL, teachers=("timm:vit_tiny",), taps=named.tap_names)
     assert others.taps == ("last1", "last2", "last3")  # which the model must have
 
 

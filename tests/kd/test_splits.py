@@ -14,7 +14,7 @@ from kd.protocol import Protocol
 PROTOCOL = Protocol(
     dataset="digits",
     image_size=8,
-    teacher="resnet20",
+    teachers=("resnet20",),
     teacher_epochs=1,
     students=("resnet8",),
     epochs=1,

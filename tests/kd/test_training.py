@@ -335,14 +335,14 @@ def chosen(path: str, choice: str) -> Recipe:
     return at(FULL, path, choice)
 
 
-def test_the_paths_below_are_all_fields_of_a_recipe_but_its_student() -> None:
-    """Whoever builds the student reads its name: `workers.runners.loading`.
+def test_the_paths_below_are_all_fields_of_a_recipe_but_its_models() -> None:
+    """Whoever builds student and teachers reads these: `workers.runners.loading`.
 
     The parameters that are a loss's own depend on the loss: see the test below.
     """
     paths = set()
     for field in dataclasses.fields(Recipe):
-        if field.name in ("student", "soft_parameters", "feature_parameters"):
+        if field.name in ("student", "teacher_shares", "soft_parameters", "feature_parameters"):
             continue
         inner = dataclasses.fields(Schedule) if field.name in ("temperature", "alpha") else ()
         paths |= {f"{field.name}.{each.name}" for each in inner} or {field.name}

@@ -1,6 +1,7 @@
 """Weights that a network starts from: checkpoints of many forms, and a head for other classes."""
 
 import argparse
+import logging
 import re
 import types
 from collections.abc import Callable
@@ -362,9 +363,12 @@ def test_timm_s_weights_arrive_but_for_the_head(
 
 
 def test_weights_of_timm_that_cannot_be_downloaded_are_one_line(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    hub = logging.getLogger("huggingface_hub.utils._http")
+
     def refuse(*args: object, **kwargs: object) -> None:
+        hub.warning("Retrying in 1s [Retry 1/5].")  # as it does for each of its attempts
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
@@ -372,6 +376,9 @@ def test_weights_of_timm_that_cannot_be_downloaded_are_one_line(
         make(TIMM, weights="pretrained")
     assert "of huggingface.co/timm/test_resnet" in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert caplog.messages == []
+    hub.warning("outside")
+    assert caplog.messages == ["outside"]
 
 
 def test_models_without_weights_say_so() -> None:

@@ -12,7 +12,7 @@ from reports.compute.edges import edge_parameters
 from reports.compute.findings import Findings, find
 from reports.read.data import ArmData, StudyData
 from storage.files.records import WarmStart, WarmTrial
-from tests.support.study_fixture import TRAIN
+from tests.support.study_fixture import TRAIN, with_teacher
 
 
 def caveats(data: StudyData, about: str) -> list[str]:
@@ -32,7 +32,7 @@ def test_models_that_are_not_above_naming_the_largest_class_are_named(data: Stud
     counts = np.bincount(data.labels)
     share = counts.max() / counts.sum()
     right = np.arange(80) < round(80 * share) + 1
-    low = replace(data, teacher_scores=right.astype(float))
+    low = with_teacher(data, scores=right.astype(float))
     [text] = caveats(low, "Predicting the largest class")
     assert f"gives {100 * share:.2f} %: the teacher ({100 * right.mean():.2f} %) is not" in text
     assert find(low).caveats[0] == text
@@ -61,14 +61,14 @@ def test_a_class_of_few_images_is_named_with_their_counts(data: StudyData) -> No
     ("changes", "named"),
     [
         ({}, []),
-        ({"teacher_weights": "pretrained", "teacher": "resnet18"}, []),
+        ({"teacher_weights": ("pretrained",), "teachers": ("resnet18",)}, []),
         (
-            {"teacher_weights": "pretrained", "teacher": "resnet18", "teacher_epochs": 0},
+            {"teacher_weights": ("pretrained",), "teachers": ("resnet18",), "teacher_epochs": 0},
             ["The teacher was not trained here: Retort"],
         ),
-        ({"teacher_weights": "/a/b.pth"}, ["The teacher starts from b.pth: Retort"]),
+        ({"teacher_weights": ("/a/b.pth",)}, ["The teacher starts from b.pth: Retort"]),
         (
-            {"teacher_weights": "/a/b.pth", "teacher_epochs": 0},
+            {"teacher_weights": ("/a/b.pth",), "teacher_epochs": 0},
             ["The teacher starts from b.pth, without training here: Retort"],
         ),
         (
@@ -91,19 +91,19 @@ def test_a_teacher_far_better_on_the_test_split_than_on_validation_is_named(
     data: StudyData,
 ) -> None:
     parts = {"validation": (100, 100), "test": (200, 200)}
-    told = replace(data, class_images=parts, finalists=(), teacher={"accuracy": 0.7})
-    assert caveats(replace(told, teacher_test={"accuracy": 0.84}), "standard errors") == []
-    [text] = caveats(replace(told, teacher_test={"accuracy": 0.9}), "standard errors")
+    told = with_teacher(replace(data, class_images=parts, finalists=()), info={"accuracy": 0.7})
+    assert caveats(with_teacher(told, test={"accuracy": 0.84}), "standard errors") == []
+    [text] = caveats(with_teacher(told, test={"accuracy": 0.9}), "standard errors")
     assert text == (  # pooled 5/6: sqrt(5/36 · (1/200 + 1/400)) = 0.0323
         "The teacher's accuracy is 90.00 % on 400 test images, but 70.00 % on 200 validation "
         "images: 20.00 points, or 6.2 standard errors. It may have seen the test images, or the "
         "two splits differ."
     )
-    worse = replace(told, teacher={"accuracy": 0.9}, teacher_test={"accuracy": 0.7})
+    worse = with_teacher(told, info={"accuracy": 0.9}, test={"accuracy": 0.7})
     assert caveats(worse, "standard errors") == []
-    assert caveats(replace(told, teacher_test={}), "standard errors") == []
+    assert caveats(with_teacher(told, test={}), "standard errors") == []
     few = replace(told, class_images={"validation": (2, 3), "test": (200, 200)})
-    low = replace(few, teacher={"accuracy": 0.0}, teacher_test={"accuracy": 0.4})
+    low = with_teacher(few, info={"accuracy": 0.0}, test={"accuracy": 0.4})
     assert caveats(low, "standard errors") == []
 
 
@@ -240,7 +240,7 @@ def test_caveats_name_what_is_known_to_be_weak(findings: Findings, data: StudyDa
     assert "With 6 seeds" in text
     assert "135 validation images" in text
     assert "1 trial of scheduled failed" in text
-    poor = replace(data, teacher_scores=np.zeros(80))
+    poor = with_teacher(data, scores=np.zeros(80))
     for weaker, caveat in (
         (poor, "no better on the test split"),
         (replace(data, seal=data.seal * 2), "was opened"),

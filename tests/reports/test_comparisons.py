@@ -20,7 +20,14 @@ from reports.write.page import key_figures
 from search_spaces.space import load_space
 from storage.files.layout import Layout
 from storage.files.records import Finalists, RunRecord
-from tests.support.study_fixture import Fabricated, Plan, drawn_figures, fabricate, read_report
+from tests.support.study_fixture import (
+    Fabricated,
+    Plan,
+    drawn_figures,
+    fabricate,
+    read_report,
+    with_teacher,
+)
 
 NO_FEATURES = {"feature_kind": "none", "feature_weight": 0.0, "feature_taps": ()}
 KL, NO_SOFT = ({"soft_kind": kind, "soft_parameters": {}} for kind in ("kl", "none"))
@@ -190,7 +197,7 @@ def test_arms_that_distil_are_compared_with_each_other_on_equal_budgets(tmp_path
 def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Findings) -> None:
     data = findings.data
     plain, tuned = (findings.standing(data.tuned(arm)) for arm in ("plain", "scheduled"))
-    gap = data.teacher_test["accuracy"] - plain.value
+    gap = data.teacher.test["accuracy"] - plain.value
     assert tuned.recovered == pytest.approx((tuned.value - plain.value) / gap)
     assert 0 < tuned.recovered < 1
     assert plain.recovered is None
@@ -203,14 +210,14 @@ def test_of_a_gap_that_may_be_chance_or_is_below_the_margin_no_share_is_given(
     plain = data.tuned("plain")
     ahead = plain.runs[0].correct.copy()
     ahead[np.flatnonzero(~ahead)[:5]] = True
-    chance = replace(data, teacher_scores=ahead)
+    chance = with_teacher(data, scores=ahead)
     lead = minus_teacher(chance, plain)
     assert 100 * lead.mean < -data.protocol.margin < 0 < lead.high
     for close in (
         chance,
         replace(data, protocol=replace(data.protocol, margin=20.0)),
-        replace(data, teacher_scores=None),
-        replace(data, teacher_scores=np.arange(449) < 224),  # worse than the student
+        with_teacher(data, scores=None),
+        with_teacher(data, scores=np.arange(449) < 224),  # worse than the student
     ):
         found = find(close)
         assert all(one.recovered is None for one in found.standings)

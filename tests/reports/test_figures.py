@@ -250,12 +250,12 @@ def test_the_title_of_costs_states_how_much_smaller_and_faster_the_student_is(
     assert "5.1 times as fast" in title
     tuned = data.tuned("scheduled")
     correct = np.stack([run.correct for run in tuned.runs if run.correct is not None])
-    gap = paired_difference(correct, np.broadcast_to(data.teacher_scores, correct.shape))
+    gap = paired_difference(correct, np.broadcast_to(data.teacher.scores, correct.shape))
     within = f"(95 % interval {data.measure.interval(gap.low, gap.high)})"
     assert gap.low < 0 < gap.high
     chance = f"within chance of it: {points(gap.mean, sign=True)} points {within}"
     assert title.endswith(chance)
-    always = replace(data, teacher_scores=np.ones_like(data.teacher_scores))
+    always = replace(data, teacher_scores=np.ones_like(data.teacher.scores))
     below = 1 - np.mean(tuned.values)
     assert (
         f"and is {points(below)} points below it (95 % interval "

@@ -123,7 +123,7 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
 ) -> None:
     digest = "f51b6816a22c"
     teacher, student = f"convnext.py:teacher@{digest}", f"convnext.py:student@{digest}"
-    protocol = replace(findings.data.protocol, teacher=teacher, students=(student, "resnet8"))
+    protocol = replace(findings.data.protocol, teachers=(teacher,), students=(student, "resnet8"))
     page = render_page(find(replace(findings.data, protocol=protocol)))
     first = page[page.index('<header id="result">') : page.index('<section id="ledger">')]
     assert "convnext.py:teacher" in first

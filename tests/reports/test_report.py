@@ -18,6 +18,7 @@ from reports.compute.findings import Findings, find
 from reports.draw.tables import comparison_table
 from reports.read.collect import collect
 from reports.read.data import StudyData
+from reports.read.teachers import TeacherData
 from reports.write import report as report_module
 from reports.write.page import render_page
 from reports.write.report import write_report
@@ -60,14 +61,14 @@ def test_the_comparison_table_has_interval_and_number_of_seeds(findings: Finding
 
 
 def test_the_teachers_interval_is_over_images_alone(findings: Findings) -> None:
-    right = round(findings.data.teacher_test["accuracy"] * 449)
+    right = round(findings.data.teacher.test["accuracy"] * 449)
     found = binomtest(right, 449).proportion_ci(0.95, "wilson")
     assert findings.data.teacher_interval == pytest.approx((found.low, found.high))
 
 
 def test_fidelity_is_computed_from_the_logits_of_student_and_teacher(made: Fabricated) -> None:
     finalist = read_report(made)["finalists"][0]
-    teacher = load_file(made.study.teacher_test.predictions)["logits"]
+    teacher = load_file(made.study.teacher_test().predictions)["logits"]
     runs = [made.study.confirmation(finalist["name"], one) for one in range(6)]
     students = [load_file(run.predictions)["logits"] for run in runs]
     agreement = np.mean([student.argmax(1) == teacher.argmax(1) for student in students])
@@ -255,7 +256,7 @@ def test_a_study_before_its_first_trial_has_a_report(data: StudyData) -> None:
         selection=(),
         seal=(),
         costs=None,
-        teacher_test={},
+        teachers=(TeacherData(role="teacher", model="resnet14", info={}, test={}),),
         seeds=0,
     )
     page = render_page(find(empty))

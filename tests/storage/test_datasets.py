@@ -25,7 +25,7 @@ from storage.files.tensors import write_tensors
 DIGITS = Protocol(
     dataset="digits",
     image_size=8,
-    teacher="resnet20",
+    teachers=("resnet20",),
     teacher_epochs=1,
     students=("resnet8",),
     epochs=1,

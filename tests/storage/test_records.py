@@ -88,8 +88,8 @@ SETTINGS = StudySettings(
     lag=4,
     storage="",
     dataset="d",
-    teacher="t",
-    shards="s",
+    teachers=("t",),
+    shards=("s",),
     cache="all",
     created="2026-01-01T00:00:00+00:00",
     command=["study.py", "--trials", "3"],
@@ -236,8 +236,11 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
         *((FINALIST, {"name": name}, "is named by its folder, got ") for name in OUTSIDE),
         *((FINALIST, {"arm": name}, "is named by its folder, got ") for name in OUTSIDE),
         *((SETTINGS, {"dataset": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
-        *((SETTINGS, {"teacher": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
-        *((SETTINGS, {"shards": name}, "is named by its folder, got ") for name in OUTSIDE[1:]),
+        *(
+            (SETTINGS, {many: (name,)}, "is named by its folder, got ")
+            for many in ("teachers", "shards")
+            for name in OUTSIDE[1:]
+        ),
         (SETTINGS, {"arms": ["plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "plain"]}, "each arm has one search space, got "),
         (SETTINGS, {"arms": ["mine", "plain", "other"]}, "each arm has one search space, got "),

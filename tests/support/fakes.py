@@ -28,7 +28,7 @@ from workers.jobs import Job, JobContext, TrainJob
 from workers.pools.worker_pool import Pool, WorkerPool
 
 HORIZON = 8
-FINGERPRINTS = {"dataset": "d" * 16, "teacher": "e" * 16, "shards": "f" * 16, "cache": "all"}
+FINGERPRINTS = {"dataset": "d" * 16, "teachers": ("e" * 16,), "shards": ("f" * 16,), "cache": "all"}
 Objective = Callable[[TrainJob], Iterable[Event]]
 
 
@@ -40,7 +40,7 @@ def protocol(**changed: Any) -> Protocol:
     fields: dict[str, Any] = {
         "dataset": "digits",
         "image_size": 8,
-        "teacher": "resnet8",
+        "teachers": ("resnet8",),
         "teacher_epochs": 1,
         "students": ("resnet8-w0.25",),
         "epochs": HORIZON,

@@ -28,19 +28,17 @@ class Ground:
     root: Path
     protocol: Protocol
     dataset: str = ""
-    teacher: str = ""
-    shards: str = ""
+    teachers: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
     cache: str = "all"
 
     @classmethod
     def prepare(cls, root: Path) -> Self:
         """Prepare a data set, a teacher, projections and two shards."""
         ground = cls(root, protocol())
-        kinds = {"dataset": PrepareJob, "teacher": TeacherJob, "shards": ProjectionJob}
-        for name, kind in kinds.items():
-            found, _ = run(InlinePool(), ground.job(kind))
-            assert isinstance(found, Result), found
-            ground = replace(ground, **{name: found[name]})
+        ground = replace(ground, dataset=ground.made(PrepareJob)["dataset"])
+        ground = replace(ground, teachers=(ground.made(TeacherJob)["teacher"],))
+        ground = replace(ground, shards=(ground.made(ProjectionJob)["shards"],))
         for view in (0, 1):
             assert isinstance(run(InlinePool(), ground.shard(view))[0], Result)
         return ground
@@ -48,6 +46,12 @@ class Ground:
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
+
+    def made(self, kind: type[Job]) -> Result:
+        """Run a job and return its result."""
+        found, _ = run(InlinePool(), self.job(kind))
+        assert isinstance(found, Result), found
+        return found
 
     def job(self, kind: type[J], **changes: Any) -> J:
         given = {**vars(self), "root": str(self.root), **changes}

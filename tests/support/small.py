@@ -43,7 +43,7 @@ def protocol(**changes: Any) -> Protocol:
         "image_size": SIZE,
         "train_size": 60,
         "augment": AUGMENT,
-        "teacher": TEACHER,
+        "teachers": (TEACHER,),
         "teacher_epochs": 2,
         "students": (STUDENT,),
         "epochs": 2,

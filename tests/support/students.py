@@ -17,9 +17,9 @@ CLASSES = 5
 def kept(root: Path, source: str, function: str) -> str:
     """Keep a file as a study in `root` does; return the name of the model in its protocol."""
     (root / "mine.py").write_text(source)
-    pinned, files = pin_models({"teacher": f"{root}/mine.py:{function}"})
+    pinned, files = pin_models({"teachers": (f"{root}/mine.py:{function}",)})
     keep_own(Layout(root), files)
-    return str(pinned["teacher"])
+    return str(pinned["teachers"][0])
 
 
 def student(root: Path, name: str, inputs: Inputs, seed: int = 3) -> Network:

@@ -105,7 +105,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
     protocol = Protocol(
         dataset="digits",
         image_size=8,
-        teacher="resnet14",
+        teachers=("resnet14",),
         teacher_epochs=30,
         students=("resnet8-w0.25",),
         epochs=plan.epochs,
@@ -147,8 +147,8 @@ def _settings(plan: Plan) -> StudySettings:
         lag=4,
         storage="",
         dataset=plan.dataset,
-        teacher="7e7e7e7e7e7e7e7e",
-        shards="5a5a5a5a5a5a5a5a",
+        teachers=("7e7e7e7e7e7e7e7e",),
+        shards=("5a5a5a5a5a5a5a5a",),
         cache=plan.cache,
         created="2026-03-01T09:30:00+00:00",
         command=["python", "study.py", "--trials", str(plan.trials), "--name", plan.name],
@@ -180,8 +180,8 @@ def _write_cache(made: Fabricated) -> None:
     write_arrays(folder / "test.safetensors", {"inputs": _images(plan), "labels": _labels(plan)})
     _write_artifact(folder, "dataset", info)
     teacher = {"accuracy": 0.985, "nll": 0.061, "ece": 0.011, "seconds": 71.3, "epochs": 30}
-    _write_artifact(layout.teacher(settings.teacher), "teacher", teacher)
-    shards = layout.shards(settings.shards)
+    _write_artifact(layout.teacher(settings.teachers[0]), "teacher", teacher)
+    shards = layout.shards(settings.shards[0])
     _write_artifact(shards, "shards", {"sizes": {}, "taps": {}})
     for k in range(made.protocol.view_count):
         view = shards / f"view-{k:05d}"
@@ -412,7 +412,7 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
     ease = generator.normal(0, 1, plan.images)
     labels = _labels(plan)
     logits = _logits(0.982, ease, labels, _generator(plan, "teacher"))
-    test = made.study.teacher_test
+    test = made.study.teacher_test()
     test.folder.mkdir(parents=True, exist_ok=True)
     write_arrays(test.predictions, {"logits": logits, "labels": labels})
     scores = _scores(logits, labels)
@@ -528,3 +528,8 @@ def drawn_figures(findings: Findings) -> dict[str, Figure]:
 def read_report(made: Fabricated) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(made.study.report_json.read_text(encoding="utf-8"))
     return report
+
+
+def with_teacher(data: StudyData, **changes: Any) -> StudyData:
+    """Return a study with one teacher whose fields are changed."""
+    return replace(data, teachers=(replace(data.teacher, **changes),))

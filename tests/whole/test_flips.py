@@ -187,7 +187,7 @@ def test_predictions_that_are_gone_are_missed_and_made_again(tiny_study, root, c
     assert report(root, capsys) == (0, "")
     missing = results(root)["report"]["study"]["missing"]
     assert any(line.startswith("1 of 1 runs of") for line in missing)
-    runs.teacher_test.predictions.unlink()
+    runs.teacher_test().predictions.unlink()
     succeed(root, capsys)
     assert without_openings(root) == without_openings(tiny_study)
 

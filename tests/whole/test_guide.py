@@ -79,6 +79,8 @@ def follow(title: str, name: str) -> StudyLayout:
         runpy.run_path(str(writer))
     for arguments in commands(title):
         tiny = (TINY if arguments[0].startswith("-") else "--workers inline").split()
+        if "--teacher-epochs" in arguments:  # 0: it is taken as it is
+            tiny = changed(tiny, ["--teacher-epochs", "0"])
         assert main(changed(arguments, tiny)) == 0
     return Layout(Path("runs")).study(name)
 
@@ -162,6 +164,22 @@ def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):
     read = read_folder(Path("album"), 8, lambda done, total: None).inputs[:1]
     assert torch.equal(made["images"], torch.from_numpy(read) / 255)
     assert capsys.readouterr().out.strip() in manifest["info"]["classes"]
+
+
+def test_several_teachers_and_a_student_that_becomes_the_teacher_of_another(capsys):
+    paths = follow("Several teachers, and an assistant", "small")
+    both = report_of(Layout(Path("runs")).study("both"))
+    assert [one["model"] for one in both["teachers"]] == ["resnet20", "resnet14-w2"]
+    said, [teacher] = capsys.readouterr().out, report_of(paths)["teachers"]
+    weights = Path("assistant/student.safetensors").resolve()
+    assert f"tensors of {weights} loaded\n" in said
+    assert (teacher["model"], teacher["epochs"]) == ("resnet20", 0)
+    assistant = report_of(Layout(Path("runs")).study("assistant"))
+    card = Path("assistant/README.md").read_text()
+    assert "by distillation from resnet56" in card
+    tested = [one for one in assistant["finalists"] if one["name"] in card]
+    assert teacher["test"]["accuracy"] in [value for one in tested for value in one["test_values"]]
+    assert any("starts from student.safetensors" in one for one in report_of(paths)["caveats"])
 
 
 def write(path: str, image: Image.Image, rotation: int = 1) -> None:

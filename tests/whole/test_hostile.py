@@ -262,10 +262,10 @@ def test_forged_weights_are_refused(forged, tiny_study, change: str) -> None:
     root = folder.parents[2]
     dataset = next((root / "cache" / "data").iterdir()).name
     given = JobContext(
-        protocol=protocol(teacher="resnet8-w0.25"),
+        protocol=protocol(teachers=("resnet8-w0.25",)),
         root=str(root),
         dataset=dataset,
-        teacher=folder.name,
+        teachers=(folder.name,),
     )
     with pytest.raises(ArtifactError, match=r"does not fit resnet8-w0\.25") as raised:
         load_teacher(given)
@@ -366,7 +366,7 @@ ABSURD: dict[str, Any] = {
     "train_size": -1,
     "validation_fraction": "0.1",
     "test_fraction": 1e308,
-    "teacher": ["resnet8"],
+    "teachers": [["resnet8"]],
     "teacher_weights": "/etc/passwd",
     "students": ["../../etc/passwd"],
     "max_latency_ms": "fast",

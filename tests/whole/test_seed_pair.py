@@ -256,7 +256,7 @@ def ran(request: pytest.FixtureRequest, ground: tuple[Path, dict[str, Tensor]]) 
 
 @pytest.mark.slow
 def test_the_teacher_was_fine_tuned_from_the_imagenet_weights(ran):
-    folder = ran.layout.teacher(ran.settings.teacher)
+    folder = ran.layout.teacher(ran.settings.teachers[0])
     tuned = map_tensors(folder / "weights.safetensors")
     assert {f"body.{name}" for name in ran.begun} == set(tuned)
     assert ran.begun["fc.weight"].shape == (CLASSES, 2048)
@@ -270,7 +270,7 @@ def test_the_teacher_was_fine_tuned_from_the_imagenet_weights(ran):
 
 @pytest.mark.slow
 def test_shards_hold_every_stage_of_the_teacher_for_every_image(ran):
-    folder = ran.layout.shards(ran.settings.shards)
+    folder = ran.layout.shards(ran.settings.shards[0])
     projections, _ = read_projections(folder)
     shard = map_tensors(view_folder(folder, 0) / "reading.safetensors")
     assert shard["logits"].shape == (TRAIN, CLASSES)

@@ -207,7 +207,7 @@ def test_the_card_states_verdict_choice_figures_and_provenance(finished, exporte
         "| parameters | 5142 |",
         "latency of a batch of 256, ms",
         settings.dataset,
-        settings.teacher,
+        *settings.teachers,
         settings.versions["torch"],
         "## Limits",
     ):
@@ -411,7 +411,7 @@ def small(classes, channels):
 def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any, Any]:
     """Export a model of the user's own; return it and the module that its student.py loads."""
     (folder / "mine.py").write_text(OWN.format(answer=answer, tied=tied))
-    pinned, files = pin_models({"teacher": f"{folder}/mine.py:small"})
+    pinned, files = pin_models({"teachers": (f"{folder}/mine.py:small",)})
     layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
     keep_own(layout, files)
     name = str(pinned["teacher"])

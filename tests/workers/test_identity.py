@@ -36,8 +36,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "validation_fraction": (0.2, DATA),
     "test_fraction": (0.3, DATA),
     "augment": ("crop=2,flip", TEACHER),
-    "teacher": ("resnet14", TEACHER),
-    "teacher_weights": ("weights.safetensors", TEACHER),
+    "teachers": (("resnet14",), TEACHER),
+    "teacher_weights": (("weights.safetensors",), TEACHER),
     "teacher_epochs": (3, TEACHER),
     "teacher_optimizer": ("adamw", TEACHER),
     "teacher_lr": (0.05, TEACHER),
@@ -127,7 +127,7 @@ def test_the_weights_that_a_teacher_starts_from_are_named_by_their_content(tmp_p
         path = tmp_path / folder / "weights.safetensors"
         path.parent.mkdir()
         path.write_bytes(content)
-        tuning = Tuning.of(protocol(teacher_weights=str(path)))
+        tuning = Tuning.of(protocol(teacher_weights=(str(path),)))
         found.add(fingerprint(teacher_identity(tuning, "d")))
     assert len(found) == 2
 

@@ -176,11 +176,11 @@ def test_preparing_states_how_far_it_is(tmp_path) -> None:
 
 
 def test_the_teacher_is_found_the_second_time(prepared: Ground) -> None:
-    first = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher")
+    first = read_manifest(prepared.layout.teacher(prepared.teachers[0]), "teacher")
     events = run(prepared.job(TeacherJob))
     assert history(events) == []
     assert events[-1]["found"]
-    assert events[-1]["teacher"] == prepared.teacher
+    assert events[-1]["teacher"] == prepared.teachers[0]
     assert read_manifest(first.folder, "teacher") == first
 
 
@@ -212,7 +212,7 @@ def change_images(ready: Ground, part: str) -> None:
 
 def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ground) -> None:
     def weights() -> str:
-        folder = ready.layout.teacher(ready.teacher)
+        folder = ready.layout.teacher(ready.teachers[0])
         return read_manifest(folder, "teacher").files["weights.safetensors"]
 
     before = weights()
@@ -229,13 +229,13 @@ def test_the_teacher_is_trained_on_the_training_split_alone(ready: Ground) -> No
 
 def test_another_teacher_has_another_place(ready: Ground) -> None:
     other = result(ready.job(TeacherJob, protocol=protocol(teacher_lr=0.05)))
-    assert other["teacher"] != ready.teacher
+    assert other["teacher"] != ready.teachers[0]
     same = result(ready.job(TeacherJob, protocol=protocol(students=("resnet8",), margin=1.0)))
-    assert same["teacher"] == ready.teacher
+    assert same["teacher"] == ready.teachers[0]
 
 
 def test_a_teacher_that_was_stopped_continues_and_comes_out_the_same(ready: Ground) -> None:
-    folder = ready.layout.teacher(ready.teacher)
+    folder = ready.layout.teacher(ready.teachers[0])
     whole = dict(map_tensors(folder / "weights.safetensors"))
     shutil.rmtree(folder)
     *said, last = run(ready.job(TeacherJob), StopAfter(5))  # amid the second epoch of three steps
@@ -256,13 +256,13 @@ def test_a_teacher_has_its_own_optimizer_and_no_average(ready: Ground) -> None:
 
 
 def test_a_damaged_teacher_is_refused(ready: Ground) -> None:
-    flip(ready.layout.teacher(ready.teacher) / "weights.safetensors")
+    flip(ready.layout.teacher(ready.teachers[0]) / "weights.safetensors")
     assert "weights.safetensors differs from its manifest" in failure(ready.job(TeacherJob))
 
 
 def test_weights_of_another_model_are_refused(ready: Ground) -> None:
     other = build(STUDENT, classes=10, inputs=square(), stem="cifar", seed=0)
-    path = ready.layout.teacher(ready.teacher) / "weights.safetensors"
+    path = ready.layout.teacher(ready.teachers[0]) / "weights.safetensors"
     write_tensors(path, other.state_dict())
     with pytest.raises(ArtifactError, match=f"does not fit {TEACHER}: ") as raised:
         load_teacher(ready.job(TeacherJob))
@@ -284,14 +284,14 @@ def live_reading(ready: Ground, k: int) -> TeacherReading:
 def test_the_cache_is_begun_once_and_named_by_what_it_is_made_from(
     prepared: Ground, monkeypatch
 ) -> None:
-    identity = read_manifest(prepared.layout.shards(prepared.shards), "shards").identity
-    weights = read_manifest(prepared.layout.teacher(prepared.teacher), "teacher").files
+    identity = read_manifest(prepared.layout.shards(prepared.shards[0]), "shards").identity
+    weights = read_manifest(prepared.layout.teacher(prepared.teachers[0]), "teacher").files
     assert identity["teacher"] == weights["weights.safetensors"]
     assert identity["dataset"] == prepared.dataset
     assert identity["augment"] == "crop=1,flip,cutout=2"
     assert identity["taps"] == ["last1", "last2", "last3"]
     monkeypatch.setattr("workers.runners.caching.fit_projections", None)
-    assert result(prepared.job(ProjectionJob))["shards"] == prepared.shards
+    assert result(prepared.job(ProjectionJob))["shards"] == prepared.shards[0]
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_another_augmentation_or_other_taps_have_another_cache(
     ready: Ground, changes: dict[str, Any]
 ) -> None:
     other = result(ready.job(ProjectionJob, protocol=protocol(**changes)))["shards"]
-    assert other != ready.shards
+    assert other != ready.shards[0]
 
 
 def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
     sizes = result(prepared.job(ProjectionJob))["sizes"]
-    folder = view_folder(prepared.layout.shards(prepared.shards), 0)
+    folder = view_folder(prepared.layout.shards(prepared.shards[0]), 0)
     tensors = map_tensors(folder / shards.READING)
     bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     assert sizes == {
@@ -316,7 +316,7 @@ def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
 
 
 def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> None:
-    folder = prepared.layout.shards(prepared.shards)
+    folder = prepared.layout.shards(prepared.shards[0])
     network = load_teacher(prepared.job(TeacherJob))
     validation = open_part(prepared.layout.dataset(prepared.dataset), "validation")
     projections, logits = shards.read_projections(folder)
@@ -326,7 +326,7 @@ def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> No
 
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_shard_is_the_reading_of_the_view_by_the_teacher(prepared: Ground, k: int) -> None:
-    cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards), CPU)
+    cached = shards.CachedTeacher(prepared.layout.shards(prepared.shards[0]), CPU)
     kept = cached.read(k, torch.arange(60), torch.empty(0), prepared.protocol.tap_names)
     fresh = live_reading(prepared, k)
     assert torch.equal(kept.logits, fresh.logits)
@@ -354,7 +354,7 @@ def test_teacher_and_student_see_the_same_pixels(ready: Ground, monkeypatch) -> 
 
 
 def test_a_shard_of_logits_alone_holds_no_features(ready: Ground) -> None:
-    folder = ready.layout.shards(ready.shards)
+    folder = ready.layout.shards(ready.shards[0])
     events = run(ready.shard(2, features=False))
     assert [event for event in events if isinstance(event, Progress)] == [
         Progress(done=60, total=60)
@@ -366,7 +366,7 @@ def test_a_shard_of_logits_alone_holds_no_features(ready: Ground) -> None:
 
 def test_a_stopped_shard_leaves_nothing(ready: Ground) -> None:
     assert run(ready.shard(2), lambda: True) == [Stopped()]
-    assert not view_folder(ready.layout.shards(ready.shards), 2).exists()
+    assert not view_folder(ready.layout.shards(ready.shards[0]), 2).exists()
 
 
 def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -> None:
@@ -376,7 +376,7 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -
 
 
 def test_verifying_finds_a_flipped_byte(ready: Ground) -> None:
-    folder = view_folder(ready.layout.shards(ready.shards), 0)
+    folder = view_folder(ready.layout.shards(ready.shards[0]), 0)
     flip(folder / shards.READING)
     assert "reading.safetensors differs from its manifest" in failure(verify(ready, 0))
     assert result(verify(ready, 1))["difference"] < 1e-3
@@ -534,7 +534,7 @@ def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ground) 
     logits = run(ready.train(DISTILLED, "logits", cache="logits"))
     assert isinstance(logits[-1], Result)
     for k in (0, 1):
-        shutil.rmtree(view_folder(ready.layout.shards(ready.shards), k))
+        shutil.rmtree(view_folder(ready.layout.shards(ready.shards[0]), k))
     for cache in ("all", "logits", "none"):
         assert history(run(ready.train(PLAIN, cache, cache=cache))) == expected[PLAIN]
     assert all(metrics.agreement is not None for metrics in expected[PLAIN])

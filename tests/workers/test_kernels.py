@@ -352,7 +352,7 @@ def test_the_test_process_ends_when_its_parent_does(job: KernelsJob) -> None:
         assert process.stdin
         assert process.stdout
         wide = replace(
-            job, protocol=replace(job.protocol, teacher="resnet152", students=("resnet152",))
+            job, protocol=replace(job.protocol, teachers=("resnet152",), students=("resnet152",))
         )
         process.stdin.write(json.dumps(to_wire(wide)) + "\n")
         process.stdin.flush()

@@ -48,7 +48,7 @@ def test_models_of_the_catalogue_have_the_last_three(digits: Ground) -> None:
         f"last{depth}": {"teacher": f"layer{4 - depth}", "resnet8-w0.125": f"layer{4 - depth}"}
         for depth in (1, 2, 3)
     }
-    found = taps(digits, teacher="resnet18", students=("vgg11_bn",))
+    found = taps(digits, teachers=("resnet18",), students=("vgg11_bn",))
     assert list(found) == ["last1", "last2", "last3"]
 
 
@@ -97,10 +97,12 @@ def test_a_module_that_a_model_lacks_is_refused_in_a_line(
 @timm
 def test_models_of_a_library_have_the_taps_that_are_found_in_all(digits: Ground) -> None:
     """A vision transformer has one size of maps."""
-    assert taps(digits, teacher="timm:test_vit") == {
+    assert taps(digits, teachers=("timm:test_vit",)) == {
         "last1": {"teacher": "norm", "resnet8-w0.125": "layer3"}
     }
-    found = taps(digits, teacher="resnet18", students=("timm:test_convnext", "timm:test_resnet"))
+    found = taps(
+        digits, teachers=("resnet18",), students=("timm:test_convnext", "timm:test_resnet")
+    )
     assert found["last3"] == {
         "teacher": "layer2",
         "timm:test_convnext": "stages.0",
@@ -153,7 +155,7 @@ def identity(ground: Ground, **changes: Any) -> Any:
         event, _ = run(InlinePool(), ground.job(kind, protocol=given))
         assert isinstance(event, Result), event
         ground = replace(ground, **{name: event[name]})
-    return read_manifest(ground.layout.shards(ground.shards), "shards").identity["taps"]
+    return read_manifest(ground.layout.shards(ground.shards[0]), "shards").identity["taps"]
 
 
 def test_a_cache_is_identified_by_the_modules_of_the_teacher_alone(digits: Ground) -> None:
@@ -171,22 +173,22 @@ def test_the_cache_of_a_teacher_of_a_library_knows_the_layout_of_its_taps(
     digits: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tap = {"tap": "last1", "path": "norm", "layout": "tokens", "prefix": 1}
-    assert identity(digits, teacher="timm:test_vit", taps=("last1",)) == [tap]
+    assert identity(digits, teachers=("timm:test_vit",), taps=("last1",)) == [tap]
     other = Tap("blocks.0", "tokens", 1)
     monkeypatch.setattr("kd.models.build.discover", lambda body, inputs: (other,))
-    found = identity(digits, teacher="timm:test_vit", taps=("last1",))
+    found = identity(digits, teachers=("timm:test_vit",), taps=("last1",))
     assert found == [{**tap, "path": "blocks.0"}]
 
 
 def test_without_taps_the_cache_has_logits_alone(digits: Ground, linear: str) -> None:
     ground = digits
-    given = protocol(image_size=32, teacher=linear, teacher_epochs=0)
+    given = protocol(image_size=32, teachers=(linear,), teacher_epochs=0)
     event, _ = run(InlinePool(), ground.job(TeacherJob, protocol=given))
     assert isinstance(event, Result), event
-    ground = replace(ground, teacher=event["teacher"])
+    ground = replace(ground, teachers=(event["teacher"],))
     event, _ = run(InlinePool(), ground.job(ProjectionJob, protocol=given, taps=()))
     assert isinstance(event, Result), event
-    ground = replace(ground, shards=event["shards"])
+    ground = replace(ground, shards=(event["shards"],))
     assert event["sizes"] == {"logits": 4 * 10 * 60, "features": 0}
     done, _ = run(InlinePool(), ground.shard(protocol=given, taps=()))
     assert isinstance(done, Result), done

@@ -33,7 +33,7 @@ DIED = failed("WorkerError", "worker 7 died with exit code -9")
 
 
 def job(name: str = "d") -> CostJob:
-    return CostJob(protocol=protocol(), root="runs", dataset=name, teacher="t")
+    return CostJob(protocol=protocol(), root="runs", dataset=name, teachers=("t",))
 
 
 def begun(pool: AnyJobPool, keys: str = "a") -> WorkerPool:

@@ -297,6 +297,46 @@ def test_workers_leave_when_their_supervisor_is_killed(ground, tmp_path):
             assert other(PATIENCE)
 
 
+SHOWING_PROGRESS = """
+from torch import nn
+from tqdm import tqdm
+
+def small(classes, channels):
+    tqdm(disable=True)  # as torch.compile does
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+"""
+
+CLOSING = """
+import json, sys
+from tests.support.ground import run
+from workers.jobs import job_from_wire
+from workers.pools.local import LocalPool
+
+if __name__ == "__main__":
+    pool = LocalPool(1)
+    pool.start()
+    print(run(pool, job_from_wire(json.loads(sys.argv[1])))[0].reason)
+    pool.close()
+"""
+
+
+def test_a_worker_leaves_no_semaphore_behind_of_which_python_would_warn(ground, tmp_path):
+    (tmp_path / "mine.py").write_text(SHOWING_PROGRESS)
+    (tmp_path / "closing.py").write_text(CLOSING)
+    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    keep_own(Layout(ground.root), files)
+    job = ground.job(ModelsJob, protocol=replace(PROTOCOL, **pinned))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "closing.py", json.dumps(to_wire(job))],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "has the lazy layer" in done.stdout  # so the function has run
+    assert done.stderr == ""
+
+
 def leave(*arguments: object) -> None:
     """The life of a worker that cannot start."""
     os._exit(3)

@@ -4,6 +4,7 @@ A worker runs jobs until it is closed. It exits at once when the supervisor dies
 the end of a pipe that only the supervisor holds open. The server has touched no device.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -197,6 +199,7 @@ def _without_main() -> Iterator[None]:
 def serve(connection: Connection, lifeline: Connection, slot: int, workers: int) -> None:
     """Run as worker `slot` of `workers`: send a greeting, then run the jobs that arrive."""
     threading.Thread(target=_exit_after, args=(lifeline,), daemon=True).start()
+    _keep_locks_within_the_process()
     from workers.device import accelerator_count, choose_device
     from workers.execute import execute_message
 
@@ -209,6 +212,16 @@ def serve(connection: Connection, lifeline: Connection, slot: int, workers: int)
         stopped = _StopRequest(connection, message["ticket"])
         report = partial(_report, connection, message["ticket"])
         execute_message(message["job"], device, stopped, report)
+
+
+def _keep_locks_within_the_process() -> None:
+    """Compiling and the ONNX export use tqdm, whose default lock would outlive a worker.
+
+    It is a semaphore of the system, which a worker that exits at once leaves behind, and of which
+    Python warns when the study ends.
+    """
+    if find_spec("tqdm"):
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 class _StopRequest:

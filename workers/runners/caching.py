@@ -31,9 +31,10 @@ CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend o
 def run_projections(
     job: ProjectionJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
-    """Fit the projections and begin the cache, unless that has been done."""
+    """Fit a teacher's projections and begin its cache, unless that has been done."""
+    job = job.alone
     protocol, layout = job.protocol, job.layout
-    weights = layout.teacher_weights(job.teacher)
+    weights = layout.teacher_weights(job.teachers[0])
     checksum = read_manifest(weights.parent, "teacher").files[weights.name]
     inputs = received_inputs(job, protocol.teacher, teacher=True)
     identity = shards_identity(protocol, job.dataset, checksum, teacher_modules(job), inputs)
@@ -90,8 +91,8 @@ def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection])
 
 def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Cache the teacher's readings of one view; a lock lets only one worker make it."""
-    started = time.perf_counter()
-    folder = job.layout.shards(job.shards)
+    started, job = time.perf_counter(), job.alone
+    folder = job.layout.shards(job.shards[0])
     target = view_folder(folder, job.view)
     missing = not is_finished(target)
     with locked(lock_of(target), wait=True):
@@ -135,12 +136,13 @@ def _read_rows(
 
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Compare random rows of a shard with the teacher's present output."""
+    """Compare random rows of a shard with its teacher's present output."""
+    job = job.alone
     data, _ = open_parts(job, device)
     live = load_live_teacher(job, device)
     generator = torch.Generator().manual_seed(derive_seed(job.protocol.seed, "verify", job.view))
     index = torch.randperm(len(data), generator=generator)[: job.rows].sort().values
-    folder = job.layout.shards(job.shards)
+    folder = job.layout.shards(job.shards[0])
     verify_shard(folder, job.view)
     taps = cached_taps(folder, job.view)
     kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)

@@ -8,10 +8,8 @@ import importlib
 import math
 import runpy
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +233,6 @@ def _first_cause(error: BaseException) -> str:
 @torch.no_grad()
 def _write_onnx(path: Path, student: nn.Module, name: str, values: Tensor) -> None:
     """Write the graph of a student, whose input is called `name`; `values` are examples of it."""
-    _keep_locks_within_the_process()
     torch.onnx.export(
         student,
         (values[:2],),
@@ -246,12 +243,6 @@ def _write_onnx(path: Path, student: nn.Module, name: str, values: Tensor) -> No
         external_data=False,
         verbose=False,
     )
-
-
-def _keep_locks_within_the_process() -> None:
-    """Torch shows progress with tqdm, whose default lock would outlive a worker."""
-    if find_spec("tqdm"):
-        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:

@@ -98,7 +98,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "torch": torch.__version__,
         "given": _STARTED_WITH,
         "dataset": job.dataset,
-        "models": [protocol.teacher, *protocol.students],
+        "models": [*protocol.models],
         "stem": protocol.stem,
         "image_size": protocol.image_size,
         "teacher_size": protocol.teacher_size,
@@ -230,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(job.protocol.threads)
     send("ready")
     try:
-        for name in (job.protocol.teacher, *job.protocol.students):
+        for name in job.protocol.models:
             send("network", name)
             _test_network(job, name, lambda case: send("begun", case))
     except kernels.WrongKernelError as error:

@@ -13,6 +13,7 @@ from kd.models.pixels import received
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
+from kd.training.several_teachers import AveragedTeacher
 from kd.training.teacher import LiveTeacher, TeacherSource
 from storage.files import shards
 from storage.files.artifacts import read_manifest
@@ -36,7 +37,7 @@ def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Example
 def received_inputs(job: JobContext, name: str, *, teacher: bool = False) -> Inputs:
     """Return the description of what a model receives, as the study's teacher or as a student."""
     protocol = job.protocol
-    starts = protocol.teacher_weights if teacher else protocol.student_weights
+    starts = protocol.teacher_start if teacher else protocol.student_weights
     size = (protocol.teacher_size if teacher else 0) or protocol.image_size
     stored, pretrained = read_inputs(dataset_info(job)), starts == "pretrained"
     return received(parse_model(name), stored, size, pretrained=pretrained)
@@ -67,20 +68,23 @@ def build_network(
 
 
 def untrained_teacher(job: JobContext) -> Network:
-    """Build the teacher as it is before fine-tuning. Without any, its head must fit the classes."""
+    """Build the first teacher as it is before fine-tuning.
+
+    Without any, its head must fit the classes.
+    """
     protocol = job.protocol
     return build_network(
         job,
         protocol.teacher,
         teacher=True,
-        weights=protocol.teacher_weights,
+        weights=protocol.teacher_start,
         seed=initial_seed(protocol),
         new_head=protocol.teacher_epochs > 0,
     )
 
 
 def initial_seed(protocol: Protocol) -> int:
-    """Return the seed of the teacher's initialisation."""
+    """Return the seed of a teacher's initialisation."""
     return derive_seed(protocol.seed, "teacher initialisation")
 
 
@@ -97,8 +101,11 @@ def starting_student(job: JobContext, seed: int, student: str = "") -> Network:
 
 
 def load_teacher(job: JobContext) -> Network:
-    """Load the fine-tuned teacher, frozen. Raises ArtifactError when its file is damaged."""
-    name, path = job.protocol.teacher, job.layout.teacher_weights(job.teacher)
+    """Load the fine-tuned first teacher, frozen.
+
+    Raises ArtifactError when its file is damaged.
+    """
+    name, path = job.protocol.teacher, job.layout.teacher_weights(job.teachers[0])
     network = build_network(job, name, teacher=True)
     tensors, own = map_tensors(path), network.state_dict()
     other = [key for key in tensors if key in own and tensors[key].dtype != own[key].dtype]
@@ -109,8 +116,8 @@ def load_teacher(job: JobContext) -> Network:
 
 
 def load_live_teacher(job: JobContext, device: torch.device) -> LiveTeacher:
-    """Load the teacher, and the projections that its cache began with, onto `device`."""
-    projections, logits = shards.read_projections(job.layout.shards(job.shards))
+    """Load the first teacher, and the projections that its cache began with, onto `device`."""
+    projections, logits = shards.read_projections(job.layout.shards(job.shards[0]))
     moved = {tap: projection.to(device) for tap, projection in projections.items()}
     return LiveTeacher(place(load_teacher(job), device), moved, logits)
 
@@ -118,10 +125,19 @@ def load_live_teacher(job: JobContext, device: torch.device) -> LiveTeacher:
 def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
     """Return the cheapest source of teacher outputs for the job's recipe.
 
-    A plain recipe needs only the cached logits of the validation split.
+    A plain recipe needs only the cached logits of the validation split. Teachers without a share
+    are not loaded.
     """
+    count = len(job.protocol.teachers)
+    shares = {place: share for place, share in enumerate(job.recipe.shares(count)) if share}
+    sources = [_one_source(job.with_teacher(place), device) for place in shares]
+    return AveragedTeacher(sources, [*shares.values()]) if len(sources) > 1 else sources[0]
+
+
+def _one_source(job: TrainJob, device: torch.device) -> TeacherSource:
+    """Return the source of the first teacher."""
     recipe = job.recipe
     cached = job.cache == "all" or (job.cache == "logits" and not recipe.reads_taps)
     if cached or not recipe.distils:
-        return CachedTeacher(job.layout.shards(job.shards), device)
+        return CachedTeacher(job.layout.shards(job.shards[0]), device)
     return load_live_teacher(job, device)

@@ -1,12 +1,14 @@
 """The job that tries out a loss of the user's own, before the study trains with it."""
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 
 from kd.errors import ProtocolError
 from kd.losses.own import OwnLoss, random_reading
 from kd.models.build import tap_shapes
+from kd.models.taps import TapReading
 from kd.names import mixes, parse_loss
 from kd.training.teacher import MAX_RANK, MAX_SIDE
 from workers.events import Event, Result, ShouldStop
@@ -27,14 +29,11 @@ def run_loss(job: LossJob, device: torch.device, stopped: ShouldStop) -> Iterato
     if job.dataset:
         info = dataset_info(job)
         batch = min(protocol.batch_size, sum(info["counts"]["train"]))
-        shapes = tap_shapes(build_network(job, protocol.teacher, teacher=True))
-        readings = {}
-        for tap in job.taps:
-            channels, *sides = shapes[tap]
-            height, width = (min(side, MAX_SIDE) for side in sides)
-            features = min(channels, MAX_RANK), height, width
-            readings[tap] = random_reading(batch, features, (sides[0], sides[1]), device)
-        for student in protocol.students:
+        answers = [
+            _readings(job.with_teacher(place), batch, device)
+            for place in range(len(protocol.teachers))
+        ]
+        for readings, student in product(answers, protocol.students):
             shapes = tap_shapes(build_network(job, student))
             taps = {tap: shapes[tap] for tap in job.taps}
             loss.try_out(
@@ -46,3 +45,15 @@ def run_loss(job: LossJob, device: torch.device, stopped: ShouldStop) -> Iterato
                 mixing=mixes(protocol.augment),
             )
     yield Result.of()
+
+
+def _readings(job: LossJob, batch: int, device: torch.device) -> dict[str, TapReading]:
+    """Return random features of the first teacher at the taps of the study, reduced as cached."""
+    shapes = tap_shapes(build_network(job, job.protocol.teacher, teacher=True))
+    readings = {}
+    for tap in job.taps:
+        channels, *sides = shapes[tap]
+        height, width = (min(side, MAX_SIDE) for side in sides)
+        features = min(channels, MAX_RANK), height, width
+        readings[tap] = random_reading(batch, features, (sides[0], sides[1]), device)
+    return readings

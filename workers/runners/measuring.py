@@ -27,9 +27,11 @@ REPEATS = 40
 def run_teacher_test(
     job: TeacherTestJob, device: torch.device, stopped: ShouldStop
 ) -> Iterator[Event]:
-    """Test the teacher; `result.json` is written last."""
-    teacher = place(load_teacher(job), device)
-    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), "the teacher")
+    """Test a teacher; `result.json` is written last."""
+    alone = job.alone
+    teacher = place(load_teacher(alone), device)
+    who = job.protocol.teacher_roles[job.place] if job.place else "the teacher"
+    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), who)
     logits = predict(teacher, test.to(device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
@@ -39,15 +41,16 @@ def run_teacher_test(
 
 
 def run_cost(job: CostJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Measure teacher and students; the first student twice, to show the noise of the clock."""
+    """Measure teachers and students; the first student twice, to show the noise of the clock."""
     protocol = job.protocol
+    teachers = dict(zip(protocol.teacher_roles, protocol.teachers, strict=True))
     networks = {
-        "teacher": load_teacher(job),
+        **{role: load_teacher(job.with_teacher(k)) for k, role in enumerate(teachers)},
         "distilled": untrained_student(job, 0),
         "plain": untrained_student(job, 1),
         **_students(job, protocol.students[1:]),
     }
-    names = {"teacher": protocol.teacher, "distilled": protocol.student, "plain": protocol.student}
+    names = {**teachers, "distilled": protocol.student, "plain": protocol.student}
     latency = _latency(job, networks, BATCH_SIZES, device)
     costs = {
         name: Cost(

@@ -45,13 +45,15 @@ def run_models(job: ModelsJob, device: torch.device, stopped: ShouldStop) -> Ite
     """Test models of libraries and user files. Raises ProtocolError for the first that fails."""
     protocol = job.protocol
     sizes = {True: protocol.teacher_size or protocol.image_size, False: protocol.image_size}
-    for name, teacher in ((protocol.teacher, True), *((one, False) for one in protocol.students)):
+    alone = [job.with_teacher(place) for place in range(len(protocol.teachers))]
+    tasks = [(one, one.protocol.teacher, True) for one in alone]
+    for task, name, teacher in (*tasks, *((job, name, False) for name in protocol.students)):
         if parse_model(name).in_catalogue:
             continue
         if job.dataset:
-            Tryout(job, name, device, teacher=teacher).run()
+            Tryout(task, name, device, teacher=teacher).run()
         else:
-            _try_without_data(job, name, sizes[teacher])
+            _try_without_data(task, name, sizes[teacher])
     yield Result.of()
 
 

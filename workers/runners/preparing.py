@@ -64,21 +64,23 @@ def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
         return
     augment = protocol.augment
     require(f"augment must be none for {inputs}, which are no images", augment == "none", augment)
-    for name in (protocol.teacher, *protocol.students):
+    for name in protocol.models:
         own = bool(parse_model(name).digest)
         require(f"a model of {inputs} must be one of your own, as in nets.py:small", own, name)
 
 
 def run_weights(job: WeightsJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Load the weights that teacher and students start from, which may not fit, once.
+    """Load the weights that teachers and students start from, which may not fit, once.
 
     A teacher that has been trained is not loaded again.
     """
     protocol, lines = job.protocol, list[str]()
-    if protocol.teacher_weights != "none":
-        identity = teacher_identity(Tuning.of(protocol), job.dataset)
-        if not is_finished(job.layout.teacher(fingerprint(identity))):
-            lines.append(f"teacher weights: {untrained_teacher(job).loaded}")
+    for number, role in enumerate(protocol.teacher_roles):
+        alone = job.with_teacher(number)
+        identity = teacher_identity(Tuning.of(alone.protocol), job.dataset)
+        trained = is_finished(job.layout.teacher(fingerprint(identity)))
+        if alone.protocol.teacher_start != "none" and not trained:
+            lines.append(f"{role} weights: {untrained_teacher(alone).loaded}")
     if protocol.student_weights != "none":
         for name in protocol.students:
             lines.append(f"student weights: {starting_student(job, 0, name).loaded}")
@@ -86,7 +88,8 @@ def run_weights(job: WeightsJob, device: torch.device, stopped: ShouldStop) -> I
 
 
 def run_teacher(job: TeacherJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
-    """Fine-tune the teacher on the training split, unless it is in the cache."""
+    """Fine-tune a teacher on the training split, unless it is in the cache."""
+    job = job.alone
     tuning = Tuning.of(job.protocol)
     identity = teacher_identity(tuning, job.dataset)
     folder = job.layout.teacher(fingerprint(identity))
@@ -121,12 +124,12 @@ class Tuning:
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:
-        file = parse_weights(protocol.teacher_weights)
+        file = parse_weights(protocol.teacher_start)
         size = protocol.teacher_size or protocol.image_size
         return cls(
             model=protocol.teacher,
             stem=protocol.stem,
-            weights=sha256(Path(file.path)) if file else protocol.teacher_weights,
+            weights=sha256(Path(file.path)) if file else protocol.teacher_start,
             seed=initial_seed(protocol),
             recipe=Recipe(lr=protocol.teacher_lr, weight_decay=protocol.teacher_weight_decay),
             plan=Plan.of(

@@ -7,9 +7,9 @@ import torch
 
 from kd.errors import ProtocolError
 from kd.json_data import plain
+from kd.model_rules import DEFAULT_TAPS
 from kd.models.build import Network
 from kd.names import parse_model
-from kd.protocol import DEFAULT_TAPS
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import Job, TapsJob
 from workers.runners.loading import build_network
@@ -21,7 +21,10 @@ def run_taps(job: TapsJob, device: torch.device, stopped: ShouldStop) -> Iterato
     Raises ProtocolError for a tap of the protocol that a model lacks.
     """
     protocol = job.protocol
-    networks = {"teacher": _shapes(job, protocol.teacher, teacher=True)}
+    networks = {
+        role: _shapes(job.with_teacher(place), protocol.teachers[place], teacher=True)
+        for place, role in enumerate(protocol.teacher_roles)
+    }
     for name in protocol.students:
         networks[name] = _shapes(job, name)
     wanted = protocol.tap_names if protocol.taps else DEFAULT_TAPS
@@ -37,7 +40,7 @@ def run_taps(job: TapsJob, device: torch.device, stopped: ShouldStop) -> Iterato
 
 
 def teacher_modules(job: Job) -> list[Any]:
-    """Return what the teacher's readings at the taps of a job depend on, beside its weights.
+    """Return what the first teacher's readings at a job's taps depend on, beside its weights.
 
     For a tap that a family of the catalogue defines, this is its name; for others also the module
     and the layout of its output.

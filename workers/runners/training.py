@@ -47,13 +47,14 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
             "horizon": job.horizon,
             "views": job.views,
             "dataset": job.dataset,
-            "shards": job.shards,
+            "shards": list(job.shards),
         }
         source = teacher_source(job, device)
         if len(source.validation_logits) != len(validation):
+            folders = " and ".join(str(job.layout.shards(shards)) for shards in job.shards)
             raise ArtifactError(
-                f"{job.layout.shards(job.shards)} holds {len(source.validation_logits)} rows of "
-                f"the validation split, not {len(validation)}; delete it to have it made again"
+                f"{folders} holds {len(source.validation_logits)} rows of the validation split, "
+                f"not {len(validation)}; delete it to have it made again"
             )
         plan = Plan.of(
             job.protocol,
@@ -79,7 +80,8 @@ def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
     if not recipe.feature_taps:
         return Adapters({}, {}, seed=0)
     shapes = tap_shapes(network)
-    projections, _ = read_projections(job.layout.shards(job.shards))
+    lead = job.shards[recipe.lead(len(job.shards))]
+    projections, _ = read_projections(job.layout.shards(lead))
     return Adapters.of(
         recipe.feature_kind,
         {tap: shapes[tap][0] for tap in recipe.feature_taps},

@@ -9,7 +9,7 @@ PROTOCOL = {
     "dataset": "cifar100",
     "image_size": 32,
     "augment": "crop=4,flip,trivial,cutout=16",
-    "teacher": "resnet32x4",
+    "teachers": ("resnet32x4",),
     "teacher_epochs": 100,
     "students": ("resnet8x4",),
     "epochs": 40,

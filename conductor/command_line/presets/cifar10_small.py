@@ -9,7 +9,7 @@ PROTOCOL = {
     "image_size": 16,
     "train_size": 4000,
     "augment": "crop=2,flip",
-    "teacher": "resnet20",
+    "teachers": ("resnet20",),
     "teacher_epochs": 30,
     "students": ("resnet8-w0.5",),
     "epochs": 15,

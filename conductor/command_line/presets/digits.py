@@ -10,7 +10,7 @@ PROTOCOL = {
     "validation_fraction": 0.25,
     "test_fraction": 0.25,
     "augment": "crop=1",
-    "teacher": "resnet20",
+    "teachers": ("resnet20",),
     "teacher_epochs": 12,
     "students": ("resnet8-w0.125",),
     "epochs": 12,

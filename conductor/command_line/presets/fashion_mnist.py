@@ -8,7 +8,7 @@ PROTOCOL = {
     "dataset": "fashion-mnist",
     "image_size": 28,
     "augment": "crop=2,flip",
-    "teacher": "resnet20",
+    "teachers": ("resnet20",),
     "teacher_epochs": 30,
     "students": ("resnet8-w0.5",),
     "epochs": 20,

@@ -7,7 +7,7 @@ they are split. Flags set other sizes and models.
 PROTOCOL = {
     "image_size": 32,
     "validation_fraction": 0.15,
-    "teacher": "resnet20",
+    "teachers": ("resnet20",),
     "teacher_epochs": 20,
     "students": ("resnet8-w0.25",),
     "epochs": 15,

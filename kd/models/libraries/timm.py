@@ -1,6 +1,8 @@
 """Classifiers of timm, as in timm:resnet26t, with the extra `timm`."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from kd.registry import check_name
 try:
     import huggingface_hub
     import timm
+    from huggingface_hub.utils import logging as hub_logging
 except ModuleNotFoundError as error:
     if error.name not in ("timm", "huggingface_hub"):
         raise
@@ -41,7 +44,8 @@ def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str
         raise ProtocolError(f"timm has no weights for {name}; use none instead of pretrained")
     with torch.random.fork_rng(devices=[]):
         try:
-            model = _make(name, classes, channels, size, pretrained=True)
+            with _attempts_hidden():
+                model = _make(name, classes, channels, size, pretrained=True)
         except ProtocolError:
             raise
         except Exception as error:  # sockets fail in many ways, and so does reading half a file
@@ -52,6 +56,17 @@ def pretrained(name: str, classes: int, channels: int, size: int) -> Mapping[str
         key: value.new_empty(config.num_classes, *value.shape[1:]) if key.startswith(new) else value
         for key, value in model.state_dict().items()
     }
+
+
+@contextmanager
+def _attempts_hidden() -> Iterator[None]:
+    """Hide the two dozen warnings of a download that is tried again: the error says enough."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 def _missing(name: str, config: Any, error: Exception) -> str:

@@ -103,16 +103,17 @@ def _models(findings: Findings) -> list[_Model]:
         for standing in findings.standings
         if standing.finalist.role == "tuned" and standing.finalist.tested
     ]
-    if models and data.teacher_confidence is not None and data.teacher_correct is not None:
-        teacher = _Model(
+    teacher = data.teacher
+    if models and teacher.confidence is not None and teacher.correct is not None:
+        drawn = _Model(
             label="teacher",
             short="teacher",
             look=TEACHER_LOOK,
-            confidence=data.teacher_confidence,
-            correct=data.teacher_correct,
-            ece=data.teacher_test.get("ece"),
+            confidence=teacher.confidence,
+            correct=teacher.correct,
+            ece=teacher.test.get("ece"),
         )
-        return [teacher, *models]
+        return [drawn, *models]
     return models
 
 

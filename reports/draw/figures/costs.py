@@ -22,6 +22,7 @@ from reports.draw.drawing import (
 from reports.draw.palette import TEACHER_LOOK, Look
 from reports.draw.shared import arm_legend, looks, unconfirmed
 from reports.read.data import StudyData, TrialData
+from reports.read.teachers import TeacherData
 from reports.statistics import Difference, pareto_front
 from reports.wording import Measure, capitalised, figure, listed, milliseconds, model_name, scaled
 from storage.files.records import Cost
@@ -80,18 +81,23 @@ def draw(findings: Findings) -> Figure:
 def _models(findings: Findings) -> list[_Model]:
     data = findings.data
     models = [model for one in findings.distinct if (model := _student(data, one))]
-    cost = data.costs.models.get("teacher") if data.costs else None
-    value, interval, scale = data.teacher_value, data.teacher_interval, data.measure.scale
-    if models and cost and value is not None and interval is not None:
-        teacher = _Model(
-            label=f"teacher ({model_name(data.protocol.teacher)})",
-            look=TEACHER_LOOK,
-            value=scale * value,
-            interval=data.measure.ends(*interval),
-            cost=cost,
-        )
-        return [teacher, *models]
-    return models
+    ordered = sorted(data.teachers, key=lambda teacher: teacher is not data.teacher)
+    teachers = [_teacher(data, one) for one in ordered if models]
+    return [*(one for one in teachers if one), *models]
+
+
+def _teacher(data: StudyData, teacher: TeacherData) -> _Model | None:
+    cost = data.costs.models.get(teacher.role) if data.costs else None
+    value, interval = teacher.value, data.teacher_interval(teacher)
+    if cost is None or value is None or interval is None:
+        return None
+    return _Model(
+        label=f"teacher ({model_name(teacher.model)})",
+        look=TEACHER_LOOK,
+        value=data.measure.scale * value,
+        interval=data.measure.ends(*interval),
+        cost=cost,
+    )
 
 
 def _student(data: StudyData, standing: Standing) -> _Model | None:

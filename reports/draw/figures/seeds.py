@@ -18,7 +18,7 @@ def draw(findings: Findings) -> Figure:
     standings = [standing for standing in findings.distinct if standing.finalist.values]
     if not standings:
         return Figure(title="No test result yet", note=unconfirmed(findings.data))
-    teacher, measure = findings.data.teacher_value, findings.data.measure
+    teacher, measure = findings.data.teacher.value, findings.data.measure
     chart = RowChart(
         rows=[_row(findings.data, standing) for standing in standings],
         axis=measure.of("test"),
