@@ -116,4 +116,4 @@ def changed_lines(spaces: Sequence[Space]) -> list[str]:
 def _line(flag: str, having: Sequence[str], others: Sequence[str]) -> str:
     """Return a line on the arms that a flag changes, and those that it does not."""
     without = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} none"
-    return f"{flag}: {', '.join(having)}{without if others else ''}"
+    return f"{flag}: {', '.join(having) or 'no arm'}{without if others else ''}"

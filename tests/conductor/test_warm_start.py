@@ -14,6 +14,9 @@ from conductor.request import Request
 from conductor.stages.changing import changed_lines, read_warm_start
 from conductor.study import Study
 from kd.errors import RetortError
+from search_spaces.changes import read_changes
+from search_spaces.context import StudyContext
+from search_spaces.space import load_space
 from storage.files.layout import Layout
 from storage.files.records import Finalists, StudySettings, WarmStart, WarmTrial
 from storage.studies.databases import close_storage, open_storage
@@ -188,3 +191,11 @@ def test_lines_name_the_arms_that_a_flag_changes_and_those_that_it_does_not(
     ]
     assert "scheduled: “classic” is tried with temperature_final 2, not 1" in lines
     assert changed_lines(Study(requested(root, *arms), fakes.quiet())._spaces) == []
+
+
+def test_a_line_says_that_no_arm_is_changed() -> None:
+    """Models without taps in common have no feature losses, which is found after the flags."""
+    spaces = [
+        load_space("scheduled", StudyContext(taps=()), read_changes(["feature_kind=none"], []))
+    ]
+    assert changed_lines(spaces) == ["--fix feature_kind=none: no arm; scheduled has none"]
