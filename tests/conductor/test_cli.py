@@ -27,6 +27,7 @@ from kd.names import AUGMENTATIONS, SOURCES
 from kd.protocol import Protocol
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
+from tests.support.tiny import leave_kernels_out
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
@@ -537,6 +538,7 @@ def prepared(tmp_path, capsys, monkeypatch) -> Callable[..., list[str]]:
             said.append(capsys.readouterr().out)
         return said
 
+    leave_kernels_out(monkeypatch)
     monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
     return prepare
 
