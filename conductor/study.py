@@ -160,6 +160,7 @@ class Study:
             try_sampler(self._method(self._request), space)
         preparation.models()  # what can fail without data fails before they are read
         data = preparation.data()
+        preparation.weights(data)
         data = replace(data, kernels=preparation.kernels(data))
         for change in _changes(kept, data.kernels, self._request.protocol) if kept else ():
             self._display.say(change)

@@ -59,7 +59,9 @@ def _check_weights(role: str, name: str, weights: str) -> WeightsFile | None:
     except ProtocolError as error:
         raise ProtocolError(f"{role}_{error}") from None
     if not parse_model(name).pretrained and weights == "pretrained":
-        raise ProtocolError(f"there are no ImageNet weights for {name}; use --{role}-weights none")
+        raise ProtocolError(
+            f"there are no ImageNet weights for {name}; use --{role}-weights none, or FILE"
+        )
     return file
 
 

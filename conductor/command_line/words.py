@@ -47,7 +47,9 @@ def with_config(arguments: Sequence[str], parser: argparse.ArgumentParser) -> li
         if (name := word.partition("=")[0].removeprefix("--")) in known and word.startswith("--")
     }
     values = _read(path)
-    for name in values:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            raise ProtocolError(f"{path} has a table, [{name}]; write its keys without tables")
         check_name(f"key of {path}", _dashed(name), [one for one in known if one != CONFIG[2:]])
     kept = {name: value for name, value in values.items() if known[_dashed(name)].dest not in given}
     words = words_of(parser, kept, f"{path}: ")

@@ -59,7 +59,6 @@ class Preparation:
 
     def run(self, data: Prepared, distils: bool, cache: str) -> Prepared:
         """Prepare teacher and shards; `cache` is the recorded cache mode, empty for a new study."""
-        self._load_weights(data)
         places = range(len(self._protocol.teachers))
         data = replace(data, teachers=tuple(self._prepare_teacher(data, k) for k in places))
         begun = [self._workers.run(data.job(ProjectionJob, place=place)) for place in places]
@@ -137,7 +136,7 @@ class Preparation:
             self._display.say(f"taps: {tap_words(modules)}{left_out}")
         return replace(data, taps=tuple(modules), modules=modules)
 
-    def _load_weights(self, context: JobContext) -> None:
+    def weights(self, context: JobContext) -> None:
         """Load the weights that teacher and students start from, if any, and print what was loaded.
 
         Raises an error, in one line, for those that do not fit.

@@ -178,8 +178,7 @@ REFUSED = [
     ("fix = ['lr=1', 'lr=2']", "--fix lr is given twice, got '1' and '2'; give it once"),
     ("trials = ", "study.toml is not valid TOML: Invalid value"),
     ("trials = 0", "--trials must be at least 1, got 0"),
-    ("[lr]\nlow = 1", "unknown key of .*study.toml 'lr'"),
-    ("[trials]\nlow = 1", "study.toml: trials takes a text or a number"),
+    ("[search]\ntrials = 1", r"study.toml has a table, \[search\]; write its keys without tables"),
 ]
 
 
