@@ -268,7 +268,7 @@ def test_models_of_the_user():
     report = report_of(paths)
     students = {one["student"] for one in report["finalists"]}
     assert [re.sub("@.*", "", name) for name in students] == ["networks.py:small"]
-    assert report["teacher"]["model"].startswith("networks.py:large@")
+    assert report["teachers"][0]["model"].startswith("networks.py:large@")
     [folder] = (paths.folder / "export").iterdir()
     student = runpy.run_path(str(folder / "student.py"))["load"]()
     assert student(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
