@@ -133,6 +133,7 @@ def test_a_list_gives_the_study_that_a_repeated_flag_gives(
 def test_flags_that_repeat_or_have_commas_take_a_list_and_no_others_do() -> None:
     parser = cli.parser_of("run")
     taken = {"arms", "space", "fix", "range", "student", "students", "taps"}
+    taken |= {"teacher", "teachers", "teacher-weights"}
     for name in taken:
         [dest] = {one.dest for one in parser._actions if f"--{name}" in one.option_strings}
         found = parser.parse_args(words_of(parser, {name: ["1", "2"]}))
