@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PYTEST_FLAGS ?=
+# A process a core; the tests of a file stay together, since they share what the first of them made.
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 VENV := .venv
 SHELL := /bin/bash
 BIN := $(VENV)/bin
@@ -21,8 +23,8 @@ install: $(INSTALLED) ## Make .venv and install Retort and what it needs into it
 study: $(INSTALLED) ## Run the default study, 20 trials an arm; again: finish it, or do nothing.
 	$(BIN)/python study.py --trials 20
 
-test: $(DEVELOPED) ## Run all tests.
-	$(BIN)/pytest $(PYTEST_FLAGS)
+test: $(DEVELOPED) ## Run all tests, on all cores; on one: make test PYTEST_FLAGS=-n0.
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_FLAGS)
 
 thorough: $(DEVELOPED) ## Run the long tests that `make test` leaves out; the log is in thorough.log.
 	$(BIN)/pytest -m thorough -v $(PYTEST_FLAGS) 2>&1 | tee thorough.log; exit $${PIPESTATUS[0]}

@@ -100,9 +100,13 @@ class Kind:
         paths = importlib.import_module(self.package).__path__
         files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
         file = next((file for file in files if file.is_file()), None)
-        text = file.read_text(encoding="utf-8") if file else ""
-        with PARSING:
-            return ast.parse(text)
+        return _parse(file.read_text(encoding="utf-8") if file else "")
+
+
+@cache  # a command's help alone asks for the same files some hundred times
+def _parse(text: str) -> ast.Module:
+    with PARSING:
+        return ast.parse(text)
 
 
 @cache

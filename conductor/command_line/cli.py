@@ -58,10 +58,16 @@ class Parser(argparse.ArgumentParser):
             given[action.dest] = flag, value
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse. Raises ProtocolError for an unknown flag."""
+        """Parse. Raises ProtocolError for an unknown flag, ArgumentError for a word without one."""
         known, unknown = self.parse_known_args(arguments)
         if unknown:
             word = _masked(unknown)[0].partition("=")[0]
+            if word in COMMANDS:
+                self.error(f"the command {word} must come first, before its flags")
+            if not word.startswith("-"):
+                self.error(
+                    f"{known.command} takes flags alone, got {word!r}; list them with --help"
+                )
             check_name("argument", word, self._flags_of(known.command))
         return known
 

@@ -118,12 +118,17 @@ def add_report_flags(parser: ArgumentParser) -> None:
 
 def add_server_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="port to serve (default: 8080)")
+    parser.add_argument(
+        "--port", type=whole_number, default=8080, help="port to serve (default: 8080)"
+    )
 
 
 def add_verify_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--rows", type=int, default=64, help="random images to compare of each view (default: 64)"
+        "--rows",
+        type=whole_number,
+        default=64,
+        help="random images to compare of each view (default: 64)",
     )
 
 
@@ -149,11 +154,14 @@ def add_export_flags(parser: ArgumentParser) -> None:
 def add_reproduce_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("which run")
     either = group.add_mutually_exclusive_group(required=True)
-    either.add_argument("--trial", type=int, help="number of a trial of the search")
+    either.add_argument("--trial", type=whole_number, help="number of a trial of the search")
     either.add_argument("--finalist", help="a finalist, as in scheduled-00017")
     group.add_argument("--arm", help="the trial's arm (default: the first that distils)")
     group.add_argument(
-        "--replicate", type=int, default=0, help="the finalist's run, from 0 (default: 0)"
+        "--replicate",
+        type=whole_number,
+        default=0,
+        help="the finalist's run, from 0 (default: 0)",
     )
 
 
@@ -169,6 +177,22 @@ def comma_separated(text: str) -> tuple[str, ...]:
     if not names:
         raise ArgumentTypeError(f"takes names separated by commas, got {text!r}")
     return names
+
+
+def whole_number(text: str) -> int:
+    """Return the number in a flag's value. Raises ArgumentTypeError where it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
+def number(text: str) -> float:
+    """Return the number in a flag's value. Raises ArgumentTypeError where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
 def one_of(what: str, known: tuple[str, ...]) -> Callable[[str], str]:
@@ -235,7 +259,9 @@ def _reader(hint: Any) -> Callable[[str], Any]:
         return comma_separated
     if isinstance(hint, types.UnionType):
         [hint] = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    return typing.cast(Callable[[str], Any], hint)
+    if hint is int:
+        return whole_number
+    return number if hint is float else typing.cast(Callable[[str], Any], hint)
 
 
 def _evidence(level: str) -> int:

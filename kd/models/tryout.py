@@ -144,7 +144,8 @@ def _same_state(left: Any, right: Any) -> bool:
 def _check_shape(name: str, files: Path, logits: Tensor, wanted: tuple[int, int]) -> None:
     if logits.shape != wanted:
         count, classes = wanted
-        what = f"must return logits [B, {classes}], got {list(logits.shape)} for B = {count}"
+        tried = f"B = {count} and {classes} classes"
+        what = f"must return logits [B, {classes}], got {list(logits.shape)} for {tried}"
         raise refusal(name, files, what)
 
 

@@ -7,6 +7,7 @@ card find it. The first line of its docstring is what they show.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kd.errors import ProtocolError
@@ -103,6 +104,7 @@ def ranges(optimizer: str, model: str = "", *, pretrained: bool = False) -> Rang
     return Ranges(lr=lr, weight_decay=decay)
 
 
+@cache  # every suggestion of a search space asks, and a file would be parsed
 def _family_ranges(model: str) -> dict[str, Any]:
     """Return what the `RANGES` of a model's family has for the beginning of the model's name."""
     if not model or not (parsed := parse_model(model)).in_catalogue:

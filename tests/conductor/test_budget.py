@@ -19,7 +19,7 @@ from conductor.search.methods import STARTUP_TRIALS, make_sampler
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from search_spaces.context import StudyContext
-from search_spaces.space import load_space, with_feasible
+from search_spaces.space import with_feasible
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
 from storage.files.records import Costs, Finalists, RunRecord, StudentSize, StudentSizes
@@ -29,6 +29,7 @@ from tests.support.fakes import (
     DyingStorage,
     FakePool,
     Killed,
+    built_in,
     make_arm,
     protocol,
     quiet,
@@ -78,7 +79,7 @@ def limited_arm(storage: BaseStorage, name: str = "plain", **chosen: Any) -> Arm
     """An arm of which a student is over the budget, opened as a session does."""
     found = budget(max_params=1000)
     context = StudyContext(students=tuple(SIZES))
-    space = with_feasible(load_space(name, context), found.feasible)
+    space = with_feasible(built_in(name, context), found.feasible)
     return make_arm(storage, space, budget=found, **{"sampler": "tpe", "lag": 4, **chosen})
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import pytest
 from PIL import Image
 
+from conductor.command_line import flags as flag_types
 from conductor.command_line.cli import COMMANDS, _parser, main
 from conductor.command_line.flags import Repeated, add_protocol_flags, listed
 from conductor.request import KEPT, Request
@@ -26,6 +27,7 @@ from kd.names import AUGMENTATIONS, SOURCES
 from kd.protocol import Protocol
 from storage.files.layout import Layout
 from storage.files.records import StudySettings
+from tests.support.tiny import leave_kernels_out
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "optuna", "plotly", "rich", "pandas", "numpy", "ray", "sklearn")
@@ -116,8 +118,9 @@ def test_every_field_of_the_protocol_has_a_flag_with_its_text():
         assert flags[name].help == text + "".join(members)
         assert text != ""
         assert flags[name].default is None
-        if kind in (str, int, float):
-            assert flags[name].type is kind
+        readers = {str: str, int: flag_types.whole_number, float: flag_types.number}
+        if kind in readers:
+            assert flags[name].type is readers[kind]
 
 
 def test_every_option_of_a_run_has_a_flag_with_its_text_and_its_default():
@@ -171,12 +174,20 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["presets", "--rum", "x"],
         "unknown argument '--rum'; known: --help",
     ),
-    "stray word": (["run", "now"], "unknown argument 'now'; known: --help, --name"),
+    "stray word": (["run", "now"], "run takes flags alone, got 'now'; list them with --help"),
+    "second value": (["--seeds", "6", "7"], "run takes flags alone, got '7'; list them with"),
+    "command last": (
+        ["--name", "x", "confirm"],
+        "the command confirm must come first, before its flags",
+    ),
     "unknown command": (["reprot"], "unknown command 'reprot'; did you mean report?"),
     "hopeless command": (["zzz"], "unknown command 'zzz'; known: run, confirm, report, "),
     "no trials": (["--trials", "0"], "--trials must be at least 1, got 0"),
-    "trials of letters": (["--trials", "x"], "argument --trials: invalid int value: 'x'"),
-    "a share of letters": (["--gpus-per-trial", "x"], "--gpus-per-trial: invalid float value: 'x'"),
+    "trials of letters": (["--trials", "x"], "argument --trials: must be a whole number, got 'x'"),
+    "a share of letters": (
+        ["--gpus-per-trial", "x"],
+        "--gpus-per-trial: must be a number, got 'x'",
+    ),
     "flag without value": (["--trials"], "argument --trials: expected one argument"),
     "no epochs": (["--epochs", "0"], "epochs must lie in 1-100000, got 0"),
     "negative margin": (["--margin", "-1"], "margin must lie in 0-100, got -1"),
@@ -254,7 +265,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "confirm of no such study": (["confirm", "--name", "x"], "there is no study x under"),
     "verify of nothing": (["verify"], "there are 0 studies under"),
     "dashboard of nothing": (["dashboard"], "there are"),
-    "dashboard's port": (["dashboard", "--port", "x"], "argument --port: invalid int value: 'x'"),
+    "dashboard's port": (
+        ["dashboard", "--port", "x"],
+        "argument --port: must be a whole number, got 'x'",
+    ),
 }
 
 
@@ -524,6 +538,7 @@ def prepared(tmp_path, capsys, monkeypatch) -> Callable[..., list[str]]:
             said.append(capsys.readouterr().out)
         return said
 
+    leave_kernels_out(monkeypatch)
     monkeypatch.setattr("conductor.stages.preparing.Preparation.run", end)
     return prepare
 

@@ -12,6 +12,7 @@ from kd import optimizers
 from kd.errors import ProtocolError
 from kd.names import FAMILIES, OPTIMIZERS, catalogue
 from kd.optimizers import Range
+from kd.registry import Kind
 from kd.training.loop import train
 from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher
@@ -210,6 +211,14 @@ def test_every_range_of_a_family_is_one_for_recipes(optimizer: str, pretrained: 
             assert any(name.startswith(start) for name in catalogue())
             assert set(own) <= set(OPTIMIZERS.names)
             assert all(set(held) <= {"lr", "weight_decay"} for held in own.values())
+
+
+def test_the_file_of_a_family_is_read_once_for_all_suggestions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = optimizers.ranges("sgd", "mobilenet_v2")
+    monkeypatch.setattr(Kind, "_read", lambda *given: pytest.fail("it is read again"))
+    assert optimizers.ranges("sgd", "mobilenet_v2") == known
 
 
 def test_ranges_are_read_without_torch() -> None:

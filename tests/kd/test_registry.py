@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kd import registry
 from kd.errors import ProtocolError
 from kd.registry import Kind, check_name
 from tests.support.processes import python
@@ -84,6 +85,13 @@ def test_constants_that_are_literals_are_read_and_no_others(kind: Kind, tmp_path
     assert kind.literals("huge") == {"LOW": 0.5, "RANGE": (1, "side")}
 
 
+def test_a_file_that_changes_is_read_again(kind: Kind, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "sizes" / "huge.py").write_text(f'"""Huge {number}."""\nSIZE = {number}\n')
+        assert kind.describe("huge") == f"Huge {number}"
+        assert kind.literals("huge") == {"SIZE": number}
+
+
 def test_parameters_are_read_without_the_rest_of_the_file(kind: Kind, tmp_path: Path) -> None:
     text = """
 import dataclasses
@@ -102,8 +110,9 @@ class Parameters:
     assert kind.parameters("small") is None
 
 
-def test_members_are_read_by_several_threads_at_once() -> None:
+def test_members_are_read_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.11.7 fails when a collection of garbage lets another thread parse meanwhile."""
+    monkeypatch.setattr(registry, "_parse", registry._parse.__wrapped__)  # each of them parses
 
     def let_another_thread_run(*_: object) -> None:
         time.sleep(1e-6)

@@ -401,6 +401,27 @@ def values(encoded: dict[str, str]) -> NDArray[np.generic]:
     return np.frombuffer(base64.b64decode(encoded["bdata"]), encoded["dtype"])
 
 
+def test_equal_curves_are_equal_on_the_axis_of_their_panel(data: StudyData) -> None:
+    third = {1: 1 / 3, 2: 1 / 3}  # of which the percentage has no exact binary form
+    arms = [
+        replace(arm, trials=tuple(replace(trial, values=third) for trial in arm.trials))
+        for arm in data.arms
+    ]
+    figure = drawn_figures(find(replace(data, arms=tuple(arms), finalists=())))["curves"]
+    for panel in figure.panels:
+        traces = [trace["y"] for trace in panel.plot["data"]]
+        drawn = [values(y) if isinstance(y, dict) else np.asarray(y, float) for y in traces]
+        assert sum(len(one) > 0 for one in drawn) >= 2
+        assert len({y for one in drawn for y in one[~np.isnan(one)].tolist()}) == 1
+
+
+def test_one_seed_of_each_recipe_is_no_comparison(data: StudyData) -> None:
+    first = tuple(replace(one, runs=one.runs[:1]) for one in data.finalists)
+    assert drawn_figures(find(replace(data, finalists=first)))["seeds"].title.endswith(
+        ": one seed each proves nothing"
+    )
+
+
 def test_slices_draw_every_completed_trial_the_weightiest_parameter_first(
     data: StudyData,
 ) -> None:

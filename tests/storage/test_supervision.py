@@ -1,7 +1,10 @@
 """One supervisor owns a study: in a file by a lock, on a server by a session and a number."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from storage.studies.databases import close_storage, open_storage
 from storage.studies.supervision import supervisor_session
 from tests.support.fakes import make_arm
 from tests.support.postgres import mariadb
+from tests.support.processes import ROOT
 
 US = f"process {os.getpid()} on {socket.gethostname()} since 2"
 HELD = (
@@ -194,11 +198,14 @@ def test_one_that_comes_back_after_its_successor_ends(server, open_one) -> None:
 
 def test_a_killed_supervisor_owns_nothing(server, open_one) -> None:
     """Its sessions end with it."""
-    pid = os.fork()
-    if not pid:
-        with supervisor_session(open_storage(server.url), "killed"):
-            os.kill(os.getpid(), 9)
-    os.waitpid(pid, 0)
+    script = (
+        "import os; from storage.studies.databases import open_storage\n"
+        "from storage.studies.supervision import supervisor_session\n"
+        f"with supervisor_session(open_storage({server.url!r}), 'killed'):\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
     administrator = open_one()
     deadline = time.monotonic() + 10
     while holders(administrator):

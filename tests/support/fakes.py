@@ -5,6 +5,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
 from kd.protocol import Protocol
 from kd.training.history import EpochMetrics
+from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space
 from storage.files.layout import Layout, StudyLayout
 from storage.files.records import RunRecord, SpaceSource, StudySettings
@@ -200,6 +202,12 @@ class DyingStorage(InMemoryStorage):
         return super().set_trial_state_values(*arguments, **named)
 
 
+@cache
+def built_in(space: str, study: StudyContext | None = None) -> Space:
+    """Load a space that no test changes; it is tried out once, and not for each arm."""
+    return load_space(space, study)
+
+
 def make_arm(
     storage: BaseStorage,
     space: str | Space = "scheduled",
@@ -212,7 +220,7 @@ def make_arm(
     budget: Budget | None = None,
 ) -> Arm:
     """Open an arm anew, as a session does."""
-    loaded = load_space(space) if isinstance(space, str) else space
+    loaded = built_in(space) if isinstance(space, str) else space
     method = SearchMethod(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
     study = open_study(storage, study_name(name, loaded.name), {})
     return Arm(loaded, study, method, budget=budget)

@@ -95,7 +95,7 @@ def local(classes, channels): ...
 local.__module__ = "__main__"
 REFUSED = {
     "unknown": ({"trails": 2}, "unknown argument 'trails'; did you mean trials?"),
-    "number": ({"trials": "x"}, "argument --trials: invalid int value: 'x'"),
+    "number": ({"trials": "x"}, "argument --trials: must be a whole number, got 'x'"),
     "list": ({"trials": [1, 2]}, r"trials takes one value, got \[1, 2\]"),
     "switch": ({"compile": 1}, "compile must be true or false, got 1"),
     "rule": ({"trials": 0}, "--trials must be at least 1, got 0"),

@@ -1,6 +1,6 @@
 """ResNet50 teaches ResNet18, with either stem: the seed experiment, without a GPU.
 
-The slow tests run the preset `cifar10` by its command on 512 images. With the CIFAR stem these have
+The slow tests run the preset `cifar10` by its command on 256 images. With the CIFAR stem these have
 16 pixels, not 32: a quarter of the arithmetic (ResNet50 takes 1.3 GMAC an image of 32 pixels), and
 maps of 16, 8, 4 and 2, so that every rule of shapes is met: pooled to 4x4, just 4x4, and smaller.
 The ImageNet stem takes 32 pixels to maps of 8, 4, 2 and 1.
@@ -48,8 +48,8 @@ SHRINKING = {"cifar": 1, "imagenet": 4}  # of the stem
 TAPS = ("last1", "last2", "last3", "last4")
 CHANNELS = {"resnet50": (2048, 1024, 512, 256), "resnet18": (512, 256, 128, 64)}
 CLASSES = 10
-TRAIN, HELD_BACK = 512, 64  # images; as many of validation as of test
-# The learning rate of the recipe is one for many epochs: with eight steps it is still rising.
+TRAIN, HELD_BACK = 256, 32  # images; as many of validation as of test
+# The learning rate of the recipe is one for many epochs: with four steps it is still rising.
 FLAGS = f"""
 run --preset cifar10 --arms scheduled --trials 1 --seeds 1 --epochs 1
 --confirm-epochs 1 --batch-size 64 --warmup 0.9 --train-size {TRAIN} --test-fraction 0.1

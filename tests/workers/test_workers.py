@@ -297,6 +297,34 @@ def test_workers_leave_when_their_supervisor_is_killed(ground, tmp_path):
             assert other(PATIENCE)
 
 
+IMPORTING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from workers.pools import local
+
+if __name__ == "__main__":
+    local.PRELOADED.append("beside")
+    pool = local.LocalPool()
+    pool.start()
+    assert pool.size  # its worker has been forked
+    pool.close()
+"""
+
+
+def test_the_fork_server_imports_from_where_its_supervisor_does(tmp_path):
+    """Else a clone would run with the workers of another Retort that is installed."""
+    (tmp_path / "script.py").write_text(IMPORTING)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "beside.py").write_text("open(__file__ + '.imported', 'w').close()\n")
+    subprocess.run(
+        [sys.executable, tmp_path / "script.py", folder],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert (folder / "beside.py.imported").exists()
+
+
 SHOWING_PROGRESS = """
 from torch import nn
 from tqdm import tqdm

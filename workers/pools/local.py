@@ -177,8 +177,25 @@ def _start_server() -> None:
     """Start the fork server with signals blocked; it and all workers inherit that."""
     resource_tracker.ensure_running()  # first, since starting it unblocks signals
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED)
-    forkserver.ensure_running()
+    with _search_path_inherited():
+        forkserver.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _search_path_inherited() -> Iterator[None]:
+    """Let the server import from where this process does.
+
+    It ignores the `sys.path` that it receives, and would import another Retort that is installed.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from reports.compute.findings import Findings
 from reports.draw.drawing import (
@@ -71,12 +72,17 @@ def _joined(
         y += [*(measure.scale * value for value in trial.values.values()), np.nan]
     return go.Scatter(
         x=np.asarray(x, dtype=np.int32),
-        y=np.asarray(y, dtype=np.float32),
+        y=_rounded(y),
         mode="lines",
         line={"color": colour, "width": width},
         opacity=opacity,
         hoverinfo="skip",
     )
+
+
+def _rounded(values: list[float]) -> NDArray[np.float32]:
+    """Return the values of a trace. Of two precisions, equal ones would differ on the axis."""
+    return np.asarray(values, dtype=np.float32)
 
 
 def _panel(data: StudyData, arm: ArmData) -> Panel:
@@ -89,7 +95,7 @@ def _panel(data: StudyData, arm: ArmData) -> Panel:
         dots(
             look,
             [max(trial.values) for trial in pruned],
-            [measure.scale * trial.values[max(trial.values)] for trial in pruned],
+            _rounded([measure.scale * trial.values[max(trial.values)] for trial in pruned]),
             "pruned",
             marker={"symbol": "x-thin", "line": {"color": light("grey"), "width": 2}},
             customdata=[trial.number for trial in pruned],
@@ -101,7 +107,7 @@ def _panel(data: StudyData, arm: ArmData) -> Panel:
             line(
                 look,
                 list(arm.best.values),
-                [measure.scale * value for value in arm.best.values.values()],
+                _rounded([measure.scale * value for value in arm.best.values.values()]),
                 f"trial {arm.best.number}",
                 hover=f"trial {arm.best.number}, epoch %{{x}}: %{{y:.2f}} {measure.symbol}",
                 line={"width": 3, "dash": "solid"},

@@ -48,7 +48,9 @@ def _title(findings: Findings) -> str:
         return f"The best mean is {measure.value(best.value, 1)}, of {best.finalist.label}"
     means = [f"{measure.value(mean_and_deviation(one.values)[0], 1)}" for one in (a, b)]
     seeds = "the results of their seeds overlap"
-    if min(a.values) > max(b.values):
+    if len(a.values) == len(b.values) == 1:
+        seeds = "one seed each proves nothing"
+    elif min(a.values) > max(b.values):
         seeds = "every seed of the first beats every seed of the second"
     elif max(a.values) < min(b.values):
         seeds = "every seed of the second beats every seed of the first"
