@@ -121,9 +121,9 @@ def check_known(changes: Changes, parameters: Iterable[str], study: StudyContext
     names = {*parameters}
     schedules = {_base(name) for name in names}
     decided = {}  # what a study decides, so that it is no parameter
-    if len(study.students) == 1:
-        [student] = study.students
-        decided["student"] = f"{student} is the only one; omit the flag, or name several students"
+    for name, known in (("student", study.students), ("teacher", study.teachers)):
+        if len(known) == 1:
+            decided[name] = f"{known[0]} is the only one; omit the flag, or name several {name}s"
     if study.loss:
         loss = study.loss.partition("@")[0]
         decided["soft_kind"] = f"--loss {loss} gives every recipe its soft loss; omit one of them"

@@ -233,7 +233,7 @@ def test_a_path_of_weights_is_made_absolute(resolve, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.safetensors").touch()
     asked = resolve("--teacher-weights", "t.safetensors")
-    assert asked.protocol.teacher_weights == str(tmp_path / "t.safetensors")
+    assert asked.protocol.teacher_weights == (str(tmp_path / "t.safetensors"),)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_what_is_announced_is_what_will_run():
     assert told["taps"] == "last1+last2"
     assert [line.split()[0] for line in lines] == [
         "dataset",
-        "teacher",
+        "teachers",
         "students",
         "epochs",
         "metric",

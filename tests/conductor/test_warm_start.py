@@ -147,7 +147,7 @@ def test_a_warm_start_that_cannot_be_is_refused_in_one_line(
 
 def test_a_study_continues_with_what_it_took_and_another_study_is_read(root: Path) -> None:
     """A study without a teacher may begin again with another warm start."""
-    kept = replace(fakes.settings(), teacher="", shards="", warm_start="gone", warm=TAKEN)
+    kept = replace(fakes.settings(), teachers=(), shards=(), warm_start="gone", warm=TAKEN)
     paths = Layout(root).study("new")
     paths.folder.mkdir()
     kept.write(paths.settings)

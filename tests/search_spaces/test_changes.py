@@ -132,6 +132,7 @@ def test_names_and_spellings():
     [
         ("lrr=1", {}, r"unknown parameter of --fix 'lrr'; did you mean lr\?"),
         ("student=a", {"students": ("resnet8",)}, "--fix student=a: resnet8 is the only one; omit"),
+        ("teacher=a", {"teachers": ("resnet20",)}, "--fix teacher=a: resnet20 is the only one; om"),
         (
             "soft_kind=kl",
             {"loss": "mine.py:f@0a1b2c3d4e5f"},
