@@ -144,9 +144,10 @@ def _panel(title: str, values: list[float], index: int) -> str:
 
 
 def study_note(arm: Arm, protocol: Protocol) -> str:
+    teach = "teaches" if len(protocol.teachers) == 1 else "teach"
     return (
         f"# {arm.study.study_name}\n\n"
-        f"Arm `{arm.name}`: {' and '.join(protocol.teachers)} to "
+        f"Arm `{arm.name}`: {' and '.join(protocol.teachers)} {teach} "
         f"{' or '.join(protocol.students)} on {_plain(protocol.dataset)}, "
         f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
         f"validation {measure(protocol.metric).maximised}, after the last epoch.\n\n"

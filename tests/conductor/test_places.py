@@ -197,7 +197,7 @@ def test_space_models_images_and_weights_of_the_user_continue_from_another_folde
     assert re.fullmatch(r"annealed\.py@[0-9a-f]{12}", kept.spaces["annealed"].source)
     protocol = read_json(begun.protocol)
     assert protocol["dataset"] == f"folder:{one / 'photos'}"
-    assert protocol["teacher_weights"] == str(one / "t.safetensors")
+    assert protocol["teacher_weights"] == [str(one / "t.safetensors")]
     assert main(command[2:]) == 0  # the line that the report gives
     assert list(other.iterdir()) == []
 

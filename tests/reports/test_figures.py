@@ -31,7 +31,7 @@ from reports.wording import Measure, points
 from reports.write.page import render_page
 from reports.write.summary import summarise
 from storage.files.records import Costs, RunRecord
-from tests.support.study_fixture import completed, drawn_figures
+from tests.support.study_fixture import completed, drawn_figures, with_teacher
 
 NAMES = figures.FIGURES.names
 
@@ -255,7 +255,7 @@ def test_the_title_of_costs_states_how_much_smaller_and_faster_the_student_is(
     assert gap.low < 0 < gap.high
     chance = f"within chance of it: {points(gap.mean, sign=True)} points {within}"
     assert title.endswith(chance)
-    always = replace(data, teacher_scores=np.ones_like(data.teacher.scores))
+    always = with_teacher(data, scores=np.ones_like(data.teacher.scores))
     below = 1 - np.mean(tuned.values)
     assert (
         f"and is {points(below)} points below it (95 % interval "

@@ -20,7 +20,7 @@ from reports.write.report import write_report
 from storage.files.artifacts import read_json, write_json
 from storage.files.records import Finalists, StudySettings
 from tests.support.small import square
-from tests.support.study_fixture import Fabricated, card_of, drawn_figures
+from tests.support.study_fixture import Fabricated, card_of, drawn_figures, with_teacher
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</script><script>document.documentElement.dataset.hacked=1</script><img src=x onerror=a>"
@@ -124,7 +124,8 @@ def test_the_digest_of_a_file_is_in_no_table_and_no_card_but_in_the_provenance(
     digest = "f51b6816a22c"
     teacher, student = f"convnext.py:teacher@{digest}", f"convnext.py:student@{digest}"
     protocol = replace(findings.data.protocol, teachers=(teacher,), students=(student, "resnet8"))
-    page = render_page(find(replace(findings.data, protocol=protocol)))
+    data = with_teacher(replace(findings.data, protocol=protocol), model=teacher)
+    page = render_page(find(data))
     first = page[page.index('<header id="result">') : page.index('<section id="ledger">')]
     assert "convnext.py:teacher" in first
     assert "convnext.py:student" in first

@@ -158,7 +158,7 @@ def test_the_report_has_the_keys_that_other_programs_read(finished):
         "study",
         "protocol",
         "verdict",
-        "teacher",
+        "teachers",
         "arms",
         "finalists",
         "ledger",
@@ -264,25 +264,39 @@ def test_a_changed_flag_is_refused_by_its_name(copied, capsys, flag, message):
 def test_a_study_without_a_teacher_yet_may_be_changed_unless_others_may_share_it(
     tmp_path, capsys, monkeypatch
 ):
-    weights = tmp_path / "weights.safetensors"
-    weights.write_text("no weights")
     root = tmp_path / "runs"
     begun = ["run", "--root", str(root), "--workers", "inline", *TINY, "--trials", "1"]
-    assert main([*begun, "--teacher-weights", str(weights)]) == 2
-    assert "cannot be read as safetensors" in capsys.readouterr().err
-    given = ["--teacher-weights", "none", "--lag", "1"]
+
+    def fail(*given: object) -> str:
+        raise StudyError("the machine fails")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("conductor.stages.preparing.Preparation._prepare_teacher", fail)
+        assert main([*begun, "--teacher-lr", "0.3"]) == 2
+    assert "the machine fails" in capsys.readouterr().err
+    given = ["--teacher-lr", "0.2", "--lag", "1"]
     with monkeypatch.context() as server:
         server.setattr("conductor.stages.provenance.storage_file", lambda url: None)
         assert main([*begun, *given]) == 2
-        assert "has another protocol (teacher_weights: " in capsys.readouterr().err
+        assert "has another protocol (teacher_lr: " in capsys.readouterr().err
     assert main([*begun, *given]) == 0
     settings = StudySettings.read(Layout(root).study("digits").settings)
     assert settings.lag == 1
     assert settings.command[-4:] == given
-    assert report(root)["protocol"]["teacher_weights"] == "none"
+    assert report(root)["protocol"]["teacher_lr"] == 0.2
     capsys.readouterr()
     assert main([*begun, "--lag", "2"]) == 2
     assert "was begun with --lag 1, not --lag 2" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_read_end_a_command_before_its_study_begins(tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_text("no weights")
+    root = tmp_path / "runs"
+    begun = ["run", "--root", str(root), "--workers", "inline", *TINY]
+    assert main([*begun, "--teacher-weights", str(weights)]) == 2
+    assert "cannot be read as safetensors" in capsys.readouterr().err
+    assert not Layout(root).study("digits").settings.exists()
 
 
 def test_a_study_without_a_teacher_yet_continues_without_its_flags(tmp_path, monkeypatch):
@@ -296,7 +310,7 @@ def test_a_study_without_a_teacher_yet_continues_without_its_flags(tmp_path, mon
         patched.setattr("conductor.stages.preparing.Preparation._prepare_teacher", fail)
         assert main(begun) == 2
     before = StudySettings.read(Layout(root).study("digits").settings)
-    assert before.teacher == ""
+    assert before.teachers == ()
     few = ["--trials", "1", "--seeds", "1"]
     assert main(["run", "--root", str(root), "--workers", "inline", *few]) == 0
     after = StudySettings.read(Layout(root).study("digits").settings)

@@ -23,7 +23,7 @@ from kd.errors import ArtifactError, ProtocolError
 from kd.models.build import build
 from kd.models.weights import load_file
 from kd.recipe import Recipe
-from reports.read.collect import _read_predictions
+from reports.read.artifacts import read_predictions
 from reports.wording import measure
 from storage.files import shards
 from storage.files.arrays import read_arrays, write_arrays
@@ -174,7 +174,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "read_arrays": read_arrays,
     "read_checkpoint": lambda path: read_checkpoint(path, {}),
     "load_file": lambda path: load_file(student(), path),
-    "predictions": _read_predictions,
+    "predictions": read_predictions,
 }
 
 
@@ -203,7 +203,7 @@ def test_a_broken_tensor_file_is_refused_in_one_line(tmp_path, reader: str, kind
 def test_predictions_of_another_shape_are_refused(tmp_path, arrays: dict[str, Any]) -> None:
     write_arrays(tmp_path / "test.safetensors", arrays)
     with pytest.raises(ArtifactError, match="does not hold logits and labels"):
-        _read_predictions(tmp_path / "test.safetensors")
+        read_predictions(tmp_path / "test.safetensors")
 
 
 @pytest.fixture

@@ -414,7 +414,7 @@ def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any
     pinned, files = pin_models({"teachers": (f"{folder}/mine.py:small",)})
     layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
     keep_own(layout, files)
-    name = str(pinned["teacher"])
+    name = str(pinned["teachers"][0])
     inputs = square(3, size, mean=0.4, deviation=0.2)
     shape: dict[str, Any] = {"classes": 5, "stem": "cifar"}
     config = {**shape, "channels": 3, "model": name, "inputs": to_wire(inputs)}

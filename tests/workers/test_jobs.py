@@ -714,7 +714,7 @@ def test_a_job_runs_with_the_threads_of_its_protocol(prepared: Ground, monkeypat
 
 
 def every_job() -> list[Job]:
-    ready = Ground(Path("/runs"), protocol(taps=("last2", "last1")), "d", "t", "s")
+    ready = Ground(Path("/runs"), protocol(taps=("last2", "last1")), "d", ("t",), ("s",))
     recipe = replace(HINT, temperature=Schedule(shape="step", initial=2.0, final=1, sharpness=0.1))
     return [
         ready.job(PrepareJob),

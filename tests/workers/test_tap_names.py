@@ -151,10 +151,9 @@ def test_none_in_common_are_none_unless_they_were_named(digits: Ground, linear: 
 def identity(ground: Ground, **changes: Any) -> Any:
     """The taps in the identity of a teacher's cache."""
     given = protocol(image_size=32, teacher_epochs=1, **changes)
-    for name, kind in (("teacher", TeacherJob), ("shards", ProjectionJob)):
-        event, _ = run(InlinePool(), ground.job(kind, protocol=given))
-        assert isinstance(event, Result), event
-        ground = replace(ground, **{name: event[name]})
+    ground = replace(ground, protocol=given)
+    ground = replace(ground, teachers=(ground.made(TeacherJob)["teacher"],))
+    ground = replace(ground, shards=(ground.made(ProjectionJob)["shards"],))
     return read_manifest(ground.layout.shards(ground.shards[0]), "shards").identity["taps"]
 
 
