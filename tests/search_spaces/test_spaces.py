@@ -568,7 +568,7 @@ def suggest(trial):
         ),
         (
             "return Recipe(rate=lr)",
-            ", line 7, in suggest: .*: Recipe has no 'rate'; its fields: student, teacher_shares, lr",
+            ", line 7, in suggest: .*: Recipe has no 'rate'; its fields: student, teacher_shares, ",
         ),
     ],
 )
