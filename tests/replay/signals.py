@@ -3,15 +3,16 @@
     python -m tests.replay.signals ROOT CIFAR      writes docs/early-signal.md
 
 ROOT is a folder for three studies, which are made if they are not there, CIFAR a folder of CIFAR-10
-as images. Every recipe is a random one of `scheduled`, trained to the horizon without pruning; after
+as images. Each recipe is a random one of `scheduled`, trained to the horizon without pruning; after
 each epoch all signals are computed of the same network. A run that was measured is kept in ROOT.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -63,16 +64,16 @@ batch; without batch norm it is the likelihood of the whole validation split, wh
 """
 # name of the study: what it is, and its flags
 PAIRS = {
-    "digits": ("the default study", ()),
+    "digits": ("The default study", ""),
     "layer-norm": (
-        "resnet20 to a ConvNeXt without batch norm, on the digits",
-        ("--student", "timm:test_convnext", "--image-size", "32", "--optimizer", "adamw"),
+        "resnet20 to a ConvNeXt, without batch norm, on the digits",
+        "--student timm:test_convnext --image-size 32 --optimizer adamw",
     ),
     "many-steps": (
         "resnet14 to resnet8-w0.5 on CIFAR-10 (JPEG), 109 steps an epoch",
-        ("--dataset", "folder:CIFAR", "--image-size", "32", "--train-size", "7000")
-        + ("--batch-size", "64", "--teacher", "resnet14", "--teacher-epochs", "6")
-        + ("--student", "resnet8-w0.5", "--epochs", "12", "--confirm-epochs", "1"),
+        "--dataset folder:CIFAR --image-size 32 --train-size 7000 --batch-size 64 "
+        "--teacher resnet14 --teacher-epochs 6 --student resnet8-w0.5 --epochs 12 "
+        "--confirm-epochs 1",
     ),
 }
 SIGNALS = {
@@ -87,7 +88,7 @@ Row = dict[str, float]
 
 def prepare(root: Path, name: str, cifar: str) -> JobContext:
     """Make a study, whose teacher and cache serve all runs; return the context of its jobs."""
-    flags = [word.replace("CIFAR", cifar) for word in PAIRS[name][1]]
+    flags = [word.replace("CIFAR", cifar) for word in PAIRS[name][1].split()]
     made = Layout(root).study(name)
     if not made.report_json.exists():
         few = ["--trials", "1", "--seeds", "1", "--name", name, "--root", str(root)]
@@ -117,14 +118,15 @@ def measure(context: JobContext, name: str, number: int) -> list[Row]:
     )
     seed = view_seed(protocol)
     plan = Plan.of(protocol, epochs=job.horizon, view_seed=seed, views=views, seed=job.seed)
-    rows: list[Row] = []
-    try:
-        for epoch in train(state, recipe, plan, data, validation, teacher_source(job, CPU)):
-            rows.append(_row(epoch, network, data, validation))
-    except DivergenceError:
-        print(f"{name} {number} diverges after epoch {len(rows)}", flush=True)
+    epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
+    rows = [_row(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
     write_json(path, {"rows": rows})
     return rows
+
+
+def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
+    with suppress(DivergenceError):
+        yield from epochs
 
 
 def _row(epoch: EpochMetrics, network: Network, data: Examples, validation: Examples) -> Row:
