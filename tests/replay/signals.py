@@ -70,8 +70,8 @@ PAIRS = {
         "--student timm:test_convnext --image-size 32 --optimizer adamw",
     ),
     "many-steps": (
-        "resnet14 to resnet8-w0.5 on CIFAR-10 (JPEG), 109 steps an epoch",
-        "--dataset folder:CIFAR --image-size 32 --train-size 7000 --batch-size 64 "
+        "resnet14 to resnet8-w0.5 on CIFAR-10 (JPEG) at 16 pixels, 109 steps an epoch",
+        "--dataset folder:CIFAR --image-size 16 --train-size 7000 --batch-size 64 "
         "--teacher resnet14 --teacher-epochs 6 --student resnet8-w0.5 --epochs 12 "
         "--confirm-epochs 1",
     ),
