@@ -194,7 +194,8 @@ def table(runs: Sequence[list[Row]]) -> str:
             spent = np.median([row[f"{key} seconds"] for rows in whole for row in rows])
             cost = f"{100 * float(spent) / epoch:.1f} %"
         lines.append(f"| {name} | {' | '.join(f'{tau:.2f}' for tau in taus)} | {cost} |")
-    lines.append(f"\n{len(whole)} of {len(runs)} recipes; the others diverged.")
+    lost = len(runs) - len(whole)
+    lines.append(f"\n{len(whole)} recipes{f'; {lost} more diverged' if lost else ''}.")
     return "\n".join(lines)
 
 
