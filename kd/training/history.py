@@ -17,7 +17,8 @@ class EpochMetrics(JsonData):
 
     `agreement` (share of validation images for which both networks predict the same class) and
     `teacher_kl` (KL of the teacher to the student at temperature 1, nats) are None without a
-    teacher. `temperature`, `alpha` and `lr` are those of the epoch's last step.
+    teacher. `early_nll` is the early signal (`kd.training.early`). `temperature`, `alpha` and `lr`
+    are those of the epoch's last step.
     """
 
     epoch: int  # from 1
@@ -25,6 +26,7 @@ class EpochMetrics(JsonData):
     accuracy: float  # on the validation split
     nll: float  # on the validation split, nats
     ece: float  # on the validation split, 15 equal bins
+    early_nll: float  # on a batch of the validation split, with its own statistics, nats
     agreement: float | None
     teacher_kl: float | None
     loss: float

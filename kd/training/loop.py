@@ -1,5 +1,6 @@
 """Training: one run of one recipe, as a generator of epochs that can be saved and resumed."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
+from kd.training.early import early_nll
 from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
 from kd.training.recipe_losses import RecipeLosses
@@ -77,7 +79,7 @@ def train(
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:
             return
-        validated = _validate(state, plan.metric, validation, source)
+        validated = _validate(state, plan.metric, validation, source, len(data))
         seconds = time.perf_counter() - started
         state.epoch += 1
         epoch = EpochMetrics(epoch=state.epoch, seconds=seconds, **trained, **validated)
@@ -86,7 +88,11 @@ def train(
 
 
 def _validate(
-    state: TrainingState, metric: str, validation: Examples, source: TeacherSource | None
+    state: TrainingState,
+    metric: str,
+    validation: Examples,
+    source: TeacherSource | None,
+    trained: int,
 ) -> dict[str, Any]:
     logits = predict(state.result, validation)
     if not logits.isfinite().all():
@@ -94,7 +100,11 @@ def _validate(
     teacher_logits = source.validation_logits if source else None
     labels = validation.labels.cpu()
     value = objective(metric, logits.numpy(), labels.numpy())
-    return {"objective": value, **evaluate(logits, labels, teacher_logits)}
+    scores = evaluate(logits, labels, teacher_logits)
+    early = early_nll(state.result, validation, trained)
+    if early is not None and not math.isfinite(early):
+        raise DivergenceError(f"the weights are not finite after epoch {state.epoch + 1}")
+    return {"objective": value, **scores, "early_nll": scores["nll"] if early is None else early}
 
 
 def _train_epoch(

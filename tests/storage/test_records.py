@@ -41,6 +41,7 @@ EPOCH = EpochMetrics(
     accuracy=0.5,
     nll=1.25,
     ece=0.1,
+    early_nll=1.5,
     agreement=0.75,
     teacher_kl=0.2,
     loss=1.5,

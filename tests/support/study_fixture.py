@@ -239,6 +239,7 @@ def _history(
                 accuracy=accuracy,
                 nll=float(2.2 * (1 - accuracy) + 0.05),
                 ece=float(0.01 + 0.1 * (1 - progress)),
+                early_nll=float(2.4 * (1 - accuracy) + 0.06),
                 agreement=accuracy - 0.004,
                 teacher_kl=float(0.05 + 0.8 * (1 - progress)),
                 loss=(1 - alpha) * hard + alpha * soft + recipe.feature_weight * feature,

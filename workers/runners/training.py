@@ -37,7 +37,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
     with locked(run.lock, wait=True):
         network = place(starting_student(job, job.seed, job.recipe.student), device)
         data, validation = open_parts(job, device)
-        adapters = _adapters(job, network, data).to(device)
+        adapters = adapters_of(job, network).to(device)
         optimizer, ema = job.protocol.optimizer, job.protocol.ema
         state = TrainingState.start(network, adapters, job.recipe, optimizer, ema)
         identity = {
@@ -74,7 +74,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
     yield Result.of(test=test)
 
 
-def _adapters(job: TrainJob, network: Network, data: Examples) -> Adapters:
+def adapters_of(job: TrainJob, network: Network) -> Adapters:
     """Return what the recipe's feature loss trains at each of its taps, if anything."""
     recipe = job.recipe
     if not recipe.feature_taps:

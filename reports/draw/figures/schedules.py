@@ -20,7 +20,7 @@ STEPS = 200  # points of a drawn schedule
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw temperature, alpha and learning rate over the horizon, and the resulting scores."""
+    """Draw temperature, alpha and learning rate over the horizon, the scores, the early signal."""
     data, trials = findings.data, chosen_trials(findings.data)
     if not trials:
         return Figure(title="No recipe yet", note="No trial has completed yet.")
@@ -54,6 +54,17 @@ def draw(findings: Findings) -> Figure:
                 scores,
                 measure.of("validation"),
                 unit=measure.symbol,
+                height=LOW,
+            ),
+            epochs_panel(
+                data,
+                "schedules-early",
+                {
+                    one.arm: {epoch.epoch: epoch.early_nll for epoch in one.history}
+                    for one in trials
+                },
+                "early signal: NLL of a validation batch with its own statistics",
+                unit="nats",
                 height=LOW,
             ),
         ],
@@ -120,6 +131,7 @@ def _table(data: StudyData, trials: list[TrialData]) -> Table:
             "learning rate": figure(epoch.lr),
             f"validation {data.measure.name}": data.measure.value(epoch.objective),
             "NLL": figure(epoch.nll),
+            "early signal": figure(epoch.early_nll),
             "ECE": percent(epoch.ece),
             "agreement with the teacher": percent(epoch.agreement),
         }

@@ -1,0 +1,224 @@
+"""Measures signals of early epochs: how they rank recipes, and what they cost.
+
+    python -m tests.replay.signals ROOT CIFAR      writes docs/early-signal.md
+
+ROOT is a folder for three studies, which are made if they are not there, CIFAR a folder of CIFAR-10
+as images. Each recipe is a random one of `scheduled`, trained to the horizon without pruning; after
+each epoch all signals are computed of the same network. A run that was measured is kept in ROOT.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from conductor.command_line.cli import main as study
+from conductor.stages.provenance import read_context
+from kd.data.inputs import Examples
+from kd.errors import DivergenceError
+from kd.models.network import Network
+from kd.models.numerics import place
+from kd.seeds import derive_seed
+from kd.training.early import IMAGES, early_nll
+from kd.training.history import EpochMetrics
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
+from search_spaces.context import StudyContext
+from search_spaces.digest import seeded_trials
+from search_spaces.space import load_space
+from storage.files.artifacts import read_json, write_json
+from storage.files.layout import Layout
+from tests.benchmarks.machine import described
+from tests.support.processes import ROOT
+from workers.jobs import JobContext, TrainJob
+from workers.runners.caching import view_seed
+from workers.runners.loading import open_parts, starting_student, teacher_source
+from workers.runners.training import adapters_of
+
+CPU = torch.device("cpu")
+RECIPES = 40  # of each pair
+PRECISE = (4, 128)  # batches, and images of each, that PreciseBN's statistics are computed over
+SHOWN = (1, 2, 3, 4, 6, 8, 12)  # epochs
+PAGE = ROOT / "docs" / "early-signal.md"
+HEAD = f"""\
+# The early signal, measured
+Written by `python -m tests.replay.signals ROOT CIFAR`, at commit COMMIT. Kendall's rank correlation
+of a signal after some epochs with the validation accuracy after the last one, over random recipes
+of `scheduled` that are trained to the end; and what computing the signal costs, as a share of an
+epoch. Scores of the first epochs that are measured with BatchNorm's running statistics rank recipes
+hardly better than chance. `early_nll` of every epoch's record is the likelihood of {IMAGES}
+validation images (less than an eighth as many as are trained on) with the statistics of their own
+batch; without batch norm it is the likelihood of the whole validation split, which costs nothing.
+
+"""
+# name of the study: what it is, and its flags
+PAIRS = {
+    "digits": ("The default study", ""),
+    "layer-norm": (
+        "resnet20 to a ConvNeXt, without batch norm, on the digits",
+        "--student timm:test_convnext --image-size 32 --optimizer adamw",
+    ),
+    "many-steps": (
+        "resnet14 to resnet8-w0.5 on CIFAR-10 (JPEG) at 16 pixels, 109 steps an epoch",
+        "--dataset folder:CIFAR --image-size 16 --train-size 7000 --batch-size 64 "
+        "--teacher resnet14 --teacher-epochs 6 --student resnet8-w0.5 --epochs 12 "
+        "--confirm-epochs 1",
+    ),
+}
+SIGNALS = {
+    "accuracy": "accuracy, running statistics",
+    "nll": "NLL, running statistics",
+    "hard_loss": "hard loss of training",
+    "batch": f"NLL of {IMAGES} images, statistics of that batch",
+    "precise": f"the same, statistics of {PRECISE[0]} training batches (PreciseBN)",
+}
+Row = dict[str, float]
+
+
+def prepare(root: Path, name: str, cifar: str) -> JobContext:
+    """Make a study, whose teacher and cache serve all runs; return the context of its jobs."""
+    flags = [word.replace("CIFAR", cifar) for word in PAIRS[name][1].split()]
+    made = Layout(root).study(name)
+    if not made.report_json.exists():
+        few = ["--trials", "1", "--seeds", "1", "--name", name, "--root", str(root)]
+        if code := study([*flags, *few]):
+            raise SystemExit(code)
+    return read_context(made)
+
+
+def measure(context: JobContext, name: str, number: int) -> list[Row]:
+    """Train the recipe `number`; return the signals of each epoch, fewer if it diverges."""
+    path = Path(context.root) / "signals" / name / f"{number}.json"
+    if path.exists():
+        return list(read_json(path)["rows"])
+    torch.set_num_threads(1)
+    protocol = context.protocol
+    known = StudyContext(
+        taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
+    )
+    recipe = load_space("scheduled", known).suggest(list(seeded_trials(RECIPES))[number])
+    views = list(range(protocol.view_count))
+    own = {"seed": derive_seed(0, "signals", number), "horizon": protocol.epochs, "views": views}
+    job = context.job(TrainJob, recipe=recipe, folder="", **own)
+    network = place(starting_student(job, job.seed, recipe.student), CPU)
+    data, validation = open_parts(job, CPU)
+    state = TrainingState.start(
+        network, adapters_of(job, network), recipe, protocol.optimizer, protocol.ema
+    )
+    seed = view_seed(protocol)
+    plan = Plan.of(protocol, epochs=job.horizon, view_seed=seed, views=views, seed=job.seed)
+    epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
+    rows = [_row(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
+    write_json(path, {"rows": rows})
+    return rows
+
+
+def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
+    with suppress(DivergenceError):
+        yield from epochs
+
+
+def _row(epoch: EpochMetrics, network: Network, data: Examples, validation: Examples) -> Row:
+    row = {name: getattr(epoch, name) for name in ("accuracy", "nll", "hard_loss", "seconds")}
+    row["batch"], row["batch seconds"] = _timed(
+        lambda: early_nll(network, validation, len(data)) or epoch.nll
+    )
+    row["precise"], row["precise seconds"] = _timed(lambda: _precise(network, data, validation))
+    return row
+
+
+def _timed(compute: Callable[[], float]) -> tuple[float, float]:
+    started = time.perf_counter()
+    return compute(), time.perf_counter() - started
+
+
+@torch.no_grad()
+def _precise(network: Network, data: Examples, validation: Examples) -> float:
+    """Return the likelihood with statistics recomputed over training images, which are undone."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    before = [{name: kept.clone() for name, kept in one.named_buffers()} for one in layers]
+    momenta = [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
+    if layers:
+        for batch in _spread(data, PRECISE[0] * PRECISE[1])[0].split(PRECISE[1]):
+            network(batch)
+    network.eval()
+    values, labels = _spread(validation, IMAGES)
+    found = float(functional.cross_entropy(network(values).double(), labels))
+    for layer, buffers, momentum in zip(layers, before, momenta, strict=True):
+        layer.load_state_dict(buffers, strict=False)
+        layer.momentum = momentum
+    return found
+
+
+def _spread(split: Examples, most: int) -> tuple[Tensor, Tensor]:
+    count = min(most, len(split))
+    chosen = torch.arange(count) * len(split) // count
+    return split.values[chosen], split.labels[chosen]
+
+
+def table(runs: Sequence[list[Row]]) -> str:
+    """Return, in Markdown, the rank correlation of each signal with the accuracy at the end."""
+    horizon = max(map(len, runs))
+    whole = [rows for rows in runs if len(rows) == horizon]
+    final = [rows[-1]["accuracy"] for rows in whole]
+    epoch = float(np.median([row["seconds"] for rows in whole for row in rows]))
+    shown = [one for one in SHOWN if one <= horizon]
+    lines = [
+        f"| signal | {' | '.join(f'epoch {one}' for one in shown)} | cost |",
+        f"|---|{'---|' * (len(shown) + 1)}",
+    ]
+    for key, name in SIGNALS.items():
+        sign = 1 if key == "accuracy" else -1
+        taus = [
+            float(kendalltau([sign * rows[one - 1][key] for rows in whole], final).statistic)
+            for one in shown
+        ]
+        cost = "none"
+        if f"{key} seconds" in whole[0][0]:
+            spent = np.median([row[f"{key} seconds"] for rows in whole for row in rows])
+            cost = f"{100 * float(spent) / epoch:.1f} %"
+        lines.append(f"| {name} | {' | '.join(f'{tau:.2f}' for tau in taus)} | {cost} |")
+    lost = len(runs) - len(whole)
+    lines.append(f"\n{len(whole)} recipes{f'; {lost} more diverged' if lost else ''}.")
+    return "\n".join(lines)
+
+
+def main(root: Path, cifar: str) -> None:
+    machine, sections = described(), []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for name, (what, _) in PAIRS.items():
+            context = prepare(root, name, cifar)
+            jobs = [pool.submit(measure, context, name, number) for number in range(RECIPES)]
+            sections.append(f"## {what}\n\n{table([job.result() for job in jobs])}\n")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    rows = [f"| {name} | {text} |" for name, text in machine.items()]
+    sections.append("\n".join(["| machine | |", "|---|---|", *rows]))
+    text = HEAD.replace("COMMIT", commit) + "\n".join(sections) + "\n"
+    print(text)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
