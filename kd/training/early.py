@@ -1,10 +1,10 @@
 """The early signal: how good a run will be, from its first epochs.
 
-The running statistics of BatchNorm lag behind weights that change fast, and for the first hundred
-steps scores measured with them rank recipes hardly better than chance. The likelihood of some
-validation images, normalised by the statistics of their own batch, ranks them from the second epoch
-(docs/early-signal.md). Statistics recomputed over training batches (PreciseBN, Wu and Johnson 2021,
-arXiv 2105.07576) rank no better, and cost more.
+The running statistics of BatchNorm lag behind weights that change fast, and in the first hundred
+steps scores measured with them may rank recipes hardly better than chance. This is the likelihood
+of some validation images, normalised by the statistics of their own batch; docs/early-signal.md has
+where it ranks recipes early, and where nothing does. Statistics recomputed over training batches
+(PreciseBN, Wu and Johnson 2021, arXiv 2105.07576) rank hardly better, and cost more.
 """
 
 from collections.abc import Iterator
