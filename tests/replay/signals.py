@@ -56,8 +56,8 @@ HEAD = f"""\
 Written by `python -m tests.replay.signals ROOT CIFAR`, at commit COMMIT. Kendall's rank correlation
 of a signal after some epochs with the validation accuracy after the last one, over random recipes
 of `scheduled` that are trained to the end; and what computing the signal costs, as a share of an
-epoch. In the first epochs, scores that are measured with BatchNorm's running statistics may rank recipes
-hardly better than chance. `early_nll` of every epoch's record is the likelihood of {IMAGES}
+epoch. In the first epochs, scores that are measured with BatchNorm's running statistics may rank
+recipes hardly better than chance. `early_nll` of every epoch's record is the likelihood of {IMAGES}
 validation images (at most an eighth as many as are trained on) with the statistics of their own
 batch; without batch norm it is the likelihood of the whole validation split, which costs nothing.
 
