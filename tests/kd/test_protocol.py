@@ -183,7 +183,7 @@ def test_an_absurd_flag_is_refused(absurd: Any) -> None:
 
 
 @pytest.mark.parametrize("absurd", [None, "last1", 1, {}, [1], [None], [["last1"]]])
-@pytest.mark.parametrize("name", ["students", "taps"])
+@pytest.mark.parametrize("name", ["teachers", "teacher_weights", "students", "taps"])
 def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
     with pytest.raises(ProtocolError, match=rf"{name}(\[0\])? must be a (list|text), got "):
         Protocol.from_json(altered(**{name: absurd}))
