@@ -11,26 +11,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd.data.inputs import Examples
 from kd.models.network import Network
 
-IMAGES = 128  # of the validation split, at most
-SHARE = 8  # at least as many times more images are trained on, so that it costs 3 % of an epoch
+BATCH = 128  # images that are normalised together, at most
+SHARE = 8  # as many times more images are trained on, at least, so that it costs 3 % of an epoch
+
+
+def early_nll(network: Network, validation: Examples, trained: int) -> float | None:
+    """Return the mean negative log-likelihood, nats, of images of the validation split.
+
+    `trained` is the number of training images. Returns None for a network without batch
+    normalisation, for which it would be that of all validation images, but for noise.
+    """
+    found = early_logits(network, validation, trained)
+    return None if found is None else float(functional.cross_entropy(*found))
 
 
 @torch.inference_mode()
-def early_nll(network: Network, validation: Examples, trained: int) -> float | None:
-    """Return the mean negative log-likelihood, nats, of a batch of the validation split.
+def early_logits(
+    network: Network, validation: Examples, trained: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return logits [N, classes] double and labels [N] of images spread over a validation split.
 
-    The images are spread evenly over it; `trained` is the number of training images. Returns None
-    for a network without batch normalisation, for which it would be that of all validation images,
-    but for noise.
+    They are normalised in batches of nearly equal size. None if that changes nothing.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-    count = min(IMAGES, len(validation), max(2, trained // SHARE))
+    count = min(len(validation), max(2, trained // SHARE))
     if not layers or count < 2:
         return None
     chosen = torch.arange(count) * len(validation) // count
@@ -41,10 +52,10 @@ def early_nll(network: Network, validation: Examples, trained: int) -> float | N
     network.eval()
     try:
         with _own_statistics(layers):
-            logits = network(values).double()
+            logits = [network(batch).double() for batch in values.chunk(-(-count // BATCH))]
     finally:
         network.train(was_training)
-    return float(functional.cross_entropy(logits, labels))
+    return torch.cat(logits), labels
 
 
 @contextmanager

@@ -1,85 +1,194 @@
-"""Trains every recipe of the grid to the horizon, without pruning, and writes its learning curves.
+"""Trains random recipes of the built-in spaces to the horizon, and records their learning curves.
 
-    python -m tests.replay.record ROOT      972 runs of 12 epochs; goes on where it was interrupted
+    python -m tests.replay.record TASK ROOT CIFAR      goes on where it was interrupted
 
-ROOT is the folder of a study on the digits, which is made if it is not there.
+TASK is one of `TASKS`, ROOT a folder for its studies, CIFAR a folder of CIFAR-10 as images. After
+each epoch all signals are computed of the same network. The table is written to `TABLES`.
 """
 
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from conductor.command_line.cli import main
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from conductor.command_line.cli import main as study
 from conductor.stages.provenance import read_context
+from kd.data.inputs import Examples
+from kd.errors import DivergenceError
+from kd.models.network import Network
+from kd.models.numerics import place
 from kd.seeds import derive_seed
+from kd.training.early import early_logits
+from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
-from storage.files.layout import Layout, RunLayout
-from storage.files.records import RunRecord
-from tests.replay.grid import SEEDS, TABLE, Point, points, recipe_at, write_table
-from workers.events import Diverged, EpochDone, Event
-from workers.jobs import TrainJob
-from workers.pools.worker_pool import WorkerPool, make_pool
+from kd.training.loop import Plan, train
+from kd.training.state import TrainingState
+from search_spaces.context import StudyContext
+from search_spaces.digest import seeded_trials
+from search_spaces.space import load_space
+from storage.files.artifacts import read_json, write_json
+from storage.files.layout import Layout
+from tests.replay.tables import SEEDS, write_table
+from workers.jobs import JobContext, TrainJob
+from workers.runners.caching import view_seed
+from workers.runners.loading import open_parts, starting_student, teacher_source
+from workers.runners.training import adapters_of
 
-Key = tuple[Point, int]
+CPU = torch.device("cpu")
+POINTS = {"scheduled": 300, "plain": 100}  # recipes of each arm
+OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
+_SMALL = "--image-size 16 --batch-size 64 --confirm-epochs 1 "
+TASKS = {  # its flags; CIFAR and ROOT stand for folders
+    "digits": "",
+    "cifar": _SMALL + "--dataset folder:CIFAR --train-size 3000 --teacher resnet14-w0.5 "
+    "--teacher-epochs 15 --student resnet8-w0.25 --epochs 12",
+    "pretrained": _SMALL + "--dataset folder:ROOT/newer --train-size 1000 --teacher resnet14-w0.5 "
+    "--teacher-weights ROOT/resnet14-w0.5.safetensors --teacher-epochs 15 --student resnet8-w0.25 "
+    "--student-weights ROOT/resnet8-w0.25.safetensors --epochs 30",
+}
+EARLIER = _SMALL + "--dataset folder:ROOT/older --train-size 8000 --teacher-epochs 10 --epochs 1"
 
 
-def record(root: Path, workers: str) -> None:
-    """Make the study, whose teacher and cache serve all runs; then train what is missing."""
-    prepared = main(["--trials", "1", "--seeds", "1", "--name", "replay", "--root", str(root)])
-    if prepared:
-        raise SystemExit(prepared)
-    context = read_context(Layout(root).study("replay"))
+def prepare(task: str, root: Path, cifar: Path) -> JobContext:
+    """Make a study, whose teacher and cache serve all runs; return the context of its jobs."""
+    if task == "pretrained":
+        _pretrain(root, cifar)
+    made = Layout(root).study(task)
+    if not made.report_json.exists():
+        _study(TASKS[task], task, root, cifar)
+    return read_context(made)
+
+
+def _study(flags: str, name: str, root: Path, cifar: Path) -> None:
+    places = flags.replace("CIFAR", str(cifar)).replace("ROOT", str(root))
+    few = ["--trials", "1", "--seeds", "1", "--name", name, "--root", str(root)]
+    if code := study([*places.split(), *few]):
+        raise SystemExit(code)
+
+
+def _pretrain(root: Path, cifar: Path) -> None:
+    """Train student and teacher on half of the classes, as teachers of studies; link the others."""
+    for split in ("train", "test"):
+        for found in sorted((cifar / split).iterdir()):
+            link = root / ("older" if found.name in OLDER else "newer") / split / found.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(found)
+    for model in ("resnet14-w0.5", "resnet8-w0.25"):
+        weights = root / f"{model}.safetensors"
+        if weights.exists():
+            continue
+        more = f" --teacher {model} --student resnet8-w0.25"
+        _study(EARLIER + more, f"older-{model}", root, cifar)
+        context = read_context(Layout(root).study(f"older-{model}"))
+        os.link(context.layout.teacher_weights(context.teachers[0]), weights)
+
+
+def points(arm: str, context: JobContext) -> list[dict[str, Any]]:
+    """Return the parameters of an arm's recipes: the enqueued ones, then random ones."""
     protocol = context.protocol
-    runs: dict[Key, RunLayout] = {
-        (point, seed): RunLayout(root / "grid" / "-".join(map(str, point)) / str(seed))
-        for point in points()
-        for seed in range(SEEDS)
-    }
-    jobs = {
-        (point, seed): context.job(
-            TrainJob,
-            folder=str(run.folder),
-            recipe=recipe_at(point),
-            seed=derive_seed(protocol.seed, "replay", seed),
-            horizon=protocol.epochs,
-            views=list(range(protocol.view_count)),
-        )
-        for (point, seed), run in runs.items()
-        if not run.result.exists()
-    }
-    histories: dict[Key, list[EpochMetrics]] = {}
-
-    def listen(key: Key, event: Event) -> None:
-        if isinstance(event, EpochDone):
-            histories.setdefault(key, []).append(event.metrics)
-
-    pool = make_pool(workers)
-    pool.start()
-    try:
-        for done, (key, event) in enumerate(WorkerPool(pool).run_all(jobs, listen), 1):
-            _keep(runs[key], jobs[key], event, histories.pop(key, []))
-            print(f"{done} of {len(jobs)}", flush=True)
-    finally:
-        pool.close()
-    write_table(TABLE, {key: _curve(RunRecord.read(run.result)) for key, run in runs.items()})
+    known = StudyContext(
+        taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
+    )
+    space = load_space(arm, known)
+    drawn = []
+    for trial in seeded_trials(POINTS[arm] - len(space.enqueued)):
+        space.suggest(trial)
+        drawn.append(trial.params)
+    return [*map(dict, space.enqueued.values()), *drawn]
 
 
-def _keep(run: RunLayout, job: TrainJob, event: Event, history: list[EpochMetrics]) -> None:
-    RunRecord(
-        recipe=job.recipe,
-        seed=job.seed,
-        horizon=job.horizon,
-        outcome="diverged" if isinstance(event, Diverged) else "complete",
-        history=history,
-        seconds=sum(metrics.seconds for metrics in history),
-    ).write(run.result)
-    run.checkpoint.unlink(missing_ok=True)
+def measure(context: JobContext, arm: str, number: int, seed: int, path: Path) -> dict[str, Any]:
+    """Train a recipe; return the signals by epoch, fewer if it diverges."""
+    if path.exists():
+        return dict(read_json(path))
+    torch.set_num_threads(1)
+    import optuna
+
+    protocol = context.protocol
+    known = StudyContext(
+        taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
+    )
+    fixed = optuna.trial.FixedTrial(points(arm, context)[number])
+    recipe = load_space(arm, known).suggest(fixed)
+    views = list(range(protocol.view_count))
+    own = {"seed": derive_seed(0, "record", seed), "horizon": protocol.epochs, "views": views}
+    job = context.job(TrainJob, recipe=recipe, folder="", **own)
+    network = place(starting_student(job, job.seed, recipe.student), CPU)
+    data, validation = open_parts(job, CPU)
+    state = TrainingState.start(
+        network, adapters_of(job, network), recipe, protocol.optimizer, protocol.ema
+    )
+    shown = view_seed(protocol)
+    plan = Plan.of(protocol, epochs=job.horizon, view_seed=shown, views=views, seed=job.seed)
+    epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
+    rows = [_signals(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
+    found = {"rows": rows}
+    write_json(path, found)
+    return found
 
 
-def _curve(record: RunRecord) -> list[float]:
-    """Validation accuracy by epoch; 0 from where a run diverged."""
-    told = [metrics.accuracy for metrics in record.history]
-    return told + [0.0] * (record.horizon - len(told))
+def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
+    with suppress(DivergenceError):
+        yield from epochs
+
+
+def _signals(
+    epoch: EpochMetrics, network: Network, data: Examples, validation: Examples
+) -> dict[str, float]:
+    names = ("accuracy", "nll", "early_nll", "hard_loss", "agreement", "seconds")
+    row = {name: getattr(epoch, name) for name in names}
+    logits = predict(network, validation).double()
+    row["scaled_nll"] = _scaled(logits, validation.labels)
+    early, labels = early_logits(network, validation, len(data)) or (logits, validation.labels)
+    row["early_accuracy"] = float((early.argmax(1) == labels).double().mean())
+    row["early_scaled_nll"] = _scaled(early, labels)
+    return row
+
+
+def _scaled(logits: Tensor, labels: Tensor) -> float:
+    """Return the likelihood at the best temperature (Guo et al. 2017)."""
+    low, high = -3.0, 3.0  # of the logarithm
+    ratio = (5**0.5 - 1) / 2
+
+    def at(log: float) -> float:
+        return float(functional.cross_entropy(logits * 2.718281828459045**log, labels))
+
+    for _ in range(40):
+        one, other = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, other) if at(one) < at(other) else (one, high)
+    return at((low + high) / 2)
+
+
+def main(task: str, root: Path, cifar: Path) -> None:
+    context = prepare(task, root, cifar)
+    found = {}
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        for arm, count in POINTS.items():
+            for number in range(count):
+                for seed in range(SEEDS):
+                    path = root / "curves" / task / arm / f"{number}-{seed}.json"
+                    found[arm, number, seed] = pool.submit(
+                        measure, context, arm, number, seed, path
+                    )
+        for done, (key, job) in enumerate(found.items(), 1):
+            job.result()
+            if done % 20 == 0:
+                print(task, *key, f"{done} of {len(found)}", flush=True)
+    write_table(
+        task,
+        {arm: points(arm, context) for arm in POINTS},
+        {key: job.result()["rows"] for key, job in found.items()},
+    )
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "auto")
+    main(sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve())
