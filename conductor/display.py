@@ -28,7 +28,7 @@ class _Run:
 
 @dataclass(slots=True)
 class _Stage:
-    """A part of the study with `total` runs, `done` of them when it began."""
+    """A part of the study: `total` runs, or what they are counted in, `done` when it began."""
 
     title: str
     total: int
@@ -93,12 +93,15 @@ class Display:
         run = self._runs[key]
         run.epoch, run.value = epoch, value
 
-    def run_ended(self, key: object, text: str) -> None:
-        """Print how a run ended and, without a live view, the time left."""
+    def run_ended(self, key: object, text: str, part: int = 1) -> None:
+        """Print how a run ended and, without a live view, the time left.
+
+        `part` is how much of the stage's total it was.
+        """
         self._runs.pop(key, None)
         left = ""
         if self._stage:
-            self._stage.ended += 1
+            self._stage.ended += part
             left = self._stage.time_left()
         self.say(f"{text}{f' · {left} left' if left and not self.is_live else ''}")
 

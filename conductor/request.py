@@ -18,7 +18,7 @@ from reports.wording import parse_size, parse_time
 from search_spaces import SPACES
 from search_spaces.changes import read_changes, written
 from storage.files.layout import Layout
-from storage.files.records import WarmStart
+from storage.files.records import StudySettings, WarmStart
 
 if TYPE_CHECKING:
     from workers.pools.worker_pool import Pool
@@ -128,7 +128,8 @@ class Request(Workers):
         int,
         Flag(
             "search",
-            "trials of each arm in total; repeating the command finishes them, or does nothing",
+            "budget of each arm, in trainings to the horizon: as many epochs are spent; with "
+            "--sampler, in trials. Repeating the command spends the rest, or does nothing",
         ),
     ] = 20
     timeout: Annotated[
@@ -136,7 +137,7 @@ class Request(Workers):
         Flag(
             "search",
             "time, as in 2h, 90m or 1h30m, from the start of this command, after which no further "
-            "trial begins, except to give all arms the same number; then follows the confirmation. "
+            "trial begins, except to give all arms the same budget; then follows the confirmation. "
             "Repeating the command continues to --trials (default: no limit)",
             parse_time,
         ),
@@ -145,12 +146,20 @@ class Request(Workers):
         str,
         Flag(
             "search",
-            "how recipes are proposed: a name, or a function of your own that returns an Optuna "
-            "sampler, as in mine.py:make (see docs/guide.md). Names",
+            "search by an Optuna sampler in place of promotion: a name, or a function of your own "
+            "that returns one, as in mine.py:make (see docs/guide.md). Names",
         ),
         SAMPLERS,
-    ] = "tpe"
-    pruner: Annotated[str, Flag("search", "how trials are ended early"), PRUNERS] = "median"
+    ] = ""
+    pruner: Annotated[
+        str,
+        Flag(
+            "search",
+            "search by an Optuna pruner in place of promotion: how it ends trials early (default "
+            "with --sampler: median, or none for gp)",
+        ),
+        PRUNERS,
+    ] = ""
     lag: Annotated[
         int,
         Flag(
@@ -204,8 +213,14 @@ class Request(Workers):
             require(f"--{flag} must be at least 1", received >= 1, received)
             require(f"--{flag} must be at most {MOST:,}", received <= MOST, received)
         Workers.__post_init__(self)
-        check_sampler(self.sampler)
-        PRUNERS.check(self.pruner)
+        if self.pruner and not self.sampler:
+            object.__setattr__(self, "sampler", "tpe")
+        if self.sampler and not self.pruner:
+            pruner = "none" if self.sampler == "gp" else "median"
+            object.__setattr__(self, "pruner", pruner)
+        if self.sampler:
+            check_sampler(self.sampler)
+            PRUNERS.check(self.pruner)
         if self.sampler == "gp" and self.pruner != "none":
             raise ProtocolError(
                 f"the gp sampler ignores pruned trials: use --pruner none, not {self.pruner}"
@@ -249,6 +264,12 @@ def choose_spaces(arms: Sequence[str] | None, own: Sequence[str] | None) -> list
     return [*own, *(arms or ("plain",))]
 
 
+def searched_by(options: Request | StudySettings) -> dict[str, Any]:
+    """Return how arms are searched, by name: promotion, or sampler and pruner; and the lag."""
+    chosen = {name: getattr(options, name) for name in METHOD}
+    return chosen if options.sampler else {"search": "promotion", "lag": options.lag}
+
+
 def announced(request: Request, taps: Sequence[str]) -> list[str]:
     """Return the lines that announce a run: the study, and every field of its protocol.
 
@@ -270,7 +291,7 @@ def announced(request: Request, taps: Sequence[str]) -> list[str]:
             lines.append([])
         lines[-1].append(f"{name} {_shown(value)}")
     arms = ", ".join(Path(space).stem for space in request.spaces)
-    method = ", ".join(f"{name} {getattr(request, name)}" for name in METHOD)
+    method = ", ".join(f"{name} {value}" for name, value in searched_by(request).items())
     head = f"study {request.name} in {request.root}: arms {arms}; trials {request.trials}, "
     return [
         f"{head}seeds {request.seeds}, {method}",

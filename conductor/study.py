@@ -4,12 +4,11 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from optuna.storages import BaseStorage
 
 from conductor.display import Display
-from conductor.request import METHOD, Request, announced
+from conductor.request import METHOD, Request, announced, searched_by
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
 from conductor.search.loop import Search
@@ -31,6 +30,7 @@ from conductor.stages.provenance import (
     versions_change,
 )
 from kd.errors import RetortError, StudyError
+from kd.metrics import load_metric
 from kd.names import mixes
 from kd.protocol import Protocol
 from reports.wording import measure
@@ -169,7 +169,7 @@ class Study:
         preparation.loss(data)
         if kept:
             check_taps(self._paths.name, kept, data)
-        context = replace(self._context, taps=data.taps, binary=data.binary)
+        context = replace(self._context, taps=data.taps, binary=data.classes == 2)
         if context != self._context:
             self._spaces = [for_study(space, context) for space in self._spaces]
         budget = measure_budget(data, self._paths, workers, self._display)
@@ -180,7 +180,8 @@ class Study:
         begun = begin_settings(self._paths, self._request, self._spaces, data, kept)
         prepared = preparation.run(data, _distils(self._spaces), begun.cache)
         settings = begin_settings(self._paths, self._request, self._spaces, prepared, begun)
-        arms = [self._open_arm(space, storage, settings, budget) for space in self._spaces]
+        method = self._method(settings, data.classes)
+        arms = [self._open_arm(space, storage, settings, method, budget) for space in self._spaces]
         clock.lap("preparation")
         stage = arms, workers, self._paths, self._display, prepared
         if search:
@@ -190,7 +191,8 @@ class Study:
             self._search(Search(*stage), publisher)
             clock.lap("search")
         chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
-        remember_command(self._paths, max(arm.decisions.counted for arm in arms), chosen)
+        reached = max(arm.decisions.spent // arm.decisions.unit for arm in arms)
+        remember_command(self._paths, reached, chosen)
         clock.lap("confirmation")
         self._compare(workers, prepared)
         clock.lap("comparison")
@@ -209,28 +211,36 @@ class Study:
             remember_timeout(self._paths, seconds, planned)
 
     def _open_arm(
-        self, space: Space, storage: BaseStorage, settings: StudySettings, budget: Budget
+        self,
+        space: Space,
+        storage: BaseStorage,
+        settings: StudySettings,
+        method: SearchMethod,
+        budget: Budget,
     ) -> Arm:
         protocol = self._request.protocol
-        chosen: dict[str, Any] = {name: getattr(settings, name) for name in METHOD}
         attributes = {
             "protocol": protocol.hash,
             "space": space.digest,
-            **chosen,
+            **searched_by(settings),
             "dataset": settings.dataset,
             "shards": ",".join(settings.shards),
             **({"students": budget.digest} if budget.digest else {}),
         }
         name = study_name(self._request.name, space.name)
         study = open_study(storage, name, attributes, measure(protocol.metric).maximised)
-        method = self._method(settings)
         return Arm(space, study, method, budget=budget if len(protocol.students) > 1 else None)
 
-    def _method(self, options: Request | StudySettings) -> SearchMethod:
+    def _method(self, options: Request | StudySettings, classes: int = 2) -> SearchMethod:
         protocol = self._request.protocol
-        chosen: dict[str, Any] = {name: getattr(options, name) for name in METHOD}
-        own = self._layout.own
-        return SearchMethod(**chosen, seed=protocol.seed, horizon=protocol.epochs, own=own)
+        return SearchMethod(
+            **{name: getattr(options, name) for name in METHOD},
+            seed=protocol.seed,
+            horizon=protocol.epochs,
+            is_share=load_metric(protocol.metric).RANGE == (0.0, 1.0),
+            classes=classes,
+            own=self._layout.own,
+        )
 
     def _compare(self, workers: WorkerPool, context: JobContext) -> None:
         """Test the teachers, and measure the costs of the models while nothing else runs."""

@@ -251,6 +251,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{whole(count)} {noun if count == 1 else plural or noun + 's'}"
 
 
+def trainings(count: float) -> str:
+    """1 training's worth of epochs, 20 trainings' worth of epochs"""
+    whose = "training's" if count == 1 else "trainings'"
+    return f"{count:,.4g} {whose} worth of epochs"
+
+
 def capitalised(text: str) -> str:
     """Begin a sentence with `text`; all but its first letter stays as it is."""
     return text[:1].upper() + text[1:]

@@ -157,7 +157,8 @@ class ShardJob(OfTeacher, Job):
 class TrainJob(Job):
     """Train one student in `folder`, resuming from a checkpoint found there.
 
-    `views` are the views in the order of the epochs, `horizon` the epochs planned and trained.
+    `views` are the views in the order of the epochs, `horizon` the epochs that are planned, and
+    `until` the last that is trained (0: all); its checkpoint is kept, for a job that goes on.
     With `confirm`, a purpose in words, the student is tested at the end: the seal at `seal`
     records the purpose, and the student and its test logits are kept.
     Result: `test`, its scores, or None.
@@ -169,12 +170,18 @@ class TrainJob(Job):
     horizon: int
     views: list[int]
     folder: str
+    until: int = 0
     confirm: str = ""
     seal: str = ""
 
     @property
     def run(self) -> RunLayout:
         return RunLayout(Path(self.folder))
+
+    @property
+    def end(self) -> int:
+        """The last epoch that is trained."""
+        return self.until or self.horizon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from conductor.search.budget import Budget
 from conductor.search.decisions import Decisions
 from conductor.search.ledger import StudyLedger
 from conductor.search.methods import SearchMethod
-from conductor.search.mirror import CUT
 from search_spaces.space import Space
 
 
@@ -31,13 +30,13 @@ class Arm:
         for trial in self.ledger.read():
             self.decisions.adopt(trial)
 
-    def ask(self, total: int) -> int | None:
+    def ask(self, limit: int) -> int | None:
         """Decide the parameters of the next trial, store it, and return its number.
 
         A trial with an `excess` has ended already, and must not be trained. Returns None while no
-        further trial may begin, towards `total`.
+        further trial may begin, or once `limit` is committed (`Decisions.unit`).
         """
-        if not self.decisions.may_ask(total):
+        if not self.decisions.may_ask(limit):
             return None
         trial = self.decisions.ask()
         self.ledger.begin(trial)
@@ -50,11 +49,7 @@ class Arm:
         """
         if self.decisions.report(number, epoch, value):
             self.ledger.report(number, epoch, value)
-        cut = self.decisions.cuts(number, epoch)
-        auditor = self.decisions.is_auditor(number)
-        if cut and auditor and self.decisions.note_cut(number, epoch):
-            self.ledger.note(number, CUT, epoch)
-        return cut and not auditor
+        return self.decisions.stops(number, epoch)
 
     def tell(
         self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]

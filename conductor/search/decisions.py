@@ -1,6 +1,5 @@
-"""The decisions of one arm: what to ask, when to prune, which trials are best."""
+"""The decisions of one arm: what to ask, when to stop, which trials are best."""
 
-import heapq
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,32 +7,33 @@ import optuna
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from conductor.search.budget import Budget
-from conductor.search.methods import STARTUP_TRIALS, SearchMethod, make_sampler
-from conductor.search.mirror import CUT, Mirror
+from conductor.search.methods import SearchMethod
+from conductor.search.mirror import Mirror
+from conductor.search.promotion.promotion import Promotion
+from conductor.search.proposal import Way
+from conductor.search.sampling import Sampling
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
-from kd.seeds import derive_seed
 from search_spaces.checks import Distributions
 from search_spaces.space import Space, propose
 from storage.studies.trials import (
     ASKED,
     CONSTRAINTS,
+    CONTINUES,
     ENDED,
     INFEASIBLE,
     asked_digest,
     ended_digest,
 )
 
-AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # states that count towards `--trials`
-
 
 class Decisions:
     """Decides about the trials of one arm on a copy of its study in memory, and writes nothing.
 
     Every decision about trial n depends on n, never on the number of trials or on timing: the copy
-    shows only what the lag allows (`conductor.search.mirror`), and the seed of the sampler comes
-    from (seed, arm, n).
+    shows only what the lag allows (`conductor.search.mirror`), and all randomness follows from
+    (seed, arm, n). A budget is a number of `--trials`: each is a trial, or a training's worth of
+    epochs.
     """
 
     def __init__(
@@ -48,7 +48,17 @@ class Decisions:
         self._distributions: Distributions = {}
         self._running: set[int] = set()
         self._asked = 0
-        self._counted = 0
+        self._costs: dict[int, int] = {}
+        self._committed = 0
+        self._way = self._make_way()
+
+    def _make_way(self) -> Way:
+        if self.method.sampler:
+            return Sampling(self.space, self.method, self._mirror)
+        return Promotion(self.space, self.method, self._mirror, self.recipe, self._is_feasible)
+
+    def _is_feasible(self, recipe: Recipe) -> bool:
+        return not (self._budget and self._budget.excess(recipe.student))
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Copy the next stored trial, with its end if it has ended."""
@@ -59,7 +69,8 @@ class Decisions:
         self._running.add(trial.number)
         if trial.state.is_finished():
             self._mirror.settle(trial)
-            self._count(trial.number, trial.state)
+            self._running.discard(trial.number)
+        self._count(trial.number)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -76,49 +87,63 @@ class Decisions:
         return self._asked
 
     @property
-    def counted(self) -> int:
-        """Number of trials that count towards `--trials`."""
-        return self._counted
+    def unit(self) -> int:
+        """What one of `--trials` is, in the measure of `committed`: a trial, or epochs."""
+        return self._way.unit
 
     @property
-    def begun(self) -> int:
-        """Number of trials that count towards `--trials`, or will when they end."""
-        return self._counted + len(self._running)
+    def committed(self) -> int:
+        """What the trials take of the budget, with what the running ones may take."""
+        return self._committed
 
-    def may_ask(self, total: int) -> bool:
-        """Whether a further trial may begin, towards `total`: trial n waits for trial n - lag."""
+    @property
+    def spent(self) -> int:
+        """What the ended trials took of the budget."""
+        return self._committed - sum(self._costs[number] for number in self._running)
+
+    def cost(self, number: int) -> int:
+        """What a trial takes of the budget or, while it is running, may take."""
+        return self._costs[number]
+
+    def may_ask(self, limit: int) -> bool:
+        """Whether a further trial may begin: trial n waits for trial n - lag.
+
+        None may once `limit` is committed, in the measure of `unit`.
+        """
         settled = self._asked - self.method.lag
         waiting = any(number <= settled for number in self._running)
-        return self.begun < total and not waiting
+        return self._committed < limit and not waiting
 
     def ask(self) -> FrozenTrial:
         """Decide the parameters of the next trial. One with an `excess` has ended already."""
         number = self._asked
-        enqueued = list(map(dict, self.space.enqueued.values()))
-        seed = derive_seed(self.method.seed, "sampler", self.space.name, number)
-        sampler = make_sampler(
-            self.method.sampler, seed, self._startup(number), self._mirror.past, self.method.own
-        )
-        parameters = enqueued[number] if number < len(enqueued) else None
-        trial = self._mirror.ask(number, sampler, parameters)
+        proposal = self._way.propose(number)
+        parameters = proposal.parameters
+        enqueued = None if parameters is None else dict(parameters)
+        trial = self._mirror.ask(number, proposal.sampler, enqueued)
         try:
             self._recipes[number] = self._propose(number, trial)
         except ProtocolError as error:  # of the space, unless the sampler has failed within it
-            raise getattr(sampler, "failure", None) or error from error
+            raise getattr(proposal.sampler, "failure", None) or error from error
         excess = self._judge(trial, self._recipes[number].student)
-        trial.set_user_attr("auditor", self.is_auditor(number) and not excess)
+        for key, value in proposal.job.items():
+            trial.set_user_attr(key, value)
+        self._copy_reports(number)
         trial.set_user_attr(ASKED, asked_digest(self._study, self._mirror.trial(number)))
+        self._asked += 1
         if excess:
             self._reject(trial, excess)
         else:
             self._running.add(number)
-        self._asked += 1
+        self._count(number)
         return self._mirror.trial(number)
 
-    def _startup(self, number: int) -> int:
-        """Return after how many ended trials the sampler learns; infeasible ones do not count."""
-        ended = self._mirror.seen(number, TrialState.PRUNED)
-        return STARTUP_TRIALS + sum(INFEASIBLE in trial.user_attrs for trial in ended)
+    def _copy_reports(self, number: int) -> None:
+        """Give a trial that continues another one its reports."""
+        before = self._mirror.trial(number).user_attrs.get(CONTINUES)
+        if before is not None:
+            for epoch, value in self._mirror.trial(before).intermediate_values.items():
+                self._mirror.report(number, epoch, value)
 
     def _judge(self, trial: optuna.Trial, student: str) -> str:
         """Set a trial's constraints; return its excess over the budget, empty if there is none.
@@ -135,13 +160,18 @@ class Decisions:
     def _reject(self, trial: optuna.Trial, excess: str) -> None:
         """End a trial that is never trained: without reports and without a value.
 
-        Its state is PRUNED, since samplers do not learn from FAIL.
+        Its state is PRUNED, since samplers do not learn from FAIL. It audits no pruner.
         """
-        attributes = {INFEASIBLE: excess}
+        attributes: dict[str, Any] = {INFEASIBLE: excess}
+        if "auditor" in self._mirror.trial(trial.number).user_attrs:
+            attributes["auditor"] = False
         attributes[ENDED] = self.digest(trial.number, TrialState.PRUNED, None, attributes)
         for key, attribute in attributes.items():
             trial.set_user_attr(key, attribute)
         self._mirror.end(trial.number, TrialState.PRUNED, None)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self._mirror.trial(number)
 
     def excess(self, number: int) -> str:
         """Return by how much a trial's student is over the budget; empty if it is within."""
@@ -166,10 +196,6 @@ class Decisions:
             kept = "the trials so far are kept; run the corrected space under another --name"
             raise ProtocolError(f"{error}; {kept}") from error
 
-    @staticmethod
-    def is_auditor(number: int) -> bool:
-        return number % AUDIT_EVERY == 0
-
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Copy an epoch's score; return whether it is new."""
         if epoch in self._mirror.trial(number).intermediate_values:
@@ -177,23 +203,19 @@ class Decisions:
         self._mirror.report(number, epoch, value)
         return True
 
-    def cuts(self, number: int, epoch: int) -> bool:
-        """Whether the pruner would end the trial after `epoch`, its last one reported."""
-        return epoch < self.method.horizon and self._mirror.prunes(number)
-
-    def note_cut(self, number: int, epoch: int) -> bool:
-        """Remember where the pruner would have cut an auditor; return whether it is the first."""
-        if CUT in self._mirror.trial(number).user_attrs:
-            return False
-        self._mirror.note(number, CUT, epoch)
-        return True
+    def stops(self, number: int, epoch: int) -> bool:
+        """Whether the trial ends early, after `epoch`, its last one reported."""
+        return self._way.stops(number, epoch)
 
     def attributes(
         self, number: int, state: TrialState, value: float | None, chosen: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the user attributes of a trial at its end, with its digest."""
         digest = {ENDED: self.digest(number, state, value, chosen)}
-        return {**chosen, **self._mirror.rungs(number), **digest}
+        return {**chosen, **self._findings(number), **digest}
+
+    def _findings(self, number: int) -> dict[str, Any]:
+        return {**self._mirror.rungs(number), **self._way.findings(number)}
 
     def end(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
@@ -202,24 +224,30 @@ class Decisions:
         for key, attribute in attributes.items():
             self._mirror.note(number, key, attribute)
         self._mirror.end(number, state, None if value is None else [value])
-        self._count(number, state)
-
-    def _count(self, number: int, state: TrialState) -> None:
         self._running.discard(number)
-        self._counted += state in COUNTED and not self.excess(number)
+        self._count(number)
+
+    def _count(self, number: int) -> None:
+        """Note what a trial takes of the budget."""
+        self._committed -= self._costs.get(number, 0)
+        self._costs[number] = self._way.cost(self._mirror.trial(number))
+        self._committed += self._costs[number]
 
     def digest(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
     ) -> str:
         """Return the digest of a trial with this end; see `storage.studies.trials`."""
         values = None if value is None else [value]
-        all_attributes = {**attributes, **self._mirror.rungs(number)}
+        all_attributes = {**attributes, **self._findings(number)}
         trial = self._mirror.trial(number)
         return ended_digest(self._study, trial, state, values, all_attributes)
 
     def best(self, count: int) -> list[FrozenTrial]:
-        """Return the best complete trials; of equal values the lower number comes first."""
-        trials = [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]
-        return heapq.nsmallest(
-            count, trials, key=lambda trial: (-(trial.value or 0.0), trial.number)
-        )
+        """Return the best trials at the horizon, by recipe where the search is by promotion."""
+        return list(self._way.ranked()[:count])
+
+    @property
+    def highest(self) -> FrozenTrial | None:
+        """The trial at the horizon with the highest value so far; of equals the first."""
+        whole = [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]
+        return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)

@@ -27,7 +27,9 @@ STARTUP_TRIALS = 10  # random trials before a sampler learns
 class SearchMethod:
     """How an arm is searched: names of sampler and pruner, lag, seed, and horizon in epochs.
 
-    `own` is the folder with the copies of the user's files, for a sampler of the user's own.
+    Without a sampler it is searched by promotion. `is_share` says whether the metric lies in 0-1
+    and 1 is best, `classes` are those of the data; `own` is the folder with the copies of the
+    user's files, for a sampler of the user's own.
     """
 
     sampler: str
@@ -35,6 +37,8 @@ class SearchMethod:
     lag: int
     seed: int
     horizon: int
+    is_share: bool = True
+    classes: int = 10
     own: Path = Path()
 
 

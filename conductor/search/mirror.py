@@ -40,7 +40,7 @@ class Mirror:
             storage=self._memory,
             study_name=name,
             direction="maximize",
-            pruner=make_pruner(method.pruner, method.horizon),
+            pruner=make_pruner(method.pruner or "none", method.horizon),
         )
         self._id_of_study = study_id_of(self._study)
 

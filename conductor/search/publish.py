@@ -19,6 +19,7 @@ from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
+from storage.studies.trials import CONTINUES, REPEATS
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
@@ -166,8 +167,13 @@ def trial_note(arm: Arm, number: int, record: RunRecord, words: Measure) -> str:
         *(f"- {line}" for line in describe(record.recipe)),
         f"- {len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s",
     ]
-    if arm.decisions.is_auditor(number):
+    told = arm.decisions.trial(number).user_attrs
+    if told.get("auditor"):
         lines.append("- exempt from pruning, as an auditor of the pruner")
+    if CONTINUES in told:
+        lines.append(f"- goes on where {arm.name} {told[CONTINUES]} was paused")
+    if REPEATS in told:
+        lines.append(f"- the recipe of {arm.name} {told[REPEATS]} on another seed")
     if record.reason:
         lines.append(f"- {_plain(record.reason)}")
     return "\n".join(lines)

@@ -37,12 +37,12 @@ DISK_SHARE = 0.9  # of the free disk that the cache may fill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(JobContext):
-    """What the search starts from: the context of its jobs, and four findings."""
+    """What the search starts from: the context of its jobs, and what was found."""
 
     kernels: str = ""  # the convolution kernels in words; empty on an accelerator
     passed_over: str | None = None  # what of a folder is not read, in one sentence
     modules: dict[str, dict[str, str]] | None = None  # of each tap, as in `StudySettings.taps`
-    binary: bool = False  # whether there are two classes
+    classes: int = 0  # 0 before the data have been read
 
 
 class Preparation:
@@ -86,8 +86,8 @@ class Preparation:
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")
-        binary = len(result["classes"]) == 2
-        return replace(context, dataset=result["dataset"], passed_over=passed_over, binary=binary)
+        count = len(result["classes"])
+        return replace(context, dataset=result["dataset"], passed_over=passed_over, classes=count)
 
     def _few(self, count: int) -> str:
         """Return a note if one batch holds all training images, so that an epoch is one step."""

@@ -85,7 +85,7 @@ def _flag(name: str, value: str | int | tuple[str, ...]) -> str:
     """Return an option as it is written, as in `--lag 4` or `--fix lr=0.05 --fix alpha=1`."""
     flag = f"--{name.replace('_', '-')}"
     if name not in CHANGES:
-        return f"{flag} {value!r}"
+        return f"{flag} {value!r}" if value != "" else f"no {flag}"
     values = value if isinstance(value, tuple) else (value,)
     return " ".join(f"{flag} {one}" for one in values if one) or f"no {flag}"
 

@@ -36,6 +36,7 @@ class Plan:
     """
 
     epochs: int  # the horizon: schedules are planned for it, even if the run is ended earlier
+    until: int = 0  # the last epoch that is trained (0: the horizon)
     batch_size: int
     warmup: float
     augment: str  # as the protocol's
@@ -48,6 +49,11 @@ class Plan:
     clip: float = 0.0  # largest norm of the gradient of all trained parameters; 0: no limit
     files: Path | None = None  # folder with the copy of a soft loss of the user's own
     study_taps: tuple[str, ...] = ()  # all of which that loss reads
+
+    @property
+    def end(self) -> int:
+        """The last epoch that is trained."""
+        return self.until or self.epochs
 
     @classmethod
     def of(cls, protocol: Protocol, **own: Any) -> Self:
@@ -65,7 +71,7 @@ def train(
     source: TeacherSource | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochMetrics]:
-    """Train from `state` to the plan's horizon, and yield the metrics of every epoch.
+    """Train from `state` to the plan's end, and yield the metrics of every epoch.
 
     A recipe that distils requires `source`; with it, the student is also compared with the teacher
     on the validation split. `stopped` is called before each step: once it returns True, the
@@ -74,7 +80,7 @@ def train(
     """
     device = data.labels.device
     forward = training_forward(state.network, device, plan.precision, plan.compile)
-    while state.epoch < plan.epochs:
+    while state.epoch < plan.end:
         started = time.perf_counter()
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
         if trained is None:

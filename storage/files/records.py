@@ -15,7 +15,7 @@ from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
 from storage.files.artifacts import read_record, write_json
 
-OUTCOMES = ("complete", "pruned", "diverged", "failed")
+OUTCOMES = ("complete", "pruned", "paused", "diverged", "failed")
 ROLES = ("default", "tuned", "ablation")
 MOST_SEEDS = 1_000_000
 CACHE_MODES = ("all", "logits", "none", "")  # empty before the teacher exists

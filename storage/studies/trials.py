@@ -23,11 +23,16 @@ CONSTRAINTS = "constraints"  # user attribute: measured / limit - 1, for each li
 INFEASIBLE = "infeasible"  # user attribute: the constraints that a trial violates
 CHANGING = (ENDED, "seconds")  # user attributes that no digest covers
 OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sampler gave the study
+# user attributes of a trial that is a job of the search by promotion: the run that it trains, named
+# by its first trial; the epoch until which; the trial that it continues; and the run whose recipe
+# it repeats on another seed
+RUN, UNTIL, CONTINUES, REPEATS = JOB = ("run", "until", "continues", "repeats")
+EARLY = "early_nll"  # user attribute: the early signal of a run, nats, by rung as far as it came
 COVERED = (OF_STUDY, "fixed_params")  # system attributes that a digest covers
 
 
 def asked_digest(study: str, trial: FrozenTrial) -> str:
-    """Return SHA-256 over a trial's study, number, parameters, ranges and constraints.
+    """Return SHA-256 over a trial's study, number, parameters, ranges, constraints and job.
 
     It covers enqueued parameters too, and what a sampler gave the study.
     """
@@ -101,6 +106,8 @@ def _asked(study: str, trial: FrozenTrial) -> list[Any]:
     }
     constraints = trial.user_attrs.get(CONSTRAINTS)
     limited = [] if constraints is None else [constraints]
+    job = {key: trial.user_attrs[key] for key in JOB if key in trial.user_attrs}
+    limited += [job] if job else []
     ours = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(COVERED)}
     return [study, trial.number, trial.params, ranges, *limited, ours]
 

@@ -64,6 +64,7 @@ def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Itera
             seed=job.seed,
             files=job.layout.own,
             study_taps=job.taps,
+            until=job.until,
         )
         yield from checkpointed(
             state, job.recipe, plan, data, validation, source, run, identity, stopped
@@ -105,7 +106,7 @@ def checkpointed(
     sweep(run.checkpoint)
     if run.checkpoint.exists():
         yield from _resume(state, run, identity)
-    for metrics in state.history:
+    for metrics in state.history[: plan.end]:  # a job that failed may have come further
         yield EpochDone(metrics=metrics, total=plan.epochs)
     for metrics in train(state, recipe, plan, data, validation, source, stopped):
         write_checkpoint(run.checkpoint, identity, state.tensors(), state.history)

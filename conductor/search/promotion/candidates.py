@@ -1,0 +1,107 @@
+"""Candidates: recipes that a search space draws at random, for the search to choose from."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.trial import FixedTrial
+
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from search_spaces.space import Space, propose
+
+COUNT = 256  # candidates of a decision
+SHARED_BY = 16  # decisions that choose from the same ones
+MOST_DRAWS = 20 * COUNT  # of a block, where most students are over the budget
+
+
+class DrawnTrial(FixedTrial):
+    """A trial whose parameters are drawn independently, as Optuna's random sampler draws them.
+
+    It needs no study, and is far faster than a trial of one.
+    """
+
+    def __init__(self, generator: np.random.Generator, number: int) -> None:
+        self._drawn: dict[str, Any] = {}
+        self._generator = generator
+        super().__init__(self._drawn, number)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if name not in self._drawn:
+            self._drawn[name] = self._draw(low, high, step, log)
+        return super().suggest_float(name, low, high, step=step, log=log)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        if name not in self._drawn:
+            beyond = 0.5 if log else 0.0
+            drawn = self._draw(low - beyond, high + beyond, None if log else step, log)
+            self._drawn[name] = min(max(round(drawn), low), high)
+        return super().suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if name not in self._drawn:
+            self._drawn[name] = choices[int(self._generator.integers(len(choices)))]
+        return super().suggest_categorical(name, choices)
+
+    def _draw(self, low: float, high: float, step: float | None, log: bool) -> float:
+        if step is not None:
+            steps = math.floor((high - low) / step + 1e-9)
+            return low + step * int(self._generator.integers(steps + 1))
+        share = float(self._generator.random())
+        if log:
+            drawn = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        else:
+            drawn = low + share * (high - low)
+        return min(max(drawn, low), high)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A recipe, and the parameters that it was made from."""
+
+    parameters: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    recipe: Recipe
+
+
+class Candidates:
+    """The candidates of an arm's decisions, drawn in blocks: suggesting takes the time."""
+
+    def __init__(self, space: Space, seed: int, feasible: Callable[[Recipe], bool]) -> None:
+        """Candidates follow from space and seed; those that are not `feasible` are passed over."""
+        self._space = space
+        self._seed = seed
+        self._feasible = feasible
+        self._blocks: dict[int, list[Candidate]] = {}
+
+    def of(self, number: int) -> list[Candidate]:
+        """Return the candidates of decision `number`."""
+        block = number // SHARED_BY
+        if block not in self._blocks:
+            kept = {0} if block else set()  # the first serves as a sample of the space
+            self._blocks = {key: self._blocks[key] for key in kept & self._blocks.keys()}
+            self._blocks[block] = list(self._draw(block))
+        return self._blocks[block]
+
+    def _draw(self, block: int) -> Iterator[Candidate]:
+        generator = np.random.default_rng(derive_seed(self._seed, "candidates", block))
+        found = 0
+        for draw in range(MOST_DRAWS):
+            trial = DrawnTrial(generator, draw)
+            try:
+                recipe = self._space.suggest(trial)
+            except Exception:  # which `propose` words
+                again = FixedTrial(dict(trial.params), draw)
+                recipe = propose(self._space, again, self._space.where, "a candidate", {})
+            if self._feasible(recipe):
+                yield Candidate(dict(trial.params), dict(trial.distributions), recipe)
+                found += 1
+            if found == COUNT:
+                return

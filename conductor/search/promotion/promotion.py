@@ -1,0 +1,122 @@
+"""The search by promotion: which run is begun, goes on or is repeated, from an arm's trials.
+
+A trial is a job: it trains one run from one epoch to another. So an arm's log only grows: a run
+that goes on is a new trial, with the reports so far and the number of the trial that it continues.
+A run is named by its first trial, a recipe by its first run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from conductor.search.methods import SearchMethod
+from conductor.search.mirror import Mirror
+from conductor.search.promotion.candidates import Candidate, Candidates
+from conductor.search.promotion.model import Model
+from conductor.search.promotion.rungs import STARTUP, Continue, Repeat, Run, decide, rungs_of
+from conductor.search.promotion.scale import Scale
+from conductor.search.promotion.seen import runs_seen
+from conductor.search.proposal import Proposal
+from kd.recipe import Recipe
+from kd.seeds import derive_seed
+from search_spaces.space import Space
+from storage.studies.trials import CONTINUES, INFEASIBLE, REPEATS, RUN, UNTIL
+
+
+class Promotion:
+    """Decides by rungs and a surrogate, from the trials in `mirror` that the lag allows."""
+
+    def __init__(
+        self,
+        space: Space,
+        method: SearchMethod,
+        mirror: Mirror,
+        recipe: Callable[[int], Recipe],
+        feasible: Callable[[Recipe], bool] = lambda recipe: True,
+    ) -> None:
+        """`recipe` returns that of a trial; `feasible` whether one may be trained."""
+        self.unit = method.horizon  # one of `--trials` is a training's worth of epochs
+        self._enqueued = list(space.enqueued.values())
+        self._method = method
+        self._mirror = mirror
+        self._recipe = recipe
+        self._rungs = rungs_of(method.horizon)
+        self._model = Model(Scale(method.is_share, method.classes), method.horizon)
+        seed = derive_seed(method.seed, "promotion", space.name)
+        self._candidates = Candidates(space, seed, feasible)
+        self._first: dict[Recipe, int] = {}  # the run that a recipe was begun with
+
+    def propose(self, number: int) -> Proposal:
+        """Propose an enqueued recipe, which is trained to the horizon, or decide by the rungs."""
+        if number < len(self._enqueued):
+            job = {RUN: number, UNTIL: self._method.horizon}
+            return Proposal(parameters=self._enqueued[number], job=job)
+        runs = self._runs(self._mirror.trials[:number], number - self._method.lag + 1)
+        decision = decide(number, runs, self._rungs, lambda: self._ranked(runs))
+        if isinstance(decision, Continue):
+            run = decision.run
+            job = {RUN: run.number, CONTINUES: run.last, UNTIL: decision.until}
+            return Proposal(parameters=self._mirror.trial(run.number).params, job=job)
+        job = {RUN: number, UNTIL: decision.until}
+        if isinstance(decision, Repeat):
+            parameters: Mapping[str, Any] = self._mirror.trial(decision.recipe).params
+            return Proposal(parameters=parameters, job={**job, REPEATS: decision.recipe})
+        chosen = self._choose(number, runs)
+        if chosen.recipe in self._first:
+            job[REPEATS] = self._first[chosen.recipe]
+        return Proposal(parameters=chosen.parameters, job=job)
+
+    def _runs(self, trials: Sequence[FrozenTrial], settled: int) -> list[Run]:
+        runs = runs_seen(trials, settled, self._method.horizon, self._first_run)
+        for candidate in self._candidates.of(0):
+            self._model.know(candidate.distributions)
+        for trial in trials:
+            self._model.know(trial.distributions)
+        self._model.add({run.recipe: trials[run.recipe].params for run in runs})
+        return runs
+
+    def _first_run(self, run: int) -> int:
+        """Return the first run with the recipe of this one."""
+        return self._first.setdefault(self._recipe(run), run)
+
+    def _ranked(self, runs: Sequence[Run]) -> list[int]:
+        return self._model.ranked(self._model.posterior(runs), runs)
+
+    def _choose(self, number: int, runs: Sequence[Run]) -> Candidate:
+        """Choose a new recipe or, where all candidates are known, one of these."""
+        drawn = self._candidates.of(number)
+        new = [one for one in drawn if one.recipe not in self._first] or drawn
+        if len(runs) < STARTUP or not any(run.epochs for run in runs):
+            return new[0]
+        posterior = self._model.posterior(runs)
+        return new[self._model.best_of([one.parameters for one in new], posterior, runs)]
+
+    def cost(self, trial: FrozenTrial) -> int:
+        """Return the epochs that a trial trains; one that diverged, also the one where it did."""
+        told = trial.user_attrs
+        if INFEASIBLE in told or trial.state == TrialState.FAIL:
+            return 0
+        before = self._mirror.trial(told[CONTINUES]).user_attrs[UNTIL] if CONTINUES in told else 0
+        if told.get("diverged"):
+            return max(trial.intermediate_values, default=0) + 1 - int(before)
+        return int(told[UNTIL] - before)
+
+    def stops(self, number: int, epoch: int) -> bool:
+        """A job ends by itself, after the epoch that it was begun for."""
+        return False
+
+    def findings(self, number: int) -> Mapping[str, Any]:
+        return {}
+
+    def ranked(self) -> list[FrozenTrial]:
+        """Return a trial of each recipe at the horizon, the highest posterior mean first.
+
+        It is the first of the recipe that reached the horizon.
+        """
+        trials = self._mirror.trials
+        runs = self._runs(trials, len(trials))
+        whole = {run.recipe: run for run in reversed(runs) if run.value is not None}
+        if not whole:
+            return []
+        return [trials[whole[recipe].last] for recipe in self._ranked(runs)]
