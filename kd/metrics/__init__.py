@@ -20,7 +20,8 @@ class Metric(Protocol):
     `points` for values in 0-1 that are shown in per cent, any other word, such as nats, or none.
     `RANGE` is the worst and the best value, both finite: (2.0, 0.0) for one whose lower values are
     better. A run that diverges has the worst. `MARGIN`, in units, is how far two recipes may lie
-    apart and still count as equivalent, unless the study says otherwise.
+    apart and still count as equivalent, unless the study says otherwise. A function
+    `weights(labels)`, if there is one, returns how much each example [N] weighs.
     """
 
     NAME: str

@@ -11,6 +11,12 @@ RANGE = (0.0, 1.0)
 MARGIN = 0.5
 
 
+def weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return weights [N] with which all classes weigh the same."""
+    counts = np.bincount(labels)
+    return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]))
+
+
 def scores(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the balanced accuracy plus each example's influence on it.
 

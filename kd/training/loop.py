@@ -107,10 +107,10 @@ def _validate(
     labels = validation.labels.cpu()
     value = objective(metric, logits.numpy(), labels.numpy())
     scores = evaluate(logits, labels, teacher_logits)
-    early = early_nll(state.result, validation, trained)
-    if early is not None and not math.isfinite(early):
+    early = early_nll(state.result, validation, trained, logits, metric)
+    if not math.isfinite(early):
         raise DivergenceError(f"the weights are not finite after epoch {state.epoch + 1}")
-    return {"objective": value, **scores, "early_nll": scores["nll"] if early is None else early}
+    return {"objective": value, **scores, "early_nll": early}
 
 
 def _train_epoch(

@@ -27,6 +27,12 @@ def scores(name: str, logits: NDArray[np.float32], labels: Integers) -> Floats:
     return found if worst < best else -found
 
 
+def example_weights(name: str, labels: Integers) -> Floats:
+    """Return how much each example [N] weighs in a metric; equally, unless it has `weights`."""
+    weights = getattr(load_metric(name), "weights", None)
+    return np.ones(len(labels)) if weights is None else np.asarray(weights(labels), np.float64)
+
+
 def objective(name: str, logits: NDArray[np.float32], labels: Integers) -> float:
     """Return a metric's value, the mean of its scores, within its range; higher is better."""
     worst, best = score_range(name)

@@ -1,18 +1,18 @@
-"""The early signal: likelihood under a batch's own statistics, which leaves the network alone."""
+"""The early signal: calibrated likelihood under batch statistics; the network stays as it is."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd.data.inputs import Examples
 from kd.models.network import Network
-from kd.training import loop
-from kd.training.early import BATCH, early_nll
+from kd.training.early import BATCH, batch_logits, early_nll, scaled_nll
 from kd.training.loop import train
 from tests.support.small import PLAIN, begin, copied, labelled, plan, same_bits
 
@@ -31,16 +31,48 @@ def trained() -> Network:
     return run()
 
 
-def by_hand(network: Network, some: Examples) -> float:
-    """The likelihood in float64 by NumPy, from the logits of a copy in training mode."""
-    logits = copy.deepcopy(network).train()(some.values).detach().numpy().astype(float)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return float(-log_p[np.arange(len(some)), some.labels.numpy()].mean())
+def by_hand(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The least likelihood over all factors, by SciPy in float64."""
+
+    def at(log: float) -> float:
+        scaled = logits * np.exp(log)
+        log_p = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+        return float(np.average(-log_p[np.arange(len(labels)), labels], weights=weights))
+
+    return float(minimize_scalar(at, bounds=(-4.2, 4.2), method="bounded").fun)
 
 
-def test_it_is_the_likelihood_with_the_batch_s_own_statistics(trained: Network) -> None:
+def signal(network: Network, some: Examples, images: int = MANY, metric: str = "accuracy") -> float:
+    return early_nll(network, some, images, torch.zeros(len(some), 3), metric)
+
+
+def test_it_is_the_calibrated_likelihood_with_the_batch_s_own_statistics(trained: Network) -> None:
     some = labelled(seed=2)
-    assert early_nll(trained, some, MANY) == pytest.approx(by_hand(trained, some), rel=1e-5)
+    logits = copy.deepcopy(trained).train()(some.values).detach().numpy().astype(float)
+    expected = by_hand(logits, some.labels.numpy())
+    assert signal(trained, some) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.05, 1.0, 20.0])
+def test_it_does_not_depend_on_how_confident_a_network_is(factor: float) -> None:
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(64, 5)), generator.integers(5, size=64)
+    logits[np.arange(64), labels] += 1  # right more often than not
+    weights = generator.random(64)
+    found = scaled_nll(*map(torch.from_numpy, (factor * logits, labels, weights)))
+    assert found == pytest.approx(by_hand(logits, labels, weights), abs=1e-6)
+
+
+def test_images_weigh_as_much_as_in_the_metric(trained: Network) -> None:
+    some = labelled(seed=2, count=40)
+    some.labels[:30] = 0
+    logits, labels = batch_logits(trained, some, MANY) or pytest.fail("there is batch norm")
+    counts = np.bincount(labels.numpy())
+    weights = 1 / counts[labels.numpy()]
+    expected = by_hand(logits.double().numpy(), labels.numpy(), weights)
+    found = signal(trained, some, metric="balanced-accuracy")
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found != pytest.approx(signal(trained, some), abs=1e-3)
 
 
 def modes(network: Network) -> list[tuple[bool, object]]:
@@ -52,7 +84,7 @@ def test_it_leaves_weights_statistics_and_modes_as_they_are(
     trained: Network, training: bool
 ) -> None:
     before, was = copied(trained.train(training).state_dict()), modes(trained)
-    early_nll(trained, labelled(), MANY)
+    signal(trained, labelled())
     assert same_bits(trained.state_dict(), before)
     assert modes(trained) == was
 
@@ -66,7 +98,7 @@ def test_only_batch_norms_compute_as_in_training(trained: Network) -> None:
 
     for module in trained.modules():
         module.register_forward_hook(note)
-    early_nll(trained, labelled(), MANY)
+    signal(trained, labelled())
     assert {(True, True), (False, False)} == set(seen)
 
 
@@ -81,7 +113,7 @@ def test_its_images_are_few_and_spread_over_the_split(
         return torch.zeros(len(values), 3)
 
     monkeypatch.setattr(Network, "forward", forward)
-    assert early_nll(trained, split, images) == pytest.approx(np.log(3))
+    assert signal(trained, split, images) == pytest.approx(np.log(3))
     expected = split.values[[place * 300 // count for place in range(count)]]
     assert torch.equal(torch.cat(seen), expected)
     sizes = [len(batch) for batch in seen]
@@ -89,20 +121,13 @@ def test_its_images_are_few_and_spread_over_the_split(
     assert max(sizes) - min(sizes) <= len(sizes)
 
 
-def test_without_batch_norm_it_is_that_of_all_validation_images(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_batch_norm_it_is_that_of_all_validation_images() -> None:
     bare = Network.__new__(Network)
     Module.__init__(bare)
     bare.layer = torch.nn.LayerNorm(4)
-    assert early_nll(bare, labelled(), MANY) is None
-    monkeypatch.setattr(loop, "early_nll", lambda *given: None)
-    state = begin(PLAIN, None)
-    [epoch] = train(state, PLAIN, plan(epochs=1), labelled(), labelled(seed=1))
-    assert epoch.early_nll == epoch.nll
-
-
-def test_a_run_is_the_same_with_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_it = run().state_dict()
-    monkeypatch.setattr(loop, "early_nll", lambda *given: None)
-    assert same_bits(run().state_dict(), with_it)
+    some = labelled()
+    predicted = torch.randn(len(some), 3, generator=torch.Generator().manual_seed(0))
+    predicted[torch.arange(len(some)), some.labels] += 1
+    expected = by_hand(predicted.double().numpy(), some.labels.numpy())
+    found = early_nll(bare, some, MANY, predicted, "accuracy")
+    assert found == pytest.approx(expected, abs=1e-6)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from optuna.trial import BaseTrial, FixedTrial
 from torch.nn import functional
 
 from conductor.command_line.cli import main as study
@@ -26,24 +26,24 @@ from kd.errors import DivergenceError
 from kd.models.network import Network
 from kd.models.numerics import place
 from kd.seeds import derive_seed
-from kd.training.early import early_logits
+from kd.training.early import batch_logits
 from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, train
 from kd.training.state import TrainingState
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials
-from search_spaces.space import load_space
+from search_spaces.space import Space, load_space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
-from tests.replay.tables import SEEDS, write_table
+from tests.replay.tables import SEEDS, SIGNALS, write_table
 from workers.jobs import JobContext, TrainJob
 from workers.runners.caching import view_seed
 from workers.runners.loading import open_parts, starting_student, teacher_source
 from workers.runners.training import adapters_of
 
 CPU = torch.device("cpu")
-POINTS = {"scheduled": 300, "plain": 100}  # recipes of each arm
+RECIPES = {"scheduled": 300, "plain": 100}  # recipes of each arm
 OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
 _SMALL = "--image-size 16 --batch-size 64 --confirm-epochs 1 "
 TASKS = {  # its flags; CIFAR and ROOT stand for folders
@@ -92,18 +92,25 @@ def _pretrain(root: Path, cifar: Path) -> None:
         os.link(context.layout.teacher_weights(context.teachers[0]), weights)
 
 
-def points(arm: str, context: JobContext) -> list[dict[str, Any]]:
-    """Return the parameters of an arm's recipes: the enqueued ones, then random ones."""
+def space_of(arm: str, context: JobContext) -> Space:
     protocol = context.protocol
     known = StudyContext(
-        taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
+        taps=context.taps,
+        optimizer=protocol.optimizer,
+        students=protocol.students,
+        pretrained=protocol.student_weights != "none",
     )
-    space = load_space(arm, known)
-    drawn = []
-    for trial in seeded_trials(POINTS[arm] - len(space.enqueued)):
+    return load_space(arm, known)
+
+
+def drawn(arm: str, context: JobContext) -> list[BaseTrial]:
+    """Return trials with an arm's recipes: the enqueued ones, then random ones."""
+    space = space_of(arm, context)
+    first = [FixedTrial(dict(parameters)) for parameters in space.enqueued.values()]
+    trials = [*first, *seeded_trials(RECIPES[arm] - len(first))]
+    for trial in trials:
         space.suggest(trial)
-        drawn.append(trial.params)
-    return [*map(dict, space.enqueued.values()), *drawn]
+    return trials
 
 
 def measure(context: JobContext, arm: str, number: int, seed: int, path: Path) -> dict[str, Any]:
@@ -111,14 +118,9 @@ def measure(context: JobContext, arm: str, number: int, seed: int, path: Path) -
     if path.exists():
         return dict(read_json(path))
     torch.set_num_threads(1)
-    import optuna
-
     protocol = context.protocol
-    known = StudyContext(
-        taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
-    )
-    fixed = optuna.trial.FixedTrial(points(arm, context)[number])
-    recipe = load_space(arm, known).suggest(fixed)
+    fixed = FixedTrial(drawn(arm, context)[number].params)
+    recipe = space_of(arm, context).suggest(fixed)
     views = list(range(protocol.view_count))
     own = {"seed": derive_seed(0, "record", seed), "horizon": protocol.epochs, "views": views}
     job = context.job(TrainJob, recipe=recipe, folder="", **own)
@@ -144,35 +146,19 @@ def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]
 def _signals(
     epoch: EpochMetrics, network: Network, data: Examples, validation: Examples
 ) -> dict[str, float]:
-    names = ("accuracy", "nll", "early_nll", "hard_loss", "agreement", "seconds")
-    row = {name: getattr(epoch, name) for name in names}
-    logits = predict(network, validation).double()
-    row["scaled_nll"] = _scaled(logits, validation.labels)
-    early, labels = early_logits(network, validation, len(data)) or (logits, validation.labels)
-    row["early_accuracy"] = float((early.argmax(1) == labels).double().mean())
-    row["early_scaled_nll"] = _scaled(early, labels)
-    return row
-
-
-def _scaled(logits: Tensor, labels: Tensor) -> float:
-    """Return the likelihood at the best temperature (Guo et al. 2017)."""
-    low, high = -3.0, 3.0  # of the logarithm
-    ratio = (5**0.5 - 1) / 2
-
-    def at(log: float) -> float:
-        return float(functional.cross_entropy(logits * 2.718281828459045**log, labels))
-
-    for _ in range(40):
-        one, other = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, other) if at(one) < at(other) else (one, high)
-    return at((low + high) / 2)
+    row = {name: getattr(epoch, name) for name in SIGNALS if name != "batch_nll"}
+    early, labels = batch_logits(network, validation, len(data)) or (
+        predict(network, validation),
+        validation.labels,
+    )
+    return {**row, "batch_nll": float(functional.cross_entropy(early.double(), labels))}
 
 
 def main(task: str, root: Path, cifar: Path) -> None:
     context = prepare(task, root, cifar)
     found = {}
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        for arm, count in POINTS.items():
+        for arm, count in RECIPES.items():
             for number in range(count):
                 for seed in range(SEEDS):
                     path = root / "curves" / task / arm / f"{number}-{seed}.json"
@@ -183,11 +169,16 @@ def main(task: str, root: Path, cifar: Path) -> None:
             job.result()
             if done % 20 == 0:
                 print(task, *key, f"{done} of {len(found)}", flush=True)
-    write_table(
-        task,
-        {arm: points(arm, context) for arm in POINTS},
-        {key: job.result()["rows"] for key, job in found.items()},
-    )
+    trials = {arm: drawn(arm, context) for arm in RECIPES}
+    arms = {
+        arm: {
+            "enqueued": len(space_of(arm, context).enqueued),
+            "distributions": {name: one for t in found for name, one in t.distributions.items()},
+            "parameters": [trial.params for trial in found],
+        }
+        for arm, found in trials.items()
+    }
+    write_table(task, arms, {key: job.result()["rows"] for key, job in found.items()})
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ A run is named by its first trial, a recipe by its first run.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.search.methods import SearchMethod
 from conductor.search.mirror import Mirror
 from conductor.search.promotion.candidates import Candidate, Candidates
+from conductor.search.promotion.encoding import Encoding
 from conductor.search.promotion.model import Model
 from conductor.search.promotion.rungs import STARTUP, Continue, Repeat, Run, decide, rungs_of
 from conductor.search.promotion.scale import Scale
@@ -42,10 +45,12 @@ class Promotion:
         self._mirror = mirror
         self._recipe = recipe
         self._rungs = rungs_of(method.horizon)
-        self._model = Model(Scale(method.is_share, method.classes), method.horizon)
+        self._scale = Scale(method.is_share, method.classes)
         seed = derive_seed(method.seed, "promotion", space.name)
         self._candidates = Candidates(space, seed, feasible)
         self._first: dict[Recipe, int] = {}  # the run that a recipe was begun with
+        self._ranges: dict[str, BaseDistribution] = {}
+        self._learn({})
 
     def propose(self, number: int) -> Proposal:
         """Propose an enqueued recipe, which is trained to the horizon, or decide by the rungs."""
@@ -68,13 +73,24 @@ class Promotion:
         return Proposal(parameters=chosen.parameters, job=job)
 
     def _runs(self, trials: Sequence[FrozenTrial], settled: int) -> list[Run]:
+        """Return the runs that are seen, and give the model their recipes.
+
+        The columns of its rows are the parameters of these trials and of the first candidates.
+        """
         runs = runs_seen(trials, settled, self._method.horizon, self._first_run)
-        for candidate in self._candidates.of(0):
-            self._model.know(candidate.distributions)
-        for trial in trials:
-            self._model.know(trial.distributions)
-        self._model.add({run.recipe: trials[run.recipe].params for run in runs})
+        drawn = [candidate.distributions for candidate in self._candidates.of(0)]
+        for ranges in (*drawn, *(trial.distributions for trial in trials)):
+            if not ranges.keys() <= self._ranges.keys():
+                self._learn(ranges)
+        row = self._encoding.row
+        self._model.add({run.recipe: row(trials[run.recipe].params) for run in runs})
         return runs
+
+    def _learn(self, ranges: Mapping[str, BaseDistribution]) -> None:
+        """Begin the model again, with the columns of further parameters."""
+        self._ranges = {**ranges, **self._ranges}
+        self._encoding = Encoding(self._ranges)
+        self._model = Model(self._encoding.parameters, self._scale, self._method.horizon)
 
     def _first_run(self, run: int) -> int:
         """Return the first run with the recipe of this one."""
@@ -89,8 +105,8 @@ class Promotion:
         new = [one for one in drawn if one.recipe not in self._first] or drawn
         if len(runs) < STARTUP or not any(run.epochs for run in runs):
             return new[0]
-        posterior = self._model.posterior(runs)
-        return new[self._model.best_of([one.parameters for one in new], posterior, runs)]
+        rows = np.stack([self._encoding.row(one.parameters) for one in new])
+        return new[self._model.best_of(rows, self._model.posterior(runs), runs)]
 
     def cost(self, trial: FrozenTrial) -> int:
         """Return the epochs that a trial trains; one that diverged, also the one where it did."""
