@@ -1,5 +1,7 @@
 """Trains random recipes of the built-in spaces to the horizon, and records their learning curves.
 
+All are trained on two seeds; the best third on four more, which tell what a recipe is worth.
+
     python -m tests.replay.record TASK ROOT CIFAR      goes on where it was interrupted
 
 TASK is one of `TASKS`, ROOT a folder for its studies, CIFAR a folder of CIFAR-10 as images. After
@@ -8,12 +10,12 @@ each epoch all signals are computed of the same network. The table is written to
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from optuna.trial import BaseTrial, FixedTrial
@@ -36,21 +38,24 @@ from search_spaces.digest import seeded_trials
 from search_spaces.space import Space, load_space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
-from tests.replay.tables import SEEDS, SIGNALS, write_table
+from tests.replay.tables import FRESH_SEEDS, SEEDS, SIGNALS, write_table
 from workers.jobs import JobContext, TrainJob
 from workers.runners.caching import view_seed
 from workers.runners.loading import open_parts, starting_student, teacher_source
 from workers.runners.training import adapters_of
 
+Key = tuple[str, int, int]  # arm, recipe, seed
+Curves = dict[Key, list[dict[str, float]]]
+
 CPU = torch.device("cpu")
 RECIPES = {"scheduled": 300, "plain": 100}  # recipes of each arm
 OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
-_SMALL = "--image-size 16 --batch-size 64 --confirm-epochs 1 "
+_SMALL = "--image-size 16 --batch-size 32 --confirm-epochs 1 "
 TASKS = {  # its flags; CIFAR and ROOT stand for folders
     "digits": "",
-    "cifar": _SMALL + "--dataset folder:CIFAR --train-size 3000 --teacher resnet14-w0.5 "
-    "--teacher-epochs 15 --student resnet8-w0.25 --epochs 12",
-    "pretrained": _SMALL + "--dataset folder:ROOT/newer --train-size 1000 --teacher resnet14-w0.5 "
+    "cifar": _SMALL + "--dataset folder:CIFAR --train-size 1200 --teacher resnet14-w0.5 "
+    "--teacher-epochs 20 --student resnet8-w0.25 --epochs 12",
+    "pretrained": _SMALL + "--dataset folder:ROOT/newer --train-size 600 --teacher resnet14-w0.5 "
     "--teacher-weights ROOT/resnet14-w0.5.safetensors --teacher-epochs 15 --student resnet8-w0.25 "
     "--student-weights ROOT/resnet8-w0.25.safetensors --epochs 30",
 }
@@ -113,10 +118,28 @@ def drawn(arm: str, context: JobContext) -> list[BaseTrial]:
     return trials
 
 
-def measure(context: JobContext, arm: str, number: int, seed: int, path: Path) -> dict[str, Any]:
-    """Train a recipe; return the signals by epoch, fewer if it diverges."""
+def product_of(counts: Iterable[tuple[str, int]], seeds: Iterable[int]) -> Iterator[Key]:
+    for (arm, count), seed in product(counts, seeds):
+        yield from ((arm, number, seed) for number in range(count))
+
+
+def _best(arm: str, curves: Curves) -> list[int]:
+    """Return the third of an arm's recipes with the highest mean accuracy after the last epoch."""
+    horizon = max(map(len, curves.values()))
+
+    def worth(number: int) -> float:
+        rows = [curves[arm, number, seed] for seed in range(SEEDS)]
+        return sum(each[-1]["accuracy"] for each in rows if len(each) == horizon)
+
+    return sorted(range(RECIPES[arm]), key=worth, reverse=True)[: RECIPES[arm] // 3]
+
+
+def measure(context: JobContext, key: Key, folder: Path) -> list[dict[str, float]]:
+    """Train a recipe on a seed; return the signals by epoch, fewer if it diverges."""
+    arm, number, seed = key
+    path = folder / arm / f"{number}-{seed}.json"
     if path.exists():
-        return dict(read_json(path))
+        return list(read_json(path)["rows"])
     torch.set_num_threads(1)
     protocol = context.protocol
     fixed = FixedTrial(drawn(arm, context)[number].params)
@@ -133,9 +156,8 @@ def measure(context: JobContext, arm: str, number: int, seed: int, path: Path) -
     plan = Plan.of(protocol, epochs=job.horizon, view_seed=shown, views=views, seed=job.seed)
     epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
     rows = [_signals(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
-    found = {"rows": rows}
-    write_json(path, found)
-    return found
+    write_json(path, {"rows": rows})
+    return rows
 
 
 def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
@@ -156,19 +178,20 @@ def _signals(
 
 def main(task: str, root: Path, cifar: Path) -> None:
     context = prepare(task, root, cifar)
-    found = {}
+    curves: Curves = {}
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        for arm, count in RECIPES.items():
-            for number in range(count):
-                for seed in range(SEEDS):
-                    path = root / "curves" / task / arm / f"{number}-{seed}.json"
-                    found[arm, number, seed] = pool.submit(
-                        measure, context, arm, number, seed, path
-                    )
-        for done, (key, job) in enumerate(found.items(), 1):
-            job.result()
-            if done % 20 == 0:
-                print(task, *key, f"{done} of {len(found)}", flush=True)
+
+        def run(keys: Iterable[Key]) -> None:
+            folder = root / "curves" / task
+            jobs = {key: pool.submit(measure, context, key, folder) for key in keys}
+            for done, (key, job) in enumerate(jobs.items(), 1):
+                curves[key] = job.result()
+                print(task, *key, f"{done} of {len(jobs)}", flush=True)
+
+        run(product_of(RECIPES.items(), range(SEEDS)))
+        best = {arm: _best(arm, curves) for arm in RECIPES}
+        further = range(SEEDS, SEEDS + FRESH_SEEDS)
+        run((arm, number, seed) for arm in RECIPES for number in best[arm] for seed in further)
     trials = {arm: drawn(arm, context) for arm in RECIPES}
     arms = {
         arm: {
@@ -178,7 +201,7 @@ def main(task: str, root: Path, cifar: Path) -> None:
         }
         for arm, found in trials.items()
     }
-    write_table(task, arms, {key: job.result()["rows"] for key, job in found.items()})
+    write_table(task, arms, dict(sorted(curves.items())))
 
 
 if __name__ == "__main__":

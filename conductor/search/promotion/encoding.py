@@ -28,15 +28,21 @@ class Encoding:
     A parameter without a choice is left out; one of the user's own has a relevance of 1.
     """
 
-    def __init__(self, distributions: Distributions) -> None:
-        """`distributions` has one of each parameter: the ends of its range are 0 and 1."""
+    def __init__(
+        self, distributions: Distributions, learnt: Mapping[str, float] | None = None
+    ) -> None:
+        """`distributions` has one of each parameter: the ends of its range are 0 and 1.
+
+        `learnt` are relevances by name, those of the built-in spaces unless others are given.
+        """
+        known = relevances() if learnt is None else learnt
         self._kept = {
             name: distributions[name]
             for name in sorted(distributions)
             if not distributions[name].single()
         }
         choices = [isinstance(one, CategoricalDistribution) for one in self._kept.values()]
-        weights = [relevances().get(name, 1.0) for name in self._kept]
+        weights = [known.get(name, 1.0) for name in self._kept]
         self.parameters = Parameters(np.array(choices, dtype=bool), np.array(weights, dtype=float))
 
     def row(self, parameters: Mapping[str, Any]) -> Floats:
