@@ -51,7 +51,9 @@ class Kind:
 
     def check(self, name: str) -> None:
         """Raise ProtocolError, with the nearest name or all names, if no member has `name`."""
-        check_name(self.what, name, self.names)
+        known = "_" not in name and self._file(name) and not self.defines
+        if not known:  # listing the folder takes longer than looking for one file
+            check_name(self.what, name, self.names)
 
     def load(self, name: str) -> ModuleType:
         """Return the module of a member. Raises ProtocolError for an unknown name."""
@@ -97,10 +99,13 @@ class Kind:
         return self._read(name)
 
     def _read(self, name: str) -> ast.Module:
+        file = self._file(name)
+        return _parse(file.read_text(encoding="utf-8") if file else "")
+
+    def _file(self, name: str) -> Path | None:
         paths = importlib.import_module(self.package).__path__
         files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
-        file = next((file for file in files if file.is_file()), None)
-        return _parse(file.read_text(encoding="utf-8") if file else "")
+        return next((file for file in files if file.is_file()), None)
 
 
 @cache  # a command's help alone asks for the same files some hundred times

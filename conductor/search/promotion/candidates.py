@@ -13,9 +13,8 @@ from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space, propose
 
-COUNT = 256  # candidates of a decision
-SHARED_BY = 16  # decisions that choose from the same ones
-MOST_DRAWS = 20 * COUNT  # of a block, where most students are over the budget
+BLOCKS, DRAWN = 16, 16  # a decision has so many blocks of so many candidates
+MOST_DRAWS = 20 * DRAWN  # of a block, where most students are over the budget
 
 
 class DrawnTrial(FixedTrial):
@@ -72,7 +71,7 @@ class Candidate:
 
 
 class Candidates:
-    """The candidates of an arm's decisions, drawn in blocks: suggesting takes the time."""
+    """The candidates of an arm's decisions. Suggesting takes the time, so most are used again."""
 
     def __init__(self, space: Space, seed: int, feasible: Callable[[Recipe], bool]) -> None:
         """Candidates follow from space and seed; those that are not `feasible` are passed over."""
@@ -81,14 +80,20 @@ class Candidates:
         self._feasible = feasible
         self._blocks: dict[int, list[Candidate]] = {}
 
+    @property
+    def sample(self) -> list[Candidate]:
+        """A sample of the space: the candidates of the first decision."""
+        return self.of(0)
+
     def of(self, number: int) -> list[Candidate]:
-        """Return the candidates of decision `number`."""
-        block = number // SHARED_BY
-        if block not in self._blocks:
-            kept = {0} if block else set()  # the first serves as a sample of the space
-            self._blocks = {key: self._blocks[key] for key in kept & self._blocks.keys()}
-            self._blocks[block] = list(self._draw(block))
-        return self._blocks[block]
+        """Return the candidates of decision `number`: all but one block are also of the next."""
+        blocks = range(number, number + BLOCKS)
+        for block in [block for block in self._blocks if BLOCKS <= block < number]:
+            del self._blocks[block]
+        for block in blocks:
+            if block not in self._blocks:
+                self._blocks[block] = list(self._draw(block))
+        return [candidate for block in blocks for candidate in self._blocks[block]]
 
     def _draw(self, block: int) -> Iterator[Candidate]:
         generator = np.random.default_rng(derive_seed(self._seed, "candidates", block))
@@ -103,5 +108,5 @@ class Candidates:
             if self._feasible(recipe):
                 yield Candidate(dict(trial.params), dict(trial.distributions), recipe)
                 found += 1
-            if found == COUNT:
+            if found == DRAWN:
                 return

@@ -78,7 +78,7 @@ class Promotion:
         The columns of its rows are the parameters of these trials and of the first candidates.
         """
         runs = runs_seen(trials, settled, self._method.horizon, self._first_run)
-        drawn = [candidate.distributions for candidate in self._candidates.of(0)]
+        drawn = [candidate.distributions for candidate in self._candidates.sample]
         for ranges in (*drawn, *(trial.distributions for trial in trials)):
             if not ranges.keys() <= self._ranges.keys():
                 self._learn(ranges)
