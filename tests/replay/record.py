@@ -1,6 +1,6 @@
 """Trains random recipes of the built-in spaces to the horizon, and records their learning curves.
 
-All are trained on two seeds; the best third on four more, which tell what a recipe is worth.
+All are trained on two seeds; the best fifth on four more, which tell what a recipe is worth.
 
     python -m tests.replay.record TASK ROOT CIFAR      goes on where it was interrupted
 
@@ -49,6 +49,7 @@ Curves = dict[Key, list[dict[str, float]]]
 
 CPU = torch.device("cpu")
 RECIPES = {"scheduled": 300, "plain": 100}  # recipes of each arm
+BEST = 5  # of so many recipes, the best one is trained on fresh seeds too
 OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
 _SMALL = "--image-size 16 --batch-size 32 --confirm-epochs 1 "
 TASKS = {  # its flags; CIFAR and ROOT stand for folders
@@ -124,14 +125,14 @@ def product_of(counts: Iterable[tuple[str, int]], seeds: Iterable[int]) -> Itera
 
 
 def _best(arm: str, curves: Curves) -> list[int]:
-    """Return the third of an arm's recipes with the highest mean accuracy after the last epoch."""
+    """Return the part of an arm's recipes with the highest mean accuracy after the last epoch."""
     horizon = max(map(len, curves.values()))
 
     def worth(number: int) -> float:
         rows = [curves[arm, number, seed] for seed in range(SEEDS)]
         return sum(each[-1]["accuracy"] for each in rows if len(each) == horizon)
 
-    return sorted(range(RECIPES[arm]), key=worth, reverse=True)[: RECIPES[arm] // 3]
+    return sorted(range(RECIPES[arm]), key=worth, reverse=True)[: RECIPES[arm] // BEST]
 
 
 def measure(context: JobContext, key: Key, folder: Path) -> list[dict[str, float]]:

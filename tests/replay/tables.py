@@ -54,7 +54,7 @@ class Table:
     def worth(self) -> Floats:
         """What each recipe is worth: its mean accuracy after the last epoch.
 
-        That of the best third is over fresh seeds, which no search sees: the highest of many means
+        That of the best fifth is over fresh seeds, which no search sees: the highest of many means
         over the seeds that it saw would be luck.
         """
         fresh = self.fresh.mean(1)
