@@ -9,9 +9,12 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
+from conductor.search.proposal import suggest
+from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from search_spaces.space import Space, propose
+from search_spaces.checks import Distributions, kind_of
+from search_spaces.space import Space
 
 COUNT = 256  # candidates of a decision
 SHARED_BY = 16  # decisions that choose from the same ones
@@ -74,15 +77,28 @@ class Candidate:
 class Candidates:
     """The candidates of an arm's decisions, drawn in blocks: suggesting takes the time."""
 
-    def __init__(self, space: Space, seed: int, feasible: Callable[[Recipe], bool]) -> None:
-        """Candidates follow from space and seed; those that are not `feasible` are passed over."""
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        feasible: Callable[[Recipe], bool],
+        known: Distributions,
+    ) -> None:
+        """Candidates follow from space and seed; those that are not `feasible` are passed over.
+
+        `known` has the distributions of the arm's parameters, and is extended.
+        """
         self._space = space
         self._seed = seed
         self._feasible = feasible
+        self._known = known
         self._blocks: dict[int, list[Candidate]] = {}
 
     def of(self, number: int) -> list[Candidate]:
-        """Return the candidates of decision `number`."""
+        """Return the candidates of decision `number`.
+
+        Raises ProtocolError if the space fails, StudyError if it has no feasible recipe.
+        """
         block = number // SHARED_BY
         if block not in self._blocks:
             kept = {0} if block else set()  # the first serves as a sample of the space
@@ -95,13 +111,30 @@ class Candidates:
         found = 0
         for draw in range(MOST_DRAWS):
             trial = DrawnTrial(generator, draw)
-            try:
-                recipe = self._space.suggest(trial)
-            except Exception:  # which `propose` words
-                again = FixedTrial(dict(trial.params), draw)
-                recipe = propose(self._space, again, self._space.where, "a candidate", {})
+            recipe = self._suggest(trial)
             if self._feasible(recipe):
                 yield Candidate(dict(trial.params), dict(trial.distributions), recipe)
                 found += 1
             if found == COUNT:
                 return
+        if not found:
+            raise StudyError(
+                f"{self._space.name}: none of {MOST_DRAWS:,} recipes has a student within the "
+                "budget; raise --max-params or --max-latency-ms"
+            )
+
+    def _suggest(self, trial: DrawnTrial) -> Recipe:
+        """Return the recipe of a drawn trial; the checks, which take time, are for what is odd."""
+        try:
+            recipe = self._space.suggest(trial)
+        except Exception:
+            recipe = None
+        if recipe is None or not self._agrees(trial.distributions):
+            again = FixedTrial(dict(trial.params), trial.number)
+            return suggest(self._space, again, "a candidate", self._known)
+        return recipe
+
+    def _agrees(self, distributions: Distributions) -> bool:
+        """Whether the kinds of these parameters are those that are known."""
+        pairs = [(one, self._known.setdefault(name, one)) for name, one in distributions.items()]
+        return all(one == known or kind_of(one) == kind_of(known) for one, known in pairs)
