@@ -108,7 +108,7 @@ class CheckedTrial(ForwardedTrial):
         """Record a distribution. Raises ProtocolError if it conflicts with earlier trials."""
         _check_name("a parameter", name)
         before = self._known.setdefault(name, distribution)
-        if _kind(before) != _kind(distribution):
+        if kind_of(before) != kind_of(distribution):
             raise ProtocolError(
                 f"{name!r} had {_described(before)} before, and has {_described(distribution)} "
                 "now; suggest the same in every trial, or give each of them a separate name"
@@ -198,7 +198,7 @@ def _texts(name: str, value: Any) -> str:
     )
 
 
-def _kind(distribution: BaseDistribution) -> object:
+def kind_of(distribution: BaseDistribution) -> object:
     """Return the properties of a distribution that must be the same in all trials."""
     if isinstance(distribution, CategoricalDistribution):
         return "choices", repr(distribution.choices)

@@ -9,19 +9,23 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from conductor.search.budget import Budget
 from conductor.search.methods import SearchMethod
 from conductor.search.mirror import Mirror
+from conductor.search.promotion.candidates import Candidates
 from conductor.search.promotion.promotion import Promotion
-from conductor.search.proposal import Way
+from conductor.search.proposal import Way, suggest
 from conductor.search.sampling import Sampling
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
+from kd.seeds import derive_seed
 from search_spaces.checks import Distributions
-from search_spaces.space import Space, propose
+from search_spaces.space import Space
 from storage.studies.trials import (
     ASKED,
     CONSTRAINTS,
     CONTINUES,
     ENDED,
     INFEASIBLE,
+    REPEATS,
+    RUN,
     asked_digest,
     ended_digest,
 )
@@ -55,10 +59,13 @@ class Decisions:
     def _make_way(self) -> Way:
         if self.method.sampler:
             return Sampling(self.space, self.method, self._mirror)
-        return Promotion(self.space, self.method, self._mirror, self.recipe, self._is_feasible)
-
-    def _is_feasible(self, recipe: Recipe) -> bool:
-        return not (self._budget and self._budget.excess(recipe.student))
+        candidates = Candidates(
+            self.space,
+            derive_seed(self.method.seed, "promotion", self.space.name),
+            lambda recipe: not (self._budget and self._budget.excess(recipe.student)),
+            self._distributions,
+        )
+        return Promotion(self.space, self.method, self._mirror, candidates, self.recipe)
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Copy the next stored trial, with its end if it has ended."""
@@ -122,12 +129,14 @@ class Decisions:
         enqueued = None if parameters is None else dict(parameters)
         trial = self._mirror.ask(number, proposal.sampler, enqueued)
         try:
-            self._recipes[number] = self._propose(number, trial)
+            suggested = self._suggest(number, trial)
         except ProtocolError as error:  # of the space, unless the sampler has failed within it
             raise getattr(proposal.sampler, "failure", None) or error from error
-        excess = self._judge(trial, self._recipes[number].student)
         for key, value in proposal.job.items():
             trial.set_user_attr(key, value)
+        if self._origin(number) == number:
+            self._recipes[number] = suggested
+        excess = self._judge(trial, self.recipe(number).student)
         self._copy_reports(number)
         trial.set_user_attr(ASKED, asked_digest(self._study, self._mirror.trial(number)))
         self._asked += 1
@@ -178,23 +187,29 @@ class Decisions:
         return str(self._mirror.trial(number).user_attrs.get(INFEASIBLE, ""))
 
     def recipe(self, number: int) -> Recipe:
-        """Return a trial's recipe, which its space makes from its parameters."""
+        """Return a trial's recipe, which its space makes from its parameters and its number.
+
+        A run that goes on or is repeated has that of its first trial.
+        """
         if number not in self._recipes:
-            fixed = optuna.trial.FixedTrial(self._mirror.trial(number).params, number)
-            self._recipes[number] = self._propose(number, fixed)
+            origin = self._origin(number)
+            if origin == number:
+                fixed = optuna.trial.FixedTrial(self._mirror.trial(number).params, number)
+                self._recipes[number] = self._suggest(number, fixed)
+            else:
+                self._recipes[number] = self.recipe(origin)
         return self._recipes[number]
+
+    def _origin(self, number: int) -> int:
+        told = self._mirror.trial(number).user_attrs
+        return int(told.get(REPEATS, told.get(RUN, number)))
 
     def first(self, recipe: Recipe) -> int:
         """Return the number of the first trial with this recipe; one of the arm's trials has it."""
         return next(number for number in range(self.asked) if self.recipe(number) == recipe)
 
-    def _propose(self, number: int, trial: BaseTrial) -> Recipe:
-        try:
-            file = f"{self.space.name}.py"
-            return propose(self.space, trial, file, f"trial {number}", self._distributions)
-        except ProtocolError as error:
-            kept = "the trials so far are kept; run the corrected space under another --name"
-            raise ProtocolError(f"{error}; {kept}") from error
+    def _suggest(self, number: int, trial: BaseTrial) -> Recipe:
+        return suggest(self.space, trial, f"trial {number}", self._distributions)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Copy an epoch's score; return whether it is new."""

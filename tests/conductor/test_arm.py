@@ -9,7 +9,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from conductor.search.arm import Arm
-from conductor.search.decisions import AUDIT_EVERY
+from conductor.search.sampling import AUDIT_EVERY
 from kd.errors import ProtocolError, StudyError
 from kd.recipe import SHARP_SHAPES
 from search_spaces import SPACES
@@ -24,10 +24,12 @@ from tests.support.fakes import (
     make_arm,
     rows,
     search,
+    told,
 )
 
 TRIALS = 16
 METHODS = [
+    ("", ""),  # promotion
     ("random", "median"),
     ("random", "none"),
     ("tpe", "median"),
@@ -52,7 +54,7 @@ def test_the_same_seed_gives_the_same_trials_in_any_order_of_completion(
     chosen = {"sampler": sampler, "pruner": pruner, "lag": lag}
     alone = searched(tmp_path, FakePool(1), **chosen)
     states = [row[1] for row in alone]
-    assert len(states) == TRIALS
+    assert len(states) == TRIALS if sampler else len(states) > 2 * TRIALS
     assert set(states) == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
     for size, order in ((2, 1), (4, 2), (8, 3)):
         assert searched(tmp_path, FakePool(size, order), **chosen) == alone
@@ -85,14 +87,16 @@ def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
         assert max(running) == most
 
 
-@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), ("tpe", "hyperband")])
+@pytest.mark.parametrize(("sampler", "pruner"), [("", ""), ("tpe", "median"), ("tpe", "hyperband")])
 def test_three_trials_and_then_more_equal_all_at_once(tmp_path, sampler, pruner):
     chosen = {"sampler": sampler, "pruner": pruner, "lag": 4, "space": "plain"}
     storage = InMemoryStorage()
     for total in (3, 5, 5, 4, 24, 25, 26):
         arm = make_arm(storage, **chosen)
         search(tmp_path, [arm], FakePool(4, total), total)
-        assert arm.decisions.counted == max(5, total) if total != 3 else 3
+        wanted = (max(5, total) if total != 3 else 3) * arm.decisions.unit
+        over = arm.decisions.spent - wanted
+        assert 0 <= over < arm.decisions.unit
     assert rows(arm.study) == searched(tmp_path, FakePool(), 26, **chosen)
 
 
@@ -110,10 +114,13 @@ def assert_nothing_is_left(arm: Arm) -> None:
     assert all(trial.state.is_finished() for trial in arm.study.get_trials())
 
 
-@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
-def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, pruner):
+@pytest.mark.parametrize(
+    ("sampler", "pruner"),
+    [("", ""), ("tpe", "median"), ("tpe", "halving"), ("tpe", "hyperband")],
+)
+def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, sampler, pruner):
     """It is killed once before each of some writes, and then again and again."""
-    chosen = {"sampler": "tpe", "pruner": pruner, "lag": 4, "space": "plain"}
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": 4, "space": "plain"}
     alone = searched(tmp_path, FakePool(), 13, **chosen)
     for first in range(0, 120, 11):
         storage, kills, draw = DyingStorage(), 0, random.Random(first)
@@ -132,8 +139,9 @@ def test_a_study_killed_before_any_write_ends_as_an_uninterrupted_one(tmp_path, 
 
 
 @pytest.mark.parametrize("lag", [1, 4])
-def test_a_study_killed_at_any_event_ends_as_an_uninterrupted_one(tmp_path, lag):
-    chosen = {"sampler": "tpe", "pruner": "median", "lag": lag, "space": "scheduled"}
+@pytest.mark.parametrize("sampler", ["", "tpe"])
+def test_a_study_killed_at_any_event_ends_as_an_uninterrupted_one(tmp_path, sampler, lag):
+    chosen = {"sampler": sampler, "lag": lag, "space": "scheduled"}
     alone = searched(tmp_path, FakePool(), 8, **chosen)
     for fuse in range(0, 24, 3):
         storage = InMemoryStorage()
@@ -147,8 +155,9 @@ def test_a_study_killed_at_any_event_ends_as_an_uninterrupted_one(tmp_path, lag)
         assert rows(arm.study) == alone
 
 
-def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path):
-    chosen = {"sampler": "tpe", "pruner": "halving", "lag": 4}
+@pytest.mark.parametrize(("sampler", "pruner"), [("", ""), ("tpe", "halving")])
+def test_a_study_killed_on_sqlite_ends_as_an_uninterrupted_one(tmp_path, sampler, pruner):
+    chosen = {"sampler": sampler, "pruner": pruner, "lag": 4}
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     for fuse in (9, 30, None):
         storage = open_storage(url)
@@ -181,8 +190,9 @@ def test_enqueued_recipes_are_the_first_trials_and_come_once(tmp_path, space):
     assert not any(later in enqueued for later in parameters[len(enqueued) :])
 
 
-def test_a_trial_has_no_parameter_without_effect(tmp_path):
-    for row in searched(tmp_path, FakePool(), 30, pruner="none"):
+@pytest.mark.parametrize("sampler", ["", "random"])
+def test_a_trial_has_no_parameter_without_effect(tmp_path, sampler):
+    for row in searched(tmp_path, FakePool(), 30, sampler=sampler, pruner="none"):
         given = row[3]
         for name in ("temperature", "alpha"):
             shape = given[f"{name}_shape"]
@@ -207,7 +217,7 @@ def worse_and_worse(arm: Arm, count: int) -> list[bool]:
 
 
 def test_auditors_are_never_pruned_and_all_others_may_be():
-    arm = make_arm(InMemoryStorage(), "plain")
+    arm = make_arm(InMemoryStorage(), "plain", sampler="random")
     pruned = worse_and_worse(arm, 25)
     startup = 5  # trials before the median pruner begins
     assert pruned == [number >= startup and number % AUDIT_EVERY != 0 for number in range(25)]
@@ -220,7 +230,7 @@ def test_auditors_are_never_pruned_and_all_others_may_be():
 
 
 def test_no_trial_is_pruned_after_its_last_epoch():
-    arm = make_arm(InMemoryStorage(), "plain")
+    arm = make_arm(InMemoryStorage(), "plain", sampler="random")
     worse_and_worse(arm, 8)
     number = arm.ask(99)
     assert number % AUDIT_EVERY
@@ -229,7 +239,7 @@ def test_no_trial_is_pruned_after_its_last_epoch():
 
 def test_reporting_an_epoch_again_changes_nothing():
     storage = DyingStorage()
-    arm = make_arm(storage, "plain")
+    arm = make_arm(storage, "plain", sampler="random")
     worse_and_worse(arm, 7)
     number = arm.ask(99)
     first = arm.report(number, 3, 0.1)
@@ -251,13 +261,14 @@ def test_asking_writes_the_whole_trial_at_once():
 
 
 def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(tmp_path):
+    """A candidate of the search by promotion has no trial yet."""
     path = tmp_path / "mine.py"
     path.write_text(
         "from search_spaces import plain\n\n\ndef suggest(trial, study):\n"
         "    lr = 1 / 0 if trial.number == 200 else 0.1\n    return plain.suggest(trial, study)\n"
     )
     storage = InMemoryStorage()
-    arm = make_arm(storage, load_space(str(path)), lag=999)
+    arm = make_arm(storage, load_space(str(path)), sampler="random", lag=999)
     for number in range(200):
         assert arm.ask(999) == number
     match = (
@@ -267,6 +278,10 @@ def test_a_space_that_fails_in_the_search_is_named_with_its_line_and_the_trial(t
     with pytest.raises(ProtocolError, match=match):
         arm.ask(999)
     assert len(arm.study.get_trials()) == 200
+    arm = make_arm(InMemoryStorage(), load_space(str(path)), lag=999)
+    with pytest.raises(ProtocolError, match=match.replace("trial 200", "a candidate")):
+        arm.ask(999)
+    assert arm.study.get_trials() == []
 
 
 def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
@@ -280,27 +295,34 @@ def test_recipe_of_an_earlier_session_is_what_was_asked(tmp_path):
 def test_the_next_trial_waits_for_the_one_that_the_lag_states():
     arm = make_arm(InMemoryStorage(), "plain", lag=3)
     for _ in range(3):
-        assert arm.decisions.may_ask(10)
+        assert arm.decisions.may_ask(99)
         arm.ask(99)
-    assert not arm.decisions.may_ask(10)
-    arm.tell(2, TrialState.COMPLETE, 0.5, {})
-    assert not arm.decisions.may_ask(10)
-    arm.tell(0, TrialState.COMPLETE, 0.5, {})
-    assert arm.decisions.may_ask(10)
+    assert not arm.decisions.may_ask(99)
+    arm.tell(2, TrialState.PRUNED, 0.5, told(arm, 2, 0.5))
+    assert not arm.decisions.may_ask(99)
+    arm.tell(0, TrialState.COMPLETE, 0.5, told(arm, 0, 0.5))
+    assert arm.decisions.may_ask(99)
 
 
-def test_trials_that_failed_do_not_count_towards_the_total():
-    arm = make_arm(InMemoryStorage(), "plain", lag=4)
+@pytest.mark.parametrize(
+    ("sampler", "spent", "running"),
+    [("random", 2, 1), ("", HORIZON + 1, 1)],  # trials; epochs, where the first rung is 1
+)
+def test_trials_that_failed_do_not_count_towards_the_total(sampler, spent, running):
+    arm = make_arm(InMemoryStorage(), "plain", sampler=sampler, lag=4)
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-        arm.tell(arm.ask(99), state, None if state == TrialState.FAIL else 0.5, {})
+        value = None if state == TrialState.FAIL else 0.5
+        number = arm.ask(99)
+        arm.tell(number, state, value, told(arm, number, value))
     arm.ask(99)
-    assert (arm.decisions.counted, arm.decisions.running) == (2, [3])
-    assert arm.decisions.may_ask(4)
-    assert not arm.decisions.may_ask(3)
+    assert (arm.decisions.spent, arm.decisions.running) == (spent, [3])
+    assert arm.decisions.committed == spent + running
+    assert arm.decisions.may_ask(spent + running + 1)
+    assert not arm.decisions.may_ask(spent + running)
 
 
 def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
-    arm = make_arm(InMemoryStorage(), "plain", lag=9)
+    arm = make_arm(InMemoryStorage(), "plain", sampler="random", lag=9)
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
     for state, value, gone in (
         (complete, 0.5, False),
@@ -354,10 +376,10 @@ def test_a_new_session_takes_over_what_was_running(tmp_path):
     storage = InMemoryStorage()
     first = make_arm(storage, "plain", lag=4)
     numbers = [first.ask(99) for _ in range(3)]
-    first.tell(1, TrialState.COMPLETE, 0.5, {})
+    first.tell(1, TrialState.PRUNED, 0.5, told(first, 1, 0.5))
     second, pool = make_arm(storage, "plain", lag=4), FakePool()
     assert second.decisions.running == [number for number in numbers if number != 1]
-    search(tmp_path, [second], pool, 3)
+    search(tmp_path, [second], pool, 1)
     assert [Path(job.folder).name for job in pool.jobs] == ["00000", "00002"]
 
 

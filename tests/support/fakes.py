@@ -18,6 +18,7 @@ from conductor.search.arm import Arm
 from conductor.search.budget import Budget
 from conductor.search.loop import Search
 from conductor.search.methods import SearchMethod
+from conductor.search.promotion.rungs import rungs_of
 from kd.protocol import Protocol
 from kd.training.history import EpochMetrics
 from search_spaces.context import StudyContext
@@ -111,6 +112,7 @@ class FakePool:
     """Runs up to `size` jobs at once; `seed` decides which of them says its next events when.
 
     A job that was told to stop may still say some epochs, and may even end before it hears of it.
+    One that ends below its horizon says what `objective` does until then.
     `jobs` has all that were submitted, by ticket - 1.
     """
 
@@ -167,6 +169,9 @@ class FakePool:
                 yield Stopped()
                 return
             yield event
+            if isinstance(event, EpochDone) and event.metrics.epoch == job.end < job.horizon:
+                yield Result.of(test=None)
+                return
 
 
 class DyingStorage(InMemoryStorage):
@@ -209,19 +214,27 @@ def built_in(space: str, study: StudyContext | None = None) -> Space:
     return load_space(space, study)
 
 
+def told(arm: Arm, number: int, value: float | None, *, gone: bool = False) -> dict[str, Any]:
+    """Return the user attributes with which a trial that ends at this value is told."""
+    until = arm.decisions.trial(number).user_attrs.get("until", 0)
+    rungs = [rung for rung in rungs_of(HORIZON) if rung <= until and not gone]
+    return {"diverged": gone, "early_nll": {str(rung): 1 - (value or 0.0) for rung in rungs}}
+
+
 def make_arm(
     storage: BaseStorage,
     space: str | Space = "scheduled",
     *,
-    sampler: str = "random",
+    sampler: str = "",
     pruner: str = "median",
     lag: int = 1,
     seed: int = 0,
     name: str = "study",
     budget: Budget | None = None,
 ) -> Arm:
-    """Open an arm anew, as a session does."""
+    """Open an arm anew, as a session does; without a sampler it is searched by promotion."""
     loaded = built_in(space) if isinstance(space, str) else space
+    pruner = pruner if sampler else ""
     method = SearchMethod(sampler=sampler, pruner=pruner, lag=lag, seed=seed, horizon=HORIZON)
     study = open_study(storage, study_name(name, loaded.name), {})
     return Arm(loaded, study, method, budget=budget)
@@ -262,12 +275,12 @@ def search(
     total: int,
     publish: Callable[[Arm, int, RunRecord], None] = lambda arm, number, record: None,
 ) -> None:
-    """Bring the arms to `total` trials, under `root`."""
+    """Let the arms spend `total`, in trials or trainings, under `root`."""
     make_search(root, arms, pool).run(total, publish)
 
 
 def undisturbed(root: Path, total: int, **chosen: Any) -> list["Row"]:
-    """Return the rows of an arm in memory with `total` trials, run without an interruption."""
+    """Return the rows of an arm in memory that spent `total`, without an interruption."""
     arm = make_arm(InMemoryStorage(), **chosen)
     search(root, [arm], FakePool(), total)
     return rows(arm.study)

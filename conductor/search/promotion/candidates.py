@@ -9,9 +9,12 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
+from conductor.search.proposal import suggest
+from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
-from search_spaces.space import Space, propose
+from search_spaces.checks import Distributions, kind_of
+from search_spaces.space import Space
 
 BLOCKS, DRAWN = 16, 16  # a decision has so many blocks of so many candidates
 MOST_DRAWS = 20 * DRAWN  # of a block, where most students are over the budget
@@ -73,11 +76,21 @@ class Candidate:
 class Candidates:
     """The candidates of an arm's decisions. Suggesting takes the time, so most are used again."""
 
-    def __init__(self, space: Space, seed: int, feasible: Callable[[Recipe], bool]) -> None:
-        """Candidates follow from space and seed; those that are not `feasible` are passed over."""
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        feasible: Callable[[Recipe], bool],
+        known: Distributions,
+    ) -> None:
+        """Candidates follow from space and seed; those that are not `feasible` are passed over.
+
+        `known` has the distributions of the arm's parameters, and is extended.
+        """
         self._space = space
         self._seed = seed
         self._feasible = feasible
+        self._known = known
         self._blocks: dict[int, list[Candidate]] = {}
 
     @property
@@ -86,27 +99,48 @@ class Candidates:
         return self.of(0)
 
     def of(self, number: int) -> list[Candidate]:
-        """Return the candidates of decision `number`: all but one block are also of the next."""
+        """Return the candidates of decision `number`: all but one block are also of the next.
+
+        Raises ProtocolError if the space fails, StudyError if it has no feasible recipe.
+        """
         blocks = range(number, number + BLOCKS)
         for block in [block for block in self._blocks if BLOCKS <= block < number]:
             del self._blocks[block]
         for block in blocks:
             if block not in self._blocks:
                 self._blocks[block] = list(self._draw(block))
-        return [candidate for block in blocks for candidate in self._blocks[block]]
+        found = [candidate for block in blocks for candidate in self._blocks[block]]
+        if not found:
+            raise StudyError(
+                f"{self._space.name}: none of {BLOCKS * MOST_DRAWS:,} recipes has a student within "
+                "the budget; raise --max-params or --max-latency-ms"
+            )
+        return found
 
     def _draw(self, block: int) -> Iterator[Candidate]:
         generator = np.random.default_rng(derive_seed(self._seed, "candidates", block))
         found = 0
         for draw in range(MOST_DRAWS):
             trial = DrawnTrial(generator, draw)
-            try:
-                recipe = self._space.suggest(trial)
-            except Exception:  # which `propose` words
-                again = FixedTrial(dict(trial.params), draw)
-                recipe = propose(self._space, again, self._space.where, "a candidate", {})
+            recipe = self._suggest(trial)
             if self._feasible(recipe):
                 yield Candidate(dict(trial.params), dict(trial.distributions), recipe)
                 found += 1
             if found == DRAWN:
                 return
+
+    def _suggest(self, trial: DrawnTrial) -> Recipe:
+        """Return the recipe of a drawn trial; the checks, which take time, are for what is odd."""
+        try:
+            recipe = self._space.suggest(trial)
+        except Exception:
+            recipe = None
+        if recipe is None or not self._agrees(trial.distributions):
+            again = FixedTrial(dict(trial.params), trial.number)
+            return suggest(self._space, again, "a candidate", self._known)
+        return recipe
+
+    def _agrees(self, distributions: Distributions) -> bool:
+        """Whether the kinds of these parameters are those that are known."""
+        pairs = [(one, self._known.setdefault(name, one)) for name, one in distributions.items()]
+        return all(one == known or kind_of(one) == kind_of(known) for one, known in pairs)

@@ -22,7 +22,6 @@ from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.seen import runs_seen
 from conductor.search.proposal import Proposal
 from kd.recipe import Recipe
-from kd.seeds import derive_seed
 from search_spaces.space import Space
 from storage.studies.trials import CONTINUES, INFEASIBLE, REPEATS, RUN, UNTIL
 
@@ -35,10 +34,10 @@ class Promotion:
         space: Space,
         method: SearchMethod,
         mirror: Mirror,
+        candidates: Candidates,
         recipe: Callable[[int], Recipe],
-        feasible: Callable[[Recipe], bool] = lambda recipe: True,
     ) -> None:
-        """`recipe` returns that of a trial; `feasible` whether one may be trained."""
+        """`recipe` returns that of a trial."""
         self.unit = method.horizon  # one of `--trials` is a training's worth of epochs
         self._enqueued = list(space.enqueued.values())
         self._method = method
@@ -46,8 +45,7 @@ class Promotion:
         self._recipe = recipe
         self._rungs = rungs_of(method.horizon)
         self._scale = Scale(method.is_share, method.classes)
-        seed = derive_seed(method.seed, "promotion", space.name)
-        self._candidates = Candidates(space, seed, feasible)
+        self._candidates = candidates
         self._first: dict[Recipe, int] = {}  # the run that a recipe was begun with
         self._ranges: dict[str, BaseDistribution] = {}
         self._learn({})
