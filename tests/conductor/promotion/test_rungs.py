@@ -1,0 +1,134 @@
+"""The rule of promotion: which run goes on, which recipe is repeated, when a new one begins."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from conductor.search.promotion.rungs import Begin, Continue, Repeat, Run, decide, rungs_of
+
+RUNGS = (2, 5, 12)
+
+
+def ranked_never() -> list[int]:
+    raise AssertionError("no ranking is needed")
+
+
+def run(number: int, epochs: int, *signals: float, **changed: object) -> Run:
+    told = dict(zip(RUNGS, signals, strict=False))
+    fields = {"recipe": number, "last": number, "target": epochs, "signals": told, **changed}
+    return Run(number=number, epochs=epochs, **fields)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "rungs"),
+    [
+        (1, (1,)),
+        (5, (5,)),
+        (6, (1, 2, 6)),
+        (7, (1, 3, 7)),
+        (12, (2, 5, 12)),
+        (30, (5, 12, 30)),
+        (200, (33, 83, 200)),
+    ],
+)
+def test_runs_pause_at_a_sixth_and_five_twelfths_of_the_horizon(
+    horizon: int, rungs: tuple[int, ...]
+) -> None:
+    assert rungs_of(horizon) == rungs
+
+
+def test_rungs_are_distinct_epochs() -> None:
+    for horizon in range(1, 300):
+        rungs = rungs_of(horizon)
+        assert sorted({*rungs}) == [*rungs]
+        assert rungs[0] >= 1
+        assert rungs[-1] == horizon
+
+
+def test_the_first_job_goes_to_the_horizon_and_others_to_the_first_rung() -> None:
+    assert decide(0, [], RUNGS, ranked_never) == Begin(12)
+    assert decide(1, [], RUNGS, ranked_never) == Begin(2)
+    assert decide(3, [], (4,), ranked_never) == Begin(4)
+
+
+def test_of_three_runs_at_a_rung_the_best_goes_on() -> None:
+    runs = [run(0, 2, -3.0), run(1, 2, -1.0), run(2, 2, -2.0)]
+    assert decide(9, runs[:2], RUNGS, ranked_never) == Begin(2)
+    assert decide(9, runs, RUNGS, ranked_never) == Continue(runs[1], 5)
+
+
+def test_of_equals_the_first_goes_on() -> None:
+    runs = [run(0, 2, -1.0), run(1, 2, -1.0), run(2, 2, -1.0)]
+    assert decide(9, runs, RUNGS, ranked_never) == Continue(runs[0], 5)
+
+
+def test_the_higher_rung_comes_first() -> None:
+    low = [run(number, 2, -1.0) for number in range(9)]
+    high = [run(number, 5, -2.0, signal) for number, signal in ((9, -2.0), (10, -1.0), (11, -3.0))]
+    assert decide(13, [*low, *high], RUNGS, ranked_never) == Continue(high[1], 12)
+
+
+def test_a_run_whose_next_job_is_pending_does_not_go_on_again() -> None:
+    runs = [run(0, 2, -3.0), run(1, 2, -1.0, target=5), run(2, 2, -2.0)]
+    assert decide(9, runs, RUNGS, ranked_never) == Begin(2)
+
+
+def test_runs_that_came_further_count_at_a_rung() -> None:
+    """The best of four at the rung is at the horizon already, so that none goes on."""
+    whole = run(0, 12, -0.5, -0.5, -0.5, value=0.9)
+    paused = [run(number, 2, -1.0 - number) for number in (1, 2, 3)]
+    assert decide(9, [whole, *paused], RUNGS, ranked_never) == Begin(2)
+    more = [run(number, 2, -9.0) for number in (4, 5)]
+    assert decide(9, [whole, *paused, *more], RUNGS, ranked_never) == Continue(paused[0], 5)
+
+
+def test_a_run_that_diverged_is_last_at_every_rung() -> None:
+    gone = run(0, 12, diverged=True)
+    others = [run(1, 2, -5.0), run(2, 2, -6.0)]
+    assert decide(9, [gone, *others], RUNGS, ranked_never) == Continue(others[0], 5)
+
+
+def whole(recipes: int) -> list[Run]:
+    return [run(number, 12, -1.0, -1.0, -1.0, value=0.9) for number in range(recipes)]
+
+
+def test_every_eighth_job_repeats_the_best_recipe_that_has_few_runs() -> None:
+    runs = whole(4)
+    assert decide(8, runs, RUNGS, lambda: [2, 0, 1, 3]) == Repeat(2, 12)
+    assert decide(9, runs, RUNGS, ranked_never) != Repeat(2, 12)
+    assert isinstance(decide(8, runs[:3], RUNGS, ranked_never), Begin)
+    again = [run(number, 12, -1.0, -1.0, -1.0, value=0.9, recipe=2) for number in (20, 21)]
+    assert decide(8, [*runs, *again], RUNGS, lambda: [2, 0, 1, 3]) == Repeat(0, 12)
+
+
+def test_only_the_three_best_recipes_are_repeated() -> None:
+    runs = whole(5)
+    again = [
+        run(20 + place, 12, -1.0, -1.0, -1.0, value=0.9, recipe=place % 3) for place in range(6)
+    ]
+    assert isinstance(decide(8, [*runs, *again], RUNGS, lambda: [0, 1, 2, 3, 4]), Begin)
+
+
+def test_a_pending_repeat_counts() -> None:
+    again = [run(number, 0, recipe=2, target=12) for number in (20, 21)]
+    assert decide(8, [*whole(4), *again], RUNGS, lambda: [2, 0, 1, 3]) == Repeat(0, 12)
+
+
+def test_about_a_third_of_the_runs_at_each_rung_goes_on() -> None:
+    """In a long search. More than a third do, since some go on that are not of the best later."""
+    draw, runs, jobs = random.Random(0), list[Run](), Counter[int]()
+    for number in range(1, 400):
+        decision = decide(number, runs, RUNGS, lambda: [])
+        if isinstance(decision, Continue):
+            going = decision.run
+        else:
+            going = Run(number=number, recipe=number, last=number)
+            runs.append(going)
+        assert not isinstance(decision, Repeat)
+        going.epochs = going.target = decision.until
+        going.signals = {**going.signals, decision.until: draw.random()}
+        going.value = draw.random() if decision.until == 12 else None
+        jobs[decision.until] += 1
+    assert 0.33 <= jobs[5] / jobs[2] <= 0.4
+    assert 0.33 <= jobs[12] / jobs[5] <= 0.4
