@@ -39,7 +39,7 @@ from search_spaces.context import StudyContext
 from search_spaces.space import Space, for_study, load_space, with_feasible
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside, remove_traces, study_lock
-from storage.files.records import Costs, StudySettings
+from storage.files.records import Costs, SearchRecord, StudySettings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
 from storage.studies.supervision import supervisor_session
@@ -190,12 +190,20 @@ class Study:
                 publisher.study(arm)
             self._search(Search(*stage), publisher)
             clock.lap("search")
+        self._record_learnt(arms)
         chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         reached = max(arm.decisions.spent // arm.decisions.unit for arm in arms)
         remember_command(self._paths, reached, chosen)
         clock.lap("confirmation")
         self._compare(workers, prepared)
         clock.lap("comparison")
+
+    def _record_learnt(self, arms: list[Arm]) -> None:
+        """Record what the searches have learnt, for the report."""
+        found = {arm.name: arm.decisions.learnt() for arm in arms}
+        known = {name: learnt for name, learnt in found.items() if learnt}
+        if known:
+            SearchRecord(arms=known).write(self._paths.search)
 
     def _search(self, search: Search, publisher: Publisher) -> None:
         """Run trials, until the time ends. Raises StudyError if it ends before the first."""

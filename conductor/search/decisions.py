@@ -18,6 +18,7 @@ from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.checks import Distributions
 from search_spaces.space import Space
+from storage.files.records import Learnt
 from storage.studies.trials import (
     ASKED,
     CONSTRAINTS,
@@ -260,6 +261,10 @@ class Decisions:
     def best(self, count: int) -> list[FrozenTrial]:
         """Return the best trials at the horizon, by recipe where the search is by promotion."""
         return list(self._way.ranked()[:count])
+
+    def learnt(self) -> Learnt | None:
+        """What the search has learnt of the parameters, if it models them."""
+        return self._way.learnt()
 
     @property
     def highest(self) -> FrozenTrial | None:

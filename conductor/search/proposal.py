@@ -11,6 +11,7 @@ from kd.errors import ProtocolError
 from kd.recipe import Recipe
 from search_spaces.checks import Distributions
 from search_spaces.space import Space, propose
+from storage.files.records import Learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,10 @@ class Way(Protocol):
 
     def findings(self, number: int) -> Mapping[str, Any]:
         """Return user attributes for the end of a trial."""
+        ...
+
+    def learnt(self) -> Learnt | None:
+        """Return what the search has learnt of the parameters, if it models them."""
         ...
 
     def ranked(self) -> Sequence[FrozenTrial]:

@@ -58,6 +58,9 @@ class Sampling:
     def findings(self, number: int) -> Mapping[str, Any]:
         return {CUT: self._cuts[number]} if number in self._cuts else {}
 
+    def learnt(self) -> None:
+        """An Optuna sampler is asked for recipes alone."""
+
     def ranked(self) -> list[FrozenTrial]:
         """Return the complete trials, the best first; of equals the lower number comes first."""
         trials = [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]

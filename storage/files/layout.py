@@ -197,6 +197,11 @@ class StudyLayout:
         return self.folder / "report.json"
 
     @property
+    def search(self) -> Path:
+        """What the search by promotion has learnt: a `SearchRecord`."""
+        return self.folder / "search.json"
+
+    @property
     def trials_csv(self) -> Path:
         return self.folder / "trials.csv"
 

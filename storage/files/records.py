@@ -158,6 +158,38 @@ class StudySettings(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plane(JsonData):
+    """What a search expects of two parameters together, over random values of all others.
+
+    `values` are those of each of `names`; `means` [second, first] the expected metric, as a share
+    if it is one, else on the search's own scale.
+    """
+
+    names: list[str]
+    values: list[list[Any]]
+    means: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt(JsonData):
+    """What the surrogate of an arm's search has learnt.
+
+    `importances` has for each parameter the share of the variance over random recipes that it
+    explains alone, 0-1, and the ends of its 90 % interval, the largest share first.
+    """
+
+    importances: dict[str, list[float]]
+    plane: Plane | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRecord(Record):
+    """What a study's search by promotion has learnt, by arm, when it was last confirmed."""
+
+    arms: dict[str, Learnt]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 

@@ -36,13 +36,13 @@ class Encoding:
         `learnt` are relevances by name, those of the built-in spaces unless others are given.
         """
         known = relevances() if learnt is None else learnt
-        self._kept = {
+        self.ranges = {
             name: distributions[name]
             for name in sorted(distributions)
             if not distributions[name].single()
         }
-        choices = [isinstance(one, CategoricalDistribution) for one in self._kept.values()]
-        weights = [known.get(name, 1.0) for name in self._kept]
+        choices = [isinstance(one, CategoricalDistribution) for one in self.ranges.values()]
+        weights = [known.get(name, 1.0) for name in self.ranges]
         self.parameters = Parameters(np.array(choices, dtype=bool), np.array(weights, dtype=float))
 
     def row(self, parameters: Mapping[str, Any]) -> Floats:
@@ -50,7 +50,7 @@ class Encoding:
         return np.array(
             [
                 _unit(distribution, parameters[name]) if name in parameters else math.nan
-                for name, distribution in self._kept.items()
+                for name, distribution in self.ranges.items()
             ]
         )
 

@@ -16,13 +16,16 @@ from conductor.search.methods import SearchMethod
 from conductor.search.mirror import Mirror
 from conductor.search.promotion.candidates import Candidate, Candidates
 from conductor.search.promotion.encoding import Encoding
+from conductor.search.promotion.findings import learnt
 from conductor.search.promotion.model import Model
 from conductor.search.promotion.rungs import STARTUP, Continue, Repeat, Run, decide, rungs_of
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.seen import runs_seen
 from conductor.search.proposal import Proposal
 from kd.recipe import Recipe
+from kd.seeds import derive_seed
 from search_spaces.space import Space
+from storage.files.records import Learnt
 from storage.studies.trials import CONTINUES, INFEASIBLE, REPEATS, RUN, UNTIL
 
 
@@ -40,6 +43,7 @@ class Promotion:
         """`recipe` returns that of a trial."""
         self.unit = method.horizon  # one of `--trials` is a training's worth of epochs
         self._enqueued = list(space.enqueued.values())
+        self._space = space
         self._method = method
         self._mirror = mirror
         self._recipe = recipe
@@ -122,6 +126,16 @@ class Promotion:
 
     def findings(self, number: int) -> Mapping[str, Any]:
         return {}
+
+    def learnt(self) -> Learnt | None:
+        """Return what the surrogate has learnt; None if it knows too few recipes."""
+        trials = self._mirror.trials
+        runs = self._runs(trials, len(trials))
+        if len(runs) < STARTUP:
+            return None
+        seed = derive_seed(self._method.seed, "learnt", self._space.name)
+        sample = self._candidates.sample
+        return learnt(self._model.posterior(runs), self._encoding, sample, self._scale, seed)
 
     def ranked(self) -> list[FrozenTrial]:
         """Return a trial of each recipe at the horizon, the highest posterior mean first.

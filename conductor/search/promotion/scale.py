@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
 
 HIGHEST = 0.995  # of a share; the logits of higher ones are mostly noise
 LOWEST = 0.02  # of a share; for many classes a fifth of what guessing gets
@@ -39,6 +41,10 @@ class Scale:
             for value in values
         )
         return [float(place.mean()) for place in places]
+
+    def shown(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return scores as they are shown: shares again, others as they are."""
+        return expit(scores) if self.is_share else scores
 
     def _logit(self, share: float) -> float:
         kept = min(max(share, min(LOWEST, 0.2 / self.classes)), HIGHEST)

@@ -141,13 +141,31 @@ class Posterior:
         return self._at(self._prior.to(rows))
 
     def _at(self, prior: Floats) -> tuple[Floats, Floats]:
+        mean, solved = self._solve(prior)
+        left = 1 + 2 * LEVEL - (solved**2).sum(0)
+        return mean, np.sqrt(np.maximum(left, 1e-6) * max(self._variance, 1e-9))
+
+    def _solve(self, prior: Floats) -> tuple[Floats, Floats]:
+        """Return the mean [M] of recipes of this prior correlation [M, R], and [N, M] for more."""
         at_horizon = np.asarray(self._horizon)
         between = prior[:, self._recipes] * self._together(at_horizon)
         between += LEVEL * (1.0 + (self._epochs == self._horizon))
         solved = solve_triangular(self._root, between.T, lower=True, check_finite=False)
-        mean = self._offset + solved.T @ self._weights
-        left = 1 + 2 * LEVEL - (solved**2).sum(0)
-        return mean, np.sqrt(np.maximum(left, 1e-6) * max(self._variance, 1e-9))
+        return self._offset + solved.T @ self._weights, solved
+
+    def draws(self, rows: Floats, count: int, generator: np.random.Generator) -> Floats:
+        """Draw `count` functions from the posterior; return their values [count, M] at rows [M, D].
+
+        What all recipes have in common is left out.
+        """
+        mean, solved = self._solve(self._prior.to(rows))
+        among = self._prior.parameters.similarity(rows, rows) + OF_RECIPE * np.eye(len(rows))
+        covariance = max(self._variance, 1e-9) * (among + 2 * LEVEL - solved.T @ solved)
+        centre = np.eye(len(rows)) - 1 / len(rows)
+        values, vectors = np.linalg.eigh(centre @ covariance @ centre)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        normal = generator.standard_normal((count, len(rows)))
+        return np.asarray(mean - mean.mean() + normal @ root.T)
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
