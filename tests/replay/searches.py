@@ -269,7 +269,8 @@ class Learning:
 
     def _choose(self, state: State, runs: Sequence[Run]) -> int:
         begun = state.points()
-        new = np.array([point for point in range(len(state.table)) if point not in begun])
+        every = range(len(state.table))
+        new = np.array([point for point in every if point not in begun] or every)
         if len(runs) < STARTUP or not any(run.epochs for run in runs):
             return int(state.generator.choice(new))
         place = self._model.best_of(self._rows[new], self._model.posterior(runs), runs)
