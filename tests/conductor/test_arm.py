@@ -87,9 +87,7 @@ def test_the_lag_bounds_how_many_trials_run_at_once(tmp_path):
         assert max(running) == most
 
 
-@pytest.mark.parametrize(
-    ("sampler", "pruner"), [("", ""), ("tpe", "median"), ("tpe", "hyperband")]
-)
+@pytest.mark.parametrize(("sampler", "pruner"), [("", ""), ("tpe", "median"), ("tpe", "hyperband")])
 def test_three_trials_and_then_more_equal_all_at_once(tmp_path, sampler, pruner):
     chosen = {"sampler": sampler, "pruner": pruner, "lag": 4, "space": "plain"}
     storage = InMemoryStorage()
