@@ -246,7 +246,7 @@ def test_promotion_proposes_no_student_over_the_budget(tmp_path):
 def test_promotion_without_a_recipe_within_the_budget_ends_in_one_line():
     space = replace(built_in("plain", StudyContext(students=tuple(SIZES))), enqueued={})
     arm = make_arm(InMemoryStorage(), space, budget=budget(max_params=499), lag=4)
-    with pytest.raises(StudyError, match=r"plain: none of 5,120 recipes has a student within"):
+    with pytest.raises(StudyError, match=r"plain: none of [\d,]+ recipes has a student within"):
         arm.ask(99)
     assert arm.study.get_trials() == []
 

@@ -9,12 +9,11 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
-from conductor.search.proposal import suggest
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.checks import Distributions, kind_of
-from search_spaces.space import Space
+from search_spaces.space import Space, propose_in_study
 
 COUNT = 256  # candidates of a decision
 SHARED_BY = 16  # decisions that choose from the same ones
@@ -131,7 +130,7 @@ class Candidates:
             recipe = None
         if recipe is None or not self._agrees(trial.distributions):
             again = FixedTrial(dict(trial.params), trial.number)
-            return suggest(self._space, again, "a candidate", self._known)
+            return propose_in_study(self._space, again, "a candidate", self._known)
         return recipe
 
     def _agrees(self, distributions: Distributions) -> bool:
