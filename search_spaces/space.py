@@ -291,6 +291,15 @@ def propose(space: Space, trial: BaseTrial, where: str, what: str, known: Distri
     return recipe
 
 
+def propose_in_study(space: Space, trial: BaseTrial, what: str, known: Distributions) -> Recipe:
+    """Return the recipe that a space suggests while a study runs. Raises as `propose`."""
+    try:
+        return propose(space, trial, f"{space.name}.py", what, known)
+    except ProtocolError as error:
+        kept = "the trials so far are kept; run the corrected space under another --name"
+        raise ProtocolError(f"{error}; {kept}") from error
+
+
 def _place(space: Space, error: BaseException | None = None) -> str:
     """Return where in the user's file an error was raised, as `, line 7, in suggest`.
 

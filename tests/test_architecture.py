@@ -68,7 +68,8 @@ FLOORS = {
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),
     "reports": ("statistics", "wording", "read", "compute", "draw", "draw.figures", "write"),
     "conductor": (
-        *("display", "search.samplers", "search.pruners", "request", "search", "stages"),
+        *("display", "search.samplers", "search.pruners", "request"),
+        *("search.promotion", "search", "stages"),
         *("study", "tools", "command_line.presets", "command_line"),
     ),
 }

@@ -302,12 +302,16 @@ def test_packages_that_are_installed_are_all_there_are() -> None:
     assert sorted(include) == sorted(f"{room}*" for room in ROOMS)
 
 
-def test_every_file_of_the_report_is_installed() -> None:
-    ((package, patterns),) = PROJECT["tool"]["setuptools"]["package-data"].items()
+def test_every_file_that_is_not_python_is_installed() -> None:
+    packages = PROJECT["tool"]["setuptools"]["package-data"]
     found = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
     files = {path for path in found if path.suffix not in (".py", ".pyc")}
-    folder = ROOT.joinpath(*package.split("."))
-    assert files == {path for pattern in patterns for path in folder.glob(pattern)}
+    assert files == {
+        path
+        for package, patterns in packages.items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
 
 
 def test_ci_can_be_run() -> None:

@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 
 from conductor.search.budget import Budget
 from conductor.search.decisions import Decisions
-from conductor.search.ledger import StudyLedger
 from conductor.search.methods import SearchMethod
 from search_spaces.space import Space
+from storage.studies.ledger import StudyLedger
 
 
 class Arm:

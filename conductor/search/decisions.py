@@ -9,15 +9,15 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 from conductor.search.budget import Budget
 from conductor.search.methods import SearchMethod
 from conductor.search.mirror import Mirror
+from conductor.search.promoting import Promotion
 from conductor.search.promotion.candidates import Candidates
-from conductor.search.promotion.promotion import Promotion
-from conductor.search.proposal import Way, suggest
+from conductor.search.proposal import Way
 from conductor.search.sampling import Sampling
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.checks import Distributions
-from search_spaces.space import Space
+from search_spaces.space import Space, propose_in_study
 from storage.files.records import Learnt
 from storage.studies.trials import (
     ASKED,
@@ -210,7 +210,7 @@ class Decisions:
         return next(number for number in range(self.asked) if self.recipe(number) == recipe)
 
     def _suggest(self, number: int, trial: BaseTrial) -> Recipe:
-        return suggest(self.space, trial, f"trial {number}", self._distributions)
+        return propose_in_study(self.space, trial, f"trial {number}", self._distributions)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Copy an epoch's score; return whether it is new."""

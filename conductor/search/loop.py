@@ -50,8 +50,8 @@ class Search(Stage):
     def run(self, total: int, publish: Publish, deadline: float = math.inf) -> float:
         """Run until every arm has spent `total` units; `publish` is called before a trial ends.
 
-        After `deadline`, on the monotonic clock, arms are only filled to what the one that is
-        furthest has spent. Returns the units that each arm was given.
+        After `deadline`, on the monotonic clock, arms are only filled to the whole units that the
+        one that is furthest has spent. Returns the units that each arm was given.
         """
         self._publish = publish
         self._deadline = deadline
@@ -84,6 +84,7 @@ class Search(Stage):
         if time.monotonic() >= self._deadline:
             self._deadline = math.inf
             most = max(arm.decisions.committed for arm in self._arms)
+            most = most // self._unit * self._unit or most  # arms may be apart by less than a unit
             if 0 < most < limit:
                 self._display.say(
                     f"the time of the search has ended: {self._words(most)} of each arm, not "

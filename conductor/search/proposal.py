@@ -5,12 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import FrozenTrial
 
-from kd.errors import ProtocolError
-from kd.recipe import Recipe
-from search_spaces.checks import Distributions
-from search_spaces.space import Space, propose
 from storage.files.records import Learnt
 
 
@@ -24,15 +20,6 @@ class Proposal:
     parameters: Mapping[str, Any] | None
     sampler: BaseSampler = field(default_factory=lambda: RandomSampler(seed=0))
     job: Mapping[str, Any] = field(default_factory=dict)
-
-
-def suggest(space: Space, trial: BaseTrial, what: str, known: Distributions) -> Recipe:
-    """Return the recipe that a space suggests during a study. Raises as `propose`."""
-    try:
-        return propose(space, trial, f"{space.name}.py", what, known)
-    except ProtocolError as error:
-        kept = "the trials so far are kept; run the corrected space under another --name"
-        raise ProtocolError(f"{error}; {kept}") from error
 
 
 class Way(Protocol):

@@ -69,6 +69,11 @@ def _check_resumable(paths: StudyLayout, request: Request) -> None:
             )
     if paths.settings.exists():
         kept = StudySettings.read(paths.settings)
+        if request.sampler and not kept.sampler:
+            raise StudyError(
+                f"study {paths.name} was begun with a search by promotion; omit --sampler and "
+                "--pruner to continue it, or choose another --name"
+            )
         for flag in KEPT:
             recorded, received = getattr(kept, flag), getattr(request, flag)
             if flag == "storage":

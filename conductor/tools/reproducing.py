@@ -86,7 +86,8 @@ def reproduce_run(
 ) -> bool:
     """Train the run again, and compare it with its record. Returns whether every bit is equal.
 
-    A pruned run is trained to the epoch where it was pruned. `verifying` is the command to print if
+    It is trained from epoch 1 to the last of its record, also where its trial continued another
+    one, was pruned or paused. `verifying` is the command to print if
     no reason for a difference is known.
     """
     settings = StudySettings.read(paths.settings)
@@ -98,6 +99,7 @@ def reproduce_run(
             recipe=record.recipe,
             seed=record.seed,
             horizon=record.horizon,
+            until=_epochs(record),
             views=subject.views,
         )
         history, reason = _train(subject, job, workers, display)
@@ -121,13 +123,10 @@ def reproduce_run(
 def _train(
     subject: Subject, job: TrainJob, workers: WorkerPool, display: Display
 ) -> tuple[list[EpochMetrics], str]:
-    """Train the recorded epochs; return them, and why the run diverged, if it did.
-
-    If the record diverged, one more epoch is trained.
-    """
-    record, reason = subject.record, ""
+    """Train the recorded epochs; return them, and why the run diverged, if it did."""
+    reason = ""
     history: list[EpochMetrics] = []
-    epochs = len(record.history) + (record.outcome == "diverged")
+    epochs = _epochs(subject.record)
     with display.bar(subject.title, epochs) as bar:
         workers.start(subject.title, job)
         while workers.busy:
@@ -135,15 +134,18 @@ def _train(
                 if isinstance(event, EpochDone) and event.metrics.epoch == len(history) + 1:
                     history.append(event.metrics)
                     bar(len(history), epochs)
-                    if len(history) == epochs < job.horizon:
-                        workers.stop(subject.title)
                 elif isinstance(event, Note):
                     display.say(event.text)
-                elif isinstance(event, Diverged) and len(history) < epochs:  # within the record
+                elif isinstance(event, Diverged):
                     reason = event.reason
                 elif isinstance(event, Failed):
                     raise error_of(event)
     return history[:epochs], reason
+
+
+def _epochs(record: RunRecord) -> int:
+    """Return how many epochs to train; one more than recorded where the run diverged in it."""
+    return len(record.history) + (record.outcome == "diverged")
 
 
 def first_difference(record: RunRecord, history: list[EpochMetrics], reason: str) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from conductor.command_line.cli import main
 from conductor.search.arm import Arm
 from conductor.search.budget import Budget, measure_budget
-from conductor.search.decisions import AUDIT_EVERY
 from conductor.search.methods import STARTUP_TRIALS, make_sampler
+from conductor.search.sampling import AUDIT_EVERY
 from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from search_spaces.context import StudyContext
@@ -73,6 +74,9 @@ def sizes(given: Protocol) -> StudentSizes:
 def budget(**limits: Any) -> Budget:
     given = several(**limits)
     return Budget(given, sizes(given))
+
+
+WAYS = ["", "tpe"]  # by promotion, and by a sampler
 
 
 def limited_arm(storage: BaseStorage, name: str = "plain", **chosen: Any) -> Arm:
@@ -223,9 +227,28 @@ def test_a_trial_over_the_budget_does_not_count_and_is_no_candidate(tmp_path):
     arm = limited_arm(InMemoryStorage())
     search(tmp_path, [arm], FakePool(), 12)
     trials = arm.study.get_trials()
-    assert arm.decisions.counted == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
+    assert arm.decisions.spent == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
     assert not any(is_large(trial) for trial in arm.decisions.best(99))
-    assert limited_arm(arm.study._storage).decisions.counted == 12
+    assert limited_arm(arm.study._storage).decisions.spent == 12
+
+
+def test_promotion_proposes_no_student_over_the_budget(tmp_path):
+    """Not even among the candidates, so that it costs no trial."""
+    arm = limited_arm(InMemoryStorage(), sampler="")
+    search(tmp_path, [arm], FakePool(4), TRIALS)
+    trials = arm.study.get_trials()
+    assert {trial.params["student"] for trial in trials} == {SMALL, MIDDLE}
+    for trial in trials:
+        assert trial.constraints == trial.user_attrs["constraints"]
+        assert max(trial.constraints.values()) <= 0
+
+
+def test_promotion_without_a_recipe_within_the_budget_ends_in_one_line():
+    space = replace(built_in("plain", StudyContext(students=tuple(SIZES))), enqueued={})
+    arm = make_arm(InMemoryStorage(), space, budget=budget(max_params=499), lag=4)
+    with pytest.raises(StudyError, match=r"plain: none of [\d,]+ recipes has a student within"):
+        arm.ask(99)
+    assert arm.study.get_trials() == []
 
 
 def test_a_trial_over_the_budget_is_no_auditor(tmp_path):
@@ -251,7 +274,7 @@ def test_random_trials_before_a_sampler_learns_are_those_that_ran(tmp_path, monk
         startups.append(startup)
         return make(name, seed, startup, *others)
 
-    monkeypatch.setattr("conductor.search.decisions.make_sampler", watched)
+    monkeypatch.setattr("conductor.search.sampling.make_sampler", watched)
     arm = limited_arm(InMemoryStorage(), lag=1)
     search(tmp_path, [arm], FakePool(), TRIALS)
     over = [is_large(trial) for trial in arm.study.get_trials()]
@@ -265,12 +288,13 @@ def test_a_sampler_learns_which_student_is_over_the_budget(tmp_path):
     assert asked < 0.2 < sum(map(is_large, trials[: len(trials) // 2])) / (len(trials) // 2)
 
 
+@pytest.mark.parametrize("sampler", WAYS)
 @pytest.mark.parametrize("space", ["plain", "scheduled"])
-def test_a_limited_study_is_the_same_whatever_the_workers_and_totals(tmp_path, space):
+def test_a_limited_study_is_the_same_whatever_the_workers_and_totals(tmp_path, space, sampler):
     def found(pools: list[FakePool], totals: list[int]) -> list[Any]:
         storage = InMemoryStorage()
         for pool, total in zip(pools, totals, strict=True):
-            arm = limited_arm(storage, space)
+            arm = limited_arm(storage, space, sampler=sampler)
             search(tmp_path, [arm], pool, total)
         return rows(arm.study)
 
@@ -280,13 +304,14 @@ def test_a_limited_study_is_the_same_whatever_the_workers_and_totals(tmp_path, s
     assert found([FakePool(4, n) for n in range(4)], [3, 11, 17, TRIALS]) == alone
 
 
-def test_a_limited_study_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path):
-    alone = limited_arm(InMemoryStorage())
+@pytest.mark.parametrize("sampler", WAYS)
+def test_a_limited_study_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path, sampler):
+    alone = limited_arm(InMemoryStorage(), sampler=sampler)
     search(tmp_path, [alone], FakePool(), TRIALS)
     storage, draw = DyingStorage(), random.Random(3)
     for kills in count():
         storage.fuse = None
-        arm = limited_arm(storage)
+        arm = limited_arm(storage, sampler=sampler)
         storage.fuse = draw.randrange(80)
         try:
             search(tmp_path, [arm], FakePool(4, kills), TRIALS)
@@ -343,10 +368,19 @@ LIMITED = ["--student", f"{OVER},{HELD}", "--max-params", "2000", "--trials", "4
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a study of which one student is over the budget."""
-    root = tmp_path_factory.mktemp("limited")
+    return limited_study(tmp_path_factory.mktemp("limited"))
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of one whose sampler suggests that student too."""
+    return limited_study(tmp_path_factory.mktemp("sampled"), "--sampler", "tpe")
+
+
+def limited_study(root: Path, *flags: str) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         hasten(patched)
-        assert main([*changed(FLAGS.split(), LIMITED), "--root", str(root)]) == 0
+        assert main([*changed(FLAGS.split(), LIMITED), *flags, "--root", str(root)]) == 0
     return root
 
 
@@ -369,29 +403,29 @@ def test_a_study_with_a_budget_trains_no_student_over_it(finished):
     assert list(Costs.read(paths.costs).models) == ["teacher", "distilled", "plain", HELD]
 
 
-def test_trials_over_the_budget_are_reported_and_leave_no_folder(finished):
-    storage, numbers = open_storage(Layout(finished).studies_url), []
+def test_trials_over_the_budget_are_reported_and_leave_no_folder(sampled):
+    storage, numbers = open_storage(Layout(sampled).studies_url), []
     for arm in ("scheduled", "plain"):
         trials = load_study(storage, f"digits.{arm}").get_trials()
         over = {trial.number for trial in trials if trial.params["student"] == OVER}
         for trial in trials:
             assert (trial.constraints["parameters"] > 0) == (trial.number in over)
-        folder = Layout(finished).study("digits").trial(arm, 0).folder.parent
+        folder = Layout(sampled).study("digits").trial(arm, 0).folder.parent
         assert {int(path.name) for path in folder.iterdir()} == set(range(len(trials))) - over
         numbers += over
     close_storage(storage)
     assert numbers
 
 
-def test_a_report_lists_trials_over_the_budget_and_the_student_of_each_finalist(finished):
-    report = json.loads(Layout(finished).study("digits").report_json.read_text())
+def test_a_report_lists_trials_over_the_budget_and_the_student_of_each_finalist(sampled):
+    report = json.loads(Layout(sampled).study("digits").report_json.read_text())
     for arm in report["arms"].values():
         assert arm["trials"] == arm["complete"] + arm["pruned"] == 4
     assert sum(arm["infeasible"] for arm in report["arms"].values()) > 0
     for finalist in report["finalists"]:
         assert (finalist["student"], finalist["parameters"]) == (HELD, 1384)
     assert report["protocol"]["students"] == [OVER, HELD]
-    table = Layout(finished).study("digits").trials_csv.read_text()
+    table = Layout(sampled).study("digits").trials_csv.read_text()
     assert table.count("INFEASIBLE") == sum(arm["infeasible"] for arm in report["arms"].values())
 
 

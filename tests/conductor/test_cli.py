@@ -135,7 +135,7 @@ def test_every_option_of_a_run_has_a_flag_with_its_text_and_its_default():
         _, flag, *_ = typing.get_args(hints[item.name])
         assert flags[item.name].help.startswith(flag.help)
         assert flags[item.name].default == (None if item.name in KEPT else item.default)
-    wanted = r"gp \(.*\), random \(.*\), tpe \(.*\) \(default: tpe\)$"
+    wanted = r"gp \(.*\), random \(.*\), tpe \(.*\)$"
     assert re.search(wanted, flags["sampler"].help)
 
 
@@ -204,7 +204,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "width": (["--student", "resnet18-w2"], "resnet18 has no width factor"),
     "sampler": (["--sampler", "rando"], "unknown sampler 'rando'; did you mean random?"),
     "pruner": (["--pruner", "hyperbant"], "unknown pruner 'hyperbant'; did you mean hyperband?"),
-    "gp with pruning": (["--sampler", "gp"], "the gp sampler ignores pruned trials"),
+    "gp with pruning": (
+        ["--sampler", "gp", "--pruner", "median"],
+        "the gp sampler ignores pruned trials",
+    ),
     "arm": (["--arms", "plain,schedule"], "unknown arm 'schedule'; did you mean scheduled?"),
     "arm twice": (["--arms", "plain,plain"], "each arm must be named once"),
     "no arm": (["--arms", ","], "argument --arms: takes names separated by commas, got ','"),

@@ -35,8 +35,8 @@ SEARCHED = [0.5, 0.9, 0.8, 0.7, 0.6, 0.4]  # search scores of trials 0, 1, …
 
 
 def make_arms(*spaces: str | Space, scores: list[float] = SEARCHED) -> list[Arm]:
-    """Return arms whose trials have these search scores."""
-    arms = [make_arm(InMemoryStorage(), space, lag=99) for space in spaces]
+    """Return arms, searched by a sampler, whose trials have these search scores."""
+    arms = [make_arm(InMemoryStorage(), space, sampler="random", lag=99) for space in spaces]
     for arm in arms:
         for score in scores:
             arm.tell(arm.ask(99), TrialState.COMPLETE, score, {})
@@ -253,7 +253,7 @@ def test_all_finalists_share_the_seeds_and_views_replicate_by_replicate(tmp_path
 
 def test_seeds_of_search_selection_and_confirmation_have_none_in_common(tmp_path):
     searched, pool = FakePool(), FakePool(objective=steady)
-    arms = [make_arm(InMemoryStorage(), "plain")]
+    arms = [make_arm(InMemoryStorage(), "plain", sampler="random")]
     search(tmp_path, arms, searched, 8)
     confirm(tmp_path, arms, pool, seeds=8)
     seeds = [

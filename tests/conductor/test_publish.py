@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def arm() -> Arm:
-    return make_arm(InMemoryStorage(), "plain")
+    return make_arm(InMemoryStorage(), "plain", sampler="random")
 
 
 @pytest.fixture
@@ -231,3 +231,21 @@ def test_artifacts_are_kept_as_optuna_keeps_them(arm, publisher):
     ]
     assert {one["mimetype"] for one in kept} == {"image/svg+xml", "text/csv"}
     assert all((Path(publisher.artifacts) / one["artifact_id"]).is_file() for one in kept)
+
+
+def test_the_note_of_a_job_names_the_trial_that_it_continues_or_repeats(tmp_path, publisher):
+    promoted = make_arm(InMemoryStorage(), "plain", lag=2)
+    search(tmp_path, [promoted], FakePool(), 12, publisher.trial)
+    linked = 0
+    for trial in promoted.study.get_trials():
+        note = get_note(promoted.ledger.stored_trial(trial.number))
+        attributes = trial.user_attrs
+        for key, words in (
+            ("continues", "goes on where plain {} was paused"),
+            ("repeats", "the recipe of plain {} on another seed"),
+        ):
+            said = words.format(attributes[key]) in note if key in attributes else False
+            assert said == (key in attributes)
+            linked += said
+        assert "exempt from pruning" not in note
+    assert linked > 3

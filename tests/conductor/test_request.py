@@ -99,6 +99,20 @@ def test_samplers_and_pruners_go_together_but_gp_with_pruning(sampler, pruner):
         request(sampler=sampler, pruner=pruner)
 
 
+@pytest.mark.parametrize(
+    ("flags", "sampler", "pruner"),
+    [
+        (["--sampler", "random"], "random", "median"),
+        (["--sampler", "gp"], "gp", "none"),
+        (["--pruner", "none"], "tpe", "none"),
+        (["--sampler", "tpe", "--pruner", "halving"], "tpe", "halving"),
+    ],
+)
+def test_a_sampler_or_a_pruner_takes_the_place_of_promotion(resolve, flags, sampler, pruner):
+    asked = resolve("run", *flags)
+    assert (asked.sampler, asked.pruner) == (sampler, pruner)
+
+
 @pytest.mark.parametrize("workers", ["auto", "inline", "ray", "1", "17"])
 def test_workers_are_a_word_or_a_number(workers):
     assert request(workers=workers).workers == workers
@@ -166,7 +180,7 @@ def test_without_flags_the_digits_preset_runs_scheduled_against_plain(resolve):
     assert asked.name == "digits"
     assert asked.protocol == Protocol(**preset("digits"))
     assert asked.spaces == ["scheduled", "plain"]
-    assert (asked.sampler, asked.pruner, asked.lag, asked.storage) == ("tpe", "median", 4, "")
+    assert (asked.sampler, asked.pruner, asked.lag, asked.storage) == ("", "", 4, "")
     assert (asked.trials, asked.seeds, asked.workers) == (20, 6, "auto")
     assert asked.cache_budget == 20 * 10**9
 
@@ -309,6 +323,10 @@ def test_what_is_announced_is_what_will_run():
     assert head == (
         "study study in runs: arms scheduled, space; trials 3, seeds 6, "
         "sampler tpe, pruner median, lag 4"
+    )
+    default = request(protocol=protocol, spaces=spaces, trials=3, sampler="", pruner="")
+    assert announced(default, ())[0] == (
+        "study study in runs: arms scheduled, space; trials 3, seeds 6, search promotion, lag 4"
     )
     told = dict(part.split(" ") for line in lines for part in line.strip().split(", "))
     assert list(told) == list(protocol.to_json())

@@ -35,6 +35,9 @@ def number_of(job: TrainJob) -> int:
     return int(Path(job.folder).name)
 
 
+WAYS = ["", "random"]  # by promotion, and by a sampler
+
+
 def searched(
     root: Path, objective: object, total: int, pool: FakePool | None = None, **chosen: object
 ) -> tuple[Arm, FakePool]:
@@ -63,7 +66,7 @@ def falling_stubbornly(job: TrainJob) -> list[Event]:
 @pytest.mark.parametrize("objective", [falling, falling_stubbornly])
 @pytest.mark.parametrize("order", range(3))
 def test_epochs_that_arrive_after_pruning_or_again_are_ignored(tmp_path, objective, order):
-    arm, pool = searched(tmp_path, objective, 12, FakePool(1, order))
+    arm, pool = searched(tmp_path, objective, 12, FakePool(1, order), sampler="random")
     trials = arm.study.get_trials()
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
     assert [trial.number for trial in pruned] == [5, 7, 8, 9, 10, 11]
@@ -75,25 +78,27 @@ def test_epochs_that_arrive_after_pruning_or_again_are_ignored(tmp_path, objecti
 
 
 def test_pruned_trials_carry_their_last_value(tmp_path):
-    arm, _ = searched(tmp_path, falling, 8)
+    arm, _ = searched(tmp_path, falling, 8, sampler="random")
     trial = arm.study.get_trials()[7]
     assert trial.state.name == "PRUNED"
     assert trial.value == trial.intermediate_values[2] == pytest.approx(0.48)
 
 
-def test_result_files_say_what_the_database_states(tmp_path):
-    outcomes = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+@pytest.mark.parametrize(("sampler", "early"), [("", "paused"), ("random", "pruned")])
+def test_result_files_say_what_the_database_states(tmp_path, sampler, early):
+    """A record of a run that goes on has its whole history, from the first epoch."""
+    outcomes = {"COMPLETE": "complete", "PRUNED": early, "FAIL": "failed"}
     seen = set()
-    others = {3: failed(), 9: diverged([0.5])}
+    others = {3: failed(), 9: diverged([0.5] if sampler else [])}
 
     def objective(job: TrainJob) -> list[Event]:
         return others.get(number_of(job)) or landscape(job)
 
-    arm, pool = searched(tmp_path, objective, 30, FakePool(4), lag=4)
-    jobs = {number_of(job): job for job in pool.jobs}
+    arm, pool = searched(tmp_path, objective, 30, FakePool(4), sampler=sampler, lag=4)
+    jobs = {(number_of(job), job.until): job for job in pool.jobs}
     for trial in arm.study.get_trials():
-        record = record_of(tmp_path, arm, trial.number)
-        attributes, job = trial.user_attrs, jobs[trial.number]
+        record, attributes = record_of(tmp_path, arm, trial.number), trial.user_attrs
+        job = jobs[attributes.get("run", trial.number), attributes.get("until", 0)]
         outcome = "diverged" if attributes["diverged"] else outcomes[trial.state.name]
         seen.add(outcome)
         assert record.outcome == outcome
@@ -104,25 +109,31 @@ def test_result_files_say_what_the_database_states(tmp_path):
         assert record.digest == attributes["digest"]
         assert record.reason == attributes.get("reason", "")
         assert record.test is None
-        assert attributes["auditor"] == (trial.number % 6 == 0)
+        assert attributes.get("auditor") == (trial.number % 6 == 0 if sampler else None)
+        if not sampler:
+            signals = {str(one.epoch): one.early_nll for one in record.history}
+            reached = signals.keys() & {"1", "3", "8"}  # rungs of 8 epochs
+            assert attributes["early_nll"] == {rung: signals[rung] for rung in reached}
         if record.history:
             assert record.seconds == attributes["seconds"] == 0.25 * len(record.history)
             assert attributes["nll"] == record.history[-1].nll
             assert attributes["epochs"] == len(record.history)
-    assert seen == {"complete", "pruned", "diverged", "failed"}
+    assert seen == {"complete", early, "diverged", "failed"}
 
 
-def test_divergence_is_complete_with_the_worst_value(tmp_path):
+@pytest.mark.parametrize(("sampler", "before"), [("", []), ("random", [0.9, 0.95])])
+def test_divergence_is_complete_with_the_worst_value(tmp_path, sampler, before):
     def objective(job: TrainJob) -> list[Event]:
-        return diverged([0.9, 0.95]) if number_of(job) == 1 else landscape(job)
+        return diverged(before) if number_of(job) == 1 else landscape(job)
 
-    arm, _ = searched(tmp_path, objective, 3)
+    arm, _ = searched(tmp_path, objective, 3, sampler=sampler)
     trial = arm.study.get_trials()[1]
     assert (trial.state.name, trial.value) == ("COMPLETE", 0)
     assert trial.user_attrs["diverged"] is True
     assert trial.user_attrs["reason"] == "the loss is not finite"
-    assert trial.intermediate_values == {1: 0.9, 2: 0.95}
-    assert arm.decisions.counted == 3
+    assert trial.intermediate_values == dict(enumerate(before, 1))
+    assert arm.decisions.spent // arm.decisions.unit == 3
+    assert arm.decisions.cost(1) == 1
     assert 1 not in [best.number for best in arm.decisions.best(3)]
 
 
@@ -136,7 +147,7 @@ def test_a_failed_job_fails_its_trial_and_does_not_count(tmp_path):
     def objective(job: TrainJob) -> list[Event]:
         return failed() if number_of(job) in (1, 2) else landscape(job)
 
-    arm, _ = searched(tmp_path, objective, 4, pruner="none")
+    arm, _ = searched(tmp_path, objective, 4, sampler="random", pruner="none")
     trials = arm.study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "FAIL", *3 * ["COMPLETE"]]
     assert trials[1].user_attrs["reason"] == "no space left on device"
@@ -161,21 +172,38 @@ def test_a_study_that_gave_up_continues_once_the_fault_is_mended(tmp_path):
     arm = make_arm(storage, "plain")
     pool = FakePool(objective=lambda job: failed() if number_of(job) == 6 else landscape(job))
     search(tmp_path, [arm], pool, 4)
-    assert arm.decisions.counted == 4
+    assert arm.decisions.spent // arm.decisions.unit == 4
 
 
-def test_no_further_trial_begins_once_every_arm_has_its_total(tmp_path):
-    arms = [make_arm(InMemoryStorage(), space, lag=4) for space in ("scheduled", "plain")]
+@pytest.mark.parametrize("sampler", WAYS)
+def test_no_further_trial_begins_once_every_arm_has_its_total(tmp_path, sampler):
+    spaces = ("scheduled", "plain")
+    arms = [make_arm(InMemoryStorage(), space, sampler=sampler, lag=4) for space in spaces]
     search(tmp_path, arms, FakePool(4), 7)
-    assert [arm.decisions.counted for arm in arms] == [7, 7]
+    assert [arm.decisions.spent // arm.decisions.unit for arm in arms] == [7, 7]
     again = FakePool(4)
     search(tmp_path, arms, again, 7)
     search(tmp_path, arms, again, 3)
     assert again.jobs == []
 
 
-def test_arms_run_side_by_side(tmp_path):
+def test_arms_spend_epochs_side_by_side(tmp_path):
     arms = [make_arm(InMemoryStorage(), space, lag=2) for space in ("scheduled", "plain")]
+    pool, apart = FakePool(), []
+
+    def compare(job: object) -> None:
+        one, other = (arm.decisions.committed for arm in arms)
+        apart.append(abs(one - other))
+
+    pool.on_submit = compare
+    search(tmp_path, arms, pool, 4)
+    assert len(apart) > 8
+    assert max(apart) <= HORIZON
+
+
+def test_arms_run_side_by_side(tmp_path):
+    spaces = ("scheduled", "plain")
+    arms = [make_arm(InMemoryStorage(), space, sampler="random", lag=2) for space in spaces]
     pool = FakePool()
     search(tmp_path, arms, pool, 4)
     order = [Path(job.folder).parts[-2:] for job in pool.jobs]
@@ -197,6 +225,22 @@ def test_a_checkpoint_is_removed_once_its_trial_has_ended(tmp_path):
     assert checkpoint.parent.is_dir()
 
 
+def test_a_checkpoint_is_kept_while_its_run_is_paused(tmp_path):
+    def objective(job: TrainJob) -> list[Event]:
+        checkpoint = job.run.checkpoint
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        return landscape(job)
+
+    arm, _ = searched(tmp_path, objective, 9)
+    last = {trial.user_attrs["run"]: trial for trial in arm.study.get_trials()}
+    paused = {run for run, trial in last.items() if trial.state.name == "PRUNED"}
+    assert paused
+    assert len(paused) < len(last)
+    kept = study_paths(tmp_path).folder.glob("trials/plain/*/checkpoint.safetensors")
+    assert {int(path.parent.name) for path in kept} == paused
+
+
 def test_a_trial_is_published_before_it_ends_with_its_record(tmp_path):
     """Optuna takes no artifacts for a trial that has ended."""
     published = []
@@ -207,31 +251,40 @@ def test_a_trial_is_published_before_it_ends_with_its_record(tmp_path):
 
     arm = make_arm(InMemoryStorage(), "plain")
     search(tmp_path, [arm], FakePool(), 3, publish)
-    assert published == [(number, "RUNNING", True) for number in range(3)]
+    count = len(arm.study.get_trials())
+    assert count > 3
+    assert published == [(number, "RUNNING", True) for number in range(count)]
 
 
-def test_seeds_depend_on_the_trial_and_not_on_the_arm(tmp_path):
-    arms = [make_arm(InMemoryStorage(), space, seed=3) for space in ("scheduled", "plain")]
+@pytest.mark.parametrize("sampler", WAYS)
+def test_seeds_depend_on_the_run_and_not_on_the_arm(tmp_path, sampler):
+    """The jobs of a run, which is named by its first trial, have one seed."""
+    spaces = ("scheduled", "plain")
+    arms = [make_arm(InMemoryStorage(), space, sampler=sampler, seed=3) for space in spaces]
     pool = FakePool()
     search(tmp_path, arms, pool, 6)
     seeds: dict[int, set[int]] = {}
     for job in pool.jobs:
         seeds.setdefault(number_of(job), set()).add(job.seed)
-    assert [len(found) for found in seeds.values()] == 6 * [1]
-    assert len(set.union(*seeds.values())) == 6
+    assert {len(found) for found in seeds.values()} == {1}
+    assert len(set.union(*seeds.values())) == len(seeds) >= 6
     other = FakePool()
     search(tmp_path, [make_arm(InMemoryStorage(), "plain", seed=4)], other, 6)
     assert not {job.seed for job in other.jobs} & set.union(*seeds.values())
 
 
-def test_jobs_have_the_horizon_the_views_in_order_and_a_folder_each(tmp_path):
-    _, pool = searched(tmp_path, landscape, 4)
+@pytest.mark.parametrize("sampler", WAYS)
+def test_jobs_have_the_horizon_the_views_in_order_and_a_folder_for_each_run(tmp_path, sampler):
+    arm, pool = searched(tmp_path, landscape, 4, sampler=sampler)
     for job in pool.jobs:
         assert (job.horizon, job.views) == (HORIZON, [0, 1, 2])
         assert (job.confirm, job.seal) == ("", "")
         assert {name: getattr(job, name) for name in FINGERPRINTS} == FINGERPRINTS
         assert Path(job.folder).parent == study_paths(tmp_path).folder / "trials" / "plain"
-    assert len({job.folder for job in pool.jobs}) == 4
+    trials = arm.study.get_trials()
+    runs = {trial.user_attrs.get("run", trial.number) for trial in trials}
+    assert {number_of(job) for job in pool.jobs} == runs
+    assert len(runs) == 4 if sampler else 4 < len(runs) < len(trials)
 
 
 def expected_recipe(arm: str, given: dict) -> Recipe:
@@ -299,17 +352,18 @@ def test_an_event_of_progress_or_a_note_changes_no_trial(tmp_path):
     assert arm.study.get_trials()[0].intermediate_values == {1: 0.5}
 
 
+@pytest.mark.parametrize("sampler", WAYS)
 @pytest.mark.parametrize("order", range(4))
-def test_when_the_time_ends_all_arms_get_the_same_number_of_trials(tmp_path, monkeypatch, order):
+def test_when_the_time_ends_all_arms_get_the_same_budget(tmp_path, monkeypatch, order, sampler):
     """The next session continues, and has the trials of one without a limit."""
     now = 0.0
     monkeypatch.setattr("conductor.search.loop.time.monotonic", lambda: now)
     spaces = ("scheduled", "plain")
 
-    def run(folder: str, storage: InMemoryStorage, deadline: float) -> tuple[int, list[Arm]]:
+    def run(folder: str, storage: InMemoryStorage, deadline: float) -> tuple[float, list[Arm]]:
         nonlocal now
         now = 0.0
-        arms = [make_arm(storage, space) for space in spaces]
+        arms = [make_arm(storage, space, sampler=sampler) for space in spaces]
         pool = FakePool(2, order)
 
         def tick(job: object) -> None:
@@ -322,10 +376,13 @@ def test_when_the_time_ends_all_arms_get_the_same_number_of_trials(tmp_path, mon
 
     storage = InMemoryStorage()
     reached, arms = run("limited", storage, 5.0)
-    assert 3 <= reached < 9
-    assert [arm.decisions.counted for arm in arms] == [reached, reached]
-    reached, arms = run("limited", storage, 0.0)  # it has passed when the session begins
-    assert [arm.decisions.asked for arm in arms] == [reached, reached]
+    assert 3 <= reached < 9 if sampler else 2 <= reached < 9
+    unit = arms[0].decisions.unit
+    for arm in arms:
+        assert reached <= arm.decisions.spent / unit < reached + 1
+    asked = [arm.decisions.asked for arm in arms]
+    again, arms = run("limited", storage, 0.0)  # it has passed when the session begins
+    assert ([arm.decisions.asked for arm in arms], again) == (asked, reached)
     assert run("limited", storage, 1e9)[0] == 9
     run("whole", whole := InMemoryStorage(), float("inf"))
     for space in spaces:

@@ -18,7 +18,7 @@ from kd.recipe import Recipe
 from search_spaces.context import StudyContext
 from search_spaces.space import Space, load_space
 from storage.studies.databases import close_storage, open_storage
-from tests.support.fakes import make_arm, rows
+from tests.support.fakes import HORIZON, make_arm, rows, told
 
 HEAD = """
 import enum
@@ -64,7 +64,9 @@ def asked(arm: Arm, count: int) -> Arm:
     for _ in range(count):
         number = arm.ask(99)
         assert number is not None
-        arm.tell(number, TrialState.COMPLETE, 0.5, {})
+        whole = arm.decisions.trial(number).user_attrs.get("until", HORIZON) == HORIZON
+        state = TrialState.COMPLETE if whole else TrialState.PRUNED
+        arm.tell(number, state, 0.5, told(arm, number, 0.5))
     return arm
 
 
@@ -146,7 +148,7 @@ def test_a_long_choice_is_cut_short(tmp_path):
 def test_what_optuna_gives_back_as_it_was_may_be_a_choice(tmp_path, choices):
     space = load_space(write(tmp_path, f"trial.suggest_categorical('taps', {choices})"))
     arm = make_arm(InMemoryStorage(), space)
-    arm.ask(1)
+    arm.ask(99)
     (distribution,) = arm.decisions.trials[0].distributions.values()
     assert isinstance(distribution, CategoricalDistribution)
     back = json_to_distribution(distribution_to_json(distribution))
@@ -280,15 +282,15 @@ def test_choices_that_change_amid_a_study_are_refused_and_the_study_continues(tm
     arm = asked(make_arm(storage, moody(choices)), 3)
     before = rows(arm.study)
     choices[:] = now
-    told = ", ".join(map(repr, now))
+    listed = ", ".join(map(repr, now))
     match = (
         rf"^mine.py: suggest of trial 3: 'taps' had the choices 'a', 'b' before, and has the "
-        rf"choices {told} now; suggest the same.*; the trials so far are kept"
+        rf"choices {listed} now; suggest the same.*; the trials so far are kept"
     )
     with pytest.raises(ProtocolError, match=match):
         asked(arm, 1)
     later = make_arm(storage, moody(choices))  # another session
-    with pytest.raises(ProtocolError, match=match):
+    with pytest.raises(ProtocolError, match=match.replace("trial 3", "trial 0")):
         asked(later, 1)
     with pytest.raises(ProtocolError, match=match.replace("trial 3", "trial 0")):
         later.decisions.recipe(0)

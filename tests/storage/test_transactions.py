@@ -146,7 +146,7 @@ def test_a_note_does_not_read_the_notes_of_other_trials(tmp_path, monkeypatch, o
     storage = open_url(f"sqlite:///{tmp_path}/studies.db")
     arm = make_arm(storage, "plain", lag=2)
     for _ in range(2):
-        arm.ask(2)
+        arm.ask(99)
     publisher = Publisher(protocol(), tmp_path / "artifacts")
     with monkeypatch.context() as patched:
         patched.setattr(RetryingStorage, "get_study_system_attrs", None)

@@ -81,8 +81,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_study: Path, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = Path(shutil.copytree(tiny_study, tmp_path_factory.mktemp("whole") / "runs"))
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a study of which an arm's tuned recipe is not one that it tried first."""
+    root = tmp_path_factory.mktemp("earlier")
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        assert main([*FLAGS.split(), "--sampler", "tpe", "--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(earlier: Path, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = Path(shutil.copytree(earlier, tmp_path_factory.mktemp("whole") / "runs"))
     with pytest.MonkeyPatch.context() as patch:
         hasten(patch)
         assert main(words(files, root)) == 0
@@ -90,7 +100,7 @@ def undisturbed(tiny_study: Path, files: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.slow
-def test_every_arm_trains_with_what_the_flags_say(undisturbed: Path, tiny_study: Path) -> None:
+def test_every_arm_trains_with_what_the_flags_say(undisturbed: Path, earlier: Path) -> None:
     paths = Layout(undisturbed).study("new")
     recipes = {
         arm: [RunRecord.read(paths.trial(arm, number).result).recipe for number in range(3)]
@@ -100,7 +110,7 @@ def test_every_arm_trains_with_what_the_flags_say(undisturbed: Path, tiny_study:
     alphas = {one.alpha.initial for one in recipes["mixed"]}
     assert len(alphas) == 3
     assert all(0.2 <= alpha <= 0.3 for alpha in alphas)
-    there = Finalists.read(Layout(tiny_study).study("digits").finalists).finalists
+    there = Finalists.read(Layout(earlier).study("digits").finalists).finalists
     [tuned] = [one.recipe for one in there if (one.arm, one.role) == ("plain", "tuned")]
     assert tuned.lr not in {one.lr for one in recipes["warm"]}
     assert recipes["plain"][1].lr == tuned.lr  # after the arm's own first recipe
@@ -110,10 +120,10 @@ def test_every_arm_trains_with_what_the_flags_say(undisturbed: Path, tiny_study:
 
 @pytest.mark.slow
 def test_killed_and_continued_it_ends_as_if_it_were_not(
-    undisturbed: Path, tiny_study: Path, files: Path, tmp_path: Path, monkeypatch
+    undisturbed: Path, earlier: Path, files: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """It reads the other study once: that may be gone when it continues."""
-    root = Path(shutil.copytree(tiny_study, tmp_path / "runs"))
+    root = Path(shutil.copytree(earlier, tmp_path / "runs"))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, *words(files, root)], cwd=ROOT)
     try:
         deadline = time.monotonic() + SECONDS

@@ -9,12 +9,11 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
-from conductor.search.proposal import suggest
 from kd.errors import StudyError
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.checks import Distributions, kind_of
-from search_spaces.space import Space
+from search_spaces.space import Space, propose_in_study
 
 BLOCKS, DRAWN = 16, 16  # a decision has so many blocks of so many candidates
 MOST_DRAWS = 20 * DRAWN  # of a block, where most students are over the budget
@@ -44,15 +43,17 @@ class DrawnTrial(FixedTrial):
         if name not in self._drawn:
             beyond = 0.5 if log else 0.0
             drawn = self._draw(low - beyond, high + beyond, None if log else step, log)
-            self._drawn[name] = min(max(round(drawn), low), high)
+            self._drawn[name] = min(max(round(drawn), int(low)), int(high))
         return super().suggest_int(name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        kept = tuple(choices)  # which may be a dict
         if name not in self._drawn:
-            self._drawn[name] = choices[int(self._generator.integers(len(choices)))]
-        return super().suggest_categorical(name, choices)
+            self._drawn[name] = kept[int(self._generator.integers(len(kept)))]
+        return super().suggest_categorical(name, kept)
 
     def _draw(self, low: float, high: float, step: float | None, log: bool) -> float:
+        low, high = float(low), float(high)  # of NumPy's types, perhaps
         if step is not None:
             steps = math.floor((high - low) / step + 1e-9)
             return low + step * int(self._generator.integers(steps + 1))
@@ -136,8 +137,7 @@ class Candidates:
         except Exception:
             recipe = None
         if recipe is None or not self._agrees(trial.distributions):
-            again = FixedTrial(dict(trial.params), trial.number)
-            return suggest(self._space, again, "a candidate", self._known)
+            return propose_in_study(self._space, trial, "a candidate", self._known)
         return recipe
 
     def _agrees(self, distributions: Distributions) -> bool:
