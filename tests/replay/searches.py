@@ -72,7 +72,7 @@ class State:
         return found
 
     def new(self, point: int, until: int) -> Job:
-        seed = int(self.generator.integers(self.table.signals["accuracy"].shape[1]))
+        seed = int(self.generator.integers(self.table.seeds[point]))
         return Job(self.number, point, seed, 0, until)
 
     def random_point(self) -> int:

@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 Floats = NDArray[np.float64]
 
 FOLDER = Path(__file__).parents[1] / "data" / "curves"
-SEEDS = 2  # of each recipe, which searches see
-FRESH_SEEDS = 4  # of the best recipes, which they do not
+SEEDS = 2  # of each recipe
+FRESH_SEEDS = 4  # of the best recipes, beside those
 DIGITS = 5
 SIGNALS = ("accuracy", "nll", "hard_loss", "batch_nll", "early_nll")
 
@@ -30,9 +30,9 @@ SIGNALS = ("accuracy", "nll", "hard_loss", "batch_nll", "early_nll")
 class Table:
     """The recipes of one arm in one task.
 
-    `signals` have each [recipes, seeds, epochs]; from where a run diverged, accuracies are 0 and
-    likelihoods infinite. `fresh` [recipes, fresh seeds] are accuracies after the last epoch on
-    further seeds, NaN where there is none. `distributions` are those of all parameters.
+    `seeds` has how many seeds each recipe was trained on. `signals` have each [recipes, most seeds,
+    epochs], NaN where a recipe has fewer seeds; from where a run diverged, accuracies are 0 and
+    likelihoods infinite. `distributions` are those of all parameters.
     """
 
     task: str
@@ -40,8 +40,8 @@ class Table:
     parameters: tuple[Mapping[str, Any], ...]
     distributions: Mapping[str, BaseDistribution]
     enqueued: int  # the first recipes, which are tried first
+    seeds: NDArray[np.int64]
     signals: Mapping[str, Floats]
-    fresh: Floats
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -51,20 +51,19 @@ class Table:
         return int(self.signals["accuracy"].shape[2])
 
     @property
-    def worth(self) -> Floats:
-        """What each recipe is worth: its mean accuracy after the last epoch.
+    def last(self) -> Floats:
+        """The accuracy of each run after the last epoch: [recipes, most seeds]."""
+        return self.signals["accuracy"][:, :, -1]
 
-        That of the best fifth is over fresh seeds, which no search sees: the highest of many means
-        over the seeds that it saw would be luck.
-        """
-        fresh = self.fresh.mean(1)
-        return np.where(np.isnan(fresh), self.signals["accuracy"][:, :, -1].mean(1), fresh)
+    @property
+    def worth(self) -> Floats:
+        """What each recipe is worth: its mean accuracy after the last epoch, over its seeds."""
+        return np.asarray(np.nanmean(self.last, axis=1))
 
     @property
     def variances(self) -> Floats:
         """The variance of each recipe's accuracy after the last epoch, between seeds."""
-        seen = self.signals["accuracy"][:, :, -1]
-        return np.asarray(np.nanvar(np.concatenate([seen, self.fresh], 1), axis=1, ddof=1))
+        return np.asarray(np.nanvar(self.last, axis=1, ddof=1))
 
     @property
     def deviation(self) -> float:
@@ -117,15 +116,16 @@ def read_table(task: str, arm: str) -> Table:
     with gzip.open(FOLDER / f"{task}-curves.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["arm"] == arm]
     horizon = max(int(row["epoch"]) for row in rows)
-    shape = (len(told["parameters"]), SEEDS, horizon)
+    shape = (len(told["parameters"]), SEEDS + FRESH_SEEDS, horizon)
+    places = np.array([[int(row["recipe"]), int(row["seed"])] for row in rows])
+    recorded = np.zeros(shape[:2], dtype=bool)
+    recorded[tuple(places.T)] = True
     signals = {name: np.full(shape, 0.0 if name == "accuracy" else np.inf) for name in SIGNALS}
-    fresh = np.full((shape[0], FRESH_SEEDS), np.nan)
-    for row in rows:
-        recipe, seed, epoch = int(row["recipe"]), int(row["seed"]), int(row["epoch"])
-        for name in SIGNALS if seed < SEEDS else ():
-            signals[name][recipe, seed, epoch - 1] = float(row[name])
-        if seed >= SEEDS:
-            fresh[recipe, seed - SEEDS] = float(row["accuracy"]) if epoch == horizon else 0.0
+    for row, (recipe, seed) in zip(rows, places, strict=True):
+        for name in SIGNALS:
+            signals[name][recipe, seed, int(row["epoch"]) - 1] = float(row[name])
+    for found in signals.values():
+        found[~recorded] = np.nan
     ranges = told["distributions"]
     return Table(
         task=task,
@@ -133,6 +133,6 @@ def read_table(task: str, arm: str) -> Table:
         parameters=tuple(told["parameters"]),
         distributions={name: json_to_distribution(json.dumps(one)) for name, one in ranges.items()},
         enqueued=int(told["enqueued"]),
+        seeds=recorded.sum(1),
         signals=signals,
-        fresh=fresh,
     )
