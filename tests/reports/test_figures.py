@@ -24,8 +24,9 @@ from reports.draw.figures.loss import loss_shares
 from reports.draw.figures.slices import best_tenth
 from reports.draw.palette import recolouring
 from reports.draw.tables import comparison_table, provenance_table
-from reports.read.data import ArmData, StudyData, TrialData
+from reports.read.data import StudyData
 from reports.read.importances import Importance
+from reports.read.trials import ArmData, TrialData
 from reports.statistics import paired_difference
 from reports.wording import Measure, points
 from reports.write.page import render_page

@@ -28,7 +28,8 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.read.collect import collect
-from reports.read.data import StudyData, TrialData
+from reports.read.data import StudyData
+from reports.read.trials import TrialData
 from reports.write.card import Exported, model_card
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
