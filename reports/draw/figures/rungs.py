@@ -15,7 +15,7 @@ from reports.statistics import MINIMUM_RANKED, RankCorrelation
 from reports.wording import NONE, counted, listed, signed
 
 GROUP = "Search"
-ORDER = 50
+ORDER = 45
 NAME = "Rungs and promotions"
 
 PAUSED, WHOLE, REPEATED, DIVERGED = "paused", "at the horizon", "a repeat", "diverged"
@@ -64,11 +64,12 @@ def _caption(data: StudyData, arms: list[ArmRungs]) -> str:
     return (
         "Each line is a trial: it trains its run over these epochs, and a dotted line leads to the "
         f"trial that goes on with it. After epoch {listed(rungs)} a run pauses, and the best third "
-        "by the early signal, the NLL of a batch of validation images, go on; the recipes  that are tried first, and repeats on another seed, run straight to epoch "
+        "by the early signal, the NLL of a batch of validation images, go on. The recipes that are "
+        "tried first, and repeats on another seed, run straight to epoch "
         f"{data.protocol.epochs}. Kendall's τ compares the early signal there with the final "
         f"validation {data.measure.name}, over the runs at the horizon, with its 95 % interval. "
-        "These are a selection, mostly of runs that the signal ranked first: among all runs τ "
-        "would be higher, so it is a lower bound."
+        "These are a selection, mostly runs that the signal ranked first, so τ is a lower bound: "
+        "over all runs it would likely be higher."
     )
 
 

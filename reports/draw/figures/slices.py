@@ -10,7 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from reports.compute.findings import Findings
-from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
+from reports.draw.drawing import Figure, Legend, Panel, Table, axis, dots, log_axis, plot
 from reports.draw.shared import arm_legend, looks, value_span
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
@@ -21,6 +21,7 @@ ORDER = 30
 NAME = "Trials by parameter"
 
 MOST_PANELS = 9
+PAUSED = Legend(text="paused", colour="muted", mark="cross")
 LOW = 230  # px
 
 
@@ -36,7 +37,7 @@ def draw(findings: Findings) -> Figure:
         caption=_caption(data),
         panels=[_panel(data, arms, parameter) for parameter in parameters],
         dense=True,
-        legend=arm_legend(data, [arm.name for arm in arms]),
+        legend=[*arm_legend(data, [arm.name for arm in arms]), *([PAUSED] * data.by_promotion)],
         tables=[_table(data, arms)],
     )
 
