@@ -61,8 +61,11 @@ class TrialData:
 
     @property
     def reached(self) -> int:
-        """Epochs of its run that were trained to their end, also by the trials before it."""
-        return len(self.record.history) if self.record else max(self.values, default=0)
+        """Epochs of its run that were trained to their end, also by the trials before it.
+
+        The record of a job that failed at once has none of them.
+        """
+        return max(len(self.history), max(self.values, default=0))
 
     @property
     def epochs(self) -> int:

@@ -95,6 +95,14 @@ def test_no_epoch_and_no_second_is_counted_twice(promoted: Fabricated, promotion
     assert promotion.ledger.distilled_epochs == distilled + selected + confirmed
 
 
+def test_a_job_that_failed_at_once_has_trained_nothing(data: StudyData) -> None:
+    trial = next(one for one in data.arms[0].counted if one.begun == 5)
+    record = replace(trial.record, history=[], seconds=0.0, outcome="failed")
+    values = {epoch: trial.values[epoch] for epoch in range(1, 6)}
+    failed = replace(trial, state="FAIL", value=None, record=record, values=values)
+    assert (failed.epochs, failed.trained_seconds) == (0, 0)
+
+
 def test_a_budget_is_what_the_supervisor_took_of_it(promoted: Fabricated, data: StudyData) -> None:
     storage = open_storage(promoted.url)
     method = SearchMethod(sampler="", pruner="", lag=4, seed=7, horizon=HORIZON)
