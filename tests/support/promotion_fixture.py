@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 
 from conductor.search.arm import Arm
 from conductor.search.loop import Search
@@ -36,18 +36,25 @@ def search_by_promotion(
     trainings: int,
     course: Course,
 ) -> dict[str, Arm]:
-    """Write the trials of these arms, with records and digests, and return the arms by name."""
+    """Write the trials of these arms, with records and digests, and return the arms by name.
+
+    The search itself is in memory, and its trials are then stored at once.
+    """
     method = SearchMethod(
         sampler="", pruner="", lag=LAG, seed=protocol.seed, horizon=protocol.epochs
     )
+    memory = InMemoryStorage()
     made = [
-        Arm(load_space(arm), open_study(storage, study_name(name, arm), {}), method) for arm in arms
+        Arm(load_space(arm), open_study(memory, study_name(name, arm), {}), method) for arm in arms
     ]
     context = JobContext(protocol=protocol, root=str(layout.root), **FINGERPRINTS)
     pool = WorkerPool(FakePool(size=2, objective=_Jobs(course)))
     Search(made, pool, layout.study(name), quiet(), context).run(
         trainings, lambda arm, number, record: None
     )
+    for arm in made:
+        stored = open_study(storage, arm.study.study_name, {})
+        stored.add_trials(arm.study.get_trials(deepcopy=False))
     return {arm.name: arm for arm in made}
 
 
