@@ -28,7 +28,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def arm() -> Arm:
-    return make_arm(InMemoryStorage(), "plain")
+    return make_arm(InMemoryStorage(), "plain", sampler="random", pruner="median")
 
 
 @pytest.fixture
@@ -164,7 +164,8 @@ def promoted(tmp_path_factory):
     return arm, [get_note(arm.ledger.stored_trial(number)) for number in numbers]
 
 
-def test_the_note_of_a_study_by_promotion_explains_its_trials(promoted, publisher):
+def test_the_note_of_a_study_by_promotion_explains_its_trials(promoted, arm, publisher):
+    assert "promotion" not in study_note(arm, publisher.protocol)
     arm, _ = promoted
     note = get_note(arm.study)
     assert note == study_note(arm, publisher.protocol)
@@ -172,7 +173,6 @@ def test_the_note_of_a_study_by_promotion_explains_its_trials(promoted, publishe
     assert "**PRUNED**: paused after epoch 1 or 3. The best third" in note
     assert "whose attribute `continues` is the number of the paused one" in note
     assert "**COMPLETE**: at the horizon, epoch 8." in note
-    assert "promotion" not in study_note(make_arm(InMemoryStorage(), "plain"), publisher.protocol)
     short = study_note(arm, protocol(epochs=4, views=3))
     assert "Every trial is one run to epoch 4" in short
     assert "PRUNED" not in short
