@@ -1,7 +1,8 @@
 """The search by promotion of a fabricated study: the real search, on jobs that train nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
@@ -21,7 +22,7 @@ from workers.jobs import JobContext, TrainJob
 from workers.pools.worker_pool import WorkerPool
 
 LAG = 4
-FAILS = 9  # the job, of all arms, that fails; so does the first that goes on with a run
+FAILS = "00003"  # the run of each arm whose first job fails; so does its first that goes on
 DIVERGES = 12  # one of so many runs does
 
 Course = Callable[[TrainJob], list[EpochMetrics]]  # the epochs of a whole run
@@ -63,15 +64,14 @@ class _Jobs:
     """What the jobs of a search report. A run says the same again, as from its checkpoint."""
 
     course: Course
-    begun: int = 0
-    continued: bool = False  # whether one that goes on with a run has begun
+    continued: set[str] = field(default_factory=set)  # arms with a job that went on with a run
 
     def __call__(self, job: TrainJob) -> Iterator[Event]:
-        self.begun += 1
+        arm, run = Path(job.folder).parts[-2:]
         first, *_ = rungs_of(job.horizon)
         goes_on = first < job.end < job.horizon
-        fails = self.begun == FAILS or (goes_on and not self.continued)
-        self.continued |= goes_on
+        fails = run == FAILS or (goes_on and arm not in self.continued)
+        self.continued |= {arm} if goes_on else set()
         last = job.end - fails
         lost = derive_seed(job.seed, str(job.recipe), "diverges") % DIVERGES == 0
         for metrics in self.course(job)[:last]:
