@@ -10,6 +10,7 @@ from reports.compute.rungs import ArmRungs, find_rungs, of_signal
 from reports.draw.drawing import Figure
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
+from reports.wording import signed
 from tests.support.study_fixture import completed, drawn_figures
 
 HORIZON = 12
@@ -169,7 +170,7 @@ def test_the_whisker_is_in_the_figure_and_its_table(figure: Figure, promotion: F
     assert figure.note == ""
     rows = [row for row in figure.tables[0].rows if "horizon" not in row[1]]
     assert [row[-2] for row in rows] == [
-        f"{one.tau:+.2f}".replace("-", "−") for one in signals if one
+        signed(one.tau, sign=True, digits=2) for one in signals if one
     ]
 
 

@@ -73,7 +73,8 @@ class _Jobs:
         fails = run == FAILS or (goes_on and arm not in self.continued)
         self.continued |= {arm} if goes_on else set()
         last = job.end - fails
-        lost = derive_seed(job.seed, str(job.recipe), "diverges") % DIVERGES == 0
+        draw = derive_seed(job.seed, str(job.recipe), "diverges")
+        lost = draw % DIVERGES == 0 and not fails
         for metrics in self.course(job)[:last]:
             if lost and metrics.epoch == 4:
                 yield Diverged(reason="the loss is not finite")
