@@ -115,8 +115,9 @@ def test_a_budget_is_what_the_supervisor_took_of_it(promoted: Fabricated, data: 
 
 
 def test_arms_of_equal_epochs_have_equal_budgets_whatever_their_trials(data: StudyData) -> None:
-    scheduled, plain = data.arms
-    assert len(scheduled.counted) != len(plain.counted)
+    halves = job(0, 0.4, values={1: 0.4}), job(1, 0.5, run=0, begun=1, values={1: 0.4, 2: 0.5})
+    whole = job(0, 0.5, values={1: 0.4, 2: 0.5})
+    assert data.spent(made_of(*halves)) == data.spent(made_of(whole)) == 2
     assert not [reason for reason in find(data).verdict.reasons if "budgets" in reason]
     short = cut(data, "plain", 15 * HORIZON)
     [reason] = [reason for reason in find(short).verdict.reasons if "budgets" in reason]
