@@ -20,6 +20,8 @@ from reports.draw.tables import provenance_table
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import MINIMUM_PAIRS
+from reports.write.page import key_figures
+from reports.write.summary import summarise
 from search_spaces.space import load_space
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import open_study, study_name
@@ -201,6 +203,18 @@ def test_a_recipe_is_ranked_by_the_mean_of_its_runs() -> None:
     better = made_of(lucky, good, *repeats)
     assert (better.best, better.best_value) == (good, pytest.approx(0.915))
     assert better.completed[0] is good
+
+
+def test_the_best_recipe_is_told_by_its_mean_wherever_it_is_named(data: StudyData) -> None:
+    runs = job(0, 0.9, repeats=None), job(1, 0.91), job(2, 0.94, repeats=0)
+    found = find(replace(data, arms=(made_of(*runs),), finalists=()))
+    best = summarise(found)["arms"]["scheduled"]["best"]
+    assert (best["trial"], best["validation_value"]) == (0, pytest.approx(0.92))
+    assert key_figures(found)[1].value == "92.00 %"
+    history = drawn_figures(found)["history"]
+    assert history.title == "Scheduled reached 92.0 % with trial 0, the mean of 2 runs"
+    line = history.panels[0].plot["data"][-1]["y"]
+    assert numbers(line) == pytest.approx([90, 91, 92, 92])
 
 
 def test_equal_recipes_are_one_also_where_no_trial_names_the_other(data: StudyData) -> None:
