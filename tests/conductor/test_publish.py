@@ -28,7 +28,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def arm() -> Arm:
-    return make_arm(InMemoryStorage(), "plain", sampler="random", pruner="median")
+    return make_arm(InMemoryStorage(), "plain", sampler="random")
 
 
 @pytest.fixture
