@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_PAIRS = 6
 MINIMUM_AUDITORS = 8
+MINIMUM_RANKED = 6  # independent pairs of a rank correlation with an interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,34 @@ def kendall_by_epoch(curves: Floats) -> list[float | None]:
         constant = np.ptp(epoch) == 0 or np.ptp(last) == 0
         taus.append(None if constant else float(stats.kendalltau(epoch, last).statistic))
     return taus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankCorrelation:
+    """Kendall's tau-b with its 95 % interval."""
+
+    tau: float
+    low: float
+    high: float
+
+
+def rank_correlation(
+    x: Sequence[float], y: Sequence[float], independent: int
+) -> RankCorrelation | None:
+    """Compare two rankings of the same things, of which so many are independent.
+
+    None below 6 independent ones, and where one ranking has the same value for all. The interval is
+    atanh(tau) ± z sqrt(0.437 / (n - 4)) (Fieller, Hartley and Pearson, "Tests for rank correlation
+    coefficients", 1957), with a tau of ±1 taken as half a swapped pair below.
+    """
+    if independent < MINIMUM_RANKED or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    tau = float(stats.kendalltau(x, y).statistic)
+    most = 1 - 2 / (independent * (independent - 1))
+    centre = np.arctanh(np.clip(tau, -most, most))
+    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(0.437 / (independent - 4))
+    low, high = (float(np.tanh(end)) for end in (centre - half, centre + half))
+    return RankCorrelation(tau=tau, low=low, high=high)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

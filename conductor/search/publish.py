@@ -12,6 +12,7 @@ from typing import Any
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
 from conductor.search.arm import Arm
+from conductor.search.promotion.rungs import rungs_of
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
@@ -19,7 +20,7 @@ from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
-from storage.studies.trials import CONTINUES, REPEATS
+from storage.studies.trials import CONTINUES, REPEATS, RUN, UNTIL
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
@@ -146,14 +147,35 @@ def _panel(title: str, values: list[float], index: int) -> str:
 
 def study_note(arm: Arm, protocol: Protocol) -> str:
     teach = "teaches" if len(protocol.teachers) == 1 else "teach"
+    promotion = not arm.decisions.method.sampler
     return (
         f"# {arm.study.study_name}\n\n"
         f"Arm `{arm.name}`: {' and '.join(protocol.teachers)} {teach} "
         f"{' or '.join(protocol.students)} on {_plain(protocol.dataset)}, "
-        f"{protocol.epochs} epochs a trial, batches of {protocol.batch_size}. The objective is the "
+        f"{protocol.epochs} epochs a {'run' if promotion else 'trial'}, batches of "
+        f"{protocol.batch_size}. The objective is the "
         f"validation {measure(protocol.metric).maximised}, after the last epoch.\n\n"
+        f"{_how_it_is_searched(protocol.epochs) if promotion else ''}"
         "The best score here is **too good**, because it was selected. The study's report "
         "compares the arms on fresh seeds."
+    )
+
+
+def _how_it_is_searched(horizon: int) -> str:
+    """Explain what a trial of the search by promotion is, and what its states mean."""
+    *rungs, _ = rungs_of(horizon)
+    if not rungs:
+        return f"Every trial is one run to epoch {horizon}: COMPLETE.\n\n"
+    return (
+        "The search is by promotion. A trial trains one run from one epoch to another:\n\n"
+        f"- **PRUNED**: paused after epoch {' or '.join(map(str, rungs))}. The best third of the "
+        "runs there go on, by the early signal (`early_nll`). Such a run goes on as a new trial "
+        "with the same parameters and the reports so far, whose attribute `continues` is the "
+        "number of the paused one.\n"
+        f"- **COMPLETE**: at the horizon, epoch {horizon}. Only these have the final score.\n"
+        "- `run` is the number of a run's first trial. `repeats` is the run whose recipe is "
+        "trained again on another seed, as the best are.\n\n"
+        "To compare curves, take the last trial of each run: it has all of its epochs.\n\n"
     )
 
 
@@ -161,22 +183,41 @@ def trial_note(arm: Arm, number: int, record: RunRecord, words: Measure) -> str:
     titles = dict(enumerate(arm.decisions.space.enqueued))
     head = f"{arm.name} {number}" + (f" ({_plain(titles[number])})" if number in titles else "")
     value = words.value(record.objective(words.worst), 1)
+    told = arm.decisions.trial(number).user_attrs
     lines = [
         f"# {head}: {record.outcome} at {value}",
         "",
         *(f"- {line}" for line in describe(record.recipe)),
-        f"- {len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s",
+        *(f"- {line}" for line in _job(arm, number, record)),
     ]
-    told = arm.decisions.trial(number).user_attrs
     if told.get("auditor"):
         lines.append("- exempt from pruning, as an auditor of the pruner")
-    if CONTINUES in told:
-        lines.append(f"- goes on where {arm.name} {told[CONTINUES]} was paused")
-    if REPEATS in told:
-        lines.append(f"- the recipe of {arm.name} {told[REPEATS]} on another seed")
     if record.reason:
         lines.append(f"- {_plain(record.reason)}")
     return "\n".join(lines)
+
+
+def _job(arm: Arm, number: int, record: RunRecord) -> list[str]:
+    """Say which epochs a trial trained, in which time, and of which run."""
+    told = arm.decisions.trial(number).user_attrs
+    before = told.get(CONTINUES)
+    if before is None:
+        lines = [f"{len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s"]
+    else:
+        begun = arm.decisions.trial(before).user_attrs[UNTIL]
+        seconds = sum(epoch.seconds for epoch in record.history[begun:])
+        lines = [
+            f"epochs {begun + 1} to {len(record.history)} of {record.horizon}, {seconds:.1f} s",
+            f"goes on where {arm.name} {before} was paused; the run was begun as "
+            f"{arm.name} {told[RUN]}",
+        ]
+    if REPEATS in told:
+        lines.append(f"the recipe of {arm.name} {told[REPEATS]} on another seed")
+    if record.outcome == "paused":
+        lines.append(
+            f"paused at a rung: a later trial that goes on has the attribute `continues` {number}"
+        )
+    return lines
 
 
 def _plain(text: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.read.data import ArmData, TrialData
+from reports.read.trials import ArmData, TrialData
 from reports.statistics import MINIMUM_AUDITORS, kendall_by_epoch
 
 GOOD = 3  # a cut is wrong when the auditor ends among the best third of its arm's auditors

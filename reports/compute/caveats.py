@@ -8,23 +8,30 @@ import numpy as np
 from kd.training.history import FEW_OF_A_CLASS
 from kd.training.scoring import objective
 from reports.compute.audit import Audit
+from reports.compute.budget import amount
 from reports.compute.classes import class_name
 from reports.compute.edges import of_edges
 from reports.compute.leaks import of_weights
+from reports.compute.rungs import ArmRungs, of_signal
 from reports.compute.verdict import Verdict
-from reports.read.data import PLAIN, ArmData, StudyData
+from reports.read.data import PLAIN, StudyData
+from reports.read.trials import ArmData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
-from reports.wording import Measure, counted, duration, listed, percent, points
+from reports.wording import Measure, counted, duration, listed, percent, points, trainings
 
 FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a point open
 FEW_VALIDATION_IMAGES = 1000
 FEW_SEEDS = 10
 STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/search/methods.py`)
+STARTUP_RUNS = 6  # of promotion, before proposals are learnt, and the recipes at the horizon before
+REPEAT_AFTER = 4  # any is repeated (`conductor/search/promotion/rungs.py`)
 MANY_DIVERGED = 0.2
 MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
 
 
-def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -> tuple[str, ...]:
+def find_caveats(
+    data: StudyData, verdict: Verdict, audits: tuple[Audit, ...], rungs: tuple[ArmRungs, ...]
+) -> tuple[str, ...]:
     """Return one or two sentences for each limitation, the most serious first."""
     return (
         *_of_learning(data),
@@ -37,6 +44,7 @@ def find_caveats(data: StudyData, verdict: Verdict, audits: tuple[Audit, ...]) -
         *of_edges(data),
         *_of_warm_start(data),
         *of_pruning(data.settings.pruner, data.protocol.margin, audits, data.measure),
+        *of_signal(rungs),
         *_of_protocol(data),
         *_of_seal(data),
     )
@@ -79,13 +87,32 @@ def _of_tuning(data: StudyData) -> Iterator[str]:
         return
     timeout = data.settings.timeout
     requested = data.settings.planned or _requested(data.settings.command)
-    short = [one for one in data.arms if len(one.counted) < requested]
+    short = [one for one in data.arms if data.spent(one) < requested * data.unit]
     if short:
-        ended = [
-            f"{len(one.counted)} of {counted(requested, 'trial')} of {one.name}" for one in short
-        ]
+        whole = trainings(requested) if data.by_promotion else counted(requested, "trial")
+        ended = [f"{amount(data, one)} of {whole} of {one.name}" for one in short]
         why = f"ended by time, after {duration(timeout)}" if timeout else "is not finished"
         yield f"The search {why}: {listed(ended)}."
+    yield from _few_promoted(data) if data.by_promotion else _few_sampled(data)
+
+
+def _few_promoted(data: StudyData) -> Iterator[str]:
+    """Find arms whose proposals were not learnt, or whose best recipes had one run alone."""
+    few = [
+        f"{one.name} has {counted(len(one.runs), 'run')} and "
+        f"{counted(len(one.ranking), 'recipe')} at the horizon"
+        for one in data.arms
+        if len(one.runs) < STARTUP_RUNS or len(one.ranking) < REPEAT_AFTER
+    ]
+    if few:
+        yield (
+            f"Little tuning: {'; '.join(few)}. The first {STARTUP_RUNS} runs have recipes that are "
+            f"preset or drawn at random, and only from {REPEAT_AFTER} recipes at the horizon on "
+            "are the best repeated on further seeds."
+        )
+
+
+def _few_sampled(data: StudyData) -> Iterator[str]:
     few = [one for one in data.arms if len(one.counted) < STARTUP_TRIALS]
     if few:
         searched = [f"{one.name} has {counted(len(one.counted), 'trial')}" for one in few]
@@ -170,17 +197,19 @@ def _of_classes(data: StudyData) -> Iterator[str]:
 
 def _of_search(data: StudyData) -> Iterator[str]:
     validation = data.images.get("validation", 0)
+    ranked = "recipes" if data.by_promotion else "trials"
     if 0 < validation < FEW_VALIDATION_IMAGES:
         yield (
-            f"The search ranks trials by {counted(validation, f'validation {data.example}')}"
-            f"{_one_image(data, validation)}, so similar trials cannot be ranked."
+            f"The search ranks {ranked} by {counted(validation, f'validation {data.example}')}"
+            f"{_one_image(data, validation)}, so similar {ranked} cannot be ranked."
         )
     for arm in data.arms:
         yield from _nothing_better(data, arm)
         lost = sum(trial.diverged for trial in arm.trials)
-        if arm.counted and lost > MANY_DIVERGED * len(arm.counted):
+        if arm.counted and lost > MANY_DIVERGED * len(arm.runs):
+            what = "runs" if data.by_promotion else "trials"
             yield (
-                f"{lost} of {len(arm.counted)} trials of {arm.name} diverged: the ranges of "
+                f"{lost} of {len(arm.runs)} {what} of {arm.name} diverged: the ranges of "
                 "its search space are too wide."
             )
         failed = arm.count("FAIL")

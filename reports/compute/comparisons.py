@@ -85,12 +85,12 @@ def _pairs(data: StudyData) -> list[Pair]:
         *(
             (a, plain, "another tuned arm against tuned plain")
             for a in others
-            if plain and data.trials_of(a.arm) == data.trials_of(PLAIN)
+            if plain and _same_budget(data, a, plain)
         ),
         *(
             (primary, b, "two tuned arms that distil")
             for b in others
-            if primary and primary.distils and data.trials_of(b.arm) == data.trials_of(primary.arm)
+            if primary and primary.distils and _same_budget(data, b, primary)
         ),
         *(
             (a, b, "distillation without tuning")
@@ -105,3 +105,8 @@ def _pairs(data: StudyData) -> list[Pair]:
             if a.arm == b.arm and a.key != b.key
         ),
     ]
+
+
+def _same_budget(data: StudyData, a: FinalistData, b: FinalistData) -> bool:
+    one, other = data.arm(a.arm), data.arm(b.arm)
+    return one is not None and other is not None and data.same_budget(one, other)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from reports.read.data import StudyData, TrialData
+from reports.read.data import StudyData
+from reports.read.trials import TrialData
 from reports.wording import figure, listed
 
 EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
-FEW_TRIALS = 20  # below, that a value lies near an end of its range is likely chance
+FEW_RECIPES = 20  # below, that a value lies near an end of its range is likely chance
 WIDER = 3  # factor of a new end on a log scale; on another one, half of the range is added
 LARGEST = {  # value that a `Recipe` accepts, by parameter; label smoothing must be below 1
     "lr": 10.0,
@@ -30,7 +31,7 @@ def of_edges(data: StudyData) -> Iterator[str]:
     ranges: dict[str, Range] = {}
     for arm in data.arms:
         trial = data.chosen_trial(arm)
-        if trial is None or len(arm.counted) < FEW_TRIALS:
+        if trial is None or arm.recipes < FEW_RECIPES:
             continue
         edges = edge_parameters(trial)
         if not edges:

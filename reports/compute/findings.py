@@ -13,6 +13,7 @@ from reports.compute.comparisons import (
     minus_teacher,
 )
 from reports.compute.ledger import Ledger, keep_ledger
+from reports.compute.rungs import ArmRungs, find_rungs
 from reports.compute.tuning import Tuning, compare_tuning
 from reports.compute.verdict import Verdict, decide
 from reports.read.data import PLAIN, FinalistData, StudyData
@@ -73,7 +74,8 @@ class Findings:
     standings: tuple[Standing, ...]
     tuning: tuple[Tuning, ...]
     optimism: tuple[Optimism, ...]
-    audits: tuple[Audit, ...]
+    audits: tuple[Audit, ...]  # none of a search by promotion
+    rungs: tuple[ArmRungs, ...]  # none of one with a pruner
     ablations: tuple[Comparison, ...]  # each minus the winner, the worst first
     classes: ClassFindings | None
     ledger: Ledger
@@ -92,7 +94,9 @@ class Findings:
 
 def find(data: StudyData) -> Findings:
     verdict = decide(data)
-    audits = tuple(audit(arm, data.protocol.epochs) for arm in data.arms)
+    audited = () if data.by_promotion else data.arms
+    audits = tuple(audit(arm, data.protocol.epochs) for arm in audited)
+    rungs = find_rungs(data)
     return Findings(
         data=data,
         verdict=verdict,
@@ -101,10 +105,11 @@ def find(data: StudyData) -> Findings:
         tuning=compare_tuning(data),
         optimism=tuple(_optimism(data, one) for one in data.of_role("tuned")),
         audits=audits,
+        rungs=rungs,
         ablations=compare_ablations(data),
         classes=compare_classes(data, verdict.a, verdict.b),
         ledger=keep_ledger(data),
-        caveats=find_caveats(data, verdict, audits),
+        caveats=find_caveats(data, verdict, audits, rungs),
     )
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reports.read.data import ENDED, ArmData, StudyData
+from reports.read.data import StudyData
+from reports.read.trials import ENDED, ArmData
 from storage.files.records import RunRecord
 
 
@@ -11,12 +12,14 @@ from storage.files.records import RunRecord
 class ArmLedger:
     """Trials and epochs of one arm's search.
 
-    planned = trials * horizon = trained + saved (by pruning) + cut (by divergence); the epochs of
-    failed and unfinished trials are `lost` and not part of the plan.
+    planned = runs * horizon = trained + saved (by pruning, or since runs are paused) + cut (by
+    divergence); the epochs of failed and unfinished trials are `lost` and not part of the plan.
+    With a sampler each trial is a run.
     """
 
     arm: str
     trials: int
+    runs: int
     complete: int
     pruned: int
     failed: int
@@ -49,17 +52,18 @@ class Ledger:
 
 def keep_ledger(data: StudyData) -> Ledger:
     confirmation = data.confirmations
-    search = [trial.record for arm in data.arms for trial in arm.trials if trial.record]
-    served = [
-        record for record in (*search, *data.selection, *confirmation) if _is_served(data, record)
+    trained = [
+        (trial.record, trial.epochs) for arm in data.arms for trial in arm.trials if trial.record
     ]
+    trained += [(record, len(record.history)) for record in (*data.selection, *confirmation)]
+    served = [(record, epochs) for record, epochs in trained if _is_served(data, record)]
     asked = _asked(data)
-    passes = sum(_readers(data, record) * len(record.history) for record in served)
+    passes = sum(_readers(data, record) * epochs for record, epochs in served)
     return Ledger(
         arms=tuple(_arm_ledger(arm, data.protocol.epochs) for arm in data.arms),
         selection_epochs=_epochs(data.selection),
         confirmation_epochs=_epochs(confirmation),
-        distilled_epochs=_epochs(served),
+        distilled_epochs=sum(epochs for _, epochs in served),
         teacher_asked=asked,
         teacher_saved=None if asked is None else passes * data.images["train"] - asked,
         cache_bytes=data.cached.bytes if data.cached else None,
@@ -91,20 +95,19 @@ def _asked(data: StudyData) -> int | None:
 
 
 def _arm_ledger(arm: ArmData, horizon: int) -> ArmLedger:
-    counted = arm.counted
-    pruned = [trial for trial in counted if trial.state == "PRUNED"]
-    complete = [trial for trial in counted if trial.state == "COMPLETE"]
+    counted, runs = arm.counted, arm.runs
     return ArmLedger(
         arm=arm.name,
         trials=len(counted),
-        complete=len(complete),
-        pruned=len(pruned),
+        runs=len(runs),
+        complete=arm.count("COMPLETE"),
+        pruned=arm.count("PRUNED"),
         failed=arm.count("FAIL"),
         unfinished=arm.count("RUNNING") + arm.count("WAITING"),
         diverged=sum(trial.diverged for trial in arm.trials),
-        planned=horizon * len(counted),
+        planned=horizon * len(runs),
         trained=sum(trial.epochs for trial in counted),
-        saved=sum(horizon - trial.epochs for trial in pruned),
-        cut=sum(horizon - trial.epochs for trial in complete),
+        saved=sum(horizon - run.reached for run in runs if run.state == "PRUNED"),
+        cut=sum(horizon - run.reached for run in runs if run.state == "COMPLETE"),
         lost=sum(trial.epochs for trial in arm.trials if trial.state not in ENDED),
     )

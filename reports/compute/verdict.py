@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reports.compute.budget import amount, budget
 from reports.compute.comparisons import paired
 from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import MINIMUM_PAIRS, Difference, verdict_kind
@@ -52,10 +53,9 @@ def _obstacles(data: StudyData, a: FinalistData | None, b: FinalistData | None) 
     arm, plain = data.arm(name), data.arm(PLAIN)
     if plain is None:
         reasons.append("there is no plain arm, tuned with the same budget, to compare with")
-    elif arm and len(arm.counted) != len(plain.counted):
+    elif arm and not data.same_budget(arm, plain):
         reasons.append(
-            f"the budgets differ: {counted(len(arm.counted), 'trial')} of {name}, "
-            f"{len(plain.counted)} of plain"
+            f"the budgets differ: {budget(data, arm)} of {name}, {amount(data, plain)} of plain"
         )
     if not data.finalists:
         return (*reasons, "the finalists have not been confirmed on fresh seeds yet")

@@ -86,7 +86,8 @@ class Gallery:
 class Figure:
     """A figure whose title states its finding; without panels, its `note` gives the reason.
 
-    `draw_figures` sets `key` and `name`. `dense` panels are small, up to three in a row.
+    `draw_figures` sets `key`, and `name` where there is none. `dense` panels are small, up to three
+    in a row.
     """
 
     title: str

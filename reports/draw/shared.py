@@ -9,7 +9,8 @@ from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
 from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, rows_svg
-from reports.read.data import ArmData, FinalistData, StudyData, TrialData
+from reports.read.data import FinalistData, StudyData
+from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, figure, listed, p_value
 
 
@@ -96,6 +97,11 @@ def epochs_panel(
     ]
     alt = f"{heading}: {listed(values)}."
     return Panel(key=key, plot=made, height=height, alt=alt, heading=heading)
+
+
+def cut_words(data: StudyData) -> str:
+    """What happened to a trial that ended before the horizon, PRUNED in Optuna."""
+    return "paused" if data.by_promotion else "pruned"
 
 
 def value_span(data: StudyData, arms: Sequence[ArmData]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.compute.budget import amount
 from reports.compute.findings import Findings
 from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
@@ -29,12 +30,13 @@ class SideBySide:
 
 def compare_studies(studies: Sequence[Findings]) -> SideBySide:
     """Compare studies in the order of `studies`."""
+    units = {one.data.by_promotion for one in studies}
     example = max((one.data.example for one in studies), key=("image", "example").index)
     return SideBySide(
         title=_title(studies),
         example=example,
         warnings=tuple(_warnings([one.data for one in studies], example)),
-        results=Table.of((_result_row(one, example) for one in studies), words=2),
+        results=Table.of((_result_row(one, example, units) for one in studies), words=2),
         protocols=_protocols([one.data for one in studies]),
         recipes=_recipes(studies),
         chart=_chart(studies),
@@ -70,7 +72,8 @@ def _warnings(studies: Sequence[StudyData], example: str) -> list[str]:
     return warnings
 
 
-def _result_row(findings: Findings, example: str) -> dict[str, str]:
+def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str, str]:
+    """Return a study's row. `units` has whether budgets are trainings' worth, of all studies."""
     data, difference, measure = findings.data, findings.verdict.difference, findings.data.measure
     change = interval = detectable = NONE
     if difference:
@@ -90,10 +93,18 @@ def _result_row(findings: Findings, example: str) -> dict[str, str]:
         "tuned plain": _tuned(findings, PLAIN),
         "seeds": str(data.seeds),
         f"test {example}s": str(data.test_images),
-        "trials": ", ".join(f"{arm.name} {len(arm.counted)}" for arm in data.arms),
+        "trials" if units == {False} else "budget": _budgets(data, units),
         "teacher's parameters": _parameters(costs.get(data.teacher.role)),
         "student's parameters": _parameters(tuned.cost if tuned else None),
     }
+
+
+def _budgets(data: StudyData, units: set[bool]) -> str:
+    each = ", ".join(f"{arm.name} {amount(data, arm)}" for arm in data.arms)
+    if units == {False}:
+        return each
+    unit = "trainings' worth" if data.by_promotion else "trials"
+    return f"{each} {unit}"
 
 
 def _parameters(cost: Cost | None) -> str:
@@ -114,8 +125,8 @@ def _protocols(studies: Sequence[StudyData]) -> Table:
         {
             **one.protocol.to_json(),
             "taps": one.protocol.taps or one.taps,
-            "sampler": one.settings.sampler,
-            "pruner": one.settings.pruner,
+            "sampler": one.settings.sampler or "none: by promotion",
+            "pruner": one.settings.pruner or NONE,
             "lag": one.settings.lag,
         }
         for one in studies

@@ -16,7 +16,6 @@ from reports.wording import (
     capitalised,
     counted,
     decimals,
-    duration,
     figure,
     listed,
     milliseconds,
@@ -26,7 +25,6 @@ from reports.wording import (
     scaled,
     split_words,
     tap_words,
-    whole,
 )
 from storage.files.records import Cost, StudySettings
 
@@ -135,71 +133,6 @@ def comparison_note(data: StudyData) -> str:
     )
 
 
-def epochs_table(findings: Findings) -> Table:
-    """Epochs that each arm's search planned, trained and saved."""
-    return Table.of(
-        {
-            "arm": arm.arm,
-            "trials": str(arm.trials),
-            "completed": str(arm.complete),
-            "pruned": str(arm.pruned),
-            "diverged": str(arm.diverged),
-            "failed": str(arm.failed),
-            "unfinished": str(arm.unfinished),
-            "epochs planned": whole(arm.planned),
-            "trained": whole(arm.trained),
-            "saved by pruning": whole(arm.saved),
-            "cut by divergence": whole(arm.cut),
-            "lost to failures": whole(arm.lost),
-        }
-        for arm in findings.ledger.arms
-    )
-
-
-def ledger_title(findings: Findings) -> str:
-    """The share of the planned epochs that pruning saved, in a sentence."""
-    arms = findings.ledger.arms
-    planned, saved = sum(arm.planned for arm in arms), sum(arm.saved for arm in arms)
-    if not planned:
-        return "Nothing has been trained yet"
-    if not saved:
-        return f"All of {whole(planned)} planned epochs were needed: nothing was pruned"
-    return (
-        f"Pruning saved {whole(saved)} of {whole(planned)} planned epochs, "
-        f"{percent(saved / planned, 0)}"
-    )
-
-
-def seconds_table(findings: Findings) -> Table:
-    seconds = findings.ledger.seconds
-    total = sum(seconds.values())
-    rows = [
-        {"stage": stage, "time": duration(spent), "share": percent(spent / (total or 1), 0)}
-        for stage, spent in seconds.items()
-    ]
-    return Table.of([*rows, {"stage": "all", "time": duration(total), "share": ""}])
-
-
-def teacher_passes(findings: Findings) -> str:
-    """Return a sentence on what the teacher cache cost and saved."""
-    ledger = findings.ledger
-    if findings.data.settings.cache == "none":
-        return "The teacher was not cached."
-    if ledger.teacher_saved is None or ledger.teacher_asked is None:
-        return "What the cache saves is unknown until the data set and the cache are complete."
-    outcome = (
-        f"saved {whole(ledger.teacher_saved)} forward passes of the teacher"
-        if ledger.teacher_saved >= 0
-        else f"has cost {whole(-ledger.teacher_saved)} more forward passes of the teacher than it "
-        "has saved so far"
-    )
-    size = f" Its size is {binary_size(ledger.cache_bytes)}." if ledger.cache_bytes else ""
-    return (
-        f"The teacher cache {outcome}: {counted(ledger.distilled_epochs, 'distilled epoch')} read "
-        f"it, and filling it took {whole(ledger.teacher_asked)} passes.{size}"
-    )
-
-
 def seal_title(data: StudyData) -> str:
     if not data.seal:
         return "The test split is still sealed"
@@ -277,7 +210,11 @@ def provenance_table(data: StudyData) -> Table:
                 for arm, space in settings.spaces.items()
             ),
         ],
-        ["sampler, pruner, lag", f"{settings.sampler}, {settings.pruner}, {settings.lag}"],
+        (
+            ["search, lag", f"by promotion, {settings.lag}"]
+            if data.by_promotion
+            else ["sampler, pruner, lag", f"{settings.sampler}, {settings.pruner}, {settings.lag}"]
+        ),
         *([name, text] for name, text in _changes(settings).items() if text),
         ["created", settings.created],
         *([name, text] for name, text in settings.machine.items()),

@@ -1,6 +1,6 @@
 """Collecting: read a study's files and its Optuna studies into one `StudyData`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,11 @@ from kd.errors import ArtifactError, StudyError
 from kd.protocol import Protocol
 from kd.training.scoring import scores
 from reports.read.artifacts import info_of, read_predictions
-from reports.read.data import (
-    ArmData,
-    CachedViews,
-    ConfirmationRun,
-    FinalistData,
-    StudyData,
-    TrialData,
-)
+from reports.read.data import CachedViews, ConfirmationRun, FinalistData, StudyData
 from reports.read.importances import find_importances
 from reports.read.predictions import TeacherPredictions
 from reports.read.teachers import read_teachers
+from reports.read.trials import ArmData, TrialData
 from storage.files.arrays import made_again, read_arrays
 from storage.files.artifacts import is_finished, read_record
 from storage.files.layout import (
@@ -39,7 +33,16 @@ from storage.files.records import Costs, Finalists, RunRecord, StudySettings
 from storage.files.seal import openings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
-from storage.studies.trials import ENDED, INFEASIBLE, check_trial
+from storage.studies.trials import (
+    CONTINUES,
+    EARLY,
+    ENDED,
+    INFEASIBLE,
+    REPEATS,
+    RUN,
+    UNTIL,
+    check_trial,
+)
 from storage.studies.urls import storage_file
 
 
@@ -143,7 +146,7 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
     _check_complete(study, arm, stored)
     for trial in stored:
         check_trial(opened.study_name, trial, strict=False)
-    trials = tuple(_read_trial(study, arm, trial) for trial in stored)
+    trials = tuple(_read_trial(study, arm, trial, stored) for trial in stored)
     lost = sum(trial.state != "RUNNING" and trial.record is None for trial in trials)
     if lost:
         missing.append(f"the records (recipe, every epoch) of {lost} trials of {arm}")
@@ -163,8 +166,12 @@ def _check_complete(study: StudyLayout, arm: str, trials: list[FrozenTrial]) -> 
         )
 
 
-def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
+def _read_trial(
+    study: StudyLayout, arm: str, trial: FrozenTrial, stored: Sequence[FrozenTrial]
+) -> TrialData:
+    """Make a trial, of all that are stored."""
     attributes = trial.user_attrs
+    before = attributes.get(CONTINUES)
     return TrialData(
         arm=arm,
         number=trial.number,
@@ -180,6 +187,12 @@ def _read_trial(study: StudyLayout, arm: str, trial: FrozenTrial) -> TrialData:
         started=trial.datetime_start,
         seconds=trial.duration.total_seconds() if trial.duration else None,
         record=_read_record(study.trial(arm, trial.number).result, trial),
+        run=attributes.get(RUN),
+        until=attributes.get(UNTIL),
+        continues=before,
+        begun=0 if before is None else stored[before].user_attrs[UNTIL],
+        repeats=attributes.get(REPEATS),
+        early={int(rung): nll for rung, nll in attributes.get(EARLY, {}).items()},
     )
 
 

@@ -1,102 +1,27 @@
 """What a report is made from: one frozen `StudyData`, read once, of plain values and numpy."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 
 from kd.protocol import Protocol
 from kd.recipe import Recipe
-from kd.training.history import EpochMetrics
-from reports.read.importances import Importance
 from reports.read.teachers import TeacherData
+from reports.read.trials import ArmData, TrialData
 from reports.statistics import mean_interval
 from reports.wording import Measure, measure, model_name
 from storage.files.layout import StudyLayout
 from storage.files.records import Costs, Finalist, RunRecord, StudySettings
 
 PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
-ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's number of trials
 
 
 def learns_from_teacher(recipe: Recipe) -> bool:
     """Whether the teacher has any weight in the loss: a soft loss at alpha 0 has none."""
     return any(recipe.alpha.ends) or recipe.feature_kind != "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialData:
-    """One trial as Optuna stores it, with its run record if it has ended.
-
-    `values` are the metric on the validation split by epoch, from 1; `value` is the last of them.
-    """
-
-    arm: str
-    number: int
-    state: str  # COMPLETE, PRUNED, FAIL, RUNNING, WAITING, or INFEASIBLE: over the budget
-    value: float | None
-    parameters: Mapping[str, Any]
-    distributions: Mapping[str, BaseDistribution]
-    values: Mapping[int, float]
-    diverged: bool
-    auditor: bool
-    cut_epoch: int | None  # of an auditor: where the pruner would have cut it
-    reason: str
-    started: datetime | None
-    seconds: float | None
-    record: RunRecord | None
-
-    @property
-    def ranked(self) -> float:
-        """Its value, below all others where it has none."""
-        return -math.inf if self.value is None else self.value
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained to their end."""
-        return len(self.record.history) if self.record else max(self.values, default=0)
-
-    @property
-    def trained_seconds(self) -> float | None:
-        """The time of its training, or until its end in the storage if it has no record."""
-        return self.record.seconds if self.record else self.seconds
-
-    @property
-    def history(self) -> list[EpochMetrics]:
-        return self.record.history if self.record else []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmData:
-    """One arm's trials by number, and which parameters mattered (sums to 1, largest first)."""
-
-    name: str
-    trials: tuple[TrialData, ...]
-    importances: Mapping[str, Importance]
-    importances_note: str  # why there are none, or how far to trust them
-
-    @property
-    def counted(self) -> tuple[TrialData, ...]:
-        return tuple(trial for trial in self.trials if trial.state in ENDED)
-
-    def count(self, state: str) -> int:
-        return sum(trial.state == state for trial in self.trials)
-
-    @property
-    def completed(self) -> list[TrialData]:
-        """The trials that were trained to the horizon, the best first; of equals the earliest."""
-        whole = (trial for trial in self.trials if trial.state == "COMPLETE" and not trial.diverged)
-        return sorted(whole, key=lambda trial: (-trial.ranked, trial.number))
-
-    @property
-    def best(self) -> TrialData | None:
-        return next(iter(self.completed), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,9 +162,28 @@ class StudyData:
         """The first arm that distils: the one that the verdict is about."""
         return next((arm.name for arm in self.arms if arm.name != PLAIN), None)
 
-    def trials_of(self, arm: str) -> int:
-        """The number of an arm's trials that count towards its budget."""
-        return sum(len(one.counted) for one in self.arms if one.name == arm)
+    @property
+    def by_promotion(self) -> bool:
+        """Whether the search was by promotion, so that a budget is a number of epochs."""
+        return not self.settings.sampler
+
+    @property
+    def unit(self) -> int:
+        """What one of `--trials` is, in the measure of `spent`: a trial, or a training's epochs."""
+        return self.protocol.epochs if self.by_promotion else 1
+
+    def spent(self, arm: ArmData) -> int:
+        """What an arm's search took of its budget: trials, or epochs."""
+        if not self.by_promotion:
+            return len(arm.counted)
+        return sum(trial.spent for trial in arm.counted)
+
+    def same_budget(self, one: ArmData, other: ArmData) -> bool:
+        """Whether two arms were searched equally.
+
+        The last job of an arm may take it beyond its epochs, by less than a training's worth.
+        """
+        return abs(self.spent(one) - self.spent(other)) < self.unit
 
     def student(self, recipe: Recipe) -> str:
         """The model that a recipe trains; it names none where the study has only one."""

@@ -14,9 +14,17 @@ from markupsafe import Markup
 from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
+from reports.compute.budget import searched
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
+from reports.draw.ledger_tables import (
+    epochs_table,
+    ledger_caption,
+    ledger_title,
+    seconds_table,
+    teacher_passes,
+)
 from reports.draw.palette import css_variables, recolouring
 from reports.draw.rows import rows_svg
 from reports.draw.shared import looks
@@ -24,14 +32,10 @@ from reports.draw.side_by_side import SideBySide
 from reports.draw.tables import (
     comparison_note,
     comparison_table,
-    epochs_table,
-    ledger_title,
     provenance_table,
     recipe_table,
     seal_table,
     seal_title,
-    seconds_table,
-    teacher_passes,
 )
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference, mean_and_deviation
@@ -76,6 +80,7 @@ def render_page(findings: Findings) -> str:
         comparison=comparison_table(findings),
         comparison_note=comparison_note(data),
         ledger_title=ledger_title(findings),
+        ledger_caption=ledger_caption(data),
         epochs=epochs_table(findings),
         seconds=seconds_table(findings),
         teacher_passes=teacher_passes(findings),
@@ -162,9 +167,9 @@ def _arm_figure(data: StudyData, arm: str) -> KeyFigure:
         value = data.measure.with_symbol(data.measure.spread(mean, deviation))
         return KeyFigure(name=name, value=value, note=note, colour=colour)
     opened = data.arm(arm)
-    best = opened.best if opened else None
+    best = opened.best_value if opened else None
     note = f"best of {arm} so far, validation {data.measure.name}, too good as the best of many"
-    value = data.measure.value(best.value if best else None)
+    value = data.measure.value(best)
     return KeyFigure(name=name, value=value, note=note, colour=colour)
 
 
@@ -208,12 +213,15 @@ def _setting(data: StudyData) -> str:
     images = ", ".join(
         f"{sizes[name]} {name}" for name in ("train", "validation", "test") if name in sizes
     )
-    trials = listed([f"{len(arm.counted)} of {arm.name}" for arm in data.arms])
+    trials = f"trials: {listed([f'{len(arm.counted)} of {arm.name}' for arm in data.arms])}"
+    if data.by_promotion:
+        trials = "; ".join(f"{arm.name}: {searched(data, arm)}" for arm in data.arms)
     teachers = listed([model_name(teacher.model) for teacher in data.teachers])
     students = " or ".join(map(model_name, protocol.students))
     images = f" ({images} {data.example}s)" if images else ""
     return (
         f"{teachers} to {students} on {protocol.dataset}{images}; "
-        f"{counted(protocol.epochs, 'epoch')} per trial; trials: {trials}; "
+        f"{counted(protocol.epochs, 'epoch')} per {'training' if data.by_promotion else 'trial'}; "
+        f"{trials}; "
         f"metric {data.measure.name}, margin {data.measure.margin(protocol.margin)}"
     )

@@ -9,14 +9,17 @@ from reports.compute.audit import Audit
 from reports.compute.classes import class_name
 from reports.compute.comparisons import Comparison
 from reports.compute.findings import Findings, Standing
+from reports.compute.rungs import ArmRungs
 from reports.compute.tuning import Tuning
-from reports.read.data import ArmData, StudyData
+from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
+from reports.read.trials import ArmData, TrialData
 from reports.statistics import Difference
 
 SCHEMA = 1
 FIRST = ("arm", "number", "state", "value")  # columns of trials.csv before the parameters
 LAST = ("epochs", "diverged", "auditor", "started", "seconds")
+OF_JOBS = ("run", "continues", "repeats", "begun", "until", "early_nll")  # by promotion, then LAST
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
             for one in findings.optimism
         ],
         "audit": [_audit(data, audit) for audit in findings.audits],
+        "rungs": [_rungs(one) for one in findings.rungs],
         "ablations": [_ablation(data, one) for one in findings.ablations],
         "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
@@ -128,6 +132,10 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
     best = arm.best
     return {
         "trials": len(arm.counted),
+        "runs": len(arm.runs),
+        "epochs": sum(trial.epochs for trial in arm.counted),
+        "recipes": arm.recipes,
+        "recipes_at_horizon": len(arm.ranking),
         "complete": arm.count("COMPLETE"),
         "pruned": arm.count("PRUNED"),
         "failed": arm.count("FAIL"),
@@ -136,7 +144,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
         "best": best
         and {
             "trial": best.number,
-            "validation_value": _value(data, best.value),
+            "validation_value": _value(data, arm.best_value),
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
@@ -190,6 +198,29 @@ def _audit(data: StudyData, audit: Audit) -> dict[str, Any]:
         "wrong_share": audit.wrong_share,
         "regret": _value(data, audit.regret),
         "taus": list(audit.taus),
+    }
+
+
+def _rungs(one: ArmRungs) -> dict[str, Any]:
+    return {
+        "arm": one.arm,
+        "runs": one.runs,
+        "repeats": one.repeats,
+        "recipes": one.recipes,
+        "recipes_at_horizon": one.whole,
+        "runs_at_horizon": one.ranked,
+        "rungs": [
+            {
+                "epoch": rung.epoch,
+                "reached": rung.reached,
+                "promoted": rung.promoted,
+                "paused": rung.paused,
+                "promotions": list(rung.promotions),
+                "tau": rung.signal.tau if rung.signal else None,
+                "interval": [rung.signal.low, rung.signal.high] if rung.signal else None,
+            }
+            for rung in one.rungs
+        ],
     }
 
 
@@ -251,13 +282,20 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
     """One row per trial, by arm and number; only `started` and `seconds` vary between runs."""
     trials = [trial for arm in data.arms for trial in arm.trials]
     parameters = sorted({name for trial in trials for name in trial.parameters})
+    others = (*(OF_JOBS if data.by_promotion else ()), *LAST)
+
+    def column(parameter: str) -> str:
+        """Keep parameters apart from the other columns: a user's space may use their names."""
+        return f"parameter {parameter}" if parameter in (*FIRST, *others) else parameter
+
     rows = [
         {
             "arm": trial.arm,
             "number": trial.number,
             "state": trial.state,
             "value": _value(data, trial.value),
-            **{_column(name): trial.parameters.get(name) for name in parameters},
+            **{column(name): trial.parameters.get(name) for name in parameters},
+            **_job(trial),
             "epochs": trial.epochs,
             "diverged": trial.diverged,
             "auditor": trial.auditor,
@@ -266,10 +304,21 @@ def trials_frame(data: StudyData) -> pd.DataFrame:
         }
         for trial in trials
     ]
-    columns = [*FIRST, *map(_column, parameters), *LAST]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=[*FIRST, *map(column, parameters), *others])
+    whole = [name for name in ("run", "continues", "repeats", "until") if name in others]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _column(parameter: str) -> str:
-    """Keep parameters apart from the other columns: a user's search space may use their names."""
-    return f"parameter {parameter}" if parameter in (*FIRST, *LAST) else parameter
+def _job(trial: TrialData) -> dict[str, Any]:
+    """The columns of a job of the search by promotion."""
+    if trial.run is None:
+        return {}
+    last = max(trial.early, default=None)
+    return {
+        "run": trial.run,
+        "continues": trial.continues,
+        "repeats": trial.repeats,
+        "begun": trial.begun,
+        "until": trial.until,
+        "early_nll": None if last is None else trial.early[last],
+    }

@@ -19,7 +19,9 @@ from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
 from reports.wording import Measure, measure
 from storage.files.records import RunRecord
-from tests.support.fakes import FakePool, Killed, make_arm, metrics, protocol, search
+from tests.support.fakes import FakePool, Killed, make_arm, metrics, protocol, search, trained
+from workers.events import Event
+from workers.jobs import TrainJob
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -144,6 +146,63 @@ def test_a_searched_study_is_published_whole(tmp_path, monkeypatch):
     notes = [get_note(arm.ledger.stored_trial(number)) for number in range(4)]
     assert "(classic)" in notes[0]
     assert "(vanilla KD)" in notes[1]
+
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory):
+    """An arm of 16 trainings' worth that was searched by promotion, with its notes by number."""
+    root = tmp_path_factory.mktemp("promoted")
+    arm = make_arm(InMemoryStorage(), "plain", sampler="", pruner="", lag=2)
+    publisher = Publisher(protocol(), root / "artifacts")
+    publisher.study(arm)
+
+    def jobs(job: TrainJob) -> list[Event]:
+        return trained([0.1 * epoch + job.recipe.lr / 100 for epoch in range(1, job.end + 1)])
+
+    search(root, [arm], FakePool(2, objective=jobs), 16, publisher.trial)
+    numbers = range(arm.decisions.asked)
+    return arm, [get_note(arm.ledger.stored_trial(number)) for number in numbers]
+
+
+def test_the_note_of_a_study_by_promotion_explains_its_trials(promoted, arm, publisher):
+    assert "promotion" not in study_note(arm, publisher.protocol)
+    arm, _ = promoted
+    note = get_note(arm.study)
+    assert note == study_note(arm, publisher.protocol)
+    assert "8 epochs a run, batches" in note
+    assert "**PRUNED**: paused after epoch 1 or 3. The best third" in note
+    assert "whose attribute `continues` is the number of the paused one" in note
+    assert "**COMPLETE**: at the horizon, epoch 8." in note
+    short = study_note(arm, protocol(epochs=4, views=3))
+    assert "Every trial is one run to epoch 4" in short
+    assert "PRUNED" not in short
+
+
+def test_the_note_of_a_trial_by_promotion_has_its_own_epochs_and_where_it_goes_on(promoted):
+    arm, notes = promoted
+    trials = arm.decisions.trials
+    assert notes[0].startswith("# plain 0 (defaults): complete at ")
+    assert "8 of 8 epochs, 2.0 s" in notes[0]
+    paused = next(one for one in trials if one.user_attrs["until"] == 1)
+    assert notes[paused.number].startswith(f"# plain {paused.number}: paused at ")
+    assert "- 1 of 8 epochs, 0.2 s" in notes[paused.number]
+    trail = f"a later trial that goes on has the attribute `continues` {paused.number}"
+    assert trail in notes[paused.number]
+    assert "`continues`" not in notes[0]
+    on = next(one for one in trials if one.user_attrs.get("continues") and one.value > 0.7)
+    before = trials[on.user_attrs["continues"]]
+    assert before.user_attrs["until"] == 3
+    assert "- epochs 4 to 8 of 8, 1.2 s" in notes[on.number]
+    run = on.user_attrs["run"]
+    assert run != before.number
+    assert (
+        f"- goes on where plain {before.number} was paused; the run was begun as plain {run}"
+        in notes[on.number]
+    )
+    again = next(one for one in trials if "repeats" in one.user_attrs)
+    first = again.user_attrs["repeats"]
+    assert f"- the recipe of plain {first} on another seed" in notes[again.number]
+    assert all("auditor" not in note for note in notes)
 
 
 def test_a_recipe_is_described_in_words():

@@ -11,6 +11,7 @@ from reports.read.data import StudyData
 from reports.write.report import write_report
 from tests.support.study_fixture import Fabricated, Plan, fabricate
 
+PROMOTED = Plan(name="promoted", trials=20, images=80, promotion=True)
 SMALL = Plan(name="small", trials=20, epochs=4, images=80, ablated=True)
 
 
@@ -41,6 +42,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
 @pytest.fixture(scope="session")
 def data(small: Fabricated) -> StudyData:
     return small.read()
+
+
+@pytest.fixture(scope="session")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Fabricated:
+    """A study that was searched by promotion, with its report written."""
+    study = fabricate(tmp_path_factory.mktemp("promoted"), PROMOTED)
+    write_report(study.layout, study.name, study.url)
+    return study
+
+
+@pytest.fixture(scope="session")
+def promotion(promoted: Fabricated) -> Findings:
+    return find(promoted.read())
 
 
 @pytest.fixture

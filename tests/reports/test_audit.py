@@ -6,7 +6,7 @@ import pytest
 
 from reports.compute.audit import Audit, audit
 from reports.compute.caveats import of_pruning
-from reports.read.data import ArmData, TrialData
+from reports.read.trials import ArmData, TrialData
 from reports.wording import measure
 from tests.support.study_fixture import completed
 

@@ -10,7 +10,8 @@ from conductor.search import methods
 from reports.compute.caveats import STARTUP_TRIALS
 from reports.compute.edges import edge_parameters
 from reports.compute.findings import Findings, find
-from reports.read.data import ArmData, StudyData
+from reports.read.data import StudyData
+from reports.read.trials import ArmData
 from storage.files.records import WarmStart, WarmTrial
 from tests.support.study_fixture import TRAIN, with_teacher
 

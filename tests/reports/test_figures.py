@@ -24,8 +24,9 @@ from reports.draw.figures.loss import loss_shares
 from reports.draw.figures.slices import best_tenth
 from reports.draw.palette import recolouring
 from reports.draw.tables import comparison_table, provenance_table
-from reports.read.data import ArmData, StudyData, TrialData
+from reports.read.data import StudyData
 from reports.read.importances import Importance
+from reports.read.trials import ArmData, TrialData
 from reports.statistics import paired_difference
 from reports.wording import Measure, points
 from reports.write.page import render_page
@@ -34,6 +35,7 @@ from storage.files.records import Costs, RunRecord
 from tests.support.study_fixture import completed, drawn_figures, with_teacher
 
 NAMES = figures.FIGURES.names
+BY_PROMOTION = ("rungs",)  # figures of a search by promotion alone
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,11 @@ def test_every_figure_states_its_group_and_no_two_share_a_place(drawn: dict[str,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_states_its_finding_with_text_and_tables_behind_it(
-    drawn: dict[str, Figure], name: str
+    drawn: dict[str, Figure], promotion: Findings, name: str
 ) -> None:
+    if name in BY_PROMOTION:
+        assert name not in drawn
+        drawn = drawn_figures(promotion)
     figure = drawn[name]
     assert figure.name == figures.FIGURES.load(name).NAME
     assert re.search(r"\d|overlap", figure.title), figure.title
@@ -95,7 +100,7 @@ def colours_of(value: Any) -> Iterator[str]:
 def test_a_figure_of_a_study_without_trials_states_what_is_missing_or_is_left_out(
     empty: dict[str, Figure], name: str
 ) -> None:
-    assert (name in empty) == (name != "calibration")
+    assert (name in empty) == (name not in ("calibration", *BY_PROMOTION))
     if name in empty:
         assert not empty[name].panels
         assert empty[name].title

@@ -14,7 +14,7 @@ import pytest
 
 from kd.json_data import to_wire
 from reports.compute.findings import Findings, find
-from reports.read.data import ArmData, TrialData
+from reports.read.trials import ArmData, TrialData
 from reports.write.page import key_figures, render_page
 from reports.write.report import write_report
 from storage.files.artifacts import read_json, write_json

@@ -22,6 +22,7 @@ from reports.statistics import (
     mean_interval,
     paired_difference,
     pareto_front,
+    rank_correlation,
     verdict_kind,
 )
 
@@ -268,6 +269,34 @@ def test_kendall_is_one_where_an_epoch_ranks_as_the_last_and_none_where_it_does_
     curves: NDArray[np.float64] = np.stack([-last, np.ones(8), last**2, last], axis=1)
     expected = [pytest.approx(-1.0), None, pytest.approx(1.0), pytest.approx(1.0)]
     assert kendall_by_epoch(curves) == expected
+
+
+@pytest.mark.parametrize("pairs", [6, 9, 20])
+@pytest.mark.parametrize("correlation", [-0.6, 0.0, 0.5, 0.8])
+def test_the_interval_of_a_rank_correlation_covers_it(pairs: int, correlation: float) -> None:
+    generator = np.random.default_rng([pairs, round(10 * correlation) + 10])
+    x = generator.normal(size=(1000, pairs))
+    y = correlation * x + np.sqrt(1 - correlation**2) * generator.normal(size=(1000, pairs))
+    true = 2 / np.pi * np.arcsin(correlation)
+    found = [rank_correlation(one, other, pairs) for one, other in zip(x, y, strict=True)]
+    assert 0.91 < np.mean([one.low <= true <= one.high for one in found if one]) < 0.985
+    assert np.mean([one.tau for one in found if one]) == pytest.approx(true, abs=0.03)
+
+
+def test_a_rank_correlation_needs_six_independent_pairs_and_two_values_of_each() -> None:
+    rising = list(range(6))
+    perfect = rank_correlation(rising, rising, 6)
+    assert perfect is not None
+    assert perfect.tau == pytest.approx(1)
+    assert 0.3 < perfect.low < 0.9 < perfect.high < 1
+    opposite = rank_correlation(rising, rising[::-1], 6)
+    assert opposite is not None
+    assert (opposite.tau, opposite.low) == (pytest.approx(-1), pytest.approx(-perfect.high))
+    assert rank_correlation(rising, rising, 5) is None
+    assert rank_correlation(rising, [1.0] * 6, 6) is None
+    wider = rank_correlation([*rising, *rising], [*rising, *rising], 6)
+    assert wider is not None
+    assert wider.low == perfect.low  # twelve runs of six recipes tell no more than six
 
 
 def test_deviation_is_over_n_minus_1_and_unknown_for_one_value() -> None:

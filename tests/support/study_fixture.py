@@ -28,7 +28,8 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.read.collect import collect
-from reports.read.data import StudyData, TrialData
+from reports.read.data import StudyData
+from reports.read.trials import TrialData
 from reports.write.card import Exported, model_card
 from search_spaces.space import Space, load_space
 from storage.files.arrays import write_arrays
@@ -45,6 +46,8 @@ from storage.files.records import (
 )
 from storage.studies.databases import open_storage
 from storage.studies.studies import study_name
+from tests.support.promotion_fixture import search_by_promotion
+from workers.jobs import TrainJob
 
 CLASSES = 10
 VALIDATION = 135
@@ -70,6 +73,7 @@ class Plan:
     dataset: str = "d0d1d2d3d4d5d6d7"  # its fingerprint
     confirmed: bool = True
     ablated: bool = False
+    promotion: bool = False  # searched by promotion, by `trials` trainings' worth of epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +126,7 @@ def _fabricate(root: Path, plan: Plan) -> Fabricated:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(layout.studies_url)
     finalists = []
-    for arm in plan.arms:
-        trials = _write_arm(made, arm, storage)
+    for arm, trials in _write_arms(made, storage).items():
         finalists += _finalists(made, arm, trials)
     finalists += _ladder(finalists) if plan.ablated else []
     storage.remove_session()
@@ -142,8 +145,8 @@ def _settings(plan: Plan) -> StudySettings:
     return StudySettings(
         arms=list(plan.arms),
         spaces={arm: SpaceSource(source=arm, digest=f"{arm:0<64}") for arm in plan.arms},
-        sampler="tpe",
-        pruner="median",
+        sampler="" if plan.promotion else "tpe",
+        pruner="" if plan.promotion else "median",
         lag=4,
         storage="",
         dataset=plan.dataset,
@@ -253,6 +256,27 @@ def _history(
             )
         )
     return found
+
+
+def _write_arms(
+    made: Fabricated, storage: optuna.storages.BaseStorage
+) -> dict[str, list[tuple[FrozenTrial, Recipe]]]:
+    """Write the trials of all arms, and return them with their recipes."""
+    plan = made.plan
+    if not plan.promotion:
+        return {arm: _write_arm(made, arm, storage) for arm in plan.arms}
+
+    def course(job: TrainJob) -> list[EpochMetrics]:
+        generator = _generator(plan, "run", str(job.recipe), job.seed)
+        return _history(made, job.recipe, plan.epochs, generator)
+
+    arms = search_by_promotion(
+        made.layout, plan.name, made.protocol, storage, plan.arms, plan.trials, course
+    )
+    return {
+        name: [(trial, arm.decisions.recipe(trial.number)) for trial in arm.decisions.trials]
+        for name, arm in arms.items()
+    }
 
 
 def _write_arm(

@@ -14,7 +14,8 @@ GROUPS = ("Evidence", "Recipe", "Search")  # headings of the page's contents; ot
 class FigureModule(Protocol):
     """What a module of this folder offers.
 
-    `GROUP` is the heading of the page's contents that lists the figure, by its `NAME`; `ORDER` is
+    `GROUP` is the heading of the page's contents that lists the figure, by its `NAME` unless it has
+    a name of its own; `ORDER` is
     its place among the figures of its group, the lowest first. The key of its first panel may be
     that of the figure, the name of its file; all other keys of panels begin with it.
     """
@@ -34,7 +35,7 @@ def draw_figures(findings: Findings) -> dict[str, list[Figure]]:
     others = sorted({module.GROUP for module in modules.values()} - set(GROUPS))
     drawn = {
         group: [
-            replace(figure, key=key, name=module.NAME)
+            replace(figure, key=key, name=figure.name or module.NAME)
             for key, module in ordered
             if group == module.GROUP and (figure := module.draw(findings))
         ]

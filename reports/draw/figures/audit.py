@@ -23,8 +23,10 @@ MARKS = {KEPT: ("", "", 11), CUT: ("x-thin", "grey", 10), WRONG: ("diamond-open"
 SPREAD = 0.22  # of a row, to either side
 
 
-def draw(findings: Findings) -> Figure:
+def draw(findings: Findings) -> Figure | None:
     """Draw every auditor's final value and whether it would have been cut, and ranks by epoch."""
+    if findings.data.by_promotion:
+        return None
     data, audits = findings.data, [audit for audit in findings.audits if audit.auditors]
     if not audits:
         note = "Auditors are trials that are exempt from pruning: none has reached the horizon yet."

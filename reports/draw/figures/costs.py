@@ -21,8 +21,9 @@ from reports.draw.drawing import (
 )
 from reports.draw.palette import TEACHER_LOOK, Look
 from reports.draw.shared import arm_legend, looks, unconfirmed
-from reports.read.data import StudyData, TrialData
+from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
+from reports.read.trials import RecipeData
 from reports.statistics import Difference, pareto_front
 from reports.wording import Measure, capitalised, figure, listed, milliseconds, model_name, scaled
 from storage.files.records import Cost
@@ -221,19 +222,19 @@ def _dot(measure: Measure, model: _Model, cost: float) -> Any:
     )
 
 
-def _best_of_students(data: StudyData) -> list[tuple[str, str, int, TrialData]]:
-    """Arm, student, parameters and best completed trial; empty in a study of one student."""
+def _best_of_students(data: StudyData) -> list[tuple[str, str, int, RecipeData]]:
+    """Arm, student, parameters and best completed recipe; empty in a study of one student."""
     if len(data.protocol.students) < 2 or data.costs is None:
         return []
     sizes = {cost.model: cost.parameters for cost in data.costs.models.values()}
-    best: dict[tuple[str, str], TrialData] = {}
+    best: dict[tuple[str, str], RecipeData] = {}
     for arm in data.arms:
-        for trial in arm.completed:  # the best one comes first
-            if trial.record:
-                best.setdefault((arm.name, data.student(trial.record.recipe)), trial)
+        for recipe in arm.ranking:  # the best one comes first
+            if record := recipe.first.record:
+                best.setdefault((arm.name, data.student(record.recipe)), recipe)
     return [
-        (arm, student, sizes[student], trial)
-        for (arm, student), trial in sorted(best.items())
+        (arm, student, sizes[student], recipe)
+        for (arm, student), recipe in sorted(best.items(), key=lambda one: one[0])
         if student in sizes
     ]
 
@@ -244,7 +245,7 @@ def _search_panels(data: StudyData) -> list[Panel]:
     if not best:
         return []
     sizes = [float(size) for *_, size, _ in best]
-    values = [measure.scale * trial.ranked for *_, trial in best]
+    values = [measure.scale * recipe.value for *_, recipe in best]
     marks = [
         dots(
             looks(data)[arm],
@@ -252,10 +253,10 @@ def _search_panels(data: StudyData) -> list[Panel]:
             [value],
             arm,
             size=10,
-            hover=f"{escape(arm)}, {escape(student)}, trial {trial.number}: "
+            hover=f"{escape(arm)}, {escape(student)}, trial {recipe.first.number}: "
             + measure.with_symbol("%{y:.2f}"),
         )
-        for (arm, student, size, trial), value in zip(best, values, strict=True)
+        for (arm, student, size, recipe), value in zip(best, values, strict=True)
     ]
     made = _plot(measure, "validation", "parameters, log scale", sizes, values, marks)
     alt = "The best trial of each student in the search: " + ", ".join(
@@ -272,10 +273,10 @@ def _search_tables(data: StudyData) -> list[Table]:
             "student": model_name(student),
             "arm": arm,
             "parameters": scaled(size),
-            "best trial": str(trial.number),
-            f"validation {data.measure.name}": data.measure.value(trial.value),
+            "best trial": str(recipe.first.number),
+            f"validation {data.measure.name}": data.measure.value(recipe.value),
         }
-        for arm, student, size, trial in _best_of_students(data)
+        for arm, student, size, recipe in _best_of_students(data)
     ]
     return [Table.of(rows, words=2)] if rows else []
 

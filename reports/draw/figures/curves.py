@@ -21,8 +21,9 @@ from reports.draw.drawing import (
     plot,
 )
 from reports.draw.palette import light
-from reports.draw.shared import looks
-from reports.read.data import ArmData, StudyData, TrialData
+from reports.draw.shared import cut_words, looks
+from reports.read.data import StudyData
+from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, counted
 
 GROUP = "Search"
@@ -36,28 +37,34 @@ def draw(findings: Findings) -> Figure:
     arms = [arm for arm in data.arms if any(trial.values for trial in arm.trials)]
     if not arms:
         return Figure(title="No learning curve yet", note="No epoch has been reported yet.")
+    what, cut = "run" if data.by_promotion else "trial", cut_words(data)
     return Figure(
-        title=_title(arms, data.protocol.epochs),
-        caption=f"Validation {data.measure.name} after every epoch; a cross is where a trial was "
-        "pruned.",
+        title=_title(data, arms),
+        name="Learning curves" if data.by_promotion else "",
+        caption=f"Validation {data.measure.name} after every epoch; a cross is where a {what} was "
+        f"{cut}.",
         panels=[_panel(data, arm) for arm in arms],
         legend=[
             Legend(text="completed", colour="muted", mark="line"),
             Legend(text="best of the search", colour="ink", mark="area"),
-            Legend(text="pruned", colour="faint", mark="cross"),
+            Legend(text=cut, colour="faint", mark="cross"),
         ],
         tables=[_table(data, arms)],
     )
 
 
-def _title(arms: list[ArmData], horizon: int) -> str:
-    trials = [trial for arm in arms for trial in arm.counted]
-    cut = [trial.epochs for trial in trials if trial.state == "PRUNED"]
+def _title(data: StudyData, arms: list[ArmData]) -> str:
+    runs = [run for arm in arms for run in arm.runs]
+    cut = [run.reached for run in runs if run.state == "PRUNED"]
+    total = counted(len(runs), "run" if data.by_promotion else "trial")
     if not cut:
-        return f"None of {counted(len(trials), 'trial')} was pruned"
+        return f"None of {total} was {cut_words(data)}"
+    which = "are paused" if data.by_promotion else "were pruned"
+    if len(cut) == 1:
+        which = "is paused" if data.by_promotion else "was pruned"
     return (
-        f"{len(cut)} of {counted(len(trials), 'trial')} {'was' if len(cut) == 1 else 'were'} "
-        f"pruned, half of them by epoch {median_low(cut)} of {horizon}"
+        f"{len(cut)} of {total} {which}, half of them by epoch {median_low(cut)} of "
+        f"{data.protocol.epochs}"
     )
 
 
@@ -87,7 +94,8 @@ def _rounded(values: list[float]) -> NDArray[np.float32]:
 
 def _panel(data: StudyData, arm: ArmData) -> Panel:
     look, measure = looks(data)[arm.name], data.measure
-    pruned = [trial for trial in arm.trials if trial.state == "PRUNED" and trial.values]
+    cut = cut_words(data)
+    pruned = [trial for trial in arm.courses if trial.state == "PRUNED" and trial.values]
     completed = sorted(arm.completed, key=lambda trial: trial.number)
     traces = [
         _joined(measure, pruned, light("faint"), 1, 0.8),
@@ -96,10 +104,10 @@ def _panel(data: StudyData, arm: ArmData) -> Panel:
             look,
             [max(trial.values) for trial in pruned],
             _rounded([measure.scale * trial.values[max(trial.values)] for trial in pruned]),
-            "pruned",
+            cut,
             marker={"symbol": "x-thin", "line": {"color": light("grey"), "width": 2}},
             customdata=[trial.number for trial in pruned],
-            hover="trial %{customdata}, pruned after epoch %{x}: %{y:.2f} " + measure.symbol,
+            hover=f"trial %{{customdata}}, {cut} after epoch %{{x}}: %{{y:.2f}} {measure.symbol}",
         ),
     ]
     if arm.best:
@@ -114,7 +122,8 @@ def _panel(data: StudyData, arm: ArmData) -> Panel:
             )
         )
     xaxis, yaxis = epoch_axis(data.protocol.epochs), axis(measure.of("validation"))
-    count = f"{len(completed)} completed and {len(pruned)} pruned trials"
+    what = "runs" if data.by_promotion else "trials"
+    count = f"{len(completed)} completed and {len(pruned)} {cut} {what}"
     return Panel(
         key=f"curves-{arm.name}",
         plot=plot(traces, xaxis=xaxis, yaxis=yaxis),
@@ -126,21 +135,23 @@ def _panel(data: StudyData, arm: ArmData) -> Panel:
 
 def _table(data: StudyData, arms: list[ArmData]) -> Table:
     """One row per epoch: with one per trial it would be as long as the study."""
-    rows = []
+    what, rows = "runs" if data.by_promotion else "trials", []
     for arm in arms:
-        for epoch in sorted({epoch for trial in arm.trials for epoch in trial.values}):
-            trials = [trial for trial in arm.trials if epoch in trial.values]
+        for epoch in sorted({epoch for trial in arm.courses for epoch in trial.values}):
+            trials = [trial for trial in arm.courses if epoch in trial.values]
             values = [trial.values[epoch] for trial in trials]
             last = [trial for trial in trials if max(trial.values) == epoch]
             rows.append(
                 {
                     "arm": arm.name,
                     "epoch": str(epoch),
-                    "trials": str(len(values)),
+                    what: str(len(values)),
                     "worst": data.measure.value(min(values)),
                     "median": data.measure.value(median(values)),
                     "best": data.measure.value(max(values)),
-                    "pruned after it": str(sum(trial.state == "PRUNED" for trial in last)),
+                    f"{cut_words(data)} after it": str(
+                        sum(trial.state == "PRUNED" for trial in last)
+                    ),
                 }
             )
     return Table.of(rows)

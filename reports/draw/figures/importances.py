@@ -8,7 +8,7 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, plot, text_label
 from reports.draw.palette import Look, light
 from reports.draw.shared import looks
-from reports.read.data import ArmData
+from reports.read.trials import ArmData
 from reports.wording import listed, percent, points
 
 GROUP = "Search"

@@ -8,7 +8,8 @@ from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis, epoch_axis, plot
 from reports.draw.palette import light
 from reports.draw.shared import at, chosen_trials, recipe_of
-from reports.read.data import StudyData, TrialData, learns_from_teacher
+from reports.read.data import StudyData, learns_from_teacher
+from reports.read.trials import TrialData
 from reports.wording import figure, percent
 
 GROUP = "Recipe"

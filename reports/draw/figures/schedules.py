@@ -8,7 +8,8 @@ from kd.recipe import Recipe, Schedule
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, epoch_axis, line, plot
 from reports.draw.shared import arm_legend, at, chosen_trials, epochs_panel, looks, recipe_of
-from reports.read.data import StudyData, TrialData
+from reports.read.data import StudyData
+from reports.read.trials import TrialData
 from reports.wording import figure, listed, percent
 
 GROUP = "Recipe"
@@ -38,8 +39,7 @@ def draw(findings: Findings) -> Figure:
     }
     return Figure(
         title=_title(data, trials),
-        caption="The trial of each tuned recipe, or the best trial so far. The selection on fresh "
-        "seeds chose it, so another trial may have scored better in the search.",
+        caption=_caption(data),
         panels=[
             *(panels if distilled else []),
             _schedule_panel(
@@ -70,6 +70,21 @@ def draw(findings: Findings) -> Figure:
         ],
         legend=arm_legend(data, [trial.arm for trial in trials]),
         tables=[_table(data, trials)],
+    )
+
+
+def _caption(data: StudyData) -> str:
+    """Say how the tuned recipes were chosen."""
+    if data.by_promotion:
+        return (
+            "A trial of each tuned recipe, or of the recipe with the best mean so far. The "
+            "selection on fresh seeds chose it among the recipes at the horizon with the highest "
+            "posterior mean of the search's model, which weighs all runs: another trial may have "
+            "scored better in the search."
+        )
+    return (
+        "The trial of each tuned recipe, or the best trial so far. The selection on fresh seeds "
+        "chose it, so another trial may have scored better in the search."
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from reports.compute.findings import Findings
-from reports.draw.drawing import Figure, Panel, Table, axis, dots, log_axis, plot
+from reports.draw.drawing import Figure, Legend, Panel, Table, axis, dots, log_axis, plot
 from reports.draw.shared import arm_legend, looks, value_span
-from reports.read.data import ArmData, StudyData, TrialData
+from reports.read.data import StudyData
+from reports.read.trials import ArmData, TrialData
 from reports.wording import capitalised, counted, figure, listed
 
 GROUP = "Search"
@@ -20,6 +21,7 @@ ORDER = 30
 NAME = "Trials by parameter"
 
 MOST_PANELS = 9
+PAUSED = Legend(text="paused", colour="muted", mark="cross")
 LOW = 230  # px
 
 
@@ -31,20 +33,32 @@ def draw(findings: Findings) -> Figure:
         return Figure(title="No trial to draw yet", note="No trial has completed yet.")
     parameters = _ordered(arms)[:MOST_PANELS]
     return Figure(
-        title=_title(arms),
-        caption="Completed trials over the whole range of the search; the most important "
-        "parameters come first. Where dots are dense, the sampler tried the most values.",
+        title=_title(arms, "recipe" if data.by_promotion else "trial"),
+        caption=_caption(data),
         panels=[_panel(data, arms, parameter) for parameter in parameters],
         dense=True,
-        legend=arm_legend(data, [arm.name for arm in arms]),
+        legend=[*arm_legend(data, [arm.name for arm in arms]), *([PAUSED] * data.by_promotion)],
         tables=[_table(data, arms)],
     )
 
 
+def _caption(data: StudyData) -> str:
+    if data.by_promotion:
+        return (
+            "Runs at the horizon over the whole range of the search, each recipe with all of its "
+            "runs; the most important parameters come first. Crosses at the worse end are paused "
+            "runs: where marks are dense, the search tried the most values."
+        )
+    return (
+        "Completed trials over the whole range of the search; the most important parameters come "
+        "first. Where dots are dense, the sampler tried the most values."
+    )
+
+
 def best_tenth(arm: ArmData) -> list[TrialData]:
-    """At least one trial: a tenth is rounded up."""
-    trials = arm.completed
-    return trials[: math.ceil(len(trials) / 10)]
+    """The first trials of the best recipes, at least one: a tenth is rounded up."""
+    ranking = arm.ranking
+    return [recipe.first for recipe in ranking[: math.ceil(len(ranking) / 10)]]
 
 
 def _ordered(arms: Sequence[ArmData]) -> list[str]:
@@ -59,17 +73,17 @@ def _ordered(arms: Sequence[ArmData]) -> list[str]:
     return sorted(count, key=lambda name: (-weight(name), -count[name], name))
 
 
-def _title(arms: Sequence[ArmData]) -> str:
+def _title(arms: Sequence[ArmData], what: str) -> str:
     """The values of each arm's most important parameter in its best trials."""
     parts = []
     for arm in arms:
         if not arm.importances:
             continue
         name, best = next(iter(arm.importances)), best_tenth(arm)
-        which = f"best {len(best)} of {counted(len(arm.completed), f'{arm.name} trial')}"
+        which = f"best {len(best)} of {counted(len(arm.ranking), f'{arm.name} {what}')}"
         parts.append(f"in the {which}, {name} is {_where(best, name)}")
     if not parts:
-        whole = counted(sum(len(arm.completed) for arm in arms), "completed trial")
+        whole = counted(sum(len(arm.ranking) for arm in arms), f"completed {what}")
         return f"{whole} by parameter: too few to say where the best lie"
     return capitalised(listed(parts))
 
@@ -98,6 +112,8 @@ def _panel(data: StudyData, arms: Sequence[ArmData], name: str) -> Panel:
     distribution = _distribution(arms, name)
     trials = {arm.name: [one for one in arm.completed if name in one.parameters] for arm in arms}
     traces = [_dots(data, arm, drawn, name) for arm, drawn in trials.items() if drawn]
+    if data.by_promotion:
+        traces = [*(_paused(data, arm, arms, name) for arm in arms), *traces]
     best = [
         f"best tenth of {arm.name}: {_where(best_tenth(arm), name)}"
         for arm in arms
@@ -141,6 +157,29 @@ def _dots(data: StudyData, arm: str, trials: Sequence[TrialData], name: str) -> 
     )
 
 
+def _paused(data: StudyData, arm: ArmData, arms: Sequence[ArmData], name: str) -> Any:
+    """The paused runs of an arm, which have no value at the horizon: at the worse end."""
+    paused = [run for run in arm.runs if run.state == "PRUNED" and name in run.parameters]
+    low, high = value_span(data, arms)
+    worse = high if data.measure.lower else low
+    room = 0.04 * (high - low)
+    return dots(
+        looks(data)[arm.name],
+        [_place(run, name) for run in paused],
+        [worse + (-room if data.measure.lower else room)] * len(paused),
+        f"{arm.name}, paused",
+        size=5,
+        marker={"symbol": "x-thin", "line": {"color": looks(data)[arm.name].light, "width": 1}},
+        customdata=[f"{run.number}, paused after epoch {run.reached}" for run in paused],
+        hover=f"{escape(arm.name)}, trial %{{customdata}}, at %{{x}}",
+    )
+
+
+def _place(trial: TrialData, name: str) -> Any:
+    named = isinstance(trial.distributions[name], CategoricalDistribution)
+    return escape(str(trial.parameters[name])) if named else trial.parameters[name]
+
+
 def _table(data: StudyData, arms: Sequence[ArmData]) -> Table:
     rows = [
         {
@@ -148,8 +187,8 @@ def _table(data: StudyData, arms: Sequence[ArmData]) -> Table:
             "parameter": name,
             "range": _range(_distribution([arm], name)),
             "best tenth": _where(best_tenth(arm), name),
-            "best trial": _where(arm.completed[:1], name),
-            f"its {data.measure.name}": data.measure.value(arm.completed[0].value),
+            f"best {'recipe' if data.by_promotion else 'trial'}": _where(best_tenth(arm)[:1], name),
+            f"its {data.measure.name}": data.measure.value(arm.best_value),
         }
         for arm in arms
         for name in _ordered([arm])
