@@ -3,6 +3,7 @@
 All are trained on two seeds; the best fifth on four more, which tell what a recipe is worth.
 
     python -m tests.replay.record TASK ROOT CIFAR      goes on where it was interrupted
+    python -m tests.replay.record TASK ROOT            writes the table of what is recorded so far
 
 TASK is one of `TASKS`, ROOT a folder for its studies, CIFAR a folder of CIFAR-10 as images. After
 each epoch all signals are computed of the same network. The table is written to `TABLES`.
@@ -38,13 +39,19 @@ from search_spaces.digest import seeded_trials
 from search_spaces.space import Space, load_space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
-from tests.replay.tables import FRESH_SEEDS, SEEDS, SIGNALS, write_table
+from tests.replay.tables import (
+    FRESH_SEEDS,
+    SEEDS,
+    SIGNALS,
+    Key,
+    read_curves,
+    write_table,
+)
 from workers.jobs import JobContext, TrainJob
 from workers.runners.caching import view_seed
 from workers.runners.loading import open_parts, starting_student, teacher_source
 from workers.runners.training import adapters_of
 
-Key = tuple[str, int, int]  # arm, recipe, seed
 Curves = dict[Key, list[dict[str, float]]]
 
 CPU = torch.device("cpu")
@@ -135,12 +142,9 @@ def _best(arm: str, curves: Curves) -> list[int]:
     return sorted(range(RECIPES[arm]), key=worth, reverse=True)[: RECIPES[arm] // BEST]
 
 
-def measure(context: JobContext, key: Key, folder: Path) -> list[dict[str, float]]:
+def measure(context: JobContext, key: Key, path: Path) -> list[dict[str, float]]:
     """Train a recipe on a seed; return the signals by epoch, fewer if it diverges."""
     arm, number, seed = key
-    path = folder / arm / f"{number}-{seed}.json"
-    if path.exists():
-        return list(read_json(path)["rows"])
     torch.set_num_threads(1)
     protocol = context.protocol
     fixed = FixedTrial(drawn(arm, context)[number].params)
@@ -177,14 +181,15 @@ def _signals(
     return {**row, "batch_nll": float(functional.cross_entropy(early.double(), labels))}
 
 
-def main(task: str, root: Path, cifar: Path) -> None:
+def record(task: str, root: Path, cifar: Path) -> None:
+    """Train what is neither in the table nor in ROOT, and write the table."""
     context = prepare(task, root, cifar)
-    curves: Curves = {}
-    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+    curves = known(task, root)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
 
         def run(keys: Iterable[Key]) -> None:
-            folder = root / "curves" / task
-            jobs = {key: pool.submit(measure, context, key, folder) for key in keys}
+            new = [key for key in keys if key not in curves]
+            jobs = {key: pool.submit(measure, context, key, _file(root, task, key)) for key in new}
             for done, (key, job) in enumerate(jobs.items(), 1):
                 curves[key] = job.result()
                 print(task, *key, f"{done} of {len(jobs)}", flush=True)
@@ -193,6 +198,23 @@ def main(task: str, root: Path, cifar: Path) -> None:
         best = {arm: _best(arm, curves) for arm in RECIPES}
         further = range(SEEDS, SEEDS + FRESH_SEEDS)
         run((arm, number, seed) for arm in RECIPES for number in best[arm] for seed in further)
+    write(task, context, curves)
+
+
+def known(task: str, root: Path) -> Curves:
+    """Return the curves in the table, and those that were recorded since."""
+    every = product_of(RECIPES.items(), range(SEEDS + FRESH_SEEDS))
+    files = {key: _file(root, task, key) for key in every}
+    new = {key: list(read_json(file)["rows"]) for key, file in files.items() if file.exists()}
+    return {**read_curves(task), **new}
+
+
+def _file(root: Path, task: str, key: Key) -> Path:
+    arm, number, seed = key
+    return root / "curves" / task / arm / f"{number}-{seed}.json"
+
+
+def write(task: str, context: JobContext, curves: Curves) -> None:
     trials = {arm: drawn(arm, context) for arm in RECIPES}
     arms = {
         arm: {
@@ -205,5 +227,14 @@ def main(task: str, root: Path, cifar: Path) -> None:
     write_table(task, arms, dict(sorted(curves.items())))
 
 
+def main(task: str, root: Path, cifar: Path | None) -> None:
+    if cifar:
+        record(task, root, cifar)
+    else:
+        write(task, read_context(Layout(root).study(task)), known(task, root))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve())
+    task, *folders = sys.argv[1:]
+    root, *more = (Path(folder).resolve() for folder in folders)
+    main(task, root, *more or (None,))

@@ -1,237 +1,219 @@
-"""Replays recorded learning curves through samplers and pruners, without training.
+"""Replays searches over recorded learning curves, without training.
 
-    make replay        prints the table that the defaults were chosen by, and writes docs/replay.md
+    make replay        writes docs/replay.md, by which the defaults are chosen; takes about an hour
 
-Each search is the real one (`conductor.search.arm`): the same asking, pruning, lag and auditors. A
-trial's curve is that of one recorded seed; what a recipe is worth is its mean over all of them.
+`searches.py` has the methods, `tables.py` the curves, which `record.py` trained.
 """
 
-from collections.abc import Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
-from scipy.stats import qmc
+from optuna.samplers import GPSampler, TPESampler
 
-from conductor.search.arm import Arm
-from conductor.search.methods import SearchMethod
-from kd.recipe import Recipe
-from kd.seeds import derive_seed
-from search_spaces.space import Space
-from storage.studies.studies import open_study
-from tests.replay.grid import CHOICES, SEEDS, Point, read_table, recipe_at, suggest_point
+from conductor.search.methods import STARTUP_TRIALS
+from tests.benchmarks.machine import described
+from tests.replay.searches import Learning, Method, Promotion, Proposer, Searched, Whole, search
+from tests.replay.tables import Floats, Table, complete_tasks, read_table
+from tests.support.processes import commit
 
-TRIALS = 60  # of each search
-REPETITIONS = 120
-LOOKS = (10, 20, 40)  # budgets, in trials' worth of epochs, at which regret is told
+BUDGET = 40  # trainings' worth of epochs
+LOOKS = (10, 20, 40)  # budgets at which regret is told
+SELECTIONS = (20, 40)  # budgets in all, with a selection
+SELECTED = 3  # recipes, and fresh seeds of each
+SEARCHES = 200
+FEWER = 40  # of a method whose decisions take long
 PAGE = Path(__file__).parents[2] / "docs" / "replay.md"
-HEAD = f"""\
-# Samplers, pruners and lags, replayed
-Written by `make replay`, which searches over learning curves that were recorded on the digits,
-without training. {REPETITIONS} searches of {TRIALS} trials for each row. The value of a recipe is
-its mean validation accuracy over all recorded seeds. Regret, in points, is the value of the best
-recipe in the recording minus the value of the recipe that the search would select, at budgets of
-{LOOKS[0]}, {LOOKS[1]} and {LOOKS[2]} full trainings. "Good" means within one standard deviation
-between seeds of the best; a search that never gets there counts with all epochs that it spent.
-Every sixth trial is an auditor, which is never pruned.
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to search; `sampler` is one of Retort's, or quasi-random for a Sobol sequence."""
+class Entry:
+    """A method of the comparison, in words; `make` makes it for a table and a seed."""
 
-    sampler: str
-    pruner: str = "none"
-    lag: int = 4
-
-    @property
-    def name(self) -> str:
-        return f"{self.sampler}, {self.pruner}, lag {self.lag}"
+    name: str
+    make: Callable[[Table, int], Method]
+    lags: tuple[int, ...] = (4,)
+    searches: int = SEARCHES
 
 
-WAYS = (
-    Way("random", lag=1),
-    Way("random", "median"),
-    Way("quasi-random", lag=1),
-    Way("tpe"),
-    *(Way("tpe", pruner) for pruner in ("median", "quartile", "halving", "hyperband")),
-    *(Way("tpe", "median", lag) for lag in (1, 2, 8, 16)),
+def _tpe(table: Table, seed: int) -> TPESampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        startup = STARTUP_TRIALS
+        return TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
+
+
+ENTRIES = (
+    Entry("random", lambda table, seed: Whole()),
+    Entry(
+        "TPE, median pruner (default until now)",
+        lambda table, seed: Whole(Proposer(table, _tpe(table, seed)), "median"),
+    ),
+    Entry(
+        "TPE, halving by the early signal (BOHB)",
+        lambda table, seed: Whole(Proposer(table, _tpe(table, seed)), "halving"),
+    ),
+    Entry(
+        "Optuna's GPSampler",
+        lambda table, seed: Whole(
+            Proposer(table, GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed))
+        ),
+        searches=FEWER,
+    ),
+    Entry("promotion, random recipes (ASHA)", lambda table, seed: Promotion(), lags=(1, 4, 16)),
+    Entry(
+        "promotion, surrogate and repeats (the default)",
+        lambda table, seed: Learning(table, {}),
+        lags=(1, 4, 16),
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """One search: epochs spent, and the worth of what it would pick, after each trial."""
+class Figures:
+    """One search. Regrets and what selection leaves are in points of accuracy.
 
-    spent: NDArray[np.int64]
-    worth: NDArray[np.float64]
-
-
-@cache
-def table() -> dict[Point, NDArray[np.float64]]:
-    return read_table()
-
-
-@cache
-def worths() -> dict[Point, float]:
-    """What each recipe is worth: its mean accuracy after the last epoch, over the seeds."""
-    return {point: float(curves[:, -1].mean()) for point, curves in table().items()}
-
-
-def seed_deviation() -> float:
-    """Standard deviation between seeds after the last epoch, pooled over the best tenth.
-
-    Bad recipes differ far more from seed to seed, and are not what a search has to tell apart.
+    `epochs` until the pick was good, or all of the budget if it never was.
     """
-    best = sorted(worths(), key=lambda point: -worths()[point])[: -(-len(worths()) // 10)]
-    variances = [table()[point][:, -1].var(ddof=1) for point in best]
-    return float(np.mean(variances) ** 0.5)
 
-
-def replay(way: Way, repetition: int) -> Replayed:
-    """Search once. The recorded seed of a trial follows from its number, as in a study."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trials = _sobol(repetition) if way.sampler == "quasi-random" else _search(way, repetition)
-    spent, worth, best, total = [], [], -1.0, 0
-    for point, curve, pruned in trials:
-        total += len(curve)
-        if not pruned and curve[-1] > best:
-            best, pick = curve[-1], worths()[point]
-        spent.append(total)
-        worth.append(pick)
-    return Replayed(np.asarray(spent), np.asarray(worth))
-
-
-def _curve(point: Point, repetition: int, number: int) -> NDArray[np.float64]:
-    curves = table()[point]
-    return curves[derive_seed(repetition, "recorded seed", number) % len(curves)]
-
-
-def _search(way: Way, repetition: int) -> Iterator[tuple[Point, NDArray[np.float64], bool]]:
-    """Run Retort's own search over the table; yield point, curve as far as it ran, pruned."""
-    asked: list[Point] = []
-
-    def suggest(trial: optuna.trial.BaseTrial) -> Recipe:
-        asked.append(suggest_point(trial))
-        return recipe_at(asked[-1])
-
-    horizon = next(iter(table().values())).shape[1]
-    study = open_study(InMemoryStorage(), "replay", {})
-    method = SearchMethod(
-        sampler=way.sampler,
-        pruner=way.pruner,
-        lag=way.lag,
-        seed=derive_seed(repetition, "replay"),
-        horizon=horizon,
-    )
-    arm = Arm(Space("grid", suggest, {}, ""), study, method)
-    for _ in range(TRIALS):
-        number = arm.ask(TRIALS)
-        assert number is not None  # each trial has ended before the next is asked
-        curve = _curve(asked[-1], repetition, number)
-        epochs = _run(arm, number, curve)
-        pruned = epochs < horizon
-        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        arm.tell(number, state, float(curve[epochs - 1]), {})
-        yield asked[-1], curve[:epochs], pruned
-
-
-def _run(arm: Arm, number: int, curve: NDArray[np.float64]) -> int:
-    """Report a curve until it is pruned; return how many epochs that took."""
-    for epoch, value in enumerate(curve, 1):
-        if arm.report(number, epoch, float(value)):
-            return epoch
-    return len(curve)
-
-
-def _sobol(repetition: int) -> Iterator[tuple[Point, NDArray[np.float64], bool]]:
-    sizes = [len(choices) for choices in CHOICES.values()]
-    sequence = qmc.Sobol(len(sizes), rng=derive_seed(repetition, "sobol"))
-    for number, row in enumerate(sequence.random(64)[:TRIALS]):
-        point = tuple(int(place * size) for place, size in zip(row, sizes, strict=True))
-        yield point, _curve(point, repetition, number), False
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Regrets in points at the budgets of LOOKS; epochs until the pick was good enough."""
-
-    way: Way
     regrets: tuple[float, ...]
-    final: float
-    epochs: float
-    reached: float
+    selected: tuple[float, ...]
+    epochs: int
+    reached: bool
 
 
-def summarise(way: Way, found: list[Replayed]) -> Summary:
-    """Average over repetitions. A search that never picks well enough counts with all it spent."""
-    best, near = max(worths().values()), seed_deviation()
-    horizon = next(iter(table().values())).shape[1]
-    first, reached = [], []
-    for one in found:
-        good = best - one.worth <= near
-        reached.append(bool(good.any()))
-        first.append(int(one.spent[good.argmax()] if good.any() else one.spent[-1]))
-    regrets = [
-        100 * float(np.mean([best - one.worth[_last(one.spent, look * horizon)] for one in found]))
-        for look in LOOKS
-    ]
-    final = 100 * float(np.mean([best - one.worth[-1] for one in found]))
-    return Summary(way, tuple(regrets), final, float(np.mean(first)), float(np.mean(reached)))
+def replay(task: str, arm: str, place: int, lag: int, repetition: int) -> Figures:
+    """Search once, with entry `place`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table, entry = read_table(task, arm), ENTRIES[place]
+    generator = np.random.default_rng([repetition, lag])
+    found = search(table, entry.make(table, repetition), generator, lag, BUDGET * table.horizon)
+    return figures(table, found, generator)
 
 
-def _last(spent: NDArray[np.int64], budget: int) -> int:
-    """Return the last trial within a budget of epochs; the first trial is always in it."""
-    return max(0, int(np.searchsorted(spent, budget, side="right")) - 1)
+def figures(table: Table, found: Searched, generator: np.random.Generator) -> Figures:
+    """Return what a search would have picked at some budgets, and what that is worth."""
+    worth, horizon = table.worth, table.horizon
+    best = float(worth.max())
+    good = [best - worth[picks[0]] <= table.deviation for picks in found.picks]
+    first = next((k for k, one in enumerate(good) if one), None)
+    reached = first is not None and found.spent[first] <= BUDGET * horizon
+
+    def picks(trainings: int) -> list[int]:
+        place = int(np.searchsorted(found.spent, trainings * horizon, side="right")) - 1
+        return found.picks[max(0, place)]
+
+    spread = _spread(table)
+    left = []
+    for trainings in SELECTIONS:
+        chosen = picks(trainings - SELECTED * SELECTED)
+        means = [
+            worth[point] + generator.normal(0, spread[point] / math.sqrt(SELECTED))
+            for point in chosen
+        ]
+        left.append(100 * (best - float(worth[chosen[int(np.argmax(means))]])))
+    return Figures(
+        regrets=tuple(100 * (best - float(worth[picks(look)[0]])) for look in LOOKS),
+        selected=tuple(left),
+        epochs=int(found.spent[first]) if reached and first is not None else BUDGET * horizon,
+        reached=reached,
+    )
 
 
-def report(summaries: list[Summary]) -> str:
-    """Return the table in Markdown; ratios are to random search without pruning."""
-    looks = " | ".join(f"regret at {look}" for look in LOOKS)
+def _spread(table: Table) -> Floats:
+    """Return the deviation between seeds of each recipe, pooled over those of similar worth."""
+    order = np.argsort(-table.worth)
+    near = max(5, len(table) // 20)
+    spread = np.empty(len(table))
+    for rank, point in enumerate(order):
+        window = order[max(0, rank - near) : rank + near + 1]
+        spread[point] = math.sqrt(table.variances[window].mean())
+    return spread
+
+
+def compare(
+    pool: ProcessPoolExecutor, task: str, arm: str
+) -> Iterator[tuple[str, Sequence[Figures]]]:
+    """Yield the name of each method, with its lag, and its searches."""
+    jobs = {}
+    for place, entry in enumerate(ENTRIES):
+        for lag in entry.lags:
+            repetitions = range(entry.searches if lag == 4 else entry.searches // 2)
+            once = partial(replay, task, arm, place, lag)
+            jobs[f"{entry.name}, lag {lag}"] = [pool.submit(once, one) for one in repetitions]
+    for name, searches in jobs.items():
+        yield name, [one.result() for one in searches]
+
+
+def section(task: str, arm: str, rows: Sequence[tuple[str, Sequence[Figures]]]) -> str:
+    """Return a table in Markdown; standard errors follow ±."""
+    table = read_table(task, arm)
+    good = int(np.sum(table.worth.max() - table.worth <= table.deviation))
+    heads = [f"regret at {look}" for look in LOOKS]
+    heads += ["epochs until good", "fewer than random", "got there"]
+    heads += [f"after selection, {trainings} in all" for trainings in SELECTIONS]
+    base = _mean([one.epochs for one in rows[0][1]])[0]
     lines = [
-        f"| sampler, pruner | {looks} | regret after {TRIALS} trials | epochs until good | "
-        "fewer than random | got there |",
-        f"|---|{'---|' * (len(LOOKS) + 4)}",
+        f"## {task}, {arm}\n\n{len(table)} recipes, {table.horizon} epochs. The best is worth "
+        f"{100 * table.worth.max():.2f} %, the median {100 * np.median(table.worth):.2f} %, the "
+        f"enqueued {', '.join(f'{100 * one:.2f}' for one in table.worth[: table.enqueued])} %; "
+        f"{good} are good: within {100 * table.deviation:.2f} points of the best.\n",
+        f"| method | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
     ]
-    for one in summaries:
-        regrets = " | ".join(f"{regret:.2f}" for regret in (*one.regrets, one.final))
-        ratio = summaries[0].epochs / one.epochs
-        lines.append(
-            f"| {one.way.name} | {regrets} | {one.epochs:.0f} | {ratio:.2f}x | {one.reached:.0%} |"
-        )
+    for name, found in rows:
+        epochs, error = _mean([one.epochs for one in found])
+        cells = [_shown([one.regrets[k] for one in found]) for k in range(len(LOOKS))]
+        cells += [f"{epochs:.0f} ± {error:.0f}", f"{base / epochs:.2f}x"]
+        cells += [f"{_mean([one.reached for one in found])[0]:.0%}"]
+        cells += [_shown([one.selected[k] for one in found]) for k in range(len(SELECTIONS))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def describe() -> str:
-    """Return a sentence about the recording."""
-    values = list(worths().values())
-    horizon = next(iter(table().values())).shape[1]
-    return (
-        f"{len(values)} recipes, each trained for {horizon} epochs on {SEEDS} seeds. The best has "
-        f"a value of {100 * max(values):.2f} %, the median {100 * float(np.median(values)):.2f} %; "
-        "the standard deviation between seeds, of the best tenth of the recipes, is "
-        f"{100 * seed_deviation():.2f} points."
-    )
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    told: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    return float(told.mean()), float(told.std(ddof=1) / math.sqrt(len(told)))
+
+
+def _shown(values: Sequence[float]) -> str:
+    mean, error = _mean(values)
+    return f"{mean:.2f} ± {error:.2f}"
+
+
+HEAD = f"""\
+# Searches, replayed
+Written by `make replay` at commit COMMIT: searches over learning curves that were recorded
+([the tables](tables.md)), without training. A recipe is worth its mean validation accuracy over its
+recorded seeds. Regret, in points, is the worth of the best recipe of the table minus that of the
+recipe that the search would pick, after {", ".join(map(str, LOOKS))} trainings' worth of epochs.
+"Good" is within one standard deviation between seeds of the best; a search that does not get there
+in {BUDGET} trainings counts with all of these epochs. "After selection": the best three picks run
+on three fresh seeds each, at 9 trainings of the total. {SEARCHES} searches a row at lag 4 ({FEWER}
+of Optuna's GPSampler), half as many at other lags; ± is a standard error.
+
+An Optuna sampler proposes a recipe of the space, and takes that of the table that is nearest; this
+is a handicap. Retort's own search chooses among the recipes of the table that it does not know.
+"""
 
 
 def main() -> None:
-    jobs = [(way, repetition) for way in WAYS for repetition in range(REPETITIONS)]
+    machine, sections = described(), []
     with ProcessPoolExecutor() as pool:
-        found = list(pool.map(replay, *zip(*jobs, strict=True), chunksize=REPETITIONS // 4))
-    summaries = [
-        summarise(way, found[place * REPETITIONS : (place + 1) * REPETITIONS])
-        for place, way in enumerate(WAYS)
-    ]
-    text = f"{describe()}\n\n{report(summaries)}\n"
-    print(text)
-    PAGE.write_text(f"{HEAD}\n{text}", encoding="utf-8")
+        for task in complete_tasks():
+            for arm in ("scheduled", "plain"):
+                sections.append(section(task, arm, list(compare(pool, task, arm))))
+                print(sections[-1], flush=True)
+    rows = "\n".join(f"| {name} | {text} |" for name, text in machine.items())
+    text = "\n\n".join([HEAD.replace("COMMIT", commit()).rstrip(), *sections])
+    PAGE.write_text(f"{text}\n\n| machine | |\n|---|---|\n{rows}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A search is a sequence of jobs; decision n sees the results of jobs 0 … n - la
 pending. The methods know a table's recipes by their rows and parameters alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -123,7 +123,7 @@ class Method(Protocol):
         ...
 
 
-class Best:
+class ByValue:
     """Picks by the highest values of the runs that came furthest."""
 
     def pick(self, state: State) -> list[int]:
@@ -134,7 +134,7 @@ class Best:
         return list(dict.fromkeys(job.point for job in order))[:PICKED]
 
 
-class Whole(Best):
+class Whole(ByValue):
     """Every trial is a run of its own. `proposer` chooses, and `cut` ends it early."""
 
     def __init__(self, proposer: "Proposer | None" = None, cut: str = "") -> None:
@@ -142,8 +142,10 @@ class Whole(Best):
         self.cut = cut
 
     def decide(self, state: State) -> Job:
-        known = self.proposer is None or state.number < state.table.enqueued
-        point = state.random_point() if known else self.proposer.propose(state)  # type: ignore
+        if self.proposer and state.number >= state.table.enqueued:
+            point = self.proposer.propose(state)
+        else:
+            point = state.random_point()
         job = state.new(point, state.table.horizon)
         return replace(job, until=self._end(state, job))
 
@@ -219,7 +221,7 @@ class Proposer:
         )
 
 
-class Promotion(Best):
+class Promotion(ByValue):
     """Promotion alone (ASHA, with resumption): random recipes, by the early signal."""
 
     def decide(self, state: State) -> Job:
@@ -312,8 +314,3 @@ def search(
             spent.append(sum(costs[: state.seen]))
             picks.append(found)
     return Searched(np.asarray(spent), picks)
-
-
-def methods(table: Table, relevances: dict[str, float]) -> Iterator[tuple[str, Method]]:
-    """Yield the methods by name; `relevances` were learnt on other tables."""
-    yield "random", Whole()

@@ -7,7 +7,6 @@ as images. Each recipe is a random one of `scheduled`, trained to the horizon wi
 each epoch all signals are computed of the same network. A run that was measured is kept in ROOT.
 """
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,8 @@ from kd.errors import DivergenceError
 from kd.models.network import Network
 from kd.models.numerics import place
 from kd.seeds import derive_seed
-from kd.training.early import IMAGES, early_nll
+from kd.training.early import BATCH, SHARE, batch_logits, early_nll, scaled_nll
+from kd.training.evaluation import predict
 from kd.training.history import EpochMetrics
 from kd.training.loop import Plan, train
 from kd.training.state import TrainingState
@@ -40,7 +40,7 @@ from search_spaces.space import load_space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
 from tests.benchmarks.machine import described
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, commit
 from workers.jobs import JobContext, TrainJob
 from workers.runners.caching import view_seed
 from workers.runners.loading import open_parts, starting_student, teacher_source
@@ -57,9 +57,10 @@ Written by `python -m tests.replay.signals ROOT CIFAR`, at commit COMMIT. Kendal
 of a signal after some epochs with the validation accuracy after the last one, over random recipes
 of `scheduled` that are trained to the end; and what computing the signal costs, as a share of an
 epoch. In the first epochs, scores that are measured with BatchNorm's running statistics may rank
-recipes hardly better than chance. `early_nll` of every epoch's record is the likelihood of {IMAGES}
-validation images (at most an eighth as many as are trained on) with the statistics of their own
-batch; without batch norm it is the likelihood of the whole validation split, which costs nothing.
+recipes hardly better than chance; and how confident a recipe makes a student says little about its
+accuracy. So `early_nll` of every epoch's record is the likelihood of validation images, at most an
+eighth as many as are trained on, with the statistics of their own batch of {BATCH} and with logits
+scaled by the best temperature. Without batch norm it is that of the whole validation split.
 
 """
 # name of the study: what it is, and its flags
@@ -80,7 +81,8 @@ SIGNALS = {
     "accuracy": "accuracy, running statistics",
     "nll": "NLL, running statistics",
     "hard_loss": "hard loss of training",
-    "batch": f"NLL of {IMAGES} images, statistics of that batch",
+    "batch": "NLL of up to an eighth as many images as are trained on, statistics of their batch",
+    "early": "the same, logits scaled by the best temperature (`early_nll`)",
     "precise": f"the same, statistics of {PRECISE[0]} training batches (PreciseBN)",
 }
 Row = dict[str, float]
@@ -131,11 +133,19 @@ def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]
 
 def _row(epoch: EpochMetrics, network: Network, data: Examples, validation: Examples) -> Row:
     row = {name: getattr(epoch, name) for name in ("accuracy", "nll", "hard_loss", "seconds")}
+    predicted = predict(network, validation)
     row["batch"], row["batch seconds"] = _timed(
-        lambda: early_nll(network, validation, len(data)) or epoch.nll
+        lambda: _unscaled(batch_logits(network, validation, len(data)), epoch.nll)
+    )
+    row["early"], row["early seconds"] = _timed(
+        lambda: early_nll(network, validation, len(data), predicted, "accuracy")
     )
     row["precise"], row["precise seconds"] = _timed(lambda: _precise(network, data, validation))
     return row
+
+
+def _unscaled(found: tuple[Tensor, Tensor] | None, otherwise: float) -> float:
+    return float(functional.cross_entropy(*found)) if found else otherwise
 
 
 def _timed(compute: Callable[[], float]) -> tuple[float, float]:
@@ -158,8 +168,9 @@ def _precise(network: Network, data: Examples, validation: Examples) -> float:
         for batch in _spread(data, PRECISE[0] * PRECISE[1])[0].split(PRECISE[1]):
             network(batch)
     network.eval()
-    values, labels = _spread(validation, IMAGES)
-    found = float(functional.cross_entropy(network(values).double(), labels))
+    values, labels = _spread(validation, max(2, len(data) // SHARE))
+    logits = network(values).double()
+    found = scaled_nll(logits, labels, torch.ones(len(labels), dtype=torch.float64))
     for layer, buffers, momentum in zip(layers, before, momenta, strict=True):
         layer.load_state_dict(buffers, strict=False)
         layer.momentum = momentum
@@ -206,16 +217,9 @@ def main(root: Path, cifar: str) -> None:
             context = prepare(root, name, cifar)
             jobs = [pool.submit(measure, context, name, number) for number in range(RECIPES)]
             sections.append(f"## {what}\n\n{table([job.result() for job in jobs])}\n")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     rows = [f"| {name} | {text} |" for name, text in machine.items()]
     sections.append("\n".join(["| machine | |", "|---|---|", *rows]))
-    text = HEAD.replace("COMMIT", commit) + "\n".join(sections) + "\n"
+    text = HEAD.replace("COMMIT", commit()) + "\n".join(sections) + "\n"
     print(text)
     PAGE.write_text(text, encoding="utf-8")
 

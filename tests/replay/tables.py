@@ -7,9 +7,11 @@ recipes, with the parameters that the space suggested.
 import csv
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
 Floats = NDArray[np.float64]
+Key = tuple[str, int, int]  # arm, recipe, seed
 
 FOLDER = Path(__file__).parents[1] / "data" / "curves"
+CURVES, RECIPES = "-curves.csv.gz", "-recipes.json.gz"  # ends of the names of a task's files
 SEEDS = 2  # of each recipe
 FRESH_SEEDS = 4  # of the best recipes, beside those
 DIGITS = 5
@@ -78,7 +82,7 @@ class Table:
 def write_table(
     task: str,
     arms: Mapping[str, Mapping[str, Any]],
-    curves: Mapping[tuple[str, int, int], Sequence[Mapping[str, float]]],
+    curves: Mapping[Key, Sequence[Mapping[str, float]]],
 ) -> None:
     """Write a task's files; equal tables are equal bytes.
 
@@ -90,11 +94,11 @@ def write_table(
         for epoch, row in enumerate(rows, 1):
             figures = (f"{row[name]:.{DIGITS}g}" for name in SIGNALS)
             lines.append(",".join([*map(str, key), str(epoch), *figures]))
-    _pack(f"{task}-curves.csv.gz", "\n".join(lines) + "\n")
+    _pack(f"{task}{CURVES}", "\n".join(lines) + "\n")
     written = {
         arm: {**content, "distributions": _written(content)} for arm, content in arms.items()
     }
-    _pack(f"{task}-recipes.json.gz", json.dumps(written, indent=0))
+    _pack(f"{task}{RECIPES}", json.dumps(written, indent=0))
 
 
 def _written(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,13 +112,44 @@ def _pack(name: str, text: str) -> None:
         into.write(text.encode())
 
 
+def read_curves(task: str) -> dict[Key, list[dict[str, float]]]:
+    """Return a task's curves as `write_table` received them; none if there is no table."""
+    path = FOLDER / f"{task}{CURVES}"
+    curves: dict[Key, list[dict[str, float]]] = {}
+    for row in _rows(path) if path.exists() else ():
+        key = row["arm"], int(row["recipe"]), int(row["seed"])
+        curves.setdefault(key, []).append({name: float(row[name]) for name in SIGNALS})
+    return curves
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def complete_tasks() -> list[str]:
+    """Return the tasks of which every recipe was recorded."""
+    files = sorted(FOLDER.glob(f"*{CURVES}"))
+    return [name for file in files if _is_complete(name := file.name.removesuffix(CURVES))]
+
+
+def _is_complete(task: str) -> bool:
+    arms = _recipes(task)
+    counts = Counter((arm, seed) for arm, _, seed in read_curves(task))
+    wanted = product(((arm, len(told["parameters"])) for arm, told in arms.items()), range(SEEDS))
+    return all(counts[arm, seed] == count for (arm, count), seed in wanted)
+
+
+def _recipes(task: str) -> dict[str, Any]:
+    with gzip.open(FOLDER / f"{task}{RECIPES}", "rt", encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
 @cache
 def read_table(task: str, arm: str) -> Table:
     """Return one arm of a task."""
-    with gzip.open(FOLDER / f"{task}-recipes.json.gz", "rt", encoding="utf-8") as file:
-        told = json.load(file)[arm]
-    with gzip.open(FOLDER / f"{task}-curves.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["arm"] == arm]
+    told = _recipes(task)[arm]
+    rows = [row for row in _rows(FOLDER / f"{task}{CURVES}") if row["arm"] == arm]
     horizon = max(int(row["epoch"]) for row in rows)
     shape = (len(told["parameters"]), SEEDS + FRESH_SEEDS, horizon)
     places = np.array([[int(row["recipe"]), int(row["seed"])] for row in rows])

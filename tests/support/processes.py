@@ -23,6 +23,14 @@ def python(code: str, given: str = "", hash_seed: str = "random") -> str:
     return done.stdout
 
 
+def commit() -> str:
+    """Return the short hash of the commit that is checked out."""
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        asked, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
 def descendants(pid: int) -> Iterator[int]:
     """Yield the processes that a process has started, and those that they have."""
     try:
