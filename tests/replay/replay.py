@@ -17,11 +17,13 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import GPSampler, TPESampler
+from scipy.stats import kendalltau
 
 from conductor.search.methods import STARTUP_TRIALS
+from conductor.search.promotion.rungs import rungs_of
 from tests.benchmarks.machine import described
 from tests.replay.searches import Learning, Method, Promotion, Proposer, Searched, Whole, search
-from tests.replay.tables import Floats, Table, complete_tasks, read_table
+from tests.replay.tables import SEEDS, SIGNALS, Floats, Table, complete_tasks, read_table
 from tests.support.processes import commit
 
 BUDGET = 40  # trainings' worth of epochs
@@ -178,6 +180,29 @@ def section(task: str, arm: str, rows: Sequence[tuple[str, Sequence[Figures]]]) 
     return "\n".join(lines)
 
 
+def signals(task: str, arm: str) -> str:
+    """Return, in Markdown, how early epochs rank runs: Kendall's tau with the accuracy at the end.
+
+    Over the runs on the first seeds that did not diverge.
+    """
+    table = read_table(task, arm)
+    whole = np.isfinite(table.signals["nll"][:, :SEEDS, -1])
+    final = table.last[:, :SEEDS][whole]
+    shown = sorted({1, 2, *rungs_of(table.horizon), *range(3, table.horizon, 2)})
+    lines = [
+        f"| signal | {' | '.join(f'epoch {epoch}' for epoch in shown)} |",
+        f"|---|{'---|' * len(shown)}",
+    ]
+    for name, words in SIGNALS.items():
+        sign = 1 if name == "accuracy" else -1
+        taus = (
+            float(kendalltau(sign * table.signals[name][:, :SEEDS, epoch - 1][whole], final)[0])
+            for epoch in shown
+        )
+        lines.append(f"| {words} | {' | '.join(f'{tau:.2f}' for tau in taus)} |")
+    return "\n".join([f"How early epochs rank {len(final)} runs:\n", *lines])
+
+
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     told: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     return float(told.mean()), float(told.std(ddof=1) / math.sqrt(len(told)))
@@ -201,6 +226,9 @@ of Optuna's GPSampler), half as many at other lags; ± is a standard error.
 
 An Optuna sampler proposes a recipe of the space, and takes that of the table that is nearest; this
 is a handicap. Retort's own search chooses among the recipes of the table that it does not know.
+
+Below each comparison stands how well signals of early epochs rank runs: Kendall's rank correlation
+with the accuracy after the last epoch. `early_nll` is the one in use (`kd/training/early.py`).
 """
 
 
@@ -209,11 +237,12 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         for task in complete_tasks():
             for arm in ("scheduled", "plain"):
-                sections.append(section(task, arm, list(compare(pool, task, arm))))
-                print(sections[-1], flush=True)
-    rows = "\n".join(f"| {name} | {text} |" for name, text in machine.items())
+                rows = list(compare(pool, task, arm))
+                sections += [section(task, arm, rows), signals(task, arm)]
+                print("\n\n".join(sections[-2:]), flush=True)
+    about = "\n".join(f"| {name} | {text} |" for name, text in machine.items())
     text = "\n\n".join([HEAD.replace("COMMIT", commit()).rstrip(), *sections])
-    PAGE.write_text(f"{text}\n\n| machine | |\n|---|---|\n{rows}\n", encoding="utf-8")
+    PAGE.write_text(f"{text}\n\n| machine | |\n|---|---|\n{about}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ CURVES, RECIPES = "-curves.csv.gz", "-recipes.json.gz"  # ends of the names of a
 SEEDS = 2  # of each recipe
 FRESH_SEEDS = 4  # of the best recipes, beside those
 DIGITS = 5
-SIGNALS = ("accuracy", "nll", "hard_loss", "batch_nll", "early_nll")
+SIGNALS = {  # column: what it is
+    "accuracy": "accuracy, running statistics",
+    "nll": "NLL, running statistics",
+    "hard_loss": "hard loss of training",
+    "batch_nll": "NLL, statistics of the batch",
+    "early_nll": "the same, logits scaled by the best temperature (`early_nll`)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
