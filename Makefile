@@ -38,7 +38,7 @@ check: $(DEVELOPED) ## Check format, lint, types and the repository's own rules,
 bench: $(DEVELOPED) ## Measure speed, which wants an idle machine, and write docs/benchmarks.md.
 	$(BIN)/python -m tests.benchmarks
 
-replay: $(DEVELOPED) ## Replay recorded learning curves through samplers and pruners, without training.
+replay: $(DEVELOPED) ## Replay searches over recorded learning curves, without training; writes docs/replay.md.
 	$(BIN)/python -m tests.replay.replay
 
 format: $(DEVELOPED) ## Format the code, and mend what ruff can mend.

@@ -1,5 +1,6 @@
 """One supervisor runs a study; a second one is refused or, once the first is gone, goes on."""
 
+import json
 import os
 import random
 import re
@@ -24,7 +25,7 @@ from storage.studies.databases import close_storage, open_storage
 from tests.support.fakes import FakePool, Row, make_arm, make_search, rows, study_paths, trained
 from tests.support.postgres import PostgreSQL, postgresql
 from tests.support.processes import command, descendants
-from tests.support.tiny import changed
+from tests.support.tiny import changed, timeless
 from workers.events import Event, LastEvent, Stopped
 from workers.jobs import Job, TrainJob
 
@@ -231,6 +232,62 @@ def test_a_study_whose_supervisor_is_killed_continues_from_its_checkpoints(
     assert stored(url) == alone
     finish(tmp_path, url)
     assert stored(url) == alone
+
+
+# At any moment.
+
+PROMOTED = ["--epochs", "6", "--trials", "4"]  # rungs at epochs 1 and 2
+KILLS = 8  # of each of four studies
+
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory) -> tuple[dict[str, list[Row]], Any]:
+    """The rows and the report of a study with rungs that nothing disturbs."""
+    root = tmp_path_factory.mktemp("promoted")
+    process = begin(root, *PROMOTED)
+    _, error = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, error
+    return stored(Layout(root).studies_url), report_of(root)
+
+
+def report_of(root: Path) -> Any:
+    """The report without times, what was opened when, and how the command was written."""
+    text = Layout(root).study("digits").report_json.read_text()
+    told = json.loads(text.replace(str(root), "ROOT"))
+    return {key: timeless(kept) for key, kept in told.items() if key not in ("seal", "study")}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("where", ["sqlite", "postgresql"])
+def test_a_study_with_rungs_killed_at_any_moment_ends_as_an_undisturbed_one(
+    tmp_path, server, promoted, workers, where
+) -> None:
+    url = Layout(tmp_path).studies_url
+    more = [*PROMOTED, "--workers", workers]
+    if where == "postgresql":
+        url = database(server, f"moments{workers}")
+        more += ["--storage", url]
+    draw = random.Random(f"{where} {workers}")
+    killed = 0
+    while killed < KILLS:
+        process = begin(tmp_path, *more)
+        try:
+            process.communicate(timeout=draw.uniform(4, 12))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed += 1
+        else:
+            break
+    assert killed >= 3, "the study ends before it can be killed"
+    process = begin(tmp_path, *more)
+    _, error = process.communicate(timeout=5 * SECONDS)
+    assert process.returncode == 0, error
+    rows, report = promoted
+    assert stored(url) == rows
+    assert report_of(tmp_path) == report
+    print(f"{where}, {workers} workers: killed {killed} times")
 
 
 # Many trials.
