@@ -194,9 +194,9 @@ class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 
     `name` is its folder under `confirm/`; `title` its name in reports; `trial` the number of
-    the trial it comes from; `searched` the study's metric on the validation split that the
-    search saw of that; `selection` the same on the seeds of the selection (empty where there are
-    none).
+    the trial it comes from; `searched` the study's metric on the validation split in the search:
+    the mean over the recipe's runs at the horizon, with a sampler the value of `trial`;
+    `selection` the same on the seeds of the selection (empty where there are none).
     """
 
     name: str
