@@ -41,6 +41,7 @@ from storage.files.records import (
     Finalist,
     Finalists,
     RunRecord,
+    SearchRecord,
     SpaceSource,
     StudySettings,
 )
@@ -273,6 +274,9 @@ def _write_arms(
     arms = search_by_promotion(
         made.layout, plan.name, made.protocol, storage, plan.arms, plan.trials, course
     )
+    found = {name: arm.decisions.learnt() for name, arm in arms.items()}
+    known = {name: learnt for name, learnt in found.items() if learnt}
+    SearchRecord(arms=known).write(made.study.search)
     return {
         name: [(trial, arm.decisions.recipe(trial.number)) for trial in arm.decisions.trials]
         for name, arm in arms.items()
