@@ -190,7 +190,8 @@ class Study:
                 publisher.study(arm)
             self._search(Search(*stage), publisher)
             clock.lap("search")
-        self._record_learnt(arms)
+        if not settings.sampler:
+            self._record_learnt(arms)
         chosen = Confirmation(*stage).run(self._request.seeds, ablate=self._request.ablate)
         reached = max(arm.decisions.spent // arm.decisions.unit for arm in arms)
         remember_command(self._paths, reached, chosen)
@@ -199,11 +200,10 @@ class Study:
         clock.lap("comparison")
 
     def _record_learnt(self, arms: list[Arm]) -> None:
-        """Record what the searches have learnt, for the report."""
+        """Record what the searches by promotion have learnt, for the report."""
         found = {arm.name: arm.decisions.learnt() for arm in arms}
         known = {name: learnt for name, learnt in found.items() if learnt}
-        if known:
-            SearchRecord(arms=known).write(self._paths.search)
+        SearchRecord(arms=known).write(self._paths.search)
 
     def _search(self, search: Search, publisher: Publisher) -> None:
         """Run trials, until the time ends. Raises StudyError if it ends before the first."""

@@ -41,6 +41,11 @@ class Measure:
         return self.sign * (100.0 if self.unit == POINTS else 1.0)
 
     @property
+    def is_share(self) -> bool:
+        """Whether values lie in 0-1, and 1 is best."""
+        return (self.worst, self.best) == (0.0, 1.0)
+
+    @property
     def symbol(self) -> str:
         """The unit of values."""
         return "%" if self.unit == POINTS else self.unit

@@ -27,6 +27,7 @@ from storage.studies.trials import (
     INFEASIBLE,
     REPEATS,
     RUN,
+    UNTIL,
     asked_digest,
     ended_digest,
 )
@@ -205,6 +206,11 @@ class Decisions:
         told = self._mirror.trial(number).user_attrs
         return int(told.get(REPEATS, told.get(RUN, number)))
 
+    def begun(self, number: int) -> int:
+        """Return the epoch that a trial goes on from; 0 for one that begins its run."""
+        before = self._mirror.trial(number).user_attrs.get(CONTINUES)
+        return 0 if before is None else int(self._mirror.trial(before).user_attrs[UNTIL])
+
     def first(self, recipe: Recipe) -> int:
         """Return the number of the first trial with this recipe; one of the arm's trials has it."""
         return next(number for number in range(self.asked) if self.recipe(number) == recipe)
@@ -267,7 +273,11 @@ class Decisions:
         return self._way.learnt()
 
     @property
+    def whole(self) -> list[FrozenTrial]:
+        """The trials whose runs have reached the horizon."""
+        return [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]
+
+    @property
     def highest(self) -> FrozenTrial | None:
         """The trial at the horizon with the highest value so far; of equals the first."""
-        whole = [t for t in self._mirror.complete if not t.user_attrs.get("diverged")]
-        return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+        return max(self.whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)

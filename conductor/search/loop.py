@@ -3,13 +3,14 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.trial import TrialState
 
 from conductor.search.arm import Arm
+from conductor.search.decisions import Decisions
 from conductor.search.promotion.rungs import rungs_of
 from conductor.search.stage import Stage, run_record
 from kd.errors import StudyError, WorkerError
@@ -180,7 +181,7 @@ class Search(Stage):
         state = TrialState.PRUNED if outcome in PRUNED else TrialState.COMPLETE
         state = TrialState.FAIL if outcome == "failed" else state
         value = None if outcome == "failed" else record.objective(self._measure.worst)
-        attributes = _attributes(record, arm.decisions.trial(number).user_attrs)
+        attributes = _attributes(record, arm.decisions, number)
         record = replace(record, digest=arm.decisions.digest(number, state, value, attributes))
         record.write(self._layout.trial(arm.name, number).result)
         self._publish(arm, number, record)
@@ -217,17 +218,21 @@ class Search(Stage):
         self._display.run_ended((arm.name, number), title, arm.decisions.cost(number))
 
 
-def _attributes(record: RunRecord, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user attributes of a trial, which had `told` when it began."""
+def _attributes(record: RunRecord, decisions: Decisions, number: int) -> dict[str, Any]:
+    """Return the user attributes of a trial that has ended with this record of its run.
+
+    `epochs` is the epoch that the run has reached, `seconds` the time of the trial's own epochs.
+    """
     attributes: dict[str, Any] = {"diverged": record.outcome == "diverged"}
     if record.reason:
         attributes["reason"] = record.reason
     if record.history:
         last = record.history[-1]
-        attributes |= {"epochs": last.epoch, "nll": last.nll, "seconds": round(record.seconds, 3)}
+        own = sum(epoch.seconds for epoch in record.history[decisions.begun(number) :])
+        attributes |= {"epochs": last.epoch, "nll": last.nll, "seconds": round(own, 3)}
         if last.agreement is not None:
             attributes["agreement"] = last.agreement
-    if RUN in told:
+    if RUN in decisions.trial(number).user_attrs:
         rungs = rungs_of(record.horizon)
         attributes[EARLY] = {
             str(epoch.epoch): epoch.early_nll for epoch in record.history if epoch.epoch in rungs

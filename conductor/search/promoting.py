@@ -134,8 +134,8 @@ class Promotion:
         if len(runs) < STARTUP:
             return None
         seed = derive_seed(self._method.seed, "learnt", self._space.name)
-        sample = self._candidates.sample
-        return learnt(self._model.posterior(runs), self._encoding, sample, self._scale, seed)
+        posterior, sample = self._model.posterior(runs), self._candidates.sample
+        return learnt(posterior, self._encoding, sample, self._scale, seed, len(trials))
 
     def ranked(self) -> list[FrozenTrial]:
         """Return a trial of each recipe at the horizon, the highest posterior mean first.

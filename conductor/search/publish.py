@@ -20,7 +20,7 @@ from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
-from storage.studies.trials import CONTINUES, REPEATS, RUN, UNTIL
+from storage.studies.trials import CONTINUES, REPEATS, RUN
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
@@ -204,7 +204,7 @@ def _job(arm: Arm, number: int, record: RunRecord) -> list[str]:
     if before is None:
         lines = [f"{len(record.history)} of {record.horizon} epochs, {record.seconds:.1f} s"]
     else:
-        begun = arm.decisions.trial(before).user_attrs[UNTIL]
+        begun = arm.decisions.begun(number)
         seconds = sum(epoch.seconds for epoch in record.history[begun:])
         lines = [
             f"epochs {begun + 1} to {len(record.history)} of {record.horizon}, {seconds:.1f} s",

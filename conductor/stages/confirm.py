@@ -8,6 +8,7 @@ test split. On request so do the ablations of the winner that the verdict is abo
 
 import random
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from optuna.trial import FrozenTrial
 
@@ -264,9 +265,24 @@ def _finalist(
         role=role,
         recipe=recipe,
         trial=trial.number,
-        searched=trial.value or 0.0,
+        searched=_searched(arm, trial, recipe),
         selection=selection,
     )
+
+
+def _searched(arm: Arm, trial: FrozenTrial, recipe: Recipe) -> float:
+    """Return a finalist's score in the search: by promotion the mean over its recipe's runs.
+
+    These are the runs that reached the horizon, mostly one. With a sampler it is that of its trial.
+    """
+    values = [
+        whole.value
+        for whole in arm.decisions.whole
+        if whole.value is not None and arm.decisions.recipe(whole.number) == recipe
+    ]
+    if arm.decisions.method.sampler or not values:
+        return trial.value or 0.0
+    return fmean(values)
 
 
 def _defaults(arm: Arm) -> Recipe:

@@ -15,6 +15,7 @@ from reports.compute.leaks import of_weights
 from reports.compute.rungs import ArmRungs, of_signal
 from reports.compute.verdict import Verdict
 from reports.read.data import PLAIN, StudyData
+from reports.read.learnt import STARTUP_RUNS
 from reports.read.trials import ArmData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
 from reports.wording import Measure, counted, duration, listed, percent, points, trainings
@@ -23,8 +24,7 @@ FEW_TEST_IMAGES = 2000  # below, the images alone leave more than about half a p
 FEW_VALIDATION_IMAGES = 1000
 FEW_SEEDS = 10
 STARTUP_TRIALS = 10  # of a sampler, before it learns from any (`conductor/search/methods.py`)
-STARTUP_RUNS = 6  # of promotion, before proposals are learnt, and the recipes at the horizon before
-REPEAT_AFTER = 4  # any is repeated (`conductor/search/promotion/rungs.py`)
+REPEAT_AFTER = 4  # recipes at the horizon before any is repeated (`conductor/search/promotion`)
 MANY_DIVERGED = 0.2
 MANY_WRONG = 0.2  # share of an auditor's cuts; one wrong cut alone may be chance
 

@@ -47,6 +47,7 @@ class Standing:
 class Optimism:
     """A tuned recipe's scores on validation images: in the search, then on fresh seeds.
 
+    `searched` is the mean over its runs at the horizon, with a sampler the score of its trial;
     `selected` is the mean on the seeds that chose it, `confirmed` the mean of its confirmation
     runs; None if these are missing, or their horizon is not that of the search.
     """

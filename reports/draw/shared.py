@@ -99,6 +99,14 @@ def epochs_panel(
     return Panel(key=key, plot=made, height=height, alt=alt, heading=heading)
 
 
+def importances_note(data: StudyData) -> str:
+    """The notes on the arms' importances; what holds for all arms is said once."""
+    notes = {arm.name: arm.importances_note for arm in data.arms if arm.importances_note}
+    if len(notes) == len(data.arms) > len(set(notes.values())) == 1:
+        return next(iter(notes.values()))
+    return " ".join(f"{name}: {note}" for name, note in notes.items())
+
+
 def cut_words(data: StudyData) -> str:
     """What happened to a trial that ended before the horizon, PRUNED in Optuna."""
     return "paused" if data.by_promotion else "pruned"

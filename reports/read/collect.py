@@ -16,6 +16,7 @@ from kd.training.scoring import scores
 from reports.read.artifacts import info_of, read_predictions
 from reports.read.data import CachedViews, ConfirmationRun, FinalistData, StudyData
 from reports.read.importances import find_importances
+from reports.read.learnt import read_learnt, with_learnt
 from reports.read.predictions import TeacherPredictions
 from reports.read.teachers import read_teachers
 from reports.read.trials import ArmData, TrialData
@@ -130,12 +131,23 @@ def _read_arms(
         )
     storage = open_storage(storage_url)
     try:
-        return tuple(_read_arm(study, arm, storage, missing) for arm in settings.arms)
+        arms = tuple(_read_arm(study, settings, arm, storage, missing) for arm in settings.arms)
     finally:
         close_storage(storage)
+    if settings.sampler:
+        return arms
+    record = read_learnt(study, missing)
+    return tuple(with_learnt(arm, record) for arm in arms)
 
 
-def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[str]) -> ArmData:
+def _read_arm(
+    study: StudyLayout,
+    settings: StudySettings,
+    arm: str,
+    storage: BaseStorage,
+    missing: list[str],
+) -> ArmData:
+    """Read an arm; its importances are PED-ANOVA's, none yet of a search by promotion."""
     try:
         opened = load_study(storage, study_name(study.name, arm))
     except KeyError:
@@ -150,7 +162,9 @@ def _read_arm(study: StudyLayout, arm: str, storage: BaseStorage, missing: list[
     lost = sum(trial.state != "RUNNING" and trial.record is None for trial in trials)
     if lost:
         missing.append(f"the records (recipe, every epoch) of {lost} trials of {arm}")
-    importances, note = find_importances(opened.study_name, storage, stored)
+    importances, note = (
+        find_importances(opened.study_name, storage, stored) if settings.sampler else ({}, "")
+    )
     return ArmData(name=arm, trials=trials, importances=importances, importances_note=note)
 
 

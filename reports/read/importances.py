@@ -1,4 +1,7 @@
-"""Which parameters mattered: PED-ANOVA over an arm's trials, and over resamples of them."""
+"""Which parameters mattered: as the search by promotion has learnt, or else by PED-ANOVA.
+
+PED-ANOVA is over an arm's trials, and over resamples of them.
+"""
 
 import warnings
 from collections.abc import Container, Hashable, Mapping, Sequence
@@ -12,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kd.seeds import derive_seed
+from storage.files.records import Learnt
 
 # PED-ANOVA compares the best tenth with all completed trials; its documentation asks for at least
 # five trials in that tenth. Below ten completed trials there is no tenth to speak of.
@@ -24,11 +28,26 @@ ENDS = (0.05, 0.95)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """A parameter's share of what matters, 0-1, with a 90 % bootstrap interval over trials."""
+    """A parameter's share of what matters, 0-1, with a 90 % interval.
+
+    The interval is over draws of the posterior of the search by promotion, or else over bootstrap
+    samples of the trials.
+    """
 
     share: float
     low: float
     high: float
+
+
+def learnt_importances(learnt: Learnt) -> Mapping[str, Importance]:
+    """Return the importances that a search by promotion has learnt, the largest first.
+
+    Shares do not sum to 1.
+    """
+    return {
+        name: Importance(share=share, low=low, high=high)
+        for name, (share, low, high) in learnt.importances.items()
+    }
 
 
 class _Resample(optuna.Study):

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
 from reports.read.importances import Importance
-from storage.files.records import RunRecord
+from storage.files.records import Plane, RunRecord
 
 ENDED = ("COMPLETE", "PRUNED")  # the states that count towards a study's budget
 
@@ -118,12 +118,17 @@ class RecipeData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmData:
-    """One arm's trials by number, and which parameters mattered (sums to 1, largest first)."""
+    """One arm's trials by number, and which parameters mattered, the largest share first.
+
+    In a search by promotion the importances and the `plane` are those that its surrogate has
+    learnt; with a sampler the importances are PED-ANOVA's, which sum to 1, and there is no plane.
+    """
 
     name: str
     trials: tuple[TrialData, ...]
     importances: Mapping[str, Importance]
     importances_note: str  # why there are none, or how far to trust them
+    plane: Plane | None = None
 
     @property
     def counted(self) -> tuple[TrialData, ...]:

@@ -152,6 +152,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
         "importance_intervals": {
             name: [one.low, one.high] for name, one in arm.importances.items()
         },
+        "expected": arm.plane and arm.plane.to_json(),
     }
 
 

@@ -169,24 +169,37 @@ class Plane(JsonData):
     values: list[list[Any]]
     means: list[list[float]]
 
+    def __post_init__(self) -> None:
+        whole = len(self.names) == len(self.values) == 2 and all(self.values)
+        require("a plane has values of two parameters", whole, [self.names, self.values])
+        across, up = map(len, self.values)
+        sizes = [len(row) for row in self.means]
+        require("a plane has a mean of each pair of values", sizes == up * [across], sizes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt(JsonData):
     """What the surrogate of an arm's search has learnt.
 
     `importances` has for each parameter the share of the variance over random recipes that it
-    explains alone, 0-1, and the ends of its 90 % interval, the largest share first.
+    explains alone, 0-1, and the ends of its 90 % interval, the largest share first; `trials` is the
+    number of trials that the surrogate has seen.
     """
 
     importances: dict[str, list[float]]
+    trials: int
     plane: Plane | None = None
+
+    def __post_init__(self) -> None:
+        triples = all(len(one) == 3 for one in self.importances.values())
+        require("an importance is a share and its interval", triples, self.importances)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRecord(Record):
-    """What a study's search by promotion has learnt, by arm, when it was last confirmed."""
+    """What a study's search by promotion has learnt, by arm, when it last ended."""
 
-    arms: dict[str, Learnt]
+    arms: dict[str, Learnt]  # those with enough runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +207,9 @@ class Finalist(JsonData):
     """A recipe that is confirmed on fresh seeds.
 
     `name` is its folder under `confirm/`; `title` its name in reports; `trial` the number of
-    the trial it comes from; `searched` the study's metric on the validation split that the
-    search saw of that; `selection` the same on the seeds of the selection (empty where there are
-    none).
+    the trial it comes from; `searched` the study's metric on the validation split in the search:
+    the mean over the recipe's runs at the horizon, with a sampler the value of `trial`;
+    `selection` the same on the seeds of the selection (empty where there are none).
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Confirmation: winners are chosen on fresh seeds, and only then is the seal broken."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.fakes import (
     quiet,
     search,
     study_paths,
+    trained,
 )
 from workers.events import Event, Result
 from workers.jobs import TrainJob
@@ -200,6 +202,24 @@ def test_no_recipe_is_run_twice_on_one_seed(tmp_path):
     ]
     selections = [one.selection for one in chosen.finalists]
     assert selections[0] == selections[1] == [0.9] * SELECTION_SEEDS
+
+
+def test_by_promotion_the_score_of_a_recipe_in_the_search_is_the_mean_of_its_runs(tmp_path):
+    def noisy(job: TrainJob) -> list[Event]:
+        noise = random.Random(job.seed).uniform(-0.01, 0.01)
+        return trained([0.3 + job.recipe.label_smoothing + noise] * job.horizon)
+
+    arm = make_arm(InMemoryStorage(), "plain")
+    search(tmp_path, [arm], FakePool(objective=noisy), 24)
+    trials = arm.study.trials
+    origins = {one.user_attrs["repeats"] for one in trials if "repeats" in one.user_attrs}
+    repeated = {arm.decisions.recipe(number) for number in origins}
+    pool = FakePool(objective=lambda job: ran(job, 0.9 if job.recipe in repeated else 0.5))
+    winner = confirm(tmp_path, [arm], pool).finalists[-1]
+    same = [one for one in trials if one.params == trials[winner.trial].params]
+    values = [one.value for one in same if one.state == TrialState.COMPLETE]
+    assert len(set(values)) > 1
+    assert winner.searched == pytest.approx(sum(values) / len(values))
 
 
 def test_more_trials_of_a_finalists_recipe_run_nothing_again(tmp_path):

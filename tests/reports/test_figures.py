@@ -35,7 +35,7 @@ from storage.files.records import Costs, RunRecord
 from tests.support.study_fixture import completed, drawn_figures, with_teacher
 
 NAMES = figures.FIGURES.names
-BY_PROMOTION = ("rungs",)  # figures of a search by promotion alone
+BY_PROMOTION = ("posterior", "rungs")  # figures of a search by promotion alone
 
 
 @pytest.fixture(scope="module")

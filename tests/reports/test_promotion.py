@@ -163,7 +163,7 @@ def test_the_page_tells_the_budget_in_trainings(promoted: Fabricated, data: Stud
 
 
 def test_little_tuning_is_a_matter_of_runs_and_of_recipes_at_the_horizon(data: StudyData) -> None:
-    assert (caveats.STARTUP_RUNS, caveats.REPEAT_AFTER) == (rungs.STARTUP, rungs.REPEAT_AFTER)
+    assert caveats.REPEAT_AFTER == rungs.REPEAT_AFTER
     assert not [one for one in find(data).caveats if "Little tuning" in one]
     short = cut(data, "plain", 2 * HORIZON)
     plain = short.arms[1]

@@ -22,7 +22,10 @@ from storage.files.records import (
     Costs,
     Finalist,
     Finalists,
+    Learnt,
+    Plane,
     RunRecord,
+    SearchRecord,
     SpaceSource,
     StudySettings,
 )
@@ -102,7 +105,12 @@ SETTINGS = StudySettings(
 SOURCES = SETTINGS.to_json()["spaces"]
 KEPT = "the search space mine is a name or a kept file, got "
 OUTSIDE = ["", "..", ".", "../other", "/tmp", "a/b", "a\0b", "\ud800", "a\n", "x" * 300, "<i>"]
+PLANE = Plane(names=["lr", "kind"], values=[[0.1, 1.0], ["a"]], means=[[0.8, 0.9]])
+LEARNT = Learnt(importances={"lr": [0.5, 0.4, 0.6]}, trials=9, plane=PLANE)
 RECORDS: list[Any] = [
+    PLANE,
+    LEARNT,
+    SearchRecord(arms={"plain": LEARNT}),
     RUN,
     dataclasses.replace(RUN, test=None, history=[], outcome="diverged", reason="the loss"),
     FINALIST,
@@ -233,6 +241,10 @@ def test_absurd_values_of_a_run_are_refused(name: str, wrong: Any) -> None:
             "accuracy must lie in 0-1, got",
         ),
         (Finalists(seeds=1, finalists=[]), {"seeds": 10**30}, "seeds must lie in 0-1,000,000, got"),
+        (LEARNT, {"importances": {"lr": [0.5]}}, "an importance is a share and its interval, got "),
+        (PLANE, {"names": ["lr"]}, "a plane has values of two parameters, got "),
+        (PLANE, {"values": [[0.1, 1.0], []]}, "a plane has values of two parameters, got "),
+        (PLANE, {"means": [[0.8], [0.9]]}, "a plane has a mean of each pair of values, got "),
         (FINALIST, {"role": "best"}, "role must be one of default, .*, got 'best'"),
         *((FINALIST, {"name": name}, "is named by its folder, got ") for name in OUTSIDE),
         *((FINALIST, {"arm": name}, "is named by its folder, got ") for name in OUTSIDE),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 from unittest import mock
 
@@ -41,6 +41,7 @@ from storage.files.records import (
     Finalist,
     Finalists,
     RunRecord,
+    SearchRecord,
     SpaceSource,
     StudySettings,
 )
@@ -273,6 +274,9 @@ def _write_arms(
     arms = search_by_promotion(
         made.layout, plan.name, made.protocol, storage, plan.arms, plan.trials, course
     )
+    found = {name: arm.decisions.learnt() for name, arm in arms.items()}
+    known = {name: learnt for name, learnt in found.items() if learnt}
+    SearchRecord(arms=known).write(made.study.search)
     return {
         name: [(trial, arm.decisions.recipe(trial.number)) for trial in arm.decisions.trials]
         for name, arm in arms.items()
@@ -385,12 +389,20 @@ def _finalists(
                 role=role,
                 recipe=recipe,
                 trial=trial.number,
-                searched=trial.value or 0.0,
+                searched=_searched(made.plan, trial, recipe, whole),
                 selection=[float(score) for score in scores] if role == "tuned" else [],
             )
         )
     _select(made, found[-1])
     return found
+
+
+def _searched(
+    plan: Plan, trial: FrozenTrial, recipe: Recipe, whole: list[tuple[FrozenTrial, Recipe]]
+) -> float:
+    """The score in the search: by promotion the mean of the recipe's runs at the horizon."""
+    values = [one.value or 0.0 for one, other in whole if other == recipe]
+    return fmean(values) if plan.promotion and values else trial.value or 0.0
 
 
 def _ladder(finalists: list[Finalist]) -> list[Finalist]:

@@ -24,7 +24,8 @@ from tests.support.tiny import (
     without_openings,
 )
 
-NOT_READ = ("artifacts", "report.html", "report.json", "trials.csv")  # written anew, or for others
+# written anew, or for others
+NOT_READ = ("artifacts", "search.json", "report.html", "report.json", "trials.csv")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from conductor.command_line.cli import main
 from storage.files.layout import Layout
-from storage.files.records import RunRecord
+from storage.files.records import RunRecord, SearchRecord
 from tests.support.tiny import (
     FLAGS,
     changed,
@@ -57,6 +57,14 @@ def test_each_trial_has_a_record_with_the_whole_history_of_its_run(finished, arm
             assert record.history[: len(before.history)] == before.history
             assert (record.seed, record.recipe) == (before.seed, before.recipe)
     assert outcomes == {"paused", "complete"}
+
+
+def test_what_the_search_has_learnt_is_recorded_when_it_ends(finished):
+    record = SearchRecord.read(Layout(finished).study("digits").search)
+    for arm in ARMS:
+        learnt = record.arms[arm]
+        assert learnt.trials == len(attributes_of(finished, arm))
+        assert learnt.plane.names == [*learnt.importances][:2]
 
 
 def test_a_trial_that_goes_on_is_reproduced_from_epoch_one(finished, capsys):
@@ -109,3 +117,5 @@ def test_short_horizons_have_no_rungs_and_each_trial_is_a_whole_run(tmp_path, ca
     succeed(tmp_path, capsys, *words)
     rows = trials_of(tmp_path, arms=["plain"])[0]
     assert [(row[1], row[6]["until"]) for row in rows] == 2 * [("COMPLETE", int(epochs))]
+    learnt = SearchRecord.read(Layout(tmp_path).study("digits").search)
+    assert learnt.arms == {}  # of two runs nothing

@@ -23,11 +23,11 @@ Sample = Sequence[Candidate]
 
 
 def learnt(
-    posterior: Posterior, encoding: Encoding, sample: Sample, scale: Scale, seed: int
+    posterior: Posterior, encoding: Encoding, sample: Sample, scale: Scale, seed: int, trials: int
 ) -> Learnt:
     """Return the importances of an arm's parameters, and a picture of the most important two.
 
-    `sample` are random recipes of the space.
+    `sample` are random recipes of the space; `trials` is the number of those behind the posterior.
     """
     rows = np.stack([encoding.row(one.parameters) for one in sample])
     drawn = posterior.draws(rows, DRAWS, np.random.default_rng(seed))
@@ -37,7 +37,8 @@ def learnt(
     }
     order = sorted(importances, key=lambda name: (-importances[name][0], name))
     plane = _plane(posterior, encoding, sample, scale, order[:2])
-    return Learnt(importances={name: list(importances[name]) for name in order}, plane=plane)
+    shares = {name: list(importances[name]) for name in order}
+    return Learnt(importances=shares, trials=trials, plane=plane)
 
 
 def _groups(distribution: BaseDistribution, column: Floats) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, plot, text_label
 from reports.draw.palette import Look, light
-from reports.draw.shared import looks
+from reports.draw.shared import importances_note, looks
 from reports.read.trials import ArmData
 from reports.wording import listed, percent, points
 
@@ -16,21 +16,30 @@ ORDER = 20
 NAME = "Parameter importances"
 
 MOST_BARS = 10  # importances drawn; the table has all
+BY_TRIALS = (
+    "How much each parameter distinguishes the best tenth of an arm's completed trials from all of "
+    "them (PED-ANOVA); whiskers are 90 % bootstrap intervals over trials."
+)
+BY_SURROGATE = (
+    "The share of the variance over random recipes of the space that each parameter explains "
+    "alone, in what the search's surrogate expects at the horizon: a one-way analysis of variance "
+    "(epsilon squared, Kelley 1935). Whiskers are 90 % intervals over draws of the surrogate's "
+    "posterior. Shares do not sum to 100 %: what only several parameters together explain belongs "
+    "to none, and parameters that come together share what they explain."
+)
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw how much each parameter distinguishes the best tenth of trials from the others."""
+    """Draw how much each parameter explains of the surrogate or, with a sampler, of the trials."""
     data = findings.data
     arms = [arm for arm in data.arms if arm.importances]
-    note = " ".join(
-        f"{arm.name}: {arm.importances_note}" for arm in data.arms if arm.importances_note
-    )
+    note = importances_note(data)
     if not arms:
-        return Figure(title="Too few completed trials to measure importances", note=note)
+        few = "Too few completed trials to measure importances"
+        return Figure(title="Importances are unknown" if data.by_promotion else few, note=note)
     return Figure(
         title=f"What mattered most: {listed([_largest(arm) for arm in arms])}",
-        caption="How much each parameter distinguishes the best tenth of an arm's completed trials "
-        "from all of them (PED-ANOVA); whiskers are 90 % bootstrap intervals over trials.",
+        caption=BY_SURROGATE if data.by_promotion else BY_TRIALS,
         panels=[_panel(arm, looks(data)[arm.name]) for arm in arms],
         tables=[_table(arms)],
         note=note,

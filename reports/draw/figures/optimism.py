@@ -61,9 +61,10 @@ def _why(data: StudyData) -> str:
     """Say what is wrong with a score of the search."""
     if data.by_promotion:
         return (
-            "The score in the search is that of one run at the horizon. The recipes that are run "
-            "on fresh seeds were chosen by the highest posterior mean, which draws on that run: "
-            "so it is too good, and the mean over fresh seeds is not."
+            "The score in the search is the mean over the recipe's runs at the horizon, mostly "
+            "one. The recipes that are run on fresh seeds were chosen by the "
+            "highest posterior mean, which draws on these runs: so it is too good, and the mean "
+            "over fresh seeds is not."
         )
     return (
         "The score in the search is too good, as the best of many; the mean over fresh seeds is "

@@ -48,7 +48,9 @@ def findings(count: int = 120) -> Learnt:
         values=np.array(values),
         horizon=12,
     )
-    return learnt(Posterior(seen, recipes), encoding, drawn(200, seed=2), SCALE, seed=0)
+    return learnt(
+        Posterior(seen, recipes), encoding, drawn(200, seed=2), SCALE, seed=0, trials=count
+    )
 
 
 @pytest.fixture(scope="module")
