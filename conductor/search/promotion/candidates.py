@@ -122,7 +122,7 @@ class Candidates:
         generator = np.random.default_rng(derive_seed(self._seed, "candidates", block))
         found = 0
         for draw in range(MOST_DRAWS):
-            trial = DrawnTrial(generator, draw)
+            trial = DrawnTrial(generator, block * DRAWN + draw)
             recipe = self._suggest(trial)
             if self._feasible(recipe):
                 yield Candidate(dict(trial.params), dict(trial.distributions), recipe)
