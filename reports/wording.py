@@ -262,6 +262,11 @@ def trainings(count: float) -> str:
     return f"{count:,.4g} {whose} worth of epochs"
 
 
+def recipes_begun(begun: int, whole: int) -> str:
+    """52 recipes begun, 9 to the end"""
+    return f"{counted(begun, 'recipe')} begun, {whole or 'none'} to the end"
+
+
 def capitalised(text: str) -> str:
     """Begin a sentence with `text`; all but its first letter stays as it is."""
     return text[:1].upper() + text[1:]

@@ -268,6 +268,15 @@ class Decisions:
         """Return the best trials at the horizon, by recipe where the search is by promotion."""
         return list(self._way.ranked()[:count])
 
+    @property
+    def recipes_begun(self) -> tuple[int, int]:
+        """How many recipes were begun, and how many of them came to the horizon."""
+        begun = {
+            self.recipe(trial.number) for trial in self.trials if not self.excess(trial.number)
+        }
+        whole = (t for t in self._mirror.complete if not t.user_attrs.get("diverged"))
+        return len(begun), len({self.recipe(trial.number) for trial in whole})
+
     def learnt(self) -> Learnt | None:
         """What the search has learnt of the parameters, if it models them."""
         return self._way.learnt()

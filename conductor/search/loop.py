@@ -16,7 +16,7 @@ from conductor.search.stage import Stage, run_record
 from kd.errors import StudyError, WorkerError
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.wording import counted, trainings
+from reports.wording import counted, recipes_begun, trainings
 from storage.files.records import RunRecord
 from storage.studies.trials import EARLY, RUN, UNTIL
 from workers.events import Diverged, EpochDone, Event, Failed, LastEvent, Note, Result
@@ -69,6 +69,10 @@ class Search(Stage):
             for key, event in self._workers.events():
                 self._on_event(self._running[key], event)
             limit = self._fill(limit)
+        for arm in self._arms if self._unit > 1 else ():
+            begun, whole = arm.decisions.recipes_begun
+            spent = self._words(arm.decisions.spent)
+            self._display.say(f"{arm.name}: {spent}: {recipes_begun(begun, whole)}")
         return limit / self._unit
 
     def _begin(self, limit: int) -> None:

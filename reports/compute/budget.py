@@ -2,7 +2,7 @@
 
 from reports.read.data import StudyData
 from reports.read.trials import ArmData
-from reports.wording import counted, trainings
+from reports.wording import counted, recipes_begun, trainings
 
 
 def amount(data: StudyData, arm: ArmData) -> str:
@@ -24,5 +24,4 @@ def searched(data: StudyData, arm: ArmData) -> str:
     """
     if not data.by_promotion:
         return budget(data, arm)
-    begun = counted(arm.recipes, "recipe")
-    return f"{budget(data, arm)}: {begun} begun, {len(arm.ranking) or 'none'} to the end"
+    return f"{budget(data, arm)}: {recipes_begun(arm.recipes, len(arm.ranking))}"

@@ -1,5 +1,6 @@
 """An arm depends on its seed, lag and search method: not on workers, order, kills or totals."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -393,3 +394,17 @@ def test_deciding_writes_nothing_and_what_is_written_was_decided_before():
     storage.fuse = None
     arm.ledger.begin(trial)
     assert arm.study.get_trials()[0].params == trial.params
+
+
+def test_recipes_are_counted_once_however_many_jobs_and_seeds_they_have(tmp_path):
+    arm = make_arm(InMemoryStorage(), lag=4)
+    search(tmp_path, [arm], FakePool(2), 12)
+    trials = arm.study.get_trials()
+    told = [trial.user_attrs for trial in trials]
+    assert any("continues" in one for one in told)
+    assert any("repeats" in one for one in told)
+    whole = [t for t in trials if t.state == TrialState.COMPLETE and not t.user_attrs["diverged"]]
+    begun = {json.dumps(trial.params, sort_keys=True) for trial in trials}
+    ended = {json.dumps(trial.params, sort_keys=True) for trial in whole}
+    assert arm.decisions.recipes_begun == (len(begun), len(ended))
+    assert len(ended) < len(begun) < len(trials)

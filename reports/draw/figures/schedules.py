@@ -63,7 +63,7 @@ def draw(findings: Findings) -> Figure:
                     one.arm: {epoch.epoch: epoch.early_nll for epoch in one.history}
                     for one in trials
                 },
-                "early signal: NLL of a validation batch with its own statistics",
+                "early signal: calibrated NLL, statistics of the batch",
                 unit="nats",
                 height=LOW,
             ),
