@@ -94,4 +94,6 @@ def test_a_study_survives_a_node_that_is_killed_amid_the_search(
         pd.read_csv(root / "digits" / "trials.csv").drop(columns=VARYING) for root in (there, here)
     ]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
-    assert len(tables[0]) == 8
+    spent = (tables[0].epochs + tables[0].diverged).groupby(tables[0].arm).sum()
+    assert len(spent) == 2
+    assert spent.between(4 * 8, 5 * 8 - 1).all(), spent  # four trainings' worth, of 8 epochs each
