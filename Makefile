@@ -20,7 +20,7 @@ help: ## List the targets.
 
 install: $(INSTALLED) ## Make .venv and install Retort and what it needs into it.
 
-study: $(INSTALLED) ## Run the default study, 20 trials an arm; again: finish it, or do nothing.
+study: $(INSTALLED) ## Run the default study, 20 trainings an arm; again: finish it, or do nothing.
 	$(BIN)/python study.py --trials 20
 
 test: $(DEVELOPED) ## Run all tests, on all cores; on one: make test PYTEST_FLAGS=-n0.
