@@ -42,10 +42,6 @@ class StudyLedger:
     def report(self, number: int, epoch: int, value: float) -> None:
         self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
 
-    def note(self, number: int, key: str, attribute: Any) -> None:
-        """Set a user attribute of a trial that is running."""
-        self._storage.set_trial_user_attr(self._ids[number], key, attribute)
-
     def end(
         self,
         number: int,

@@ -13,27 +13,18 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from optuna.trial import BaseTrial, FixedTrial
 from torch.nn import functional
 
 from conductor.command_line.cli import main as study
 from conductor.stages.provenance import read_context
-from kd.data.inputs import Examples
-from kd.errors import DivergenceError
-from kd.models.network import Network
-from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.early import batch_logits
 from kd.training.evaluation import predict
-from kd.training.history import EpochMetrics
-from kd.training.loop import Plan, train
-from kd.training.state import TrainingState
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials
 from search_spaces.space import Space, load_space
@@ -47,14 +38,11 @@ from tests.replay.tables import (
     read_curves,
     write_table,
 )
-from workers.jobs import JobContext, TrainJob
-from workers.runners.caching import view_seed
-from workers.runners.loading import open_parts, starting_student, teacher_source
-from workers.runners.training import adapters_of
+from tests.replay.training import Trained, trained
+from workers.jobs import JobContext
 
 Curves = dict[Key, list[dict[str, float]]]
 
-CPU = torch.device("cpu")
 RECIPES = {"scheduled": 300, "plain": 100}  # recipes of each arm
 BEST = 5  # of so many recipes, the best one is trained on fresh seeds too
 OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
@@ -145,36 +133,17 @@ def _best(arm: str, curves: Curves) -> list[int]:
 def measure(context: JobContext, key: Key, path: Path) -> list[dict[str, float]]:
     """Train a recipe on a seed; return the signals by epoch, fewer if it diverges."""
     arm, number, seed = key
-    torch.set_num_threads(1)
-    protocol = context.protocol
     fixed = FixedTrial(drawn(arm, context)[number].params)
     recipe = space_of(arm, context).suggest(fixed)
-    views = list(range(protocol.view_count))
-    own = {"seed": derive_seed(0, "record", seed), "horizon": protocol.epochs, "views": views}
-    job = context.job(TrainJob, recipe=recipe, folder="", **own)
-    network = place(starting_student(job, job.seed, recipe.student), CPU)
-    data, validation = open_parts(job, CPU)
-    state = TrainingState.start(
-        network, adapters_of(job, network), recipe, protocol.optimizer, protocol.ema
-    )
-    shown = view_seed(protocol)
-    plan = Plan.of(protocol, epochs=job.horizon, view_seed=shown, views=views, seed=job.seed)
-    epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
-    rows = [_signals(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
+    rows = [_signals(epoch) for epoch in trained(context, recipe, derive_seed(0, "record", seed))]
     write_json(path, {"rows": rows})
     return rows
 
 
-def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
-    with suppress(DivergenceError):
-        yield from epochs
-
-
-def _signals(
-    epoch: EpochMetrics, network: Network, data: Examples, validation: Examples
-) -> dict[str, float]:
-    row = {name: getattr(epoch, name) for name in SIGNALS if name != "batch_nll"}
-    early, labels = batch_logits(network, validation, len(data)) or (
+def _signals(epoch: Trained) -> dict[str, float]:
+    network, validation = epoch.network, epoch.validation
+    row = {name: getattr(epoch.metrics, name) for name in SIGNALS if name != "batch_nll"}
+    early, labels = batch_logits(network, validation, len(epoch.data)) or (
         predict(network, validation),
         validation.labels,
     )

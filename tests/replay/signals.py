@@ -9,9 +9,8 @@ each epoch all signals are computed of the same network. A run that was measured
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,28 +24,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from conductor.command_line.cli import main as study
 from conductor.stages.provenance import read_context
 from kd.data.inputs import Examples
-from kd.errors import DivergenceError
 from kd.models.network import Network
-from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.early import BATCH, SHARE, batch_logits, early_nll, scaled_nll
 from kd.training.evaluation import predict
-from kd.training.history import EpochMetrics
-from kd.training.loop import Plan, train
-from kd.training.state import TrainingState
 from search_spaces.context import StudyContext
 from search_spaces.digest import seeded_trials
 from search_spaces.space import load_space
 from storage.files.artifacts import read_json, write_json
 from storage.files.layout import Layout
 from tests.benchmarks.machine import described
+from tests.replay.training import Trained, trained
 from tests.support.processes import ROOT, commit
-from workers.jobs import JobContext, TrainJob
-from workers.runners.caching import view_seed
-from workers.runners.loading import open_parts, starting_student, teacher_source
-from workers.runners.training import adapters_of
+from workers.jobs import JobContext
 
-CPU = torch.device("cpu")
 RECIPES = 40  # of each pair
 PRECISE = (4, 128)  # batches, and images of each, that PreciseBN's statistics are computed over
 SHOWN = (1, 2, 3, 4, 6, 8, 12)  # epochs
@@ -104,38 +95,24 @@ def measure(context: JobContext, name: str, number: int) -> list[Row]:
     path = Path(context.root) / "signals" / name / f"{number}.json"
     if path.exists():
         return list(read_json(path)["rows"])
-    torch.set_num_threads(1)
     protocol = context.protocol
     known = StudyContext(
         taps=context.taps, optimizer=protocol.optimizer, students=protocol.students
     )
     recipe = load_space("scheduled", known).suggest(list(seeded_trials(RECIPES))[number])
-    views = list(range(protocol.view_count))
-    own = {"seed": derive_seed(0, "signals", number), "horizon": protocol.epochs, "views": views}
-    job = context.job(TrainJob, recipe=recipe, folder="", **own)
-    network = place(starting_student(job, job.seed, recipe.student), CPU)
-    data, validation = open_parts(job, CPU)
-    state = TrainingState.start(
-        network, adapters_of(job, network), recipe, protocol.optimizer, protocol.ema
-    )
-    seed = view_seed(protocol)
-    plan = Plan.of(protocol, epochs=job.horizon, view_seed=seed, views=views, seed=job.seed)
-    epochs = train(state, recipe, plan, data, validation, teacher_source(job, CPU))
-    rows = [_row(epoch, network, data, validation) for epoch in _until_it_diverges(epochs)]
+    rows = [_row(epoch) for epoch in trained(context, recipe, derive_seed(0, "signals", number))]
     write_json(path, {"rows": rows})
     return rows
 
 
-def _until_it_diverges(epochs: Iterator[EpochMetrics]) -> Iterator[EpochMetrics]:
-    with suppress(DivergenceError):
-        yield from epochs
-
-
-def _row(epoch: EpochMetrics, network: Network, data: Examples, validation: Examples) -> Row:
-    row = {name: getattr(epoch, name) for name in ("accuracy", "nll", "hard_loss", "seconds")}
+def _row(epoch: Trained) -> Row:
+    network, data, validation = epoch.network, epoch.data, epoch.validation
+    row = {
+        name: getattr(epoch.metrics, name) for name in ("accuracy", "nll", "hard_loss", "seconds")
+    }
     predicted = predict(network, validation)
     row["batch"], row["batch seconds"] = _timed(
-        lambda: _unscaled(batch_logits(network, validation, len(data)), epoch.nll)
+        lambda: _unscaled(batch_logits(network, validation, len(data)), epoch.metrics.nll)
     )
     row["early"], row["early seconds"] = _timed(
         lambda: early_nll(network, validation, len(data), predicted, "accuracy")

@@ -17,6 +17,7 @@ from conductor.search.arm import Arm
 from kd.errors import StudyError
 from storage.studies import retrying
 from storage.studies.databases import close_storage, open_storage
+from storage.studies.optuna_internals import trial_id_of
 from storage.studies.supervision import supervisor_session
 from tests.support.fakes import FakePool, make_arm, rows, search, undisturbed
 
@@ -196,7 +197,8 @@ def test_a_trial_whose_end_gets_no_answer_has_ended(
 def test_a_number_that_has_a_trial_is_not_taken_twice(server, open_url) -> None:
     first, second = (make_arm(open_url(server.url), name="taken", **CHOSEN) for _ in range(2))
     assert first.ask(9) == 0
-    first.ledger.note(0, "differs", 1)
+    stored = first.ledger.stored_trial(0)
+    stored.storage.set_trial_user_attr(trial_id_of(stored), "differs", 1)
     with pytest.raises(StudyError, match=r"^trial 0 of the study was not written by"):
         second.ask(9)
     assert [trial.number for trial in first.study.get_trials()] == [0]
