@@ -84,8 +84,10 @@ class Promotion:
         for ranges in (*drawn, *(trial.distributions for trial in trials)):
             if not ranges.keys() <= self._ranges.keys():
                 self._learn(ranges)
-        row = self._encoding.row
-        self._model.add({run.recipe: row(trials[run.recipe].params) for run in runs})
+        new = {
+            run.recipe: trials[run.recipe].params for run in runs if run.recipe not in self._model
+        }
+        self._model.add({recipe: self._encoding.row(told) for recipe, told in new.items()})
         return runs
 
     def _learn(self, ranges: Mapping[str, BaseDistribution]) -> None:

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from conductor.search.promotion.surrogate import Floats, Parameters
 
-RELEVANCES = Path(__file__).with_name("relevances.json")  # written by `make replay`
+RELEVANCES = Path(__file__).with_name("relevances.json")  # none until several tasks agree
 Distributions = Mapping[str, BaseDistribution]
 
 

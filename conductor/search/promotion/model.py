@@ -31,6 +31,9 @@ class Model:
         self._recipes = Recipes(parameters)
         self._places: dict[int, int] = {}
 
+    def __contains__(self, recipe: int) -> bool:
+        return recipe in self._places
+
     def add(self, rows: Mapping[int, Floats]) -> None:
         """Add the rows of recipes that are not known yet, in order."""
         new = [number for number in rows if number not in self._places]
