@@ -5,7 +5,8 @@ that goes on is a new trial, with the reports so far and the number of the trial
 A run is named by its first trial, a recipe by its first run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,15 @@ from conductor.search.promotion.candidates import Candidate, Candidates
 from conductor.search.promotion.encoding import Encoding
 from conductor.search.promotion.findings import learnt
 from conductor.search.promotion.model import Model
-from conductor.search.promotion.rungs import STARTUP, Continue, Repeat, Run, decide, rungs_of
+from conductor.search.promotion.rungs import (
+    STARTUP,
+    Continue,
+    Repeat,
+    Run,
+    decide,
+    rungs_of,
+    whole,
+)
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.seen import runs_seen
 from conductor.search.proposal import Proposal
@@ -60,7 +69,7 @@ class Promotion:
             job = {RUN: number, UNTIL: self._method.horizon}
             return Proposal(parameters=self._enqueued[number], job=job)
         runs = self._runs(self._mirror.trials[:number], number - self._method.lag + 1)
-        decision = decide(number, runs, self._rungs, lambda: self._ranked(runs))
+        decision = decide(number, runs, self._rungs, lambda: self._ranked(runs, whole(runs)))
         if isinstance(decision, Continue):
             run = decision.run
             job = {RUN: run.number, CONTINUES: run.last, UNTIL: decision.until}
@@ -100,8 +109,8 @@ class Promotion:
         """Return the first run with the recipe of this one."""
         return self._first.setdefault(self._recipe(run), run)
 
-    def _ranked(self, runs: Sequence[Run]) -> list[int]:
-        return self._model.ranked(self._model.posterior(runs), runs)
+    def _ranked(self, runs: Sequence[Run], recipes: Collection[int]) -> list[int]:
+        return self._model.ranked(self._model.posterior(runs), recipes)
 
     def _choose(self, number: int, runs: Sequence[Run]) -> Candidate:
         """Choose a new recipe or, where all candidates are known, one of these."""
@@ -137,16 +146,19 @@ class Promotion:
             return None
         seed = derive_seed(self._method.seed, "learnt", self._space.name)
         posterior, sample = self._model.posterior(runs), self._candidates.sample
-        return learnt(posterior, self._encoding, sample, self._scale, seed, len(trials))
+        shown = partial(self._model.shown, runs=runs)
+        return learnt(posterior, self._encoding, sample, shown, seed, len(trials))
 
     def ranked(self) -> list[FrozenTrial]:
-        """Return a trial of each recipe at the horizon, the highest posterior mean first.
+        """Return a trial of each recipe, the highest posterior mean at the horizon first.
 
-        It is the first of the recipe that reached the horizon.
+        It is the first that came furthest. So a recipe of which little was trained can be best.
         """
         trials = self._mirror.trials
         runs = self._runs(trials, len(trials))
-        whole = {run.recipe: run for run in reversed(runs) if run.value is not None}
-        if not whole:
+        known = [run for run in runs if run.epochs and not run.diverged]
+        if not known:
             return []
-        return [trials[whole[recipe].last] for recipe in self._ranked(runs)]
+        known.sort(key=lambda run: (run.epochs, -run.number))
+        furthest = {run.recipe: run for run in known}
+        return [trials[furthest[recipe].last] for recipe in self._ranked(runs, furthest)]

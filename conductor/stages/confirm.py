@@ -270,19 +270,20 @@ def _finalist(
     )
 
 
-def _searched(arm: Arm, trial: FrozenTrial, recipe: Recipe) -> float:
+def _searched(arm: Arm, trial: FrozenTrial, recipe: Recipe) -> float | None:
     """Return a finalist's score in the search: by promotion the mean over its recipe's runs.
 
-    These are the runs that reached the horizon, mostly one. With a sampler it is that of its trial.
+    These are the runs that reached the horizon, one or few; None if there is none. With a sampler
+    it is that of its trial.
     """
+    if arm.decisions.method.sampler:
+        return trial.value
     values = [
         whole.value
         for whole in arm.decisions.whole
         if whole.value is not None and arm.decisions.recipe(whole.number) == recipe
     ]
-    if arm.decisions.method.sampler or not values:
-        return trial.value or 0.0
-    return fmean(values)
+    return fmean(values) if values else None
 
 
 def _defaults(arm: Arm) -> Recipe:

@@ -71,24 +71,24 @@ def batch_logits(
 ) -> tuple[Tensor, Tensor] | None:
     """Return logits [N, classes] double and labels [N] of images spread over a validation split.
 
-    They are normalised in batches of nearly equal size. None if that changes nothing.
+    They are normalised in batches of nearly equal size, each spread over the whole split, which may
+    be in the order of its classes. None if that changes nothing.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     count = min(len(validation), max(2, trained // SHARE))
     if not layers or count < 2:
         return None
+    batches = -(-count // BATCH)
     chosen = torch.arange(count) * len(validation) // count
-    values, labels = (
-        part[chosen.to(part.device)] for part in (validation.values, validation.labels)
-    )
+    parts = [chosen[first::batches].to(validation.labels.device) for first in range(batches)]
     was_training = network.training
     network.eval()
     try:
         with _own_statistics(layers):
-            logits = [network(batch).double() for batch in values.chunk(-(-count // BATCH))]
+            logits = [network(validation.values[part]).double() for part in parts]
     finally:
         network.train(was_training)
-    return torch.cat(logits), labels
+    return torch.cat(logits), validation.labels[torch.cat(parts)]
 
 
 @contextmanager

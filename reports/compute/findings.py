@@ -47,13 +47,14 @@ class Standing:
 class Optimism:
     """A tuned recipe's scores on validation images: in the search, then on fresh seeds.
 
-    `searched` is the mean over its runs at the horizon, with a sampler the score of its trial;
-    `selected` is the mean on the seeds that chose it, `confirmed` the mean of its confirmation
-    runs; None if these are missing, or their horizon is not that of the search.
+    `searched` is the mean over its runs at the horizon, with a sampler the score of its trial, None
+    if the search did not train it to the horizon; `selected` is the mean on the seeds that chose
+    it, `confirmed` the mean of its confirmation runs; these are None if they are missing, or their
+    horizon is not that of the search.
     """
 
     finalist: FinalistData
-    searched: float
+    searched: float | None
     selected: float | None
     confirmed: float | None
 
@@ -64,7 +65,9 @@ class Optimism:
 
     @property
     def excess(self) -> float | None:
-        return None if self.fresh is None else self.searched - self.fresh
+        if self.searched is None or self.fresh is None:
+            return None
+        return self.searched - self.fresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

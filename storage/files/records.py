@@ -208,7 +208,8 @@ class Finalist(JsonData):
 
     `name` is its folder under `confirm/`; `title` its name in reports; `trial` the number of
     the trial it comes from; `searched` the study's metric on the validation split in the search:
-    the mean over the recipe's runs at the horizon, with a sampler the value of `trial`;
+    the mean over the recipe's runs at the horizon, with a sampler the value of `trial`, None where
+    it has none;
     `selection` the same on the seeds of the selection (empty where there are none).
     """
 
@@ -218,7 +219,7 @@ class Finalist(JsonData):
     role: str
     recipe: Recipe
     trial: int
-    searched: float
+    searched: float | None
     selection: list[float]
 
     def __post_init__(self) -> None:

@@ -103,7 +103,7 @@ def test_only_batch_norms_compute_as_in_training(trained: Network) -> None:
 
 
 @pytest.mark.parametrize(("images", "count"), [(MANY, 300), (1600, 200), (240, 30), (8, 2)])
-def test_its_images_are_few_and_spread_over_the_split(
+def test_its_images_are_few_and_each_batch_is_spread_over_the_split(
     trained: Network, monkeypatch: pytest.MonkeyPatch, images: int, count: int
 ) -> None:
     split, seen = labelled(count=300), list[Tensor]()
@@ -113,12 +113,15 @@ def test_its_images_are_few_and_spread_over_the_split(
         return torch.zeros(len(values), 3)
 
     monkeypatch.setattr(Network, "forward", forward)
+    found = batch_logits(trained, split, images)
+    assert found
+    places = torch.tensor([place * 300 // count for place in range(count)])
+    batches = -(-count // BATCH)
+    expected = [places[first::batches] for first in range(batches)]
+    assert [len(batch) for batch in seen] == [len(batch) for batch in expected]
+    assert torch.equal(torch.cat(seen), split.values[torch.cat(expected)])
+    assert torch.equal(found[1], split.labels[torch.cat(expected)])
     assert signal(trained, split, images) == pytest.approx(np.log(3))
-    expected = split.values[[place * 300 // count for place in range(count)]]
-    assert torch.equal(torch.cat(seen), expected)
-    sizes = [len(batch) for batch in seen]
-    assert max(sizes) <= BATCH
-    assert max(sizes) - min(sizes) <= len(sizes)
 
 
 def test_without_batch_norm_it_is_that_of_all_validation_images() -> None:

@@ -4,7 +4,7 @@ A search is a sequence of jobs; decision n sees the results of jobs 0 … n - la
 pending. The methods know a table's recipes by their rows and parameters alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from conductor.search.promotion.rungs import (
     Run,
     decide,
     rungs_of,
+    whole,
 )
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.surrogate import Parameters
@@ -251,7 +252,7 @@ class Learning:
             return state.new(state.number, state.table.horizon)
         runs = self._runs(state)
         rungs = rungs_of(state.table.horizon)
-        decision = decide(state.number, runs, rungs, lambda: self._ranked(runs))
+        decision = decide(state.number, runs, rungs, lambda: self._ranked(runs, whole(runs)))
         if isinstance(decision, Continue):
             return _go_on(state, decision)
         if isinstance(decision, Repeat):
@@ -266,8 +267,8 @@ class Learning:
     def _point(self, state: State, recipe: int) -> int:
         return state.jobs[recipe].point
 
-    def _ranked(self, runs: Sequence[Run]) -> list[int]:
-        return self._model.ranked(self._model.posterior(runs), runs)
+    def _ranked(self, runs: Sequence[Run], recipes: Collection[int]) -> list[int]:
+        return self._model.ranked(self._model.posterior(runs), recipes)
 
     def _choose(self, state: State, runs: Sequence[Run]) -> int:
         begun = state.points()
@@ -280,7 +281,8 @@ class Learning:
 
     def pick(self, state: State) -> list[int]:
         runs = self._runs(state)
-        ranked = self._ranked(runs) if any(run.value is not None for run in runs) else []
+        known = {run.recipe for run in runs if run.epochs and not run.diverged}
+        ranked = self._ranked(runs, known) if known else []
         return [self._point(state, recipe) for recipe in ranked[:PICKED]]
 
 

@@ -344,6 +344,17 @@ def test_the_change_from_search_to_fresh_seeds_has_its_unit_at_its_first_number(
     assert title.endswith("changed by −2.22 points for scheduled and +1.11 for plain")
 
 
+def test_a_winner_that_the_search_did_not_train_to_the_end_has_no_optimism(data: StudyData) -> None:
+    findings = find(data)
+    first, second = (replace(one, searched=0.9, confirmed=0.8) for one in findings.optimism)
+    unseen = replace(first, searched=None)
+    told = f"The search did not train {first.finalist.label} to the end"
+    figure = drawn_figures(replace(findings, optimism=(unseen, second)))["optimism"]
+    assert [row[0] for row in figure.tables[0].rows] == [second.finalist.label]
+    assert told in figure.caption
+    assert told in drawn_figures(replace(findings, optimism=(unseen,)))["optimism"].note
+
+
 def trial(number: int, value: float, **parameters: float | str) -> TrialData:
     kinds = CategoricalDistribution(["a", "b"])
     distributions = {

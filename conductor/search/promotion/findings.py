@@ -1,6 +1,6 @@
 """What an arm's surrogate has learnt, for the report: which parameters matter, and where."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from conductor.search.promotion.candidates import Candidate
 from conductor.search.promotion.encoding import Encoding
-from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.surrogate import Floats, Posterior
 from storage.files.records import Learnt, Plane
 
@@ -20,14 +19,21 @@ GRID = 13  # values of a number in a picture
 MEANT = 64  # recipes that a picture's values are means over
 
 Sample = Sequence[Candidate]
+Shown = Callable[[Floats], Floats]
 
 
 def learnt(
-    posterior: Posterior, encoding: Encoding, sample: Sample, scale: Scale, seed: int, trials: int
+    posterior: Posterior,
+    encoding: Encoding,
+    sample: Sample,
+    shown: Shown,
+    seed: int,
+    trials: int,
 ) -> Learnt:
     """Return the importances of an arm's parameters, and a picture of the most important two.
 
-    `sample` are random recipes of the space; `trials` is the number of those behind the posterior.
+    `sample` are random recipes of the space; `shown` turns scores into what is shown; `trials` is
+    the number of those behind the posterior.
     """
     rows = np.stack([encoding.row(one.parameters) for one in sample])
     drawn = posterior.draws(rows, DRAWS, np.random.default_rng(seed))
@@ -36,7 +42,7 @@ def learnt(
         for place, name in enumerate(encoding.ranges)
     }
     order = sorted(importances, key=lambda name: (-importances[name][0], name))
-    plane = _plane(posterior, encoding, sample, scale, order[:2])
+    plane = _plane(posterior, encoding, sample, shown, order[:2])
     shares = {name: list(importances[name]) for name in order}
     return Learnt(importances=shares, trials=trials, plane=plane)
 
@@ -69,7 +75,7 @@ def _importance(drawn: Floats, groups: NDArray[np.int64]) -> tuple[float, float,
 
 
 def _plane(
-    posterior: Posterior, encoding: Encoding, sample: Sample, scale: Scale, names: Sequence[str]
+    posterior: Posterior, encoding: Encoding, sample: Sample, shown: Shown, names: Sequence[str]
 ) -> Plane | None:
     """Return the posterior mean by two parameters, over random values of all others.
 
@@ -86,7 +92,7 @@ def _plane(
         for each in having
     ]
     mean, _ = posterior.of(np.stack(rows))
-    table = scale.shown(mean.reshape(len(values[1]), len(values[0]), len(having)).mean(2))
+    table = shown(mean.reshape(len(values[1]), len(values[0]), len(having)).mean(2))
     return Plane(names=list(names), values=[list(each) for each in values], means=table.tolist())
 
 

@@ -1,6 +1,6 @@
 """The model of an arm: the surrogate's posterior of recipes, from runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from conductor.search.promotion.surrogate import (
     Recipes,
     expected_improvement,
 )
+from conductor.search.promotion.warp import Warp
 
 DIGITS = 9  # of an acquisition: what differs less is equal, on every machine
 
@@ -59,21 +60,34 @@ class Model:
 
     def _values(self, runs: Sequence[Run]) -> Iterator[tuple[Run, float]]:
         """Yield each run that has a value, with its latest on the surrogate's scale."""
-        whole = [run for run in runs if run.value is not None]
-        signals = [run.signals[self._horizon] for run in whole]
-        values = self._scale.at_horizon([run.value or 0.0 for run in whole], signals)
-        yield from zip(whole, values, strict=True)
-        for run in runs:
-            if run.diverged:
-                yield run, self._scale.lowest
-            elif 0 < run.epochs < self._horizon:
-                yield run, self._scale.early(run.signals[run.epochs])
+        for epoch in sorted({run.epochs for run in runs if run.epochs}):
+            reached = self._reached(epoch, runs)
+            warped = Warp(np.array([*reached.values()]))(np.array([*reached.values()]))
+            latest = dict(zip(reached, warped.tolist(), strict=True))
+            yield from ((run, latest[run.number]) for run in runs if run.epochs == epoch)
 
-    def ranked(self, posterior: Posterior, runs: Sequence[Run]) -> list[int]:
-        """Return the recipes with a value at the horizon, the highest posterior mean first."""
+    def _reached(self, epoch: int, runs: Sequence[Run]) -> dict[int, float]:
+        """Return the value after `epoch` of each run that came there, by number."""
+        if epoch < self._horizon:
+            there = [run for run in runs if epoch in run.signals]
+            return {run.number: self._scale.early(run.signals[epoch]) for run in there}
+        whole = [run for run in runs if run.value is not None]
+        signals = [run.signals[epoch] for run in whole]
+        values = self._scale.at_horizon([run.value or 0.0 for run in whole], signals)
+        lowest = {run.number: self._scale.lowest for run in runs if run.diverged}
+        return {run.number: value for run, value in zip(whole, values, strict=True)} | lowest
+
+    def shown(self, scores: Floats, runs: Sequence[Run]) -> Floats:
+        """Return scores at the horizon as they are shown: shares, others as they are."""
+        reached = self._reached(self._horizon, runs)
+        return self._scale.shown(Warp(np.array([*reached.values()])).inverse(scores))
+
+    def ranked(self, posterior: Posterior, recipes: Collection[int]) -> list[int]:
+        """Return these recipes, the highest posterior mean at the horizon first."""
         mean, _ = posterior.of_recipes()
-        whole = {run.recipe for run in runs if run.value is not None}
-        return sorted(whole, key=lambda one: (-round(float(mean[self._places[one]]), DIGITS), one))
+        return sorted(
+            recipes, key=lambda one: (-round(float(mean[self._places[one]]), DIGITS), one)
+        )
 
     def best_of(self, rows: Floats, posterior: Posterior, runs: Sequence[Run]) -> int:
         """Return the place of the row, of [M, D], with the largest expected improvement.

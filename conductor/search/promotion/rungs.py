@@ -73,6 +73,11 @@ class Repeat:
 Decision = Begin | Continue | Repeat
 
 
+def whole(runs: Sequence[Run]) -> set[int]:
+    """Return the recipes with a value at the horizon."""
+    return {run.recipe for run in runs if run.value is not None}
+
+
 def decide(
     number: int,
     runs: Sequence[Run],
@@ -85,13 +90,11 @@ def decide(
     of all jobs goes to the horizon, so that there is always one to choose.
     """
     horizon = rungs[-1]
-    if number % REPEAT_EVERY == 0:
-        whole = {run.recipe for run in runs if run.value is not None}
-        if len(whole) >= REPEAT_AFTER:
-            count = Counter(run.recipe for run in runs)
-            for recipe in ranked()[:REPEATED]:
-                if count[recipe] < REPEATED:
-                    return Repeat(recipe, horizon)
+    if number % REPEAT_EVERY == 0 and len(whole(runs)) >= REPEAT_AFTER:
+        count = Counter(run.recipe for run in runs)
+        for recipe in ranked()[:REPEATED]:
+            if count[recipe] < REPEATED:
+                return Repeat(recipe, horizon)
     for rung, following in reversed([*pairwise(rungs)]):
         reached = [run for run in runs if run.epochs >= rung]
         reached.sort(key=lambda run: (-run.signals.get(rung, float("-inf")), run.number))

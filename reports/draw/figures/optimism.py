@@ -11,7 +11,7 @@ from reports.draw.drawing import Figure, Legend, Panel, Table, axis
 from reports.draw.palette import light
 from reports.draw.rows import labelled_rows, rows_height
 from reports.draw.shared import looks, unconfirmed
-from reports.read.data import StudyData
+from reports.read.data import FinalistData, StudyData
 from reports.wording import Measure, listed
 
 GROUP = "Search"
@@ -28,12 +28,13 @@ MARKS = (  # colour and symbol of each score
 def draw(findings: Findings) -> Figure:
     """Draw each tuned recipe's validation score in the search and on fresh seeds."""
     data, measure = findings.data, findings.data.measure
-    known = [one for one in findings.optimism if one.fresh is not None]
+    known = [one for one in findings.optimism if one.excess is not None]
+    unseen = _unseen([one.finalist for one in findings.optimism if one.searched is None])
     if not known:
         note = "Recipes were confirmed at another horizon than they were searched at."
         return Figure(
             title="The optimism of the search is unknown",
-            note=note if findings.optimism else unconfirmed(data),
+            note=unseen or note if findings.optimism else unconfirmed(data),
         )
     title = _title(measure, known)
     rows = [_table_row(measure, one) for one in known]
@@ -50,19 +51,25 @@ def draw(findings: Findings) -> Figure:
     )
     return Figure(
         title=title,
-        caption=f"Validation {measure.name} of the tuned recipes. {_why(data)}",
+        caption=f"Validation {measure.name} of the tuned recipes. {_why(data)} {unseen}".strip(),
         panels=[panel],
         legend=[Legend(text=text, colour=colour, mark=symbol) for text, colour, symbol in MARKS],
         tables=[Table.of(rows)],
     )
 
 
+def _unseen(finalists: Sequence[FinalistData]) -> str:
+    """Say which tuned recipes, of these, have no score in the search."""
+    named = listed([one.label for one in finalists])
+    return f"The search did not train {named} to the end, so there is no score." if named else ""
+
+
 def _why(data: StudyData) -> str:
     """Say what is wrong with a score of the search."""
     if data.by_promotion:
         return (
-            "The score in the search is the mean over the recipe's runs at the horizon, mostly "
-            "one. The recipes that are run on fresh seeds were chosen by the "
+            "The score in the search is the mean over the recipe's runs at the horizon, one "
+            "or few. The recipes that are run on fresh seeds were chosen by the "
             "highest posterior mean, which draws on these runs: so it is too good, and the mean "
             "over fresh seeds is not."
         )

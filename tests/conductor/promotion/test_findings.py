@@ -49,7 +49,7 @@ def findings(count: int = 120) -> Learnt:
         horizon=12,
     )
     return learnt(
-        Posterior(seen, recipes), encoding, drawn(200, seed=2), SCALE, seed=0, trials=count
+        Posterior(seen, recipes), encoding, drawn(200, seed=2), SCALE.shown, seed=0, trials=count
     )
 
 
