@@ -1,6 +1,6 @@
 """The decisions of one arm: what to ask, when to stop, which trials are best."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -11,7 +11,7 @@ from conductor.search.methods import SearchMethod
 from conductor.search.mirror import Mirror
 from conductor.search.promoting import Promotion
 from conductor.search.promotion.candidates import Candidates
-from conductor.search.proposal import Way
+from conductor.search.proposal import Strategy
 from conductor.search.sampling import Sampling
 from kd.errors import ProtocolError
 from kd.recipe import Recipe
@@ -56,9 +56,9 @@ class Decisions:
         self._asked = 0
         self._costs: dict[int, int] = {}
         self._committed = 0
-        self._way = self._make_way()
+        self._strategy = self._make_strategy()
 
-    def _make_way(self) -> Way:
+    def _make_strategy(self) -> Strategy:
         if self.method.sampler:
             return Sampling(self.space, self.method, self._mirror)
         candidates = Candidates(
@@ -98,7 +98,7 @@ class Decisions:
     @property
     def unit(self) -> int:
         """What one of `--trials` is, in the measure of `committed`: a trial, or epochs."""
-        return self._way.unit
+        return self._strategy.unit
 
     @property
     def committed(self) -> int:
@@ -126,7 +126,7 @@ class Decisions:
     def ask(self) -> FrozenTrial:
         """Decide the parameters of the next trial. One with an `excess` has ended already."""
         number = self._asked
-        proposal = self._way.propose(number)
+        proposal = self._strategy.propose(number)
         parameters = proposal.parameters
         enqueued = None if parameters is None else dict(parameters)
         trial = self._mirror.ask(number, proposal.sampler, enqueued)
@@ -227,7 +227,7 @@ class Decisions:
 
     def stops(self, number: int, epoch: int) -> bool:
         """Whether the trial ends early, after `epoch`, its last one reported."""
-        return self._way.stops(number, epoch)
+        return self._strategy.stops(number, epoch)
 
     def attributes(
         self, number: int, state: TrialState, value: float | None, chosen: Mapping[str, Any]
@@ -237,7 +237,7 @@ class Decisions:
         return {**chosen, **self._findings(number), **digest}
 
     def _findings(self, number: int) -> dict[str, Any]:
-        return {**self._mirror.rungs(number), **self._way.findings(number)}
+        return {**self._mirror.rungs(number), **self._strategy.findings(number)}
 
     def end(
         self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
@@ -252,7 +252,7 @@ class Decisions:
     def _count(self, number: int) -> None:
         """Note what a trial takes of the budget."""
         self._committed -= self._costs.get(number, 0)
-        self._costs[number] = self._way.cost(self._mirror.trial(number))
+        self._costs[number] = self._strategy.cost(self._mirror.trial(number))
         self._committed += self._costs[number]
 
     def digest(
@@ -264,22 +264,28 @@ class Decisions:
         trial = self._mirror.trial(number)
         return ended_digest(self._study, trial, state, values, all_attributes)
 
-    def best(self, count: int) -> list[FrozenTrial]:
-        """Return the best trials at the horizon, by recipe where the search is by promotion."""
-        return list(self._way.ranked()[:count])
+    def ranked(self) -> Sequence[FrozenTrial]:
+        """Return the trials from which finalists may come, the best first.
+
+        By promotion it is one for each recipe, which may be paused.
+        """
+        return self._strategy.ranked()
 
     @property
     def recipes_begun(self) -> tuple[int, int]:
         """How many recipes were begun, and how many of them came to the horizon."""
         begun = {
-            self.recipe(trial.number) for trial in self.trials if not self.excess(trial.number)
+            self.recipe(trial.number)
+            for trial in self.trials
+            if trial.state.is_finished()
+            and trial.state != TrialState.FAIL
+            and not self.excess(trial.number)
         }
-        whole = (t for t in self._mirror.complete if not t.user_attrs.get("diverged"))
-        return len(begun), len({self.recipe(trial.number) for trial in whole})
+        return len(begun), len({self.recipe(trial.number) for trial in self.whole})
 
     def learnt(self) -> Learnt | None:
         """What the search has learnt of the parameters, if it models them."""
-        return self._way.learnt()
+        return self._strategy.learnt()
 
     @property
     def whole(self) -> list[FrozenTrial]:
@@ -289,4 +295,4 @@ class Decisions:
     @property
     def highest(self) -> FrozenTrial | None:
         """The trial at the horizon with the highest value so far; of equals the first."""
-        return max(self.whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+        return max(self.whole, key=lambda trial: (trial.value, -trial.number), default=None)

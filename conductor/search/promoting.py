@@ -26,7 +26,6 @@ from conductor.search.promotion.rungs import (
     Run,
     decide,
     rungs_of,
-    whole,
 )
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.seen import runs_seen
@@ -69,7 +68,7 @@ class Promotion:
             job = {RUN: number, UNTIL: self._method.horizon}
             return Proposal(parameters=self._enqueued[number], job=job)
         runs = self._runs(self._mirror.trials[:number], number - self._method.lag + 1)
-        decision = decide(number, runs, self._rungs, lambda: self._ranked(runs, whole(runs)))
+        decision = decide(number, runs, self._rungs, partial(self._ranked, runs))
         if isinstance(decision, Continue):
             run = decision.run
             job = {RUN: run.number, CONTINUES: run.last, UNTIL: decision.until}

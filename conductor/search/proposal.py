@@ -22,7 +22,7 @@ class Proposal:
     job: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Way(Protocol):
+class Strategy(Protocol):
     """A way to search one arm. It decides from the trials that the lag allows, and writes nothing.
 
     `unit` is what one of `--trials` is, in the measure of `cost`.
@@ -51,5 +51,5 @@ class Way(Protocol):
         ...
 
     def ranked(self) -> Sequence[FrozenTrial]:
-        """Return the trials at the horizon, those with the best recipes first."""
+        """Return the trials from which finalists may come, those with the best recipes first."""
         ...

@@ -125,7 +125,9 @@ class Confirmation(Stage):
         for arm in self._arms:
             candidates = _candidates(arm)
             if not candidates:
-                raise StudyError(f"arm {arm.name} has no complete trial to confirm; add --trials")
+                raise StudyError(
+                    f"arm {arm.name} has no trial to confirm: each failed or diverged; add --trials"
+                )
             for recipe, trial in candidates.items():
                 first = arm.decisions.first(recipe)
                 for replicate in range(SELECTION_SEEDS):
@@ -222,12 +224,12 @@ def _ending(run: _Run, record: RunRecord, measure: Measure) -> str:
 
 
 def _candidates(arm: Arm) -> dict[Recipe, FrozenTrial]:
-    """Return the best recipes of an arm, each with the best of its trials.
+    """Return the best recipes of an arm, each with the first of its trials that are ranked.
 
     Equal recipes give equal results on the seeds of the selection.
     """
     candidates: dict[Recipe, FrozenTrial] = {}
-    for trial in arm.decisions.best(arm.decisions.asked):
+    for trial in arm.decisions.ranked():
         candidates.setdefault(arm.decisions.recipe(trial.number), trial)
         if len(candidates) == CANDIDATES:
             break

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd.data.inputs import Examples
 from kd.models.network import Network
+from kd.seeds import derive_seed
 from kd.training.scoring import example_weights
 
 BATCH = 128  # images that are normalised together, at most
@@ -71,16 +72,16 @@ def batch_logits(
 ) -> tuple[Tensor, Tensor] | None:
     """Return logits [N, classes] double and labels [N] of images spread over a validation split.
 
-    They are normalised in batches of nearly equal size, each spread over the whole split, which may
-    be in the order of its classes. None if that changes nothing.
+    They are normalised in batches of nearly equal size. They are the same for each network, and
+    drawn at random, since a split may be in the order of its classes. None if that changes nothing.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     count = min(len(validation), max(2, trained // SHARE))
     if not layers or count < 2:
         return None
-    batches = -(-count // BATCH)
-    chosen = torch.arange(count) * len(validation) // count
-    parts = [chosen[first::batches].to(validation.labels.device) for first in range(batches)]
+    generator = torch.Generator().manual_seed(derive_seed(0, "early"))
+    chosen = torch.randperm(len(validation), generator=generator)[:count]
+    parts = chosen.to(validation.labels.device).tensor_split(-(-count // BATCH))
     was_training = network.training
     network.eval()
     try:

@@ -334,8 +334,19 @@ def test_best_ranks_complete_trials_that_did_not_diverge_the_first_first():
         (TrialState.FAIL, None, False),
     ):
         arm.tell(arm.ask(99), state, value, {"diverged": gone})
-    assert [trial.number for trial in arm.decisions.best(9)] == [3, 0, 4]
-    assert [trial.number for trial in arm.decisions.best(1)] == [3]
+    assert [trial.number for trial in arm.decisions.ranked()[:9]] == [3, 0, 4]
+    assert [trial.number for trial in arm.decisions.ranked()[:1]] == [3]
+
+
+def test_by_promotion_each_recipe_is_ranked_by_a_trial_that_has_ended():
+    arm = make_arm(InMemoryStorage(), "plain", lag=1)
+    complete, pruned = TrialState.COMPLETE, TrialState.PRUNED
+    for state, value in ((complete, 0.5), (pruned, 0.9), (pruned, 0.4)):
+        number = arm.ask(99)
+        arm.tell(number, state, value, told(arm, number, value))
+    running = arm.decisions.trial(arm.ask(99))
+    assert running.user_attrs["continues"] == 1
+    assert {trial.number for trial in arm.decisions.ranked()} == {0, 1, 2}
 
 
 def test_a_study_that_lost_a_trial_is_refused():

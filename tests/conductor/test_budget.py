@@ -228,7 +228,7 @@ def test_a_trial_over_the_budget_does_not_count_and_is_no_candidate(tmp_path):
     search(tmp_path, [arm], FakePool(), 12)
     trials = arm.study.get_trials()
     assert arm.decisions.spent == 12 == sum(not is_large(trial) for trial in trials) < len(trials)
-    assert not any(is_large(trial) for trial in arm.decisions.best(99))
+    assert not any(is_large(trial) for trial in arm.decisions.ranked()[:99])
     assert limited_arm(arm.study._storage).decisions.spent == 12
 
 

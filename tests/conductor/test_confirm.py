@@ -26,6 +26,7 @@ from tests.support.fakes import (
     quiet,
     search,
     study_paths,
+    told,
     trained,
 )
 from workers.events import Event, Result
@@ -375,6 +376,21 @@ def test_a_finalist_that_diverges_has_no_test_result(tmp_path):
     assert records[0].test["accuracy"] == pytest.approx(records[0].objective(0.0) - 0.1)
 
 
+def test_a_recipe_that_the_search_paused_can_win(tmp_path):
+    arm = make_arm(InMemoryStorage(), "plain", lag=99)
+    for state, value in ((TrialState.COMPLETE, 0.3), (TrialState.PRUNED, 0.9)):
+        number = arm.ask(99)
+        arm.tell(number, state, value, told(arm, number, value))
+    arm.ask(99)  # is running still
+    paused = arm.decisions.recipe(1)
+    pool = FakePool(objective=lambda job: ran(job, 0.8 if job.recipe == paused else 0.5))
+    chosen = confirm(tmp_path, [arm], pool)
+    winner = chosen.finalists[-1]
+    assert (winner.trial, winner.recipe, winner.searched) == (1, paused, None)
+    assert winner.selection == [0.8, 0.8, 0.8]
+    assert chosen.finalists[0].searched == 0.3
+
+
 def test_a_run_that_fails_ends_the_confirmation_with_its_error(tmp_path):
     pool = FakePool(objective=lambda job: failed("DataError", "the test split is gone"))
     with pytest.raises(DataError, match="the test split is gone"):
@@ -393,7 +409,9 @@ def test_epochs_that_are_repeated_after_a_retry_are_kept_once(tmp_path):
 
 def test_an_arm_without_a_complete_trial_cannot_be_confirmed(tmp_path):
     (arm,) = make_arms("plain", scores=[])
-    with pytest.raises(StudyError, match="arm plain has no complete trial to confirm; add --tr"):
+    with pytest.raises(
+        StudyError, match="arm plain has no trial to confirm: each failed or diverged; add --tr"
+    ):
         confirm(tmp_path, [arm], FakePool())
 
 

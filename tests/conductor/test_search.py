@@ -137,7 +137,7 @@ def test_divergence_is_complete_with_the_worst_value(tmp_path, sampler, before):
     assert trial.intermediate_values == dict(enumerate(before, 1))
     assert arm.decisions.spent // arm.decisions.unit == 3
     assert arm.decisions.cost(1) == 1
-    assert 1 not in [best.number for best in arm.decisions.best(3)]
+    assert 1 not in [best.number for best in arm.decisions.ranked()[:3]]
 
 
 def test_divergence_before_the_first_epoch_has_a_result(tmp_path):

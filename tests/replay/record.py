@@ -10,6 +10,7 @@ each epoch all signals are computed of the same network. The table is written to
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -76,13 +77,12 @@ def _study(flags: str, name: str, root: Path, cifar: Path) -> None:
 
 
 def _pretrain(root: Path, cifar: Path) -> None:
-    """Train student and teacher on half of the classes, as teachers of studies; link the others."""
+    """Train student and teacher on half of the classes, as teachers of studies; copy the others."""
     for split in ("train", "test"):
         for found in sorted((cifar / split).iterdir()):
-            link = root / ("older" if found.name in OLDER else "newer") / split / found.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.exists():
-                link.symlink_to(found)
+            copy = root / ("older" if found.name in OLDER else "newer") / split / found.name
+            if not copy.exists():
+                shutil.copytree(found, copy)
     for model in ("resnet14-w0.5", "resnet8-w0.25"):
         weights = root / f"{model}.safetensors"
         if weights.exists():

@@ -6,6 +6,7 @@ pending. The methods know a table's recipes by their rows and parameters alone.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +24,6 @@ from conductor.search.promotion.rungs import (
     Run,
     decide,
     rungs_of,
-    whole,
 )
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.surrogate import Parameters
@@ -73,8 +73,11 @@ class State:
         return found
 
     def new(self, point: int, until: int) -> Job:
-        seed = int(self.generator.integers(self.table.seeds[point]))
-        return Job(self.number, point, seed, 0, until)
+        """A run of the point on a seed, one that it was not begun with as long as there is one."""
+        begun = {job.seed for job in self.jobs if job.point == point}
+        every = range(self.table.seeds[point])
+        seeds = [seed for seed in every if seed not in begun] or every
+        return Job(self.number, point, int(self.generator.choice(seeds)), 0, until)
 
     def random_point(self) -> int:
         """An enqueued recipe, then any."""
@@ -100,11 +103,12 @@ class State:
             if known:
                 run.epochs = job.until
                 run.signals = {
-                    rung: self.value(job, "early_nll", rung)
+                    rung: signal
                     for rung in rungs_of(horizon)
                     if rung <= job.until
+                    and np.isfinite(signal := self.value(job, "early_nll", rung))
                 }
-                run.diverged = not np.isfinite(run.signals[job.until])
+                run.diverged = job.until not in run.signals
                 if run.diverged:
                     run.epochs = run.target = horizon
                 elif job.until == horizon:
@@ -226,7 +230,7 @@ class Promotion(ByValue):
     """Promotion alone (ASHA, with resumption): random recipes, by the early signal."""
 
     def decide(self, state: State) -> Job:
-        decision = decide(state.number, state.runs(), rungs_of(state.table.horizon), lambda: [])
+        decision = decide(state.number, state.runs(), rungs_of(state.table.horizon), list)
         if isinstance(decision, Continue):
             return _go_on(state, decision)
         return state.new(state.random_point(), self._until(state, decision.until))
@@ -252,7 +256,7 @@ class Learning:
             return state.new(state.number, state.table.horizon)
         runs = self._runs(state)
         rungs = rungs_of(state.table.horizon)
-        decision = decide(state.number, runs, rungs, lambda: self._ranked(runs, whole(runs)))
+        decision = decide(state.number, runs, rungs, partial(self._ranked, runs))
         if isinstance(decision, Continue):
             return _go_on(state, decision)
         if isinstance(decision, Repeat):

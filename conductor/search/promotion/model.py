@@ -17,6 +17,7 @@ from conductor.search.promotion.surrogate import (
 )
 from conductor.search.promotion.warp import Warp
 
+LOWEST = -1  # in place of a run's number: all that diverged
 DIGITS = 9  # of an acquisition: what differs less is equal, on every machine
 
 
@@ -62,20 +63,26 @@ class Model:
         """Yield each run that has a value, with its latest on the surrogate's scale."""
         for epoch in sorted({run.epochs for run in runs if run.epochs}):
             reached = self._reached(epoch, runs)
-            warped = Warp(np.array([*reached.values()]))(np.array([*reached.values()]))
-            latest = dict(zip(reached, warped.tolist(), strict=True))
-            yield from ((run, latest[run.number]) for run in runs if run.epochs == epoch)
+            warp = Warp(np.array([*reached.values()]))
+            for run in runs:
+                if run.epochs == epoch:
+                    latest = reached[LOWEST if run.diverged else run.number]
+                    yield run, float(warp(np.array(latest)))
 
     def _reached(self, epoch: int, runs: Sequence[Run]) -> dict[int, float]:
-        """Return the value after `epoch` of each run that came there, by number."""
+        """Return the value after `epoch` of each run that came there, by number.
+
+        At the horizon all runs that diverged are one, of the lowest value: there may be as many as
+        others, since few of these come to the horizon.
+        """
         if epoch < self._horizon:
             there = [run for run in runs if epoch in run.signals]
             return {run.number: self._scale.early(run.signals[epoch]) for run in there}
-        whole = [run for run in runs if run.value is not None]
-        signals = [run.signals[epoch] for run in whole]
-        values = self._scale.at_horizon([run.value or 0.0 for run in whole], signals)
-        lowest = {run.number: self._scale.lowest for run in runs if run.diverged}
-        return {run.number: value for run, value in zip(whole, values, strict=True)} | lowest
+        whole = {run.number: run.value for run in runs if run.value is not None}
+        signals = [run.signals[epoch] for run in runs if run.number in whole]
+        values = self._scale.at_horizon([*whole.values()], signals)
+        lowest = {LOWEST: self._scale.lowest} if any(run.diverged for run in runs) else {}
+        return dict(zip(whole, values, strict=True)) | lowest
 
     def shown(self, scores: Floats, runs: Sequence[Run]) -> Floats:
         """Return scores at the horizon as they are shown: shares, others as they are."""

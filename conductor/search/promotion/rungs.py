@@ -5,7 +5,7 @@ and a further seed for the best recipes now and then. It knows no Optuna and no 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -31,10 +31,10 @@ def rungs_of(horizon: int) -> tuple[int, ...]:
 class Run:
     """A run as a decision sees it. `number` and `recipe` are those of the first job of each.
 
-    `last` is the number of its last job. It was trained for `epochs`, and a pending job trains it
-    to `target`, else equal. `signals` has the early signal by rung, higher is better, as far as the
-    run came; `value` is the metric at the horizon, None before it. A run that diverged counts as
-    being at the horizon, without a value.
+    `last` is the number of its last job that ended. It was trained for `epochs`, and a pending job
+    trains it to `target`, else equal. `signals` has the early signal by rung, higher is better, as
+    far as the run came; `value` is the metric at the horizon, None before it. A run that diverged
+    counts as being at the horizon, without a value.
     """
 
     number: int
@@ -73,26 +73,22 @@ class Repeat:
 Decision = Begin | Continue | Repeat
 
 
-def whole(runs: Sequence[Run]) -> set[int]:
-    """Return the recipes with a value at the horizon."""
-    return {run.recipe for run in runs if run.value is not None}
-
-
 def decide(
     number: int,
     runs: Sequence[Run],
     rungs: Sequence[int],
-    ranked: Callable[[], Sequence[int]],
+    ranked: Callable[[Collection[int]], Sequence[int]],
 ) -> Decision:
     """Decide job `number` of an arm.
 
-    `ranked` returns the recipes that reached the horizon, the best posterior mean first. The first
-    of all jobs goes to the horizon, so that there is always one to choose.
+    `ranked` returns these recipes, the highest posterior mean first. The first of all jobs goes to
+    the horizon, so that a search of any size has a score.
     """
     horizon = rungs[-1]
-    if number % REPEAT_EVERY == 0 and len(whole(runs)) >= REPEAT_AFTER:
+    whole = {run.recipe for run in runs if run.value is not None}
+    if number % REPEAT_EVERY == 0 and len(whole) >= REPEAT_AFTER:
         count = Counter(run.recipe for run in runs)
-        for recipe in ranked()[:REPEATED]:
+        for recipe in ranked(whole)[:REPEATED]:
             if count[recipe] < REPEATED:
                 return Repeat(recipe, horizon)
     for rung, following in reversed([*pairwise(rungs)]):

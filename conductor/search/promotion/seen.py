@@ -32,12 +32,12 @@ def runs_seen(
             continue
         else:
             _end(run, trial, told, horizon)
-        run.last = trial.number
         runs[number] = run
     return list(runs.values())
 
 
 def _end(run: Run, trial: FrozenTrial, told: dict[str, Any], horizon: int) -> None:
+    run.last = trial.number
     run.diverged = bool(told["diverged"])
     run.epochs = run.target = horizon if run.diverged else told[UNTIL]
     run.signals = {int(rung): -nll for rung, nll in told[EARLY].items()}

@@ -15,16 +15,17 @@ FEWEST = 4  # values, of fewer nothing is known about their spread
 
 
 class Warp:
-    """A warp that is fitted to values [N], of few of which or of equal ones it changes none."""
+    """A warp that is fitted to values [N]. Of few values it changes none.
+
+    Where all good values are equal, the spread is any: the surrogate's scale follows it.
+    """
 
     def __init__(self, values: Floats) -> None:
         self._plain = self._warped = np.empty(0)
         if len(values) < FEWEST:
             return
         median = float(np.median(values))
-        spread = float(np.sqrt(np.mean((values[values >= median] - median) ** 2)))
-        if spread == 0:
-            return
+        spread = float(np.sqrt(np.mean((values[values >= median] - median) ** 2))) or 1.0
         low, counts = np.unique(values[values < median], return_counts=True)
         places = (np.cumsum(counts) - counts / 2) / len(values)
         self._plain = np.append(low, median)

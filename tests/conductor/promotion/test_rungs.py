@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -10,8 +11,15 @@ from conductor.search.promotion.rungs import Begin, Continue, Repeat, Run, decid
 RUNGS = (2, 5, 12)
 
 
-def ranked_never() -> list[int]:
+Ranked = Callable[[Collection[int]], list[int]]
+
+
+def ranked_never(recipes: Collection[int]) -> list[int]:
     raise AssertionError("no ranking is needed")
+
+
+def ranked(*order: int) -> Ranked:
+    return lambda recipes: [one for one in order if one in recipes]
 
 
 def run(number: int, epochs: int, *signals: float, **changed: object) -> Run:
@@ -95,11 +103,17 @@ def whole(recipes: int) -> list[Run]:
 
 def test_every_eighth_job_repeats_the_best_recipe_that_has_few_runs() -> None:
     runs = whole(4)
-    assert decide(8, runs, RUNGS, lambda: [2, 0, 1, 3]) == Repeat(2, 12)
+    assert decide(8, runs, RUNGS, ranked(2, 0, 1, 3)) == Repeat(2, 12)
     assert decide(9, runs, RUNGS, ranked_never) != Repeat(2, 12)
     assert isinstance(decide(8, runs[:3], RUNGS, ranked_never), Begin)
     again = [run(number, 12, -1.0, -1.0, -1.0, value=0.9, recipe=2) for number in (20, 21)]
-    assert decide(8, [*runs, *again], RUNGS, lambda: [2, 0, 1, 3]) == Repeat(0, 12)
+    assert decide(8, [*runs, *again], RUNGS, ranked(2, 0, 1, 3)) == Repeat(0, 12)
+
+
+def test_a_recipe_that_is_paused_is_not_repeated() -> None:
+    paused = run(9, 5, -0.1, -0.1)
+    ranking = ranked(9, 2, 0, 1, 3)
+    assert decide(8, [*whole(4), paused], RUNGS, ranking) == Repeat(2, 12)
 
 
 def test_only_the_three_best_recipes_are_repeated() -> None:
@@ -107,19 +121,19 @@ def test_only_the_three_best_recipes_are_repeated() -> None:
     again = [
         run(20 + place, 12, -1.0, -1.0, -1.0, value=0.9, recipe=place % 3) for place in range(6)
     ]
-    assert isinstance(decide(8, [*runs, *again], RUNGS, lambda: [0, 1, 2, 3, 4]), Begin)
+    assert isinstance(decide(8, [*runs, *again], RUNGS, ranked(0, 1, 2, 3, 4)), Begin)
 
 
 def test_a_pending_repeat_counts() -> None:
     again = [run(number, 0, recipe=2, target=12) for number in (20, 21)]
-    assert decide(8, [*whole(4), *again], RUNGS, lambda: [2, 0, 1, 3]) == Repeat(0, 12)
+    assert decide(8, [*whole(4), *again], RUNGS, ranked(2, 0, 1, 3)) == Repeat(0, 12)
 
 
 def test_about_a_third_of_the_runs_at_each_rung_goes_on() -> None:
     """In a long search. More than a third do, since some go on that are not of the best later."""
     draw, runs, jobs = random.Random(0), list[Run](), Counter[int]()
     for number in range(1, 400):
-        decision = decide(number, runs, RUNGS, lambda: [])
+        decision = decide(number, runs, RUNGS, ranked())
         if isinstance(decision, Continue):
             going = decision.run
         else:
