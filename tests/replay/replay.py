@@ -72,7 +72,7 @@ ENTRIES = (
     Entry("promotion, random recipes (ASHA)", lambda table, seed: Promotion(), lags=(1, 4, 16)),
     Entry(
         "promotion, surrogate and repeats (the default)",
-        lambda table, seed: Learning(table, {}),
+        lambda table, seed: Learning(table),
         lags=(1, 4, 16),
     ),
 )

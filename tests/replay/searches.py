@@ -247,8 +247,8 @@ def _go_on(state: State, decision: Continue) -> Job:
 class Learning:
     """The product's search: promotion, repeats, the surrogate's proposals and its pick."""
 
-    def __init__(self, table: Table, relevances: dict[str, float]) -> None:
-        self._rows, parameters = rows_of(table, relevances)
+    def __init__(self, table: Table) -> None:
+        self._rows, parameters = rows_of(table)
         self._model = Model(parameters, Scale(True, CLASSES), table.horizon)
 
     def decide(self, state: State) -> Job:
@@ -290,9 +290,9 @@ class Learning:
         return [self._point(state, recipe) for recipe in ranked[:PICKED]]
 
 
-def rows_of(table: Table, relevances: dict[str, float] | None = None) -> tuple[Floats, Parameters]:
-    """Return the rows [N, D] of a table's recipes, and their columns with these relevances."""
-    encoding = Encoding(table.distributions, {} if relevances is None else relevances)
+def rows_of(table: Table) -> tuple[Floats, Parameters]:
+    """Return the rows [N, D] of a table's recipes, and their columns."""
+    encoding = Encoding(table.distributions)
     return np.stack([encoding.row(one) for one in table.parameters]), encoding.parameters
 
 

@@ -1,10 +1,7 @@
 """Recipes as rows of numbers: what the surrogate sees of an arm's parameters."""
 
-import json
 import math
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,38 +9,24 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from conductor.search.promotion.surrogate import Floats, Parameters
 
-RELEVANCES = Path(__file__).with_name("relevances.json")  # none until several tasks agree
 Distributions = Mapping[str, BaseDistribution]
-
-
-@cache
-def relevances() -> dict[str, float]:
-    """Return the learnt relevance of each parameter of the built-in spaces."""
-    return dict(json.loads(RELEVANCES.read_text(encoding="utf-8"))["relevances"])
 
 
 class Encoding:
     """The columns of an arm's parameters, in the order of their names.
 
-    A parameter without a choice is left out; one of the user's own has a relevance of 1.
+    A parameter without a choice is left out.
     """
 
-    def __init__(
-        self, distributions: Distributions, learnt: Mapping[str, float] | None = None
-    ) -> None:
-        """`distributions` has one of each parameter: the ends of its range are 0 and 1.
-
-        `learnt` are relevances by name, those of the built-in spaces unless others are given.
-        """
-        known = relevances() if learnt is None else learnt
+    def __init__(self, distributions: Distributions) -> None:
+        """`distributions` has one of each parameter: the ends of its range are 0 and 1."""
         self.ranges = {
             name: distributions[name]
             for name in sorted(distributions)
             if not distributions[name].single()
         }
         choices = [isinstance(one, CategoricalDistribution) for one in self.ranges.values()]
-        weights = [known.get(name, 1.0) for name in self.ranges]
-        self.parameters = Parameters(np.array(choices, dtype=bool), np.array(weights, dtype=float))
+        self.parameters = Parameters(np.array(choices, dtype=bool))
 
     def row(self, parameters: Mapping[str, Any]) -> Floats:
         """Return a recipe's row [D]: numbers in 0-1, a choice's index, NaN for what it lacks."""

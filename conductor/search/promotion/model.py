@@ -44,10 +44,10 @@ class Model:
             self._recipes.add(np.stack([rows[number] for number in new]))
 
     def posterior(self, runs: Sequence[Run]) -> Posterior:
-        """Return the posterior after these runs: each has its latest value, and a pending job."""
-        known = [(run, run.epochs, value) for run, value in self._values(runs)]
+        """Return the posterior after these runs: from all their values, and their pending jobs."""
         pending = [(run, run.target, np.nan) for run in runs if run.target > run.epochs]
-        furthest = sorted([*known, *pending], key=lambda row: (-row[1], -row[0].number))
+        furthest = [*self._values(runs), *pending]
+        furthest.sort(key=lambda row: (-row[1], -row[0].number))
         rows = sorted(furthest[:MOST], key=lambda row: (row[0].number, row[1]))
         places = [self._places[run.recipe] for run, _, _ in rows]
         seen = Observations(
@@ -59,15 +59,16 @@ class Model:
         )
         return Posterior(seen, self._recipes)
 
-    def _values(self, runs: Sequence[Run]) -> Iterator[tuple[Run, float]]:
-        """Yield each run that has a value, with its latest on the surrogate's scale."""
-        for epoch in sorted({run.epochs for run in runs if run.epochs}):
+    def _values(self, runs: Sequence[Run]) -> Iterator[tuple[Run, int, float]]:
+        """Yield runs with an epoch that they came to, and their value there, warped among all."""
+        for epoch in sorted({self._horizon, *(rung for run in runs for rung in run.signals)}):
             reached = self._reached(epoch, runs)
-            warp = Warp(np.array([*reached.values()]))
+            warped = Warp(np.array([*reached.values()]))(np.array([*reached.values()]))
+            values = dict(zip(reached, warped.tolist(), strict=True))
             for run in runs:
-                if run.epochs == epoch:
-                    latest = reached[LOWEST if run.diverged else run.number]
-                    yield run, float(warp(np.array(latest)))
+                lowest = run.diverged and epoch == self._horizon
+                if (number := LOWEST if lowest else run.number) in values:
+                    yield run, epoch, values[number]
 
     def _reached(self, epoch: int, runs: Sequence[Run]) -> dict[int, float]:
         """Return the value after `epoch` of each run that came there, by number.

@@ -1,11 +1,13 @@
 """The surrogate: a Gaussian process over recipes and epochs, in closed form.
 
-Each run is one observation, its latest value: y = level(epoch) + f(recipe, epoch) + u(run, epoch) +
-noise. All variances are shares of one scale, which is the only thing that is estimated; nothing is
-optimised, so that a posterior is a function of its data. The shares were chosen by replaying
-recorded curves (docs/replay.md). Freeze-thaw (Swersky et al. 2014, arXiv 1406.3896) has the idea of
-a kernel over recipe and epoch; see Rasmussen and Williams, "Gaussian processes for machine
-learning", 2006, algorithm 2.1, for the computation.
+Each value of a run, at a rung or at the horizon, is an observation:
+y = level(epoch) + f(recipe, epoch) + u(run, epoch) + noise. A run goes on because of its earlier
+values; without these, what is seen at later epochs would be a selection. All variances are shares
+of one scale, which is the only thing that is estimated; nothing is optimised, so that a posterior
+is a function of its data. The shares were chosen by replaying recorded curves (docs/replay.md).
+Freeze-thaw (Swersky et al. 2014, arXiv 1406.3896) has the idea of a kernel over recipe and epoch;
+see Rasmussen and Williams, "Gaussian processes for machine learning", 2006, algorithm 2.1, for the
+computation.
 """
 
 from dataclasses import dataclass
@@ -29,15 +31,14 @@ WIDTH = 0.6  # the same, of their product
 ADDITIVE = 0.5  # share of the sum; the product has the rest
 ONE_SIDED = 0.3, 0.2  # similarity, and squared distance, where only one recipe has the parameter
 UNEQUAL = 0.35  # squared distance of two different choices
-MOST = 1500  # observations
+MOST = 1500  # observations, those at the latest epochs
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The parameters of an arm: which of them are choices, and their relevances, both [D]."""
+    """The parameters of an arm: which of them are choices [D]."""
 
     choices: NDArray[np.bool_]
-    relevances: Floats
 
     def similarity(self, left: Floats, right: Floats) -> Floats:
         """Return the prior correlation [N, M] of different recipes [N, D] and [M, D].
@@ -46,12 +47,11 @@ class Parameters:
         """
         total = np.zeros((len(left), len(right)))
         distance = np.zeros_like(total)
-        for place, relevance in enumerate(self.relevances):
+        for place in range(count := len(self.choices)):
             near, far = self._one(place, left[:, place][:, None], right[:, place][None, :])
-            total += relevance * near
-            distance += relevance * far
-        weight = self.relevances.sum()
-        mean = total / weight if weight else np.ones_like(total)
+            total += near
+            distance += far
+        mean = total / count if count else np.ones_like(total)
         smooth = ADDITIVE * mean + (1 - ADDITIVE) * np.exp(distance / (-2 * WIDTH**2))
         return np.asarray((1 - OF_RECIPE) * smooth)
 
@@ -76,7 +76,7 @@ class Recipes:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        self.rows: Floats = np.empty((0, len(parameters.relevances)))
+        self.rows: Floats = np.empty((0, len(parameters.choices)))
         self.among: Floats = np.empty((0, 0))  # [R, R]
 
     def add(self, rows: Floats) -> None:

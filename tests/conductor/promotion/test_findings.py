@@ -35,7 +35,7 @@ def drawn(count: int, seed: int) -> list[Candidate]:
 
 def findings(count: int = 120) -> Learnt:
     """What is learnt of recipes whose score rises with the rate, and is less for kind c."""
-    encoding, runs = Encoding(RANGES, {}), drawn(count, seed=1)
+    encoding, runs = Encoding(RANGES), drawn(count, seed=1)
     recipes = Recipes(encoding.parameters)
     recipes.add(np.stack([encoding.row(one.parameters) for one in runs]))
     values = [

@@ -12,7 +12,7 @@ from conductor.search.promotion.surrogate import Observations, Parameters, Poste
 from conductor.search.promotion.warp import Warp
 
 HORIZON = 12
-PARAMETERS = Parameters(np.array([False]), np.array([1.0]))
+PARAMETERS = Parameters(np.array([False]))
 
 
 def run(number: int, epochs: int, signal: float, value: float | None = None, **more: object) -> Run:
@@ -51,39 +51,47 @@ def seen(runs: list[Run], monkeypatch: pytest.MonkeyPatch, share: bool = True) -
 def test_values_at_the_horizon_are_warped_among_each_other(monkeypatch):
     runs = whole(0.9, 0.95, 0.2, 0.92, 0.85)
     expected = logit([0.9, 0.95, 0.2, 0.92, 0.85])
-    assert seen(runs, monkeypatch).values == pytest.approx(Warp(expected)(expected))
+    told = seen(runs, monkeypatch)
+    assert told.values[told.epochs == HORIZON] == pytest.approx(Warp(expected)(expected))
 
 
-def test_a_paused_run_is_compared_with_all_that_came_to_its_rung(monkeypatch):
+def test_values_at_a_rung_are_warped_among_all_runs_that_came_there(monkeypatch):
     likely = [0.2, 0.1, 0.5, 0.6, 0.7]
     went_on = [run(place, HORIZON, np.log(likely[place]), 0.9) for place in (3, 4)]
-    runs = [*(run(place, 2, np.log(likely[place])) for place in range(3)), *went_on]
+    told = seen(
+        [*(run(place, 2, np.log(likely[place])) for place in range(3)), *went_on], monkeypatch
+    )
+    assert told.epochs.tolist() == [2, 2, 2, 2, 5, HORIZON, 2, 5, HORIZON]
     warp = Warp(logit(likely))
-    assert seen(runs, monkeypatch).values[:3] == pytest.approx(warp(logit(likely[:3])))
+    assert told.values[told.epochs == 2] == pytest.approx(warp(logit(likely)))
+    assert told.values[told.epochs == 5] == pytest.approx(logit(likely[3:]))
 
 
 @pytest.mark.parametrize("diverged", [1, 9])
 def test_runs_that_diverged_lie_below_all_others_however_many_there_are(monkeypatch, diverged):
-    gone = [run(10 + place, HORIZON, -9.0, diverged=True) for place in range(diverged)]
-    values = seen([*whole(0.9, 0.95, 0.92, 0.93), *gone], monkeypatch).values
+    gone = [run(10 + place, HORIZON, 0.0, diverged=True) for place in range(diverged)]
+    for one in gone:
+        one.signals = {}
+    told = seen([*whole(0.9, 0.95, 0.92, 0.93), *gone], monkeypatch)
+    values = told.values[told.epochs == HORIZON]
     assert len(set(values[4:])) == 1
     assert values[4] < values[:4].min()
     assert values[:4].min() - values[4] < np.ptp(values[:4])
-    assert values[:4] == pytest.approx(
-        seen([*whole(0.9, 0.95, 0.92, 0.93), gone[0]], monkeypatch).values[:4]
-    )
+    one = seen([*whole(0.9, 0.95, 0.92, 0.93), gone[0]], monkeypatch)
+    assert values[:5] == pytest.approx(one.values[one.epochs == HORIZON])
 
 
 def test_a_pending_job_is_an_observation_without_a_value(monkeypatch):
     told = seen([*whole(0.9), run(1, 2, -0.5, target=5), run(2, 0, 0.0, target=2)], monkeypatch)
-    assert told.epochs.tolist() == [HORIZON, 2, 5, 2]
-    assert np.isnan(told.values).tolist() == [False, False, True, True]
+    assert told.epochs.tolist() == [2, 5, HORIZON, 2, 5, 2]
+    assert np.isnan(told.values).tolist() == [False, False, False, False, True, True]
 
 
-def test_of_many_runs_those_that_came_furthest_are_seen(monkeypatch):
+def test_of_many_values_those_of_the_latest_epochs_are_seen(monkeypatch):
     monkeypatch.setattr(model, "MOST", 3)
     runs = [run(0, 2, -0.5), run(1, 5, -0.5), run(2, 5, -0.4), run(3, HORIZON, -0.1, 0.9)]
-    assert seen(runs, monkeypatch).runs.tolist() == [1, 2, 3]
+    told = seen(runs, monkeypatch)
+    assert [*zip(told.runs, told.epochs, strict=True)] == [(2, 5), (3, 5), (3, HORIZON)]
 
 
 @pytest.mark.parametrize("sign", [1, -1])

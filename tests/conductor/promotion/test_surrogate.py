@@ -19,8 +19,7 @@ from conductor.search.promotion.surrogate import (
 HORIZON = 24
 NAN = math.nan
 CHOICES = np.array([False, True, False])
-RELEVANCES = np.array([1.5, 0.4, 1.0])
-PARAMETERS = Parameters(CHOICES, RELEVANCES)
+PARAMETERS = Parameters(CHOICES)
 
 
 def rows(count: int, seed: int = 0) -> Floats:
@@ -45,8 +44,8 @@ def similarity(one: Floats, other: Floats) -> float:
             near.append(float(x == y)), far.append(0.0 if x == y else 0.35)
         else:
             near.append(math.exp(-((x - y) ** 2) / (2 * 0.35**2))), far.append((x - y) ** 2)
-    mean = float(RELEVANCES @ near / RELEVANCES.sum())
-    return 0.95 * (0.5 * mean + 0.5 * math.exp(-float(RELEVANCES @ far) / (2 * 0.6**2)))
+    mean = sum(near) / len(near)
+    return 0.95 * (0.5 * mean + 0.5 * math.exp(-sum(far) / (2 * 0.6**2)))
 
 
 def test_similarity_is_that_of_the_formula() -> None:
@@ -54,14 +53,6 @@ def test_similarity_is_that_of_the_formula() -> None:
     found = PARAMETERS.similarity(left, right)
     expected = [[similarity(one, other) for other in right] for one in left]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
-def test_a_parameter_without_relevance_changes_nothing() -> None:
-    deaf = Parameters(CHOICES, np.array([1.0, 0.0, 1.0]))
-    left, right = rows(5), rows(4, seed=1)
-    before = deaf.similarity(left, right)
-    left[:, 1] = (left[:, 1] + 1) % 3
-    np.testing.assert_array_equal(deaf.similarity(left, right), before)
 
 
 def test_recipes_that_are_added_one_by_one_are_those_added_at_once() -> None:
