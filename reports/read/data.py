@@ -201,7 +201,9 @@ class StudyData:
     def trial_title(self, trial: TrialData) -> str:
         """Describe `chosen_trial`: the tuned recipe need not be the search's best trial."""
         what = "tuned recipe of" if self.tuned(trial.arm) else "best recipe so far of"
-        return f"{what} {trial.arm} (trial {trial.number})"
+        paused = self.by_promotion and trial.state == "PRUNED" and trial.history
+        where = f", paused after epoch {trial.history[-1].epoch}" if paused else ""
+        return f"{what} {trial.arm} (trial {trial.number}{where})"
 
     def of_role(self, role: str) -> tuple[FinalistData, ...]:
         return tuple(one for one in self.finalists if one.role == role)

@@ -312,6 +312,26 @@ def test_figures_say_how_finalists_were_chosen(
         assert "posterior" not in before[key].caption
 
 
+def test_a_winner_that_the_search_paused_is_shown_as_such(data: StudyData) -> None:
+    arm = data.arms[0]
+    paused = next(run for run in arm.runs if run.state == "PRUNED")
+    finalists = tuple(
+        replace(one, finalist=replace(one.finalist, trial=paused.number, searched=None))
+        if (one.arm, one.finalist.role) == (arm.name, "tuned")
+        else one
+        for one in data.finalists
+    )
+    figures = drawn_figures(find(replace(data, finalists=finalists)))
+    last = paused.history[-1].epoch
+    named = f"tuned recipe of {arm.name} (trial {paused.number}, paused after epoch {last})"
+    for key in ("loss", "schedules"):
+        assert named in figures[key].title
+    assert f"in epoch {last}" in figures["loss"].title
+    assert len(drawn_points(figures["optimism"], "optimism", "tuned plain")) > 0
+    marks = {trace["name"]: trace for trace in figures["posterior"].panels[0].plot["data"][1:]}
+    assert marks["tuned"]["customdata"] == [named]
+
+
 def test_trials_csv_tells_the_job_of_each_trial(promoted: Fabricated, data: StudyData) -> None:
     frame = pd.read_csv(promoted.study.trials_csv)
     columns = ["epochs", "diverged", "auditor", "started", "seconds"]

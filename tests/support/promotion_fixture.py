@@ -23,7 +23,7 @@ from workers.pools.worker_pool import WorkerPool
 
 LAG = 4
 FAILS = "00003"  # the run of each arm whose first job fails; so does its first that goes on
-DIVERGES = 12  # one of so many runs does
+DIVERGES = 8  # one of so many runs does
 
 Course = Callable[[TrainJob], list[EpochMetrics]]  # the epochs of a whole run
 

@@ -69,7 +69,7 @@ def _title(data: StudyData, trial: TrialData) -> str:
     term = TERMS[place][0]
     return (
         f"In the {data.trial_title(trial)}, the {term} term is {percent(first[place], 0)} of the "
-        f"loss in the first epoch and {percent(last[place], 0)} in the last"
+        f"loss in epoch 1 and {percent(last[place], 0)} in epoch {trial.history[-1].epoch}"
     )
 
 

@@ -31,10 +31,12 @@ def draw(findings: Findings) -> Figure:
     known = [one for one in findings.optimism if one.excess is not None]
     unseen = _unseen([one.finalist for one in findings.optimism if one.searched is None])
     if not known:
-        note = "Recipes were confirmed at another horizon than they were searched at."
+        same = data.protocol.confirm_horizon == data.protocol.epochs
+        other = "Recipes were confirmed at another horizon than they were searched at."
+        note = "" if same else other
         return Figure(
             title="The optimism of the search is unknown",
-            note=unseen or note if findings.optimism else unconfirmed(data),
+            note=f"{note} {unseen}".strip() if findings.optimism else unconfirmed(data),
         )
     title = _title(measure, known)
     rows = [_table_row(measure, one) for one in known]

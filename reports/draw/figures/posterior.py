@@ -1,6 +1,6 @@
 """What the surrogate of a search by promotion expects of two parameters together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -92,15 +92,14 @@ class _Picture:
         sides = (self.across, int(across)), (self.up, int(up))
         return " and ".join(f"{side.name} {side.words[place]}" for side, place in sides)
 
-    @property
-    def places(self) -> dict[int, tuple[float, float]]:
-        """Where the runs at the horizon lie that have both parameters, by their trials.
+    def places(self, trials: Iterable[TrialData]) -> dict[int, tuple[float, float]]:
+        """Where those of these trials lie that have both parameters, by number.
 
         Those with the same two choices lie side by side.
         """
         found = {
             trial.number: (across, up)
-            for trial in self.arm.completed
+            for trial in trials
             if (across := self.across.place(trial)) is not None
             and (up := self.up.place(trial)) is not None
         }
@@ -227,10 +226,11 @@ def _map(data: StudyData, picture: _Picture) -> Any:
 
 def _runs(data: StudyData, picture: _Picture) -> list[Any]:
     """The runs at the horizon as dots, and the recipe that is tuned, or the best so far."""
-    arm, places = picture.arm, picture.places
-    chosen = data.chosen_trial(arm)
+    arm, chosen = picture.arm, data.chosen_trial(picture.arm)
+    others = [one for one in arm.completed if one is not chosen]
+    places = picture.places([*others, chosen] if chosen else others)
     known = [one for one in arm.completed if one.number in places]
-    best = [one for one in known if chosen and one.number == chosen.number]
+    best = [chosen] if chosen and chosen.number in places else []
     marks = (known, "circle", 6, f"{arm.name}, runs"), (best, "diamond", 14, "tuned")
     return [
         go.Scatter(
@@ -244,15 +244,18 @@ def _runs(data: StudyData, picture: _Picture) -> list[Any]:
                 "color": light("ink"),
                 "line": {"color": light("page"), "width": 1.5},
             },
-            customdata=[
-                f"{data.trial_title(one) if name == 'tuned' else f'{arm.name}, trial {one.number}'}"
-                f": {data.measure.value(one.value)}"
-                for one in trials
-            ],
+            customdata=[_told(data, one, tuned=name == "tuned") for one in trials],
             hovertemplate="%{customdata}<extra></extra>",
         )
         for trials, symbol, size, name in marks
     ]
+
+
+def _told(data: StudyData, trial: TrialData, *, tuned: bool) -> str:
+    """Say which trial a mark is and, where it is at the horizon, its score."""
+    named = data.trial_title(trial) if tuned else f"{trial.arm}, trial {trial.number}"
+    at_horizon = trial.state == "COMPLETE"
+    return f"{named}: {data.measure.value(trial.value)}" if at_horizon else named
 
 
 def _value(measure: Measure, mean: float) -> str:

@@ -64,7 +64,7 @@ def _caption(data: StudyData, arms: list[ArmRungs]) -> str:
     return (
         "Each line is a trial: it trains its run over these epochs, and a dotted line leads to the "
         f"trial that goes on with it. After epoch {listed(rungs)} a run pauses, and the best third "
-        "by the early signal, the NLL of a batch of validation images, go on. The recipes that are "
+        "by the early signal, the NLL of some validation images, go on. The recipes that are "
         "tried first, and repeats on another seed, run straight to epoch "
         f"{data.protocol.epochs}. Kendall's τ compares the early signal there with the final "
         f"validation {data.measure.name}, over the runs at the horizon, with its 95 % interval. "

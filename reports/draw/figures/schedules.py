@@ -78,9 +78,9 @@ def _caption(data: StudyData) -> str:
     if data.by_promotion:
         return (
             "A trial of each tuned recipe, or of the recipe with the best mean so far. The "
-            "selection on fresh seeds chose it among the recipes at the horizon with the highest "
-            "posterior mean of the search's model, which weighs all runs: another trial may have "
-            "scored better in the search."
+            "selection on fresh seeds chose it among the recipes with the highest posterior mean "
+            "of the search's model, which weighs all runs: another trial may have scored better "
+            "in the search, and this one may be paused."
         )
     return (
         "The trial of each tuned recipe, or the best trial so far. The selection on fresh seeds "
