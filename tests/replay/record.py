@@ -47,7 +47,7 @@ Curves = dict[Key, list[dict[str, float]]]
 RECIPES = {"scheduled": 300, "plain": 100}  # recipes of each arm
 BEST = 5  # of so many recipes, the best one is trained on fresh seeds too
 OLDER = ("airplane", "automobile", "bird", "cat", "deer")  # classes that weights are trained on
-_SMALL = "--image-size 16 --batch-size 32 --confirm-epochs 1 "
+_SMALL = "--image-size 16 --batch-size 64 --confirm-epochs 1 "
 TASKS = {  # its flags; CIFAR and ROOT stand for folders
     "digits": "",
     "cifar": _SMALL + "--dataset folder:CIFAR --train-size 1200 --teacher resnet14-w0.5 "

@@ -138,7 +138,7 @@ MAKERS: dict[str, Callable[[Table], Method]] = {
     "halving": lambda table: Whole(None, "halving"),
     "optuna": lambda table: Whole(Proposer(table, RandomSampler(seed=0))),
     "promotion": lambda table: Promotion(),
-    "learning": lambda table: Learning(table, {}),
+    "learning": lambda table: Learning(table),
 }
 
 
@@ -190,7 +190,7 @@ def test_a_decision_sees_the_jobs_that_the_lag_allows(lag: int) -> None:
 def test_a_search_stops_at_its_budget_and_is_repeated_by_its_seed() -> None:
     table = invented()
     found, again = (
-        search(table, Learning(table, {}), np.random.default_rng(5), 4, 240) for _ in range(2)
+        search(table, Learning(table), np.random.default_rng(5), 4, 240) for _ in range(2)
     )
     assert found.spent[-2] < 240 <= found.spent[-1]
     assert (found.spent == again.spent).all()
