@@ -125,9 +125,7 @@ class Confirmation(Stage):
         for arm in self._arms:
             candidates = _candidates(arm)
             if not candidates:
-                raise StudyError(
-                    f"arm {arm.name} has no trial to confirm: each failed or diverged; add --trials"
-                )
+                raise StudyError(f"arm {arm.name} has no trial to confirm; add --trials")
             for recipe, trial in candidates.items():
                 first = arm.decisions.first(recipe)
                 for replicate in range(SELECTION_SEEDS):

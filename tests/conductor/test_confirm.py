@@ -409,9 +409,7 @@ def test_epochs_that_are_repeated_after_a_retry_are_kept_once(tmp_path):
 
 def test_an_arm_without_a_complete_trial_cannot_be_confirmed(tmp_path):
     (arm,) = make_arms("plain", scores=[])
-    with pytest.raises(
-        StudyError, match="arm plain has no trial to confirm: each failed or diverged; add --tr"
-    ):
+    with pytest.raises(StudyError, match="arm plain has no trial to confirm; add --tr"):
         confirm(tmp_path, [arm], FakePool())
 
 

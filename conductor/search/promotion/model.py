@@ -63,8 +63,8 @@ class Model:
         """Yield runs with an epoch that they came to, and their value there, warped among all."""
         for epoch in sorted({self._horizon, *(rung for run in runs for rung in run.signals)}):
             reached = self._reached(epoch, runs)
-            warped = Warp(np.array([*reached.values()]))(np.array([*reached.values()]))
-            values = dict(zip(reached, warped.tolist(), strict=True))
+            plain = np.array([*reached.values()])
+            values = dict(zip(reached, Warp(plain)(plain).tolist(), strict=True))
             for run in runs:
                 lowest = run.diverged and epoch == self._horizon
                 if (number := LOWEST if lowest else run.number) in values:
