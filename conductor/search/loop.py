@@ -15,7 +15,7 @@ from conductor.search.promotion.rungs import rungs_of
 from conductor.search.stage import Stage, run_record
 from kd.errors import StudyError, WorkerError
 from kd.seeds import derive_seed
-from kd.training.history import EpochMetrics
+from kd.training.history import EpochMetrics, early_signal
 from reports.wording import counted, recipes_begun, trainings
 from storage.files.records import RunRecord
 from storage.studies.trials import EARLY, RUN, UNTIL
@@ -239,6 +239,8 @@ def _attributes(record: RunRecord, decisions: Decisions, number: int) -> dict[st
     if RUN in decisions.trial(number).user_attrs:
         rungs = rungs_of(record.horizon)
         attributes[EARLY] = {
-            str(epoch.epoch): epoch.early_nll for epoch in record.history if epoch.epoch in rungs
+            str(rung): early_signal(record.history[:rung])
+            for rung in rungs
+            if rung <= len(record.history)
         }
     return attributes

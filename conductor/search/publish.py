@@ -169,7 +169,7 @@ def _how_it_is_searched(horizon: int) -> str:
     return (
         "The search is by promotion. A trial trains one run from one epoch to another:\n\n"
         f"- **PRUNED**: paused after epoch {' or '.join(map(str, rungs))}. The best third of the "
-        "runs there go on, by the early signal (`early_nll`). Such a run goes on as a new trial "
+        "runs there go on, by the early signal (`early_signal`). Such a run goes on as a new trial "
         "with the same parameters and the reports so far, whose attribute `continues` is the "
         "number of the paused one.\n"
         f"- **COMPLETE**: at the horizon, epoch {horizon}. Only these have the final score.\n"

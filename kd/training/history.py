@@ -1,5 +1,6 @@
-"""What a training run reports after each epoch."""
+"""What a training run reports after each epoch, and how good its first epochs say it will be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd.errors import require
@@ -17,7 +18,7 @@ class EpochMetrics(JsonData):
 
     `agreement` (share of validation images for which both networks predict the same class) and
     `teacher_kl` (KL of the teacher to the student at temperature 1, nats) are None without a
-    teacher. `early_nll` is the early signal (`kd.training.early`). `temperature`, `alpha` and `lr`
+    teacher. `early_nll` is that of `kd.training.early`. `temperature`, `alpha` and `lr`
     are those of the epoch's last step.
     """
 
@@ -43,3 +44,13 @@ class EpochMetrics(JsonData):
             share = getattr(self, name)
             require(f"{name} must lie in 0-1", share is None or 0 <= share <= 1, share)
         require("epoch must be at least 1", self.epoch >= 1, self.epoch)
+
+
+def early_signal(history: Sequence[EpochMetrics]) -> float:
+    """Return the mean `early_nll` of a run's epochs, nats: how fast it learns.
+
+    The mean of the first epochs ranks runs by their end better than the last of them, whose
+    learning rate and schedules are those of the middle of a run. Ru et al. 2021 ("Speedy
+    performance estimation for neural architecture search") sum training losses in the same way.
+    """
+    return sum(epoch.early_nll for epoch in history) / len(history)

@@ -19,7 +19,7 @@ from reports.statistics import Difference
 SCHEMA = 1
 FIRST = ("arm", "number", "state", "value")  # columns of trials.csv before the parameters
 LAST = ("epochs", "diverged", "auditor", "started", "seconds")
-OF_JOBS = ("run", "continues", "repeats", "begun", "until", "early_nll")  # by promotion, then LAST
+OF_JOBS = ("run", "continues", "repeats", "begun", "until", "early_signal")  # then LAST
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -321,5 +321,5 @@ def _job(trial: TrialData) -> dict[str, Any]:
         "repeats": trial.repeats,
         "begun": trial.begun,
         "until": trial.until,
-        "early_nll": None if last is None else trial.early[last],
+        "early_signal": None if last is None else trial.early[last],
     }

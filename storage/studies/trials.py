@@ -27,7 +27,7 @@ OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sam
 # by its first trial; the epoch until which; the trial that it continues; and the run whose recipe
 # it repeats on another seed
 RUN, UNTIL, CONTINUES, REPEATS = JOB = ("run", "until", "continues", "repeats")
-EARLY = "early_nll"  # user attribute: the early signal of a run, nats, by rung as far as it came
+EARLY = "early_signal"  # user attribute: the early signal of a run, nats, by rung as far as it came
 COVERED = (OF_STUDY, "fixed_params")  # system attributes that a digest covers
 
 

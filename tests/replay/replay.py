@@ -23,7 +23,7 @@ from conductor.search.methods import STARTUP_TRIALS
 from conductor.search.promotion.rungs import rungs_of
 from tests.benchmarks.machine import described
 from tests.replay.searches import Learning, Method, Promotion, Proposer, Searched, Whole, search
-from tests.replay.tables import SEEDS, SIGNALS, Floats, Table, complete_tasks, read_table
+from tests.replay.tables import MEAN, SEEDS, SIGNALS, Floats, Table, complete_tasks, read_table
 from tests.support.processes import commit
 
 BUDGET = 40  # trainings' worth of epochs
@@ -193,7 +193,7 @@ def signals(task: str, arm: str) -> str:
         f"| signal | {' | '.join(f'epoch {epoch}' for epoch in shown)} |",
         f"|---|{'---|' * len(shown)}",
     ]
-    for name, words in SIGNALS.items():
+    for name, words in {**SIGNALS, **MEAN}.items():
         sign = 1 if name == "accuracy" else -1
         taus = (
             float(kendalltau(sign * table.signals[name][:, :SEEDS, epoch - 1][whole], final)[0])
@@ -228,7 +228,7 @@ An Optuna sampler proposes a recipe of the space, and takes that of the table th
 is a handicap. Retort's own search chooses among the recipes of the table that it does not know.
 
 Below each comparison stands how well signals of early epochs rank runs: Kendall's rank correlation
-with the accuracy after the last epoch. `early_nll` is the one in use (`kd/training/early.py`).
+with the accuracy after the last epoch. The last row is the one in use (`kd/training/early.py`).
 """
 
 

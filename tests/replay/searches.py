@@ -27,7 +27,7 @@ from conductor.search.promotion.rungs import (
 )
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.surrogate import Parameters
-from tests.replay.tables import Floats, Table
+from tests.replay.tables import EARLY, Floats, Table
 
 CLASSES = 10
 WARMUP = 4  # the median pruner's: a quarter of the horizon
@@ -105,8 +105,7 @@ class State:
                 run.signals = {
                     rung: signal
                     for rung in rungs_of(horizon)
-                    if rung <= job.until
-                    and np.isfinite(signal := self.value(job, "early_nll", rung))
+                    if rung <= job.until and np.isfinite(signal := self.value(job, EARLY, rung))
                 }
                 run.diverged = job.until not in run.signals
                 if run.diverged:
@@ -177,11 +176,9 @@ def _halving_end(state: State, job: Job) -> int:
     """Return where successive halving without resumption ends a run, by the early signal."""
     for rung in rungs_of(job.until)[:-1]:
         at = [
-            state.value(one, "early_nll", rung)
-            for one in state.jobs[: state.seen]
-            if one.until >= rung
+            state.value(one, EARLY, rung) for one in state.jobs[: state.seen] if one.until >= rung
         ]
-        value = state.value(job, "early_nll", rung)
+        value = state.value(job, EARLY, rung)
         if sum(other > value for other in at) >= max(1, (len(at) + 1) // 3):
             return rung
     return job.until
@@ -219,7 +216,7 @@ class Proposer:
                 params=parameters,
                 distributions={name: table.distributions[name] for name in parameters},
                 intermediate_values={
-                    epoch: max(-1e9, state.value(job, "early_nll", epoch))
+                    epoch: max(-1e9, state.value(job, EARLY, epoch))
                     for epoch in range(1, job.until + 1)
                 },
             )

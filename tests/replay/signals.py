@@ -51,7 +51,8 @@ epoch. In the first epochs, scores that are measured with BatchNorm's running st
 recipes hardly better than chance; and how confident a recipe makes a student says little about its
 accuracy. So `early_nll` of every epoch's record is the likelihood of validation images, at most an
 eighth as many as are trained on, with the statistics of their own batch of {BATCH} and with logits
-scaled by the best temperature. Without batch norm it is that of the whole validation split.
+scaled by the best temperature. Without batch norm it is that of the whole validation split. The
+early signal of a run is its mean over the epochs so far.
 
 """
 # name of the study: what it is, and its flags
@@ -74,7 +75,8 @@ SIGNALS = {
     "hard_loss": "hard loss of training",
     "batch": "NLL of up to an eighth as many images as are trained on, statistics of their batch",
     "early": "the same, logits scaled by the best temperature (`early_nll`)",
-    "precise": f"the same, statistics of {PRECISE[0]} training batches (PreciseBN)",
+    "mean": "its mean over the epochs so far (the early signal)",
+    "precise": f"`early_nll` with the statistics of {PRECISE[0]} training batches (PreciseBN)",
 }
 Row = dict[str, float]
 
@@ -101,6 +103,8 @@ def measure(context: JobContext, name: str, number: int) -> list[Row]:
     )
     recipe = load_space("scheduled", known).suggest(list(seeded_trials(RECIPES))[number])
     rows = [_row(epoch) for epoch in trained(context, recipe, derive_seed(0, "signals", number))]
+    for count, row in enumerate(rows, 1):
+        row["mean"] = sum(one["early"] for one in rows[:count]) / count
     write_json(path, {"rows": rows})
     return rows
 

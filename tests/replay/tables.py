@@ -34,6 +34,8 @@ SIGNALS = {  # column: what it is
     "batch_nll": "NLL, statistics of the batch",
     "early_nll": "the same, logits scaled by the best temperature (`early_nll`)",
 }
+EARLY = "early_signal"
+MEAN = {EARLY: "its mean over the epochs so far (the early signal)"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Table:
 
     `seeds` has how many seeds each recipe was trained on. `signals` have each [recipes, most seeds,
     epochs], NaN where a recipe has fewer seeds; from where a run diverged, accuracies are 0 and
-    likelihoods infinite. `distributions` are those of all parameters.
+    likelihoods infinite. `EARLY` is one of them. `distributions` are those of all parameters.
     """
 
     task: str
@@ -167,6 +169,7 @@ def read_table(task: str, arm: str) -> Table:
             signals[name][recipe, seed, int(row["epoch"]) - 1] = float(row[name])
     for found in signals.values():
         found[~recorded] = np.nan
+    signals[EARLY] = signals["early_nll"].cumsum(axis=2) / np.arange(1, horizon + 1)
     ranges = told["distributions"]
     return Table(
         task=task,

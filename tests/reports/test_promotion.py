@@ -12,6 +12,7 @@ import pytest
 from conductor.search.arm import Arm
 from conductor.search.methods import SearchMethod
 from conductor.search.promotion import rungs
+from kd.training.history import early_signal
 from reports.compute import caveats
 from reports.compute.findings import Findings, find
 from reports.draw.drawing import Figure
@@ -72,7 +73,7 @@ def test_a_trial_has_its_own_epochs_and_seconds_and_its_run_is_told(data: StudyD
             assert trial.parameters == before.parameters
             assert trial.history[: trial.begun] == before.history
             assert trial.values.items() > before.values.items()
-            further = {} if trial.diverged else {trial.until: trial.history[-1].early_nll}
+            further = {} if trial.diverged else {trial.until: early_signal(trial.history)}
             assert trial.early == {**before.early, **further}
             own = [epoch.seconds for epoch in trial.history[trial.begun :]]
             assert (trial.epochs, trial.trained_seconds) == (len(own), pytest.approx(sum(own)))
@@ -89,7 +90,7 @@ def test_no_epoch_and_no_second_is_counted_twice(promoted: Fabricated, promotion
         assert rows["seconds"].sum() == pytest.approx(1.1 * (trained + lost))
         assert (ledger.trained, ledger.runs) == (trained, len(runs))
         assert ledger.planned == HORIZON * len(runs) == trained + ledger.saved + ledger.cut
-        assert (ledger.failed, lost) == (2, 1 + 2)  # one of two epochs, and two of three
+        assert (ledger.failed, lost) == (2, 0 + 2)  # of one epoch none, and two of three
         assert read_report(promoted)["arms"][arm.name]["epochs"] == trained
         distilled += (trained + lost) * (arm.name != "plain")
     confirmed = sum(len(one.runs) * HORIZON for one in data.finalists if one.distils)
@@ -98,9 +99,9 @@ def test_no_epoch_and_no_second_is_counted_twice(promoted: Fabricated, promotion
 
 
 def test_a_job_that_failed_at_once_has_trained_nothing(data: StudyData) -> None:
-    trial = next(one for one in data.arms[0].counted if one.begun == 5)
+    trial = next(one for one in data.arms[0].counted if one.begun == 4)
     record = replace(trial.record, history=[], seconds=0.0, outcome="failed")
-    values = {epoch: trial.values[epoch] for epoch in range(1, 6)}
+    values = {epoch: trial.values[epoch] for epoch in range(1, 5)}
     failed = replace(trial, state="FAIL", value=None, record=record, values=values)
     assert (failed.epochs, failed.trained_seconds) == (0, 0)
 
@@ -266,7 +267,7 @@ def test_a_run_has_one_learning_curve(data: StudyData, drawn: dict[str, Figure])
     figure = drawn["curves"]
     runs = [run for arm in data.arms for run in arm.runs]
     paused = sum(run.state == "PRUNED" for run in runs)
-    assert f"{paused} of {len(runs)} runs are paused, half of them by epoch 2 of 12" in figure.title
+    assert f"{paused} of {len(runs)} runs are paused, half of them by epoch 1 of 12" in figure.title
     assert figure.name == "Learning curves"
     for arm in data.arms:
         [panel] = [panel for panel in figure.panels if panel.key == f"curves-{arm.name}"]
@@ -278,8 +279,7 @@ def test_a_run_has_one_learning_curve(data: StudyData, drawn: dict[str, Figure])
             sum(run.is_whole for run in arm.runs),
         ]
         rows = [row for row in figure.tables[0].rows if row[:2] == [arm.name, "1"]]
-        failed = sum(trial.state == "FAIL" and trial.continues is None for trial in arm.trials)
-        assert rows[0][2] == str(len(arm.runs) + failed)
+        assert rows[0][2] == str(len(arm.runs))  # the run that failed had no epoch
 
 
 def test_slices_draw_all_runs_of_a_recipe_and_rank_recipes(
@@ -336,13 +336,13 @@ def test_trials_csv_tells_the_job_of_each_trial(promoted: Fabricated, data: Stud
     frame = pd.read_csv(promoted.study.trials_csv)
     columns = ["epochs", "diverged", "auditor", "started", "seconds"]
     assert list(frame.columns[-11:]) == [
-        *("run", "continues", "repeats", "begun", "until", "early_nll"),
+        *("run", "continues", "repeats", "begun", "until", "early_signal"),
         *columns,
     ]
     lines = promoted.study.trials_csv.read_text(encoding="utf-8").splitlines()
-    trial = next(one for one in data.arms[0].trials if one.begun == 5)
+    trial = next(one for one in data.arms[0].trials if one.begun == 4)
     nll = trial.early[max(trial.early)]
-    job = f",{trial.run},{trial.continues},,5,12,{nll!r},7,"
+    job = f",{trial.run},{trial.continues},,4,12,{nll!r},8,"
     assert any(line.startswith(f"scheduled,{trial.number},") and job in line for line in lines)
 
 
@@ -355,7 +355,7 @@ def test_report_json_has_the_rungs(promoted: Fabricated, promotion: Findings) ->
     assert set(one) == set(documented("rungs"))
     assert set(one["rungs"][0]) == documented("rungs")["rungs"]
     assert [one["arm"], other["arm"]] == ["scheduled", "plain"]
-    assert [rung["epoch"] for rung in one["rungs"]] == [2, 5, 12]
+    assert [rung["epoch"] for rung in one["rungs"]] == [1, 4, 12]
     arm = promotion.data.arms[0]
     assert one["rungs"][-1]["reached"] == len(arm.completed) == one["runs_at_horizon"]
     best = report["arms"]["scheduled"]["best"]

@@ -148,7 +148,7 @@ def test_the_figure_counts_runs_and_draws_every_trial(figure: Figure, promotion:
         f"{plain.ranked} of {plain.runs} runs of plain"
     )
     assert "so τ is a lower bound" in figure.caption
-    assert "After epoch 2 and 5 a run pauses" in figure.caption
+    assert "After epoch 1 and 4 a run pauses" in figure.caption
     for arm in promotion.data.arms:
         [panel] = [one for one in figure.panels if one.key == f"rungs-{arm.name}"]
         joins, spans, *ends = panel.plot["data"]

@@ -218,7 +218,7 @@ def told(arm: Arm, number: int, value: float | None, *, gone: bool = False) -> d
     """Return the user attributes with which a trial that ends at this value is told."""
     until = arm.decisions.trial(number).user_attrs.get("until", 0)
     rungs = [rung for rung in rungs_of(HORIZON) if rung <= until and not gone]
-    return {"diverged": gone, "early_nll": {str(rung): 1 - (value or 0.0) for rung in rungs}}
+    return {"diverged": gone, "early_signal": {str(rung): 1 - (value or 0.0) for rung in rungs}}
 
 
 def make_arm(

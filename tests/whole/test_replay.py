@@ -26,6 +26,7 @@ from tests.replay.searches import (
     search,
 )
 from tests.replay.tables import (
+    EARLY,
     SEEDS,
     SIGNALS,
     Table,
@@ -56,7 +57,7 @@ def invented(count: int = 40) -> Table:
         distributions=RANGES,
         enqueued=2,
         seeds=np.full(count, 2),
-        signals={name: accuracy if name == "accuracy" else likely for name in SIGNALS},
+        signals={name: accuracy if name == "accuracy" else likely for name in (*SIGNALS, EARLY)},
     )
 
 
@@ -125,7 +126,9 @@ def test_a_table_survives_its_file_and_is_the_same_bytes_again(tmp_path, monkeyp
     assert table.seeds.tolist() == [3, 2]
     assert table.signals["accuracy"][0, :, 1].tolist()[:3] == [1.25, 1.5, 1.75]
     assert table.signals["accuracy"][1, :2].tolist() == [[0.125, 0.0], [0.0, 1.0]]
-    assert table.signals["early_nll"][1, 0].tolist() == [0.125, np.inf]
+    assert table.signals["early_nll"][0, 0].tolist() == [0.25, 1.25]
+    assert table.signals["early_signal"][0, 0].tolist() == [0.25, 0.75]
+    assert table.signals["early_signal"][1, 0].tolist() == [0.125, np.inf]
     assert np.isnan(table.signals["accuracy"][1, 2]).all()
     assert table.worth.tolist() == pytest.approx([1.5, 0.5])
     write_table("small", arms, {key: rows for key, rows in curves.items() if key[1:] != (1, 1)})
@@ -181,10 +184,10 @@ def test_an_optuna_sampler_takes_recipes_that_were_not_begun() -> None:
 def test_a_decision_sees_the_jobs_that_the_lag_allows(lag: int) -> None:
     state = State(invented(), np.random.default_rng(0), lag)
     for point in range(6):
-        state.jobs.append(state.new(point, 2))
+        state.jobs.append(state.new(point, 1))
     known = [run.number for run in state.runs() if run.epochs]
     assert known == [*range(6 - lag + 1)]
-    assert all(run.target == 2 for run in state.runs())
+    assert all(run.target == 1 for run in state.runs())
 
 
 def test_a_search_stops_at_its_budget_and_is_repeated_by_its_seed() -> None:

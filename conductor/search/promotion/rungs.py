@@ -20,11 +20,11 @@ REPEAT_AFTER = 4  # recipes at the horizon
 def rungs_of(horizon: int) -> tuple[int, ...]:
     """Return the epochs after which runs pause, and the horizon.
 
-    They are a sixth and five twelfths of the horizon; there are none where it is below 6 epochs.
+    They are a twelfth and a third of the horizon; there are none where it is below 6 epochs.
     """
     if horizon < FEWEST:
         return (horizon,)
-    return (round(horizon / 6), round(horizon * 5 / 12), horizon)
+    return (max(1, round(horizon / 12)), round(horizon / 3), horizon)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,10 +22,9 @@ Integers = NDArray[np.int64]
 
 OF_RUN = 0.06  # variance that the runs of one recipe do not share
 OF_RECIPE = 0.05  # share of the recipes' variance that is not smooth in their parameters
-NOISE = 0.09  # variance of a value at the horizon
-NOISE_EARLY = 1.1  # how much larger it is at epoch 0, relative
+NOISE = 0.09  # variance of a value
 LEVEL = 1.0  # variance of the mean over all recipes, and again of that at each epoch
-SPAN = 4.0  # horizons, over which the correlation between epochs falls to 1/e
+SPAN = 6.0  # horizons, over which the correlation between epochs falls to 1/e
 LENGTH = 0.35  # of a parameter's unit range, of the sum of kernels of one parameter each
 WIDTH = 0.6  # the same, of their product
 ADDITIVE = 0.5  # share of the sum; the product has the rest
@@ -117,8 +116,7 @@ class Posterior:
         covariance = recipes.among[np.ix_(self._recipes, self._recipes)] * together
         covariance += OF_RUN * (runs[:, None] == runs) * together
         covariance += LEVEL * (1.0 + (self._epochs[:, None] == self._epochs))
-        early = 1 - self._epochs / seen.horizon
-        covariance[np.diag_indices_from(covariance)] += NOISE * (1 + NOISE_EARLY * early)
+        covariance[np.diag_indices_from(covariance)] += NOISE
         self._root = cholesky(covariance, lower=True, check_finite=False)
         count = len(values)
         self._offset = float(values.mean()) if count else 0.0

@@ -64,9 +64,9 @@ def _caption(data: StudyData, arms: list[ArmRungs]) -> str:
     return (
         "Each line is a trial: it trains its run over these epochs, and a dotted line leads to the "
         f"trial that goes on with it. After epoch {listed(rungs)} a run pauses, and the best third "
-        "by the early signal, the NLL of some validation images, go on. The recipes that are "
-        "tried first, and repeats on another seed, run straight to epoch "
-        f"{data.protocol.epochs}. Kendall's τ compares the early signal there with the final "
+        "by the early signal go on: the mean over its epochs of the NLL of some validation "
+        "images. The recipes that are tried first, and repeats on another seed, run straight to "
+        f"epoch {data.protocol.epochs}. Kendall's τ compares the early signal there with the final "
         f"validation {data.measure.name}, over the runs at the horizon, with its 95 % interval. "
         "These are a selection, mostly runs that the signal ranked first, so τ is a lower bound: "
         "over all runs it would likely be higher."

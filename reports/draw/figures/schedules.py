@@ -21,7 +21,7 @@ STEPS = 200  # points of a drawn schedule
 
 
 def draw(findings: Findings) -> Figure:
-    """Draw temperature, alpha and learning rate over the horizon, the scores, the early signal."""
+    """Draw temperature, alpha and learning rate over the horizon, the scores, the early NLL."""
     data, trials = findings.data, chosen_trials(findings.data)
     if not trials:
         return Figure(title="No recipe yet", note="No trial has completed yet.")
@@ -63,7 +63,7 @@ def draw(findings: Findings) -> Figure:
                     one.arm: {epoch.epoch: epoch.early_nll for epoch in one.history}
                     for one in trials
                 },
-                "early signal: calibrated NLL, statistics of the batch",
+                "early NLL: logits calibrated, statistics of the batch",
                 unit="nats",
                 height=LOW,
             ),
@@ -146,7 +146,7 @@ def _table(data: StudyData, trials: list[TrialData]) -> Table:
             "learning rate": figure(epoch.lr),
             f"validation {data.measure.name}": data.measure.value(epoch.objective),
             "NLL": figure(epoch.nll),
-            "early signal": figure(epoch.early_nll),
+            "early NLL": figure(epoch.early_nll),
             "ECE": percent(epoch.ece),
             "agreement with the teacher": percent(epoch.agreement),
         }

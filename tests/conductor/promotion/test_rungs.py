@@ -34,13 +34,13 @@ def run(number: int, epochs: int, *signals: float, **changed: object) -> Run:
         (1, (1,)),
         (5, (5,)),
         (6, (1, 2, 6)),
-        (7, (1, 3, 7)),
-        (12, (2, 5, 12)),
-        (30, (5, 12, 30)),
-        (200, (33, 83, 200)),
+        (7, (1, 2, 7)),
+        (12, (1, 4, 12)),
+        (30, (2, 10, 30)),
+        (200, (17, 67, 200)),
     ],
 )
-def test_runs_pause_at_a_sixth_and_five_twelfths_of_the_horizon(
+def test_runs_pause_at_a_twelfth_and_a_third_of_the_horizon(
     horizon: int, rungs: tuple[int, ...]
 ) -> None:
     assert rungs_of(horizon) == rungs

@@ -14,7 +14,7 @@ RUNNING = TrialState.RUNNING
 def trial(number: int, run: int, until: int, state: TrialState, **told: Any) -> FrozenTrial:
     """A job that trains a run to an epoch; what it has ended with, if it has."""
     early = {str(rung): float(rung) for rung in (2, 5, 12) if rung <= until}
-    ended = {"diverged": False, "early_nll": early} if state in (COMPLETE, PRUNED) else {}
+    ended = {"diverged": False, "early_signal": early} if state in (COMPLETE, PRUNED) else {}
     value = 0.9 if state == COMPLETE else None
     made = create_trial(
         state=state, value=value, user_attrs={"run": run, "until": until, **ended, **told}
@@ -52,7 +52,7 @@ def test_a_job_that_failed_leaves_its_run_where_it_was() -> None:
 
 
 def test_a_run_that_diverged_is_at_the_horizon_without_a_value() -> None:
-    run = seen(trial(0, 0, 2, COMPLETE, diverged=True, early_nll={}))[0]
+    run = seen(trial(0, 0, 2, COMPLETE, diverged=True, early_signal={}))[0]
     assert (run.epochs, run.target, run.value, run.signals) == (12, 12, None, {})
 
 

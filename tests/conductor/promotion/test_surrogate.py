@@ -83,10 +83,10 @@ PENDING = ((2, 2, 24, NAN), (5, 1, 24, NAN))
 
 def covariance(one: tuple, other: tuple, known: Floats, *, noise: bool) -> float:
     (run, recipe, epoch), (run2, recipe2, epoch2) = one[:3], other[:3]
-    time = math.exp(-abs(epoch - epoch2) / (4 * HORIZON))
+    time = math.exp(-abs(epoch - epoch2) / (6 * HORIZON))
     same = 1.0 if recipe == recipe2 else similarity(known[recipe], known[recipe2])
     total = same * time + 0.06 * (run == run2) * time + 1.0 + (epoch == epoch2)
-    return total + noise * 0.09 * (1 + 1.1 * (1 - epoch / HORIZON))
+    return total + noise * 0.09
 
 
 def by_hand(told: tuple, known: Floats, recipe: int) -> tuple[float, float]:
