@@ -52,6 +52,14 @@ def _tpe(table: Table, seed: int) -> TPESampler:
         return TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)
 
 
+def _gp(seed: int) -> GPSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return GPSampler(
+            n_startup_trials=STARTUP_TRIALS, seed=seed, warn_independent_sampling=False
+        )
+
+
 ENTRIES = (
     Entry("random", lambda table, seed: Whole()),
     Entry(
@@ -64,9 +72,7 @@ ENTRIES = (
     ),
     Entry(
         "Optuna's GPSampler",
-        lambda table, seed: Whole(
-            Proposer(table, GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed))
-        ),
+        lambda table, seed: Whole(Proposer(table, _gp(seed))),
         searches=FEWER,
     ),
     Entry("promotion, random recipes (ASHA)", lambda table, seed: Promotion(), lags=(1, 4, 16)),
