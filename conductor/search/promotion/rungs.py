@@ -1,7 +1,8 @@
 """The rule of promotion: which job comes next, from the runs that a decision sees.
 
 Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) with two rungs below the horizon,
-and a further seed for the best recipes now and then. It knows no Optuna and no parameters.
+and now and then a further seed for the best recipes, or a run that no signal selects. It knows no
+Optuna and no parameters.
 """
 
 from collections import Counter
@@ -15,6 +16,7 @@ STARTUP = 6  # runs before proposals are learnt
 REPEAT_EVERY = 8  # decisions
 REPEATED = 3  # of the best recipes, and runs of each, at most
 REPEAT_AFTER = 4  # recipes at the horizon
+AUDIT_EVERY = 12  # decisions: a new recipe runs to the horizon, whatever its early signal says
 
 
 def rungs_of(horizon: int) -> tuple[int, ...]:
@@ -91,6 +93,8 @@ def decide(
         for recipe in ranked(whole)[:REPEATED]:
             if count[recipe] < REPEATED:
                 return Repeat(recipe, horizon)
+    if number % AUDIT_EVERY == AUDIT_EVERY // 2:  # never one that may repeat
+        return Begin(horizon)
     for rung, following in reversed([*pairwise(rungs)]):
         reached = [run for run in runs if run.epochs >= rung]
         reached.sort(key=lambda run: (-run.signals.get(rung, float("-inf")), run.number))
