@@ -318,7 +318,7 @@ def test_every_parameter_that_a_space_suggests_arrives_in_the_job(tmp_path, name
     arm = make_arm(InMemoryStorage(), name, lag=200)
     search, suggested = make_search(tmp_path, [arm], FakePool()), set()
     for _ in range(150):
-        number = arm.ask(200)
+        number = arm.ask(2000)
         given = arm.decisions.trials[number].params
         suggested |= set(given)
         assert search.job(arm, number).recipe == expected_recipe(name, given)
