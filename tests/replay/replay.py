@@ -234,7 +234,7 @@ An Optuna sampler proposes a recipe of the space, and takes that of the table th
 is a handicap. Retort's own search chooses among the recipes of the table that it does not know.
 
 Below each comparison stands how well signals of early epochs rank runs: Kendall's rank correlation
-with the accuracy after the last epoch. The last row is the one in use (`kd/training/early.py`).
+with the accuracy after the last epoch. The last row is the one in use (`kd/training/history.py`).
 """
 
 
