@@ -21,6 +21,7 @@ from search_spaces.space import Space, propose_in_study
 from storage.files.records import Learnt
 from storage.studies.trials import (
     ASKED,
+    AUDITOR,
     CONSTRAINTS,
     CONTINUES,
     ENDED,
@@ -174,8 +175,8 @@ class Decisions:
         Its state is PRUNED, since samplers do not learn from FAIL. It audits no pruner.
         """
         attributes: dict[str, Any] = {INFEASIBLE: excess}
-        if "auditor" in self._mirror.trial(trial.number).user_attrs:
-            attributes["auditor"] = False
+        if AUDITOR in self._mirror.trial(trial.number).user_attrs:
+            attributes[AUDITOR] = False
         attributes[ENDED] = self.digest(trial.number, TrialState.PRUNED, None, attributes)
         for key, attribute in attributes.items():
             trial.set_user_attr(key, attribute)

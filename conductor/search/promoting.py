@@ -25,6 +25,7 @@ from conductor.search.promotion.rungs import (
     Repeat,
     Run,
     decide,
+    is_trusted,
     rungs_of,
 )
 from conductor.search.promotion.scale import Scale
@@ -34,7 +35,7 @@ from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from search_spaces.space import Space
 from storage.files.records import Learnt
-from storage.studies.trials import CONTINUES, INFEASIBLE, REPEATS, RUN, UNTIL
+from storage.studies.trials import AUDITOR, CONTINUES, INFEASIBLE, REPEATS, RUN, UNTIL
 
 
 class Promotion:
@@ -77,7 +78,9 @@ class Promotion:
         if isinstance(decision, Repeat):
             parameters: Mapping[str, Any] = self._mirror.trial(decision.recipe).params
             return Proposal(parameters=parameters, job={**job, REPEATS: decision.recipe})
-        chosen = self._choose(number, runs)
+        if decision.auditor:
+            job[AUDITOR] = True
+        chosen = self._choose(number, runs, early=not decision.auditor)
         if chosen.recipe in self._first:
             job[REPEATS] = self._first[chosen.recipe]
         return Proposal(parameters=chosen.parameters, job=job)
@@ -109,16 +112,22 @@ class Promotion:
         return self._first.setdefault(self._recipe(run), run)
 
     def _ranked(self, runs: Sequence[Run], recipes: Collection[int]) -> list[int]:
-        return self._model.ranked(self._model.posterior(runs), recipes)
+        return self._model.ranked(self._model.posterior(runs, is_trusted(runs)), recipes)
 
-    def _choose(self, number: int, runs: Sequence[Run]) -> Candidate:
-        """Choose a new recipe or, where all candidates are known, one of these."""
+    def _choose(self, number: int, runs: Sequence[Run], early: bool) -> Candidate:
+        """Choose a new recipe or, where all candidates are known, one of these.
+
+        Without `early`, by what is known at the horizon, where that is enough.
+        """
         drawn = self._candidates.of(number)
         new = [one for one in drawn if one.recipe not in self._first] or drawn
-        if len(runs) < STARTUP or not any(run.epochs for run in runs):
+        whole = {run.recipe for run in runs if run.value is not None}
+        early = early or len(whole) < STARTUP
+        known = {run.recipe for run in runs if run.epochs} if early else whole
+        if len(runs) < STARTUP or not known:
             return new[0]
         rows = np.stack([self._encoding.row(one.parameters) for one in new])
-        return new[self._model.best_of(rows, self._model.posterior(runs), runs)]
+        return new[self._model.best_of(rows, self._model.posterior(runs, early), known)]
 
     def cost(self, trial: FrozenTrial) -> int:
         """Return the epochs that a trial trains; one that diverged, also the one where it did."""
@@ -144,18 +153,22 @@ class Promotion:
         if len(runs) < STARTUP:
             return None
         seed = derive_seed(self._method.seed, "learnt", self._space.name)
-        posterior, sample = self._model.posterior(runs), self._candidates.sample
+        posterior = self._model.posterior(runs, is_trusted(runs))
+        sample = self._candidates.sample
         shown = partial(self._model.shown, runs=runs)
         return learnt(posterior, self._encoding, sample, shown, seed, len(trials))
 
     def ranked(self) -> list[FrozenTrial]:
         """Return a trial of each recipe, the highest posterior mean at the horizon first.
 
-        It is the first that came furthest. So a recipe of which little was trained can be best.
+        It is the first that came furthest. So a recipe of which little was trained can be best, as
+        long as the early signal is trusted.
         """
         trials = self._mirror.trials
         runs = self._runs(trials, len(trials))
         known = [run for run in runs if run.epochs and not run.diverged]
+        if not is_trusted(runs):
+            known = [run for run in known if run.value is not None]
         if not known:
             return []
         known.sort(key=lambda run: (run.epochs, -run.number))

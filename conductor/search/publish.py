@@ -20,7 +20,7 @@ from reports.wording import Measure, measure
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
-from storage.studies.trials import CONTINUES, REPEATS, RUN
+from storage.studies.trials import AUDITOR, CONTINUES, REPEATS, RUN
 
 WIDTH, HEIGHT = 360, 200  # of a panel, in pixels
 MARGIN = 44
@@ -190,8 +190,8 @@ def trial_note(arm: Arm, number: int, record: RunRecord, words: Measure) -> str:
         *(f"- {line}" for line in describe(record.recipe)),
         *(f"- {line}" for line in _job(arm, number, record)),
     ]
-    if told.get("auditor"):
-        lines.append("- exempt from pruning, as an auditor of the pruner")
+    if told.get(AUDITOR):
+        lines.append("- an auditor: goes to the horizon whatever is seen before")
     if record.reason:
         lines.append(f"- {_plain(record.reason)}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from conductor.search.mirror import CUT, Mirror
 from conductor.search.proposal import Proposal
 from kd.seeds import derive_seed
 from search_spaces.space import Space
-from storage.studies.trials import INFEASIBLE
+from storage.studies.trials import AUDITOR, INFEASIBLE
 
 AUDIT_EVERY = 6  # trial 0, 6, 12, … run to the horizon, so that the pruner can be audited
 COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)  # states that cost a trial
@@ -35,7 +35,7 @@ class Sampling:
         return Proposal(
             parameters=enqueued[number] if number < len(enqueued) else None,
             sampler=make_sampler(method.sampler, seed, startup, self._mirror.past, method.own),
-            job={"auditor": number % AUDIT_EVERY == 0},
+            job={AUDITOR: number % AUDIT_EVERY == 0},
         )
 
     def _startup(self, number: int) -> int:

@@ -35,6 +35,7 @@ from storage.files.seal import openings
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
 from storage.studies.trials import (
+    AUDITOR,
     CONTINUES,
     EARLY,
     ENDED,
@@ -195,7 +196,7 @@ def _read_trial(
         distributions=dict(trial.distributions),
         values=dict(sorted(trial.intermediate_values.items())),
         diverged=bool(attributes.get("diverged", False)),
-        auditor=bool(attributes.get("auditor", False)),
+        auditor=bool(attributes.get(AUDITOR, False)),
         cut_epoch=attributes.get("cut_epoch"),
         reason=str(attributes.get(INFEASIBLE, attributes.get("reason", ""))),
         started=trial.datetime_start,

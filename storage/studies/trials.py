@@ -27,6 +27,7 @@ OF_STUDY = "retort:study:"  # prefix of a trial's system attributes that its sam
 # by its first trial; the epoch until which; the trial that it continues; and the run whose recipe
 # it repeats on another seed
 RUN, UNTIL, CONTINUES, REPEATS = JOB = ("run", "until", "continues", "repeats")
+AUDITOR = "auditor"  # user attribute: whether a run goes to the horizon whatever is seen before
 EARLY = "early_signal"  # user attribute: the early signal of a run, nats, by rung as far as it came
 COVERED = (OF_STUDY, "fixed_params")  # system attributes that a digest covers
 

@@ -23,6 +23,7 @@ from conductor.search.promotion.rungs import (
     Repeat,
     Run,
     decide,
+    is_trusted,
     rungs_of,
 )
 from conductor.search.promotion.scale import Scale
@@ -45,6 +46,7 @@ class Job:
     seed: int
     begun: int
     until: int
+    auditor: bool = False
 
 
 @dataclass(slots=True)
@@ -72,12 +74,12 @@ class State:
             found.setdefault(job.point, job.run)
         return found
 
-    def new(self, point: int, until: int) -> Job:
+    def new(self, point: int, until: int, auditor: bool = False) -> Job:
         """A run of the point on a seed, one that it was not begun with as long as there is one."""
         begun = {job.seed for job in self.jobs if job.point == point}
         every = range(self.table.seeds[point])
         seeds = [seed for seed in every if seed not in begun] or every
-        return Job(self.number, point, int(self.generator.choice(seeds)), 0, until)
+        return Job(self.number, point, int(self.generator.choice(seeds)), 0, until, auditor)
 
     def random_point(self) -> int:
         """An enqueued recipe, then any."""
@@ -102,6 +104,7 @@ class State:
             run.last, run.target = number, job.until
             if known:
                 run.epochs = job.until
+                run.auditor, run.promoted = job.auditor, job.begun > 0 and job.until == horizon
                 run.signals = {
                     rung: signal
                     for rung in rungs_of(horizon)
@@ -258,7 +261,8 @@ class Learning:
             return _go_on(state, decision)
         if isinstance(decision, Repeat):
             return state.new(self._point(state, decision.recipe), decision.until)
-        return state.new(self._choose(state, runs), decision.until)
+        point = self._choose(state, runs, early=not decision.auditor)
+        return state.new(point, decision.until, decision.auditor)
 
     def _runs(self, state: State) -> list[Run]:
         runs = state.runs()
@@ -269,20 +273,25 @@ class Learning:
         return state.jobs[recipe].point
 
     def _ranked(self, runs: Sequence[Run], recipes: Collection[int]) -> list[int]:
-        return self._model.ranked(self._model.posterior(runs), recipes)
+        return self._model.ranked(self._model.posterior(runs, is_trusted(runs)), recipes)
 
-    def _choose(self, state: State, runs: Sequence[Run]) -> int:
+    def _choose(self, state: State, runs: Sequence[Run], early: bool) -> int:
         begun = state.points()
         every = range(len(state.table))
         new = np.array([point for point in every if point not in begun] or every)
-        if len(runs) < STARTUP or not any(run.epochs for run in runs):
+        whole = {run.recipe for run in runs if run.value is not None}
+        early = early or len(whole) < STARTUP
+        known = {run.recipe for run in runs if run.epochs} if early else whole
+        if len(runs) < STARTUP or not known:
             return int(state.generator.choice(new))
-        place = self._model.best_of(self._rows[new], self._model.posterior(runs), runs)
+        place = self._model.best_of(self._rows[new], self._model.posterior(runs, early), known)
         return int(new[place])
 
     def pick(self, state: State) -> list[int]:
         runs = self._runs(state)
         known = {run.recipe for run in runs if run.epochs and not run.diverged}
+        if not is_trusted(runs):
+            known = {run.recipe for run in runs if run.value is not None}
         ranked = self._ranked(runs, known) if known else []
         return [self._point(state, recipe) for recipe in ranked[:PICKED]]
 

@@ -43,10 +43,14 @@ class Model:
             self._places |= {number: len(self._places) + k for k, number in enumerate(new)}
             self._recipes.add(np.stack([rows[number] for number in new]))
 
-    def posterior(self, runs: Sequence[Run]) -> Posterior:
-        """Return the posterior after these runs: from all their values, and their pending jobs."""
+    def posterior(self, runs: Sequence[Run], early: bool = True) -> Posterior:
+        """Return the posterior after these runs: from all their values, and their pending jobs.
+
+        Without `early`, from those at the horizon.
+        """
         pending = [(run, run.target, np.nan) for run in runs if run.target > run.epochs]
-        furthest = [*self._values(runs), *pending]
+        every = [*self._values(runs), *pending]
+        furthest = [row for row in every if early or row[1] == self._horizon]
         furthest.sort(key=lambda row: (-row[1], -row[0].number))
         rows = sorted(furthest[:MOST], key=lambda row: (row[0].number, row[1]))
         places = [self._places[run.recipe] for run, _, _ in rows]
@@ -97,13 +101,13 @@ class Model:
             recipes, key=lambda one: (-round(float(mean[self._places[one]]), DIGITS), one)
         )
 
-    def best_of(self, rows: Floats, posterior: Posterior, runs: Sequence[Run]) -> int:
+    def best_of(self, rows: Floats, posterior: Posterior, known: Collection[int]) -> int:
         """Return the place of the row, of [M, D], with the largest expected improvement.
 
-        It is over the best posterior mean of the recipes that have a value.
+        It is over the best posterior mean of the `known` recipes.
         """
-        known = sorted({self._places[run.recipe] for run in runs if run.epochs})
-        best = float(posterior.of_recipes()[0][known].max())
+        places = [self._places[recipe] for recipe in known]
+        best = float(posterior.of_recipes()[0][places].max())
         mean, deviation = posterior.of(rows)
         gain = expected_improvement(mean, deviation, best)
         return int(np.argmax(np.round(gain, DIGITS)))

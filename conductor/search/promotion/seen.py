@@ -6,7 +6,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from conductor.search.promotion.rungs import Run
-from storage.studies.trials import EARLY, INFEASIBLE, RUN, UNTIL
+from storage.studies.trials import AUDITOR, CONTINUES, EARLY, INFEASIBLE, RUN, UNTIL
 
 
 def runs_seen(
@@ -39,6 +39,8 @@ def runs_seen(
 def _end(run: Run, trial: FrozenTrial, told: dict[str, Any], horizon: int) -> None:
     run.last = trial.number
     run.diverged = bool(told["diverged"])
+    run.auditor = bool(told.get(AUDITOR))
+    run.promoted = CONTINUES in told and told[UNTIL] == horizon
     run.epochs = run.target = horizon if run.diverged else told[UNTIL]
     run.signals = {int(rung): -nll for rung, nll in told[EARLY].items()}
     if run.epochs == horizon and not run.diverged:

@@ -87,6 +87,16 @@ def test_a_pending_job_is_an_observation_without_a_value(monkeypatch):
     assert np.isnan(told.values).tolist() == [False, False, False, False, True, True]
 
 
+def test_without_early_values_the_surrogate_is_told_those_at_the_horizon_alone(monkeypatch):
+    told = list[Observations]()
+    monkeypatch.setattr(model, "Posterior", lambda seen, recipes: told.append(seen))
+    runs = [*whole(0.9), run(1, 2, -0.5, target=5), run(2, 5, -0.4, target=HORIZON)]
+    made(runs).posterior(runs, early=False)
+    assert told[0].runs.tolist() == [0, 2]
+    assert told[0].epochs.tolist() == [HORIZON, HORIZON]
+    assert np.isnan(told[0].values).tolist() == [False, True]
+
+
 def test_of_many_values_those_of_the_latest_epochs_are_seen(monkeypatch):
     monkeypatch.setattr(model, "MOST", 3)
     runs = [run(0, 2, -0.5), run(1, 5, -0.5), run(2, 5, -0.4), run(3, HORIZON, -0.1, 0.9)]
@@ -131,4 +141,14 @@ def test_the_largest_expected_improvement_lies_beside_the_best_recipe():
     runs = whole(0.5, 0.6, 0.8, 0.9)
     found = made(runs, {number: number / 3 for number in range(4)})
     rows = np.array([[0.1], [0.5], [0.95]])
-    assert found.best_of(rows, found.posterior(runs), runs) == 2
+    assert found.best_of(rows, found.posterior(runs), range(4)) == 2
+
+
+def test_improvement_is_over_the_best_of_the_known_recipes():
+    """Beside the best recipe there is nothing to gain where it is known, and much where not."""
+    runs = whole(0.5, 0.55, 0.6, 0.9)
+    found = made(runs, {0: 0.0, 1: 0.1, 2: 0.2, 3: 5.0})
+    rows = np.array([[5.0], [2.5]])
+    posterior = found.posterior(runs)
+    assert found.best_of(rows, posterior, [0, 1, 2]) == 0
+    assert found.best_of(rows, posterior, range(4)) == 1

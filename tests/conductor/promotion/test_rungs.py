@@ -6,7 +6,15 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from conductor.search.promotion.rungs import Begin, Continue, Repeat, Run, decide, rungs_of
+from conductor.search.promotion.rungs import (
+    Begin,
+    Continue,
+    Repeat,
+    Run,
+    decide,
+    is_trusted,
+    rungs_of,
+)
 
 RUNGS = (2, 5, 12)
 
@@ -129,17 +137,70 @@ def test_a_pending_repeat_counts() -> None:
     assert decide(8, [*whole(4), *again], RUNGS, ranked(2, 0, 1, 3)) == Repeat(0, 12)
 
 
-def test_every_twelfth_job_takes_a_new_recipe_to_the_horizon() -> None:
+def test_one_of_24_jobs_takes_a_new_recipe_to_the_horizon() -> None:
     runs = [run(0, 2, -3.0), run(1, 2, -1.0), run(2, 2, -2.0)]
-    for number in (6, 18, 30):
-        assert decide(number, runs, RUNGS, ranked_never) == Begin(12)
+    for number in (20, 44, 68):
+        assert decide(number, runs, RUNGS, ranked_never) == Begin(12, auditor=True)
         assert decide(number + 1, runs, RUNGS, ranked_never) == Continue(runs[1], 5)
+
+
+def test_where_there_are_no_rungs_no_job_is_an_auditor() -> None:
+    assert decide(20, whole(3), (4,), ranked_never) == Begin(4)
+
+
+def ended(*values: float | None, **told: bool) -> list[Run]:
+    """Runs at the horizon with these values; None for one that diverged."""
+    return [
+        run(40 + place, 12, value=value, diverged=value is None, **told)
+        for place, value in enumerate(values)
+    ]
+
+
+def audited(promoted: list[Run], auditors: list[float | None]) -> list[Run]:
+    return [*promoted, *ended(*auditors, auditor=True)]
+
+
+def test_the_signal_is_trusted_until_auditors_end_as_well_as_promoted_runs() -> None:
+    promoted = ended(0.8, 0.7, 0.9, promoted=True)
+    assert is_trusted(promoted)
+    assert is_trusted(audited(promoted, [0.5]))
+    assert not is_trusted(audited(promoted, [0.95]))
+    assert is_trusted(audited(promoted, [0.5, 0.85]))  # won: four of six pairs, weighed as two
+    assert not is_trusted(audited(promoted, [0.8, 0.85]))  # 2.5 of six
+    assert is_trusted(audited(promoted, [0.5, 0.6, 0.6, 0.75]))  # 11 of 12
+
+
+def test_few_runs_are_little_evidence() -> None:
+    """One pair that promotion lost is weighed with one that it is believed to have won."""
+    assert is_trusted(audited(ended(0.7, 0.7, promoted=True), [0.6]))
+    tied = audited(ended(0.7, promoted=True), [0.7])
+    assert is_trusted(tied)
+    assert not is_trusted(audited(ended(0.7, 0.7, promoted=True), [0.7, 0.7]))
+
+
+def test_a_run_that_diverged_has_ended_worst() -> None:
+    assert is_trusted(audited(ended(0.2, 0.3, promoted=True), [None, None]))
+    assert not is_trusted(audited(ended(None, None, promoted=True), [0.2, 0.3]))
+
+
+def test_runs_that_are_neither_promoted_nor_auditors_say_nothing_about_the_signal() -> None:
+    assert is_trusted([*ended(0.7, promoted=True), *ended(0.9, 0.9)])
+    assert is_trusted([*ended(0.7, 0.7, auditor=True), *ended(0.1, 0.1)])
+
+
+def test_where_the_signal_is_doubted_every_second_job_is_an_auditor() -> None:
+    runs = audited(ended(0.5, 0.6, promoted=True), [0.9])
+    paused = [run(0, 2, -3.0), run(1, 2, -1.0), run(2, 2, -2.0)]
+    numbers = [number for number in range(9, 33) if number % 8]
+    assert [decide(number, [*runs, *paused], RUNGS, ranked_never) for number in numbers] == [
+        Begin(12, auditor=True) if number % 2 else Continue(paused[1], 5) for number in numbers
+    ]
 
 
 def test_about_a_third_of_the_runs_at_each_rung_goes_on() -> None:
     """In a long search. More than a third do, since some go on that are not of the best later."""
     draw, runs, jobs = random.Random(0), list[Run](), Counter[int]()
-    for number in (one for one in range(1, 400) if one % 12 != 6):  # without auditors
+    for number in (one for one in range(1, 400) if one % 24 != 20):  # without auditors
         decision = decide(number, runs, RUNGS, ranked())
         if isinstance(decision, Continue):
             going = decision.run

@@ -58,3 +58,17 @@ def test_a_run_that_diverged_is_at_the_horizon_without_a_value() -> None:
 
 def test_a_student_that_is_too_large_is_no_run() -> None:
     assert seen(trial(0, 0, 2, PRUNED, infeasible=True)) == {}
+
+
+def test_a_run_that_went_on_to_the_horizon_was_promoted() -> None:
+    paused, whole = trial(1, 0, 5, PRUNED, continues=0), trial(2, 0, 12, COMPLETE, continues=1)
+    first = trial(0, 0, 2, PRUNED)
+    assert not seen(first, paused)[0].promoted
+    assert not seen(first, paused, whole, settled=2)[0].promoted
+    assert seen(first, paused, whole)[0].promoted
+    assert not seen(trial(0, 0, 12, COMPLETE))[0].promoted
+
+
+def test_an_auditor_is_one_by_its_trial() -> None:
+    runs = seen(trial(0, 0, 12, COMPLETE, auditor=True), trial(1, 1, 12, COMPLETE))
+    assert [run.auditor for run in runs.values()] == [True, False]
