@@ -1,13 +1,16 @@
 """The search by promotion: what became of runs at each rung, and what its signal was worth."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import RankCorrelation, rank_correlation
-from reports.wording import listed, signed
+from reports.wording import listed, percent, signed
 
+FEWEST_AUDITORS = 3  # of fewer it is chance that promoted runs end no better
+EVEN = 0.5  # share of pairs that runs would win which were promoted by chance
 NEAR_ZERO = 0.1  # an upper end of Kendall's tau below which a signal did not rank recipes
 
 
@@ -34,7 +37,9 @@ class ArmRungs:
     """The rungs of an arm, of which the horizon is the last.
 
     `recipes` were begun and `whole` of them trained to the horizon; `repeats` of the `runs` are
-    further ones of a recipe, on another seed. `ranked` runs have a value at the horizon.
+    further ones of a recipe, on another seed. `ranked` runs have a value at the horizon. In `won`
+    of the pairs of a promoted run and one of the `auditors`, 0-1, the promoted one ended better;
+    None without a pair.
     """
 
     arm: str
@@ -43,6 +48,8 @@ class ArmRungs:
     recipes: int
     whole: int
     ranked: int
+    auditors: int
+    won: float | None
     rungs: tuple[Rung, ...]
 
     @property
@@ -63,6 +70,11 @@ def find_rungs(data: StudyData) -> tuple[ArmRungs, ...]:
 
 def _arm_rungs(arm: ArmData, rungs: Sequence[int]) -> ArmRungs:
     recipes = arm.ranking
+    ended = [run for run in arm.runs if run.is_whole or run.diverged]
+    auditors = [_end_of(run) for run in ended if run.auditor]
+    promoted = [
+        _end_of(run) for run in ended if run.continues is not None and run.until == rungs[-1]
+    ]
     return ArmRungs(
         arm=arm.name,
         runs=len(arm.runs),
@@ -70,8 +82,20 @@ def _arm_rungs(arm: ArmData, rungs: Sequence[int]) -> ArmRungs:
         recipes=arm.recipes,
         whole=len(recipes),
         ranked=sum(len(recipe.trials) for recipe in recipes),
+        auditors=len(auditors),
+        won=_won(promoted, auditors),
         rungs=tuple(_rung(arm, epoch, epoch == rungs[-1]) for epoch in rungs),
     )
+
+
+def _end_of(run: TrialData) -> float:
+    return -math.inf if run.diverged else run.ranked
+
+
+def _won(promoted: Sequence[float], auditors: Sequence[float]) -> float | None:
+    """Return the share of pairs in which a promoted run ended better; a tie is half of one."""
+    pairs = [(one > other) + (one == other) / 2 for one in promoted for other in auditors]
+    return sum(pairs) / len(pairs) if pairs else None
 
 
 def _rung(arm: ArmData, epoch: int, last: bool) -> Rung:
@@ -123,4 +147,11 @@ def of_signal(arms: Sequence[ArmRungs]) -> Iterator[str]:
                 f"{arm.ranked} runs at the horizon, Kendall's τ with their final value is "
                 f"{listed(poor)}. Promotion by it may have dropped good recipes; --sampler tpe "
                 "--pruner none searches without it."
+            )
+        if arm.won is not None and arm.auditors >= FEWEST_AUDITORS and arm.won <= EVEN:
+            yield (
+                f"The early signal did not select among recipes of {arm.arm} in this study: the "
+                f"runs that it promoted ended better than {arm.auditors} auditors, which go to the "
+                f"horizon whatever it says, in {percent(arm.won, 0)} of all pairs. The search takes "
+                "more recipes straight to the horizon then, so it has tried fewer; more --trials help."
             )

@@ -210,6 +210,8 @@ def _rungs(one: ArmRungs) -> dict[str, Any]:
         "recipes": one.recipes,
         "recipes_at_horizon": one.whole,
         "runs_at_horizon": one.ranked,
+        "auditors": one.auditors,
+        "won_against_auditors": one.won,
         "rungs": [
             {
                 "epoch": rung.epoch,

@@ -233,8 +233,8 @@ of Optuna's GPSampler), half as many at other lags; ± is a standard error.
 An Optuna sampler proposes a recipe of the space, and takes that of the table that is nearest; this
 is a handicap. Retort's own search chooses among the recipes of the table that it does not know.
 
-The constants of Retort's search were chosen on these tables (its auditors and its trust in the early
-signal last, with all three in view), so that on other tasks it may gain less.
+The constants of Retort's search were chosen on these tables (its auditors and its trust in the
+early signal last, with all three in view), so that on other tasks it may gain less.
 
 Below each comparison stands how well signals of early epochs rank runs: Kendall's rank correlation
 with the accuracy after the last epoch. The last row is the one in use (`kd/training/history.py`).

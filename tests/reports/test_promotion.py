@@ -160,7 +160,7 @@ def test_the_page_tells_the_budget_in_trainings(promoted: Fabricated, data: Stud
         assert page.count(words) >= 1, words
         assert len(whole) < len(arm.completed) < len(arm.runs) < len(arm.counted)
     assert "No verdict: the budgets" not in page
-    assert "auditor" not in page.lower().partition("<script")[0]
+    assert "pruning audit" not in page.lower().partition("<script")[0]
 
 
 def test_little_tuning_is_a_matter_of_runs_and_of_recipes_at_the_horizon(data: StudyData) -> None:

@@ -10,7 +10,7 @@ from reports.compute.rungs import ArmRungs, find_rungs, of_signal
 from reports.draw.drawing import Figure
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
-from reports.wording import signed
+from reports.wording import percent, signed
 from tests.support.study_fixture import completed, drawn_figures
 
 HORIZON = 12
@@ -136,6 +136,36 @@ def test_a_signal_that_ranked_nothing_is_a_limitation(data: StudyData) -> None:
     assert list(of_signal([found])) == []
 
 
+def promoted(number: int, value: float, **fields: object) -> list[TrialData]:
+    """A run that went on to the horizon from the first rung; `number` is that of its first job."""
+    first = job(number, 2)
+    return [first, replace(on(number + 1, number, 2, HORIZON, number), value=value, **fields)]
+
+
+def test_promoted_runs_are_compared_with_auditors(data: StudyData) -> None:
+    runs = [*promoted(0, 0.5), *promoted(2, 0.7), *promoted(4, 0.0, diverged=True)]
+    others = [job(6, HORIZON, value=0.9), job(7, HORIZON, value=0.9, repeats=6)]
+    alone = rungs_of(data, *runs, *others)
+    assert (alone.auditors, alone.won) == (0, None)
+    auditors = [job(8, HORIZON, value=0.5, auditor=True), job(9, HORIZON, value=0.6, auditor=True)]
+    running = replace(job(10, HORIZON, auditor=True), state="RUNNING", value=None)
+    found = rungs_of(data, *runs, *others, *auditors, running)
+    assert (found.auditors, found.won) == (2, pytest.approx((0.5 + 0 + 2 + 0) / 6))
+
+
+def test_auditors_that_do_as_well_as_promoted_runs_are_a_limitation(data: StudyData) -> None:
+    runs = [*promoted(0, 0.5), *promoted(2, 0.7)]
+    auditors = [job(8 + place, HORIZON, value=0.6, auditor=True) for place in range(3)]
+    [text] = of_signal([rungs_of(data, *runs, *auditors)])
+    assert "ended better than 3 auditors" in text
+    assert "in 50 % of all pairs" in text
+    assert text in find(study(data, *runs, *auditors)).caveats
+    assert not [*of_signal([rungs_of(data, *runs, *auditors[:2])])]
+    worse = [replace(one, value=0.55) for one in auditors]
+    better = [*promoted(0, 0.6), *promoted(2, 0.7)]
+    assert not [*of_signal([rungs_of(data, *better, *worse)])]
+
+
 @pytest.fixture(scope="module")
 def figure(promotion: Findings) -> Figure:
     return drawn_figures(promotion)["rungs"]
@@ -149,6 +179,13 @@ def test_the_figure_counts_runs_and_draws_every_trial(figure: Figure, promotion:
     )
     assert "so τ is a lower bound" in figure.caption
     assert "After epoch 1 and 4 a run pauses" in figure.caption
+    audited = {arm.name: [run for run in arm.runs if run.auditor] for arm in promotion.data.arms}
+    assert all(audited.values())
+    for arm in promotion.rungs:
+        assert arm.auditors == len(audited[arm.arm])
+        assert arm.won is not None
+        assert f"{arm.arm} has {arm.auditors} auditor" in figure.caption
+        assert f"promoted runs end better in {percent(arm.won, 0)} of pairs" in figure.caption
     for arm in promotion.data.arms:
         [panel] = [one for one in figure.panels if one.key == f"rungs-{arm.name}"]
         joins, spans, *ends = panel.plot["data"]

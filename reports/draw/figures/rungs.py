@@ -12,7 +12,7 @@ from reports.draw.shared import arm_legend, looks, row_panel
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import MINIMUM_RANKED, RankCorrelation
-from reports.wording import NONE, counted, listed, signed
+from reports.wording import NONE, counted, listed, percent, signed
 
 GROUP = "Search"
 ORDER = 45
@@ -65,12 +65,26 @@ def _caption(data: StudyData, arms: list[ArmRungs]) -> str:
         "Each line is a trial: it trains its run over these epochs, and a dotted line leads to the "
         f"trial that goes on with it. After epoch {listed(rungs)} a run pauses, and the best third "
         "by the early signal go on: the mean over its epochs of the NLL of some validation "
-        "images. The recipes that are tried first, a new one at every twelfth decision, and "
-        "repeats on another seed run straight to "
-        f"epoch {data.protocol.epochs}. Kendall's τ compares the early signal there with the final "
-        f"validation {data.measure.name}, over the runs at the horizon, with its 95 % interval. "
-        "These are a selection, mostly runs that the signal ranked first, so τ is a lower bound: "
-        "over all runs it would likely be higher."
+        "images. The recipes that are tried first, repeats on another seed, and auditors run "
+        f"straight to epoch {data.protocol.epochs}. An auditor is a new recipe that no signal "
+        f"selects: {_audited(arms)}. Where auditors do as well, the search doubts the signal, and "
+        "goes by what it sees at the horizon. Kendall's τ compares the early signal at a rung with "
+        f"the final validation {data.measure.name}, over the runs at the horizon, with its 95 % "
+        "interval. These are a selection, mostly runs that the signal ranked first, so τ is a "
+        "lower bound: over all runs it would likely be higher."
+    )
+
+
+def _audited(arms: list[ArmRungs]) -> str:
+    """Say how the runs that the early signal promoted did against the auditors."""
+    return "; ".join(
+        f"{arm.arm} has {counted(arm.auditors, 'auditor')}"
+        + (
+            ""
+            if arm.won is None
+            else f", and promoted runs end better in {percent(arm.won, 0)} of pairs"
+        )
+        for arm in arms
     )
 
 
@@ -162,6 +176,7 @@ def _ends(data: StudyData, trials: list[TrialData], fate: str) -> Any:
 def _hint(trial: TrialData, fate: str) -> str:
     text = f"{escape(trial.arm)}, trial {trial.number}: "
     text += f"epochs {trial.begun + 1} to {trial.reached}, {fate}"
+    text += ", an auditor" if trial.auditor else ""
     text += "" if trial.continues is None else f", goes on from {trial.continues}"
     return text + ("" if trial.repeats is None else f" of {trial.repeats}")
 
