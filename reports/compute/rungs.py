@@ -152,6 +152,7 @@ def of_signal(arms: Sequence[ArmRungs]) -> Iterator[str]:
             yield (
                 f"The early signal did not select among recipes of {arm.arm} in this study: the "
                 f"runs that it promoted ended better than {arm.auditors} auditors, which go to the "
-                f"horizon whatever it says, in {percent(arm.won, 0)} of all pairs. The search takes "
-                "more recipes straight to the horizon then, so it has tried fewer; more --trials help."
+                f"horizon whatever it says, in {percent(arm.won, 0)} of all pairs. The search "
+                "takes more recipes straight to the horizon then, so that it has tried fewer; more "
+                "--trials help."
             )
