@@ -75,7 +75,7 @@ def test_a_trial_has_a_note_a_picture_and_a_table(arm, publisher):
     assert note.startswith("# plain 0 (defaults): complete at 30.0 %")
     assert "learning rate 0.1, weight decay 0.0005" in note
     assert "3 of 8 epochs, 2.0 s" in note
-    assert "exempt from pruning" in note
+    assert "- an auditor: goes to the horizon whatever is seen before" in note
 
 
 def test_publishing_again_adds_nothing(arm, publisher):
@@ -202,7 +202,9 @@ def test_the_note_of_a_trial_by_promotion_has_its_own_epochs_and_where_it_goes_o
     again = next(one for one in trials if "repeats" in one.user_attrs)
     first = again.user_attrs["repeats"]
     assert f"- the recipe of plain {first} on another seed" in notes[again.number]
-    assert all("auditor" not in note for note in notes)
+    auditors = [trial.number for trial in trials if trial.user_attrs.get("auditor")]
+    assert auditors
+    assert auditors == [number for number, note in enumerate(notes) if "- an auditor" in note]
 
 
 def test_a_recipe_is_described_in_words():
@@ -306,5 +308,5 @@ def test_the_note_of_a_job_names_the_trial_that_it_continues_or_repeats(tmp_path
             said = words.format(attributes[key]) in note if key in attributes else False
             assert said == (key in attributes)
             linked += said
-        assert "exempt from pruning" not in note
+        assert ("- an auditor" in note) == ("auditor" in attributes)
     assert linked > 3

@@ -1,5 +1,6 @@
 """The search reports, prunes and tells; what it writes down is what the study says."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,11 @@ def test_result_files_say_what_the_database_states(tmp_path, sampler, early):
         assert record.digest == attributes["digest"]
         assert record.reason == attributes.get("reason", "")
         assert record.test is None
-        assert attributes.get("auditor") == (trial.number % 6 == 0 if sampler else None)
+        if sampler:
+            assert attributes["auditor"] == (trial.number % 6 == 0)
+        else:
+            straight = job.until == HORIZON and "continues" not in attributes
+            assert attributes.get("auditor", straight) == straight
         if not sampler:
             signals = [one.early_nll for one in record.history]
             reached = [rung for rung in (1, 3, 8) if rung <= len(signals)]  # rungs of 8 epochs
@@ -124,6 +129,39 @@ def test_result_files_say_what_the_database_states(tmp_path, sampler, early):
             assert attributes["nll"] == record.history[-1].nll
             assert attributes["epochs"] == len(record.history)
     assert seen == {"complete", early, "diverged", "failed"}
+
+
+def goal_of(job: TrainJob) -> float:
+    return random.Random(f"{job.recipe}").uniform(0.2, 0.8)
+
+
+def honest(job: TrainJob) -> list[Event]:
+    """Each run has all the time the accuracy that it ends with."""
+    return trained([goal_of(job)] * HORIZON)
+
+
+def misleading(job: TrainJob) -> list[Event]:
+    """The worse a run ends, the better it seems before."""
+    return trained([1 - goal_of(job)] * (HORIZON - 1) + [goal_of(job)])
+
+
+def test_a_search_whose_early_signal_misleads_goes_by_whole_runs(tmp_path):
+    arm, _ = searched(tmp_path, misleading, 25, lag=2)
+    trials = arm.study.get_trials()
+    auditors = [trial.number for trial in trials if "auditor" in trial.user_attrs]
+    doubted = [*range(auditors[1], len(trials), 2)]
+    assert auditors == [20, *doubted]
+    assert {trial.user_attrs["until"] for trial in arm.decisions.ranked()} == {HORIZON}
+    promoted = [t.value for t in trials if t.value and "continues" in t.user_attrs]
+    assert np.median([trials[number].value for number in auditors]) > np.median(promoted)
+
+
+def test_a_search_whose_early_signal_is_right_begins_few_auditors(tmp_path):
+    arm, _ = searched(tmp_path, honest, 25, lag=2)
+    trials = arm.study.get_trials()
+    auditors = [trial.number for trial in trials if "auditor" in trial.user_attrs]
+    assert auditors == [*range(20, len(trials), 24)]
+    assert len({trial.user_attrs["until"] for trial in arm.decisions.ranked()}) == 3
 
 
 @pytest.mark.parametrize(("sampler", "before"), [("", []), ("random", [0.9, 0.95])])
