@@ -78,11 +78,11 @@ class Promotion:
         if isinstance(decision, Repeat):
             parameters: Mapping[str, Any] = self._mirror.trial(decision.recipe).params
             return Proposal(parameters=parameters, job={**job, REPEATS: decision.recipe})
-        if decision.auditor:
-            job[AUDITOR] = True
         chosen = self._choose(number, runs, early=not decision.auditor)
         if chosen.recipe in self._first:
             job[REPEATS] = self._first[chosen.recipe]
+        elif decision.auditor:
+            job[AUDITOR] = True
         return Proposal(parameters=chosen.parameters, job=job)
 
     def _runs(self, trials: Sequence[FrozenTrial], settled: int) -> list[Run]:
@@ -153,10 +153,11 @@ class Promotion:
         if len(runs) < STARTUP:
             return None
         seed = derive_seed(self._method.seed, "learnt", self._space.name)
-        posterior = self._model.posterior(runs, is_trusted(runs))
+        trusted = is_trusted(runs)
+        posterior = self._model.posterior(runs, trusted)
         sample = self._candidates.sample
         shown = partial(self._model.shown, runs=runs)
-        return learnt(posterior, self._encoding, sample, shown, seed, len(trials))
+        return learnt(posterior, self._encoding, sample, shown, seed, len(trials), trusted)
 
     def ranked(self) -> list[FrozenTrial]:
         """Return a trial of each recipe, the highest posterior mean at the horizon first.
@@ -167,8 +168,9 @@ class Promotion:
         trials = self._mirror.trials
         runs = self._runs(trials, len(trials))
         known = [run for run in runs if run.epochs and not run.diverged]
-        if not is_trusted(runs):
-            known = [run for run in known if run.value is not None]
+        whole = [run for run in known if run.value is not None]
+        if whole and not is_trusted(runs):
+            known = whole
         if not known:
             return []
         known.sort(key=lambda run: (run.epochs, -run.number))

@@ -174,7 +174,8 @@ def _how_it_is_searched(horizon: int) -> str:
         "number of the paused one.\n"
         f"- **COMPLETE**: at the horizon, epoch {horizon}. Only these have the final score.\n"
         "- `run` is the number of a run's first trial. `repeats` is the run whose recipe is "
-        "trained again on another seed, as the best are.\n\n"
+        "trained again on another seed, as the best are. An `auditor` is a new recipe that goes to "
+        "the horizon at once, to see whether the early signal can be trusted.\n\n"
         "To compare curves, take the last trial of each run: it has all of its epochs.\n\n"
     )
 

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reports.read.data import StudyData
+from reports.read.learnt import STARTUP_RUNS
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import RankCorrelation, rank_correlation
-from reports.wording import listed, percent, signed
+from reports.wording import counted, listed, percent, signed
 
-FEWEST_AUDITORS = 3  # of fewer it is chance that promoted runs end no better
-EVEN = 0.5  # share of pairs that runs would win which were promoted by chance
 NEAR_ZERO = 0.1  # an upper end of Kendall's tau below which a signal did not rank recipes
 
 
@@ -38,8 +37,9 @@ class ArmRungs:
 
     `recipes` were begun and `whole` of them trained to the horizon; `repeats` of the `runs` are
     further ones of a recipe, on another seed. `ranked` runs have a value at the horizon. In `won`
-    of the pairs of a promoted run and one of the `auditors`, 0-1, the promoted one ended better;
-    None without a pair.
+    of the pairs of a run that was promoted there and one of the `auditors`, 0-1, the promoted one
+    ended better; None without a pair. `trusted` is whether the search used the early signal when it
+    last ended; None if that is not recorded.
     """
 
     arm: str
@@ -50,6 +50,7 @@ class ArmRungs:
     ranked: int
     auditors: int
     won: float | None
+    trusted: bool | None
     rungs: tuple[Rung, ...]
 
     @property
@@ -72,9 +73,7 @@ def _arm_rungs(arm: ArmData, rungs: Sequence[int]) -> ArmRungs:
     recipes = arm.ranking
     ended = [run for run in arm.runs if run.is_whole or run.diverged]
     auditors = [_end_of(run) for run in ended if run.auditor]
-    promoted = [
-        _end_of(run) for run in ended if run.continues is not None and run.until == rungs[-1]
-    ]
+    promoted = [_end_of(run) for run in ended if _is_promoted(run, rungs[-1])]
     return ArmRungs(
         arm=arm.name,
         runs=len(arm.runs),
@@ -84,8 +83,14 @@ def _arm_rungs(arm: ArmData, rungs: Sequence[int]) -> ArmRungs:
         ranked=sum(len(recipe.trials) for recipe in recipes),
         auditors=len(auditors),
         won=_won(promoted, auditors),
+        trusted=arm.trusted,
         rungs=tuple(_rung(arm, epoch, epoch == rungs[-1]) for epoch in rungs),
     )
+
+
+def _is_promoted(run: TrialData, horizon: int) -> bool:
+    """Whether the run of a learnt proposal came to the horizon by its early signal."""
+    return run.continues is not None and run.until == horizon and (run.run or 0) >= STARTUP_RUNS
 
 
 def _end_of(run: TrialData) -> float:
@@ -132,7 +137,7 @@ def _signal(arm: ArmData, epoch: int) -> RankCorrelation | None:
 
 
 def of_signal(arms: Sequence[ArmRungs]) -> Iterator[str]:
-    """Name the arms whose early signal did not rank recipes, a limitation of their search."""
+    """Name the arms whose early signal did not rank recipes, or was doubted by their search."""
     for arm in arms:
         poor = [
             f"{signed(rung.signal.tau, sign=True, digits=2)} at epoch {rung.epoch} (95 % interval "
@@ -148,11 +153,10 @@ def of_signal(arms: Sequence[ArmRungs]) -> Iterator[str]:
                 f"{listed(poor)}. Promotion by it may have dropped good recipes; --sampler tpe "
                 "--pruner none searches without it."
             )
-        if arm.won is not None and arm.auditors >= FEWEST_AUDITORS and arm.won <= EVEN:
+        if arm.trusted is False and arm.won is not None:
             yield (
-                f"The early signal did not select among recipes of {arm.arm} in this study: the "
-                f"runs that it promoted ended better than {arm.auditors} auditors, which go to the "
-                f"horizon whatever it says, in {percent(arm.won, 0)} of all pairs. The search "
-                "takes more recipes straight to the horizon then, so that it has tried fewer; more "
-                "--trials help."
+                f"The search of {arm.arm} doubted its early signal: promoted runs ended better "
+                f"than {counted(arm.auditors, 'auditor')}, recipes that went to the horizon at "
+                f"once, in only {percent(arm.won, 0)} of all pairs. So it took more recipes to the "
+                "horizon at once and has tried fewer; more --trials help."
             )

@@ -40,4 +40,5 @@ def with_learnt(arm: ArmData, record: SearchRecord | None) -> ArmData:
         importances=learnt_importances(learnt),
         importances_note=since if further else "",
         plane=learnt.plane,
+        trusted=learnt.trusted,
     )

@@ -121,7 +121,8 @@ class ArmData:
     """One arm's trials by number, and which parameters mattered, the largest share first.
 
     In a search by promotion the importances and the `plane` are those that its surrogate has
-    learnt; with a sampler the importances are PED-ANOVA's, which sum to 1, and there is no plane.
+    learnt, and `trusted` is whether it used the early signal; with a sampler the importances are
+    PED-ANOVA's, which sum to 1, and there is neither.
     """
 
     name: str
@@ -129,6 +130,7 @@ class ArmData:
     importances: Mapping[str, Importance]
     importances_note: str  # why there are none, or how far to trust them
     plane: Plane | None = None
+    trusted: bool | None = None
 
     @property
     def counted(self) -> tuple[TrialData, ...]:

@@ -212,6 +212,7 @@ def _rungs(one: ArmRungs) -> dict[str, Any]:
         "runs_at_horizon": one.ranked,
         "auditors": one.auditors,
         "won_against_auditors": one.won,
+        "trusted": one.trusted,
         "rungs": [
             {
                 "epoch": rung.epoch,

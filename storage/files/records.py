@@ -183,11 +183,12 @@ class Learnt(JsonData):
 
     `importances` has for each parameter the share of the variance over random recipes that it
     explains alone, 0-1, and the ends of its 90 % interval, the largest share first; `trials` is the
-    number of trials that the surrogate has seen.
+    number of trials that the surrogate has seen, `trusted` whether it uses their early signals.
     """
 
     importances: dict[str, list[float]]
     trials: int
+    trusted: bool
     plane: Plane | None = None
 
     def __post_init__(self) -> None:

@@ -107,7 +107,8 @@ def _asked(study: str, trial: FrozenTrial) -> list[Any]:
     }
     constraints = trial.user_attrs.get(CONSTRAINTS)
     limited = [] if constraints is None else [constraints]
-    job = {key: trial.user_attrs[key] for key in JOB if key in trial.user_attrs}
+    keys = (*JOB, AUDITOR) if RUN in trial.user_attrs else ()
+    job = {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
     limited += [job] if job else []
     ours = {key: kept for key, kept in trial.system_attrs.items() if key.startswith(COVERED)}
     return [study, trial.number, trial.params, ranges, *limited, ours]

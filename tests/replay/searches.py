@@ -230,7 +230,8 @@ class Promotion(ByValue):
     """Promotion alone (ASHA, with resumption): random recipes, by the early signal."""
 
     def decide(self, state: State) -> Job:
-        decision = decide(state.number, state.runs(), rungs_of(state.table.horizon), list)
+        number = min(1, state.number)  # at which nothing is repeated, and no auditor begun
+        decision = decide(number, state.runs(), rungs_of(state.table.horizon), list)
         if isinstance(decision, Continue):
             return _go_on(state, decision)
         return state.new(state.random_point(), self._until(state, decision.until))
@@ -262,7 +263,8 @@ class Learning:
         if isinstance(decision, Repeat):
             return state.new(self._point(state, decision.recipe), decision.until)
         point = self._choose(state, runs, early=not decision.auditor)
-        return state.new(point, decision.until, decision.auditor)
+        new = point not in state.points()
+        return state.new(point, decision.until, decision.auditor and new)
 
     def _runs(self, state: State) -> list[Run]:
         runs = state.runs()
@@ -290,8 +292,8 @@ class Learning:
     def pick(self, state: State) -> list[int]:
         runs = self._runs(state)
         known = {run.recipe for run in runs if run.epochs and not run.diverged}
-        if not is_trusted(runs):
-            known = {run.recipe for run in runs if run.value is not None}
+        whole = {run.recipe for run in runs if run.value is not None}
+        known = known if is_trusted(runs) or not whole else whole
         ranked = self._ranked(runs, known) if known else []
         return [self._point(state, recipe) for recipe in ranked[:PICKED]]
 

@@ -57,14 +57,16 @@ def test_importances_and_planes_are_those_of_the_record(apart: Fabricated) -> No
         assert found == learnt.importances
         assert [*found] == [*learnt.importances]
         assert arm.plane == learnt.plane
+        assert arm.trusted is learnt.trusted is True
         assert arm.importances_note == ""
     shares = {"lr": [0.5, 0.4, 0.6], "weight_decay": [0.1, 0.0, 0.2]}
-    other = Learnt(importances=shares, trials=10**6)
+    other = Learnt(importances=shares, trials=10**6, trusted=False)
     SearchRecord(arms={**recorded(apart).arms, "plain": other}).write(apart.study.search)
     plain = apart.read().arm("plain")
     assert plain is not None
     assert plain.importances["lr"] == Importance(share=0.5, low=0.4, high=0.6)
     assert plain.plane is None
+    assert plain.trusted is False
 
 
 def test_a_study_that_is_still_searching_has_no_importances_and_says_so(apart: Fabricated) -> None:
@@ -114,7 +116,9 @@ def test_a_damaged_record_is_named(apart: Fabricated) -> None:
 
 def test_with_a_sampler_the_record_is_not_read(copied: Fabricated, data: StudyData) -> None:
     shares = {"lr": [0.5, 0.4, 0.6]}
-    SearchRecord(arms={"plain": Learnt(importances=shares, trials=9)}).write(copied.study.search)
+    SearchRecord(arms={"plain": Learnt(importances=shares, trials=9, trusted=True)}).write(
+        copied.study.search
+    )
     found = copied.read()
     assert [arm.importances for arm in found.arms] == [arm.importances for arm in data.arms]
     assert found.missing == data.missing

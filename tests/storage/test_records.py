@@ -106,7 +106,7 @@ SOURCES = SETTINGS.to_json()["spaces"]
 KEPT = "the search space mine is a name or a kept file, got "
 OUTSIDE = ["", "..", ".", "../other", "/tmp", "a/b", "a\0b", "\ud800", "a\n", "x" * 300, "<i>"]
 PLANE = Plane(names=["lr", "kind"], values=[[0.1, 1.0], ["a"]], means=[[0.8, 0.9]])
-LEARNT = Learnt(importances={"lr": [0.5, 0.4, 0.6]}, trials=9, plane=PLANE)
+LEARNT = Learnt(importances={"lr": [0.5, 0.4, 0.6]}, trials=9, trusted=True, plane=PLANE)
 RECORDS: list[Any] = [
     PLANE,
     LEARNT,

@@ -29,11 +29,12 @@ def learnt(
     shown: Shown,
     seed: int,
     trials: int,
+    trusted: bool,
 ) -> Learnt:
     """Return the importances of an arm's parameters, and a picture of the most important two.
 
     `sample` are random recipes of the space; `shown` turns scores into what is shown; `trials` is
-    the number of those behind the posterior.
+    the number of those behind the posterior; `trusted` whether the early signal is.
     """
     rows = np.stack([encoding.row(one.parameters) for one in sample])
     drawn = posterior.draws(rows, DRAWS, np.random.default_rng(seed))
@@ -44,7 +45,7 @@ def learnt(
     order = sorted(importances, key=lambda name: (-importances[name][0], name))
     plane = _plane(posterior, encoding, sample, shown, order[:2])
     shares = {name: list(importances[name]) for name in order}
-    return Learnt(importances=shares, trials=trials, plane=plane)
+    return Learnt(importances=shares, trials=trials, trusted=trusted, plane=plane)
 
 
 def _groups(distribution: BaseDistribution, column: Floats) -> NDArray[np.int64]:

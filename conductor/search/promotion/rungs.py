@@ -1,9 +1,9 @@
 """The rule of promotion: which job comes next, from the runs that a decision sees.
 
 Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) with two rungs below the horizon,
-and now and then a further seed for the best recipes, or a run that no signal selects: the auditors,
-by which a search finds out whether the early signal can be trusted. It knows no Optuna and no
-parameters.
+and now and then a further seed for the best recipes, or an auditor, a new recipe that goes to the
+horizon at once: by these a search finds out whether the early signal can be trusted. It knows no
+Optuna and no parameters.
 """
 
 from collections import Counter
@@ -19,8 +19,8 @@ REPEATED = 3  # of the best recipes, and runs of each, at most
 REPEAT_AFTER = 4  # recipes at the horizon
 AUDITS = (24, 20)  # of each 24 decisions number 20 begins an auditor
 MORE_AUDITS = (2, 1)  # where the early signal is doubted
-TRUSTED = 0.75  # share of pairs in which the promoted run beats the auditor; a fair coin has 0.5
-BELIEF = 1  # pairs that the promoted run won, before there are any
+TRUSTED = 0.75  # share of pairs in which the promoted run has to end better than the auditor
+BELIEF = 1  # pairs that the promoted run has won before there are any
 
 
 def rungs_of(horizon: int) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class Run:
     trains it to `target`, else equal. `signals` has the early signal by rung, higher is better, as
     far as the run came; `value` is the metric at the horizon, None before it. A run that diverged
     counts as being at the horizon, without a value. `promoted` runs came to the horizon by their
-    signals; an `auditor` goes there whatever they are.
+    signals, an `auditor` at once.
     """
 
     number: int
@@ -86,12 +86,12 @@ Decision = Begin | Continue | Repeat
 def is_trusted(runs: Sequence[Run]) -> bool:
     """Return whether the early signal tells these runs apart well enough to choose by it.
 
-    It is judged by how often a run that was promoted ends better than an auditor. With the runs
-    that stay behind, a promoted one costs 2.2 times as many epochs, and the best of 2.2 auditors
-    ends better than another one in 0.68 of all pairs.
+    It is judged by how often a run that was promoted ends better than an auditor; both are of
+    proposals that are learnt. With the runs that stay behind, a promoted one costs 2.2 times as
+    many epochs, and the best of 2.2 auditors would end better than another in 0.68 of all pairs.
     """
     ended = [run for run in runs if run.value is not None or run.diverged]
-    promoted = [_end_of(run) for run in ended if run.promoted]
+    promoted = [_end_of(run) for run in ended if run.promoted and run.number >= STARTUP]
     auditors = [_end_of(run) for run in ended if run.auditor]
     pairs = [(one > other) + (one == other) / 2 for one in promoted for other in auditors]
     if not pairs:

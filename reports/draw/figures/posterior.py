@@ -179,7 +179,8 @@ def _caption(measure: Measure, pictures: Sequence[_Picture]) -> str:
         "Not a measurement: the expected value of the search's surrogate at the horizon, by the "
         "two parameters of an arm that matter most, over random values of all other parameters. "
         f"{shown}A run has its own values of these, so its score need not be the one behind its "
-        f"dot. Paused runs, from which the surrogate learns too, are not drawn.{aside}"
+        "dot. Paused runs, from which the surrogate learns too while it trusts them, are not "
+        f"drawn.{aside}"
     )
 
 

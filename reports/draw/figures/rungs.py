@@ -66,26 +66,24 @@ def _caption(data: StudyData, arms: list[ArmRungs]) -> str:
         f"trial that goes on with it. After epoch {listed(rungs)} a run pauses, and the best third "
         "by the early signal go on: the mean over its epochs of the NLL of some validation "
         "images. The recipes that are tried first, repeats on another seed, and auditors run "
-        f"straight to epoch {data.protocol.epochs}. An auditor is a new recipe that no signal "
-        f"selects: {_audited(arms)}. Where auditors do as well, the search doubts the signal, and "
-        "goes by what it sees at the horizon. Kendall's τ compares the early signal at a rung with "
-        f"the final validation {data.measure.name}, over the runs at the horizon, with its 95 % "
-        "interval. These are a selection, mostly runs that the signal ranked first, so τ is a "
-        "lower bound: over all runs it would likely be higher."
+        f"straight to epoch {data.protocol.epochs}. Auditors are new recipes, by which the search "
+        f"judges its signal: {_audited(arms)}. While it doubts the signal, it begins more of them, "
+        "and chooses these and its finalists by values at the horizon. Kendall's τ compares the "
+        f"early signal at a rung with the final validation {data.measure.name}, over the runs at "
+        "the horizon, with its 95 % interval. These are a selection, mostly runs that the signal "
+        "ranked first, so τ is a lower bound: over all runs it would likely be higher."
     )
 
 
 def _audited(arms: list[ArmRungs]) -> str:
-    """Say how the runs that the early signal promoted did against the auditors."""
-    return "; ".join(
-        f"{arm.arm} has {counted(arm.auditors, 'auditor')}"
-        + (
-            ""
-            if arm.won is None
-            else f", and promoted runs end better in {percent(arm.won, 0)} of pairs"
-        )
-        for arm in arms
-    )
+    """Say how promoted runs did against the auditors."""
+    parts = []
+    for arm in arms:
+        text = f"{arm.arm} has {counted(arm.auditors, 'auditor')}"
+        if arm.won is not None:
+            text += f", and promoted runs end better in {percent(arm.won, 0)} of pairs"
+        parts.append(text + " (the signal is doubted)" * (arm.trusted is False))
+    return "; ".join(parts)
 
 
 def _note(arms: list[ArmRungs]) -> str:

@@ -48,9 +48,9 @@ def findings(count: int = 120) -> Learnt:
         values=np.array(values),
         horizon=12,
     )
-    return learnt(
-        Posterior(seen, recipes), encoding, drawn(200, seed=2), SCALE.shown, seed=0, trials=count
-    )
+    sample = drawn(200, seed=2)
+    posterior = Posterior(seen, recipes)
+    return learnt(posterior, encoding, sample, SCALE.shown, seed=0, trials=count, trusted=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import pytest
 
@@ -181,6 +182,12 @@ def test_few_runs_are_little_evidence() -> None:
 def test_a_run_that_diverged_has_ended_worst() -> None:
     assert is_trusted(audited(ended(0.2, 0.3, promoted=True), [None, None]))
     assert not is_trusted(audited(ended(None, None, promoted=True), [0.2, 0.3]))
+
+
+def test_runs_of_random_recipes_are_not_compared_with_auditors() -> None:
+    first = [replace(one, number=5) for one in ended(0.1, promoted=True)]
+    assert is_trusted(audited(first, [0.9]))
+    assert not is_trusted(audited([replace(first[0], number=6)], [0.9]))
 
 
 def test_runs_that_are_neither_promoted_nor_auditors_say_nothing_about_the_signal() -> None:
