@@ -57,7 +57,7 @@ def test_importances_and_planes_are_those_of_the_record(apart: Fabricated) -> No
         assert found == learnt.importances
         assert [*found] == [*learnt.importances]
         assert arm.plane == learnt.plane
-        assert arm.trusted is learnt.trusted is True
+        assert arm.trusted is learnt.trusted
         assert arm.importances_note == ""
     shares = {"lr": [0.5, 0.4, 0.6], "weight_decay": [0.1, 0.0, 0.2]}
     other = Learnt(importances=shares, trials=10**6, trusted=False)
