@@ -384,6 +384,18 @@ def test_a_trial_that_was_changed_afterwards_is_refused():
         make_arm(storage, "plain")
 
 
+@pytest.mark.parametrize("key", ["run", "until", "continues", "repeats", "auditor"])
+def test_the_job_of_a_running_trial_cannot_be_changed(key):
+    """Decisions follow from it, and at its end the trial is sealed as it is."""
+    storage = InMemoryStorage()
+    arm = make_arm(storage, "plain", lag=4)
+    number = arm.ask(99)
+    make_arm(storage, "plain", lag=4)
+    storage._studies[arm.study._study_id].trials[number].user_attrs[key] = 1
+    with pytest.raises(StudyError, match=r"trial 0 of study\.plain differs from its digest"):
+        make_arm(storage, "plain", lag=4)
+
+
 def test_a_new_session_takes_over_what_was_running(tmp_path):
     storage = InMemoryStorage()
     first = make_arm(storage, "plain", lag=4)

@@ -78,6 +78,8 @@ def test_once_all_recipes_are_known_they_are_repeated_on_further_seeds(tmp_path,
     assert len(first) == count
     assert {t.user_attrs["repeats"] for t in begun if t not in first} <= {t.number for t in first}
     assert len({job.seed for job in pool.jobs}) == len(begun)
+    assert len(trials) > 20  # one that would begin an auditor
+    assert not any("auditor" in trial.user_attrs for trial in trials)
 
 
 def test_a_run_that_goes_on_has_the_recipe_that_it_began_with(tmp_path):

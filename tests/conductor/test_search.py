@@ -156,6 +156,19 @@ def test_a_search_whose_early_signal_misleads_goes_by_whole_runs(tmp_path):
     assert np.median([trials[number].value for number in auditors]) > np.median(promoted)
 
 
+def test_where_every_whole_run_diverged_the_paused_ones_can_be_picked(tmp_path):
+    """Runs that were promoted diverge, and so do auditors: the signal is doubted."""
+
+    def objective(job: TrainJob) -> list[Event]:
+        return diverged([goal_of(job)] * (HORIZON - 2))
+
+    arm, _ = searched(tmp_path, objective, 20, lag=2)
+    told = [trial.user_attrs for trial in arm.study.get_trials()]
+    assert sum("auditor" in one for one in told) > 2
+    assert arm.decisions.learnt().trusted is False
+    assert {trial.user_attrs["until"] for trial in arm.decisions.ranked()} == {1, 3}
+
+
 def test_a_search_whose_early_signal_is_right_begins_few_auditors(tmp_path):
     arm, _ = searched(tmp_path, honest, 25, lag=2)
     trials = arm.study.get_trials()

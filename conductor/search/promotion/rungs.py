@@ -6,6 +6,7 @@ horizon at once: by these a search finds out whether the early signal can be tru
 Optuna and no parameters.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,11 +93,12 @@ def is_trusted(runs: Sequence[Run]) -> bool:
     """
     ended = [run for run in runs if run.value is not None or run.diverged]
     promoted = [_end_of(run) for run in ended if run.promoted and run.number >= STARTUP]
-    auditors = [_end_of(run) for run in ended if run.auditor]
-    pairs = [(one > other) + (one == other) / 2 for one in promoted for other in auditors]
-    if not pairs:
+    auditors = sorted(_end_of(run) for run in ended if run.auditor)
+    if not promoted or not auditors:
         return True
-    won = sum(pairs) / len(pairs)
+    # a tie is half of a pair
+    pairs = sum(bisect_left(auditors, one) + bisect_right(auditors, one) for one in promoted) / 2
+    won = pairs / (len(promoted) * len(auditors))
     count = min(len(promoted), len(auditors))
     return (won * count + BELIEF) / (count + BELIEF) >= TRUSTED
 
