@@ -11,9 +11,10 @@ from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from conductor.search.arm import Arm
 from conductor.search.publish import Publisher
@@ -23,7 +24,7 @@ from storage.studies.supervision import supervisor_session
 from tests.benchmarks.harness import Figure, seconds, spread
 from tests.support.fakes import HORIZON, landscape, make_arm, make_search, protocol
 from tests.support.postgres import postgresql
-from workers.events import Diverged, EpochDone, Event, LastEvent, Stopped
+from workers.events import Diverged, EpochDone, Event, LastEvent, Result, Stopped
 from workers.jobs import Job, ModelsJob, PrepareJob, TrainJob
 from workers.pools.local import LocalPool
 from workers.pools.worker_pool import WorkerPool
@@ -31,8 +32,10 @@ from workers.pools.worker_pool import WorkerPool
 Run = Callable[[int], None]  # a search, given the number of trials to bring it to
 
 WORKERS = 8
+DECISIONS = 20  # in a row, that are timed
 GOALS = {"random": 60.0, "tpe": 100.0}  # ms a trial, over the first thousand
 LARGE_GOAL = 300.0  # ms a trial, of TPE at ten thousand
+DECISION_GOALS = {100: 20.0, 1000: 300.0}  # ms a decision by promotion, after so many jobs
 
 
 class InstantPool:
@@ -56,7 +59,7 @@ class InstantPool:
     def submit(self, job: Job) -> int:
         assert isinstance(job, TrainJob)
         self._tickets += 1
-        self._events[self._tickets] = landscape(job)
+        self._events[self._tickets] = list(_until(job.end, landscape(job)))
         return self._tickets
 
     def stop(self, ticket: int) -> None:
@@ -68,6 +71,15 @@ class InstantPool:
         if isinstance(event, LastEvent):
             del self._events[ticket]
         return [(ticket, event)]
+
+
+def _until(end: int, events: list[Event]) -> Iterator[Event]:
+    """Yield the events of a job that ends after epoch `end`."""
+    for event in events:
+        yield event
+        if isinstance(event, EpochDone) and event.metrics.epoch == end:
+            yield Result.of(test=None)
+            return
 
 
 class VirtualPool(InstantPool):
@@ -112,6 +124,7 @@ def figures(quick: bool) -> Iterator[Figure]:
                 goal=None if quick else GOALS[sampler],
                 note="least and greatest are of a tenth of them",
             )
+    yield from decisions((20, 60) if quick else tuple(DECISION_GOALS))
     yield from large_study(large, 20 if quick else 100)
     yield jobs(20 if quick else 300)
     yield from lags(40 if quick else 300)
@@ -144,6 +157,31 @@ def blocks(search: Run, done: int, total: int, count: int) -> list[float]:
     size = (total - done) // count
     steps = range(done + size, total + 1, size)
     return [1000 * seconds(lambda step=step: search(step)) / size for step in steps]
+
+
+def decisions(after: tuple[int, ...]) -> Iterator[Figure]:
+    """Yield what decisions of the search by promotion take after so many jobs, stored on SQLite."""
+    with study("") as (arm, search):
+        times: list[float] = []
+        decide = arm.decisions.ask
+
+        def timed() -> FrozenTrial:
+            started = time.perf_counter()
+            trial = decide()
+            times.append(1000 * (time.perf_counter() - started))
+            return trial
+
+        with patch.object(arm.decisions, "ask", timed):
+            total = 0
+            for jobs in after:
+                while len(times) < jobs + DECISIONS:
+                    search(total := total + 1)
+                yield spread(
+                    f"supervisor, promotion: a decision after {jobs} jobs",
+                    times[jobs : jobs + DECISIONS],
+                    unit="ms",
+                    goal=DECISION_GOALS.get(jobs),
+                )
 
 
 def large_study(total: int, measured: int) -> Iterator[Figure]:
