@@ -22,6 +22,7 @@ from kd.errors import RetortError, StudyError
 from storage.studies.journal import JournalFile
 from storage.studies.retrying import (
     RESTORE,
+    SQLITE_TIMEOUT,
     Notify,
     RetryingStorage,
     cause_of,
@@ -49,9 +50,7 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
         return _open_journal(Path(url.removeprefix(JOURNAL)))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        storage = _connect(url, notify)
-        if storage.dialect == "sqlite":
-            _relax_sqlite(storage)
+        return _connect(url, notify)
     except NoSuchModuleError as error:
         raise StudyError(
             f"--storage takes an SQLAlchemy URL or journal:FILE, got {shown(url)!r}: "
@@ -76,21 +75,32 @@ def open_storage(url: str, notify: Notify = lambda message: None) -> BaseStorage
         raise StudyError(
             f"the storage {shown(url)} does not answer: {one_line(error)}{_advice(url, error)}"
         ) from None
-    return storage
 
 
 def _connect(url: str, notify: Notify) -> RetryingStorage:
-    """Return the storage; try again if another process is creating the tables."""
+    """Return the storage; try again if another process is creating the tables.
+
+    SQLite does not wait for a lock in order to change its journal; for others it has waited.
+    """
+    deadline = time.monotonic() + SQLITE_TIMEOUT
     for pause in OPENING_PAUSES:
         try:
-            return RetryingStorage(url, notify)
+            return _connected(url, notify)
         except (SQLAlchemyError, StorageInternalError) as error:
             cause = cause_of(error)
             made = isinstance(cause, IntegrityError | ProgrammingError)
-            if not made and "already exists" not in one_line(cause):
+            making = "locked" in one_line(cause) and time.monotonic() < deadline
+            if not made and not making and "already exists" not in one_line(cause):
                 raise
             time.sleep(pause)
-    return RetryingStorage(url, notify)
+    return _connected(url, notify)
+
+
+def _connected(url: str, notify: Notify) -> RetryingStorage:
+    storage = RetryingStorage(url, notify)
+    if storage.dialect == "sqlite":
+        _relax_sqlite(storage)
+    return storage
 
 
 def _advice(url: str, error: Exception) -> str:

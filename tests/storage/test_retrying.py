@@ -1,5 +1,6 @@
 """A server that goes away is waited for, nothing is done twice, and a file fails at once."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
@@ -144,6 +145,20 @@ def test_supervisors_open_a_new_database_at_once(tmp_path, server, open_url, kin
     for storage in opened:
         assert storage.get_all_studies() == []
         close_storage(storage)
+
+
+def test_a_new_sqlite_that_another_one_writes_is_opened_once_it_is_free(tmp_path) -> None:
+    """SQLite itself does not wait for a writer in order to change its journal."""
+    path = tmp_path / "studies.db"
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    ends = threading.Timer(0.2, writer.close)
+    ends.start()
+    storage = open_storage(f"sqlite:///{path}")
+    assert not ends.is_alive()
+    assert storage.get_all_studies() == []
+    close_storage(storage)
 
 
 # Answers that get lost.
