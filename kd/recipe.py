@@ -133,7 +133,7 @@ class Recipe(JsonData):
     def _check_loss(self, part: str, kind: Kind) -> None:
         """Check a loss's name and its parameters, of which those left out become its defaults."""
         name, given = getattr(self, f"{part}_kind"), getattr(self, f"{part}_parameters")
-        if name != "none":
+        if name != "none" and name not in kind:
             check_name(f"{part}_kind", name, ("none", *kind.names))
         parameters = None if name == "none" else kind.parameters(name)
         if parameters is None:

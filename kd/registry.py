@@ -49,10 +49,15 @@ class Kind:
         nodes = self._read(name).body
         return any(isinstance(one, ast.FunctionDef) and one.name == self.defines for one in nodes)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a member has `name`: listing a folder takes longer than looking for a file."""
+        if self.defines:
+            return name in self.names
+        return "_" not in name and self._file(name) is not None
+
     def check(self, name: str) -> None:
         """Raise ProtocolError, with the nearest name or all names, if no member has `name`."""
-        known = "_" not in name and self._file(name) and not self.defines
-        if not known:  # listing the folder takes longer than looking for one file
+        if name not in self:
             check_name(self.what, name, self.names)
 
     def load(self, name: str) -> ModuleType:
@@ -104,8 +109,13 @@ class Kind:
 
     def _file(self, name: str) -> Path | None:
         paths = importlib.import_module(self.package).__path__
-        files = (Path(folder) / f"{_stem(name)}.py" for folder in paths)
+        files = (_place(folder, name) for folder in paths)
         return next((file for file in files if file.is_file()), None)
+
+
+@cache  # every recipe asks, and a path takes longer to make than to look up
+def _place(folder: str, name: str) -> Path:
+    return Path(folder, f"{_stem(name)}.py")
 
 
 @cache  # a command's help alone asks for the same files some hundred times

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 from kd import optimizers
 from kd.errors import ProtocolError
@@ -14,7 +14,7 @@ NO_TAPS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyContext:
     """The argument `study` of `suggest(trial, study)`, with settings of the protocol.
 
@@ -42,7 +42,7 @@ class StudyContext:
         """The range of weight decays, with its default: see `ranges`."""
         return self.ranges.weight_decay
 
-    @property
+    @cached_property
     def ranges(self) -> Ranges:
         """The ranges of the optimizer for the students, those of several joined.
 

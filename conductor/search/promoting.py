@@ -30,6 +30,7 @@ from conductor.search.promotion.rungs import (
 )
 from conductor.search.promotion.scale import Scale
 from conductor.search.promotion.seen import runs_seen
+from conductor.search.promotion.surrogate import Floats
 from conductor.search.proposal import Proposal
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -60,6 +61,7 @@ class Promotion:
         self._scale = Scale(method.is_share, method.classes)
         self._candidates = candidates
         self._first: dict[Recipe, int] = {}  # the run that a recipe was begun with
+        self._rows: dict[Candidate, Floats] = {}  # of the last decision that chose
         self._ranges: dict[str, BaseDistribution] = {}
         self._learn({})
 
@@ -105,6 +107,7 @@ class Promotion:
         """Begin the model again, with the columns of further parameters."""
         self._ranges = {**ranges, **self._ranges}
         self._encoding = Encoding(self._ranges)
+        self._rows = {}
         self._model = Model(self._encoding.parameters, self._scale, self._method.horizon)
 
     def _first_run(self, run: int) -> int:
@@ -126,7 +129,11 @@ class Promotion:
         known = {run.recipe for run in runs if run.epochs} if early else whole
         if len(runs) < STARTUP or not known:
             return new[0]
-        rows = np.stack([self._encoding.row(one.parameters) for one in new])
+        before = self._rows
+        self._rows = {
+            one: before[one] if one in before else self._encoding.row(one.parameters) for one in new
+        }
+        rows = np.stack([*self._rows.values()])
         return new[self._model.best_of(rows, self._model.posterior(runs, early), known)]
 
     def cost(self, trial: FrozenTrial) -> int:

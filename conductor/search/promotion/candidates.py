@@ -65,9 +65,9 @@ class DrawnTrial(FixedTrial):
         return min(max(drawn, low), high)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A recipe, and the parameters that it was made from."""
+    """A recipe, and the parameters that it was made from. Each is equal to itself alone."""
 
     parameters: dict[str, Any]
     distributions: dict[str, BaseDistribution]
