@@ -279,10 +279,17 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def split_words(official: Sequence[str]) -> str:
-    """Say which parts of the split, of `official`, are the data set's own, and which are drawn."""
+def split_words(official: Sequence[str], origins: Mapping[str, str] | None = None) -> str:
+    """Say which parts of the split, of `official`, are the data set's own, and which are drawn.
+
+    `origins` are what these are called where they come from, such as `dev/`.
+    """
     drawn = [part for part in ("validation", "test") if part not in official]
-    own = f"{listed(official)} {'are' if len(official) > 1 else 'is'} the data set's own"
+    called = {part: f" ({name})" for part, name in (origins or {}).items()}
+    named = [f"{part}{called.get(part, '')}" for part in official]
+    if "" in called and official:
+        named.insert(0, f"training{called['']}")
+    own = f"{listed(named)} {'are' if len(named) > 1 else 'is'} the data set's own"
     rest = f"{listed(drawn)} {'are' if len(drawn) > 1 else 'is'} drawn"
     return ", ".join([own] * bool(official) + [rest] * bool(drawn))
 

@@ -82,7 +82,7 @@ class Preparation:
             f"{_fewest(result['classes'], result['counts'])}"
         )
         if result["official"]:
-            self._display.say(f"data: {split_words(result['official'])}")
+            self._display.say(f"data: {split_words(result['official'], result['origins'])}")
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")

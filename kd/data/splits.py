@@ -72,6 +72,13 @@ def passed_over(dataset: str) -> str:
         return str(member.passed_over(path)) if hasattr(member, "passed_over") else ""
 
 
+def origins(dataset: str) -> dict[str, str]:
+    """Return what a data set's own parts are called at its path, by the part; see the sources."""
+    member, path = _member(dataset)
+    with _failing_as_data_error(dataset):
+        return dict(member.origins(path)) if hasattr(member, "origins") else {}
+
+
 def split(source: Source, protocol: Protocol) -> Split:
     """Return the parts that the source defines, and draw the others, stratified by class.
 

@@ -13,9 +13,9 @@ from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kd.data.sources import Source
-from kd.data.sources import folder as folders
-from kd.data.sources.folder import is_split_name
-from kd.data.splits import listing_digest, load_source, passed_over
+from kd.data.sources import _files
+from kd.data.sources._parts import is_split_name
+from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 
 
@@ -146,16 +146,25 @@ def test_classes_named_as_splits_are_refused_in_one_line(tmp_path, names):
     assert "or rename the class, for example to " in said
 
 
-@pytest.mark.parametrize("split", ["Test", "Val", "VALIDATION"])
-def test_a_split_beside_train_in_other_letters_is_refused(tmp_path, split):
-    for name in ("train/a", "train/b", f"{split}/a", f"{split}/b"):
+@pytest.mark.parametrize("names", [("train", "Test"), ("TRAIN", "test"), ("Training", "testing")])
+def test_splits_may_be_named_in_any_case(tmp_path, names):
+    for row, name in enumerate(f"{split}/{label}" for split in names for label in "ab"):
+        save(tmp_path, f"{name}/1.png", colour(row))
+    source = load_folder(tmp_path)
+    assert source.part.tolist() == ["", "", "test", "test"]
+    assert source.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert origins(f"folder:{tmp_path}") == {"": f"{names[0]}/", "test": f"{names[1]}/"}
+    assert passed_over(f"folder:{tmp_path}") == ""
+
+
+def test_a_split_without_folders_of_classes_is_refused(tmp_path):
+    for name in ("train/a", "train/b", "Test"):
         save(tmp_path, f"{name}/1.png", colour(1))
-    said = rf"holds {split}/ beside train/: rename it to {split.lower()}/"
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=r"1\.png' is not in a class folder: .*/Test' must hold"):
         load_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Val", "DEV"])
 def test_a_folder_for_validation_is_the_validation_split(tmp_path, name):
     for row, place in enumerate((f"{name}/a", "train/b", f"{name}/b", "train/a")):
         save(tmp_path, f"{place}/1.png", colour(row))
@@ -173,11 +182,11 @@ def test_a_folder_for_validation_is_the_validation_split(tmp_path, name):
 def test_a_folder_has_one_validation_split(tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"):
         save(tmp_path, f"{name}/1.png", colour(1))
-    with pytest.raises(DataError, match=r"one folder for validation, got \['train', 'val', 'v"):
+    with pytest.raises(DataError, match="one folder for validation, got val/ and valid/: merge"):
         load_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["dev", "holdout", "extra"])
+@pytest.mark.parametrize("name", ["eval", "holdout", "extra"])
 def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
     for part in ("train", "test", name):
         for label in "ab":
@@ -282,7 +291,7 @@ def test_images_outside_a_class_folder_are_named(tmp_path):
 
 
 def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "BLOCK", 2)
+    monkeypatch.setattr(_files, "BLOCK", 2)
     for row in range(5):
         save(tmp_path, f"{'ab'[row % 2]}/{row}.png", colour(row))
     calls = []
@@ -299,7 +308,7 @@ def test_warning_filters_are_as_they_were_after_a_folder_was_read(tmp_path):
 
 
 def test_extensions_are_those_of_torchvision():
-    assert folders.EXTENSIONS == IMG_EXTENSIONS
+    assert _files.EXTENSIONS == IMG_EXTENSIONS
 
 
 def test_link_within_the_folder_is_read(tmp_path):

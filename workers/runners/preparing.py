@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from kd.data.inputs import Inputs, read_inputs
-from kd.data.splits import passed_over
+from kd.data.splits import origins, passed_over
 from kd.data.views import augment_digest
 from kd.errors import require
 from kd.json_data import plain
@@ -54,8 +54,13 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
         yield from iter(events.get, None)
     manifest = future.result()
     _check_kind(job.protocol, read_inputs(manifest.info))
-    unread = passed_over(job.protocol.dataset)
-    yield Result.of(dataset=manifest.folder.name, passed_over=unread, **manifest.info)
+    dataset = job.protocol.dataset
+    yield Result.of(
+        dataset=manifest.folder.name,
+        passed_over=passed_over(dataset),
+        origins=origins(dataset),
+        **manifest.info,
+    )
 
 
 def _check_kind(protocol: Protocol, inputs: Inputs) -> None:

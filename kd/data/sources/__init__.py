@@ -96,3 +96,9 @@ class ChangingSource(DataSource, typing.Protocol):
 
     def passed_over(self, place: Path) -> str:
         """Return one sentence on what is skipped at the path; empty if nothing is."""
+
+    def origins(self, place: Path) -> dict[str, str]:
+        """Return what the parts that are not drawn are called at the path, by the part.
+
+        Training is the empty part, as in `Source`: {"": "train/", "validation": "dev/"}.
+        """

@@ -5,7 +5,7 @@ torchvision's ImageFolder layout, read into one uint8 array:
     PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
     PATH/<class>/…                                                  all images, to be split
 
-A missing val/ or test/ split is drawn. The validation folder may be named val, valid or validation.
+A missing val/ or test/ split is drawn. Splits may have the names in `_parts`, such as Train or dev.
 
 As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
 name, and files of other kinds are skipped. Hidden files and folders beside train/ are skipped too;
@@ -14,44 +14,23 @@ classes that differ between splits, classes named like splits, images so large t
 and more than 8 bits per channel, which Pillow would clip. Images are rotated by their EXIF tag.
 """
 
-import hashlib
 import os
-import re
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kd.data.sources import Progress, Source
-from kd.data.sources._images import BLOCK, allocate, one_line
+from kd.data.sources._files import EXTENSIONS, NAMED, is_image, listing_of, read_images
+from kd.data.sources._parts import is_split_name, part_of
 from kd.errors import DataError
 
 PATH = "photos"
 TAKES = "the centre square of each image"
 IMAGES = True
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
-PART_OF = {
-    "train": "",  # validation and test may be drawn from it
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 DEEPEST = 100  # levels of nested folders
-NAMED = 5  # number of unreadable or skipped files that a message names
-# Words in the names of splits; such a name has at least one of the second pattern.
-FILLING = re.compile(r"data(set)?|dir|folder|images?|imgs?|part|private|public|sets?|split|.")
-SPLIT = re.compile(
-    r"train(s|ing|set|data|val)?|trn|test(s|ing|set|data)?|tst|val(s|set|id|idset|idate|idation)?|"
-    r"dev(set|el|elopment)?|eval(s|set|uate|uation)?|(hold|held)out|folds?"
-)
 
 
 def read(place: Path, image_size: int, progress: Progress) -> Source:
@@ -64,7 +43,7 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
     sizes = [[len(paths) for paths in of_class] for of_class in listing.parts.values()]
     labels = np.tile(np.arange(len(listing.classes)), len(sizes))
     return Source(
-        inputs=_read_images(listing.paths, image_size, progress),
+        inputs=read_images(listing.paths, image_size, progress),
         labels=np.repeat(labels, np.concatenate(sizes)),
         classes=listing.classes,
         part=np.repeat(list(listing.parts), list(map(sum, sizes))),
@@ -73,12 +52,12 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
 
 def listing(place: Path) -> str:
     """Return a digest of the folder's path and of its images' names, sizes and times."""
-    digest = hashlib.sha256(os.fsencode(place.resolve()))
-    for path in _list_folder(place).paths:
-        status = path.stat()
-        digest.update(b"\0" + os.fsencode(path.relative_to(place)))
-        digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()
+    return listing_of(place, _list_folder(place).paths)
+
+
+def origins(place: Path) -> dict[str, str]:
+    """Return the folder that each part comes from, by the part: {"validation": "dev/"}."""
+    return {part: f"{name}/" for part, name in _list_folder(place).folders.items()}
 
 
 def passed_over(place: Path) -> str:
@@ -96,8 +75,8 @@ def passed_over(place: Path) -> str:
         hint = "; of splits only train/, val/ and test/ are read" * splits
         named = [_counted(_plain(path, place), images) for path, images in skipped]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
-    places = (place, *(place / name for name in PART_OF))
-    nested = sorted(path for path in within if is_split_name(path.name) and path not in places)
+    splits = {place, *(place / name for name in _list_folder(place).folders.values())}
+    nested = sorted(path for path in within if is_split_name(path.name) and path not in splits)
     if nested:
         parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
     return "; ".join(parts)
@@ -114,13 +93,9 @@ def _unread(folder: Path, read: set[Path], within: set[Path]) -> Iterator[tuple[
             yield from _unread(path, read, within)
         elif path not in read and path.is_dir() and not path.is_symlink():
             names = (name for _, _, names in os.walk(path) for name in names)
-            yield path, sum(map(_is_image, names))
+            yield path, sum(map(is_image, names))
         elif path not in read:
-            yield path, int(_is_image(path.name))
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in EXTENSIONS
+            yield path, int(is_image(path.name))
 
 
 def _plain(path: Path, root: Path | None = None) -> str:
@@ -136,10 +111,11 @@ def _counted(name: str, images: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Image files by part, as in `Source`, and by class."""
+    """Image files by part, as in `Source`, and by class; and the names of the parts' folders."""
 
     classes: tuple[str, ...]
     parts: dict[str, list[list[Path]]]
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[Path]:
@@ -149,35 +125,52 @@ class _Listing:
 def _list_folder(root: Path) -> _Listing:
     if not root.is_dir():
         raise DataError(f"folder:PATH must name an existing folder, got {str(root)!r}")
-    folders = _folders(root, root)
-    splits = [name for name in PART_OF if name in folders]
-    filled = [name for name in splits if _folders(root / name, root)]
-    if "train" not in filled:
-        if filled:
-            raise DataError(
-                f"{str(root)!r} holds {filled[0]}/ but no train/ with a folder for each class"
-            )
+    splits = _split_folders(root)
+    if not splits:
         classes, images = _by_class(root, root)
         return _Listing(classes, {"": images})
-    for name in folders:
-        if name not in splits and name.lower() in PART_OF:
-            raise DataError(
-                f"{str(root)!r} holds {name}/ beside train/: rename it to {name.lower()}/ to have "
-                "it read, or move it elsewhere"
-            )
-    classes, train = _by_class(root / "train", root)
+    classes, train = _by_class(root / splits[""], root)
     parts = {"": train}
-    for name in splits[1:]:
-        if PART_OF[name] in parts:
-            raise DataError(f"{str(root)!r} must hold one folder for validation, got {splits}")
-        theirs, parts[PART_OF[name]] = _by_class(root / name, root)
+    for part, name in splits.items():
+        if not part:
+            continue
+        theirs, parts[part] = _by_class(root / name, root)
         if classes != theirs:
+            ours = splits[""]
             raise DataError(
-                f"train/ and {name}/ of {str(root)!r} must hold the same classes, got only in "
-                f"train/: {sorted({*classes} - {*theirs})}, only in {name}/: "
+                f"{ours}/ and {name}/ of {str(root)!r} must hold the same classes, got only in "
+                f"{ours}/: {sorted({*classes} - {*theirs})}, only in {name}/: "
                 f"{sorted({*theirs} - {*classes})}"
             )
-    return _Listing(classes, parts)
+    return _Listing(classes, parts, splits)
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """Return the folder of each part; empty if the folder has no splits.
+
+    Raises DataError for two folders of one part, and for splits without one for training.
+    """
+    found: dict[str, list[str]] = {}
+    filled = dict[str, str]()  # with a folder for each class
+    for name in _folders(root, root):
+        part = part_of(name)
+        if part is not None:
+            found.setdefault(part, []).append(name)
+            if _folders(root / name, root):
+                filled[part] = name
+    if not filled:
+        return {}
+    for part, names in found.items():
+        if len(names) > 1:
+            listed = " and ".join(f"{name}/" for name in names)
+            raise DataError(
+                f"{str(root)!r} must hold one folder for {part or 'training'}, got {listed}: "
+                "merge them, or move one elsewhere"
+            )
+    if "" not in filled:
+        name = next(iter(filled.values()))
+        raise DataError(f"{str(root)!r} holds {name}/ but no train/ with a folder for each class")
+    return {part: found[part][0] for part in ("", "validation", "test") if part in found}
 
 
 def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
@@ -206,18 +199,10 @@ def _check_classes(classes: list[str], folder: Path) -> None:
     if splits:
         raise DataError(
             f"a class must not be named like a split, got {splits} in {str(folder)!r}: name "
-            "splits PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ in lower case "
-            "(a missing val/ or test/ is drawn), or rename the class, for example to "
+            "splits PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ (a missing val/ "
+            "or test/ is drawn), or rename the class, for example to "
             f"{splits[0]}-class"
         )
-
-
-def is_split_name(name: str) -> bool:
-    """Return whether a folder's name is that of a split: Train, test_set, val2017, hold-out."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    joined = re.sub(r"(?<![a-z])(hold|held)[\W_]+out", r"\1out", apart)
-    words = [word for word in re.findall(r"[^\W\d_]+", joined) if not FILLING.fullmatch(word)]
-    return bool(words) and all(map(SPLIT.fullmatch, words))
 
 
 def _folders(folder: Path, root: Path) -> list[str]:
@@ -256,63 +241,3 @@ def _check_link(path: Path, root: Path) -> None:
         )
     if path.is_dir():  # could lead back up, or make test images of training images
         raise DataError(f"{str(path)!r} is a symbolic link to a folder; replace it with a copy")
-
-
-def _read_images(paths: list[Path], image_size: int, progress: Progress) -> NDArray[np.uint8]:
-    images = allocate(len(paths), 3, image_size)
-    refused: dict[int, DataError] = {}  # by the image's row
-
-    def read_block(start: int) -> int:
-        block = paths[start : start + BLOCK]
-        for row, path in enumerate(block, start):
-            try:
-                images[row] = _read_image(path, image_size)
-            except DataError as error:
-                refused[row] = error
-        return start + len(block)
-
-    Image.init()  # registers the decoders, which threads must not do at once
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)  # of metadata, and of alpha
-        try:
-            for done in pool.map(read_block, range(0, len(paths), BLOCK)):
-                progress(done, len(paths))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    if len(refused) == 1:
-        raise next(iter(refused.values()))
-    if refused:
-        rows = sorted(refused)
-        named = ", ".join(repr(str(paths[row])) for row in rows[:NAMED])
-        raise DataError(
-            f"{len(rows)} images cannot be read: {named}{' and others' * (len(rows) > NAMED)}; "
-            f"repair or remove them (the first: {refused[rows[0]]})"
-        )
-    return images
-
-
-def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """Return the image [3, image_size, image_size]: the centre square, resized."""
-    try:
-        with Image.open(path, formats=DECODERS) as file:
-            pixels: NDArray[np.uint8] = np.asarray(_square(file, image_size))
-            return pixels.transpose(2, 0, 1)
-    except Exception as error:  # on hostile files Pillow raises almost anything
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = f"it is none of {', '.join(DECODERS)}" if unknown else one_line(error)
-        raise DataError(
-            f"{str(path)!r} cannot be read as an image ({reason}); repair or remove it"
-        ) from error
-
-
-def _square(image: Image.Image, image_size: int) -> Image.Image:
-    if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
-    image = ImageOps.exif_transpose(image)
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    # cropped before resizing, so that a long thin image does not grow without bounds
-    square = image.convert("RGB").crop((left, top, left + side, top + side))
-    return square.resize((image_size, image_size), Image.Resampling.BILINEAR)
