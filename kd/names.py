@@ -204,6 +204,8 @@ def takes_path(source: str) -> bool:
 
 def takes_images(dataset: str) -> bool:
     """Return whether a data set is known, before it is read, to have images (see its source)."""
+    if parse_own_dataset(dataset):
+        return False
     return bool(SOURCES.literals(parse_dataset(dataset)[0]).get("IMAGES", False))
 
 
@@ -212,11 +214,24 @@ def is_downloaded(source: str) -> bool:
     return "DOWNLOADED" in SOURCES.literals(source)
 
 
+def parse_own_dataset(name: str) -> OwnFunction | None:
+    """Return the user's function that is a data set, `mine.py:scans@1a2b3c4d5e6f`, if it is one.
+
+    Raises ProtocolError for a name that is not written so.
+    """
+    if not name.partition(":")[0].endswith(".py"):
+        return None
+    return parse_own(name, "a data set", "--dataset mine.py:scans")
+
+
 def parse_dataset(name: str) -> tuple[str, str]:
     """Split `folder:photos` into the source and its path, which is empty for `digits`.
 
-    Raises ProtocolError for an unknown source, a missing path, or a path that is not accepted.
+    Of a user's function the source is the file. Raises ProtocolError for an unknown source, a
+    missing path, or a path that is not accepted.
     """
+    if own := parse_own_dataset(name):
+        return own.file, own.function
     source, colon, path = name.partition(":")
     SOURCES.check(source)
     if takes_path(source) and not path and (colon or not is_downloaded(source)):

@@ -45,7 +45,8 @@ class Protocol(JsonData):
 
     dataset: Annotated[
         str,
-        "source of the data, as in digits, folder:PATH, or cifar10:PATH if its files are there",
+        "source of the data, as in digits, folder:PATH, cifar10:PATH if its files are there, or "
+        "mine.py:scans, a function of your own (see docs/guide.md)",
         SOURCES,
     ]
     image_size: Annotated[int, "side in pixels of the images that students receive"]
@@ -299,14 +300,15 @@ class Protocol(JsonData):
 
 def dataset_slug(dataset: str) -> str:
     """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`,
-    `cifar10:/a/data` gives `cifar10`.
+    `cifar10:/a/data` gives `cifar10`, `mine.py:scans@1a2b3c4d5e6f` gives `scans`.
 
     It has at most 40 characters, and begins and ends with a letter or digit.
     """
     source, _, path = dataset.partition(":")
     if source in SOURCES.names and is_downloaded(source):
         path = ""  # a folder for its files, not what they show
-    last = re.split(r"[:/\\]", (path or source).rstrip("/\\"))[-1]
+    named = path.partition("@")[0] if source.endswith(".py") else path
+    last = re.split(r"[:/\\]", (named or source).rstrip("/\\"))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
     return plain[:40].rstrip("-._") or "study"
 

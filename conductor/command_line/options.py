@@ -9,7 +9,7 @@ from typing import Any
 from conductor.command_line.places import settled_words
 from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
-from conductor.stages.own_files import pin_models, pin_sampler, pin_weights
+from conductor.stages.own_files import pin_functions, pin_sampler, pin_weights
 from kd import optimizers
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
@@ -35,7 +35,7 @@ def make_request(options: argparse.Namespace) -> Request:
         weights = given.get(field, ())
         for one in (weights,) if isinstance(weights, str) else weights:
             _check_weights(field, one)
-    given, own = pin_models(pin_weights(given))
+    given, own = pin_functions(pin_weights(given))
     sampler, own_sampler = pin_sampler(getattr(options, "sampler", None))
     named = getattr(options, "preset", None)
     base = named or _preset_of(given.get("dataset", "digits"))

@@ -55,6 +55,8 @@ def _file(name: str) -> str:
 
 def _dataset(name: str) -> str:
     source, _, path = name.partition(":")
+    if source.endswith(".py"):
+        return whole_model(name)
     takes = path and source in SOURCES.names and takes_path(source)
     return f"{source}:{whole_path(path)}" if takes else name
 

@@ -16,7 +16,7 @@ from conductor.search.promotion.rungs import rungs_of
 from kd.protocol import Protocol
 from kd.recipe import Recipe, Schedule
 from kd.training.history import EpochMetrics
-from reports.wording import Measure, measure
+from reports.wording import Measure, measure, model_name
 from storage.files.records import RunRecord
 from storage.studies.optuna_internals import StoredTrial, trial_id_of
 from storage.studies.studies import system_attributes
@@ -151,7 +151,7 @@ def study_note(arm: Arm, protocol: Protocol) -> str:
     return (
         f"# {arm.study.study_name}\n\n"
         f"Arm `{arm.name}`: {' and '.join(protocol.teachers)} {teach} "
-        f"{' or '.join(protocol.students)} on {_plain(protocol.dataset)}, "
+        f"{' or '.join(protocol.students)} on {_plain(model_name(protocol.dataset))}, "
         f"{protocol.epochs} epochs a {'run' if promotion else 'trial'}, batches of "
         f"{protocol.batch_size}. The objective is the "
         f"validation {measure(protocol.metric).maximised}, after the last epoch.\n\n"

@@ -14,15 +14,16 @@ from storage.files.artifacts import sha256, write_files
 from storage.files.layout import Layout, whole_path
 
 
-def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]]:
-    """Add a digest to the names of own models and losses: `mine.py:small@1a2b3c4d5e6f`.
+def pin_functions(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]]:
+    """Add a digest to the names of own data, models and losses: `mine.py:small@1a2b3c4d5e6f`.
 
     Returns the protocol fields with these names, and the files to copy. Other names, and those with
     a digest, are unchanged. Raises ProtocolError for a file that cannot be read.
     """
     pinned, files = dict(chosen), list[OwnFile]()
-    if "loss" in chosen:
-        pinned["loss"] = _pin(chosen["loss"], files)
+    for name in ("dataset", "loss"):
+        if name in chosen:
+            pinned[name] = _pin(chosen[name], files)
     for models in ("teachers", "students"):
         if models in chosen:
             pinned[models] = tuple(_pin(name, files) for name in chosen[models])
@@ -32,7 +33,7 @@ def pin_models(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], list[OwnFile]
 def pin_sampler(name: str | None) -> tuple[dict[str, str], list[OwnFile]]:
     """Add a digest to the name of an own sampler: `mine.py:make@1a2b3c4d5e6f`.
 
-    Returns the option, empty without a name, and the files to copy. See `pin_models`.
+    Returns the option, empty without a name, and the files to copy. See `pin_functions`.
     """
     files: list[OwnFile] = []
     return {"sampler": _pin(name, files)} if name else {}, files

@@ -13,7 +13,14 @@ from conductor.request import Request
 from kd.names import parse_loss, parse_model
 from kd.protocol import Protocol
 from kd.training.history import FEW_OF_A_CLASS
-from reports.wording import duration, percent, show_size, split_words, tap_words
+from reports.wording import (
+    duration,
+    model_name,
+    percent,
+    show_size,
+    split_words,
+    tap_words,
+)
 from storage.files.layout import Layout, view_folder
 from storage.files.shard_folders import missing_views, verify_shard
 from workers.events import EpochDone, Event, Note, Progress, Result
@@ -72,11 +79,12 @@ class Preparation:
         """Prepare the data set."""
         context = self._context()
         job = context.job(PrepareJob)
-        with self._display.bar(f"data: {self._protocol.dataset}", 1) as bar:
+        name = model_name(self._protocol.dataset)
+        with self._display.bar(f"data: {name}", 1) as bar:
             result = self._workers.run(job, lambda event: _update(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}
         self._display.say(
-            f"data: {self._protocol.dataset}, {len(result['classes'])} classes, "
+            f"data: {name}, {len(result['classes'])} classes, "
             f"{counts['train']:,} training, {counts['validation']:,} validation and "
             f"{counts['test']:,} sealed test images{self._few(counts['train'])}"
             f"{_fewest(result['classes'], result['counts'])}"

@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd.data import own_sources
+from kd.data.own_sources import read_own_source
 from kd.data.sources import Progress, Source
 from kd.data.sources._images import one_line, resized
 from kd.errors import DataError
-from kd.names import SOURCES, parse_dataset
+from kd.names import SOURCES, parse_dataset, parse_own_dataset
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 
@@ -37,14 +39,22 @@ class Split:
 
 
 def load_source(
-    dataset: str, image_size: int, downloads: Path, progress: Progress | None = None
+    dataset: str,
+    image_size: int,
+    downloads: Path,
+    progress: Progress | None = None,
+    own: Path | None = None,
 ) -> Source:
     """Read a data set and resize its images to `image_size` where they differ.
 
-    A data set without a path is downloaded to `downloads`. `progress` is called as images are
-    decoded or resized. Raises DataError, with one line that includes the remedy.
+    A data set without a path is downloaded to `downloads`; `own` has copies of the user's files.
+    `progress` is called as images are decoded or resized. Raises DataError, with one line that
+    includes the remedy, and ProtocolError for a user's function that fails.
     """
     report = progress or _silent
+    function = parse_own_dataset(dataset)
+    if function and own:
+        return resized(read_own_source(function, own, image_size, report), image_size, report)
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         source = member.read(path or downloads, image_size, report)
@@ -153,9 +163,14 @@ def _silent(done: int, total: int) -> None:
     """Report no progress."""
 
 
-def _member(dataset: str) -> tuple[ModuleType, Path | None]:
-    """Return the module of a data set's source, and the path behind its name, if any."""
+def _member(dataset: str) -> tuple[ModuleType | SimpleNamespace, Path | None]:
+    """Return the module of a data set's source, and the path behind its name, if any.
+
+    A user's function has none of the optional functions: its name has the digest of its file.
+    """
     source, path = parse_dataset(dataset)
+    if parse_own_dataset(dataset):
+        return SimpleNamespace(__file__=own_sources.__file__), None
     return SOURCES.load(source), Path(path).expanduser() if path else None
 
 

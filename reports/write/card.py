@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from kd.model_rules import is_teacher
-from kd.names import OPTIMIZERS, SOURCES, mixes, parse_dataset, parse_model, parse_weights
+from kd.names import (
+    OPTIMIZERS,
+    SOURCES,
+    mixes,
+    parse_dataset,
+    parse_model,
+    parse_own_dataset,
+    parse_weights,
+)
 from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
@@ -120,7 +128,7 @@ def _introduction(findings: Findings, exported: Exported) -> str:
     distilled = f"by distillation from {_taught_by(findings, exported)}"
     how = distilled if exported.finalist.distils else "without distillation"
     return (
-        f"# {escaped(config['model'])} on {escaped(protocol.dataset)}\n\n"
+        f"# {escaped(config['model'])} on {escaped(model_name(protocol.dataset))}\n\n"
         f"A classifier: {escaped(config['model'])} for {config['classes']} classes, for "
         f"{_inputs(config)}, trained "
         f"{escaped(how)}. It is the finalist `{exported.finalist.key}` "
@@ -250,7 +258,8 @@ def _training(findings: Findings, exported: Exported) -> str:
     if protocol.ema:
         weights = f"an exponential moving average over the steps, with a decay of {protocol.ema:g}"
     return escaped(
-        f"{_start(protocol.student_weights)} on {count}the training split of {protocol.dataset}, "
+        f"{_start(protocol.student_weights)} on {count}the training split of "
+        f"{model_name(protocol.dataset)}, "
         f"for {counted(record.horizon, 'epoch')} in batches of {protocol.batch_size}: "
         f"{OPTIMIZERS.describe(protocol.optimizer)}{clipped}, a learning rate that rises over "
         f"the first {percent(protocol.warmup, 0)} and falls to 0 along a cosine; "
@@ -292,14 +301,15 @@ def _cost(findings: Findings, exported: Exported) -> str:
 def _limits(findings: Findings, exported: Exported) -> str:
     protocol = findings.data.protocol
     source, _ = parse_dataset(protocol.dataset)
-    what = SOURCES.literals(source).get("TAKES", "images")
+    own = parse_own_dataset(protocol.dataset)
+    what = "images" if own else SOURCES.literals(source).get("TAKES", "images")
     size = (
         f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
         "antialiased, as in Pillow."
     )
     pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [
-        f"It was tested on examples of {protocol.dataset} alone. With other "
+        f"It was tested on examples of {model_name(protocol.dataset)} alone. With other "
         f"{'light, ' * pictures}sensors or classes, its accuracy is unknown. It always predicts "
         "one of its classes.",
         *([size] if pictures else []),

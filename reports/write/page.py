@@ -220,7 +220,7 @@ def _setting(data: StudyData) -> str:
     students = " or ".join(map(model_name, protocol.students))
     images = f" ({images} {data.example}s)" if images else ""
     return (
-        f"{teachers} to {students} on {protocol.dataset}{images}; "
+        f"{teachers} to {students} on {model_name(protocol.dataset)}{images}; "
         f"{counted(protocol.epochs, 'epoch')} per {'training' if data.by_promotion else 'trial'}; "
         f"{trials}; "
         f"metric {data.measure.name}, margin {data.measure.margin(protocol.margin)}"

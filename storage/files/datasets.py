@@ -58,7 +58,9 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        source = load_source(protocol.dataset, protocol.stored_size, layout.downloads, progress)
+        source = load_source(
+            protocol.dataset, protocol.stored_size, layout.downloads, progress, layout.own
+        )
         manifest = _keep(layout, wanted, source, split(source, protocol))
         write_json(listing, {"fingerprint": manifest.folder.name})
         return manifest

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kd.data.sources import Source
-from kd.data.sources import _files
+from kd.data.sources import Source, _files
 from kd.data.sources._parts import is_split_name
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError

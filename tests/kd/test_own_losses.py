@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from kd.data.inputs import Examples
 from kd.errors import ProtocolError
 from kd.losses.own import OwnLoss, random_reading
@@ -39,7 +39,7 @@ HINT = """
 def keep(folder: Path, body: str, arguments: str = ARGUMENTS) -> str:
     """Keep a file with the function `mine` as a study does; return its name in a protocol."""
     (folder / "mine.py").write_text(f"{HEAD}def mine({arguments}):{body}")
-    pinned, files = pin_models({"loss": f"{folder}/mine.py:mine"})
+    pinned, files = pin_functions({"loss": f"{folder}/mine.py:mine"})
     keep_own(Layout(folder), files)
     name: str = pinned["loss"]
     return name

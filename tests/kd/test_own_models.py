@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conductor.command_line.cli import main
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
 from kd.models.build import Network, build, check_exists, export_state, tap_shapes
@@ -60,7 +60,7 @@ CPU = torch.device("cpu")
 def keep(folder: Path, source: str, function: str = "small") -> str:
     """Keep a file as a study does; return the model's name in a protocol."""
     (folder / "mine.py").write_text(HEAD + source)
-    pinned, files = pin_models({"teachers": (f"{folder}/mine.py:{function}",)})
+    pinned, files = pin_functions({"teachers": (f"{folder}/mine.py:{function}",)})
     keep_own(Layout(folder), files)
     name: str = pinned["teachers"][0]
     return name
@@ -93,7 +93,7 @@ def test_a_name_has_the_digest_of_its_file(tmp_path):
 
 def test_names_of_the_catalogue_and_names_with_a_digest_stay():
     given = {"teachers": ("resnet20",), "students": ["resnet8", "x.py:y@0123456789ab"], "epochs": 3}
-    pinned, files = pin_models(given)
+    pinned, files = pin_functions(given)
     assert pinned == {**given, "students": tuple(given["students"])}
     assert files == []
 
@@ -106,7 +106,7 @@ def test_a_name_that_is_not_whole_is_refused(name):
 
 def test_a_file_that_is_not_there_is_refused():
     with pytest.raises(ProtocolError, match=r"/gone\.py cannot be read: No such file"):
-        pin_models({"students": ("gone.py:small",)})
+        pin_functions({"students": ("gone.py:small",)})
 
 
 def test_a_sequence_is_read_at_the_last_of_each_map_size(tmp_path):

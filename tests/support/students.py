@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from kd.data.inputs import Examples, Inputs
 from kd.models.build import Network, build
 from storage.files.layout import Layout
@@ -17,7 +17,7 @@ CLASSES = 5
 def kept(root: Path, source: str, function: str) -> str:
     """Keep a file as a study in `root` does; return the name of the model in its protocol."""
     (root / "mine.py").write_text(source)
-    pinned, files = pin_models({"teachers": (f"{root}/mine.py:{function}",)})
+    pinned, files = pin_functions({"teachers": (f"{root}/mine.py:{function}",)})
     keep_own(Layout(root), files)
     return str(pinned["teachers"][0])
 

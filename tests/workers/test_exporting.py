@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from conductor.command_line.cli import main
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
 from kd.data.inputs import Examples, read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
@@ -411,7 +411,7 @@ def small(classes, channels):
 def write_own(folder: Path, *, answer: str = "x", tied: str = "{}") -> tuple[Any, Any]:
     """Export a model of the user's own; return it and the module that its student.py loads."""
     (folder / "mine.py").write_text(OWN.format(answer=answer, tied=tied))
-    pinned, files = pin_models({"teachers": (f"{folder}/mine.py:small",)})
+    pinned, files = pin_functions({"teachers": (f"{folder}/mine.py:small",)})
     layout, size = Layout(folder), 60  # pixels: the study evaluates 36 images at once
     keep_own(layout, files)
     name = str(pinned["teachers"][0])

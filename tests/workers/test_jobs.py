@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from kd.data.views import render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
@@ -486,7 +486,7 @@ def of_numbers(student, teacher, labels, temperature):
 def own_loss(ready: Ground, function: str = "near") -> str:
     """Keep a file with a loss under the root; return its name in a protocol."""
     (ready.root / "mine.py").write_text(OWN_LOSS)
-    pinned, files = pin_models({"loss": f"{ready.root}/mine.py:{function}"})
+    pinned, files = pin_functions({"loss": f"{ready.root}/mine.py:{function}"})
     keep_own(ready.layout, files)
     name: str = pinned["loss"]
     return name

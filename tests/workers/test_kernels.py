@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from conductor.tools.tiny_study import PROTOCOL
 from kd.json_data import to_wire
 from kd.models.numerics import place
@@ -191,7 +191,7 @@ def test_a_model_that_raises_an_interrupt_leaves_the_kernels_right(
 def with_own(job: KernelsJob, folder: Path, how: str) -> KernelsJob:
     """Return the job with a student of the user's own, whose forward pass does `how`."""
     (folder / "mine.py").write_text(ENDING.format(how=how), encoding="utf-8")
-    pinned, files = pin_models({"students": (f"{folder}/mine.py:small",)})
+    pinned, files = pin_functions({"students": (f"{folder}/mine.py:small",)})
     keep_own(job.layout, files)
     return replace(job, protocol=replace(job.protocol, **pinned))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from conductor.stages.own_files import keep_own, pin_models
+from conductor.stages.own_files import keep_own, pin_functions
 from kd.errors import WorkerError
 from kd.json_data import to_wire
 from storage.files.layout import Layout
@@ -129,7 +129,7 @@ def test_a_job_that_fails_states_its_error_and_the_worker_continues(pool, ground
     run(pool, ground.trial("before a failure", 1))  # starts a worker
     pids = worker_pids()
     (tmp_path / "mine.py").write_text(INTERRUPTING)
-    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    pinned, files = pin_functions({"students": (f"{tmp_path}/mine.py:small",)})
     keep_own(Layout(ground.root), files)
     nowhere = replace(PROTOCOL, dataset=f"folder:{tmp_path / 'nowhere'}")
     root = str(tmp_path)
@@ -351,7 +351,7 @@ if __name__ == "__main__":
 def test_a_worker_leaves_no_semaphore_behind_of_which_python_would_warn(ground, tmp_path):
     (tmp_path / "mine.py").write_text(SHOWING_PROGRESS)
     (tmp_path / "closing.py").write_text(CLOSING)
-    pinned, files = pin_models({"students": (f"{tmp_path}/mine.py:small",)})
+    pinned, files = pin_functions({"students": (f"{tmp_path}/mine.py:small",)})
     keep_own(Layout(ground.root), files)
     job = ground.job(ModelsJob, protocol=replace(PROTOCOL, **pinned))
     done = subprocess.run(

@@ -107,7 +107,7 @@ def _flat(labels: Array, what: str) -> Array:
     if labels.ndim == 2 and labels.dtype.kind in "fiub":
         if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
             raise DataError(f"labels for {what} must be {ONE_HOT}, got several an example")
-        return labels.argmax(1)
+        return np.asarray(labels.argmax(1))
     if labels.ndim != 1:
         raise DataError(f"labels for {what} must be {ONE_HOT}, got {list(labels.shape)}")
     if labels.dtype.kind == "f" and np.array_equal(labels, np.floor(labels)):
@@ -131,11 +131,15 @@ def numbered(labels: Sequence[Array], classes: Sequence[str]) -> tuple[Array, tu
         raise DataError(f"names of classes must differ, got {list(names)}")
     if names and numbers:
         if known[-1] >= len(names):
-            raise DataError(f"labels must lie in 0-{len(names) - 1}, one per class, got {known[-1]}")
+            raise DataError(
+                f"labels must lie in 0-{len(names) - 1}, one per class, got {known[-1]}"
+            )
         return np.array(values, np.int64), names
     if names:
         if unnamed := sorted({*known} - {*names}):
-            raise DataError(f"labels must be those of the classes {list(names)}, got {unnamed[0]!r}")
+            raise DataError(
+                f"labels must be those of the classes {list(names)}, got {unnamed[0]!r}"
+            )
         known = list(names)
     if len(known) < 2:
         raise DataError(f"there must be at least 2 classes, got {known}")

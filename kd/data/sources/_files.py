@@ -78,8 +78,7 @@ def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
     """Return the image [3, image_size, image_size]: the centre square, resized."""
     try:
         with Image.open(path, formats=DECODERS) as file:
-            pixels: NDArray[np.uint8] = np.asarray(_square(file, image_size))
-            return pixels.transpose(2, 0, 1)
+            return square_pixels(file, image_size)
     except Exception as error:  # on hostile files Pillow raises almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"it is none of {', '.join(DECODERS)}" if unknown else one_line(error)
@@ -88,7 +87,11 @@ def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def _square(image: Image.Image, image_size: int) -> Image.Image:
+def square_pixels(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """Return an image [3, image_size, image_size]: upright, the centre square, resized.
+
+    Raises ValueError for more than 8 bits a channel.
+    """
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
     image = ImageOps.exif_transpose(image)
@@ -96,4 +99,5 @@ def _square(image: Image.Image, image_size: int) -> Image.Image:
     left, top = ((length - side) // 2 for length in image.size)
     # cropped before resizing, so that a long thin image does not grow without bounds
     square = image.convert("RGB").crop((left, top, left + side, top + side))
-    return square.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    return pixels.transpose(2, 0, 1)

@@ -73,7 +73,7 @@ class Names:
         """Return the array that each part comes from, by the part: {"test": "test_images"}."""
         if self.split:
             splits = arrays[self.split]
-            return {part: f"its {self.split}" for part in parts_of(splits, splits.size)}
+            return dict.fromkeys(parts_of(splits, splits.size), f"its {self.split}")
         return self.inputs
 
 

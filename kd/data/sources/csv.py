@@ -104,7 +104,8 @@ def _columns(place: Path, names: Sequence[str]) -> dict[str, str]:
         fitting = [name for name in names if name.lower() in known]
         if len(fitting) > 1:
             raise DataError(f"{str(place)!r} must have one column {what}, got {fitting}")
-        chosen.update({what: name for name in fitting})
+        if fitting:
+            chosen[what] = fitting[0]
     if "path" not in chosen or "label" not in chosen:
         raise DataError(
             f"the first row of {str(place)!r} must name the columns path and label, and split if "

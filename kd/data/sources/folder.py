@@ -75,8 +75,8 @@ def passed_over(place: Path) -> str:
         hint = "; of splits only train/, val/ and test/ are read" * splits
         named = [_counted(_plain(path, place), images) for path, images in skipped]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
-    splits = {place, *(place / name for name in _list_folder(place).folders.values())}
-    nested = sorted(path for path in within if is_split_name(path.name) and path not in splits)
+    own = {place, *(place / name for name in _list_folder(place).folders.values())}
+    nested = sorted(path for path in within if is_split_name(path.name) and path not in own)
     if nested:
         parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
     return "; ".join(parts)
