@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 import kd.metrics
 from kd.errors import ProtocolError
@@ -93,6 +95,45 @@ def test_a_difference_between_classes_alone_is_no_error_of_balanced_accuracy() -
     found = paired_difference(a, b)
     assert found.mean == pytest.approx(2 / 3)
     assert found.se_seed + found.se_image == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(40, 100)])
+def test_macro_f1_is_that_of_scikit_learn(rows: slice) -> None:
+    from sklearn.metrics import f1_score
+
+    for seed in range(5):
+        found, labels = logits(seed)[rows], LABELS[rows]
+        wanted = f1_score(labels, found.argmax(1), average="macro", labels=np.unique(labels))
+        assert objective("macro-f1", found, labels) == pytest.approx(wanted)
+
+
+def test_the_error_of_macro_f1_is_the_jackknifes() -> None:
+    from sklearn.metrics import f1_score
+
+    predicted, count = logits(0).argmax(1), len(LABELS)
+    without = [
+        f1_score(np.delete(LABELS, row), np.delete(predicted, row), average="macro")
+        for row in range(count)
+    ]
+    found = scores("macro-f1", logits(0), LABELS)
+    influence = (count - 1) * (np.mean(without) - np.array(without))
+    np.testing.assert_allclose(found - found.mean(), influence, atol=1e-9)
+    jackknife = (count - 1) * np.var(without)
+    assert found.var(ddof=1) / count == pytest.approx(jackknife)
+
+
+def test_macro_f1_of_a_class_that_is_never_right_is_finite() -> None:
+    said = np.eye(3, dtype=np.float32)[np.zeros_like(LABELS)]
+    assert objective("macro-f1", said, LABELS) == pytest.approx(2 * 60 / (120 + 40) / 3)
+    single = np.array([0] * 5 + [1])
+    assert objective("macro-f1", np.eye(3, dtype=np.float32)[single], single) == 1
+
+
+def test_nll_is_cross_entropy_with_its_sign_turned() -> None:
+    wanted = functional.cross_entropy(torch.from_numpy(logits(0)).double(), torch.tensor(LABELS))
+    assert objective("nll", logits(0), LABELS) == pytest.approx(-float(wanted))
+    sure = np.array([[0.0, 5000.0]], np.float32)
+    assert objective("nll", sure, np.array([0])) == -100
 
 
 def test_scores_of_accuracy_have_the_errors_of_right_and_wrong() -> None:
