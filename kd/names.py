@@ -1,4 +1,4 @@
-"""Parse the names in a protocol: data sets, models, augmentations. No torch is imported."""
+"""Parse the names in a protocol: models, losses, augmentations. No torch is imported."""
 
 import math
 import re
@@ -8,11 +8,11 @@ from functools import cache
 from kd.errors import ProtocolError
 from kd.registry import Kind, check_name
 
-SOURCES = Kind("dataset", "kd.data.sources")
 AUGMENTATIONS = Kind("augmentation", "kd.augmentations")
 METRICS = Kind("metric", "kd.metrics")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
+CLASS_WEIGHTS = ("none", "balanced")
 
 # Kinds whose members are files; each folder's `__init__` defines the interface of a member.
 OPTIMIZERS = Kind("optimizer", "kd.optimizers")
@@ -195,51 +195,6 @@ def parse_weights(weights: str) -> WeightsFile | None:
             f"weights must be none, pretrained or a .safetensors, .pth or .pt file, got {weights!r}"
         )
     return WeightsFile(match[1], match[2] or "")
-
-
-def takes_path(source: str) -> bool:
-    """Return whether a source's name may be followed by a path, as in `folder:photos`."""
-    return "PATH" in SOURCES.literals(source) or is_downloaded(source)
-
-
-def takes_images(dataset: str) -> bool:
-    """Return whether a data set is known, before it is read, to have images (see its source)."""
-    if parse_own_dataset(dataset):
-        return False
-    return bool(SOURCES.literals(parse_dataset(dataset)[0]).get("IMAGES", False))
-
-
-def is_downloaded(source: str) -> bool:
-    """Return whether a source is downloaded, to the path after its name if there is one."""
-    return "DOWNLOADED" in SOURCES.literals(source)
-
-
-def parse_own_dataset(name: str) -> OwnFunction | None:
-    """Return the user's function that is a data set, `mine.py:scans@1a2b3c4d5e6f`, if it is one.
-
-    Raises ProtocolError for a name that is not written so.
-    """
-    if not name.partition(":")[0].endswith(".py"):
-        return None
-    return parse_own(name, "a data set", "--dataset mine.py:scans")
-
-
-def parse_dataset(name: str) -> tuple[str, str]:
-    """Split `folder:photos` into the source and its path, which is empty for `digits`.
-
-    Of a user's function the source is the file. Raises ProtocolError for an unknown source, a
-    missing path, or a path that is not accepted.
-    """
-    if own := parse_own_dataset(name):
-        return own.file, own.function
-    source, colon, path = name.partition(":")
-    SOURCES.check(source)
-    if takes_path(source) and not path and (colon or not is_downloaded(source)):
-        example = SOURCES.literals(source).get("PATH", "DIR")
-        raise ProtocolError(f"{source}: requires a path, as in {source}:{example}, got {name!r}")
-    if colon and not takes_path(source):
-        raise ProtocolError(f"{source} takes no path, got {name!r}")
-    return source, path
 
 
 def parse_augment(text: str, image_size: int) -> tuple[tuple[str, float | None], ...]:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from kd.dataset_names import SOURCES, parse_dataset
 from kd.errors import require
 from kd.json_data import JsonData, plain
 from kd.model_rules import (
@@ -19,19 +19,17 @@ from kd.model_rules import (
 )
 from kd.names import (
     AUGMENTATIONS,
+    CLASS_WEIGHTS,
     FAMILIES,
     LIBRARIES,
     LOGIT_LOSSES,
     METRICS,
     OPTIMIZERS,
     PRECISIONS,
-    SOURCES,
     STEMS,
     augment_text,
     check_loss,
-    is_downloaded,
     parse_augment,
-    parse_dataset,
 )
 from kd.registry import check_name
 
@@ -147,6 +145,11 @@ class Protocol(JsonData):
         "(see docs/guide.md), or a name (default: the search space chooses)",
         LOGIT_LOSSES,
     ] = ""
+    class_weights: Annotated[
+        str,
+        "weights of the classes in the hard loss of teacher and students: none, or balanced, with "
+        "which rare classes count as much as frequent ones",
+    ] = "none"
     metric: Annotated[str, "metric that ranks trials and compares recipes", METRICS] = "accuracy"
     margin: Annotated[
         float,
@@ -177,6 +180,7 @@ class Protocol(JsonData):
         check_name("stem", self.stem, STEMS)
         METRICS.check(self.metric)
         check_name("precision", self.precision, PRECISIONS)
+        check_name("class_weights", self.class_weights, CLASS_WEIGHTS)
         OPTIMIZERS.check(self.optimizer)
         OPTIMIZERS.check(self.teacher_optimizer)
         require("ema must be below 1", self.ema < 1, self.ema)
@@ -296,21 +300,6 @@ class Protocol(JsonData):
             for protocol in (self, other)
         )
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
-
-
-def dataset_slug(dataset: str) -> str:
-    """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`,
-    `cifar10:/a/data` gives `cifar10`, `mine.py:scans@1a2b3c4d5e6f` gives `scans`.
-
-    It has at most 40 characters, and begins and ends with a letter or digit.
-    """
-    source, _, path = dataset.partition(":")
-    if source in SOURCES.names and is_downloaded(source):
-        path = ""  # a folder for its files, not what they show
-    named = path.partition("@")[0] if source.endswith(".py") else path
-    last = re.split(r"[:/\\]", (named or source).rstrip("/\\"))[-1]
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
-    return plain[:40].rstrip("-._") or "study"
 
 
 _RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (

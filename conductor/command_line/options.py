@@ -11,11 +11,12 @@ from conductor.command_line.presets import PRESETS, preset, shortened
 from conductor.request import KEPT, Request, choose_spaces
 from conductor.stages.own_files import pin_functions, pin_sampler, pin_weights
 from kd import optimizers
+from kd.dataset_names import SOURCES, dataset_slug
 from kd.errors import ProtocolError, StudyError
 from kd.metrics import load_metric
-from kd.names import SOURCES, WEIGHTS
+from kd.names import WEIGHTS
 from kd.own_files import read_kept
-from kd.protocol import Protocol, dataset_slug
+from kd.protocol import Protocol
 from storage.files.artifacts import read_record
 from storage.files.layout import Layout, StudyLayout, command_line
 from storage.files.ownership import check_inside

@@ -6,7 +6,8 @@ See `storage.files.layout.whole_path`. The root stays as given: paths below it a
 import argparse
 from collections.abc import Callable
 
-from kd.names import SOURCES, WEIGHTS, takes_path
+from kd.dataset_names import SOURCES, takes_path
+from kd.names import WEIGHTS
 from storage.files.layout import home_path, whole_path
 
 SUFFIXES = (".py", *WEIGHTS)  # of files that flags name

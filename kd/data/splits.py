@@ -21,8 +21,8 @@ from kd.data import own_sources
 from kd.data.own_sources import read_own_source
 from kd.data.sources import Progress, Source
 from kd.data.sources._images import one_line, resized
+from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.errors import DataError
-from kd.names import SOURCES, parse_dataset, parse_own_dataset
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from kd import schedules
 from kd.data.inputs import Examples
 from kd.errors import DivergenceError
+from kd.losses.hard import balanced_weights
 from kd.models.numerics import Forward, training_backward, training_forward
 from kd.protocol import Protocol
 from kd.recipe import Recipe
@@ -47,6 +48,7 @@ class Plan:
     compile: bool = False
     metric: str = "accuracy"  # of `EpochMetrics.objective`
     clip: float = 0.0  # largest norm of the gradient of all trained parameters; 0: no limit
+    class_weights: str = "none"  # of the hard loss: none, or balanced
     files: Path | None = None  # folder with the copy of a soft loss of the user's own
     study_taps: tuple[str, ...] = ()  # all of which that loss reads
 
@@ -132,7 +134,10 @@ def _train_epoch(
     batches = _batches(plan, state.epoch, len(data), device)
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
     backward = training_backward(state.network, device)
-    losses = RecipeLosses.of(recipe, plan.files, plan.study_taps)
+    weights = None
+    if plan.class_weights == "balanced":
+        weights = balanced_weights(data.labels)
+    losses = RecipeLosses.of(recipe, plan.files, plan.study_taps, weights)
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0

@@ -32,10 +32,15 @@ class RecipeLosses:
     feature: FeatureLoss | None
     feature_taps: tuple[str, ...]
     taps: tuple[str, ...]
+    class_weights: Tensor | None = None  # [C], of the hard loss
 
     @classmethod
     def of(
-        cls, recipe: Recipe, files: Path | None = None, study_taps: tuple[str, ...] = ()
+        cls,
+        recipe: Recipe,
+        files: Path | None = None,
+        study_taps: tuple[str, ...] = (),
+        class_weights: Tensor | None = None,
     ) -> "RecipeLosses":
         """Load the losses; `files` is the folder with copies of the user's files."""
         feature, own = recipe.feature_kind, recipe.own_loss
@@ -47,6 +52,7 @@ class RecipeLosses:
             feature=(
                 None if feature == "none" else features.load(feature, recipe.feature_parameters)
             ),
+            class_weights=class_weights,
         )
 
     def compute(
@@ -62,7 +68,7 @@ class RecipeLosses:
 
         A soft loss receives the labels of mixed images as the share of each class, [B, C].
         """
-        hard_loss = hard(student_logits, labels, self.label_smoothing)
+        hard_loss = hard(student_logits, labels, self.label_smoothing, self.class_weights)
         if isinstance(labels, MixedLabels):
             labels = targets(labels, student_logits.shape[1])
         soft_loss = feature = torch.zeros_like(hard_loss)

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.model_rules import is_teacher
 from kd.names import (
     OPTIMIZERS,
-    SOURCES,
     mixes,
-    parse_dataset,
     parse_model,
-    parse_own_dataset,
     parse_weights,
 )
 from reports.compute.findings import Findings

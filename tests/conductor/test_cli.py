@@ -22,8 +22,9 @@ from conductor.command_line import flags as flag_types
 from conductor.command_line.cli import COMMANDS, _parser, main
 from conductor.command_line.flags import Repeated, add_protocol_flags, listed
 from conductor.request import KEPT, Request
+from kd.dataset_names import SOURCES
 from kd.errors import StudyError
-from kd.names import AUGMENTATIONS, SOURCES
+from kd.names import AUGMENTATIONS
 from kd.protocol import Protocol
 from storage.files.layout import Layout
 from storage.files.records import StudySettings

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from kd.data.labels import MixedLabels
 from kd.losses import logits as logit_losses
-from kd.losses.hard import hard
+from kd.losses.hard import balanced_weights, hard
 
 SOFT_LOSSES = {
     name: logit_losses.load(name).loss for name in ("kl", "zscore", "dkd", "dist", "reverse-kl")
@@ -402,6 +403,34 @@ def test_hard_loss_agrees_with_a_naive_computation() -> None:
                 total -= target * math.log(q)
         found = hard(student, labels, smoothing).item()
         assert found == pytest.approx(total / len(student), rel=1e-9)
+
+
+def test_balanced_weights_give_all_classes_the_same_sum() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    weights = balanced_weights(labels)
+    torch.testing.assert_close(weights, torch.tensor([10 / 18, 10 / 9, 10 / 3]))
+    torch.testing.assert_close(weights[labels].mean(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_of_classes_multiply_the_hard_loss_of_their_examples(smoothing: float) -> None:
+    student, _, labels = case(16)
+    weights = torch.linspace(0.5, 2, student.shape[1], dtype=torch.float64)
+    each = [
+        hard(row[None], label[None], smoothing) for row, label in zip(student, labels, strict=True)
+    ]
+    wanted = (torch.stack(each) * weights[labels]).mean()
+    torch.testing.assert_close(hard(student, labels, smoothing, weights), wanted)
+    share = torch.linspace(0, 1, len(labels), dtype=torch.float64)
+    partners = labels.flip(0)
+    theirs = [
+        hard(row[None], label[None], smoothing)
+        for row, label in zip(student, partners, strict=True)
+    ]
+    mixed = share * torch.stack(each) * weights[labels]
+    mixed += (1 - share) * torch.stack(theirs) * weights[partners]
+    found = hard(student, MixedLabels(labels, partners, share), smoothing, weights)
+    torch.testing.assert_close(found, mixed.mean())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -9,8 +9,8 @@ import pytest
 from conductor.stages.own_files import keep_own, pin_functions
 from kd.data.sources import Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
+from kd.dataset_names import dataset_slug
 from kd.errors import DataError, ProtocolError, RetortError
-from kd.protocol import dataset_slug
 from storage.files.layout import Layout
 
 IMPORTS = """

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kd.dataset_names import dataset_slug
 from kd.errors import ProtocolError
-from kd.protocol import Protocol, dataset_slug
+from kd.protocol import Protocol
 from tests.support.json_values import any_json
 from tests.support.processes import python
 

@@ -157,6 +157,21 @@ def test_losses_of_an_epoch_are_means_over_its_steps(source: LiveTeacher) -> Non
     assert len(set(losses)) == 3
 
 
+def test_balanced_class_weights_are_those_of_the_training_split(source: LiveTeacher) -> None:
+    spy, recipe = Spy(source), replace(DISTILLED, lr=1e-12)
+    given = replace(plan(epochs=1), class_weights="balanced")
+    (metrics,) = run(begin(recipe, source), recipe, given, spy)
+    weights = len(DATA) / (DATA.labels.bincount().float() * int(DATA.labels.max() + 1))
+    assert len(set(weights.tolist())) > 1
+    losses = [
+        functional.cross_entropy(network()(images), DATA.labels[index], reduction="none")
+        @ weights[DATA.labels[index]]
+        / len(index)
+        for index, images in zip(spy.index, spy.images, strict=True)
+    ]
+    assert metrics.hard_loss == pytest.approx(sum(one.item() for one in losses) / 3, rel=1e-5)
+
+
 def test_a_student_trains_in_train_mode_whatever_mode_it_came_in(source: LiveTeacher) -> None:
     state, usual = begin(PLAIN, source), trained(PLAIN, plan(), None, live=source)
     state.network.eval()

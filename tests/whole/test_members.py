@@ -16,8 +16,9 @@ from conductor.search.methods import make_pruner, make_sampler
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
 from kd.data.splits import listing_digest, passed_over
+from kd.dataset_names import SOURCES
 from kd.errors import ProtocolError
-from kd.names import AUGMENTATIONS, FEATURE_LOSSES, LOGIT_LOSSES, OPTIMIZERS, SOURCES
+from kd.names import AUGMENTATIONS, FEATURE_LOSSES, LOGIT_LOSSES, OPTIMIZERS
 from search_spaces.context import StudyContext
 from search_spaces.space import load_space
 from storage.files.artifacts import read_json, read_manifest

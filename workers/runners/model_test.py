@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from kd.data.inputs import Images
+from kd.dataset_names import takes_images
 from kd.errors import DivergenceError, ProtocolError, RetortError
 from kd.losses.adapters import Adapters
 from kd.models import cost
@@ -23,7 +24,7 @@ from kd.models.network import Network, load_state, same
 from kd.models.numerics import place, training_forward
 from kd.models.own import refusal
 from kd.models.tryout import refusing, try_out, try_shapes
-from kd.names import parse_model, takes_images
+from kd.names import parse_model
 from kd.recipe import Recipe
 from kd.training.evaluation import predict
 from kd.training.loop import Plan, train
