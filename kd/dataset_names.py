@@ -26,6 +26,13 @@ def is_downloaded(source: str) -> bool:
     return "DOWNLOADED" in SOURCES.literals(source)
 
 
+def part_taken(dataset: str) -> str:
+    """Return which part of an image a data set takes, in words: see TAKES of a source."""
+    source, _ = parse_dataset(dataset)
+    known = {} if parse_own_dataset(dataset) else SOURCES.literals(source)
+    return str(known.get("TAKES", "images"))
+
+
 def parse_own_dataset(name: str) -> OwnFunction | None:
     """Return the user's function that is a data set, `mine.py:scans@1a2b3c4d5e6f`, if it is one.
 
@@ -56,7 +63,8 @@ def parse_dataset(name: str) -> tuple[str, str]:
 
 def dataset_slug(dataset: str) -> str:
     """Return a data set's name as part of a file name: `folder:/a/My photos` gives `My-photos`,
-    `cifar10:/a/data` gives `cifar10`, `mine.py:scans@1a2b3c4d5e6f` gives `scans`.
+    `cifar10:/a/data` gives `cifar10`, `csv:/a/scans.csv` and `mine.py:scans@1a2b3c4d5e6f` give
+    `scans`.
 
     It has at most 40 characters, and begins and ends with a letter or digit.
     """
@@ -65,5 +73,6 @@ def dataset_slug(dataset: str) -> str:
         path = ""  # a folder for its files, not what they show
     named = path.partition("@")[0] if source.endswith(".py") else path
     last = re.split(r"[:/\\]", (named or source).rstrip("/\\"))[-1]
+    last = re.sub(r"\.(npz|csv)$", "", last, flags=re.IGNORECASE)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._")
     return plain[:40].rstrip("-._") or "study"

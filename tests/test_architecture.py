@@ -35,7 +35,7 @@ MAY_IMPORT = {
 # it, so nothing goes in a circle or upwards
 FLOORS = {
     "kd": (
-        *("errors", "seeds", "registry", "json_data", "schedules", "names"),
+        *("errors", "seeds", "registry", "json_data", "schedules", "names", "dataset_names"),
         *("own_import", "own_files", "recipe", "model_rules", "protocol"),
         *(
             "ablations",

@@ -83,10 +83,11 @@ class Preparation:
         with self._display.bar(f"data: {name}", 1) as bar:
             result = self._workers.run(job, lambda event: _update(bar, event))
         counts = {part: sum(classes) for part, classes in result["counts"].items()}
+        examples = "images" if result["inputs"]["type"] == "Images" else "examples"
         self._display.say(
             f"data: {name}, {len(result['classes'])} classes, "
             f"{counts['train']:,} training, {counts['validation']:,} validation and "
-            f"{counts['test']:,} sealed test images{self._few(counts['train'])}"
+            f"{counts['test']:,} sealed test {examples}{self._few(counts['train'])}"
             f"{_fewest(result['classes'], result['counts'])}"
         )
         if result["official"]:

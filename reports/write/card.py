@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
+from kd.dataset_names import part_taken
 from kd.model_rules import is_teacher
 from kd.names import (
     OPTIMIZERS,
@@ -298,12 +298,9 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 def _limits(findings: Findings, exported: Exported) -> str:
     protocol = findings.data.protocol
-    source, _ = parse_dataset(protocol.dataset)
-    own = parse_own_dataset(protocol.dataset)
-    what = "images" if own else SOURCES.literals(source).get("TAKES", "images")
     size = (
-        f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
-        "antialiased, as in Pillow."
+        f"It expects {part_taken(protocol.dataset)} resized to {protocol.image_size} pixels as in "
+        "training: bilinear and antialiased, as in Pillow."
     )
     pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [

@@ -59,6 +59,7 @@ OTHERS: dict[str, Any] = {
     "seed": 1,
     "threads": 2,
     "precision": "bfloat16",
+    "class_weights": "balanced",
     "compile": True,
 }
 
@@ -201,6 +202,8 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"test_fraction": 0}, "test_fraction must be above 0, got 0"),
         ({"validation_fraction": 0.91}, "validation_fraction must lie in 0-0.9, got 0.91"),
         ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
+        ({"class_weights": "even"}, "unknown class_weights 'even'; known: none, balanced"),
+        ({"dataset": "mine.py"}, "a data set of your own must be FILE.py:FUNCTION"),
         ({"margin": 101}, "margin must lie in 0-100, got 101"),
         ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),
         (
@@ -212,7 +215,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"dataset": "folder"}, "folder: requires a path, as in folder:photos, got 'folder'"),
         ({"dataset": "cifar10:"}, "cifar10: requires a path, as in cifar10:DIR, got 'cifar10:'"),
         ({"dataset": "digits:x"}, "digits takes no path, got 'digits:x'"),
-        ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, digits"),
+        ({"dataset": ""}, "unknown dataset ''; known: cifar10, cifar100, csv, digits"),
         ({"teachers": ("rasnet50",)}, "unknown model 'rasnet50'; did you mean resnet50?"),
         ({"students": ("resnt20",)}, "unknown model 'resnt20'; did you mean resnet20?"),
         ({"students": ("transformer!",)}, "unknown model 'transformer!'; known: resnet8"),

@@ -1,14 +1,12 @@
-"""A data set of arrays that are no images, from one new source file, up to its export."""
+"""Arrays that are no images, from a file or a function of the user's own, up to the export."""
 
 import runpy
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-import kd.data.sources
 from conductor.command_line.cli import main
 from reports.write.page import render_page
 from storage.files.artifacts import read_json
@@ -17,39 +15,15 @@ from storage.files.layout import Layout
 from storage.files.records import StudySettings
 from tests.support.tiny import hasten, refuse, run, succeed
 
-WAVES = '''
-"""Waves of two frequencies, in two channels."""
-
+WORDS = """
 import numpy as np
 
-from kd.data.sources import Source
 
-
-def read(place, image_size, progress):
-    generator = np.random.default_rng(0)
+def words():
     labels = np.arange(160) % 2
-    time = np.linspace(0, 6.28, 24)
-    waves = np.sin((1 + 2 * labels)[:, None, None] * time + generator.random((160, 2, 1)))
-    return Source(
-        inputs=(waves + generator.normal(0, 0.3, waves.shape)).astype(np.float32),
-        labels=labels,
-        classes=("slow", "fast"),
-        part=np.repeat(["train", "validation", "test"], [80, 40, 40]),
-    )
-'''
-WORDS = '''
-"""Sentences of two kinds, as numbers of words."""
-
-import numpy as np
-
-from kd.data.sources import Source
-
-
-def read(place, image_size, progress):
-    labels = np.arange(160) % 2
-    words = np.random.default_rng(0).integers(0, 20, (160, 12)) + 10 * labels[:, None]
-    return Source(inputs=words, labels=labels, classes=("low", "high"))
-'''
+    inputs = np.random.default_rng(0).integers(0, 20, (160, 12)) + 10 * labels[:, None]
+    return {"x": inputs, "y": labels, "classes": np.array(["low", "high"])}
+"""
 NETS = """
 from collections import OrderedDict
 from torch import nn
@@ -87,19 +61,26 @@ def words(classes, channels):
 """
 
 
+def waves() -> dict[str, np.ndarray]:
+    """Waves of two frequencies, in two channels, with splits of their own."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    time = np.linspace(0, 6.28, 24)
+    pure = np.sin((1 + 2 * labels)[:, None, None] * time + generator.random((160, 2, 1)))
+    return {
+        "x": (pure + generator.normal(0, 0.3, pure.shape)).astype(np.float32),
+        "y": np.array(["slow", "fast"])[labels],
+        "split": np.repeat(["train", "dev", "test"], [80, 40, 40]),
+    }
+
+
 @pytest.fixture(autouse=True)
-def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sources `waves` and `words` in a folder of their own, and models in `nets.py`."""
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`waves.npz`, and `nets.py` and `data.py`, which have models and words."""
     hasten(monkeypatch)
-    folder = tmp_path / "members"
-    folder.mkdir()
-    for name, text in (("waves", WAVES), ("words", WORDS)):
-        (folder / f"{name}.py").write_text(text.lstrip())
+    np.savez(tmp_path / "waves.npz", **waves())
     (tmp_path / "nets.py").write_text(NETS)
-    monkeypatch.setattr(kd.data.sources, "__path__", [*kd.data.sources.__path__, str(folder)])
-    yield
-    for name in ("waves", "words"):
-        sys.modules.pop(f"kd.data.sources.{name}", None)
+    (tmp_path / "data.py").write_text(WORDS)
 
 
 def flags(tmp_path: Path, dataset: str, teacher: str, student: str) -> list[str]:
@@ -121,7 +102,7 @@ def flags(tmp_path: Path, dataset: str, teacher: str, student: str) -> list[str]
 def test_a_study_of_float_arrays_goes_to_its_report_and_its_export(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("reports.write.report.render_page", render_page)  # not hastened
     root = tmp_path / "runs"
-    code, said = run(root, capsys, *flags(tmp_path, "waves", "large", "small"))
+    code, said = run(root, capsys, *flags(tmp_path, f"npz:{tmp_path}/waves.npz", "large", "small"))
     assert (code, said) == (0, "")
     study = Layout(root).study("waves")
     folder = Layout(root).dataset(StudySettings.read(study.settings).dataset)
@@ -129,7 +110,7 @@ def test_a_study_of_float_arrays_goes_to_its_report_and_its_export(tmp_path, cap
     assert (train.values.dtype, tuple(train.values.shape)) == (torch.float32, (80, 2, 24))
     assert len(validation) == 40
     page = study.report_html.read_text(encoding="utf-8")
-    assert "train, validation and test are the data set&#39;s own" in page
+    assert "validation and test are the data set&#39;s own" in page
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
     assert "safetensors: 40 validation examples, equal bit for bit" in capsys.readouterr().out
     [card] = study.folder.glob("export/*/README.md")
@@ -143,14 +124,14 @@ def test_a_study_of_float_arrays_goes_to_its_report_and_its_export(tmp_path, cap
 
 def test_a_study_of_whole_numbers_feeds_them_as_they_are(tmp_path, capsys):
     root = tmp_path / "runs"
-    succeed(root, capsys, *flags(tmp_path, "words", "words", "words"))
+    succeed(root, capsys, *flags(tmp_path, f"{tmp_path}/data.py:words", "words", "words"))
     settings = StudySettings.read(Layout(root).study("words").settings)
     train = open_part(Layout(root).dataset(settings.dataset), "train")
     assert (train.values.dtype, train.values.max()) == (torch.int64, 29)
 
 
 def test_what_needs_images_is_refused_in_one_line(tmp_path, capsys):
-    root, given = tmp_path / "runs", flags(tmp_path, "waves", "large", "small")
+    root, given = tmp_path / "runs", flags(tmp_path, f"npz:{tmp_path}/waves.npz", "large", "small")
     said = refuse(root, capsys, *given[:-1], "crop=1,flip")
     assert (
         "augment must be none for arrays of 2x24 float32, which are no images, got 'crop=1," in said

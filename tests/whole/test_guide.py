@@ -26,7 +26,7 @@ from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
 from kd.data.sources import Source
 from kd.data.sources.folder import read as read_folder
-from kd.data.splits import split
+from kd.data.splits import load_source, split
 from kd.errors import DataError, ProtocolError
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.protocol import Protocol
@@ -101,6 +101,7 @@ def table(title: str, first: str) -> list[list[str]]:
 def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
     titles = (
         "Your own images",
+        "Your own lists and arrays",
         "Your own models",
         "Your own search space",
         "Your own loss",
@@ -141,6 +142,26 @@ def test_what_to_do_first_prints_what_the_pages_show_and_can_be_removed(capsys, 
     assert optuna.get_all_study_names("sqlite:///runs/studies.db") == []
     assert {path.name for path in Path("runs").iterdir() if path.is_dir()} == {"cache", "artifacts"}
     assert len(list(Path("runs/artifacts").iterdir())) == 2 * 2 * 2  # arms, trials, files
+
+
+def test_lists_and_arrays_of_the_user_and_a_reader_of_rows():
+    report = report_of(follow("Your own lists and arrays", "rows"))
+    assert report["protocol"]["dataset"].startswith("reader.py:rows@")
+    assert report["taps"] == {}
+    text = section("Your own lists and arrays")
+    lines = re.findall(r"(?:^    .*,.*\n)+", text, re.M)[0]
+    rows = [line.strip().split(",") for line in lines.splitlines()]
+    for path, _, _ in rows[1:]:
+        Path(path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    Path("labels.csv").write_text("\n".join(map(",".join, rows)))
+    [listed, arrays] = re.findall(r"`--dataset ((?:csv|npz):\S+)`", text)
+    source = load_source(listed, 8, Path())
+    assert (source.classes, source.part.tolist()) == (("cat", "dog"), ["", "test"])
+    images, labels = np.zeros((4, 8, 8, 12), np.uint8), np.array([[0], [1]] * 2)
+    np.savez("scans.npz", train_images=images, train_labels=labels, ids=labels)
+    source = load_source(arrays, 8, Path())
+    assert (source.inputs.shape, source.labels.tolist()) == ((4, 12, 8, 8), [0, 1, 0, 1])
 
 
 def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):
