@@ -7,6 +7,11 @@ from kd.names import OwnFunction, parse_own
 from kd.registry import Kind
 
 SOURCES = Kind("dataset", "kd.data.sources")
+FITS = {  # of images that are not square; what of an image is taken
+    "crop": "the centre square of each image",
+    "pad": "each image, whole on a black square,",
+    "stretch": "each image, stretched to a square and",
+}
 
 
 def takes_path(source: str) -> bool:
@@ -26,11 +31,11 @@ def is_downloaded(source: str) -> bool:
     return "DOWNLOADED" in SOURCES.literals(source)
 
 
-def part_taken(dataset: str) -> str:
-    """Return which part of an image a data set takes, in words: see TAKES of a source."""
+def part_taken(dataset: str, fit: str) -> str:
+    """Return what of an image a data set takes, in words: see FITTED of a source."""
     source, _ = parse_dataset(dataset)
-    known = {} if parse_own_dataset(dataset) else SOURCES.literals(source)
-    return str(known.get("TAKES", "images"))
+    fitted = bool(parse_own_dataset(dataset)) or SOURCES.literals(source).get("FITTED", False)
+    return FITS[fit] if fitted else "images"
 
 
 def parse_own_dataset(name: str) -> OwnFunction | None:

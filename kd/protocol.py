@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from kd.dataset_names import SOURCES, parse_dataset
+from kd.dataset_names import FITS, SOURCES, parse_dataset
 from kd.errors import require
 from kd.json_data import JsonData, plain
 from kd.model_rules import (
@@ -48,6 +48,11 @@ class Protocol(JsonData):
         SOURCES,
     ]
     image_size: Annotated[int, "side in pixels of the images that students receive"]
+    fit: Annotated[
+        str,
+        "how images that are not square become so: crop (the centre square), pad (whole, on a "
+        "black square) or stretch",
+    ] = "crop"
     teacher_size: Annotated[
         int, "side in pixels of the images that the teacher receives (0: that of the students)"
     ] = 0
@@ -179,6 +184,7 @@ class Protocol(JsonData):
         require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
         check_name("stem", self.stem, STEMS)
         METRICS.check(self.metric)
+        check_name("fit", self.fit, FITS)
         check_name("precision", self.precision, PRECISIONS)
         check_name("class_weights", self.class_weights, CLASS_WEIGHTS)
         OPTIMIZERS.check(self.optimizer)

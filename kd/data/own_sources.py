@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Source
+from kd.data.sources import Progress, Source, Square
 from kd.data.sources._arrays import source_of
 from kd.data.sources._files import square_pixels
 from kd.data.sources._images import BLOCK
@@ -33,17 +33,17 @@ RETURNS = (
 )
 
 
-def read_own_source(name: OwnFunction, files: Path, image_size: int, progress: Progress) -> Source:
+def read_own_source(name: OwnFunction, files: Path, square: Square, progress: Progress) -> Source:
     """Return the data set that a user's function returns; `files` has copies of the user's files.
 
-    Images of data sets are upright, square and RGB, [3, image_size, image_size]. Raises
+    Images of data sets are upright, square and RGB, [3, size, size]. Raises
     ProtocolError for a function that fails, and DataError for one that returns something else, or
     data that do not fit together; both name the function.
     """
     function = find_kept(files, name.file, name.digest, name.function)
     try:
         returned = function()
-        return _source_of(returned, image_size, progress)
+        return _source_of(returned, square, progress)
     except DataError as error:
         raise DataError(f"{name.base}: {error}") from error
     except RetortError:
@@ -54,17 +54,17 @@ def read_own_source(name: OwnFunction, files: Path, image_size: int, progress: P
         raise own_error(name.base, function, "fails", error) from error
 
 
-def _source_of(returned: Any, image_size: int, progress: Progress) -> Source:
+def _source_of(returned: Any, square: Square, progress: Progress) -> Source:
     if isinstance(returned, tuple | list) and len(returned) == 2:
         inputs, labels = map(_array, returned)
-        return source_of({"": (inputs, labels)})
+        return source_of({"": (inputs, labels)}, square)
     if isinstance(returned, Mapping):
         if returned and all(map(_is_dataset, returned.values())):
-            return _of_datasets(returned, image_size, progress)
+            return _of_datasets(returned, square, progress)
         arrays = {str(key): _array(value) for key, value in returned.items()}
-        return Names.of(list(arrays), "what it returns").source(arrays)
+        return Names.of(list(arrays), "what it returns").source(arrays, square)
     if _is_dataset(returned):
-        return _of_datasets({"train": returned}, image_size, progress)
+        return _of_datasets({"train": returned}, square, progress)
     raise DataError(f"it {RETURNS}, got {type(returned).__name__}")
 
 
@@ -80,7 +80,7 @@ def _array(value: Any) -> Array:
     return np.asarray(detached)
 
 
-def _of_datasets(datasets: Mapping[Any, Any], image_size: int, progress: Progress) -> Source:
+def _of_datasets(datasets: Mapping[Any, Any], square: Square, progress: Progress) -> Source:
     parts = {}
     for name in datasets:
         part = part_of(str(name))
@@ -98,13 +98,13 @@ def _of_datasets(datasets: Mapping[Any, Any], image_size: int, progress: Progres
         def report(done: int, before: int = walked) -> None:
             progress(before + done, total)
 
-        arrays[part] = _walked(datasets[name], image_size, report)
+        arrays[part] = _walked(datasets[name], square, report)
         walked += len(datasets[name])
     classes = getattr(datasets[parts[""]], "classes", ())
-    return source_of(arrays, [str(one) for one in classes])
+    return source_of(arrays, square, [str(one) for one in classes])
 
 
-def _walked(dataset: Any, image_size: int, report: Callable[[int], None]) -> tuple[Array, Array]:
+def _walked(dataset: Any, square: Square, report: Callable[[int], None]) -> tuple[Array, Array]:
     """Return all inputs and labels of a data set. Raises DataError for items that differ."""
     count = len(dataset)
     inputs: Array | None = None
@@ -114,9 +114,7 @@ def _walked(dataset: Any, image_size: int, report: Callable[[int], None]) -> tup
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"item {row} of a data set must be an input and a label, got {item!r}")
         value, label = item
-        array = (
-            square_pixels(value, image_size) if isinstance(value, Image.Image) else _array(value)
-        )
+        array = square_pixels(value, square) if isinstance(value, Image.Image) else _array(value)
         if inputs is None:
             inputs = np.empty((count, *array.shape), array.dtype)
         if (array.shape, array.dtype) != (inputs.shape[1:], inputs.dtype):

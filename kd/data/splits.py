@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kd.data import own_sources
 from kd.data.own_sources import read_own_source
-from kd.data.sources import Progress, Source
+from kd.data.sources import Progress, Source, Square
 from kd.data.sources._images import one_line, resized
 from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.errors import DataError
@@ -44,24 +44,27 @@ def load_source(
     downloads: Path,
     progress: Progress | None = None,
     own: Path | None = None,
+    fit: str = "crop",
 ) -> Source:
     """Read a data set and resize its images to `image_size` where they differ.
+
+    `fit` is what happens to images that are not square (see `kd.data.sources.Square`).
 
     A data set without a path is downloaded to `downloads`; `own` has copies of the user's files.
     `progress` is called as images are decoded or resized. Raises DataError, with one line that
     includes the remedy, and ProtocolError for a user's function that fails.
     """
-    report = progress or _silent
+    report, square = progress or _silent, Square(image_size, fit)
     function = parse_own_dataset(dataset)
     if function and own:
-        return resized(read_own_source(function, own, image_size, report), image_size, report)
+        return resized(read_own_source(function, own, square, report), image_size, report)
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        source = member.read(path or downloads, image_size, report)
+        source = member.read(path or downloads, square, report)
         return resized(source, image_size, report)
 
 
-def listing_digest(dataset: str, image_size: int) -> str:
+def listing_digest(dataset: str, image_size: int, fit: str = "crop") -> str:
     """Return a digest that changes whenever the result of `load_source` may change.
 
     It covers the source's `listing` of the path, and the code that reads it; no image is read.
@@ -71,7 +74,7 @@ def listing_digest(dataset: str, image_size: int) -> str:
     with _failing_as_data_error(dataset):
         content = member.listing(path) if hasattr(member, "listing") else dataset
         reader = hashlib.sha256(Path(str(member.__file__)).read_bytes()).hexdigest()
-    text = json.dumps([content, reader, image_size])
+    text = json.dumps([content, reader, image_size, fit])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -298,9 +298,10 @@ def _cost(findings: Findings, exported: Exported) -> str:
 
 def _limits(findings: Findings, exported: Exported) -> str:
     protocol = findings.data.protocol
+    what = part_taken(protocol.dataset, protocol.fit)
     size = (
-        f"It expects {part_taken(protocol.dataset)} resized to {protocol.image_size} pixels as in "
-        "training: bilinear and antialiased, as in Pillow."
+        f"It expects {what} resized to {protocol.image_size} pixels as in training: bilinear and "
+        "antialiased, as in Pillow."
     )
     pictures, needs = _are_images(exported.config), exported.config.get("needs", ())
     limits = [

@@ -52,14 +52,19 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
     stored data set is damaged.
     """
     wanted = _wanted(protocol)
-    digest = listing_digest(protocol.dataset, protocol.stored_size)
+    digest = listing_digest(protocol.dataset, protocol.stored_size, protocol.fit)
     listing = layout.listing(fingerprint({**wanted, "listing": digest}))
     with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
         source = load_source(
-            protocol.dataset, protocol.stored_size, layout.downloads, progress, layout.own
+            protocol.dataset,
+            protocol.stored_size,
+            layout.downloads,
+            progress,
+            layout.own,
+            protocol.fit,
         )
         manifest = _keep(layout, wanted, source, split(source, protocol))
         write_json(listing, {"fingerprint": manifest.folder.name})

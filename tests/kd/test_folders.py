@@ -262,6 +262,38 @@ def test_shorter_side_becomes_the_size_and_the_centre_is_kept(tmp_path):
     np.testing.assert_array_equal(images[1], noise.transpose(2, 0, 1))  # cropped, not resampled
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_image_that_is_not_square_is_padded_or_stretched_as_wanted(tmp_path, turned):
+    halves = Image.new("RGB", (24, 12), (100, 0, 0))
+    halves.paste((200, 0, 0), (12, 0, 24, 12))
+    image = halves.transpose(Image.Transpose.ROTATE_270) if turned else halves
+    save(tmp_path, "a/1.png", image)
+    save(tmp_path, "b/2.png", Image.new("RGB", (12, 12), (50, 0, 0)))
+    found = {}
+    for fit in ("crop", "pad", "stretch"):
+        source = load_source(f"folder:{tmp_path}", 8, tmp_path, fit=fit)
+        reds = source.inputs[0, 0].T if turned else source.inputs[0, 0]
+        found[fit] = reds.tolist()
+        assert (source.inputs[1, 0] == 50).all()
+    assert found["pad"][:2] == found["pad"][6:] == [[0] * 8] * 2
+    assert [row[0] for row in found["pad"][2:6]] == [100] * 4
+    assert [row[7] for row in found["pad"][2:6]] == [200] * 4
+    assert [row[:3] + row[5:] for row in found["stretch"]] == [[100] * 3 + [200] * 3] * 8
+    assert [row[:3] + row[5:] for row in found["crop"]] == [[100] * 3 + [200] * 3] * 8
+    assert found["stretch"] != found["pad"] != found["crop"]
+    digests = {listing_digest(f"folder:{tmp_path}", 8, fit) for fit in found}
+    assert len(digests) == 3
+
+
+def test_a_long_thin_image_does_not_grow(tmp_path):
+    image = Image.new("RGB", (9000, 1), (100, 0, 0))
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.png", image)
+    for fit, filled in (("crop", 64), ("pad", 8), ("stretch", 64)):
+        source = load_source(f"folder:{tmp_path}", 8, tmp_path, fit=fit)
+        assert (source.inputs[0, 0] == 100).sum() == filled
+
+
 def test_downsizing_averages_rather_than_drops_pixels(tmp_path):
     board = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
     for name in ("a", "b"):

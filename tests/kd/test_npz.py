@@ -99,6 +99,14 @@ def test_images_have_their_channels_first_and_are_square(tmp_path, shape, wanted
         np.testing.assert_array_equal(found[2, 5], images[2, :, :, 5])
 
 
+@pytest.mark.parametrize(("fit", "filled"), [("crop", 64), ("pad", 32), ("stretch", 64)])
+def test_images_that_are_not_square_are_fitted_as_wanted(tmp_path, fit, filled):
+    dataset = write(tmp_path, x=np.full((6, 16, 8, 12), 9, np.uint8), y=LABELS)
+    found = load_source(dataset, 8, tmp_path, fit=fit).inputs
+    assert found.shape == (6, 12, 8, 8)
+    assert ((found == 9).sum((2, 3)) == filled).all()
+
+
 def test_volumes_could_be_either_way_round_and_are_refused(tmp_path):
     with pytest.raises(DataError, match="images of 8x8x8 may have their channels first or last"):
         load(tmp_path, x=noise(6, 8, 8, 8), y=LABELS)

@@ -60,6 +60,7 @@ OTHERS: dict[str, Any] = {
     "threads": 2,
     "precision": "bfloat16",
     "class_weights": "balanced",
+    "fit": "pad",
     "compile": True,
 }
 
@@ -202,6 +203,7 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"test_fraction": 0}, "test_fraction must be above 0, got 0"),
         ({"validation_fraction": 0.91}, "validation_fraction must lie in 0-0.9, got 0.91"),
         ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
+        ({"fit": "cut"}, "unknown fit 'cut'; known: crop, pad, stretch"),
         ({"class_weights": "even"}, "unknown class_weights 'even'; known: none, balanced"),
         ({"dataset": "mine.py"}, "a data set of your own must be FILE.py:FUNCTION"),
         ({"margin": 101}, "margin must lie in 0-100, got 101"),

@@ -24,7 +24,7 @@ from PIL import Image
 from conductor.command_line.cli import main
 from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
-from kd.data.sources import Source
+from kd.data.sources import Source, Square
 from kd.data.sources.folder import read as read_folder
 from kd.data.splits import load_source, split
 from kd.errors import DataError, ProtocolError
@@ -182,7 +182,7 @@ def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):
     capsys.readouterr()
     made = runpy.run_path(str(folder / "predict.py"))
     del sys.modules["student"]
-    read = read_folder(Path("album"), 8, lambda done, total: None).inputs[:1]
+    read = read_folder(Path("album"), Square(8), lambda done, total: None).inputs[:1]
     assert torch.equal(made["images"], torch.from_numpy(read) / 255)
     assert capsys.readouterr().out.strip() in manifest["info"]["classes"]
 
@@ -212,7 +212,9 @@ def write(path: str, image: Image.Image, rotation: int = 1) -> None:
 
 def images_of(folder: str) -> list[np.ndarray]:
     """Images of a folder as it is read, [H, W, 3] each."""
-    return list(read_folder(Path(folder), 4, lambda done, total: None).inputs.transpose(0, 2, 3, 1))
+    return list(
+        read_folder(Path(folder), Square(4), lambda done, total: None).inputs.transpose(0, 2, 3, 1)
+    )
 
 
 def test_files_become_what_the_guide_states():

@@ -34,7 +34,7 @@ import numpy as np
 from kd.data.sources import Source
 
 
-def read(place, image_size, progress):
+def read(place, square, progress):
     generator = np.random.default_rng(0)
     labels = np.arange(160) % 2
     images = generator.integers(0, 200, (160, 1, 8, 8)).astype(np.uint8)

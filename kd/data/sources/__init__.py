@@ -3,9 +3,9 @@
 `--dataset digits` selects a member, `--dataset folder:photos` one that takes a path. The first line
 of a member's docstring is its help. A member may define these constants, which are read without
 importing the file and so must be literals: PATH, an example of the path that it requires,
-DOWNLOADED, True if its path may be omitted and is the folder of its download, TAKES, the part of an
-image to which it crops, in words for the model card, and IMAGES, True if it always returns images:
-then models of the user's own are tried on images before the data are read.
+DOWNLOADED, True if its path may be omitted and is the folder of its download, FITTED, True if its
+images may not be square, and IMAGES, True if it always returns images: then models of the user's
+own are tried on images before the data are read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,18 @@ if typing.TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # images read, images in all
 PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """What images become: squares of `size` pixels a side.
+
+    `fit` is what happens to one that is not square: `crop` takes its centre square, `pad` puts it
+    whole on a black square, `stretch` changes its proportions.
+    """
+
+    size: int
+    fit: str = "crop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +89,8 @@ class Source:
 class DataSource(typing.Protocol):
     """What a member's module offers."""
 
-    def read(self, place: Path, image_size: int, progress: Progress) -> Source:
-        """Return all images, in `image_size` or in another size: the caller resizes them.
+    def read(self, place: Path, square: Square, progress: Progress) -> Source:
+        """Return all images, square, in the size of `square` or another: the caller resizes them.
 
         `place` is the path after the name, or else the root's folder for downloads. `progress` is
         called as images are read, if that takes long. Raises DataError, one line with the remedy.

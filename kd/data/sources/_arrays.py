@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Source
+from kd.data.sources import Source, Square
+from kd.data.sources._images import squared
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
 
@@ -18,14 +19,18 @@ Array = NDArray[Any]
 ONE_HOT = "one class an example, as [N], [N, 1] or one-hot [N, classes]"
 
 
-def source_of(parts: Mapping[str, tuple[Array, Array]], classes: Sequence[str] = ()) -> Source:
+def source_of(
+    parts: Mapping[str, tuple[Array, Array]], square: Square, classes: Sequence[str] = ()
+) -> Source:
     """Return the data set of inputs [N, ...] and labels of each part, named as in `Source`.
+
+    Images that are not square become so.
 
     Labels are [N] or [N, 1], numbers or names, or one-hot [N, classes]. Without `classes` these are
     the distinct labels in their order. Raises DataError for arrays that do not fit together.
     """
     named = {part: part or "training" for part in parts}
-    inputs = {part: _inputs(found, named[part]) for part, (found, _) in parts.items()}
+    inputs = {part: _inputs(found, square, named[part]) for part, (found, _) in parts.items()}
     forms = {(one.dtype.name, one.shape[1:]) for one in inputs.values()}
     if len(forms) > 1:
         listed = ", ".join(
@@ -62,13 +67,15 @@ def parts_of(splits: Array, count: int) -> dict[str, NDArray[np.intp]]:
     return {str(part): np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
 
 
-def _inputs(array: Array, what: str) -> Array:
+def _inputs(array: Array, square: Square, what: str) -> Array:
     """Return inputs as `Source` takes them."""
     kind, shape = array.dtype.kind, array.shape
     if kind not in "fiub" or not array.size or len(shape) < 2:
         raise DataError(f"inputs for {what} must be numbers [N, ...], got {array.dtype} {[*shape]}")
     if array.dtype == np.uint8 and len(shape) in (3, 4):
-        return _square(_channels_first(array))
+        images = _channels_first(array)
+        height, width = images.shape[2:]
+        return images if height == width else squared(images, square)
     return array.astype(np.float32 if kind == "f" else np.int64, copy=False)
 
 
@@ -90,14 +97,6 @@ def _channels_first(images: Array) -> Array:
             "your own"
         )
     return images if first < last else images.transpose(0, 3, 1, 2)
-
-
-def _square(images: Array) -> Array:
-    """Return the centre square of images [N, C, H, W]."""
-    height, width = images.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return images[:, :, top : top + side, left : left + side]
 
 
 def _flat(labels: Array, what: str) -> Array:

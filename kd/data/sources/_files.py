@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.sources import Progress
-from kd.data.sources._images import BLOCK, allocate, one_line
+from kd.data.sources import Progress, Square
+from kd.data.sources._images import BLOCK, allocate, fitted, one_line
 from kd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -35,19 +35,19 @@ def listing_of(place: Path, paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_images(paths: list[Path], image_size: int, progress: Progress) -> NDArray[np.uint8]:
-    """Return the images [N, 3, image_size, image_size]; see `_read_image`.
+def read_images(paths: list[Path], square: Square, progress: Progress) -> NDArray[np.uint8]:
+    """Return the images [N, 3, size, size]; see `square_pixels`.
 
     Raises DataError that names the files that cannot be read completely.
     """
-    images = allocate(len(paths), 3, image_size)
+    images = allocate(len(paths), 3, square.size)
     refused: dict[int, DataError] = {}  # by the image's row
 
     def read_block(start: int) -> int:
         block = paths[start : start + BLOCK]
         for row, path in enumerate(block, start):
             try:
-                images[row] = _read_image(path, image_size)
+                images[row] = _read_image(path, square)
             except DataError as error:
                 refused[row] = error
         return start + len(block)
@@ -74,11 +74,10 @@ def read_images(paths: list[Path], image_size: int, progress: Progress) -> NDArr
     return images
 
 
-def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """Return the image [3, image_size, image_size]: the centre square, resized."""
+def _read_image(path: Path, square: Square) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=DECODERS) as file:
-            return square_pixels(file, image_size)
+            return square_pixels(file, square)
     except Exception as error:  # on hostile files Pillow raises almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"it is none of {', '.join(DECODERS)}" if unknown else one_line(error)
@@ -87,17 +86,12 @@ def _read_image(path: Path, image_size: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def square_pixels(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
-    """Return an image [3, image_size, image_size]: upright, the centre square, resized.
+def square_pixels(image: Image.Image, square: Square) -> NDArray[np.uint8]:
+    """Return an image [3, size, size]: upright, in RGB and square.
 
     Raises ValueError for more than 8 bits a channel.
     """
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
-    image = ImageOps.exif_transpose(image)
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    # cropped before resizing, so that a long thin image does not grow without bounds
-    square = image.convert("RGB").crop((left, top, left + side, top + side))
-    pixels = np.asarray(square.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    return pixels.transpose(2, 0, 1)
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(fitted(upright, square)).transpose(2, 0, 1)

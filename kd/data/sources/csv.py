@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Source
+from kd.data.sources import Progress, Source, Square
 from kd.data.sources._arrays import numbered
 from kd.data.sources._files import NAMED, listing_of, read_images
 from kd.data.sources._images import one_line
@@ -25,7 +25,7 @@ from kd.data.sources._parts import part_of
 from kd.errors import DataError
 
 PATH = "labels.csv"
-TAKES = "the centre square of each image"
+FITTED = True
 IMAGES = True
 
 COLUMNS = {
@@ -35,8 +35,8 @@ COLUMNS = {
 }
 
 
-def read(place: Path, image_size: int, progress: Progress) -> Source:
-    """Return every listed image as [3, image_size, image_size]: the centre square, resized.
+def read(place: Path, square: Square, progress: Progress) -> Source:
+    """Return every listed image as [3, size, size].
 
     Raises DataError for a file that is no such list, and for images that are missing, listed twice
     or cannot be read completely.
@@ -44,7 +44,7 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
     rows = _rows(place)
     labels, classes = numbered([np.array([row.label for row in rows])], ())
     return Source(
-        inputs=read_images([row.path for row in rows], image_size, progress),
+        inputs=read_images([row.path for row in rows], square, progress),
         labels=labels,
         classes=classes,
         part=np.array([row.part for row in rows]),

@@ -21,20 +21,20 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Source
+from kd.data.sources import Progress, Source, Square
 from kd.data.sources._files import EXTENSIONS, NAMED, is_image, listing_of, read_images
 from kd.data.sources._parts import is_split_name, part_of
 from kd.errors import DataError
 
 PATH = "photos"
-TAKES = "the centre square of each image"
+FITTED = True
 IMAGES = True
 
 DEEPEST = 100  # levels of nested folders
 
 
-def read(place: Path, image_size: int, progress: Progress) -> Source:
-    """Return every image of a folder as [3, image_size, image_size]: the centre square, resized.
+def read(place: Path, square: Square, progress: Progress) -> Source:
+    """Return every image of a folder as [3, size, size].
 
     Raises DataError, naming the file or folder, for a layout that is not one of the above, a link
     that leaves the folder, and an image that cannot be read completely.
@@ -43,7 +43,7 @@ def read(place: Path, image_size: int, progress: Progress) -> Source:
     sizes = [[len(paths) for paths in of_class] for of_class in listing.parts.values()]
     labels = np.tile(np.arange(len(listing.classes)), len(sizes))
     return Source(
-        inputs=read_images(listing.paths, image_size, progress),
+        inputs=read_images(listing.paths, square, progress),
         labels=np.repeat(labels, np.concatenate(sizes)),
         classes=listing.classes,
         part=np.repeat(list(listing.parts), list(map(sum, sizes))),

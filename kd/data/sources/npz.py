@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Progress, Source
+from kd.data.sources import Progress, Source, Square
 from kd.data.sources._files import listing_of
 from kd.data.sources._images import one_line
 from kd.data.sources._named import Names
 from kd.errors import DataError
 
 PATH = "arrays.npz"
-TAKES = "the centre square of each image"
+FITTED = True
 
 
-def read(place: Path, image_size: int, progress: Progress) -> Source:
+def read(place: Path, square: Square, progress: Progress) -> Source:
     """Return all examples of a file. Raises DataError for one that is damaged, holds objects, or
     lacks inputs or labels.
     """
     with _opened(place) as (file, names):
-        return names.source(file)
+        return names.source(file, square)
 
 
 def listing(place: Path) -> str:
