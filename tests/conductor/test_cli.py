@@ -549,18 +549,22 @@ def prepared(tmp_path, capsys, monkeypatch) -> Callable[..., list[str]]:
 
 def test_a_split_of_the_folder_s_own_is_printed(prepared):
     for said in prepared("train", "val"):
-        assert "\ndata: validation is the data set's own, test is drawn\n" in said
+        own = "training (train/) and validation (val/) are the data set's own, test is drawn"
+        assert f"\ndata: {own}\n" in said
         assert " 18 validation and " in said
 
 
 def test_what_is_passed_over_of_a_folder_is_printed_and_kept_with_the_study(tmp_path, prepared):
-    sentence = f"passed over in {tmp_path / 'photos'}: dev/ (18 images); of splits only train/,"
-    for said in prepared("train", "dev"):
-        assert said.count(f"\ndata: {sentence} val/ and test/ are read\n") == 1
+    sentence = (
+        f"passed over in {tmp_path / 'photos'}: holdout/ (18 images); splits are read if named "
+        "train, val, valid, validation, dev or test"
+    )
+    for said in prepared("train", "holdout"):
+        assert said.count(f"\ndata: {sentence}\n") == 1
         assert "sealed test images" in said
         assert "; of class a only " in said
     settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
-    assert settings.passed_over == f"{sentence} val/ and test/ are read"
+    assert settings.passed_over == sentence
 
 
 def test_a_mistake_in_a_process_of_its_own_is_one_line_and_no_traceback(tmp_path):

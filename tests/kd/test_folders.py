@@ -191,7 +191,9 @@ def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
         for label in "ab":
             save(tmp_path, f"{part}/{label}/1.png", colour(1))
     assert len(load_folder(tmp_path).labels) == 4
-    hint = "; of splits only train/, val/ and test/ are read" * (name != "extra")
+    hint = "; splits are read if named train, val, valid, validation, dev or test" * (
+        name != "extra"
+    )
     wanted = f"passed over in {tmp_path}: {name}/ (2 images){hint}"
     assert passed_over(f"folder:{tmp_path}") == wanted
 

@@ -72,7 +72,7 @@ def passed_over(place: Path) -> str:
     parts = []
     if skipped:
         splits = any(is_split_name(path.name) and path.is_dir() for path, _ in skipped)
-        hint = "; of splits only train/, val/ and test/ are read" * splits
+        hint = "; splits are read if named train, val, valid, validation, dev or test" * splits
         named = [_counted(_plain(path, place), images) for path, images in skipped]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
     own = {place, *(place / name for name in _list_folder(place).folders.values())}
