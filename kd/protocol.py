@@ -53,6 +53,10 @@ class Protocol(JsonData):
         "how images that are not square become so: crop (the centre square), pad (whole, on a "
         "black square) or stretch",
     ] = "crop"
+    follow_links: Annotated[
+        bool, "follow symbolic links of images and class folders, wherever they lead"
+    ] = False
+    skip_bad_images: Annotated[bool, "leave out images that cannot be read, and list them"] = False
     teacher_size: Annotated[
         int, "side in pixels of the images that the teacher receives (0: that of the students)"
     ] = 0

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._arrays import source_of
 from kd.data.sources._files import square_pixels
 from kd.data.sources._images import BLOCK
@@ -33,7 +33,7 @@ RETURNS = (
 )
 
 
-def read_own_source(name: OwnFunction, files: Path, square: Square, progress: Progress) -> Source:
+def read_own_source(name: OwnFunction, files: Path, how: Reading, progress: Progress) -> Source:
     """Return the data set that a user's function returns; `files` has copies of the user's files.
 
     Images of data sets are upright, square and RGB, [3, size, size]. Raises
@@ -43,7 +43,7 @@ def read_own_source(name: OwnFunction, files: Path, square: Square, progress: Pr
     function = find_kept(files, name.file, name.digest, name.function)
     try:
         returned = function()
-        return _source_of(returned, square, progress)
+        return _source_of(returned, how, progress)
     except DataError as error:
         raise DataError(f"{name.base}: {error}") from error
     except RetortError:
@@ -54,17 +54,17 @@ def read_own_source(name: OwnFunction, files: Path, square: Square, progress: Pr
         raise own_error(name.base, function, "fails", error) from error
 
 
-def _source_of(returned: Any, square: Square, progress: Progress) -> Source:
+def _source_of(returned: Any, how: Reading, progress: Progress) -> Source:
     if isinstance(returned, tuple | list) and len(returned) == 2:
         inputs, labels = map(_array, returned)
-        return source_of({"": (inputs, labels)}, square)
+        return source_of({"": (inputs, labels)}, how)
     if isinstance(returned, Mapping):
         if returned and all(map(_is_dataset, returned.values())):
-            return _of_datasets(returned, square, progress)
+            return _of_datasets(returned, how, progress)
         arrays = {str(key): _array(value) for key, value in returned.items()}
-        return Names.of(list(arrays), "what it returns").source(arrays, square)
+        return Names.of(list(arrays), "what it returns").source(arrays, how)
     if _is_dataset(returned):
-        return _of_datasets({"train": returned}, square, progress)
+        return _of_datasets({"train": returned}, how, progress)
     raise DataError(f"it {RETURNS}, got {type(returned).__name__}")
 
 
@@ -80,7 +80,7 @@ def _array(value: Any) -> Array:
     return np.asarray(detached)
 
 
-def _of_datasets(datasets: Mapping[Any, Any], square: Square, progress: Progress) -> Source:
+def _of_datasets(datasets: Mapping[Any, Any], how: Reading, progress: Progress) -> Source:
     parts = {}
     for name in datasets:
         part = part_of(str(name))
@@ -98,13 +98,13 @@ def _of_datasets(datasets: Mapping[Any, Any], square: Square, progress: Progress
         def report(done: int, before: int = walked) -> None:
             progress(before + done, total)
 
-        arrays[part] = _walked(datasets[name], square, report)
+        arrays[part] = _walked(datasets[name], how, report)
         walked += len(datasets[name])
     classes = getattr(datasets[parts[""]], "classes", ())
-    return source_of(arrays, square, [str(one) for one in classes])
+    return source_of(arrays, how, [str(one) for one in classes])
 
 
-def _walked(dataset: Any, square: Square, report: Callable[[int], None]) -> tuple[Array, Array]:
+def _walked(dataset: Any, how: Reading, report: Callable[[int], None]) -> tuple[Array, Array]:
     """Return all inputs and labels of a data set. Raises DataError for items that differ."""
     count = len(dataset)
     inputs: Array | None = None
@@ -114,7 +114,7 @@ def _walked(dataset: Any, square: Square, report: Callable[[int], None]) -> tupl
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"item {row} of a data set must be an input and a label, got {item!r}")
         value, label = item
-        array = square_pixels(value, square) if isinstance(value, Image.Image) else _array(value)
+        array = square_pixels(value, how) if isinstance(value, Image.Image) else _array(value)
         if inputs is None:
             inputs = np.empty((count, *array.shape), array.dtype)
         if (array.shape, array.dtype) != (inputs.shape[1:], inputs.dtype):

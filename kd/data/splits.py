@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kd.data import own_sources
 from kd.data.own_sources import read_own_source
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._images import one_line, resized
 from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.errors import DataError
@@ -40,31 +40,36 @@ class Split:
 
 def load_source(
     dataset: str,
-    image_size: int,
+    how: Reading,
     downloads: Path,
     progress: Progress | None = None,
     own: Path | None = None,
-    fit: str = "crop",
 ) -> Source:
-    """Read a data set and resize its images to `image_size` where they differ.
+    """Read a data set and resize its images to the size of `how` where they differ.
 
-    `fit` is what happens to images that are not square (see `kd.data.sources.Square`).
 
     A data set without a path is downloaded to `downloads`; `own` has copies of the user's files.
     `progress` is called as images are decoded or resized. Raises DataError, with one line that
     includes the remedy, and ProtocolError for a user's function that fails.
     """
-    report, square = progress or _silent, Square(image_size, fit)
+    report = progress or _silent
     function = parse_own_dataset(dataset)
     if function and own:
-        return resized(read_own_source(function, own, square, report), image_size, report)
+        return resized(read_own_source(function, own, how, report), how.size, report)
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        source = member.read(path or downloads, square, report)
-        return resized(source, image_size, report)
+        source = member.read(path or downloads, how, report)
+        return resized(source, how.size, report)
 
 
-def listing_digest(dataset: str, image_size: int, fit: str = "crop") -> str:
+def reading_of(protocol: Protocol) -> Reading:
+    """Return how the protocol's data set is read."""
+    return Reading(
+        protocol.stored_size, protocol.fit, protocol.follow_links, protocol.skip_bad_images
+    )
+
+
+def listing_digest(dataset: str, how: Reading) -> str:
     """Return a digest that changes whenever the result of `load_source` may change.
 
     It covers the source's `listing` of the path, and the code that reads it; no image is read.
@@ -72,24 +77,24 @@ def listing_digest(dataset: str, image_size: int, fit: str = "crop") -> str:
     """
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        content = member.listing(path) if hasattr(member, "listing") else dataset
+        content = member.listing(path, how) if hasattr(member, "listing") else dataset
         reader = hashlib.sha256(Path(str(member.__file__)).read_bytes()).hexdigest()
-    text = json.dumps([content, reader, image_size, fit])
+    text = json.dumps([content, reader, *astuple(how)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def passed_over(dataset: str) -> str:
+def passed_over(dataset: str, how: Reading) -> str:
     """Return one sentence on what is skipped at a data set's path; empty if nothing is."""
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        return str(member.passed_over(path)) if hasattr(member, "passed_over") else ""
+        return str(member.passed_over(path, how)) if hasattr(member, "passed_over") else ""
 
 
-def origins(dataset: str) -> dict[str, str]:
+def origins(dataset: str, how: Reading) -> dict[str, str]:
     """Return what a data set's own parts are called at its path, by the part; see the sources."""
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        return dict(member.origins(path)) if hasattr(member, "origins") else {}
+        return dict(member.origins(path, how)) if hasattr(member, "origins") else {}
 
 
 def split(source: Source, protocol: Protocol) -> Split:

@@ -19,7 +19,7 @@ import torch
 
 from kd.data.inputs import Examples, describe, read_inputs
 from kd.data.sources import Progress, Source
-from kd.data.splits import Split, listing_digest, load_source, split
+from kd.data.splits import Split, listing_digest, load_source, reading_of, split
 from kd.errors import ArtifactError
 from kd.json_data import to_wire
 from kd.protocol import Protocol
@@ -44,7 +44,8 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
     """Return the manifest of the protocol's data set; a new one is read, split and stored.
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
-    (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
+    (see `kd.data.inputs`), `official` (the parts that the data set defines itself) and `left_out`
+    (files that cannot be read, if these are to be left out). A stored
     data set is compared with its checksums. `progress` is called while images are decoded; see
     `kd.data.splits.load_source`. Of two processes, the second waits for the first.
 
@@ -52,20 +53,14 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
     stored data set is damaged.
     """
     wanted = _wanted(protocol)
-    digest = listing_digest(protocol.dataset, protocol.stored_size, protocol.fit)
+    how = reading_of(protocol)
+    digest = listing_digest(protocol.dataset, how)
     listing = layout.listing(fingerprint({**wanted, "listing": digest}))
     with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        source = load_source(
-            protocol.dataset,
-            protocol.stored_size,
-            layout.downloads,
-            progress,
-            layout.own,
-            protocol.fit,
-        )
+        source = load_source(protocol.dataset, how, layout.downloads, progress, layout.own)
         manifest = _keep(layout, wanted, source, split(source, protocol))
         write_json(listing, {"fingerprint": manifest.folder.name})
         return manifest
@@ -147,6 +142,7 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
         "counts": counts,
         "inputs": to_wire(describe(source, parts.train)),
         "official": source.official,
+        "left_out": list(source.left_out),
     }
     return finish(folder, KIND, identity, info)
 

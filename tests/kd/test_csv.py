@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 
@@ -28,7 +28,7 @@ def write(folder: Path, *lines: str, encoding: str = "utf-8") -> str:
 
 
 def load(folder: Path, *lines: str) -> Source:
-    return load_source(write(folder, *lines), 8, folder)
+    return load_source(write(folder, *lines), Reading(8), folder)
 
 
 def test_images_are_those_of_the_rows_and_splits_are_drawn(folder):
@@ -37,17 +37,21 @@ def test_images_are_those_of_the_rows_and_splits_are_drawn(folder):
     assert source.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert (source.classes, source.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
     assert source.official == []
-    assert origins(f"csv:{folder / 'labels.csv'}") == {}
+    assert origins(f"csv:{folder / 'labels.csv'}", Reading(8)) == {}
 
 
 def test_splits_of_the_file_are_used_and_named_as_there(folder):
     splits = ("Train", "dev", "", "TEST")
     lines = [f"{row},{split},7" for row, split in zip(ROWS, splits, strict=True)]
     dataset = write(folder, "Image,Class,Set,score", *lines)
-    source = load_source(dataset, 8, folder)
+    source = load_source(dataset, Reading(8), folder)
     assert source.part.tolist() == ["", "validation", "", "test"]
-    assert origins(dataset) == {"": "split Train", "validation": "split dev", "test": "split TEST"}
-    assert passed_over(dataset) == f"passed over in {folder / 'labels.csv'}: score"
+    assert origins(dataset, Reading(8)) == {
+        "": "split Train",
+        "validation": "split dev",
+        "test": "split TEST",
+    }
+    assert passed_over(dataset, Reading(8)) == f"passed over in {folder / 'labels.csv'}: score"
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -55,7 +59,7 @@ def test_other_delimiters_orders_marks_and_quotes_are_read(folder, delimiter):
     row = '"a.png"', "b.png"
     lines = [delimiter.join(("1", row[0])), "", delimiter.join(("10", row[1]))]
     dataset = write(folder, delimiter.join(("label", "file")), *lines, encoding="utf-8-sig")
-    source = load_source(dataset, 8, folder)
+    source = load_source(dataset, Reading(8), folder)
     assert (source.classes, source.labels.tolist()) == (("1", "10"), [0, 1])
 
 
@@ -96,19 +100,19 @@ def test_what_is_no_such_list_is_refused_in_one_line(folder, what):
 
 def test_a_file_that_is_missing_or_no_text_is_refused(folder):
     with pytest.raises(DataError, match="must name an existing CSV file"):
-        load_source(f"csv:{folder / 'none.csv'}", 8, folder)
+        load_source(f"csv:{folder / 'none.csv'}", Reading(8), folder)
     (folder / "labels.csv").write_bytes(b"path,label\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="cannot be read as CSV"):
-        load_source(f"csv:{folder / 'labels.csv'}", 8, folder)
+        load_source(f"csv:{folder / 'labels.csv'}", Reading(8), folder)
 
 
 def test_the_listing_follows_the_file_and_the_images(folder):
     dataset = write(folder, "path,label", *ROWS)
-    digests = [listing_digest(dataset, 8)]
-    assert listing_digest(dataset, 8) == digests[0]
+    digests = [listing_digest(dataset, Reading(8))]
+    assert listing_digest(dataset, Reading(8)) == digests[0]
     write(folder, "path,label", *reversed(ROWS))
-    digests.append(listing_digest(dataset, 8))
+    digests.append(listing_digest(dataset, Reading(8)))
     os.utime(folder / "a.png", ns=(1, 1))
-    digests.append(listing_digest(dataset, 8))
+    digests.append(listing_digest(dataset, Reading(8)))
     assert len(set(digests)) == 3
-    np.testing.assert_array_equal(load_source(dataset, 8, folder).labels, [1, 0, 1, 0])
+    np.testing.assert_array_equal(load_source(dataset, Reading(8), folder).labels, [1, 0, 1, 0])

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kd.data.sources import Source, _files
+from kd.data.sources import Reading, Source, _files
 from kd.data.sources._parts import is_split_name
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
@@ -30,7 +30,7 @@ def save(root: Path, name: str, image: Image.Image, **options: object) -> Path:
 
 
 def load_folder(root: Path, image_size: int = 8) -> Source:
-    return load_source(f"folder:{root}", image_size, root)
+    return load_source(f"folder:{root}", Reading(image_size), root)
 
 
 def test_folder_with_test_keeps_it_and_every_kind_of_image_becomes_rgb(tmp_path):
@@ -152,8 +152,8 @@ def test_splits_may_be_named_in_any_case(tmp_path, names):
     source = load_folder(tmp_path)
     assert source.part.tolist() == ["", "", "test", "test"]
     assert source.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert origins(f"folder:{tmp_path}") == {"": f"{names[0]}/", "test": f"{names[1]}/"}
-    assert passed_over(f"folder:{tmp_path}") == ""
+    assert origins(f"folder:{tmp_path}", Reading(8)) == {"": f"{names[0]}/", "test": f"{names[1]}/"}
+    assert passed_over(f"folder:{tmp_path}", Reading(8)) == ""
 
 
 def test_a_split_without_folders_of_classes_is_refused(tmp_path):
@@ -171,7 +171,7 @@ def test_a_folder_for_validation_is_the_validation_split(tmp_path, name):
     assert source.part.tolist() == ["", "", "validation", "validation"]
     assert source.labels.tolist() == [0, 1, 0, 1]
     assert source.inputs[:, 0, 0, 0].tolist() == [3, 1, 0, 2]
-    assert passed_over(f"folder:{tmp_path}") == ""
+    assert passed_over(f"folder:{tmp_path}", Reading(8)) == ""
     save(tmp_path, f"{name}/c/1.png", colour(1))
     said = rf"train/ and {name}/ of .* only in train/: \[\], only in {name}/: \['c'\]"
     with pytest.raises(DataError, match=said):
@@ -195,7 +195,7 @@ def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
         name != "extra"
     )
     wanted = f"passed over in {tmp_path}: {name}/ (2 images){hint}"
-    assert passed_over(f"folder:{tmp_path}") == wanted
+    assert passed_over(f"folder:{tmp_path}", Reading(8)) == wanted
 
 
 def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
@@ -206,21 +206,21 @@ def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
     for name in ("a/note.txt", "a/1.gif", "README"):
         (tmp_path / name).write_text("no image")
     named = ".hidden/ (1 image), b/.2.png, loose.png, README, a/1.gif and 2 more"
-    assert passed_over(f"folder:{tmp_path}") == f"passed over in {tmp_path}: {named}"
+    assert passed_over(f"folder:{tmp_path}", Reading(8)) == f"passed over in {tmp_path}: {named}"
 
 
 def test_nothing_is_printed_about_a_folder_that_is_read_completely(tmp_path):
     for name in ("a/1.png", "b/deep/1.png"):
         save(tmp_path, name, colour(1))
     (tmp_path / "b/2.png").symlink_to("../a/1.png")
-    assert passed_over(f"folder:{tmp_path}") == passed_over("digits") == ""
+    assert passed_over(f"folder:{tmp_path}", Reading(8)) == passed_over("digits", Reading(8)) == ""
 
 
 def test_splits_within_a_class_are_printed_to_be_read_as_the_class(tmp_path):
     for name in ("a/train/1.png", "a/test/2.png", "b/1.png"):
         save(tmp_path, name, colour(1))
     assert load_folder(tmp_path).labels.tolist() == [0, 0, 1]
-    said = passed_over(f"folder:{tmp_path}")
+    said = passed_over(f"folder:{tmp_path}", Reading(8))
     assert said == "read as parts of their class: a/test/, a/train/"
 
 
@@ -228,7 +228,7 @@ def test_a_name_that_is_no_text_stays_on_one_line(tmp_path):
     for name in ("a/1.png", "b/1.png"):
         save(tmp_path, name, colour(1))
     (tmp_path / "two\nlines").write_text("no image")
-    assert passed_over(f"folder:{tmp_path}").endswith(": 'two\\nlines'")
+    assert passed_over(f"folder:{tmp_path}", Reading(8)).endswith(": 'two\\nlines'")
 
 
 def test_other_and_hidden_files_are_passed_over(tmp_path):
@@ -273,7 +273,7 @@ def test_an_image_that_is_not_square_is_padded_or_stretched_as_wanted(tmp_path, 
     save(tmp_path, "b/2.png", Image.new("RGB", (12, 12), (50, 0, 0)))
     found = {}
     for fit in ("crop", "pad", "stretch"):
-        source = load_source(f"folder:{tmp_path}", 8, tmp_path, fit=fit)
+        source = load_source(f"folder:{tmp_path}", Reading(8, fit), tmp_path)
         reds = source.inputs[0, 0].T if turned else source.inputs[0, 0]
         found[fit] = reds.tolist()
         assert (source.inputs[1, 0] == 50).all()
@@ -283,7 +283,7 @@ def test_an_image_that_is_not_square_is_padded_or_stretched_as_wanted(tmp_path, 
     assert [row[:3] + row[5:] for row in found["stretch"]] == [[100] * 3 + [200] * 3] * 8
     assert [row[:3] + row[5:] for row in found["crop"]] == [[100] * 3 + [200] * 3] * 8
     assert found["stretch"] != found["pad"] != found["crop"]
-    digests = {listing_digest(f"folder:{tmp_path}", 8, fit) for fit in found}
+    digests = {listing_digest(f"folder:{tmp_path}", Reading(8, fit)) for fit in found}
     assert len(digests) == 3
 
 
@@ -292,7 +292,7 @@ def test_a_long_thin_image_does_not_grow(tmp_path):
     for name in ("a", "b"):
         save(tmp_path, f"{name}/1.png", image)
     for fit, filled in (("crop", 64), ("pad", 8), ("stretch", 64)):
-        source = load_source(f"folder:{tmp_path}", 8, tmp_path, fit=fit)
+        source = load_source(f"folder:{tmp_path}", Reading(8, fit), tmp_path)
         assert (source.inputs[0, 0] == 100).sum() == filled
 
 
@@ -314,7 +314,22 @@ def test_images_that_cannot_be_read_are_counted_and_the_first_five_named(tmp_pat
     said = str(caught.value)
     assert all(said.count(f"a/{row}.png'") == 1 for row in range(2, 6))
     assert "a/6.png" not in said
-    assert " and others; repair or remove them (the first: " in said
+    assert " and others; repair or remove them, or pass --skip-bad-images (the first: " in said
+
+
+def test_bad_images_are_left_out_and_listed_if_wanted(tmp_path):
+    for row, name in enumerate(("a/0", "a/2", "b/0", "b/1")):
+        save(tmp_path, f"{name}.png", colour(row))
+    (tmp_path / "a/1.png").write_bytes(b"no image")
+    source = load_source(f"folder:{tmp_path}", Reading(8, skip_bad=True), tmp_path)
+    assert source.left_out == ("a/1.png",)
+    assert source.labels.tolist() == [0, 0, 1, 1]
+    assert source.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert load_source("digits", Reading(8, skip_bad=True), tmp_path).left_out == ()
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="5 images cannot be read"):
+        load_source(f"folder:{tmp_path}", Reading(8, skip_bad=True), tmp_path)
 
 
 def test_images_outside_a_class_folder_are_named(tmp_path):
@@ -328,7 +343,7 @@ def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
     for row in range(5):
         save(tmp_path, f"{'ab'[row % 2]}/{row}.png", colour(row))
     calls = []
-    load_source(f"folder:{tmp_path}", 8, tmp_path, lambda *call: calls.append(call))
+    load_source(f"folder:{tmp_path}", Reading(8), tmp_path, lambda *call: calls.append(call))
     assert calls == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -351,20 +366,57 @@ def test_link_within_the_folder_is_read(tmp_path):
     assert load_folder(tmp_path).labels.tolist() == [0, 1, 1]
 
 
+def test_links_lead_out_of_the_folder_only_if_they_are_to_be_followed(tmp_path):
+    root, away = tmp_path / "photos", tmp_path / "away"
+    for row, name in enumerate(("cats/1.png", "dogs/1.png", "dogs/2.png")):
+        save(away, name, colour(row))
+    root.mkdir()
+    (root / "cats").symlink_to(away / "cats")
+    (root / "dogs").mkdir()
+    for name in ("1.png", "2.png"):
+        (root / "dogs" / name).symlink_to(away / "dogs" / name)
+    with pytest.raises(DataError, match=r"that leaves .*; replace it with a copy, or pass --fol"):
+        load_folder(root)
+    follow = Reading(8, follow_links=True)
+    source = load_source(f"folder:{root}", follow, tmp_path)
+    assert source.labels.tolist() == [0, 1, 1]
+    assert source.inputs[:, 0, 0, 0].tolist() == [0, 1, 2]
+    before = listing_digest(f"folder:{root}", follow)
+    save(away, "cats/2.png", colour(3))
+    assert listing_digest(f"folder:{root}", follow) != before
+    (root / "dogs/3.png").symlink_to(away / "none.png")
+    with pytest.raises(DataError, match=r"3\.png' is not a file; remove it"):
+        load_source(f"folder:{root}", follow, tmp_path)
+
+
+def test_links_in_circles_and_into_two_splits_are_refused(tmp_path):
+    for name in ("train/a", "train/b", "test/b"):
+        save(tmp_path, f"{name}/1.png", colour(1))
+    (tmp_path / "test/a").symlink_to("../train/a")
+    follow = Reading(8, follow_links=True)
+    with pytest.raises(DataError, match=r"train/a/1.png' and .*/test/a/1.png' are one file in two"):
+        load_source(f"folder:{tmp_path}", follow, tmp_path)
+    (tmp_path / "test/a").unlink()
+    save(tmp_path, "test/a/2.png", colour(1))
+    (tmp_path / "train/a/deep").symlink_to("..")
+    with pytest.raises(DataError, match=r"train/a/deep/a' leads back by a link to a fold"):
+        load_source(f"folder:{tmp_path}", follow, tmp_path)
+
+
 def test_listing_digest_follows_files_and_size_but_not_reading(tmp_path):
     for name in ("a", "b"):
         save(tmp_path, f"{name}/1.png", colour(1))
     dataset = f"folder:{tmp_path}"
-    digests = [listing_digest(dataset, 8), listing_digest(dataset, 16)]
+    digests = [listing_digest(dataset, Reading(8)), listing_digest(dataset, Reading(16))]
     load_folder(tmp_path)
-    assert listing_digest(dataset, 8) == digests[0]
+    assert listing_digest(dataset, Reading(8)) == digests[0]
     save(tmp_path, "b/2.png", colour(1))
-    digests.append(listing_digest(dataset, 8))
+    digests.append(listing_digest(dataset, Reading(8)))
     (tmp_path / "b/2.png").rename(tmp_path / "b/3.png")
-    digests.append(listing_digest(dataset, 8))
+    digests.append(listing_digest(dataset, Reading(8)))
     (tmp_path / "b/3.png").write_bytes(b"other size")
-    digests.append(listing_digest(dataset, 8))
-    digests += [listing_digest("digits", 8), listing_digest("cifar10", 8)]
+    digests.append(listing_digest(dataset, Reading(8)))
+    digests += [listing_digest("digits", Reading(8)), listing_digest("cifar10", Reading(8))]
     assert len(set(digests)) == len(digests)
 
 
@@ -372,7 +424,7 @@ def test_listing_digest_does_not_take_one_folder_for_another(tmp_path):
     for name in ("a", "b"):
         save(tmp_path, f"one/{name}/1.png", colour(1))
     shutil.copytree(tmp_path / "one", tmp_path / "two")  # names, sizes and times are the same
-    digests = [listing_digest(f"folder:{tmp_path / name}", 8) for name in ("one", "two")]
+    digests = [listing_digest(f"folder:{tmp_path / name}", Reading(8)) for name in ("one", "two")]
     assert digests[0] != digests[1]
 
 

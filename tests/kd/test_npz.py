@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 
@@ -20,7 +20,7 @@ def write(folder: Path, **arrays: Any) -> str:
 
 
 def load(folder: Path, **arrays: Any) -> Source:
-    return load_source(write(folder, **arrays), 8, folder)
+    return load_source(write(folder, **arrays), Reading(8), folder)
 
 
 def noise(*shape: int, dtype: Any = np.uint8) -> Any:
@@ -40,12 +40,12 @@ def test_medmnist_has_three_splits_and_labels_in_a_column(tmp_path):
     assert source.labels.tolist() == LABELS.tolist() * 3
     assert source.classes == ("0", "1", "2")
     dataset = f"npz:{tmp_path / 'own.npz'}"
-    assert origins(dataset) == {
+    assert origins(dataset, Reading(8)) == {
         "": "train_images",
         "validation": "val_images",
         "test": "test_images",
     }
-    assert passed_over(dataset) == ""
+    assert passed_over(dataset, Reading(8)) == ""
 
 
 def test_keras_has_no_validation_split_and_one_hot_labels(tmp_path):
@@ -68,13 +68,13 @@ def test_a_split_for_each_example_divides_them(tmp_path):
     names = np.array(["no", "yes", "maybe"])
     x = np.arange(6).astype(np.float64)[:, None]
     dataset = write(tmp_path, x=x, y=LABELS, split=splits, class_names=names, ids=LABELS)
-    source = load_source(dataset, 8, tmp_path)
+    source = load_source(dataset, Reading(8), tmp_path)
     assert source.classes == ("no", "yes", "maybe")
     assert source.inputs.dtype == np.float32
     assert source.inputs[:, 0].tolist() == [0, 3, 4, 1, 2, 5]
     assert source.part.tolist() == [""] * 3 + ["validation"] + ["test"] * 2
-    assert passed_over(dataset) == f"passed over in {tmp_path / 'own.npz'}: ids"
-    assert origins(dataset)["validation"] == "its split"
+    assert passed_over(dataset, Reading(8)) == f"passed over in {tmp_path / 'own.npz'}: ids"
+    assert origins(dataset, Reading(8))["validation"] == "its split"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_images_have_their_channels_first_and_are_square(tmp_path, shape, wanted
 @pytest.mark.parametrize(("fit", "filled"), [("crop", 64), ("pad", 32), ("stretch", 64)])
 def test_images_that_are_not_square_are_fitted_as_wanted(tmp_path, fit, filled):
     dataset = write(tmp_path, x=np.full((6, 16, 8, 12), 9, np.uint8), y=LABELS)
-    found = load_source(dataset, 8, tmp_path, fit=fit).inputs
+    found = load_source(dataset, Reading(8, fit), tmp_path).inputs
     assert found.shape == (6, 12, 8, 8)
     assert ((found == 9).sum((2, 3)) == filled).all()
 
@@ -193,14 +193,14 @@ def test_a_file_that_is_damaged_or_none_is_refused_in_one_line(tmp_path, how):
         with path.open("wb") as single:
             np.save(single, LABELS)
     with pytest.raises(DataError) as caught:
-        load_source(dataset, 8, tmp_path)
+        load_source(dataset, Reading(8), tmp_path)
     assert "\n" not in str(caught.value)
     assert "own.npz" in str(caught.value)
 
 
 def test_the_listing_follows_the_file(tmp_path):
     dataset = write(tmp_path, x=noise(6, 8, 8), y=LABELS)
-    first = listing_digest(dataset, 8)
-    assert listing_digest(dataset, 8) == first
+    first = listing_digest(dataset, Reading(8))
+    assert listing_digest(dataset, Reading(8)) == first
     write(tmp_path, x=noise(6, 8, 8)[::-1], y=LABELS, more=LABELS)
-    assert listing_digest(dataset, 8) != first
+    assert listing_digest(dataset, Reading(8)) != first

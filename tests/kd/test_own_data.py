@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conductor.stages.own_files import keep_own, pin_functions
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.dataset_names import dataset_slug
 from kd.errors import DataError, ProtocolError, RetortError
@@ -50,7 +50,7 @@ def pin(folder: Path, body: str) -> tuple[str, Layout]:
 
 def load(folder: Path, body: str, size: int = 8) -> Source:
     dataset, layout = pin(folder, body)
-    return load_source(dataset, size, layout.downloads, own=layout.own)
+    return load_source(dataset, Reading(size), layout.downloads, own=layout.own)
 
 
 FORMS = {
@@ -91,7 +91,7 @@ def test_splits_are_those_of_the_dictionary(tmp_path):
 def test_progress_counts_all_data_sets(tmp_path):
     dataset, layout = pin(tmp_path, "return {'train': Pairs(IMAGES), 'test': Pairs(IMAGES)}")
     calls = []
-    load_source(dataset, 8, layout.downloads, lambda *call: calls.append(call), layout.own)
+    load_source(dataset, Reading(8), layout.downloads, lambda *call: calls.append(call), layout.own)
     assert calls == [(6, 12), (12, 12)]
 
 
@@ -133,6 +133,6 @@ def test_the_name_follows_the_file_and_the_study_the_function(tmp_path):
     one, _ = pin(tmp_path, "return IMAGES, LABELS")
     other, _ = pin(tmp_path, "return IMAGES + 1, LABELS")
     assert one != other
-    assert listing_digest(one, 8) != listing_digest(other, 8)
+    assert listing_digest(one, Reading(8)) != listing_digest(other, Reading(8))
     assert dataset_slug(one) == "scans"
-    assert (origins(one), passed_over(one)) == ({}, "")
+    assert (origins(one, Reading(8)), passed_over(one, Reading(8))) == ({}, "")

@@ -61,6 +61,8 @@ OTHERS: dict[str, Any] = {
     "precision": "bfloat16",
     "class_weights": "balanced",
     "fit": "pad",
+    "follow_links": True,
+    "skip_bad_images": True,
     "compile": True,
 }
 

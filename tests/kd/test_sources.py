@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets import utils as torchvision_files
 
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.data.splits import load_source
 from kd.errors import DataError
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_digits_have_the_published_size_and_the_full_range(tmp_path):
-    source = load_source("digits", 8, tmp_path)
+    source = load_source("digits", Reading(8), tmp_path)
     assert source.inputs.shape == (1797, 1, 8, 8)
     assert source.inputs.dtype == np.uint8
     assert (source.inputs.min(), source.inputs.max()) == (0, 255)
@@ -40,8 +40,9 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
+        "from kd.data.sources import Reading\n"
         "from kd.data.splits import load_source\n"
-        f"assert len(load_source('digits', 8, Path({str(tmp_path)!r})).labels) == 1797\n"
+        f"assert len(load_source('digits', Reading(8), Path({str(tmp_path)!r})).labels) == 1797\n"
         "assert 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -50,14 +51,18 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
 def test_digits_without_scikit_learn_name_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("kd.data.sources.digits.find_spec", lambda name: None)
     with pytest.raises(DataError, match="come with scikit-learn, which is not installed"):
-        load_source("digits", 8, tmp_path)
+        load_source("digits", Reading(8), tmp_path)
 
 
 def test_digits_are_resized_only_when_the_size_differs(tmp_path):
     calls = []
-    small = load_source("digits", 8, tmp_path, lambda done, total: calls.append((done, total)))
+    small = load_source(
+        "digits", Reading(8), tmp_path, lambda done, total: calls.append((done, total))
+    )
     assert calls == []
-    large = load_source("digits", 16, tmp_path, lambda done, total: calls.append((done, total)))
+    large = load_source(
+        "digits", Reading(16), tmp_path, lambda done, total: calls.append((done, total))
+    )
     assert large.inputs.shape == (1797, 1, 16, 16)
     assert calls == [*((done, 1797) for done in range(64, 1797, 64)), (1797, 1797)]
     expected = Image.fromarray(small.inputs[5, 0]).resize((16, 16), Image.Resampling.BILINEAR)
@@ -106,7 +111,7 @@ def no_network(monkeypatch):
 
 
 def test_cifar_folder_is_read_with_its_own_test_split(cifar, no_network):
-    source = load_source(f"cifar10:{cifar}", 32, cifar / "no downloads")
+    source = load_source(f"cifar10:{cifar}", Reading(32), cifar / "no downloads")
     first = pickle.loads((cifar / CIFAR10.base_folder / "one").read_bytes())  # noqa: S301
     assert source.inputs.shape == (12, 3, 32, 32)
     np.testing.assert_array_equal(source.inputs[3].ravel(), first["data"][3])
@@ -116,7 +121,7 @@ def test_cifar_folder_is_read_with_its_own_test_split(cifar, no_network):
 
 
 def test_cifar_archive_is_read_and_stays_the_only_file(cifar, packed_cifar, no_network):
-    source = load_source("cifar10", 16, cifar)
+    source = load_source("cifar10", Reading(16), cifar)
     assert source.inputs.shape == (12, 3, 16, 16)
     assert list(cifar.iterdir()) == [packed_cifar]
 
@@ -128,21 +133,21 @@ def test_cifar_pickle_of_another_md5_is_never_opened(cifar, tmp_path, no_network
 
     (cifar / CIFAR10.base_folder / "one").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(DataError, match="does not hold CIFAR10 as published"):
-        load_source("cifar10", 32, cifar)
+        load_source("cifar10", Reading(32), cifar)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_cifar_archive_of_another_md5_is_refused_and_left_alone(cifar, packed_cifar, no_network):
     packed_cifar.write_bytes(packed_cifar.read_bytes()[:-1])
     with pytest.raises(DataError, match="is damaged: its MD5 is not"):
-        load_source("cifar10", 32, cifar)
+        load_source("cifar10", Reading(32), cifar)
     assert packed_cifar.exists()
 
 
 def test_download_that_fails_states_which_file_to_put_where(tmp_path, no_network):
     target = tmp_path / "downloads"
     with pytest.raises(DataError) as caught:
-        load_source("cifar10", 32, target)
+        load_source("cifar10", Reading(32), target)
     message = str(caught.value)
     assert "\n" not in message
     assert "Name or service not known" in message
@@ -162,9 +167,9 @@ def test_download_is_kept_when_whole_and_not_when_cut(cifar, packed_cifar, monke
     monkeypatch.setattr(torchvision_files, "_get_redirect_url", lambda url, **options: url)
     monkeypatch.setattr(torchvision_files, "_urlretrieve", deliver)
     with pytest.raises(DataError, match="File not found or corrupted"):
-        load_source("cifar10", 32, cifar)
+        load_source("cifar10", Reading(32), cifar)
     assert list(cifar.iterdir()) == []
-    assert len(load_source("cifar10", 32, cifar).labels) == 12
+    assert len(load_source("cifar10", Reading(32), cifar).labels) == 12
     assert list(cifar.iterdir()) == [packed_cifar]
 
 
@@ -181,13 +186,13 @@ def test_fashion_mnist_is_read_from_its_archives(tmp_path, monkeypatch, no_netwo
             path.write_bytes(gzip.compress(header + array.tobytes()))
             resources.append((path.name, md5(path)))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
-    source = load_source("fashion-mnist", 28, tmp_path)
+    source = load_source("fashion-mnist", Reading(28), tmp_path)
     assert source.inputs[:, 0, 0, 0].tolist() == [6] * 6 + [4] * 4
     assert source.inputs.shape == (10, 1, 28, 28)
     assert source.part.tolist() == [""] * 6 + ["test"] * 4
     (raw / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=rf"put train-images.*t10k-labels.*ubyte\.gz into {raw}"):
-        load_source("fashion-mnist", 28, tmp_path)
+        load_source("fashion-mnist", Reading(28), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.data.splits import apportion, load_source, split, spread
 from kd.errors import DataError
 from kd.protocol import Protocol
@@ -44,7 +44,7 @@ def test_parts_are_disjoint_sorted_and_cover_everything(official):
 
 
 def test_parts_are_stratified_within_one_image_and_exact_in_total(tmp_path):
-    source = load_source("digits", 8, tmp_path)
+    source = load_source("digits", Reading(8), tmp_path)
     parts = split(source, PROTOCOL)
     assert len(parts.test) == round(0.2 * 1797)
     assert len(parts.validation) == round(0.1 * (1797 - len(parts.test)))

@@ -24,7 +24,7 @@ from PIL import Image
 from conductor.command_line.cli import main
 from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
-from kd.data.sources import Source, Square
+from kd.data.sources import Reading, Source
 from kd.data.sources.folder import read as read_folder
 from kd.data.splits import load_source, split
 from kd.errors import DataError, ProtocolError
@@ -156,11 +156,11 @@ def test_lists_and_arrays_of_the_user_and_a_reader_of_rows():
         Image.new("RGB", (8, 8)).save(path)
     Path("labels.csv").write_text("\n".join(map(",".join, rows)))
     [listed, arrays] = re.findall(r"`--dataset ((?:csv|npz):\S+)`", text)
-    source = load_source(listed, 8, Path())
+    source = load_source(listed, Reading(8), Path())
     assert (source.classes, source.part.tolist()) == (("cat", "dog"), ["", "test"])
     images, labels = np.zeros((4, 8, 8, 12), np.uint8), np.array([[0], [1]] * 2)
     np.savez("scans.npz", train_images=images, train_labels=labels, ids=labels)
-    source = load_source(arrays, 8, Path())
+    source = load_source(arrays, Reading(8), Path())
     assert (source.inputs.shape, source.labels.tolist()) == ((4, 12, 8, 8), [0, 1, 0, 1])
 
 
@@ -182,7 +182,7 @@ def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):
     capsys.readouterr()
     made = runpy.run_path(str(folder / "predict.py"))
     del sys.modules["student"]
-    read = read_folder(Path("album"), Square(8), lambda done, total: None).inputs[:1]
+    read = read_folder(Path("album"), Reading(8), lambda done, total: None).inputs[:1]
     assert torch.equal(made["images"], torch.from_numpy(read) / 255)
     assert capsys.readouterr().out.strip() in manifest["info"]["classes"]
 
@@ -213,7 +213,7 @@ def write(path: str, image: Image.Image, rotation: int = 1) -> None:
 def images_of(folder: str) -> list[np.ndarray]:
     """Images of a folder as it is read, [H, W, 3] each."""
     return list(
-        read_folder(Path(folder), Square(4), lambda done, total: None).inputs.transpose(0, 2, 3, 1)
+        read_folder(Path(folder), Reading(4), lambda done, total: None).inputs.transpose(0, 2, 3, 1)
     )
 
 

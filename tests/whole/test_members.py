@@ -15,6 +15,7 @@ from conductor.command_line.places import settled_words
 from conductor.search.methods import make_pruner, make_sampler
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
+from kd.data.sources import Reading
 from kd.data.splits import listing_digest, passed_over
 from kd.dataset_names import SOURCES
 from kd.errors import ProtocolError
@@ -34,7 +35,7 @@ import numpy as np
 from kd.data.sources import Source
 
 
-def read(place, square, progress):
+def read(place, how, progress):
     generator = np.random.default_rng(0)
     labels = np.arange(160) % 2
     images = generator.integers(0, 200, (160, 1, 8, 8)).astype(np.uint8)
@@ -258,14 +259,14 @@ def test_a_study_uses_new_members_and_continues_bit_by_bit_after_a_kill(
 
 def test_a_new_source_may_take_a_path(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = 'PATH = "a.txt"\n\n\ndef listing(place):\n    return place.read_text()\n'
+    text = 'PATH = "a.txt"\n\n\ndef listing(place, how):\n    return place.read_text()\n'
     (tmp_path / "members" / "kd.data.sources" / "stripes.py").write_text(text)
     with pytest.raises(ProtocolError, match=r"stripes: requires a path, as in stripes:a\.txt"):
         protocol(dataset="stripes")
     [_, dataset] = settled_words(["--dataset", "stripes:b.txt"])
     assert protocol(dataset=dataset).dataset == f"stripes:{tmp_path / 'b.txt'}"
     (tmp_path / "b.txt").write_text("one")
-    before = listing_digest(dataset, 8)
+    before = listing_digest(dataset, Reading(8))
     (tmp_path / "b.txt").write_text("two")
-    assert listing_digest(dataset, 8) != before
-    assert passed_over(dataset) == ""
+    assert listing_digest(dataset, Reading(8)) != before
+    assert passed_over(dataset, Reading(8)) == ""

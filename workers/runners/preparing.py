@@ -1,7 +1,7 @@
 """Jobs before the search: the data set and the teacher."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any, Self
 import torch
 
 from kd.data.inputs import Inputs, read_inputs
-from kd.data.splits import origins, passed_over
+from kd.data.sources._files import NAMED
+from kd.data.splits import origins, passed_over, reading_of
 from kd.data.views import augment_digest
 from kd.errors import require
 from kd.json_data import plain
@@ -54,13 +55,23 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
         yield from iter(events.get, None)
     manifest = future.result()
     _check_kind(job.protocol, read_inputs(manifest.info))
-    dataset = job.protocol.dataset
+    dataset, how = job.protocol.dataset, reading_of(job.protocol)
+    unread = [passed_over(dataset, how), _left_out(manifest.info["left_out"])]
     yield Result.of(
         dataset=manifest.folder.name,
-        passed_over=passed_over(dataset),
-        origins=origins(dataset),
+        passed_over="; ".join(filter(None, unread)),
+        origins=origins(dataset, how),
         **manifest.info,
     )
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Return the words on images that could not be read; empty if there are none."""
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    images = f"{len(names)} image{'s' * (len(names) > 1)}"
+    return f"left out {images} that cannot be read: {', '.join(names[:NAMED])}{more}"
 
 
 def _check_kind(protocol: Protocol, inputs: Inputs) -> None:

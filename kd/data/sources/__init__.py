@@ -27,15 +27,18 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Square:
-    """What images become: squares of `size` pixels a side.
+class Reading:
+    """How a data set is read: images become squares of `size` pixels a side.
 
     `fit` is what happens to one that is not square: `crop` takes its centre square, `pad` puts it
-    whole on a black square, `stretch` changes its proportions.
+    whole on a black square, `stretch` changes its proportions. With `follow_links`, symbolic links
+    may lead out of a folder; with `skip_bad`, images that cannot be read are left out.
     """
 
     size: int
     fit: str = "crop"
+    follow_links: bool = False
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class Source:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     part: NDArray[np.str_] | None = None
+    left_out: tuple[str, ...] = ()  # files that cannot be read, where these are to be left out
 
     def __post_init__(self) -> None:
         count, *shape = self.inputs.shape
@@ -89,8 +93,8 @@ class Source:
 class DataSource(typing.Protocol):
     """What a member's module offers."""
 
-    def read(self, place: Path, square: Square, progress: Progress) -> Source:
-        """Return all images, square, in the size of `square` or another: the caller resizes them.
+    def read(self, place: Path, how: Reading, progress: Progress) -> Source:
+        """Return all images, square, in the size wanted or another: the caller resizes them.
 
         `place` is the path after the name, or else the root's folder for downloads. `progress` is
         called as images are read, if that takes long. Raises DataError, one line with the remedy.
@@ -100,16 +104,16 @@ class DataSource(typing.Protocol):
 class ChangingSource(DataSource, typing.Protocol):
     """Optional functions of a member whose path may change its content."""
 
-    def listing(self, place: Path) -> str:
+    def listing(self, place: Path, how: Reading) -> str:
         """Return a digest that changes whenever the result of `read` may change; read no image.
 
         Without this function, a data set is read only once, and its copy is never updated.
         """
 
-    def passed_over(self, place: Path) -> str:
+    def passed_over(self, place: Path, how: Reading) -> str:
         """Return one sentence on what is skipped at the path; empty if nothing is."""
 
-    def origins(self, place: Path) -> dict[str, str]:
+    def origins(self, place: Path, how: Reading) -> dict[str, str]:
         """Return what the parts that are not drawn are called at the path, by the part.
 
         Training is the empty part, as in `Source`: {"": "train/", "validation": "dev/"}.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Source, Square
+from kd.data.sources import Reading, Source
 from kd.data.sources._images import squared
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
@@ -20,7 +20,7 @@ ONE_HOT = "one class an example, as [N], [N, 1] or one-hot [N, classes]"
 
 
 def source_of(
-    parts: Mapping[str, tuple[Array, Array]], square: Square, classes: Sequence[str] = ()
+    parts: Mapping[str, tuple[Array, Array]], how: Reading, classes: Sequence[str] = ()
 ) -> Source:
     """Return the data set of inputs [N, ...] and labels of each part, named as in `Source`.
 
@@ -30,7 +30,7 @@ def source_of(
     the distinct labels in their order. Raises DataError for arrays that do not fit together.
     """
     named = {part: part or "training" for part in parts}
-    inputs = {part: _inputs(found, square, named[part]) for part, (found, _) in parts.items()}
+    inputs = {part: _inputs(found, how, named[part]) for part, (found, _) in parts.items()}
     forms = {(one.dtype.name, one.shape[1:]) for one in inputs.values()}
     if len(forms) > 1:
         listed = ", ".join(
@@ -67,7 +67,7 @@ def parts_of(splits: Array, count: int) -> dict[str, NDArray[np.intp]]:
     return {str(part): np.flatnonzero(parts == part) for part in dict.fromkeys(parts.tolist())}
 
 
-def _inputs(array: Array, square: Square, what: str) -> Array:
+def _inputs(array: Array, how: Reading, what: str) -> Array:
     """Return inputs as `Source` takes them."""
     kind, shape = array.dtype.kind, array.shape
     if kind not in "fiub" or not array.size or len(shape) < 2:
@@ -75,7 +75,7 @@ def _inputs(array: Array, square: Square, what: str) -> Array:
     if array.dtype == np.uint8 and len(shape) in (3, 4):
         images = _channels_first(array)
         height, width = images.shape[2:]
-        return images if height == width else squared(images, square)
+        return images if height == width else squared(images, how)
     return array.astype(np.float32 if kind == "f" else np.int64, copy=False)
 
 

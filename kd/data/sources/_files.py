@@ -1,4 +1,4 @@
-"""Read image files: upright, square, and in RGB."""
+"""Read image files: upright, how, and in RGB."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.sources import Progress, Square
+from kd.data.sources import Progress, Reading
 from kd.data.sources._images import BLOCK, allocate, fitted, one_line
 from kd.errors import DataError
 
@@ -35,19 +35,21 @@ def listing_of(place: Path, paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_images(paths: list[Path], square: Square, progress: Progress) -> NDArray[np.uint8]:
-    """Return the images [N, 3, size, size]; see `square_pixels`.
+def read_images(
+    paths: list[Path], how: Reading, progress: Progress
+) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Return the images [N, 3, size, size] (see `square_pixels`), and the places of their paths.
 
-    Raises DataError that names the files that cannot be read completely.
+    Raises DataError that names the files that cannot be read completely, unless these are left out.
     """
-    images = allocate(len(paths), 3, square.size)
+    images = allocate(len(paths), 3, how.size)
     refused: dict[int, DataError] = {}  # by the image's row
 
     def read_block(start: int) -> int:
         block = paths[start : start + BLOCK]
         for row, path in enumerate(block, start):
             try:
-                images[row] = _read_image(path, square)
+                images[row] = _read_image(path, how)
             except DataError as error:
                 refused[row] = error
         return start + len(block)
@@ -62,6 +64,9 @@ def read_images(paths: list[Path], square: Square, progress: Progress) -> NDArra
                 progress(done, len(paths))
         finally:
             pool.shutdown(cancel_futures=True)
+    kept = np.array([row for row in range(len(paths)) if row not in refused], dtype=np.intp)
+    if how.skip_bad and len(kept):
+        return (images[kept] if refused else images), kept
     if len(refused) == 1:
         raise next(iter(refused.values()))
     if refused:
@@ -69,29 +74,36 @@ def read_images(paths: list[Path], square: Square, progress: Progress) -> NDArra
         named = ", ".join(repr(str(paths[row])) for row in rows[:NAMED])
         raise DataError(
             f"{len(rows)} images cannot be read: {named}{' and others' * (len(rows) > NAMED)}; "
-            f"repair or remove them (the first: {refused[rows[0]]})"
+            f"repair or remove them, or pass --skip-bad-images (the first: {refused[rows[0]]})"
         )
-    return images
+    return images, kept
 
 
-def _read_image(path: Path, square: Square) -> NDArray[np.uint8]:
+def left_out(paths: list[Path], kept: NDArray[np.intp], place: Path) -> tuple[str, ...]:
+    """Return the names, below `place`, of the images that could not be read."""
+    names = [os.path.relpath(path, place) for path in np.delete(np.array(paths, object), kept)]
+    return tuple(name if name.isprintable() else repr(name) for name in names)
+
+
+def _read_image(path: Path, how: Reading) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=DECODERS) as file:
-            return square_pixels(file, square)
+            return square_pixels(file, how)
     except Exception as error:  # on hostile files Pillow raises almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"it is none of {', '.join(DECODERS)}" if unknown else one_line(error)
         raise DataError(
-            f"{str(path)!r} cannot be read as an image ({reason}); repair or remove it"
+            f"{str(path)!r} cannot be read as an image ({reason}); repair or remove it, or pass "
+            "--skip-bad-images"
         ) from error
 
 
-def square_pixels(image: Image.Image, square: Square) -> NDArray[np.uint8]:
-    """Return an image [3, size, size]: upright, in RGB and square.
+def square_pixels(image: Image.Image, how: Reading) -> NDArray[np.uint8]:
+    """Return an image [3, size, size]: upright, in RGB and how.
 
     Raises ValueError for more than 8 bits a channel.
     """
     if image.mode[0] in "IF":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
     upright = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(fitted(upright, square)).transpose(2, 0, 1)
+    return np.asarray(fitted(upright, how)).transpose(2, 0, 1)

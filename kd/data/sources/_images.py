@@ -6,19 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.errors import DataError
 
 BLOCK = 64  # images between two reports of progress
 
 
-def fitted(image: Image.Image, square: Square) -> Image.Image:
+def fitted(image: Image.Image, how: Reading) -> Image.Image:
     """Return an image as a square, bilinear and antialiased.
 
     No step makes more than the image or the square has: a long thin image does not grow.
     """
-    size, (width, height) = square.size, image.size
-    if square.fit == "pad" and width != height:
+    size, (width, height) = how.size, image.size
+    if how.fit == "pad" and width != height:
         scale = size / max(width, height)
         inner = image.resize(
             (max(1, round(width * scale)), max(1, round(height * scale))),
@@ -27,21 +27,21 @@ def fitted(image: Image.Image, square: Square) -> Image.Image:
         whole = Image.new(image.mode, (size, size))
         whole.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
         return whole
-    if square.fit == "crop":
+    if how.fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def squared(images: NDArray[np.uint8], square: Square) -> NDArray[np.uint8]:
+def squared(images: NDArray[np.uint8], how: Reading) -> NDArray[np.uint8]:
     """Return images [N, C, H, W] as [N, C, size, size]; each channel as `fitted`."""
     count, channels = images.shape[:2]
-    found = allocate(count, channels, square.size)
+    found = allocate(count, channels, how.size)
     for row in range(count):
         for channel in range(channels):
             plane = Image.fromarray(np.ascontiguousarray(images[row, channel]))
-            found[row, channel] = np.asarray(fitted(plane, square))
+            found[row, channel] = np.asarray(fitted(plane, how))
     return found
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kd.data.sources import Source, Square
+from kd.data.sources import Reading, Source
 from kd.data.sources._arrays import Array, parts_of, source_of
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
@@ -56,7 +56,7 @@ class Names:
         unread = sorted({*others} - {split, classes})
         return cls(inputs, labels, split, classes, tuple(unread))
 
-    def source(self, arrays: Mapping[str, Array], square: Square) -> Source:
+    def source(self, arrays: Mapping[str, Array], how: Reading) -> Source:
         """Return the data set of these arrays. Raises DataError; see `_arrays.source_of`."""
         parts = {
             part: (arrays[inputs], arrays[self.labels[part]])
@@ -67,7 +67,7 @@ class Names:
             rows = parts_of(arrays[self.split], len(inputs))
             parts = {part: (inputs[where], labels[where]) for part, where in rows.items()}
         classes = arrays[self.classes].ravel().tolist() if self.classes else []
-        return source_of(parts, square, [str(name) for name in classes])
+        return source_of(parts, how, [str(name) for name in classes])
 
     def origins(self, arrays: Mapping[str, Array]) -> dict[str, str]:
         """Return the array that each part comes from, by the part: {"test": "test_images"}."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._arrays import numbered
-from kd.data.sources._files import NAMED, listing_of, read_images
+from kd.data.sources._files import NAMED, left_out, listing_of, read_images
 from kd.data.sources._images import one_line
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
@@ -35,7 +35,7 @@ COLUMNS = {
 }
 
 
-def read(place: Path, square: Square, progress: Progress) -> Source:
+def read(place: Path, how: Reading, progress: Progress) -> Source:
     """Return every listed image as [3, size, size].
 
     Raises DataError for a file that is no such list, and for images that are missing, listed twice
@@ -43,26 +43,29 @@ def read(place: Path, square: Square, progress: Progress) -> Source:
     """
     rows = _rows(place)
     labels, classes = numbered([np.array([row.label for row in rows])], ())
+    paths = [row.path for row in rows]
+    images, kept = read_images(paths, how, progress)
     return Source(
-        inputs=read_images([row.path for row in rows], square, progress),
-        labels=labels,
+        inputs=images,
+        labels=labels[kept],
         classes=classes,
-        part=np.array([row.part for row in rows]),
+        part=np.array([row.part for row in rows])[kept],
+        left_out=left_out(paths, kept, place.parent),
     )
 
 
-def listing(place: Path) -> str:
+def listing(place: Path, how: Reading) -> str:
     """Return a digest of paths, sizes and times of the file and of the images."""
     return listing_of(place, [place, *(row.path for row in _rows(place))])
 
 
-def origins(place: Path) -> dict[str, str]:
+def origins(place: Path, how: Reading) -> dict[str, str]:
     """Return what the file calls each part, by the part: {"validation": "split dev"}."""
     found = {row.part: row.split for row in _rows(place) if row.split}
     return {part: f"split {split}" for part, split in found.items()}
 
 
-def passed_over(place: Path) -> str:
+def passed_over(place: Path, how: Reading) -> str:
     """Return one sentence on the columns that are not read; empty if there are none."""
     names, _ = _table(place)
     read = _columns(place, names).values()

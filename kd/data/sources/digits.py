@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.errors import DataError
 
 DIGITS = "data/digits.csv.gz"  # in scikit-learn's folder of data sets
 IMAGES = True
 
 
-def read(place: Path, square: Square, progress: Progress) -> Source:
+def read(place: Path, how: Reading, progress: Progress) -> Source:
     """Read one row per image: 64 pixels of 0-16, and the digit."""
     package = find_spec("sklearn")
     if not package or not package.origin:

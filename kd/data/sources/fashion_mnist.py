@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._torchvision import read_torchvision
 
 DOWNLOADED = True
 IMAGES = True
 
 
-def read(place: Path, square: Square, progress: Progress) -> Source:
+def read(place: Path, how: Reading, progress: Progress) -> Source:
     return read_torchvision("fashion-mnist", "FashionMNIST", place)

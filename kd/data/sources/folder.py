@@ -15,14 +15,14 @@ and more than 8 bits per channel, which Pillow would clip. Images are rotated by
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Source, Square
-from kd.data.sources._files import EXTENSIONS, NAMED, is_image, listing_of, read_images
+from kd.data.sources import Progress, Reading, Source
+from kd.data.sources._files import EXTENSIONS, NAMED, is_image, left_out, listing_of, read_images
 from kd.data.sources._parts import is_split_name, part_of
 from kd.errors import DataError
 
@@ -33,40 +33,42 @@ IMAGES = True
 DEEPEST = 100  # levels of nested folders
 
 
-def read(place: Path, square: Square, progress: Progress) -> Source:
+def read(place: Path, how: Reading, progress: Progress) -> Source:
     """Return every image of a folder as [3, size, size].
 
     Raises DataError, naming the file or folder, for a layout that is not one of the above, a link
     that leaves the folder, and an image that cannot be read completely.
     """
-    listing = _list_folder(place)
+    listing = _list_folder(place, how)
     sizes = [[len(paths) for paths in of_class] for of_class in listing.parts.values()]
     labels = np.tile(np.arange(len(listing.classes)), len(sizes))
+    images, kept = read_images(listing.paths, how, progress)
     return Source(
-        inputs=read_images(listing.paths, square, progress),
-        labels=np.repeat(labels, np.concatenate(sizes)),
+        inputs=images,
+        labels=np.repeat(labels, np.concatenate(sizes))[kept],
         classes=listing.classes,
-        part=np.repeat(list(listing.parts), list(map(sum, sizes))),
+        part=np.repeat(list(listing.parts), list(map(sum, sizes)))[kept],
+        left_out=left_out(listing.paths, kept, place),
     )
 
 
-def listing(place: Path) -> str:
+def listing(place: Path, how: Reading) -> str:
     """Return a digest of the folder's path and of its images' names, sizes and times."""
-    return listing_of(place, _list_folder(place).paths)
+    return listing_of(place, _list_folder(place, how).paths)
 
 
-def origins(place: Path) -> dict[str, str]:
+def origins(place: Path, how: Reading) -> dict[str, str]:
     """Return the folder that each part comes from, by the part: {"validation": "dev/"}."""
-    return {part: f"{name}/" for part, name in _list_folder(place).folders.items()}
+    return {part: f"{name}/" for part, name in _list_folder(place, how).folders.items()}
 
 
-def passed_over(place: Path) -> str:
+def passed_over(place: Path, how: Reading) -> str:
     """Return one sentence on the files and folders that `read` skips; empty if there are none.
 
     Paths are relative to `place`, those with most images first. Folders inside a class folder are
     read as part of the class; those that are named like a split are mentioned as well.
     """
-    read = set(_list_folder(place).paths)
+    read = set(_list_folder(place, how).paths)
     within = {folder for path in read for folder in path.parents if folder.is_relative_to(place)}
     skipped = sorted(_unread(place, read, within), key=lambda entry: (-entry[1], entry[0]))
     parts = []
@@ -75,7 +77,7 @@ def passed_over(place: Path) -> str:
         hint = "; splits are read if named train, val, valid, validation, dev or test" * splits
         named = [_counted(_plain(path, place), images) for path, images in skipped]
         parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
-    own = {place, *(place / name for name in _list_folder(place).folders.values())}
+    own = {place, *(place / name for name in _list_folder(place, how).folders.values())}
     nested = sorted(path for path in within if is_split_name(path.name) and path not in own)
     if nested:
         parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
@@ -122,19 +124,20 @@ class _Listing:
         return [path for of_class in self.parts.values() for paths in of_class for path in paths]
 
 
-def _list_folder(root: Path) -> _Listing:
+def _list_folder(root: Path, how: Reading) -> _Listing:
     if not root.is_dir():
         raise DataError(f"folder:PATH must name an existing folder, got {str(root)!r}")
-    splits = _split_folders(root)
+    tree = _Tree(root, how.follow_links)
+    splits = tree.splits()
     if not splits:
-        classes, images = _by_class(root, root)
+        classes, images = tree.by_class(root)
         return _Listing(classes, {"": images})
-    classes, train = _by_class(root / splits[""], root)
+    classes, train = tree.by_class(root / splits[""])
     parts = {"": train}
     for part, name in splits.items():
         if not part:
             continue
-        theirs, parts[part] = _by_class(root / name, root)
+        theirs, parts[part] = tree.by_class(root / name)
         if classes != theirs:
             ours = splits[""]
             raise DataError(
@@ -142,55 +145,123 @@ def _list_folder(root: Path) -> _Listing:
                 f"{ours}/: {sorted({*classes} - {*theirs})}, only in {name}/: "
                 f"{sorted({*theirs} - {*classes})}"
             )
+    if how.follow_links:
+        _check_apart(parts)
     return _Listing(classes, parts, splits)
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """Return the folder of each part; empty if the folder has no splits.
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What is below `root`; with `links`, links may lead anywhere."""
 
-    Raises DataError for two folders of one part, and for splits without one for training.
-    """
-    found: dict[str, list[str]] = {}
-    filled = dict[str, str]()  # with a folder for each class
-    for name in _folders(root, root):
-        part = part_of(name)
-        if part is not None:
-            found.setdefault(part, []).append(name)
-            if _folders(root / name, root):
-                filled[part] = name
-    if not filled:
-        return {}
-    for part, names in found.items():
-        if len(names) > 1:
-            listed = " and ".join(f"{name}/" for name in names)
+    root: Path
+    links: bool
+
+    def splits(self) -> dict[str, str]:
+        """Return the folder of each part; empty if the folder has no splits.
+
+        Raises DataError for two folders of one part, and for splits without one for training.
+        """
+        found: dict[str, list[str]] = {}
+        filled = dict[str, str]()  # with a folder for each class
+        for name in self.folders(self.root):
+            part = part_of(name)
+            if part is not None:
+                found.setdefault(part, []).append(name)
+                if self.folders(self.root / name):
+                    filled[part] = name
+        if not filled:
+            return {}
+        for part, names in found.items():
+            if len(names) > 1:
+                listed = " and ".join(f"{name}/" for name in names)
+                raise DataError(
+                    f"{str(self.root)!r} must hold one folder for {part or 'training'}, got "
+                    f"{listed}: merge them, or move one elsewhere"
+                )
+        if "" not in filled:
+            name = next(iter(filled.values()))
             raise DataError(
-                f"{str(root)!r} must hold one folder for {part or 'training'}, got {listed}: "
-                "merge them, or move one elsewhere"
+                f"{str(self.root)!r} holds {name}/ but no train/ with a folder for each class"
             )
-    if "" not in filled:
-        name = next(iter(filled.values()))
-        raise DataError(f"{str(root)!r} holds {name}/ but no train/ with a folder for each class")
-    return {part: found[part][0] for part in ("", "validation", "test") if part in found}
+        return {part: found[part][0] for part in ("", "validation", "test") if part in found}
 
-
-def _by_class(folder: Path, root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
-    classes = _folders(folder, root)
-    if len(classes) < 2:
-        loose = [path for path in _entries(folder, root) if path.suffix.lower() in EXTENSIONS]
-        which = f"{str(loose[0])!r} is not in a class folder: " if loose and not classes else ""
-        raise DataError(
-            f"{which}{str(folder)!r} must hold a folder of images for each of at least 2 classes, "
-            f"got {classes}"
-        )
-    _check_classes(classes, folder)
-    images = [_images_under(folder / name, root) for name in classes]
-    for name, paths in zip(classes, images, strict=True):
-        if not paths:
+    def by_class(self, folder: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
+        """Return the names of the classes, and the images of each."""
+        classes = self.folders(folder)
+        if len(classes) < 2:
+            loose = [path for path in self.entries(folder) if is_image(path.name)]
+            which = f"{str(loose[0])!r} is not in a class folder: " if loose and not classes else ""
             raise DataError(
-                f"class folder {str(folder / name)!r} holds no image ({', '.join(EXTENSIONS)}); "
-                "add images, or remove it"
+                f"{which}{str(folder)!r} must hold a folder of images for each of at least 2 "
+                f"classes, got {classes}"
             )
-    return tuple(classes), images
+        _check_classes(classes, folder)
+        images = [self.images_under(folder / name) for name in classes]
+        for name, paths in zip(classes, images, strict=True):
+            if not paths:
+                raise DataError(
+                    f"class folder {str(folder / name)!r} holds no image "
+                    f"({', '.join(EXTENSIONS)}); add images, or remove it"
+                )
+        return tuple(classes), images
+
+    def folders(self, folder: Path) -> list[str]:
+        return [path.name for path in self.entries(folder) if path.is_dir()]
+
+    def images_under(self, folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
+        """Return the image files in a folder and its subfolders; other files are skipped.
+
+        `above` are the real paths of the folders that it is in: links may lead back to one.
+        """
+        if (real := os.path.realpath(folder)) in above:
+            raise DataError(
+                f"{str(folder)!r} leads back by a link to a folder that it is in; remove the link"
+            )
+        if len(folder.relative_to(self.root).parts) > DEEPEST:
+            raise DataError(
+                f"{str(self.root)!r} holds folders in folders, more than {DEEPEST} deep"
+            )
+        images = []
+        for path in self.entries(folder):
+            if path.is_dir():
+                images += self.images_under(path, (*above, real))
+            elif is_image(path.name):
+                if not path.is_file():
+                    raise DataError(f"{str(path)!r} is not a file; remove it")
+                images.append(path)
+        return images
+
+    def entries(self, folder: Path) -> list[Path]:
+        """Return the entries of a folder, sorted by name, without hidden ones."""
+        visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = sorted(visible, key=lambda path: path.name)
+        for path in paths:
+            if path.is_symlink() and not self.links:
+                self.check_link(path)
+        return paths
+
+    def check_link(self, path: Path) -> None:
+        """Raise DataError for a link that leaves the folder, or leads to a folder."""
+        instead = "replace it with a copy, or pass --follow-links"
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
+            raise DataError(
+                f"{str(path)!r} is a symbolic link that leaves {str(self.root)!r}; {instead}"
+            )
+        if path.is_dir():  # could lead back up, or make test images of training images
+            raise DataError(f"{str(path)!r} is a symbolic link to a folder; {instead}")
+
+
+def _check_apart(parts: Mapping[str, list[list[Path]]]) -> None:
+    """Raise DataError for a file that links make an image of two splits."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for part, by_class in parts.items():
+        for path in (path for paths in by_class for path in paths):
+            other, first = seen.setdefault(os.path.realpath(path), (part, path))
+            if other != part:
+                raise DataError(
+                    f"{str(first)!r} and {str(path)!r} are one file in two splits: remove one"
+                )
 
 
 def _check_classes(classes: list[str], folder: Path) -> None:
@@ -203,41 +274,3 @@ def _check_classes(classes: list[str], folder: Path) -> None:
             "or test/ is drawn), or rename the class, for example to "
             f"{splits[0]}-class"
         )
-
-
-def _folders(folder: Path, root: Path) -> list[str]:
-    return [path.name for path in _entries(folder, root) if path.is_dir()]
-
-
-def _images_under(folder: Path, root: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders; other files are skipped."""
-    if len(folder.relative_to(root).parts) > DEEPEST:
-        raise DataError(f"{str(root)!r} holds folders in folders, more than {DEEPEST} deep")
-    images = []
-    for path in _entries(folder, root):
-        if path.is_dir():
-            images += _images_under(path, root)
-        elif path.suffix.lower() in EXTENSIONS:
-            if not path.is_file():
-                raise DataError(f"{str(path)!r} is not a file; remove it")
-            images.append(path)
-    return images
-
-
-def _entries(folder: Path, root: Path) -> list[Path]:
-    """Return the entries of a folder, sorted by name, without hidden ones. Raises DataError."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = sorted(visible, key=lambda path: path.name)
-    for path in paths:
-        if path.is_symlink():
-            _check_link(path, root)
-    return paths
-
-
-def _check_link(path: Path, root: Path) -> None:
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise DataError(
-            f"{str(path)!r} is a symbolic link that leaves {str(root)!r}; replace it with a copy"
-        )
-    if path.is_dir():  # could lead back up, or make test images of training images
-        raise DataError(f"{str(path)!r} is a symbolic link to a folder; replace it with a copy")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Progress, Source, Square
+from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._files import listing_of
 from kd.data.sources._images import one_line
 from kd.data.sources._named import Names
@@ -23,26 +23,26 @@ PATH = "arrays.npz"
 FITTED = True
 
 
-def read(place: Path, square: Square, progress: Progress) -> Source:
+def read(place: Path, how: Reading, progress: Progress) -> Source:
     """Return all examples of a file. Raises DataError for one that is damaged, holds objects, or
     lacks inputs or labels.
     """
     with _opened(place) as (file, names):
-        return names.source(file, square)
+        return names.source(file, how)
 
 
-def listing(place: Path) -> str:
+def listing(place: Path, how: Reading) -> str:
     """Return a digest of the file's path, size and time."""
     return listing_of(place, [_existing(place)])
 
 
-def origins(place: Path) -> dict[str, str]:
+def origins(place: Path, how: Reading) -> dict[str, str]:
     """Return the array that each part comes from, by the part: {"test": "test_images"}."""
     with _opened(place) as (file, names):
         return names.origins(file)
 
 
-def passed_over(place: Path) -> str:
+def passed_over(place: Path, how: Reading) -> str:
     """Return one sentence on the arrays that are not read; empty if there are none."""
     with _opened(place) as (_, names):
         return f"passed over in {place}: {', '.join(names.others)}" if names.others else ""
