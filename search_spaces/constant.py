@@ -1,6 +1,5 @@
 """Distillation with a fixed temperature and alpha, a soft and a feature loss."""
 
-from dataclasses import replace
 from typing import Any
 
 from optuna.trial import BaseTrial
@@ -17,12 +16,12 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     alpha = trial.suggest_float("alpha", 0, 1)
     soft_kind = suggest_soft(trial, study)
     feature = suggest_feature(trial, study)
-    return replace(
-        plain.suggest(trial, study),
+    return Recipe(
         soft_kind=soft_kind,
         temperature=Schedule.constant(temperature),
         alpha=Schedule.constant(alpha),
         **feature,
+        **plain.suggest_common(trial, study),
     )
 
 

@@ -10,12 +10,17 @@ from search_spaces.context import StudyContext
 
 def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     """Suggest a recipe with the parameters that all built-in arms vary."""
+    return Recipe(**suggest_common(trial, study))
+
+
+def suggest_common(trial: BaseTrial, study: StudyContext) -> dict[str, Any]:
+    """Suggest what all built-in arms vary: fields of a recipe."""
     lr, decay = study.lr, study.weight_decay
-    return Recipe(
-        lr=trial.suggest_float("lr", lr.low, lr.high, log=True),
-        weight_decay=trial.suggest_float("weight_decay", decay.low, decay.high, log=True),
-        label_smoothing=trial.suggest_float("label_smoothing", 0, 0.1),
-    )
+    return {
+        "lr": trial.suggest_float("lr", lr.low, lr.high, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", decay.low, decay.high, log=True),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0, 0.1),
+    }
 
 
 def defaults(study: StudyContext) -> dict[str, Any]:

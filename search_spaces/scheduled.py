@@ -1,6 +1,5 @@
 """The default space: temperature and alpha schedules, a soft and a feature loss."""
 
-from dataclasses import replace
 from typing import Any
 
 from optuna.trial import BaseTrial
@@ -20,12 +19,12 @@ def suggest(trial: BaseTrial, study: StudyContext) -> Recipe:
     alpha = suggest_schedule(trial, "alpha", 0, 1)
     soft_kind = suggest_soft(trial, study)
     feature = suggest_feature(trial, study)
-    return replace(
-        plain.suggest(trial, study),
+    return Recipe(
         soft_kind=soft_kind,
         temperature=temperature,
         alpha=alpha,
         **feature,
+        **plain.suggest_common(trial, study),
     )
 
 
