@@ -228,6 +228,12 @@ def mixes(augment: str) -> bool:
     return any(_mixes(name.partition("=")[0]) for name in names)
 
 
+def refusing_deep(augment: str) -> list[str]:
+    """Return the augmentations of a protocol that take no images of more than 8 bits."""
+    names = [] if augment == "none" else [part.partition("=")[0] for part in augment.split(",")]
+    return [name for name in names if not AUGMENTATIONS.literals(name).get("DEEP", False)]
+
+
 def needs_one_label(loss: str) -> bool:
     """Return whether a soft loss is undefined for images that are mixed of two."""
     return loss in LOGIT_LOSSES.names and bool(LOGIT_LOSSES.literals(loss).get("ONE_LABEL"))

@@ -8,6 +8,7 @@ without importing the file and so must be literals:
                                one. Without DEFAULT the member takes no value.
     RANGE = (1, "image_size")  smallest and largest value; "image_size" is the side in pixels
     MIXES = True               it mixes an image with a partner (`Mixing`), and so comes last
+    DEEP = True                it also takes images of float32, in the same range of 0-255
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 DEFAULT = 4
 RANGE = (1, "image_size")
+DEEP = True
 
 
 def draw(

@@ -14,6 +14,7 @@ from kd.augmentations._shared import SHARES, draw_shares, inside
 DEFAULT = 1.0
 RANGE = (0.01, 10)
 MIXES = True
+DEEP = True
 
 
 def draw(

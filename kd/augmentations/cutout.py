@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 DEFAULT = 8
 RANGE = (1, "image_size")
+DEEP = True
 
 
 def draw(

@@ -13,6 +13,7 @@ from kd.augmentations._shared import draw_rectangles, inside
 
 DEFAULT = 0.25
 RANGE = (0.01, 1)
+DEEP = True
 AREAS = (0.02, 0.33)
 RATIOS = (0.3, 3.3)
 

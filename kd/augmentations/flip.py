@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Generator, Tensor
 
+DEEP = True
+
 
 def draw(
     generator: Generator, count: int, shape: tuple[int, int, int], value: float

@@ -23,31 +23,46 @@ from kd.errors import DataError
 from kd.json_data import JsonData, from_wire
 
 CHUNK = 1024  # images counted at a time
+LEVELS = {"uint8": 2**8, "float32": 2**16}  # values that a pixel may have, by the stored type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images(JsonData):
-    """Square images, stored as uint8 [N, C, H, W]; networks normalise them to float32.
+    """Square images [N, C, H, W], stored as uint8, or as float32 in the same range of 0-255 if they
+    have more than 8 bits; networks normalise them to float32.
 
     `shape` is (C, H, W). `mean` and `deviation` have one number per channel, computed on the
-    training images, in units of 0-1 pixels.
+    training images, in units of 0-1 pixels. `kept` is the type of the stored values.
     """
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    kept: str = "uint8"
 
-    dtype: ClassVar[torch.dtype] = torch.uint8  # of the stored values
     are_images: ClassVar[bool] = True  # can be augmented, and shown in the report
 
     @classmethod
-    def measured(cls, values: NDArray[np.uint8], train: NDArray[np.int64]) -> Self:
+    def measured(
+        cls, values: NDArray[np.uint8] | NDArray[np.float32], train: NDArray[np.int64]
+    ) -> Self:
         """Describe `values` [N, C, H, W], of which the rows `train` are the training images."""
         mean, deviation = channel_statistics(values, train)
-        return cls(shape=values.shape[1:], mean=tuple(mean), deviation=tuple(deviation))
+        return cls(
+            shape=values.shape[1:],
+            mean=tuple(mean),
+            deviation=tuple(deviation),
+            kept=values.dtype.name,
+        )
 
     def __str__(self) -> str:
-        return f"images of {'x'.join(map(str, self.shape))}"
+        deep = "" if self.kept == "uint8" else " of 16 bits"
+        return f"images of {'x'.join(map(str, self.shape))}{deep}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the stored values."""
+        return torch.uint8 if self.kept == "uint8" else torch.float32
 
     @property
     def channels(self) -> int:
@@ -59,14 +74,16 @@ class Images(JsonData):
         return self.shape[1] * self.shape[2]
 
     def fitted(self, values: Tensor) -> Tensor:
-        """Return a stored batch [B, C, H, W] in this size: bilinear, antialiased, whole numbers.
+        """Return a stored batch [B, C, H, W] in this size: bilinear, antialiased.
 
-        Values that have the size already are returned as they are.
+        Of uint8 images it has whole numbers. Values that have the size already are returned as
+        they are.
         """
         if values.shape[2:] == self.shape[1:]:
             return values
         size = self.shape[1:]
-        return functional.interpolate(values.float(), size, mode="bilinear", antialias=True).round()
+        sized = functional.interpolate(values.float(), size, mode="bilinear", antialias=True)
+        return sized.round() if self.kept == "uint8" else sized
 
     def normalise(self, values: Tensor) -> Tensor:
         """Return a stored batch in this size, as float32 with mean 0 and deviation 1.
@@ -86,8 +103,9 @@ class Images(JsonData):
 
     def random(self, count: int, generator: Generator) -> Tensor:
         """Return a stored batch of `count` examples of uniform random numbers."""
-        drawn = torch.randint(256, (count, *self.shape), generator=generator)
-        return drawn.to(torch.uint8)
+        levels = LEVELS[self.kept]
+        drawn = torch.randint(levels, (count, *self.shape), generator=generator)
+        return (drawn / ((levels - 1) // 255)).to(self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +167,7 @@ Inputs = Images | Arrays
 
 def describe(source: Source, train: NDArray[np.int64]) -> Inputs:
     """Return the description of a source's inputs; the rows `train` are the training split."""
-    if source.inputs.dtype == np.uint8:
+    if source.are_images:
         return Images.measured(cast(NDArray[np.uint8], source.inputs), train)
     return Arrays.measured(cast(NDArray[np.float32] | NDArray[np.int64], source.inputs))
 
@@ -211,21 +229,24 @@ def _constants(images: Images, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def channel_statistics(
-    images: NDArray[np.uint8], rows: NDArray[np.int64]
+    images: NDArray[np.uint8] | NDArray[np.float32], rows: NDArray[np.int64]
 ) -> tuple[list[float], list[float]]:
     """Return mean and deviation of each channel of `images[rows]`, in units of 0-1 pixels.
 
-    They are computed from counts of pixel values, and so to the same bit on every machine. A
-    deviation is at least 1/255, one step of a pixel, since images are divided by it.
+    They are computed from counts of pixel values, and so to the same bit on every machine; those
+    of float32 images are counted in 65,536 levels. A deviation is at least one level, since images
+    are divided by it.
     """
-    channels = range(images.shape[1])
-    counts = np.zeros((len(channels), 256), np.int64)
+    channels, levels = range(images.shape[1]), LEVELS[images.dtype.name]
+    counts = np.zeros((len(channels), levels), np.int64)
     for start in range(0, len(rows), CHUNK):
-        chunk = images[rows[start : start + CHUNK]]
+        chunk: NDArray[Any] = images[rows[start : start + CHUNK]]
+        if chunk.dtype != np.uint8:
+            chunk = np.rint(chunk * ((levels - 1) // 255)).astype(np.int64)
         for channel in channels:
-            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=levels)
     shares = counts / counts.sum(1, keepdims=True)
-    values = np.arange(256) / 255
+    values = np.arange(levels) / (levels - 1)
     mean = (shares * values).sum(1)
     variance = (shares * (values - mean[:, None]) ** 2).sum(1)
-    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / 255).tolist()
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1 / (levels - 1)).tolist()

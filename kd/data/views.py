@@ -144,7 +144,7 @@ def augment_digest(augment: str, image_size: int) -> str:
 
 
 def render(images: Tensor, rows: View, whole: Tensor | None = None) -> Tensor:
-    """Augment `images` [B, C, H, W] uint8 as `rows`, one row per image. Returns the same shape.
+    """Augment stored `images` [B, C, H, W] as `rows`, one row per image. Returns the same shape.
 
     `whole` are all images of the training split, from which partners are taken; by default
     `images`, which then must be all of them.
@@ -166,9 +166,9 @@ def _augmented(images: Tensor, parts: tuple[Part, ...]) -> Tensor:
 
 def _checked(part: Part, images: Tensor, changed: Tensor) -> Tensor:
     """Return what a part made of images. Raises WorkerError unless type and shape are theirs."""
-    if changed.dtype != torch.uint8 or changed.shape != images.shape:
+    if changed.dtype != images.dtype or changed.shape != images.shape:
         raise WorkerError(
-            f"{part.member} must return uint8 {list(images.shape)}, "
+            f"{part.member} must return {str(images.dtype)[6:]} {list(images.shape)}, "
             f"got {changed.dtype} {list(changed.shape)}"
         )
     return changed

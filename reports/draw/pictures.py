@@ -32,8 +32,8 @@ def read_examples(layout: Layout, findings: Findings) -> Images:
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """Return an image [C, H, W] of one or three channels as a PNG in a data URI."""
-    pixels = image[0] if len(image) == 1 else np.moveaxis(image[:3], 0, -1)
+    """Return an image [C, H, W] as a PNG in a data URI: grey if it has fewer than 3 channels."""
+    pixels = image[0] if len(image) < 3 else np.moveaxis(image[:3], 0, -1)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()

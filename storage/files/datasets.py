@@ -123,7 +123,8 @@ def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) 
 
 def _content(source: Source, parts: Split) -> str:
     """Return SHA-256 over inputs, labels, class names, split and the names of official parts."""
-    form = [source.classes, source.inputs.dtype.name, source.inputs.shape, source.official]
+    kind = f"{source.inputs.dtype.name}{' images' if source.deep else ''}"
+    form = [source.classes, kind, source.inputs.shape, source.official]
     digest = hashlib.sha256(json.dumps(form).encode())
     for array in (source.inputs, source.labels, *asdict(parts).values()):
         digest.update(np.ascontiguousarray(array).data)

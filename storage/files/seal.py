@@ -57,6 +57,8 @@ def opened_images(folder: Path, seal_path: Path, rows: Sequence[int]) -> NDArray
         raise ArtifactError(f"the test split is sealed: {seal_path} has no opening; run confirm")
     path = dataset_part(folder, "test")
     images = read_rows(path, "inputs", rows)
+    if images.dtype == np.float32:  # of more than 8 bits, in the same range
+        images = np.rint(images).astype(np.uint8)
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows):
         raise ArtifactError(f"{path} does not hold the images that were tested; delete {folder}")
     return images

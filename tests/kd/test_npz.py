@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kd.data.inputs import describe
 from kd.data.sources import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
@@ -105,6 +106,22 @@ def test_images_that_are_not_square_are_fitted_as_wanted(tmp_path, fit, filled):
     found = load_source(dataset, Reading(8, fit), tmp_path).inputs
     assert found.shape == (6, 12, 8, 8)
     assert ((found == 9).sum((2, 3)) == filled).all()
+
+
+def test_images_of_16_bits_keep_them_in_the_range_of_8(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (6, 12, 12, 3)).astype(np.uint16)
+    values[0, 0, 0] = 0, 257, 65535
+    source = load_source(write(tmp_path, x=values, y=LABELS), Reading(12), tmp_path)
+    assert (source.deep, source.inputs.dtype) == (True, np.float32)
+    assert source.inputs[0, :, 0, 0].tolist() == [0, 1, 255]
+    np.testing.assert_allclose(source.inputs.transpose(0, 2, 3, 1) * 257, values, atol=0.01)
+    inputs = describe(source, np.arange(4))
+    plain = values[:4].reshape(-1, 3) / 65535
+    np.testing.assert_allclose(inputs.mean, plain.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(inputs.deviation, plain.std(0), rtol=1e-6)
+    assert str(inputs) == "images of 3x12x12 of 16 bits"
+    tokens = load(tmp_path, x=values[:, :, 0, 0], y=LABELS)
+    assert (tokens.deep, tokens.inputs.dtype) == (False, np.int64)
 
 
 def test_volumes_could_be_either_way_round_and_are_refused(tmp_path):

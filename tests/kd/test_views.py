@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kd.augmentations.crop import _cut, _cut_on_cpu
 from kd.data.views import View, render, view
+from kd.names import AUGMENTATIONS, refusing_deep
 from kd.seeds import derive_seed
 from tests.support import small
 from tests.support.processes import python
@@ -45,6 +46,17 @@ def naive_view(seed: int, k: int, images: np.ndarray, padding: int, side: int) -
                 source = size - 1 - x if flips[row] else x
                 result[row, :, y, x] = padded[:, tops[row] + y, lefts[row] + source]
     return result
+
+
+def test_images_of_more_bits_are_augmented_as_those_of_8() -> None:
+    names = [name for name in AUGMENTATIONS.names if not refusing_deep(name)]
+    assert {"crop", "flip", "cutout", "erase", "cutmix"} <= set(names)
+    assert refusing_deep("crop=2,jitter=0.5,trivial") == ["jitter", "trivial"]
+    assert refusing_deep("none") == []
+    for name in names:
+        rows = view(0, 0, IMAGES, name)
+        deep = render(IMAGES.float() / 257, rows)
+        torch.testing.assert_close(deep, render(IMAGES, rows).float() / 257, rtol=0, atol=0)
 
 
 def test_another_process_makes_the_same_view() -> None:

@@ -18,7 +18,7 @@ from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
-from kd.names import parse_model, parse_weights
+from kd.names import parse_model, parse_weights, refusing_deep
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -75,10 +75,13 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _check_kind(protocol: Protocol, inputs: Inputs) -> None:
-    """Raise ProtocolError for augmentations and models that need images if there are none."""
-    if inputs.are_images:
-        return
+    """Raise ProtocolError for augmentations and models that do not take these inputs."""
     augment = protocol.augment
+    if inputs.are_images:
+        refused = [] if inputs.kept == "uint8" else refusing_deep(augment)
+        rule = f"augment must leave out {', '.join(refused)}, which takes 8 bits, for {inputs}"
+        require(rule, not refused, augment)
+        return
     require(f"augment must be none for {inputs}, which are no images", augment == "none", augment)
     for name in protocol.models:
         own = bool(parse_model(name).digest)

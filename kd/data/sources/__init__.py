@@ -45,7 +45,8 @@ class Reading:
 class Source:
     """A complete data set: `inputs` [N, ...] and `labels` [N] int64.
 
-    Inputs of uint8 are images [N, C, H, W] with H = W; arrays of other kinds, such as spectrograms
+    Inputs of uint8 are images [N, C, H, W] with H = W; so are those of float32 if `deep`, which
+    have more than 8 bits, in the same range of 0-255. Arrays of other kinds, such as spectrograms
     or tokens, are float32 or int64, of any shape. Labels count from 0 in the order of `classes`,
     their names. `part` [N] str is the split of each example, if the data set defines one: train,
     validation, test, or empty if it may be drawn (see `kd.data.splits`); None means that all are
@@ -56,11 +57,15 @@ class Source:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     part: NDArray[np.str_] | None = None
+    deep: bool = False
     left_out: tuple[str, ...] = ()  # files that cannot be read, where these are to be left out
 
     def __post_init__(self) -> None:
         count, *shape = self.inputs.shape
-        if self.inputs.dtype.name in ("float32", "int64"):
+        if self.deep:
+            fits = len(shape) == 3 and shape[1] == shape[2]
+            self._check("inputs", fits, "float32 [N, C, H, H]")
+        elif self.inputs.dtype.name in ("float32", "int64"):
             self._check("inputs", bool(shape), f"{self.inputs.dtype} [N, ...]")
         else:
             wanted = "uint8 [N, C, H, H], or float32 or int64 [N, ...]"
@@ -76,6 +81,10 @@ class Source:
             unknown = set(self.part.tolist()) - {*PARTS, ""}
             if unknown:
                 raise DataError(f"part must be {', '.join(PARTS)} or empty, got {min(unknown)!r}")
+
+    @property
+    def are_images(self) -> bool:
+        return self.deep or self.inputs.dtype.name == "uint8"
 
     @property
     def official(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Make a data set of arrays of the user's own: layout of images, kinds of numbers, labels, parts.
 
-Images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]; all other numbers are arrays for a model
-of the user's own, float32 or int64, in the shape that they have.
+Images are uint8 or uint16 [N, H, W], [N, H, W, C] or [N, C, H, W]; all other numbers are arrays for
+a model of the user's own, float32 or int64, in the shape that they have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd.data.sources import Reading, Source
-from kd.data.sources._images import squared
+from kd.data.sources._images import from_16_bits, squared
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
 
@@ -38,6 +38,7 @@ def source_of(
             for part, one in inputs.items()
         )
         raise DataError(f"inputs of all splits must have one shape and type, got {listed}")
+    deep = {found.dtype.name == "uint16" and found.ndim > 2 for found, _ in parts.values()}
     flat = {part: _flat(labels, named[part]) for part, (_, labels) in parts.items()}
     for part, labels in flat.items():
         if len(labels) != len(inputs[part]):
@@ -51,6 +52,7 @@ def source_of(
         labels=labels,
         classes=names,
         part=np.repeat(list(parts), [len(one) for one in flat.values()]),
+        deep=deep == {True},
     )
 
 
@@ -72,8 +74,9 @@ def _inputs(array: Array, how: Reading, what: str) -> Array:
     kind, shape = array.dtype.kind, array.shape
     if kind not in "fiub" or not array.size or len(shape) < 2:
         raise DataError(f"inputs for {what} must be numbers [N, ...], got {array.dtype} {[*shape]}")
-    if array.dtype == np.uint8 and len(shape) in (3, 4):
+    if array.dtype.name in ("uint8", "uint16") and len(shape) in (3, 4):
         images = _channels_first(array)
+        images = from_16_bits(images) if array.dtype == np.uint16 else images
         height, width = images.shape[2:]
         return images if height == width else squared(images, how)
     return array.astype(np.float32 if kind == "f" else np.int64, copy=False)

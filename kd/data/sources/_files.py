@@ -1,4 +1,4 @@
-"""Read image files: upright, how, and in RGB."""
+"""Read image files: upright, square, and in RGB."""
 
 import hashlib
 import os
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kd.data.sources import Progress, Reading
-from kd.data.sources._images import BLOCK, allocate, fitted, one_line
+from kd.data.sources._images import (
+    BLOCK,
+    Pixels,
+    allocate,
+    fitted,
+    from_16_bits,
+    one_line,
+)
 from kd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -37,19 +44,23 @@ def listing_of(place: Path, paths: Iterable[Path]) -> str:
 
 def read_images(
     paths: list[Path], how: Reading, progress: Progress
-) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+) -> tuple[Pixels, NDArray[np.intp]]:
     """Return the images [N, 3, size, size] (see `square_pixels`), and the places of their paths.
+
+    If the first has more than 8 bits, all are grey, float32 [N, 1, size, size] in 0-255.
 
     Raises DataError that names the files that cannot be read completely, unless these are left out.
     """
-    images = allocate(len(paths), 3, how.size)
+    deep = _is_deep(paths[0])
+    images = allocate(len(paths), 1, how.size, np.float32) if deep else None
+    images = allocate(len(paths), 3, how.size) if images is None else images
     refused: dict[int, DataError] = {}  # by the image's row
 
     def read_block(start: int) -> int:
         block = paths[start : start + BLOCK]
         for row, path in enumerate(block, start):
             try:
-                images[row] = _read_image(path, how)
+                images[row] = _read_image(path, how, deep)
             except DataError as error:
                 refused[row] = error
         return start + len(block)
@@ -85,10 +96,19 @@ def left_out(paths: list[Path], kept: NDArray[np.intp], place: Path) -> tuple[st
     return tuple(name if name.isprintable() else repr(name) for name in names)
 
 
-def _read_image(path: Path, how: Reading) -> NDArray[np.uint8]:
+def _is_deep(path: Path) -> bool:
+    """Whether a file has more than 8 bits a pixel; False for one that cannot be read."""
     try:
         with Image.open(path, formats=DECODERS) as file:
-            return square_pixels(file, how)
+            return file.mode[0] == "I"
+    except Exception:  # on hostile files Pillow raises almost anything; it is read again
+        return False
+
+
+def _read_image(path: Path, how: Reading, deep: bool) -> Pixels:
+    try:
+        with Image.open(path, formats=DECODERS) as file:
+            return _deep_pixels(file, how) if deep else square_pixels(file, how)
     except Exception as error:  # on hostile files Pillow raises almost anything
         unknown = isinstance(error, UnidentifiedImageError)
         reason = f"it is none of {', '.join(DECODERS)}" if unknown else one_line(error)
@@ -98,12 +118,23 @@ def _read_image(path: Path, how: Reading) -> NDArray[np.uint8]:
         ) from error
 
 
+def _deep_pixels(image: Image.Image, how: Reading) -> NDArray[np.float32]:
+    """Return a grey image of 16 or 8 bits [1, size, size], in 0-255."""
+    values = np.asarray(ImageOps.exif_transpose(image))
+    if values.ndim != 2 or values.dtype.kind not in "iu" or not values.min() >= 0:
+        raise ValueError(f"mode {image.mode} is not grey of 16 bits, as the first image is")
+    if values.max() > 65535:
+        raise ValueError("more than 16 bits a pixel: convert it to 16")
+    grey = values.astype(np.float32) if values.dtype == np.uint8 else from_16_bits(values)
+    return np.asarray(fitted(Image.fromarray(grey), how))[None]
+
+
 def square_pixels(image: Image.Image, how: Reading) -> NDArray[np.uint8]:
-    """Return an image [3, size, size]: upright, in RGB and how.
+    """Return an image [3, size, size]: upright, in RGB and square.
 
     Raises ValueError for more than 8 bits a channel.
     """
     if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
+        raise ValueError(f"mode {image.mode} has more than 8 bits, which the first has not")
     upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(fitted(upright, how)).transpose(2, 0, 1)

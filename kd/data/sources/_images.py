@@ -1,14 +1,16 @@
 """Allocate and resize arrays of images."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from kd.data.sources import Progress, Reading, Source
 from kd.errors import DataError
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 BLOCK = 64  # images between two reports of progress
 
 
@@ -34,10 +36,10 @@ def fitted(image: Image.Image, how: Reading) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def squared(images: NDArray[np.uint8], how: Reading) -> NDArray[np.uint8]:
+def squared(images: Pixels, how: Reading) -> Pixels:
     """Return images [N, C, H, W] as [N, C, size, size]; each channel as `fitted`."""
     count, channels = images.shape[:2]
-    found = allocate(count, channels, how.size)
+    found = allocate(count, channels, how.size, images.dtype)
     for row in range(count):
         for channel in range(channels):
             plane = Image.fromarray(np.ascontiguousarray(images[row, channel]))
@@ -51,10 +53,10 @@ def resized(source: Source, image_size: int, progress: Progress) -> Source:
     Arrays that are not images are unchanged. Pillow resizes rather than torch, because its integer
     arithmetic gives the same bytes on every machine.
     """
-    if source.inputs.dtype != np.uint8 or source.inputs.shape[-1] == image_size:
+    if not source.are_images or source.inputs.shape[-1] == image_size:
         return source
     count, channels = source.inputs.shape[:2]
-    images = allocate(count, channels, image_size)
+    images = allocate(count, channels, image_size, source.inputs.dtype)
     for row in range(count):
         for channel in range(channels):
             plane = Image.fromarray(source.inputs[row, channel])
@@ -65,16 +67,23 @@ def resized(source: Source, image_size: int, progress: Progress) -> Source:
     return replace(source, inputs=images)
 
 
-def allocate(count: int, channels: int, image_size: int) -> NDArray[np.uint8]:
-    """Return an uninitialised uint8 array [count, channels, size, size] or raise DataError."""
+def allocate(
+    count: int, channels: int, image_size: int, kind: DTypeLike = np.uint8
+) -> NDArray[Any]:
+    """Return an uninitialised array [count, channels, size, size] or raise DataError."""
     shape = (count, channels, image_size, image_size)
     try:
-        return np.empty(shape, np.uint8)
+        return np.empty(shape, kind)
     except MemoryError:
         raise DataError(
-            f"{count} images of {channels}x{image_size}x{image_size} bytes do not fit in memory; "
+            f"{count} images of {channels}x{image_size}x{image_size} do not fit in memory; "
             "use a smaller --image-size, or fewer images"
         ) from None
+
+
+def from_16_bits(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return whole numbers of 0-65535 in the range of 8 bits: 65535 / 257 = 255."""
+    return values.astype(np.float32) / np.float32(257)
 
 
 def one_line(error: BaseException) -> str:

@@ -50,6 +50,7 @@ def read(place: Path, how: Reading, progress: Progress) -> Source:
         labels=labels[kept],
         classes=classes,
         part=np.array([row.part for row in rows])[kept],
+        deep=images.dtype == np.float32,
         left_out=left_out(paths, kept, place.parent),
     )
 

@@ -48,6 +48,7 @@ def read(place: Path, how: Reading, progress: Progress) -> Source:
         labels=np.repeat(labels, np.concatenate(sizes))[kept],
         classes=listing.classes,
         part=np.repeat(list(listing.parts), list(map(sum, sizes)))[kept],
+        deep=images.dtype == np.float32,
         left_out=left_out(listing.paths, kept, place),
     )
 
