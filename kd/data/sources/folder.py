@@ -1,6 +1,6 @@
 """Images of your own in one folder per class.
 
-torchvision's ImageFolder layout, read into one uint8 array:
+torchvision's ImageFolder layout, read into one array:
 
     PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
     PATH/<class>/…                                                  all images, to be split
@@ -10,8 +10,9 @@ A missing val/ or test/ split is drawn. Splits may have the names in `_parts`, s
 As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
 name, and files of other kinds are skipped. Hidden files and folders beside train/ are skipped too;
 `passed_over` reports them. Unlike ImageFolder, this is an error: links that leave the folder,
-classes that differ between splits, classes named like splits, images so large that Pillow warns,
-and more than 8 bits per channel, which Pillow would clip. Images are rotated by their EXIF tag.
+unless they are to be followed, classes that differ between splits, classes named like splits,
+images so large that Pillow warns, and images of 16 bits among others of 8, which Pillow would clip:
+where the first has 16, all are grey. Images are rotated by their EXIF tag.
 """
 
 import os
