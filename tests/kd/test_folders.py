@@ -300,20 +300,21 @@ def test_a_folder_of_16_bits_is_grey_and_keeps_them(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (8, 8)).astype(np.uint16)
     save(tmp_path, "a/1.png", Image.fromarray(values))
     save(tmp_path, "a/2.tif", Image.fromarray(values))
+    save(tmp_path, "a/3.png", Image.fromarray(values))
     save(tmp_path, "b/1.png", Image.new("L", (8, 8), 77))
     source = load_folder(tmp_path)
-    assert (source.deep, source.inputs.shape) == (True, (3, 1, 8, 8))
-    for row in (0, 1):
+    assert (source.deep, source.inputs.shape) == (True, (4, 1, 8, 8))
+    for row in (0, 1, 2):
         np.testing.assert_allclose(source.inputs[row, 0] * 257, values, atol=0.01)
-    assert (source.inputs[2] == 77).all()
-    assert load_folder(tmp_path, 4).inputs.shape == (3, 1, 4, 4)
+    assert (source.inputs[3] == 77).all()
+    assert load_folder(tmp_path, 4).inputs.shape == (4, 1, 4, 4)
     save(tmp_path, "b/2.png", colour(1))
-    with pytest.raises(DataError, match=r"2\.png' .*mode RGB is not grey of 16 bits, as the first"):
+    with pytest.raises(DataError, match=r"2\.png' .*mode RGB is not grey of 16 bits, as most im"):
         load_folder(tmp_path)
     (tmp_path / "b/2.png").unlink()
     save(tmp_path, "a/0.png", Image.new("L", (8, 8), 77))
     with pytest.raises(
-        DataError, match=r"2 images cannot be read: .* has more than 8 bits, which the"
+        DataError, match=r"3 images cannot be read: .* has more than 8 bits a channel"
     ):
         load_folder(tmp_path)
 

@@ -83,8 +83,11 @@ def check_call(call: ast.Call) -> None:
     assert called not in BUILT_IN, text
     assert name not in METHODS, text
     assert keyword(call, "shell") is None, text
-    assert keyword(call, "allow_pickle") is None, text
-    if called in ("torch.load", "np.load", "numpy.load"):
+    if called in ("np.load", "numpy.load"):
+        assert keyword(call, "allow_pickle") is False, text
+    else:
+        assert keyword(call, "allow_pickle") is None, text
+    if called == "torch.load":
         assert keyword(call, "weights_only") is True, text
     if name in ("get_state_dict", "load_state_dict_from_url"):
         assert keyword(call, "weights_only") is True, text
@@ -120,7 +123,9 @@ def is_allowed(path: Path, call: ast.Call) -> bool:
         "connection.recv()",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
+        "np.load(path)",
         "np.load(path, allow_pickle=True)",
+        "numpy.lib.format.read_array(file, allow_pickle=True)",
         "subprocess.run(text, shell=True)",
         "weights.get_state_dict(check_hash=True)",
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd.data.sources import Source
+from kd.data.sources import Reading, Source
 from kd.names import AUGMENTATIONS
 from kd.protocol import Protocol
 from storage.files import datasets
@@ -31,6 +31,9 @@ NONE: set[str] = set()
 CHANGES: dict[str, tuple[Any, set[str]]] = {
     "dataset": ("cifar10", DATA),
     "image_size": (9, DATA),
+    "fit": ("pad", NONE),  # the data set follows the pixels: those of squares are the same
+    "follow_links": (True, NONE),
+    "skip_bad_images": (True, NONE),
     "teacher_size": (4, TEACHER),
     "train_size": (61, DATA),
     "validation_fraction": (0.2, DATA),
@@ -57,6 +60,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "clip": (1.0, TEACHER),
     "ema": (0.9, NONE),
     "loss": ("dkd", NONE),
+    "class_weights": ("balanced", TEACHER),
     "metric": ("balanced-accuracy", NONE),
     "margin": (1.0, NONE),
     "seed": (1, TEACHER),
@@ -66,9 +70,9 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 }
 
 
-def source(dataset: str, image_size: int, *_: object) -> Source:
+def source(dataset: str, how: Reading, *_: object) -> Source:
     """Black images, 40 of each of three classes, without a test split of their own."""
-    images = np.zeros((120, 1, image_size, image_size), np.uint8)
+    images = np.zeros((120, 1, how.size, how.size), np.uint8)
     return Source(inputs=images, labels=np.arange(120) % 3, classes=("a", "b", "c"))
 
 

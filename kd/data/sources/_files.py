@@ -47,11 +47,13 @@ def read_images(
 ) -> tuple[Pixels, NDArray[np.intp]]:
     """Return the images [N, 3, size, size] (see `square_pixels`), and the places of their paths.
 
-    If the first has more than 8 bits, all are grey, float32 [N, 1, size, size] in 0-255.
+    If two of the first, the middle and the last have 16 bits, all are grey, float32
+    [N, 1, size, size] in 0-255.
 
     Raises DataError that names the files that cannot be read completely, unless these are left out.
     """
-    deep = _is_deep(paths[0])
+    some = (paths[0], paths[len(paths) // 2], paths[-1])
+    deep = sum(map(_is_deep, some)) >= 2
     images = allocate(len(paths), 1, how.size, np.float32) if deep else None
     images = allocate(len(paths), 3, how.size) if images is None else images
     refused: dict[int, DataError] = {}  # by the image's row
@@ -122,7 +124,7 @@ def _deep_pixels(image: Image.Image, how: Reading) -> NDArray[np.float32]:
     """Return a grey image of 16 or 8 bits [1, size, size], in 0-255."""
     values = np.asarray(ImageOps.exif_transpose(image))
     if values.ndim != 2 or values.dtype.kind not in "iu" or not values.min() >= 0:
-        raise ValueError(f"mode {image.mode} is not grey of 16 bits, as the first image is")
+        raise ValueError(f"mode {image.mode} is not grey of 16 bits, as most images are")
     if values.max() > 65535:
         raise ValueError("more than 16 bits a pixel: convert it to 16")
     grey = values.astype(np.float32) if values.dtype == np.uint8 else from_16_bits(values)
@@ -135,6 +137,6 @@ def square_pixels(image: Image.Image, how: Reading) -> NDArray[np.uint8]:
     Raises ValueError for more than 8 bits a channel.
     """
     if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode} has more than 8 bits, which the first has not")
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which most have not")
     upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(fitted(upright, how)).transpose(2, 0, 1)

@@ -76,7 +76,8 @@ def allocate(
         return np.empty(shape, kind)
     except MemoryError:
         raise DataError(
-            f"{count} images of {channels}x{image_size}x{image_size} do not fit in memory; "
+            f"{count} images of {channels}x{image_size}x{image_size} "
+            f"{'bytes' if kind == np.uint8 else 'numbers'} do not fit in memory; "
             "use a smaller --image-size, or fewer images"
         ) from None
 

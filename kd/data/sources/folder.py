@@ -12,7 +12,7 @@ name, and files of other kinds are skipped. Hidden files and folders beside trai
 `passed_over` reports them. Unlike ImageFolder, this is an error: links that leave the folder,
 unless they are to be followed, classes that differ between splits, classes named like splits,
 images so large that Pillow warns, and images of 16 bits among others of 8, which Pillow would clip:
-where the first has 16, all are grey. Images are rotated by their EXIF tag.
+where most have 16, all are grey. Images are rotated by their EXIF tag.
 """
 
 import os
