@@ -98,8 +98,15 @@ class Images(JsonData):
         return (self.fitted(values) * scale).sub_(shift)
 
     def exported(self, values: Tensor) -> Tensor:
-        """Return a stored batch as the input of an exported student: pixels in 0-1."""
-        return self.fitted(values) / 255
+        """Return a stored batch as the input of an exported student: bytes as pixels in 0-1."""
+        fitted = self.fitted(values)
+        return fitted / 255 if self.kept == "uint8" else fitted
+
+    @property
+    def exported_kind(self) -> str:
+        """Type and range of what an exported student takes, in words."""
+        deep = "255: those of 16 bits divided by 257"
+        return f"float32, pixels in 0-{'1' if self.kept == 'uint8' else deep}"
 
     def random(self, count: int, generator: Generator) -> Tensor:
         """Return a stored batch of `count` examples of uniform random numbers."""
@@ -155,6 +162,11 @@ class Arrays(JsonData):
     def exported(self, values: Tensor) -> Tensor:
         """Return the input of an exported student: the stored values."""
         return values
+
+    @property
+    def exported_kind(self) -> str:
+        """Type of what an exported student takes."""
+        return self.kept
 
     def random(self, count: int, generator: Generator) -> Tensor:
         """Return a batch of `count` examples of random numbers between the extremes."""

@@ -205,11 +205,12 @@ def _use(exported: Exported, example: str) -> list[str]:
     library += "".join(f", {package}" for package in config.get("needs", ()))
     if model.digest:
         library = f", what {', '.join(f'`{file}`' for file in exported.own)} imports"
-    pictures = _are_images(config)
-    name = "images" if pictures else "arrays"
-    fed = f"Arrays are {config['inputs'].get('kept')} {shape}, as in the data set. "
+    pictures, kept = _are_images(config), config["inputs"].get("kept")
+    name, are_bytes = "images" if pictures else "arrays", pictures and kept == "uint8"
+    fed = f"Arrays are {kept} {shape}, as in the data set. "
     if pictures:
-        fed = f"Images are float32 {shape} with pixels in 0-1: bytes divided by 255. "
+        form = "1: bytes divided by 255" if are_bytes else "255: those of 16 bits divided by 257"
+        fed = f"Images are float32 {shape} with pixels in 0-{form}. "
     parts = [
         f"{fed}Logits are float32 [B, {config['classes']}]; class k is `class_names[k]` of "
         "`config.json`, which contains everything needed to build the model.",
@@ -220,8 +221,8 @@ def _use(exported: Exported, example: str) -> list[str]:
             examples=counted(exported.images, f"validation {example}"),
         ),
         WITH_RETORT.format(
-            where=", whose images are bytes" * pictures,
-            fed="255 * images" if pictures else name,
+            where=", whose images are bytes" * are_bytes,
+            fed="255 * images" if are_bytes else name,
         ),
     ]
     if exported.onnx_differences:

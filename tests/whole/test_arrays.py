@@ -130,6 +130,28 @@ def test_a_study_of_whole_numbers_feeds_them_as_they_are(tmp_path, capsys):
     assert (train.values.dtype, train.values.max()) == (torch.int64, 29)
 
 
+def test_images_of_16_bits_in_12_channels_go_to_the_report_and_the_export(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    labels = (np.arange(200) % 8 == 0).astype(int)
+    images = draw.integers(0, 9000, (200, 12, 8, 8)).astype(np.uint16)
+    images[labels == 1, 3] += 3000
+    np.savez(tmp_path / "bands.npz", x=images, y=labels)
+    root = tmp_path / "runs"
+    rare = ["--metric", "macro-f1", "--class-weights", "balanced"]
+    given = ["--dataset", f"npz:{tmp_path}/bands.npz", *rare]
+    succeed(root, capsys, *given)
+    settings = StudySettings.read(Layout(root).study("bands").settings)
+    train = open_part(Layout(root).dataset(settings.dataset), "train")
+    assert (train.values.dtype, train.values.shape[1:]) == (torch.float32, (12, 8, 8))
+    assert 34 < train.values.max() < 9000 / 257 + 3000 / 257
+    assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
+    assert "validation images, equal bit for bit" in capsys.readouterr().out
+    [card] = root.glob("bands/export/*/README.md")
+    assert "with pixels in 0-255: those of 16 bits divided by 257." in card.read_text()
+    said = refuse(root, capsys, *given, "--name", "other", "--augment", "crop=1,jitter=0.4")
+    assert "augment must leave out jitter, which takes 8 bits, for images of 12x8x8 of 16" in said
+
+
 def test_what_needs_images_is_refused_in_one_line(tmp_path, capsys):
     root, given = tmp_path / "runs", flags(tmp_path, f"npz:{tmp_path}/waves.npz", "large", "small")
     said = refuse(root, capsys, *given[:-1], "crop=1,flip")

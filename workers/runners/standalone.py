@@ -69,7 +69,7 @@ DEVIATION = {deviation}
 """
 NORMALISING = '''\
 class Student(nn.Module):
-    """From images with pixels in 0-1 to logits: normalises as in training, to the last bit."""
+    """From images with pixels in 0-{most} to logits: normalises as in training, to the last bit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         scale = 1 / (255 * self.deviation)
         shift = self.mean / self.deviation
-        return self.body(255 * images * scale[:, None, None] - shift[:, None, None]){logits}
+        return self.body({images} * scale[:, None, None] - shift[:, None, None]){logits}
 '''
 # For a student whose inputs are arrays.
 PLAIN = '''\
@@ -150,6 +150,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
     imports += [*sorted(packages), "from safetensors.torch import load_file"]
     imports += ["from torch import Tensor, nn"]
     student = NORMALISING if inputs.are_images else PLAIN
+    most, images = (1, "255 * images") if inputs.kept == "uint8" else (255, "images")
     tied = tied_names(network.body.state_dict())
     return FILE.format(
         title=f"{network.name} for {config['classes']} classes, trained in a study with Retort.",
@@ -158,7 +159,7 @@ def standalone_source(network: Network, config: Mapping[str, Any]) -> str:
         shape=_shape(inputs),
         imports="\n".join(imports),
         constants=_constants(inputs),
-        student=student.format(logits=_selection(network)),
+        student=student.format(logits=_selection(network), most=most, images=images),
         tied=TIED.format(tied=tied) if tied else "",
         loading=LOADING_TIED if tied else _loading(network.body),
         blocks=parts.blocks,
@@ -223,9 +224,7 @@ def _constants(inputs: Inputs) -> str:
 
 def _shape(inputs: Inputs) -> str:
     """Return the shape and type of the student's input, in words."""
-    shape = f"[B, {', '.join(map(str, inputs.shape))}]"
-    kind = inputs.kept if isinstance(inputs, Arrays) else "float32, pixels in 0-1"
-    return f"{shape} {kind}"
+    return f"[B, {', '.join(map(str, inputs.shape))}] {inputs.exported_kind}"
 
 
 def _blocks(body: nn.Module) -> str:
