@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data import own_sources
+from kd.data import own_sources, sources
 from kd.data.own_sources import read_own_source
 from kd.data.sources import Progress, Reading, Source
 from kd.data.sources._images import one_line, resized
@@ -78,8 +78,10 @@ def listing_digest(dataset: str, how: Reading) -> str:
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         content = member.listing(path, how) if hasattr(member, "listing") else dataset
-        reader = hashlib.sha256(Path(str(member.__file__)).read_bytes()).hexdigest()
-    text = json.dumps([content, reader, *astuple(how)])
+    shared = Path(str(sources.__file__)).parent.glob("_*.py")  # what several sources use
+    files = [Path(str(member.__file__)), *sorted(shared)]
+    readers = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    text = json.dumps([content, *readers, *astuple(how)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets import utils as torchvision_files
 
 from kd.data.sources import Reading, Source
-from kd.data.splits import load_source
+from kd.data.splits import listing_digest, load_source
 from kd.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,17 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
         "assert 'sklearn' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_listing_is_another_one_once_the_code_that_reads_has_changed(tmp_path, monkeypatch):
+    folder = tmp_path / "sources"
+    shutil.copytree(ROOT / "kd/data/sources", folder)
+    monkeypatch.setattr("kd.data.sources.__file__", str(folder / "__init__.py"))
+    before = listing_digest("digits", Reading(8))
+    assert listing_digest("digits", Reading(8)) == before
+    with (folder / "_images.py").open("a") as file:
+        file.write("# changed\n")
+    assert listing_digest("digits", Reading(8)) != before
 
 
 def test_digits_without_scikit_learn_name_what_to_install(tmp_path, monkeypatch):
