@@ -92,6 +92,11 @@ class Preparation:
         )
         if result["official"]:
             self._display.say(f"data: {split_words(result['official'], result['origins'])}")
+        if result["read_before"]:
+            self._display.say(
+                f"data: {name} was read before and is not called again; if what it reads has "
+                "changed, name another --root"
+            )
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")

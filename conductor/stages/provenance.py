@@ -9,6 +9,7 @@ from typing import Any
 
 from conductor.request import CHANGES, EVIDENCE, KEPT, Request
 from conductor.stages.preparing import Prepared
+from kd.dataset_names import parse_own_dataset
 from kd.errors import StudyError
 from kd.names import parse_loss, parse_model, parse_weights
 from kd.protocol import Protocol
@@ -108,8 +109,8 @@ def _check_models(name: str, kept: Protocol, wanted: Protocol) -> None:
         if now.get(base, digest) != digest:
             raise StudyError(
                 f"{base.partition(':')[0]}, or a file that it imports, has changed since study "
-                f"{name} was begun; restore it, omit its flags to continue with the stored "
-                "copy, or choose another --name"
+                f"{name} was begun; restore it, choose another --name, or continue with the "
+                f"stored copy: omit its flags, and pass --name {name}"
             )
 
 
@@ -117,6 +118,8 @@ def _digests(protocol: Protocol) -> dict[str, str]:
     """Return the digests of the user's files by what they are used for, as `mine.py:small`."""
     models = map(parse_model, protocol.models)
     digests = {model.base: model.digest for model in models}
+    if data := parse_own_dataset(protocol.dataset):
+        digests[data.base] = data.digest
     if protocol.loss and (loss := parse_loss(protocol.loss)):
         digests[loss.base] = loss.digest
     return digests

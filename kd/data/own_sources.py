@@ -5,7 +5,7 @@
 
 It returns arrays by name, as an .npz file holds them (see `kd.data.sources._named`); or inputs and
 labels of all examples; or a data set with `len` and indices, such as torch's, whose items are an
-input and a label; or data sets by the name of their split. A data set is walked once.
+input and a label; or pairs and data sets by the name of their split. A data set is walked once.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._arrays import source_of
+from kd.data.sources._arrays import source_of, text_of
 from kd.data.sources._files import square_pixels
-from kd.data.sources._images import BLOCK
+from kd.data.sources._images import BLOCK, one_line
 from kd.data.sources._named import Names
 from kd.data.sources._parts import part_of
 from kd.errors import DataError, RetortError
@@ -27,9 +27,14 @@ from kd.names import OwnFunction
 from kd.own_files import find_kept, own_error
 
 Array = NDArray[Any]
+FEW = 6  # members of a tuple, of which an error names the types
 RETURNS = (
     "must return arrays by name (x_train, y_train, …), inputs and labels, a data set with len and "
-    "indices, or data sets by split"
+    "indices, or these by split, as in {'train': …, 'test': …}"
+)
+COPIED = (
+    "run the same command again (it runs as a copy below the root, and so names its data by "
+    "absolute paths)"
 )
 
 
@@ -50,28 +55,57 @@ def read_own_source(name: OwnFunction, files: Path, how: Reading, progress: Prog
         raise
     except MemoryError as error:
         raise DataError(f"the data of {name.base} do not fit in memory") from error
+    except FileNotFoundError as error:
+        raise own_error(name.base, function, "fails", error, COPIED) from error
     except (Exception, SystemExit) as error:
         raise own_error(name.base, function, "fails", error) from error
 
 
 def _source_of(returned: Any, how: Reading, progress: Progress) -> Source:
-    if isinstance(returned, tuple | list) and len(returned) == 2:
-        inputs, labels = map(_array, returned)
-        return source_of({"": (inputs, labels)}, how)
+    if _is_pair(returned):
+        return _by_split({"train": returned}, how, progress)
     if isinstance(returned, Mapping):
-        if returned and all(map(_is_dataset, returned.values())):
-            return _of_datasets(returned, how, progress)
-        arrays = {str(key): _array(value) for key, value in returned.items()}
-        return Names.of(list(arrays), "what it returns").source(arrays, how)
-    if _is_dataset(returned):
-        return _of_datasets({"train": returned}, how, progress)
-    raise DataError(f"it {RETURNS}, got {type(returned).__name__}")
+        values = returned.values()
+        if returned and all(_is_pair(one) or _is_dataset(one) for one in values):
+            return _by_split(returned, how, progress)
+        if not any(isinstance(one, Mapping) or _is_pair(one) or _is_dataset(one) for one in values):
+            return _by_name({str(key): _array(value) for key, value in returned.items()}, how)
+    elif _is_dataset(returned):
+        return _by_split({"train": returned}, how, progress)
+    raise DataError(f"it {RETURNS}, got {_kind(returned)}")
+
+
+def _kind(value: Any) -> str:
+    """Name the type of a value, and those in it."""
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        named = (f"{key}: {type(one).__name__}" for key, one in value.items())
+        return f"{name} of {', '.join(named)}"
+    if isinstance(value, tuple | list) and len(value) < FEW:
+        return f"{name} of {', '.join(type(one).__name__ for one in value) or 'nothing'}"
+    return name
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is a tuple or list of inputs and labels."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return all(isinstance(one, list) or hasattr(one, "__array__") for one in value)
 
 
 def _is_dataset(value: Any) -> bool:
     """Whether a value has length and items, and is no array or list."""
-    known = isinstance(value, np.ndarray | list | tuple | str | bytes) or hasattr(value, "dtype")
+    known = isinstance(value, np.ndarray | list | tuple | str | bytes | Mapping)
+    known = known or hasattr(value, "dtype")
     return not known and hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def _by_name(arrays: Mapping[str, Array], how: Reading) -> Source:
+    """Return the data set of arrays with names. Raises DataError for a name that is not known."""
+    names = Names.of(list(arrays), "what it returns")
+    if names.others:  # perhaps a split that is misspelt
+        raise DataError(f"what it returns must have known names, got {', '.join(names.others)}")
+    return names.source(arrays, how)
 
 
 def _array(value: Any) -> Array:
@@ -80,7 +114,8 @@ def _array(value: Any) -> Array:
     return np.asarray(detached)
 
 
-def _of_datasets(datasets: Mapping[Any, Any], how: Reading, progress: Progress) -> Source:
+def _by_split(datasets: Mapping[Any, Any], how: Reading, progress: Progress) -> Source:
+    """Return the data set of pairs and data sets by the name of their split."""
     parts = {}
     for name in datasets:
         part = part_of(str(name))
@@ -91,9 +126,13 @@ def _of_datasets(datasets: Mapping[Any, Any], how: Reading, progress: Progress) 
         parts[part] = name
     if "" not in parts:
         raise DataError(f"there must be a data set named train, got {list(datasets)}")
-    total = sum(map(len, datasets.values()))
-    walked, arrays = 0, {}
+    walked, arrays = 0, dict[str, tuple[Array, Array]]()
+    total = sum(len(one) for one in datasets.values() if not _is_pair(one))
     for part, name in parts.items():
+        if _is_pair(datasets[name]):
+            inputs, labels = map(_array, datasets[name])
+            arrays[part] = inputs, labels
+            continue
 
         def report(done: int, before: int = walked) -> None:
             progress(before + done, total)
@@ -101,7 +140,8 @@ def _of_datasets(datasets: Mapping[Any, Any], how: Reading, progress: Progress) 
         arrays[part] = _walked(datasets[name], how, report)
         walked += len(datasets[name])
     classes = getattr(datasets[parts[""]], "classes", ())
-    return source_of(arrays, how, [str(one) for one in classes])
+    named = classes if isinstance(classes, list | tuple) else ()
+    return source_of(arrays, how, [str(text_of(one)) for one in named])
 
 
 def _walked(dataset: Any, how: Reading, report: Callable[[int], None]) -> tuple[Array, Array]:
@@ -112,9 +152,12 @@ def _walked(dataset: Any, how: Reading, report: Callable[[int], None]) -> tuple[
     for row in range(count):
         item = dataset[row]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise DataError(f"item {row} of a data set must be an input and a label, got {item!r}")
+            received = _kind(item)
+            raise DataError(
+                f"item {row} of a data set must be an input and a label, got {received}"
+            )
         value, label = item
-        array = square_pixels(value, how) if isinstance(value, Image.Image) else _array(value)
+        array = _pixels(value, how, row) if isinstance(value, Image.Image) else _array(value)
         if inputs is None:
             inputs = np.empty((count, *array.shape), array.dtype)
         if (array.shape, array.dtype) != (inputs.shape[1:], inputs.dtype):
@@ -123,9 +166,18 @@ def _walked(dataset: Any, how: Reading, report: Callable[[int], None]) -> tuple[
                 f"{list(array.shape)} for item {row} after {inputs.dtype} {list(inputs.shape[1:])}"
             )
         inputs[row] = array
-        labels.append(label if isinstance(label, str) else _array(label).item())
+        labels.append(_array(label))
         if (row + 1) % BLOCK == 0 or row + 1 == count:
             report(row + 1)
     if inputs is None:
         raise DataError("a data set must not be empty")
-    return inputs, np.array(labels)
+    return inputs, np.stack(labels)
+
+
+def _pixels(image: Image.Image, how: Reading, row: int) -> Array:
+    if image.mode[0] in "IF":
+        raise DataError(f"item {row} is an image of more than 8 bits: return it as an array")
+    try:
+        return square_pixels(image, how)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow reads images late
+        raise DataError(f"item {row} cannot be read as an image ({one_line(error)})") from error

@@ -44,26 +44,40 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
     """Return the manifest of the protocol's data set; a new one is read, split and stored.
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
-    (see `kd.data.inputs`), `official` (the parts that the data set defines itself) and `left_out`
-    (files that cannot be read, if these are to be left out). A stored
+    (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
     data set is compared with its checksums. `progress` is called while images are decoded; see
     `kd.data.splits.load_source`. Of two processes, the second waits for the first.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when the
     stored data set is damaged.
     """
-    wanted = _wanted(protocol)
-    how = reading_of(protocol)
-    digest = listing_digest(protocol.dataset, how)
-    listing = layout.listing(fingerprint({**wanted, "listing": digest}))
+    wanted, how = _wanted(protocol), reading_of(protocol)
+    listing = _listing(layout, protocol)
     with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
         source = load_source(protocol.dataset, how, layout.downloads, progress, layout.own)
         manifest = _keep(layout, wanted, source, split(source, protocol))
-        write_json(listing, {"fingerprint": manifest.folder.name})
+        told = {"fingerprint": manifest.folder.name, "left_out": list(source.left_out)}
+        write_json(listing, told)
         return manifest
+
+
+def left_out(layout: Layout, protocol: Protocol) -> list[str]:
+    """Return the files that were left out of a prepared data set, since they cannot be read."""
+    return list(read_json(_listing(layout, protocol)).get("left_out", []))
+
+
+def is_prepared(layout: Layout, protocol: Protocol) -> bool:
+    """Return whether `prepare` would read nothing."""
+    return _listing(layout, protocol).exists()
+
+
+def _listing(layout: Layout, protocol: Protocol) -> Path:
+    """Return where the data set is named of which the protocol's path has the files that it has."""
+    digest = listing_digest(protocol.dataset, reading_of(protocol))
+    return layout.listing(fingerprint({**_wanted(protocol), "listing": digest}))
 
 
 def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
@@ -143,7 +157,6 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
         "counts": counts,
         "inputs": to_wire(describe(source, parts.train)),
         "official": source.official,
-        "left_out": list(source.left_out),
     }
     return finish(folder, KIND, identity, info)
 

@@ -66,7 +66,7 @@ def test_all_examples_may_be_in_two_arrays(tmp_path, names):
 
 def test_a_split_for_each_example_divides_them(tmp_path):
     splits = np.array(["Train", "dev", "test", "", "train", b"TEST"])
-    names = np.array(["no", "yes", "maybe"])
+    names = np.array([b"no", b"yes", b"maybe"])
     x = np.arange(6).astype(np.float64)[:, None]
     dataset = write(tmp_path, x=x, y=LABELS, split=splits, class_names=names, ids=LABELS)
     source = load_source(dataset, Reading(8), tmp_path)
@@ -137,6 +137,7 @@ def test_volumes_could_be_either_way_round_and_are_refused(tmp_path):
         (np.int32, (7,), np.int64),
         (np.uint8, (7,), np.int64),
         (np.bool_, (3, 3), np.int64),
+        (np.uint16, (1, 4, 4, 4), np.int64),
     ],
 )
 def test_other_numbers_are_arrays_in_their_own_shape(tmp_path, kind, shape, kept):
@@ -163,6 +164,14 @@ WRONG = {
     "one class": ({"y": np.zeros(6, int)}, r"there must be at least 2 classes, got \[0\]"),
     "too few": ({"y": LABELS[:5]}, "got 6 examples and 5 labels for training"),
     "too few classes": ({"classes": np.array(["a", "b"])}, "labels must lie in 0-1, .* got 2"),
+    "labels beside a split": (
+        {"y": np.arange(9) % 3, "split": np.array(["train"] * 6)},
+        r"one label for each example, got \[6, 8, 8\] and \[9\]",
+    ),
+    "bits": (
+        {"x": noise(6, 8, 8, dtype=np.uint16), "x_test": noise(6, 1, 8, 8) / 2, "y_test": LABELS},
+        "one shape and type, got training 1x8x8 uint16, test 1x8x8 float64",
+    ),
     "no labels": ({"y": None}, "must hold inputs and labels of each split: .* got x"),
     "texts": ({"x": np.array(["a"] * 6)}, "inputs for training must be numbers"),
     "other split": ({"split": np.array(["fold1"] * 6)}, "splits must be train, .* got 'fold1'"),

@@ -36,11 +36,18 @@ class Pairs:
 
 
 """
+TRIPLES = """
+class Triples(Pairs):
+    def __getitem__(self, row):
+        return self.inputs[row], self.labels[row], self.labels[row]
+
+
+"""
 RED = "[Image.new('RGB', (12, 10), (row, 0, 0)) for row in range(6)]"
 
 
 def pin(folder: Path, body: str) -> tuple[str, Layout]:
-    text = f"{IMPORTS}def scans():\n    {body}\n"
+    text = f"{IMPORTS}{TRIPLES}def scans():\n    {body}\n"
     (folder / "mine.py").write_text(dedent(text).lstrip())
     pinned, files = pin_functions({"dataset": f"{folder}/mine.py:scans"})
     layout = Layout(folder / "runs")
@@ -86,6 +93,14 @@ def test_splits_are_those_of_the_dictionary(tmp_path):
     assert source.part.tolist() == [""] * 6 + ["validation"] * 6 + ["test"] * 6
     body = "return {'x_train': IMAGES, 'y_train': LABELS, 'x_test': IMAGES, 'y_test': LABELS}"
     assert load(tmp_path, body).official == ["test"]
+    body = "return {'train': (IMAGES, LABELS), 'test': Pairs(IMAGES, np.eye(3)[LABELS])}"
+    source = load(tmp_path, body)
+    assert (source.official, source.labels.tolist()) == (["test"], [0, 1, 0, 1, 2, 2] * 2)
+
+
+def test_names_of_two_classes_are_no_pair_of_inputs_and_labels(tmp_path):
+    source = load(tmp_path, "return {'x': IMAGES, 'y': LABELS % 2, 'classes': ['no', 'yes']}")
+    assert (source.classes, source.labels.tolist()) == (("no", "yes"), [0, 1, 0, 1, 0, 0])
 
 
 def test_progress_counts_all_data_sets(tmp_path):
@@ -97,8 +112,24 @@ def test_progress_counts_all_data_sets(tmp_path):
 
 WRONG = {
     "nothing": ("pass", "must return arrays by name .*, got NoneType"),
+    "two of Keras's": ("return (IMAGES, LABELS), (IMAGES, LABELS)", "got tuple of tuple, tuple"),
+    "two data sets": ("return Pairs(IMAGES), Pairs(IMAGES)", "got tuple of Pairs, Pairs"),
+    "nested": ("return {'train': {'x': IMAGES}}", "got dict of train: dict"),
+    "misspelt": (
+        "return {'x': IMAGES, 'y': LABELS, 'splits': LABELS}",
+        "must have known names, got splits",
+    ),
+    "no file": ("return np.load('none.npy'), LABELS", "No such file .* names its data by absolute"),
+    "three": (
+        "return Triples(IMAGES)",
+        "must be an input and a label, got tuple of ndarray, int64, int64",
+    ),
+    "deep": (
+        "return Pairs([Image.fromarray(np.zeros((8, 8), np.uint16))] * 6)",
+        "item 0 is an image of more than 8 bits: return it as an array",
+    ),
     "a number": ("return 1", "must return arrays by name"),
-    "an error": ("return 1 / 0", r"fails: ZeroDivisionError: .* \(mine.py, line 23, in scans\)"),
+    "an error": ("return 1 / 0", r"fails: ZeroDivisionError: .* \(mine.py, line 29, in scans\)"),
     "names": ("return {'a': IMAGES}", "what it returns must hold inputs and labels .*; got a"),
     "other split": (
         "return {'fold1': Pairs(IMAGES), 'train': Pairs(IMAGES)}",
@@ -112,7 +143,7 @@ WRONG = {
     "no pairs": (
         "return Pairs(IMAGES).inputs.tolist() and type('D', (Pairs,), "
         "{'__getitem__': lambda s, i: 1})(IMAGES)",
-        "item 0 of a data set must be an input and a label, got 1",
+        "item 0 of a data set must be an input and a label, got int",
     ),
     "empty": ("return Pairs([], [])", "a data set must not be empty"),
     "labels": ("return IMAGES, LABELS[:3]", "got 6 examples and 3 labels"),

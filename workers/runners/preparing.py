@@ -14,6 +14,7 @@ from kd.data.inputs import Inputs, read_inputs
 from kd.data.sources._files import NAMED
 from kd.data.splits import origins, passed_over, reading_of
 from kd.data.views import augment_digest
+from kd.dataset_names import parse_own_dataset
 from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
@@ -26,7 +27,7 @@ from kd.training.evaluation import evaluate, predict
 from kd.training.loop import Plan
 from kd.training.state import TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
-from storage.files.datasets import prepare
+from storage.files.datasets import is_prepared, left_out, prepare
 from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.events import Event, Progress, Result, ShouldStop
@@ -43,6 +44,7 @@ from workers.runners.training import checkpointed
 def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Prepare the data set (`storage.files.datasets`) and, as the first job, check the device."""
     check_device(device, job.protocol.precision, job.protocol.compile)
+    read_before = is_prepared(job.layout, job.protocol)
     events: SimpleQueue[Event | None] = SimpleQueue()
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(
@@ -56,11 +58,12 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
     manifest = future.result()
     _check_kind(job.protocol, read_inputs(manifest.info))
     dataset, how = job.protocol.dataset, reading_of(job.protocol)
-    unread = [passed_over(dataset, how), _left_out(manifest.info["left_out"])]
+    unread = [passed_over(dataset, how), _left_out(left_out(job.layout, job.protocol))]
     yield Result.of(
         dataset=manifest.folder.name,
         passed_over="; ".join(filter(None, unread)),
         origins=origins(dataset, how),
+        read_before=read_before and bool(parse_own_dataset(dataset)),
         **manifest.info,
     )
 

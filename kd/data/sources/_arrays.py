@@ -31,14 +31,14 @@ def source_of(
     """
     named = {part: part or "training" for part in parts}
     inputs = {part: _inputs(found, how, named[part]) for part, (found, _) in parts.items()}
+    deep = {found.dtype.name == "uint16" and found.ndim in (3, 4) for found, _ in parts.values()}
     forms = {(one.dtype.name, one.shape[1:]) for one in inputs.values()}
-    if len(forms) > 1:
+    if len(forms) > 1 or len(deep) > 1:
         listed = ", ".join(
-            f"{named[part]} {'x'.join(map(str, one.shape[1:]))} {one.dtype.name}"
-            for part, one in inputs.items()
+            f"{named[part]} {'x'.join(map(str, inputs[part].shape[1:]))} {found.dtype.name}"
+            for part, (found, _) in parts.items()
         )
         raise DataError(f"inputs of all splits must have one shape and type, got {listed}")
-    deep = {found.dtype.name == "uint16" and found.ndim > 2 for found, _ in parts.values()}
     flat = {part: _flat(labels, named[part]) for part, (_, labels) in parts.items()}
     for part, labels in flat.items():
         if len(labels) != len(inputs[part]):
@@ -58,7 +58,7 @@ def source_of(
 
 def parts_of(splits: Array, count: int) -> dict[str, NDArray[np.intp]]:
     """Return the rows of each part that `splits` [N] names. Raises DataError for other names."""
-    names = [str(_text(name)) for name in splits.ravel().tolist()]
+    names = [str(text_of(name)) for name in splits.ravel().tolist()]
     if len(names) != count:
         raise DataError(f"there must be one split for each example, got {len(names)} for {count}")
     known = {name: part_of(name) if name.strip() else "" for name in set(names)}
@@ -76,7 +76,7 @@ def _inputs(array: Array, how: Reading, what: str) -> Array:
         raise DataError(f"inputs for {what} must be numbers [N, ...], got {array.dtype} {[*shape]}")
     if array.dtype.name in ("uint8", "uint16") and len(shape) in (3, 4):
         images = _channels_first(array)
-        images = from_16_bits(images) if array.dtype == np.uint16 else images
+        images = from_16_bits(images) if array.dtype.name == "uint16" else images
         height, width = images.shape[2:]
         return images if height == width else squared(images, how)
     return array.astype(np.float32 if kind == "f" else np.int64, copy=False)
@@ -121,7 +121,7 @@ def _flat(labels: Array, what: str) -> Array:
 
 def numbered(labels: Sequence[Array], classes: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
     """Return labels that count from 0 in the order of the classes, and the names of these."""
-    values = [_text(value) for part in labels for value in part.tolist()]
+    values = [text_of(value) for part in labels for value in part.tolist()]
     numbers = all(isinstance(value, int) for value in values)
     if not numbers:
         values = [str(value) for value in values]
@@ -149,5 +149,6 @@ def numbered(labels: Sequence[Array], classes: Sequence[str]) -> tuple[Array, tu
     return np.array([place[value] for value in values], np.int64), tuple(map(str, known))
 
 
-def _text(value: object) -> object:
+def text_of(value: object) -> object:
+    """Return a text for bytes; all else as it is."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -123,7 +123,12 @@ def _read_image(path: Path, how: Reading, deep: bool) -> Pixels:
 def _deep_pixels(image: Image.Image, how: Reading) -> NDArray[np.float32]:
     """Return a grey image of 16 or 8 bits [1, size, size], in 0-255."""
     values = np.asarray(ImageOps.exif_transpose(image))
-    if values.ndim != 2 or values.dtype.kind not in "iu" or not values.min() >= 0:
+    if (
+        image.mode[0] not in "LI"
+        or values.ndim != 2
+        or values.dtype.kind not in "iu"
+        or not values.min() >= 0
+    ):
         raise ValueError(f"mode {image.mode} is not grey of 16 bits, as most images are")
     if values.max() > 65535:
         raise ValueError("more than 16 bits a pixel: convert it to 16")

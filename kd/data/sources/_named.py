@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kd.data.sources import Reading, Source
-from kd.data.sources._arrays import Array, parts_of, source_of
+from kd.data.sources._arrays import Array, parts_of, source_of, text_of
 from kd.data.sources._parts import part_of
 from kd.errors import DataError
 
@@ -64,10 +64,13 @@ class Names:
         }
         if self.split:
             inputs, labels = parts[""]
+            if not inputs.ndim or not labels.ndim or len(labels) != len(inputs):
+                sizes = f"{list(inputs.shape)} and {list(labels.shape)}"
+                raise DataError(f"there must be one label for each example, got {sizes}")
             rows = parts_of(arrays[self.split], len(inputs))
             parts = {part: (inputs[where], labels[where]) for part, where in rows.items()}
         classes = arrays[self.classes].ravel().tolist() if self.classes else []
-        return source_of(parts, how, [str(name) for name in classes])
+        return source_of(parts, how, [str(text_of(name)) for name in classes])
 
     def origins(self, arrays: Mapping[str, Array]) -> dict[str, str]:
         """Return the array that each part comes from, by the part: {"test": "test_images"}."""

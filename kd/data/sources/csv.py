@@ -138,7 +138,8 @@ def _rows(place: Path) -> list[_Row]:
                 f"{place}, line {number}: split must be train, validation, test or empty, got "
                 f"{split!r}"
             )
-        rows.append(_Row(place.parent / Path(path).expanduser(), label, part, split))
+        whole = Path(path).expanduser() if path.startswith("~/") else Path(path)
+        rows.append(_Row(place.parent / whole, label, part, split))
     if not rows:
         raise DataError(f"{str(place)!r} lists no image")
     _check_files(place, [row.path for row in rows])

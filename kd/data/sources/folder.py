@@ -16,7 +16,7 @@ where most have 16, all are grey. Images are rotated by their EXIF tag.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,6 +133,7 @@ def _list_folder(root: Path, how: Reading) -> _Listing:
     splits = tree.splits()
     if not splits:
         classes, images = tree.by_class(root)
+        _check_apart([images])
         return _Listing(classes, {"": images})
     classes, train = tree.by_class(root / splits[""])
     parts = {"": train}
@@ -147,8 +148,7 @@ def _list_folder(root: Path, how: Reading) -> _Listing:
                 f"{ours}/: {sorted({*classes} - {*theirs})}, only in {name}/: "
                 f"{sorted({*theirs} - {*classes})}"
             )
-    if how.follow_links:
-        _check_apart(parts)
+    _check_apart([*parts.values()])
     return _Listing(classes, parts, splits)
 
 
@@ -254,16 +254,13 @@ class _Tree:
             raise DataError(f"{str(path)!r} is a symbolic link to a folder; {instead}")
 
 
-def _check_apart(parts: Mapping[str, list[list[Path]]]) -> None:
-    """Raise DataError for a file that links make an image of two splits."""
-    seen: dict[str, tuple[str, Path]] = {}
-    for part, by_class in parts.items():
-        for path in (path for paths in by_class for path in paths):
-            other, first = seen.setdefault(os.path.realpath(path), (part, path))
-            if other != part:
-                raise DataError(
-                    f"{str(first)!r} and {str(path)!r} are one file in two splits: remove one"
-                )
+def _check_apart(parts: list[list[list[Path]]]) -> None:
+    """Raise DataError for a file that links make two images: one could test the other."""
+    seen: dict[str, Path] = {}
+    for path in (path for part in parts for paths in part for path in paths):
+        first = seen.setdefault(os.path.realpath(path), path)
+        if first != path:
+            raise DataError(f"{str(first)!r} and {str(path)!r} are one file: remove a link")
 
 
 def _check_classes(classes: list[str], folder: Path) -> None:

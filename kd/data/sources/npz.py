@@ -54,6 +54,12 @@ def _existing(place: Path) -> Path:
     return place
 
 
+DAMAGED = (
+    *(ValueError, TypeError, IndexError, KeyError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 class _Arrays(Mapping[str, NDArray[Any]]):
     """The arrays of an open file. Raises ValueError for a member that is none."""
 
@@ -83,7 +89,7 @@ def _opened(place: Path) -> Iterator[tuple[Mapping[str, NDArray[Any]], Names]]:
                 raise DataError(f"{str(place)!r} holds one array: write an .npz with np.savez")
             with file:
                 yield _Arrays(file), Names.of(list(file), repr(str(place)))
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise DataError(f"{str(place)!r} cannot be read as .npz ({one_line(error)})") from error
     except MemoryError as error:
         raise DataError(f"the arrays of {str(place)!r} do not fit in memory") from error
