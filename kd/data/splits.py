@@ -47,7 +47,6 @@ def load_source(
 ) -> Source:
     """Read a data set and resize its images to the size of `how` where they differ.
 
-
     A data set without a path is downloaded to `downloads`; `own` has copies of the user's files.
     `progress` is called as images are decoded or resized. Raises DataError, with one line that
     includes the remedy, and ProtocolError for a user's function that fails.
