@@ -24,8 +24,9 @@ def source_of(
 ) -> Source:
     """Return the data set of inputs [N, ...] and labels of each part, named as in `Source`.
 
-    Images that are not square become so. Labels are [N] or [N, 1], numbers or names, or one-hot [N, classes]. Without `classes` these are
-    the distinct labels in their order. Raises DataError for arrays that do not fit together.
+    Images that are not square become so. Labels are [N] or [N, 1], numbers or names, or one-hot
+    [N, classes]. Without `classes` these are the distinct labels in their order. Raises DataError
+    for arrays that do not fit together.
     """
     named = {part: part or "training" for part in parts}
     inputs = {part: _inputs(found, how, named[part]) for part, (found, _) in parts.items()}
