@@ -33,7 +33,7 @@ check: $(DEVELOPED) ## Check format, lint, types and the repository's own rules,
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_repository.py tests/test_architecture.py
+	$(BIN)/pytest $(PARALLEL) tests/test_repository.py tests/test_architecture.py
 
 bench: $(DEVELOPED) ## Measure speed, which wants an idle machine, and write docs/benchmarks.md.
 	$(BIN)/python -m tests.benchmarks
