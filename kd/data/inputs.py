@@ -22,7 +22,7 @@ from kd.data.views import View, render, view
 from kd.errors import DataError
 from kd.json_data import JsonData, from_wire
 
-CHUNK = 1024  # images counted at a time
+CHUNK = 2**22  # pixels, of all channels, that are counted at a time
 LEVELS = {"uint8": 2**8, "float32": 2**16}  # values that a pixel may have, by the stored type
 
 
@@ -251,8 +251,9 @@ def channel_statistics(
     """
     channels, levels = range(images.shape[1]), LEVELS[images.dtype.name]
     counts = np.zeros((len(channels), levels), np.int64)
-    for start in range(0, len(rows), CHUNK):
-        chunk: NDArray[Any] = images[rows[start : start + CHUNK]]
+    size = max(1, CHUNK // math.prod(images.shape[1:]))
+    for start in range(0, len(rows), size):
+        chunk: NDArray[Any] = images[rows[start : start + size]]
         if chunk.dtype != np.uint8:
             chunk = np.rint(chunk * ((levels - 1) // 255)).astype(np.int64)
         for channel in channels:

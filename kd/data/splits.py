@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from kd.data import own_sources, sources
 from kd.data.own_sources import read_own_source
 from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._images import one_line, resized
+from kd.data.sources._blocks import resized
+from kd.data.sources._images import one_line
 from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.errors import DataError
 from kd.protocol import Protocol
@@ -54,11 +55,11 @@ def load_source(
     report = progress or _silent
     function = parse_own_dataset(dataset)
     if function and own:
-        return resized(read_own_source(function, own, how, report), how.size, report)
+        return resized(read_own_source(function, own, how, report), how, report)
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         source = member.read(path or downloads, how, report)
-        return resized(source, how.size, report)
+        return resized(source, how, report)
 
 
 def reading_of(protocol: Protocol) -> Reading:
@@ -80,7 +81,7 @@ def listing_digest(dataset: str, how: Reading) -> str:
     shared = Path(str(sources.__file__)).parent.glob("_*.py")  # what several sources use
     files = [Path(str(member.__file__)), *sorted(shared)]
     readers = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    text = json.dumps([content, *readers, *astuple(how)])
+    text = json.dumps([content, *readers, *how.identity])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

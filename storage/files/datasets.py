@@ -10,17 +10,20 @@ are the same data set. The listing identifies it at later starts, without decodi
 import hashlib
 import json
 import re
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kd.data.inputs import Examples, describe, read_inputs
 from kd.data.sources import Progress, Source
 from kd.data.splits import Split, listing_digest, load_source, reading_of, split
-from kd.errors import ArtifactError
+from kd.dataset_names import parse_own_dataset
+from kd.errors import ArtifactError, DataError
 from kd.json_data import to_wire
 from kd.protocol import Protocol
 from storage.files.artifacts import (
@@ -35,13 +38,19 @@ from storage.files.artifacts import (
 )
 from storage.files.layout import Layout, dataset_part, lock_of
 from storage.files.seal import record_opening
-from storage.files.tensors import map_tensors, write_tensors
+from storage.files.streams import streaming
+from storage.files.tensors import map_tensors
 
 KIND = "dataset"
+CHUNK = 2**24  # bytes of examples that are written at a time
 
 
-def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None) -> Manifest:
+def prepare(
+    layout: Layout, protocol: Protocol, progress: Progress | None = None, threads: int = 1
+) -> Manifest:
     """Return the manifest of the protocol's data set; a new one is read, split and stored.
+
+    Image files are decoded on `threads` threads. If that is interrupted, the next call continues.
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
     (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
@@ -57,10 +66,19 @@ def prepare(layout: Layout, protocol: Protocol, progress: Progress | None = None
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        source = load_source(protocol.dataset, how, layout.downloads, progress, layout.own)
-        manifest = _keep(layout, wanted, source, split(source, protocol))
+        scratch = listing.with_suffix(".decoding")
+        if parse_own_dataset(protocol.dataset):  # may return something else each time
+            shutil.rmtree(scratch, ignore_errors=True)
+        how = replace(how, scratch=scratch, threads=threads)
+        try:
+            source = load_source(protocol.dataset, how, layout.downloads, progress, layout.own)
+            manifest = _keep(layout, wanted, source, split(source, protocol))
+        except DataError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         told = {"fingerprint": manifest.folder.name, "left_out": list(source.left_out)}
         write_json(listing, told)
+        shutil.rmtree(scratch, ignore_errors=True)
         return manifest
 
 
@@ -148,9 +166,8 @@ def _content(source: Source, parts: Split) -> str:
 def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split) -> Manifest:
     counts = {}
     for part, rows in asdict(parts).items():
-        inputs, labels = source.inputs[rows], source.labels[rows]
-        tensors = {"inputs": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
-        write_tensors(dataset_part(folder, part), tensors)
+        labels = source.labels[rows]
+        _write_part(dataset_part(folder, part), source.inputs, labels, rows)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
     info = {
         "classes": list(source.classes),
@@ -159,6 +176,18 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
         "official": source.official,
     }
     return finish(folder, KIND, identity, info)
+
+
+def _write_part(
+    path: Path, inputs: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64]
+) -> None:
+    """Write `inputs[rows]` and their labels, some rows at a time: they may not fit into memory."""
+    count, shape = len(rows), inputs.shape[1:]
+    forms = {"inputs": (inputs.dtype.name, (count, *shape)), "labels": ("int64", (count,))}
+    with streaming(path, forms) as stream:
+        stream.append("labels", labels)
+        for chunk in np.array_split(rows, 1 + count * inputs[:1].nbytes // CHUNK):
+            stream.append("inputs", inputs[chunk])
 
 
 def _open(folder: Path, part: str) -> Examples:

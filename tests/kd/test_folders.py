@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kd.data.sources import Reading, Source, _files
+from kd.data.sources import Reading, Source, _blocks, _files
 from kd.data.sources._parts import is_split_name
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
@@ -361,7 +361,7 @@ def test_images_outside_a_class_folder_are_named(tmp_path):
 
 
 def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "BLOCK", 2)
+    monkeypatch.setattr(_blocks, "BLOCK", 2)
     for row in range(5):
         save(tmp_path, f"{'ab'[row % 2]}/{row}.png", colour(row))
     calls = []

@@ -1,5 +1,6 @@
 """Data sets are kept once, named by what they hold, and their test split is sealed."""
 
+import errno
 import os
 import shutil
 import urllib.error
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd.data import splits
+from kd.data.sources import Source, _blocks, _files
 from kd.errors import ArtifactError, DataError
 from kd.protocol import Protocol
 from storage.files import datasets
 from storage.files.artifacts import write_json
-from storage.files.datasets import open_part, open_test, prepare
+from storage.files.datasets import left_out, open_part, open_test, prepare
 from storage.files.layout import Layout
 from storage.files.seal import openings, record_opening
 from storage.files.tensors import write_tensors
@@ -403,12 +406,91 @@ def test_download_that_fails_is_one_line_and_leaves_nothing(layout, monkeypatch,
     fails_on_one_line(layout, replace(DIGITS, dataset=dataset), f"into {layout.downloads}")
 
 
-def test_images_that_do_not_fit_in_memory_are_refused(layout, photos, monkeypatch):
+def test_images_that_do_not_fit_in_memory_are_refused(layout, tmp_path, monkeypatch):
     def refuse(*args: object) -> None:
         raise MemoryError
 
+    np.savez(tmp_path / "wide.npz", x=np.zeros((20, 8, 9, 3), np.uint8), y=np.arange(20) % 2)
     monkeypatch.setattr(np, "empty", refuse)
-    fails_on_one_line(layout, protocol_of(photos), "20 images of 3x8x8 bytes do not fit in memory")
+    protocol = replace(DIGITS, dataset=f"npz:{tmp_path / 'wide.npz'}")
+    fails_on_one_line(layout, protocol, "20 images of 3x8x8 bytes do not fit in memory")
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path, skip_bad):
+    """With a bad image before the interruption, or none."""
+    monkeypatch.setattr(_blocks, "BLOCK", 2)
+    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    if skip_bad:
+        (photos / "cat/3.png").write_bytes(b"no image")
+    protocol = replace(protocol_of(photos), skip_bad_images=skip_bad)
+    read, images = _files._read_image, []
+
+    def interrupted(path: Path, *rest: object) -> object:
+        images.append(f"{path.parent.name}/{path.name}")
+        if images[-1] == "dog/4.png":
+            raise KeyboardInterrupt
+        return read(path, *rest)
+
+    monkeypatch.setattr(_files, "_read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(layout, protocol)
+    images.clear()
+    monkeypatch.setattr(
+        _files, "_read_image", lambda path, *rest: images.append(path.name) or read(path, *rest)
+    )
+    calls: list[tuple[int, int]] = []
+    continued = prepare(layout, protocol, lambda *call: calls.append(call))
+    assert images == [f"{row}.png" for row in range(4, 10)]  # those from the interrupted block on
+    assert calls == [(16, 20), (18, 20), (20, 20)]
+    other = Layout(tmp_path / "other")
+    whole = prepare(other, protocol)
+    assert continued.files == whole.files
+    assert left_out(layout, protocol) == left_out(other, protocol) == ["cat/3.png"] * skip_bad
+    assert [path for path in layout.cache.rglob("*") if "decoding" in path.name] == []
+
+
+def test_full_disk_is_one_line_and_what_was_decoded_stays(layout, photos, monkeypatch):
+    monkeypatch.setattr(_blocks, "BLOCK", 2)
+    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    write, written = os.pwrite, []
+
+    def full(descriptor: int, data: object, place: int) -> int:
+        written.append(place)
+        if room == len(written):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data, place)
+
+    room = 7
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(ArtifactError, match=r"cannot be written to .*No space left.* make room"):
+        prepare(layout, protocol_of(photos))
+    written.clear()
+    room = 0
+    prepare(layout, protocol_of(photos))
+    assert min(written) == 6 * 3 * 8 * 8
+
+
+def test_what_a_function_of_the_users_own_returns_is_never_continued(layout, tmp_path, monkeypatch):
+    """It may return something else each time."""
+    monkeypatch.setattr(_blocks, "BLOCK", 2)
+    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    labels = np.arange(20) % 2
+    makes = iter(
+        Source(inputs=np.full((20, 3, 4, 4), value, np.uint8), labels=labels, classes=("a", "b"))
+        for value in (1, 2)
+    )
+    monkeypatch.setattr(splits, "read_own_source", lambda *given: next(makes))
+    protocol = replace(DIGITS, dataset=f"data.py:images@{'0' * 12}")
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(layout, protocol, interrupt)
+    train = open_part(prepare(layout, protocol).folder, "train")
+    assert train.values.unique().tolist() == [2]
 
 
 def test_what_the_file_system_refuses_is_one_line(layout):

@@ -32,6 +32,7 @@ from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import PrepareJob, TeacherJob, WeightsJob
+from workers.machine import usable_cores
 from workers.runners.loading import (
     initial_seed,
     open_parts,
@@ -52,6 +53,7 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
             job.layout,
             job.protocol,
             progress=lambda done, total: events.put(Progress(done=done, total=total)),
+            threads=usable_cores(),
         )
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from kd.errors import DataError
 
@@ -33,12 +34,22 @@ class Reading:
     `fit` is what happens to one that is not square: `crop` takes its centre square, `pad` puts it
     whole on a black square, `stretch` changes its proportions. With `follow_links`, symbolic links
     may lead out of a folder; with `skip_bad`, images that cannot be read are left out.
+
+    Image files are decoded on several `threads`, into a file in the folder `scratch`, where an
+    interrupted reading is continued; without it, into a temporary file.
     """
 
     size: int
     fit: str = "crop"
     follow_links: bool = False
     skip_bad: bool = False
+    scratch: Path | None = field(default=None, compare=False)
+    threads: int = field(default=1, compare=False)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The values that decide what is read."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.compare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

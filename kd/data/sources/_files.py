@@ -3,23 +3,18 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kd.data.sources import Progress, Reading
-from kd.data.sources._images import (
-    BLOCK,
-    Pixels,
-    allocate,
-    fitted,
-    from_16_bits,
-    one_line,
-)
+from kd.data.sources._blocks import decoded
+from kd.data.sources._images import Pixels, fitted, from_16_bits, one_line
 from kd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -54,42 +49,38 @@ def read_images(
     """
     some = (paths[0], paths[len(paths) // 2], paths[-1])
     deep = sum(map(_is_deep, some)) >= 2
-    images = allocate(len(paths), 1, how.size, np.float32) if deep else None
-    images = allocate(len(paths), 3, how.size) if images is None else images
-    refused: dict[int, DataError] = {}  # by the image's row
+    form = (len(paths), 1 if deep else 3, how.size, how.size)
 
-    def read_block(start: int) -> int:
-        block = paths[start : start + BLOCK]
-        for row, path in enumerate(block, start):
-            try:
-                images[row] = _read_image(path, how, deep)
-            except DataError as error:
-                refused[row] = error
-        return start + len(block)
+    def decode(row: int) -> Pixels:
+        return _read_image(paths[row], how, deep)
 
     Image.init()  # registers the decoders, which threads must not do at once
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", UserWarning)  # of metadata, and of alpha
-        try:
-            for done in pool.map(read_block, range(0, len(paths), BLOCK)):
-                progress(done, len(paths))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    kept = np.array([row for row in range(len(paths)) if row not in refused], dtype=np.intp)
-    if how.skip_bad and len(kept):
-        return (images[kept] if refused else images), kept
-    if len(refused) == 1:
-        raise next(iter(refused.values()))
-    if refused:
-        rows = sorted(refused)
-        named = ", ".join(repr(str(paths[row])) for row in rows[:NAMED])
-        raise DataError(
-            f"{len(rows)} images cannot be read: {named}{' and others' * (len(rows) > NAMED)}; "
-            f"repair or remove them, or pass --skip-bad-images (the first: {refused[rows[0]]})"
-        )
+        images, refused = decoded(form, np.float32 if deep else np.uint8, decode, how, progress)
+        kept = np.delete(np.arange(len(paths)), refused)
+        if refused and not (how.skip_bad and len(kept)):
+            _refuse([paths[row] for row in refused], partial(decode, refused[0]))
     return images, kept
+
+
+def _refuse(paths: list[Path], decode_first: Callable[[], object]) -> NoReturn:
+    """Raise DataError for images that cannot be read."""
+    try:
+        decode_first()
+    except DataError as error:
+        if len(paths) == 1:
+            raise
+        named = ", ".join(repr(str(path)) for path in paths[:NAMED])
+        more = " and others" * (len(paths) > NAMED)
+        raise DataError(
+            f"{len(paths)} images cannot be read: {named}{more}; repair or remove them, or pass "
+            f"--skip-bad-images (the first: {error})"
+        ) from error
+    raise DataError(
+        f"{str(paths[0])!r} could be read only the second time; run the same command again"
+    )
 
 
 def left_out(paths: list[Path], kept: NDArray[np.intp], place: Path) -> tuple[str, ...]:

@@ -1,13 +1,12 @@
 """Allocate and resize arrays of images."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Reading, Source
+from kd.data.sources import Reading
 from kd.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -45,26 +44,6 @@ def squared(images: Pixels, how: Reading) -> Pixels:
             plane = Image.fromarray(np.ascontiguousarray(images[row, channel]))
             found[row, channel] = np.asarray(fitted(plane, how))
     return found
-
-
-def resized(source: Source, image_size: int, progress: Progress) -> Source:
-    """Return the source with every image [C, image_size, image_size], bilinear and antialiased.
-
-    Arrays that are not images are unchanged. Pillow resizes rather than torch, because its integer
-    arithmetic gives the same bytes on every machine.
-    """
-    if not source.are_images or source.inputs.shape[-1] == image_size:
-        return source
-    count, channels = source.inputs.shape[:2]
-    images = allocate(count, channels, image_size, source.inputs.dtype)
-    for row in range(count):
-        for channel in range(channels):
-            plane = Image.fromarray(source.inputs[row, channel])
-            plane = plane.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            images[row, channel] = np.asarray(plane)
-        if (row + 1) % BLOCK == 0 or row + 1 == count:
-            progress(row + 1, count)
-    return replace(source, inputs=images)
 
 
 def allocate(

@@ -1,0 +1,148 @@
+"""Decode and resize images on several threads, into a file that a later process continues.
+
+A data set may be larger than memory: its images lie in a file, which is mapped at the end.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from PIL import Image
+
+from kd.data.sources import Progress, Reading, Source
+from kd.data.sources._images import BLOCK, one_line
+from kd.errors import ArtifactError, DataError
+
+RECORDED = 32  # blocks, after which the record of finished ones is written
+
+Decode = Callable[[int], NDArray[Any]]  # an image [C, H, W] by its row
+
+
+@dataclass(slots=True)
+class _Record:
+    """How far decoding has come: images `done` from the first on, and the rows of bad ones."""
+
+    path: Path | None
+    done: int = 0
+    refused: tuple[int, ...] = ()
+
+    def read(self) -> None:
+        """Take up what an earlier process has recorded, if anything."""
+        if self.path and self.path.exists():
+            known = json.loads(self.path.read_text())
+            self.done, self.refused = known["done"], tuple(known["refused"])
+
+    def write(self) -> None:
+        """Record what is on disk by now."""
+        if self.path:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"done": self.done, "refused": self.refused}))
+            temporary.replace(self.path)
+
+    def forget(self) -> None:
+        """Let the next process begin anew."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+def decoded(
+    shape: tuple[int, ...], kind: DTypeLike, decode: Decode, how: Reading, progress: Progress
+) -> tuple[NDArray[Any], list[int]]:
+    """Return images [N, C, H, W], mapped from a file, and the rows that `decode` refuses.
+
+    If bad images are skipped, the images are without these rows. `decode` is called on several
+    threads; for a bad image it raises DataError. The file lies in the
+    `scratch` folder of `how`, where an interrupted call is continued, or else is a temporary one.
+    Raises ArtifactError when it cannot be written.
+    """
+    count, size = shape[0], prod(shape[1:]) * np.dtype(kind).itemsize
+    with ExitStack() as files:
+        file, record = _opened(how.scratch, files)
+        refused = set(record.refused)
+
+        def write_block(start: int) -> int:
+            end = min(start + BLOCK, count)
+            for row in range(start, end):
+                try:
+                    image = np.ascontiguousarray(decode(row))
+                except DataError:
+                    refused.add(row)
+                else:
+                    os.pwrite(file.fileno(), image.data, row * size)
+            return end
+
+        pool = ThreadPoolExecutor(how.threads)
+        try:
+            file.truncate(count * size)
+            ends = pool.map(write_block, range(record.done, count, BLOCK))
+            for number, end in enumerate(ends, start=1):
+                progress(end, count)
+                if number % RECORDED == 0:
+                    os.fsync(file.fileno())
+                    record.done = end
+                    record.refused = tuple(sorted(row for row in refused if row < end))
+                    record.write()
+        except OSError as error:
+            place = how.scratch or tempfile.gettempdir()
+            raise ArtifactError(
+                f"decoded images cannot be written to {place}: {one_line(error)}; they take "
+                f"{count * size / 1e9:.1f} GB: make room, and run the same command again"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+        os.fsync(file.fileno())
+        images = np.asarray(np.memmap(file, np.dtype(kind), "r+", shape=shape))
+        record.done, record.refused = count, tuple(sorted(refused))
+        record.write()
+    if refused and how.skip_bad:
+        record.forget()
+        images = _moved_up(images, record.refused)
+    return images, [*record.refused]
+
+
+def resized(source: Source, how: Reading, progress: Progress) -> Source:
+    """Return the source with every image in the size of `how`, bilinear and antialiased.
+
+    Arrays that are not images are unchanged. Pillow resizes rather than torch, because its integer
+    arithmetic gives the same bytes on every machine.
+    """
+    if not source.are_images or source.inputs.shape[-1] == how.size:
+        return source
+    inputs, size = source.inputs, (how.size, how.size)
+
+    def resize(row: int) -> NDArray[Any]:
+        planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in inputs[row])
+        resized = (plane.resize(size, Image.Resampling.BILINEAR) for plane in planes)
+        return np.stack([np.asarray(plane) for plane in resized])
+
+    images, _ = decoded((*inputs.shape[:2], *size), inputs.dtype, resize, how, progress)
+    return replace(source, inputs=images)
+
+
+def _moved_up(images: NDArray[Any], bad: tuple[int, ...]) -> NDArray[Any]:
+    """Return images without the rows `bad`, in place of which the others move up."""
+    kept = np.delete(np.arange(len(images)), bad)
+    for start in range(bad[0], len(kept), BLOCK):
+        rows = kept[start : start + BLOCK]
+        images[start : start + len(rows)] = images[rows]
+    return images[: len(kept)]
+
+
+def _opened(scratch: Path | None, files: ExitStack) -> tuple[IO[bytes], _Record]:
+    """Return the file of decoded images, and the record of how far it goes."""
+    if scratch is None:
+        return files.enter_context(tempfile.TemporaryFile()), _Record(None)
+    scratch.mkdir(parents=True, exist_ok=True)
+    place, record = scratch / "images", _Record(scratch / "record.json")
+    if place.exists():
+        record.read()
+    return files.enter_context(place.open("r+b" if place.exists() else "w+b")), record
