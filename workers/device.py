@@ -3,7 +3,9 @@
 import torch
 
 from kd.training.kernels import set_known_limit
+from workers.machine import usable_memory
 
+DATA_SHARE = 0.25  # of its memory that a worker may fill with one split of a data set
 LIMITED = ("cuda", "xpu")  # devices whose allocators can be limited; ROCm's is called cuda too
 
 
@@ -45,3 +47,20 @@ def memory_share(device: torch.device) -> float:
     """Return the share, 0-1, of a device's memory that this process may allocate; 1 if unknown."""
     ask = getattr(torch.get_device_module(device), "get_per_process_memory_fraction", None)
     return float(ask(device)) if ask else 1.0
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that this process may use on a device.
+
+    Where the device does not report its memory, these are the machine's.
+    """
+    if device.type == "cpu":
+        return usable_memory()
+    ask = getattr(torch.get_device_module(device), "get_device_properties", None)
+    total = getattr(ask(device), "total_memory", 0) if ask else 0
+    return int(total * memory_share(device)) or usable_memory()
+
+
+def data_room(device: torch.device) -> int:
+    """Return the bytes that a split may have to be held in the memory of a device."""
+    return int(DATA_SHARE * device_memory(device))

@@ -100,6 +100,8 @@ class Preparation:
         passed_over = str(result["passed_over"])
         if passed_over:
             self._display.say(f"data: {passed_over}")
+        if result["streamed"]:
+            self._display.say(f"data: {result['streamed']}")
         count = len(result["classes"])
         return replace(context, dataset=result["dataset"], passed_over=passed_over, classes=count)
 

@@ -6,7 +6,7 @@ code asks it, and does not assume that inputs are images.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self, cast
 
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from kd.data.labels import Labels, MixedLabels
 from kd.data.sources import Source
-from kd.data.views import View, render, view
 from kd.errors import DataError
 from kd.json_data import JsonData, from_wire
 
@@ -188,42 +186,6 @@ def read_inputs(info: Mapping[str, Any]) -> Inputs:
     """Return the inputs of a prepared data set, from the `info` of its manifest."""
     inputs: Inputs = from_wire(info["inputs"], {"Images": Images, "Arrays": Arrays})
     return inputs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """Stored `values` [N, ...], described by `inputs`, and their `labels` [N] int64."""
-
-    values: Tensor
-    labels: Tensor
-    inputs: Inputs
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Examples":
-        return replace(self, values=self.values.to(device), labels=self.labels.to(device))
-
-    def first(self, count: int) -> "Examples":
-        return replace(self, values=self.values[:count], labels=self.labels[:count])
-
-    def view(self, seed: int, k: int, augment: str) -> View:
-        """Return view `k` of the examples; see `kd.data.views`."""
-        return view(seed, k, self.values, augment)
-
-    def batch(self, index: Tensor, rows: View) -> Tensor:
-        """Return the examples `index` [B], augmented as `rows`, one row each.
-
-        Index and rows must be on the device of the examples.
-        """
-        return render(self.values.index_select(0, index), rows, self.values)
-
-    def targets(self, index: Tensor, rows: View) -> Labels:
-        """Return the labels [B] of the same batch, with their partners' where the view mixes."""
-        labels = self.labels[index]
-        if rows.mixture is None:
-            return labels
-        return MixedLabels(labels, self.labels[rows.mixture.partner], rows.mixture.share)
 
 
 @cache

@@ -143,17 +143,18 @@ def augment_digest(augment: str, image_size: int) -> str:
     return digest.hexdigest()
 
 
-def render(images: Tensor, rows: View, whole: Tensor | None = None) -> Tensor:
+def render(images: Tensor, rows: View, partners: Tensor | None = None) -> Tensor:
     """Augment stored `images` [B, C, H, W] as `rows`, one row per image. Returns the same shape.
 
-    `whole` are all images of the training split, from which partners are taken; by default
-    `images`, which then must be all of them.
+    `partners` [B, C, H, W] are the stored images that a view mixes them with; by default they are
+    taken from `images`, which then must be all of the training split.
     Raises WorkerError for an augmentation that returns another type or shape.
     """
     augmented = _augmented(images, rows.parts)
     if rows.mixture is None:
         return augmented
-    partners = (images if whole is None else whole).index_select(0, rows.mixture.partner)
+    if partners is None:
+        partners = images.index_select(0, rows.mixture.partner)
     return rows.mixture.mix(augmented, _augmented(partners, rows.mixture.partners))
 
 

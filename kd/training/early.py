@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.models.network import Network
 from kd.seeds import derive_seed
 from kd.training.scoring import example_weights
@@ -81,15 +81,15 @@ def batch_logits(
         return None
     generator = torch.Generator().manual_seed(derive_seed(0, "early"))
     chosen = torch.randperm(len(validation), generator=generator)[:count]
-    parts = chosen.to(validation.labels.device).tensor_split(-(-count // BATCH))
+    parts = [validation.at(part) for part in chosen.tensor_split(-(-count // BATCH))]
     was_training = network.training
     network.eval()
     try:
         with _own_statistics(layers):
-            logits = [network(validation.values[part]).double() for part in parts]
+            logits = [network(part.values).double() for part in parts]
     finally:
         network.train(was_training)
-    return torch.cat(logits), validation.labels[torch.cat(parts)]
+    return torch.cat(logits), torch.cat([part.labels for part in parts])
 
 
 @contextmanager

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kd.data.inputs import Examples, Inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Inputs
 from kd.models.network import Network
 
 # Pixels of an evaluation batch; fixed, since the last bits may depend on the batch size. On a CPU
@@ -23,10 +24,8 @@ def predict(network: Network, data: Examples) -> Tensor:
     was_training = network.training
     network.eval()
     try:
-        chunks = [
-            network(chunk).float()
-            for chunk in data.values.split(batch_size(network.inputs, data.values.device))
-        ]
+        size = batch_size(network.inputs, data.device)
+        chunks = [network(chunk).float() for chunk in data.chunks(size)]
     finally:
         network.train(was_training)
     return torch.cat(chunks).cpu()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from kd import schedules
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import DivergenceError
 from kd.losses.hard import balanced_weights
 from kd.models.numerics import Forward, training_backward, training_forward
@@ -80,8 +80,7 @@ def train(
     generator ends in the middle of an epoch, and the state must not be saved.
     Raises DivergenceError when a loss or a weight is not finite.
     """
-    device = data.labels.device
-    forward = training_forward(state.network, device, plan.precision, plan.compile)
+    forward = training_forward(state.network, data.device, plan.precision, plan.compile)
     while state.epoch < plan.end:
         started = time.perf_counter()
         trained = _train_epoch(state, forward, recipe, plan, data, source, stopped)
@@ -128,12 +127,11 @@ def _train_epoch(
 
     Returns mean losses, and temperature, alpha and lr of the last step; None if it was stopped.
     """
-    device = data.labels.device
     k = plan.views[state.epoch % len(plan.views)]
-    rows = data.view(plan.view_seed, k, plan.augment).to(device)
-    batches = _batches(plan, state.epoch, len(data), device)
+    rows = data.view(plan.view_seed, k, plan.augment)
+    order = _order(plan, state.epoch, len(data))
     torch.manual_seed(derive_seed(plan.seed, "dropout", state.epoch))
-    backward = training_backward(state.network, device)
+    backward = training_backward(state.network, data.device)
     weights = None
     if plan.class_weights == "balanced":
         weights = balanced_weights(data.labels)
@@ -141,18 +139,15 @@ def _train_epoch(
     state.network.train()
     steps: list[Tensor] = []
     temperature = alpha = lr = 0.0
-    for index, here in batches:
+    for index, (images, labels) in zip(order, data.batches(order, rows), strict=True):
         if stopped():
             return None
-        progress = (state.epoch + len(steps) / len(batches)) / plan.epochs
+        progress = (state.epoch + len(steps) / len(order)) / plan.epochs
         temperature = recipe.temperature.value(progress)
         alpha = recipe.alpha.value(progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
-        own = rows.at(here)
-        images = data.batch(here, own)
         logits, maps = forward(images, losses.taps)
         reading = _read(source, recipe, losses.taps, k, index, images)
-        labels = data.targets(here, own)
         parts = losses.compute(temperature, logits, maps, labels, reading, state.adapters)
         loss = (1 - alpha) * parts[0] + alpha * parts[1] + recipe.feature_weight * parts[2]
         for group in state.optimizer.param_groups:
@@ -163,23 +158,18 @@ def _train_epoch(
             clip_grad_norm_(state.trained, plan.clip)
         state.optimizer.step()
         if state.average:
-            state.average.update(state.epoch * len(batches) + len(steps))
+            state.average.update(state.epoch * len(order) + len(steps))
         steps.append(torch.stack([loss, *parts]).detach())
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}
     return _means(steps, state.epoch) | settings
 
 
-def _batches(
-    plan: Plan, epoch: int, count: int, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Return shuffled batches of training rows; a last incomplete batch is omitted.
-
-    Each is a pair of the same indices: on the CPU, to read shards, and on the device.
-    """
+def _order(plan: Plan, epoch: int, count: int) -> list[Tensor]:
+    """Return shuffled batches of training rows, on the CPU; a last incomplete one is omitted."""
     generator = torch.Generator().manual_seed(derive_seed(plan.seed, "order", epoch))
     size = min(plan.batch_size, count)
     order = torch.randperm(count, generator=generator)[: count // size * size]
-    return list(zip(order.split(size), order.to(device).split(size), strict=True))
+    return list(order.split(size))
 
 
 def _read(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import ArtifactError
 from kd.models.build import Network
 from kd.models.taps import TapReading, attention_map
@@ -108,12 +108,12 @@ def fit_projections(network: Network, data: Examples, taps: Sequence[str]) -> di
     Raises ArtifactError for a tap at which the teacher's output is the same for all images.
     """
     network.eval()
-    precise = widest_float(data.values.device)
+    precise = widest_float(data.device)
     moments: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
     rows: dict[str, int] = dict.fromkeys(taps, 0)
-    values = data.values[:: -(-len(data) // FIT_IMAGES)]
-    for chunk in values.split(batch_size(network.inputs, values.device)):
+    some = data.every(-(-len(data) // FIT_IMAGES))
+    for chunk in some.chunks(batch_size(network.inputs, data.device)):
         _, maps = network.forward_taps(chunk, taps)
         for tap in taps:
             flat = _pool(maps[tap].float()).movedim(1, -1).flatten(0, -2).to(precise)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kd.data.inputs import Examples, describe, read_inputs
+from kd.data.examples import Examples
+from kd.data.inputs import describe, read_inputs
 from kd.data.sources import Progress, Source
 from kd.data.splits import Split, listing_digest, load_source, reading_of, split
 from kd.dataset_names import parse_own_dataset

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.losses.adapters import Adapters
 from kd.losses.hard import hard
 from kd.models.build import build
@@ -77,9 +77,8 @@ def prepare(data: Examples, augment: str = AUGMENT) -> None:
     """Make the input of an epoch, batch after batch, as `kd.training.loop` and a network do."""
     rows = data.view(0, 0, augment)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    for index in order.split(BATCH):
-        own = rows.at(index)
-        data.inputs.normalise(data.batch(index, own)), data.targets(index, own)
+    for images, _ in data.batches(order.split(BATCH), rows):
+        data.inputs.normalise(images)
 
 
 def trainer(name: str, data: Examples) -> Callable[[], None]:

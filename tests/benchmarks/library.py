@@ -23,7 +23,7 @@ from torch.utils.data import RandomSampler
 from torchdistill.common.constant import def_logger
 from torchdistill.core.distillation import DistillationBox
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.losses.adapters import Adapters
 from kd.models.numerics import place
 from kd.optimizers.sgd import MOMENTUM

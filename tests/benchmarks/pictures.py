@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.names import parse_augment
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from conductor.command_line.presets import preset
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.models.numerics import place
@@ -158,9 +158,10 @@ class Bench:
 
     def _readings(self, k: int) -> Iterator[TeacherReading]:
         pair, data = self.pair, self.data
-        rows = data.view(0, k, pair.augment)
-        for index in torch.arange(len(data)).split(CHUNK):
-            yield self.live.read(k, index, data.batch(index, rows.at(index)), TAPS)
+        order = torch.arange(len(data)).split(CHUNK)
+        batches = data.batches(order, data.view(0, k, pair.augment))
+        for index, (images, _) in zip(order, batches, strict=True):
+            yield self.live.read(k, index, images, TAPS)
 
     def epoch(self, recipe: Recipe, source: TeacherSource) -> Callable[[], object]:
         """Return an action that trains a student of its own for one more epoch."""

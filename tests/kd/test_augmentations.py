@@ -122,7 +122,7 @@ def test_a_batch_renders_alike_whatever_its_division_and_device(text: str, monke
     assert not torch.equal(whole, data.values)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for size in (1, 7, 40):
-        parts = [data.batch(index, rows.at(index)) for index in order.split(size)]
+        parts = [images for images, _ in data.batches(order.split(size), rows)]
         assert torch.equal(torch.cat(parts), whole[order])
     other = data.view(3, 1, text).to(torch.device("cpu"))
     monkeypatch.setattr(_shared, "GROUPED", ())  # as on other devices

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.models.network import Network
 from kd.training.early import BATCH, batch_logits, early_nll, scaled_nll
 from kd.training.loop import train

@@ -51,7 +51,7 @@ def test_a_batch_is_the_rows_of_the_rendered_view_as_stored() -> None:
     data = labelled(20)
     rows, index = data.view(5, 1, AUGMENT), torch.tensor([13, 2, 19])
     whole = render(data.values, rows)
-    batch = data.batch(index, rows.at(index))
+    [(batch, _)] = data.batches([index], rows)
     assert torch.equal(batch, whole[index])
     assert batch.dtype == data.inputs.dtype == torch.uint8
     assert not torch.equal(whole, data.values)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.data.labels import MixedLabels, targets
 from kd.data.views import augment_digest, render
 from kd.errors import ProtocolError
@@ -57,7 +57,8 @@ def test_an_image_is_mixed_with_its_partner_as_that_is_augmented(
     augmented = render(examples.values, replace(rows, mixture=None)).double()
     others = augmented[mixture.partner]
     index = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=9)))
-    found = examples.batch(index, rows.at(index)).double()
+    [(images, _)] = examples.batches([index], rows)
+    found = images.double()
     for place, row in enumerate(index.tolist()):
         share = float(mixture.share[row])
         part = mixture.members[int(mixture.chosen[row])]
@@ -195,10 +196,11 @@ def test_the_cached_reading_is_that_of_the_mixed_image(text: str, tmp_path) -> N
     sizes = {"logits": 1, "features": 1}
     shards.begin(tmp_path / "x", {"a": 1}, live.projections, live.validation_logits, sizes)
     for k in given.views:
-        rows = DATA.view(given.view_seed, k, text)
+        order = torch.arange(24).split(8)
+        batches = DATA.batches(order, DATA.view(given.view_seed, k, text))
         chunks = [
-            live.read(k, index, DATA.batch(index, rows.at(index)), TAPS)
-            for index in torch.arange(24).split(8)
+            live.read(k, index, images, TAPS)
+            for index, (images, _) in zip(order, batches, strict=True)
         ]
         shards.write_shard(tmp_path / "x", k, chunks)
     cached = shards.CachedTeacher(tmp_path / "x", torch.device("cpu"))
@@ -263,7 +265,6 @@ def test_a_part_of_the_split_has_partners_in_that_part() -> None:
     mixture = few.view(0, 0, "cutmix").mixture
     assert mixture is not None
     assert int(mixture.partner.max()) < 5
-    index = torch.arange(5)
-    labels = few.targets(index, few.view(0, 0, "cutmix"))
+    [(_, labels)] = few.batches([torch.arange(5)], few.view(0, 0, "cutmix"))
     assert isinstance(labels, MixedLabels)
     assert torch.equal(labels.partners, few.labels[mixture.partner])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conductor.stages.own_files import keep_own, pin_functions
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import ProtocolError
 from kd.losses.own import OwnLoss, random_reading
 from kd.names import parse_loss

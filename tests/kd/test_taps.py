@@ -12,7 +12,8 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor, nn
 
-from kd.data.inputs import Examples, Images
+from kd.data.examples import Examples
+from kd.data.inputs import Images
 from kd.errors import ProtocolError
 from kd.models.build import Network, build
 from kd.models.network import logits_of, run_on_meta, tap_shapes

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import ArtifactError
 from kd.models.network import Network
 from kd.models.taps import Tap, attention_map

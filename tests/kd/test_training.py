@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.data.views import render, view
 from kd.errors import ArtifactError, DivergenceError
 from kd.losses import features
@@ -25,7 +25,7 @@ from kd.names import FEATURE_LOSSES, LOGIT_LOSSES, OPTIMIZERS
 from kd.recipe import SHAPES, SHARP_SHAPES, Recipe, Schedule
 from kd.training.evaluation import evaluate, predict
 from kd.training.history import EpochMetrics
-from kd.training.loop import Plan, _batches, train
+from kd.training.loop import Plan, _order, train
 from kd.training.scoring import objective
 from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, TeacherReading, fit_projections
@@ -216,7 +216,7 @@ def clipped_and_averaged_by_torch(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, given.epochs * 3)
     for epoch in range(given.epochs):
         images = render(DATA.values, view(given.view_seed, epoch, DATA.values, given.augment))
-        for index, _ in _batches(given, epoch, len(DATA), DATA.labels.device):
+        for index in _order(given, epoch, len(DATA)):
             steps.zero_grad()
             functional.cross_entropy(student(images[index]), DATA.labels[index]).backward()
             norm = nn.utils.clip_grad_norm_(student.parameters(), given.clip)

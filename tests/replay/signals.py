@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from conductor.command_line.cli import main as study
 from conductor.stages.provenance import read_context
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.models.network import Network
 from kd.seeds import derive_seed
 from kd.training.early import BATCH, SHARE, batch_logits, early_nll, scaled_nll

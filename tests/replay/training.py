@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import DivergenceError
 from kd.models.network import Network
 from kd.models.numerics import place

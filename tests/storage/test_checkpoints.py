@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import ArtifactError
 from kd.training.history import EpochMetrics
 from kd.training.loop import train

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.data.views import render, view
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Arrays, Examples, Images, Inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Arrays, Images, Inputs
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, tap_shapes
 from kd.protocol import Protocol

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from conductor.stages.own_files import keep_own, pin_functions
-from kd.data.inputs import Examples, Inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Inputs
 from kd.models.build import Network, build
 from storage.files.layout import Layout
 from workers.runners.exporting import description, write_student

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from conductor.command_line.cli import main
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.losses.adapters import Adapters
 from kd.models.build import Network, build, export_state, tap_shapes
 from kd.models.families.torchvision import imagenet_files

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.losses.logits import kl
 from kd.names import FEATURE_LOSSES, LOGIT_LOSSES
 from kd.recipe import Recipe
@@ -23,7 +23,13 @@ from storage.files import shards
 from storage.files.shards import CachedTeacher, write_shard
 from tests.support.small import DISTILLED, begin, labelled, plan, teacher
 from workers import device
-from workers.device import accelerator_count, choose_device, limit_memory, memory_share
+from workers.device import (
+    accelerator_count,
+    choose_device,
+    data_room,
+    limit_memory,
+    memory_share,
+)
 from workers.pools import local
 from workers.pools.local import LocalPool
 
@@ -112,6 +118,16 @@ def test_the_share_is_the_limit_that_was_set_in_torch(monkeypatch):
     assert memory_share(CPU) == 1
     Machine("cuda", 1, monkeypatch)
     assert memory_share(choose_device(1, 4)) == 1 / 4
+
+
+def test_a_split_may_fill_a_quarter_of_the_memory_that_a_worker_may_use(monkeypatch):
+    monkeypatch.setattr(device, "usable_memory", lambda: 16_000)
+    assert data_room(CPU) == 4_000
+    machine = Machine("cuda", 1, monkeypatch)
+    machine.module.get_device_properties = lambda of: SimpleNamespace(total_memory=80_000)
+    assert data_room(choose_device(1, 4)) == 5_000
+    machine.module.get_device_properties = lambda of: SimpleNamespace()  # reports no memory
+    assert data_room(torch.device("cuda", 0)) == 4_000
 
 
 class FakeContext:

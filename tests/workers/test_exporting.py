@@ -19,7 +19,8 @@ import torch
 from conductor.command_line.cli import main
 from conductor.stages.own_files import keep_own, pin_functions
 from conductor.tools.exporting import ONNX_PACKAGES, building, choose
-from kd.data.inputs import Examples, read_inputs
+from kd.data.examples import Examples
+from kd.data.inputs import read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
 from kd.json_data import to_wire
 from kd.models.build import build, export_state

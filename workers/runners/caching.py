@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples, Inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Inputs
 from kd.data.views import augment_digest
 from kd.json_data import plain
 from kd.models.build import Network
@@ -113,26 +114,27 @@ def _read_view(
     data, _ = open_parts(job, device)
     live = load_live_teacher(job, device)
     taps = job.taps if job.features else ()
-    for index in torch.arange(len(data)).split(CHUNK):
+    order = torch.arange(len(data)).split(CHUNK)
+    for done, chunk in _readings(live, job, data, order, taps):
         if stopped():
             return
-        chunk = _read_rows(live, job.protocol, data, job.view, index, taps)
         chunks.append(chunk.to(CPU))  # a whole view may not fit in device memory
-        yield Progress(done=int(index[-1]) + 1, total=len(data))
+        yield Progress(done=done, total=len(data))
 
 
-def _read_rows(
+def _readings(
     live: LiveTeacher,
-    protocol: Protocol,
+    job: ShardJob | VerifyJob,
     data: Examples,
-    k: int,
-    index: torch.Tensor,
+    order: Sequence[torch.Tensor],
     taps: Sequence[str],
-) -> TeacherReading:
-    """Return the teacher's reading of the rows `index` of view `k`."""
-    rows = data.view(view_seed(protocol), k, protocol.augment).at(index)
-    device = data.values.device
-    return live.read(k, index, data.batch(index.to(device), rows.to(device)), taps)
+) -> Iterator[tuple[int, TeacherReading]]:
+    """Yield the teacher's readings of each index of the job's view, after the number of rows."""
+    view = data.view(view_seed(job.protocol), job.view, job.protocol.augment)
+    done = 0
+    for index, (images, _) in zip(order, data.batches(order, view), strict=True):
+        done += len(index)
+        yield done, live.read(job.view, index, images, taps)
 
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -146,7 +148,7 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Ite
     verify_shard(folder, job.view)
     taps = cached_taps(folder, job.view)
     kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)
-    fresh = _read_rows(live, job.protocol, data, job.view, index, taps)
+    [(_, fresh)] = _readings(live, job, data, [index], taps)
     gaps = [(fresh.logits - kept.logits).abs().max()]
     for tap in taps:
         gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())

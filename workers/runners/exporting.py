@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from kd import own_import
-from kd.data.inputs import Examples, Inputs, read_inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Inputs, read_inputs
 from kd.errors import ArtifactError
 from kd.json_data import to_wire
 from kd.models.build import Network, build, export_state
@@ -33,7 +34,7 @@ from storage.files.layout import ExportLayout
 from storage.files.tensors import read_checked, write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import ExportJob, JobContext
-from workers.runners.loading import dataset_info, untrained_student
+from workers.runners.loading import dataset_info, placed, untrained_student
 from workers.runners.standalone import needed, standalone_source
 
 COMPARED = 64  # validation images on which files and student must agree
@@ -94,8 +95,8 @@ def _check_accuracy(
     job: ExportJob, network: Network, validation: Examples, device: torch.device
 ) -> None:
     """Raise ArtifactError unless the student's accuracy is that of its run's record."""
-    placed = place(copy.deepcopy(network), device)  # another memory layout rounds differently
-    logits = predict(placed, validation.to(device))
+    student = place(copy.deepcopy(network), device)  # another memory layout rounds differently
+    logits = predict(student, placed(validation, device))
     score = accuracy(logits, validation.labels)
     allowed = max(1, math.floor(FLIPS * len(validation)))
     if abs(score - job.accuracy) * len(validation) > allowed + 0.5:

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples, Inputs, read_inputs
+from kd.data.examples import Examples
+from kd.data.inputs import Inputs, read_inputs
 from kd.errors import ArtifactError
 from kd.models.build import Network, build
 from kd.models.network import load_state
@@ -20,6 +21,7 @@ from storage.files.artifacts import read_manifest
 from storage.files.datasets import open_part
 from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors
+from workers.device import data_room
 from workers.jobs import JobContext, TrainJob
 
 
@@ -29,9 +31,15 @@ def dataset_info(job: JobContext) -> dict[str, Any]:
 
 
 def open_parts(job: JobContext, device: torch.device) -> tuple[Examples, Examples]:
-    """Return the training and the validation split on `device`."""
+    """Return the training and the validation split for `device`; see `placed`."""
     folder = job.layout.dataset(job.dataset)
-    return open_part(folder, "train").to(device), open_part(folder, "validation").to(device)
+    train, validation = open_part(folder, "train"), open_part(folder, "validation")
+    return placed(train, device), placed(validation, device)
+
+
+def placed(split: Examples, device: torch.device) -> Examples:
+    """Return a split for a device: in its memory, or streamed if it needs too large a share."""
+    return split.to(device, data_room(device))
 
 
 def received_inputs(job: JobContext, name: str, *, teacher: bool = False) -> Inputs:

@@ -18,7 +18,7 @@ from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import CostJob, JobContext, StudentsJob, TeacherTestJob
-from workers.runners.loading import load_teacher, untrained_student
+from workers.runners.loading import load_teacher, placed, untrained_student
 
 BATCH_SIZES = (1, 256)
 REPEATS = 40
@@ -32,7 +32,7 @@ def run_teacher_test(
     teacher = place(load_teacher(alone), device)
     who = job.protocol.teacher_roles[job.place] if job.place else "the teacher"
     test = open_test(job.layout.dataset(job.dataset), Path(job.seal), who)
-    logits = predict(teacher, test.to(device))
+    logits = predict(teacher, placed(test, device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})
     tested = evaluate(logits, test.labels)

@@ -1,7 +1,8 @@
 """Jobs before the search: the data set and the teacher."""
 
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from storage.files.artifacts import fingerprint, finish, is_finished, locked, re
 from storage.files.datasets import is_prepared, left_out, prepare
 from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
+from workers.device import DATA_SHARE, data_room, device_memory
 from workers.events import Event, Progress, Result, ShouldStop
 from workers.jobs import PrepareJob, TeacherJob, WeightsJob
 from workers.machine import usable_cores
@@ -64,9 +66,23 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
     yield Result.of(
         dataset=manifest.folder.name,
         passed_over="; ".join(filter(None, unread)),
+        streamed=_streamed(manifest.info, device),
         origins=origins(dataset, how),
         read_before=read_before and bool(parse_own_dataset(dataset)),
         **manifest.info,
+    )
+
+
+def _streamed(info: Mapping[str, Any], device: torch.device) -> str:
+    """Return the words on a training split that exceeds its share of memory; empty if none."""
+    inputs, room = read_inputs(info), data_room(device)
+    size = sum(info["counts"]["train"]) * math.prod(inputs.shape) * inputs.dtype.itemsize
+    if size <= room:
+        return ""
+    where = "memory" if device.type == "cpu" else f"the memory of {device}"
+    return (
+        f"the training split has {size / 1e9:,.2f} GB, more than {DATA_SHARE:.0%} of {where} "
+        f"({device_memory(device) / 1e9:,.1f} GB a worker): it is read from disk batch by batch"
     )
 
 

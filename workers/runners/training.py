@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import Examples
+from kd.data.examples import Examples
 from kd.errors import ArtifactError
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
@@ -28,7 +28,7 @@ from storage.files.tensors import write_tensors
 from workers.events import EpochDone, Event, Note, Result, ShouldStop
 from workers.jobs import TrainJob
 from workers.runners.caching import view_seed
-from workers.runners.loading import open_parts, starting_student, teacher_source
+from workers.runners.loading import open_parts, placed, starting_student, teacher_source
 
 
 def run_train(job: TrainJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -126,7 +126,7 @@ def _test(job: TrainJob, network: Network, device: torch.device) -> dict[str, fl
     """Test the student on the test split; write its weights and logits, return its scores."""
     folder = job.layout.dataset(job.dataset)
     test = open_test(folder, Path(job.seal), job.confirm)
-    logits = predict(network, test.to(device))
+    logits = predict(network, placed(test, device))
     write_tensors(job.run.weights, network.state_dict())
     write_tensors(job.run.predictions, {"logits": logits, "labels": test.labels})
     tested = evaluate(logits, test.labels)
