@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,8 @@ from storage.files.streams import streaming
 from storage.files.tensors import map_tensors
 
 KIND = "dataset"
-CHUNK = 2**24  # bytes of examples that are written at a time
+CHUNK = 2**24  # bytes of examples that are digested and written at a time
+PASSES = 3  # over the examples of a new data set: they are read, digested and written
 
 
 def prepare(
@@ -55,14 +57,19 @@ def prepare(
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
     (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
-    data set is compared with its checksums. `progress` is called while images are decoded; see
-    `kd.data.splits.load_source`. Of two processes, the second waits for the first.
+    data set is compared with its checksums. `progress` is called with the examples that are done
+    and those in all; each counts once for each of PASSES. Of two processes, the second waits for
+    the first.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when the
     stored data set is damaged.
     """
     wanted, how = _wanted(protocol), reading_of(protocol)
-    listing = _listing(layout, protocol)
+    listing, report = _listing(layout, protocol), progress or _silent
+
+    def read(done: int, total: int) -> None:
+        report(done, PASSES * total)
+
     with locked(lock_of(listing), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
@@ -72,8 +79,8 @@ def prepare(
             shutil.rmtree(scratch, ignore_errors=True)
         how = replace(how, scratch=scratch, threads=threads)
         try:
-            source = load_source(protocol.dataset, how, layout.downloads, progress, layout.own)
-            manifest = _keep(layout, wanted, source, split(source, protocol))
+            source = load_source(protocol.dataset, how, layout.downloads, read, layout.own)
+            manifest = _keep(layout, wanted, source, split(source, protocol), report)
         except DataError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -146,34 +153,55 @@ def _read_verified(folder: Path) -> Manifest:
     return manifest
 
 
-def _keep(layout: Layout, wanted: dict[str, Any], source: Source, parts: Split) -> Manifest:
-    identity = {**wanted, "content": _content(source, parts)}
+def _silent(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def _keep(
+    layout: Layout, wanted: dict[str, Any], source: Source, parts: Split, report: Progress
+) -> Manifest:
+    identity = {**wanted, "content": _content(source, parts, report)}
     folder = layout.dataset(fingerprint(identity))
     with locked(lock_of(folder), wait=True):  # two listings may be of the same data set
         kept = is_finished(folder)
-        return _read_verified(folder) if kept else _write(folder, identity, source, parts)
+        return _read_verified(folder) if kept else _write(folder, identity, source, parts, report)
 
 
-def _content(source: Source, parts: Split) -> str:
+def _content(source: Source, parts: Split, report: Progress) -> str:
     """Return SHA-256 over inputs, labels, class names, split and the names of official parts."""
     kind = f"{source.inputs.dtype.name}{' images' if source.deep else ''}"
     form = [source.classes, kind, source.inputs.shape, source.official]
     digest = hashlib.sha256(json.dumps(form).encode())
-    for array in (source.inputs, source.labels, *asdict(parts).values()):
+    count = len(source.inputs)
+    for rows in _chunks(source.inputs, np.arange(count)):
+        digest.update(np.ascontiguousarray(source.inputs[rows[0] : rows[-1] + 1]).data)
+        report(count + int(rows[-1]) + 1, PASSES * count)
+    for array in (source.labels, *asdict(parts).values()):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split) -> Manifest:
-    counts = {}
+def _chunks(inputs: NDArray[Any], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Divide rows so that the inputs of each part fit into CHUNK, if one does."""
+    return np.array_split(rows, min(len(rows), 1 + len(rows) * inputs[:1].nbytes // CHUNK))
+
+
+def _write(
+    folder: Path, identity: dict[str, Any], source: Source, parts: Split, report: Progress
+) -> Manifest:
+    described = to_wire(describe(source, parts.train))
+    counts, total = {}, sum(map(len, asdict(parts).values()))
+    done = (PASSES - 1) * total
     for part, rows in asdict(parts).items():
         labels = source.labels[rows]
-        _write_part(dataset_part(folder, part), source.inputs, labels, rows)
+        for count in _write_part(dataset_part(folder, part), source.inputs, labels, rows):
+            done += count
+            report(done, PASSES * total)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
     info = {
         "classes": list(source.classes),
         "counts": counts,
-        "inputs": to_wire(describe(source, parts.train)),
+        "inputs": described,
         "official": source.official,
     }
     return finish(folder, KIND, identity, info)
@@ -181,14 +209,15 @@ def _write(folder: Path, identity: dict[str, Any], source: Source, parts: Split)
 
 def _write_part(
     path: Path, inputs: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64]
-) -> None:
-    """Write `inputs[rows]` and their labels, some rows at a time: they may not fit into memory."""
+) -> Iterator[int]:
+    """Write `inputs[rows]` and their labels; yield how many were written, some at a time."""
     count, shape = len(rows), inputs.shape[1:]
     forms = {"inputs": (inputs.dtype.name, (count, *shape)), "labels": ("int64", (count,))}
     with streaming(path, forms) as stream:
         stream.append("labels", labels)
-        for chunk in np.array_split(rows, 1 + count * inputs[:1].nbytes // CHUNK):
+        for chunk in _chunks(inputs, rows):
             stream.append("inputs", inputs[chunk])
+            yield len(chunk)
 
 
 def _open(folder: Path, part: str) -> Examples:

@@ -442,7 +442,8 @@ def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path
     calls: list[tuple[int, int]] = []
     continued = prepare(layout, protocol, lambda *call: calls.append(call))
     assert images == [f"{row}.png" for row in range(4, 10)]  # those from the interrupted block on
-    assert calls == [(16, 20), (18, 20), (20, 20)]
+    assert calls[:3] == [(16, 60), (18, 60), (20, 60)]  # reading is one of three passes
+    assert calls[-1] == (60 - 3 * skip_bad,) * 2
     other = Layout(tmp_path / "other")
     whole = prepare(other, protocol)
     assert continued.files == whole.files
