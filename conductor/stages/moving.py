@@ -62,4 +62,4 @@ def _remedy(name: str, was: str, now: str) -> str:
     source = without_path(now)
     if source == now:
         return ""
-    return f"; if the data were moved, run it with --name {name} --dataset {source}:NEWPLACE"
+    return f"; if the data were moved, continue with --name {name} --dataset {source}:NEWPLACE"

@@ -66,7 +66,7 @@ def find(paths: StudyLayout, dataset: str, found: str | DataError) -> Prepared:
 SAME = fakes.settings().dataset
 GONE = DataError("the folder does not exist")
 LAST = "; the data of study study were last at {}"
-MOVED = "; if the data were moved, run it with --name study --dataset {}:NEWPLACE"
+MOVED = "; if the data were moved, continue with --name study --dataset {}:NEWPLACE"
 CHANGED = (
     "since study study was begun, the content of its data set {} changed; restore the files, or "
     "choose another --name"

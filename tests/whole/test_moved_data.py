@@ -41,7 +41,7 @@ def test_moved_data_are_found_again_by_the_flag_and_then_without_it(tmp_path, ca
     shutil.copytree(old, new)
     shutil.rmtree(old)
 
-    gone = f"got '{old}'; if the data were moved, run it with --name s --dataset folder:NEWPLACE"
+    gone = f"got '{old}'; if the data were moved, continue with --name s --dataset folder:NEWPLACE"
     assert gone in refuse(root, capsys, *STUDY)
     given = ["--root", str(root), "--name", "s"]
     assert main(["confirm", "--seeds", "2", *given, "--workers", "inline"]) == 2
