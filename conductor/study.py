@@ -18,6 +18,7 @@ from conductor.search.samplers import OWN_SAMPLER
 from conductor.search.trying import try_sampler
 from conductor.stages.changing import changed_lines, check_warm, make_changes
 from conductor.stages.confirm import Confirmation
+from conductor.stages.moving import find_data
 from conductor.stages.own_files import keep_own
 from conductor.stages.preparing import Preparation
 from conductor.stages.provenance import (
@@ -159,7 +160,7 @@ class Study:
         for space in self._spaces if OWN_SAMPLER.fullmatch(self._request.sampler) else ():
             try_sampler(self._method(self._request), space)
         preparation.models()  # what can fail without data fails before they are read
-        data = preparation.data()
+        data = find_data(preparation, self._request, self._paths, kept, self._display)
         preparation.weights(data)
         data = replace(data, kernels=preparation.kernels(data))
         for change in _changes(kept, data.kernels, self._request.protocol) if kept else ():

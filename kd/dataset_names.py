@@ -19,6 +19,15 @@ def takes_path(source: str) -> bool:
     return "PATH" in SOURCES.literals(source) or is_downloaded(source)
 
 
+def without_path(dataset: str) -> str:
+    """Return a data set's name without the place of its files: `folder:photos` gives `folder`.
+
+    That of a user's function is unchanged.
+    """
+    source = dataset.partition(":")[0]
+    return source if source in SOURCES.names and takes_path(source) else dataset
+
+
 def takes_images(dataset: str) -> bool:
     """Return whether a data set is known, before it is read, to have images (see its source)."""
     if parse_own_dataset(dataset):

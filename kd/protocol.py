@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from kd.dataset_names import FITS, SOURCES, parse_dataset
+from kd.dataset_names import FITS, SOURCES, parse_dataset, without_path
 from kd.errors import require
 from kd.json_data import JsonData, plain
 from kd.model_rules import (
@@ -298,9 +298,11 @@ class Protocol(JsonData):
     def hash(self) -> str:
         """64 bits of SHA-256, as 16 hexadecimal digits, over the fields that are not the default.
 
-        So a new field with a default does not change the hashes of older studies.
+        So a new field with a default does not change the hashes of older studies. The path of the
+        data set is no part of it, since data may be moved: their content has a fingerprint.
         """
-        text = json.dumps(plain(self, defaults=False), sort_keys=True, separators=(",", ":"))
+        values = {**plain(self, defaults=False), "dataset": without_path(self.dataset)}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: "Protocol") -> list[str]:

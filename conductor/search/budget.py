@@ -76,7 +76,7 @@ def measure_budget(
     protocol = context.protocol
     if not protocol.has_budget:
         return Budget(protocol)
-    sizes = _recorded(paths, protocol)
+    sizes = _recorded(paths, context)
     recorded = sizes is not None
     if sizes is None:
         result = workers.run(context.job(StudentsJob))
@@ -91,15 +91,16 @@ def measure_budget(
     return budget
 
 
-def _recorded(paths: StudyLayout, protocol: Protocol) -> StudentSizes | None:
-    """Return the record of an earlier session for this protocol, if there is one.
+def _recorded(paths: StudyLayout, context: JobContext) -> StudentSizes | None:
+    """Return the record of an earlier session for this protocol and data set, if there is one.
 
     Raises ArtifactError if it lacks a quantity that the protocol limits.
     """
+    protocol = context.protocol
     if not paths.students.exists():
         return None
     sizes = StudentSizes.read(paths.students)
-    if sizes.protocol != protocol.hash:
+    if (sizes.protocol, sizes.dataset) != (protocol.hash, context.dataset):
         return None
     timed = all(size.latency_ms is not None for size in sizes.models.values())
     if set(sizes.models) != set(protocol.students) or (protocol.max_latency_ms and not timed):

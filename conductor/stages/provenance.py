@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from conductor.request import CHANGES, EVIDENCE, KEPT, Request
+from conductor.stages.moving import is_moved
 from conductor.stages.preparing import Prepared
 from kd.dataset_names import parse_own_dataset
 from kd.errors import StudyError
@@ -44,23 +45,29 @@ def kept_settings(paths: StudyLayout, request: Request, url: str) -> StudySettin
 
     A study without teachers has no results yet: where its storage, `url`, is a file, so that it
     has one supervisor, it may start over with other options. Raises StudyError if a study with a
-    teacher has another protocol or other settings.
+    teacher has another protocol or other settings; the path of its data set may differ.
     """
     kept = StudySettings.read(paths.settings) if paths.settings.exists() else None
+    is_free = kept is not None and not kept.teachers and storage_file(url) is not None
     try:
-        _check_resumable(paths, request)
+        _check_resumable(paths, request, may_move=not is_free)
     except StudyError:
-        moved = kept and kept.storage != without_password(request.storage)
-        if kept is None or kept.teachers or moved or storage_file(url) is None:
+        if not is_free or (kept and kept.storage != without_password(request.storage)):
             raise
         return None
     return kept
 
 
-def _check_resumable(paths: StudyLayout, request: Request) -> None:
-    """Raise StudyError if the study exists with another protocol or other settings."""
+def _check_resumable(paths: StudyLayout, request: Request, *, may_move: bool) -> None:
+    """Raise StudyError if the study exists with another protocol or other settings.
+
+    With `may_move`, data at another path are left to `conductor.stages.moving.find_data`.
+    """
     if paths.protocol.exists():
         kept_protocol = read_record(paths.protocol, Protocol)
+        dataset = request.protocol.dataset
+        if may_move and is_moved(kept_protocol.dataset, dataset):
+            kept_protocol = replace(kept_protocol, dataset=dataset)
         _check_models(paths.name, kept_protocol, request.protocol)
         differences = kept_protocol.differences(request.protocol)
         if differences:
@@ -134,7 +141,7 @@ def begin_settings(
 ) -> StudySettings:
     """Write protocol and settings; where the study has settings (`kept`), check them first.
 
-    Raises StudyError if the data, the teacher, its cache or a search space has changed.
+    Raises StudyError if the teacher, its cache or a search space has changed.
     """
     sources = {
         space.name: SpaceSource(source=space.source, digest=space.digest) for space in spaces
@@ -143,6 +150,7 @@ def begin_settings(
         _check_unchanged(paths, kept, prepared, sources)
         sources = {**kept.spaces, **sources}
     options: dict[str, Any] = {name: getattr(request, name) for name in KEPT}
+    command = kept.command if kept else masked(_without(request.command, "--timeout"))
     settings = StudySettings(
         arms=list(sources),
         spaces=sources,
@@ -155,7 +163,7 @@ def begin_settings(
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=kept.command if kept else masked(_without(request.command, "--timeout")),
+        command=_with_place(command, request.protocol.dataset),
         versions=_versions(request.protocol),
         machine=machine(
             kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
@@ -211,6 +219,12 @@ def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> li
     return [*words, "--ablate"] if ablate and "--ablate" not in words else words
 
 
+def _with_place(command: list[str], dataset: str) -> list[str]:
+    """Return the command with the path of the data set, if it names another."""
+    moved = is_moved(_last(command, "--dataset"), dataset)
+    return [*_without(command, "--dataset"), "--dataset", dataset] if moved else command
+
+
 def _last(words: list[str], *flags: str) -> str:
     """Return the last value of these flags, from `--seeds 3` or `--seeds=3`; empty without one."""
     value = ""
@@ -242,7 +256,7 @@ def _check_unchanged(
 ) -> None:
     changed = [
         what
-        for what in ("dataset", "teachers", "shards")  # a new study has none of its teachers yet
+        for what in ("teachers", "shards")  # a new study has none of them yet
         if (was := getattr(kept, what)) and (now := getattr(prepared, what)) and was != now
     ]
     changed += [

@@ -274,9 +274,13 @@ class StudentSize(JsonData):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSizes(Record):
-    """The students of the protocol with the hash `protocol`, measured once, before any training."""
+    """The students of the protocol with the hash `protocol`, measured once, before any training.
+
+    `dataset` is the fingerprint of the data, which have the shape of the inputs and the classes.
+    """
 
     protocol: str
+    dataset: str
     device: str
     threads: int
     models: dict[str, StudentSize]

@@ -60,7 +60,7 @@ def several(**limits: Any) -> Protocol:
     return protocol(students=tuple(SIZES), **limits)
 
 
-def sizes(given: Protocol) -> StudentSizes:
+def sizes(given: Protocol, dataset: str = "d" * 16) -> StudentSizes:
     """What the students are measured to be."""
     timed = given.max_latency_ms > 0
     models = {
@@ -68,7 +68,9 @@ def sizes(given: Protocol) -> StudentSizes:
         for name, size in SIZES.items()
         if name in given.students
     }
-    return StudentSizes(protocol=given.hash, device="cpu", threads=1, models=models)
+    return StudentSizes(
+        protocol=given.hash, dataset=dataset, device="cpu", threads=1, models=models
+    )
 
 
 def budget(**limits: Any) -> Budget:
@@ -129,12 +131,12 @@ class Measuring:
 
     def run(self, job: StudentsJob) -> dict[str, Any]:
         self.asked.append(job)
-        return Result.of(sizes=sizes(job.protocol).to_json())
+        return Result.of(sizes=sizes(job.protocol, job.dataset).to_json())
 
 
-def measured(root: Path, workers: Any, given: Protocol) -> Budget:
+def measured(root: Path, workers: Any, given: Protocol, dataset: str = "d" * 16) -> Budget:
     layout = Layout(root)
-    context = JobContext(protocol=given, root=str(layout.root), dataset="d" * 16)
+    context = JobContext(protocol=given, root=str(layout.root), dataset=dataset)
     return measure_budget(context, layout.study("study"), workers, quiet())
 
 
@@ -161,6 +163,14 @@ def test_what_was_measured_for_another_protocol_is_measured_again(tmp_path):
     timed = measured(tmp_path, workers, several(max_params=1000, max_latency_ms=1.0))
     assert len(workers.asked) == 2
     assert timed.feasible == (SMALL,)
+
+
+def test_what_was_measured_for_other_data_is_measured_again(tmp_path):
+    """Their number of classes is that of a student's outputs."""
+    workers = Measuring()
+    for dataset in ("d" * 16, "e" * 16, "e" * 16):
+        measured(tmp_path, workers, several(max_params=1000), dataset)
+    assert [job.dataset for job in workers.asked] == ["d" * 16, "e" * 16]
 
 
 def test_no_student_within_the_budget_is_one_line_that_names_each(tmp_path):

@@ -105,6 +105,15 @@ def test_the_hash_is_that_of_what_differs_from_the_defaults() -> None:
     assert PROTOCOL.hash == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def test_the_path_of_a_data_set_is_no_part_of_the_hash_and_its_kind_is() -> None:
+    def hashed(dataset: str) -> str:
+        return dataclasses.replace(PROTOCOL, dataset=dataset).hash
+
+    assert hashed("folder:/a") == hashed("folder:/b") != hashed("csv:/a") != hashed("npz:/a")
+    assert hashed("cifar10:/a") == PROTOCOL.hash
+    assert hashed("mine.py:f@0123456789ab") != hashed("mine.py:f@ba9876543210")
+
+
 def test_the_order_of_the_taps_changes_the_hash() -> None:
     """They are written into shards in this order."""
     turned = dataclasses.replace(PROTOCOL, taps=PROTOCOL.tap_names[::-1])

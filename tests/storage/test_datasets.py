@@ -154,6 +154,17 @@ def test_copied_folder_has_the_same_fingerprint_until_a_pixel_changes(layout, ph
     assert prepare(layout, protocol_of(copy)).folder != original.folder
 
 
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_a_list_or_file_that_was_moved_has_the_same_fingerprint(layout, photos, tmp_path, kind):
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in photos.glob("*/*.png")]
+    (photos / "data.csv").write_text("\n".join(["path,label", *sorted(rows)]))
+    images = np.arange(20 * 64, dtype=np.uint16).reshape(20, 8, 8)
+    np.savez(photos / "data.npz", x=images, y=np.arange(20) % 2)
+    first = prepare(layout, replace(DIGITS, dataset=f"{kind}:{photos}/data.{kind}"))
+    moved = photos.rename(tmp_path / "elsewhere")
+    assert prepare(layout, replace(DIGITS, dataset=f"{kind}:{moved}/data.{kind}")) == first
+
+
 def test_class_names_are_part_of_the_fingerprint(layout, photos):
     original = prepare(layout, protocol_of(photos))
     (photos / "dog").rename(photos / "wolf")

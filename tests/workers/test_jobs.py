@@ -644,7 +644,8 @@ def test_students_are_timed_only_where_their_time_is_limited(ready: Ground, monk
     for limit in (0.0, 5.0):
         given = protocol(**SEVERAL, max_params=1, max_latency_ms=limit)
         sizes = StudentSizes.from_json(result(ready.job(StudentsJob, protocol=given))["sizes"])
-        assert (sizes.protocol, sizes.device, sizes.threads) == (given.hash, "cpu", 1)
+        assert (sizes.protocol, sizes.dataset) == (given.hash, ready.dataset)
+        assert (sizes.device, sizes.threads) == ("cpu", 1)
         assert list(sizes.models) == [STUDENT, SMALLER]
         for name, size in sizes.models.items():
             network = build(name, classes=10, inputs=square(), stem="cifar", seed=0)

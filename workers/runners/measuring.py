@@ -73,6 +73,7 @@ def run_students(job: StudentsJob, device: torch.device, stopped: ShouldStop) ->
     latency = _latency(job, timed, (1,), device)
     record = StudentSizes(
         protocol=job.protocol.hash,
+        dataset=job.dataset,
         device=str(device),
         threads=torch.get_num_threads(),
         models={
