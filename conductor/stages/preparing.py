@@ -47,7 +47,7 @@ class Prepared(JobContext):
     """What the search starts from: the context of its jobs, and what was found."""
 
     kernels: str = ""  # the convolution kernels in words; empty on an accelerator
-    passed_over: str | None = None  # what of a folder is not read, in one sentence
+    passed_over: str | None = None  # what of the data is not read, in words
     modules: dict[str, dict[str, str]] | None = None  # of each tap, as in `StudySettings.taps`
     classes: int = 0  # 0 before the data have been read
 
@@ -97,12 +97,9 @@ class Preparation:
                 f"data: {name} was read before and is not called again; if what it reads has "
                 "changed, name another --root"
             )
-        passed_over = str(result["passed_over"])
-        if passed_over:
-            self._display.say(f"data: {passed_over}")
-        if result["streamed"]:
-            self._display.say(f"data: {result['streamed']}")
-        count = len(result["classes"])
+        for line in (*result["passed_over"], *filter(None, [result["streamed"]])):
+            self._display.say(f"data: {line}")
+        passed_over, count = "; ".join(result["passed_over"]), len(result["classes"])
         return replace(context, dataset=result["dataset"], passed_over=passed_over, classes=count)
 
     def _few(self, count: int) -> str:

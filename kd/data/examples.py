@@ -55,6 +55,10 @@ class Examples:
         """Return the first examples, on the device."""
         return self._taken(self.values[:count], self.labels[:count])
 
+    def repeated(self, count: int) -> "Examples":
+        """Return `count` examples, on the device; after the last follows the first again."""
+        return self.at(torch.arange(count) % len(self))
+
     def every(self, step: int) -> "Examples":
         """Return each `step`-th example, from the first on."""
         return replace(self, values=self.values[::step], labels=self.labels[::step])

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from kd.data.sources import Source
@@ -106,24 +106,16 @@ class Images(JsonData):
         deep = "255: those of 16 bits divided by 257"
         return f"float32, pixels in 0-{'1' if self.kept == 'uint8' else deep}"
 
-    def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a stored batch of `count` examples of uniform random numbers."""
-        levels = LEVELS[self.kept]
-        drawn = torch.randint(levels, (count, *self.shape), generator=generator)
-        return (drawn / ((levels - 1) // 255)).to(self.dtype)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrays(JsonData):
     """Arrays [N, ...] of any shape, which reach a model's layers unchanged.
 
-    `shape` is that of one example; `kept` is float32 or int64; `low` and `high` are the extremes.
+    `shape` is that of one example; `kept` is float32 or int64.
     """
 
     shape: tuple[int, ...]
     kept: str
-    low: float
-    high: float
 
     are_images: ClassVar[bool] = False
 
@@ -135,7 +127,7 @@ class Arrays(JsonData):
         low, high = float(values.min()), float(values.max())
         if not math.isfinite(high - low):
             raise DataError("inputs of a data set must be finite: replace NaN and infinity")
-        return cls(shape=values.shape[1:], kept=values.dtype.name, low=low, high=high)
+        return cls(shape=values.shape[1:], kept=values.dtype.name)
 
     def __str__(self) -> str:
         return f"arrays of {'x'.join(map(str, self.shape))} {self.kept}"
@@ -153,6 +145,10 @@ class Arrays(JsonData):
         """Number of values in a channel, or in an example without channels."""
         return math.prod(self.shape[1:] or self.shape)
 
+    def fitted(self, values: Tensor) -> Tensor:
+        """Return a stored batch as it is: arrays are not resized."""
+        return values
+
     def normalise(self, values: Tensor) -> Tensor:
         """Return a copy, because a network may change its input."""
         return values.clone()
@@ -165,11 +161,6 @@ class Arrays(JsonData):
     def exported_kind(self) -> str:
         """Type of what an exported student takes."""
         return self.kept
-
-    def random(self, count: int, generator: Generator) -> Tensor:
-        """Return a batch of `count` examples of random numbers between the extremes."""
-        drawn = torch.rand(count, *self.shape, generator=generator, dtype=torch.float64)
-        return (drawn * (self.high - self.low) + self.low).to(self.dtype)
 
 
 Inputs = Images | Arrays

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from kd.data.examples import Examples
 from kd.errors import require
 from kd.models.latency import Latency
 from kd.models.network import Network, export_state, run_on_meta
@@ -46,6 +47,7 @@ def state_bytes(network: Network) -> int:
 
 def measure_latency(
     networks: Mapping[str, Network],
+    examples: Examples,
     *,
     batch_sizes: Sequence[int],
     device: torch.device,
@@ -54,10 +56,12 @@ def measure_latency(
 ) -> dict[str, list[Latency]]:
     """Time forward passes of copies of the networks; return one `Latency` per batch size, by name.
 
-    In eval and inference mode, after warm-up. Each of at most `repeats` rounds runs every network
-    once, in an order shuffled by `seed`, so that drift of the machine (heat, other programs)
-    affects all equally. The same network under two names shows the noise floor. The caller sets
-    the number of threads and ensures that nothing else runs. Raises ProtocolError for counts < 1.
+    A batch is the first stored `examples`, repeated if it is larger, and resized to what the
+    network receives before it is timed. Networks are in eval and inference mode, after warm-up.
+    Each of at most `repeats` rounds runs every network once, in an order shuffled by `seed`, so
+    that drift of the machine (heat, other programs) affects all equally. The same network under two
+    names shows the noise floor. The caller sets the number of threads and ensures that nothing else
+    runs. Raises ProtocolError for counts < 1.
     """
     require("repeats must be at least 1", repeats >= 1, repeats)
     sizes = list(batch_sizes)
@@ -68,8 +72,9 @@ def measure_latency(
     results: dict[str, list[Latency]] = {name: [] for name in subjects}
     for size in sizes:
         generator = torch.Generator().manual_seed(derive_seed(seed, "latency", size))
+        values = examples.repeated(size).values
         batches = {
-            name: network.inputs.random(size, generator).to(device)
+            name: network.inputs.fitted(values).to(device, network.inputs.dtype)
             for name, network in subjects.items()
         }
         times = _time_rounds(subjects, batches, repeats, generator)

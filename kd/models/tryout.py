@@ -14,8 +14,6 @@ from kd.errors import ProtocolError, RetortError
 from kd.models.network import Network, meta_twin, same
 from kd.models.own import OUT_OF_MEMORY, refusal
 
-EXAMPLES = 2  # of a pass
-
 
 def try_shapes(name: str, make: Callable[[], Network], *, classes: int, files: Path) -> Network:
     """Build the model and pass an example through it on the meta device, without arithmetic.
@@ -32,8 +30,10 @@ def try_shapes(name: str, make: Callable[[], Network], *, classes: int, files: P
     return network
 
 
-def try_out(name: str, make: Callable[[], Network], *, classes: int, files: Path) -> None:
-    """Build the model twice and pass examples through it, as training will.
+def try_out(
+    name: str, make: Callable[[], Network], values: Tensor, *, classes: int, files: Path
+) -> None:
+    """Build the model twice and pass a few stored examples, `values`, through it as training will.
 
     Raises ProtocolError, in one line, unless its weights depend only on the seed, its evaluation
     draws no random numbers and its training draws them from torch alone, it returns logits
@@ -50,8 +50,8 @@ def try_out(name: str, make: Callable[[], Network], *, classes: int, files: Path
         what = "gets different weights from the same seed; draw only from torch's global generator"
         raise refusal(name, files, what)
     for training in (False, True):
-        logits = _pass(network.train(training), files)
-        _check_shape(name, files, logits, (EXAMPLES, classes))
+        logits = _pass(network.train(training), values, files)
+        _check_shape(name, files, logits, (len(values), classes))
         _check_logits(name, files, logits.detach())
     with refusing(name, files, "does not run on the device meta, which counts its operations"):
         _logits_on_meta(network, files)
@@ -68,13 +68,12 @@ def refusing(name: str, files: Path, what: str) -> Iterator[None]:
         raise refusal(name, files, what, error) from error
 
 
-def _pass(network: Network, files: Path) -> Tensor:
-    """Return the logits of a few examples, in the network's mode.
+def _pass(network: Network, values: Tensor, files: Path) -> Tensor:
+    """Return the logits of the examples, in the network's mode.
 
     Raises ProtocolError for any exception of the model, and for what a run cannot repeat.
     """
-    name, inputs = network.name, network.inputs
-    values = torch.zeros(EXAMPLES, *inputs.shape, dtype=inputs.dtype)
+    name = network.name
     kept: dict[str, tuple[Tensor, int]] = {}
     hooks = [
         network.body.get_submodule(place.path).register_forward_hook(_keeper(kept, place.path))
@@ -84,7 +83,7 @@ def _pass(network: Network, files: Path) -> Tensor:
     try:
         with (
             torch.random.fork_rng(devices=[]),
-            refusing(name, files, f"does not accept {inputs}, {EXAMPLES} at once"),
+            refusing(name, files, f"does not accept {network.inputs}, {len(values)} at once"),
         ):
             before = torch.get_rng_state()
             logits, _ = _refused_by_line(network, values, files)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd.data.inputs import Inputs
+from kd.data.examples import Examples
 from kd.models.network import Network
 from kd.models.numerics import training_backward, training_forward
 from kd.training.evaluation import batch_size
@@ -84,27 +84,28 @@ def narrower(current: str) -> tuple[str, ...]:
 
 def try_kernels(
     network: Network,
+    examples: Examples,
     *,
-    classes: int,
-    inputs: Inputs,
     batch: int,
     precision: str,
     begun: Callable[[str], None],
 ) -> None:
-    """Run one training step on `batch` random images, and one evaluation batch.
+    """Run one training step on the first `batch` of the stored `examples`, and evaluate a batch.
 
-    `begun` is called before each convolution with its description, to locate a crash.
+    Examples are repeated where they are fewer than a batch. `begun` is called before each
+    convolution with its description, to locate a crash.
     Raises WrongKernelError for the first convolution that is wrong.
     """
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(batch) % classes
     device = torch.device("cpu")
+    trained, evaluated = (
+        examples.repeated(count) for count in (batch, batch_size(network.inputs, device))
+    )
     forward = training_forward(network, device, precision, compiled=False)
     with _Compared(begun):
-        logits, _ = forward(inputs.random(batch, generator), ())
-        training_backward(network, device)(functional.cross_entropy(logits, labels))
+        logits, _ = forward(trained.values, ())
+        training_backward(network, device)(functional.cross_entropy(logits, trained.labels))
         with torch.no_grad():  # same kernels as in inference mode, which hides convolutions
-            network.eval()(inputs.random(batch_size(inputs, device), generator))
+            network.eval()(evaluated.values)
 
 
 class _Compared(TorchDispatchMode):

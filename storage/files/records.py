@@ -133,7 +133,7 @@ class StudySettings(Record):
     versions: dict[str, str]
     machine: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, over all sessions
-    passed_over: str = ""  # what of a folder of images was not read, in one sentence
+    passed_over: str = ""  # what of the data was not read, in words
     timeout: float = 0.0  # seconds, if the last search was ended by time; else 0
     planned: int = 0  # trials of each arm that such a search was to run
     taps: dict[str, dict[str, str]] | None = None  # None if a version wrote it that kept none

@@ -533,12 +533,12 @@ def prepared(tmp_path, capsys, monkeypatch) -> Callable[..., list[str]]:
     def end(*given: object) -> NoReturn:
         raise StudyError("the teacher is not trained here")
 
-    def prepare(*splits: str) -> list[str]:
+    def prepare(*splits: str, flags: tuple[str, ...] = ()) -> list[str]:
         for split, label, number in itertools.product(splits, "ab", range(9)):
             image(tmp_path / "photos", f"{split}/{label}/{number}.png")
         said = []
         for _ in range(2):
-            assert main(run_on_folder(tmp_path)) == 2
+            assert main([*run_on_folder(tmp_path), *flags]) == 2
             said.append(capsys.readouterr().out)
         return said
 
@@ -565,6 +565,21 @@ def test_what_is_passed_over_of_a_folder_is_printed_and_kept_with_the_study(tmp_
         assert "; of class a only " in said
     settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
     assert settings.passed_over == sentence
+
+
+def test_images_that_are_left_out_have_a_line_beside_what_is_passed_over(tmp_path, prepared):
+    photos = tmp_path / "photos"
+    for name in ("train/a/broken.png", "train/b/1.gif", "train/b/.hidden"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"no image")
+    lines = (
+        f"passed over in {photos}: 1 .gif file, 1 hidden file",
+        "left out 1 image that cannot be read: train/a/broken.png",
+    )
+    for said in prepared("train", flags=("--skip-bad-images",)):
+        assert "".join(f"\ndata: {line}" for line in lines) + "\n" in said
+    settings = StudySettings.read(Layout(tmp_path / "runs").study("photos").settings)
+    assert settings.passed_over == "; ".join(lines)
 
 
 def test_a_mistake_in_a_process_of_its_own_is_one_line_and_no_traceback(tmp_path):

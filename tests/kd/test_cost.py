@@ -7,8 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
+from kd.data.examples import Examples
 from kd.errors import ProtocolError
 from kd.models import cost
 from kd.models.build import Network, build, export_state
@@ -24,7 +25,7 @@ from kd.models.cost import (
 )
 from kd.models.taps import Tap
 from kd.names import FAMILIES
-from tests.support.small import copied, same_bits, square
+from tests.support.small import copied, noise, same_bits, square
 
 
 def tiny() -> Network:
@@ -39,8 +40,14 @@ def shapes_of(name: str, stem: str, classes: int, size: int) -> Network:
         return build(name, classes=classes, inputs=square(3, size), stem=stem, seed=0)
 
 
+def examples(count: int = 2, size: int = 6) -> Examples:
+    labels = torch.zeros(count, dtype=torch.int64)
+    return Examples(values=noise(count, 2, size), labels=labels, inputs=square(2, size))
+
+
 def measured(networks: dict[str, Network], **more) -> dict[str, list[Latency]]:
     settings = {
+        "examples": examples(),
         "batch_sizes": (1, 3),
         "device": torch.device("cpu"),
         "repeats": 4,
@@ -155,6 +162,27 @@ def test_networks_take_turns_in_a_shuffled_order() -> None:
 def test_the_seed_decides_the_order() -> None:
     assert calls_of(seed=1) == calls_of(seed=1)
     assert calls_of(seed=1) != calls_of(seed=2)
+
+
+def test_every_pass_is_on_stored_examples_which_are_repeated_in_a_larger_batch() -> None:
+    batches: list[Tensor] = []
+    network = tiny()
+    network.register_forward_hook(lambda module, given, output: batches.append(given[0]))
+    stored = examples(2)
+    measured({"only": network}, examples=stored, batch_sizes=(1, 5))
+    wanted = {1: stored.values[:1], 5: stored.values[[0, 1, 0, 1, 0]]}
+    assert {len(batch) for batch in batches} == {1, 5}
+    assert all(torch.equal(batch, wanted[len(batch)]) for batch in batches)
+
+
+def test_examples_have_the_size_of_the_network_before_they_are_timed() -> None:
+    batches: list[Tensor] = []
+    network = tiny()
+    network.register_forward_hook(lambda module, given, output: batches.append(given[0]))
+    measured({"only": network}, examples=examples(2, 12), batch_sizes=(2,))
+    fitted = network.inputs.fitted(noise(2, 2, 12)).byte()
+    assert all(same_bits({"": batch}, {"": fitted}) for batch in batches)
+    assert {(batch.dtype, batch.shape) for batch in batches} == {(torch.uint8, (2, 2, 6, 6))}
 
 
 def test_timed_networks_are_copies_in_eval_and_inference_mode() -> None:

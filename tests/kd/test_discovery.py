@@ -9,7 +9,7 @@ from kd.errors import ProtocolError
 from kd.models.discovery import discover, tap_at
 from kd.models.network import Network
 from kd.models.taps import Tap
-from tests.support.small import square
+from tests.support.small import made_up, square
 
 
 def images(size: int = 32, channels: int = 3) -> Images:
@@ -17,7 +17,7 @@ def images(size: int = 32, channels: int = 3) -> Images:
 
 
 def vectors(width: int = 6) -> Arrays:
-    return Arrays(shape=(width,), kept="float32", low=0, high=1)
+    return Arrays(shape=(width,), kept="float32")
 
 
 def conv(given: int, width: int, stride: int = 1) -> nn.Conv2d:
@@ -31,9 +31,8 @@ def head(width: int) -> nn.Sequential:
 def shapes(body: nn.Module, inputs: Images | Arrays) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tap's map in a training pass, by path; it must be kept unchanged."""
     network = Network("any", body, discover(body, inputs), inputs)
-    values = inputs.random(2, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    logits, maps = network.train().forward_taps(values, network.taps)
+    logits, maps = network.train().forward_taps(made_up(inputs, 2), network.taps)
     assert list(logits.shape) == [2, 5]
     return {network.places[tap].path: tuple(maps[tap].shape[1:]) for tap in reversed(network.taps)}
 
@@ -187,7 +186,7 @@ def test_a_cube_has_the_layout_of_the_models_other_maps() -> None:
 
 
 def test_maps_of_arrays_that_are_no_squares_have_channels_first() -> None:
-    arrays = Arrays(shape=(4, 4, 10), kept="float32", low=0, high=1)
+    arrays = Arrays(shape=(4, 4, 10), kept="float32")
     body = nn.Sequential(conv(4, 4), conv(4, 6, 2), head(6))
     assert shapes(body, arrays) == {"0": (4, 4, 10), "1": (6, 2, 5)}
 
@@ -198,7 +197,7 @@ def test_a_model_of_vectors_is_read_before_its_logits() -> None:
 
 
 def test_words_have_a_vector_and_no_tokens() -> None:
-    words = Arrays(shape=(9,), kept="int64", low=0, high=20)
+    words = Arrays(shape=(9,), kept="int64")
     body = Called(
         lambda self, x: self.out(self.dense(self.embed(x).mean(1))),
         embed=nn.Embedding(30, 8), dense=nn.Linear(8, 6), out=nn.Linear(6, 5),

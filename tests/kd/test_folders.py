@@ -198,15 +198,63 @@ def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
     assert passed_over(f"folder:{tmp_path}", Reading(8)) == wanted
 
 
-def test_everything_that_is_passed_over_is_named_or_counted(tmp_path):
-    for name in ("a/1.png", "b/deep/1.png", "loose.png", ".hidden/a/1.png", "b/.2.png"):
+def not_read(tmp_path: Path, *names: str) -> str:
+    """Return what the line states on a folder of two classes that also holds these files."""
+    for name in ("a/1.png", "b/1.png"):
         save(tmp_path, name, colour(1))
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("not read")
     assert load_folder(tmp_path).labels.tolist() == [0, 1]
-    (tmp_path / "b/empty").mkdir()
-    for name in ("a/note.txt", "a/1.gif", "README"):
-        (tmp_path / name).write_text("no image")
-    named = ".hidden/ (1 image), b/.2.png, loose.png, README, a/1.gif and 2 more"
-    assert passed_over(f"folder:{tmp_path}", Reading(8)) == f"passed over in {tmp_path}: {named}"
+    line = passed_over(f"folder:{tmp_path}", Reading(8))
+    assert "\n" not in line
+    return line.removeprefix(f"passed over in {tmp_path}: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        (("a/1.gif", "a/deep/2.GIF", "loose.gif"), "3 .gif files"),
+        (("a/1.txt", "a/2.txt", "b/1.heic", "b/2.svg"), "1 .heic file, 1 .svg file, 2 .txt files"),
+        (("README",), "1 other file"),
+        (("a/1.gif", "a/1.a", "a/2.a", "a/1.b", "a/1.c", "x.no ending", "README"),
+         "1 .gif file, 2 .a files, 1 .b file, 3 other files"),
+        (("a/.DS_Store", "b/._1.png", ".hidden.gif"), "3 hidden files"),
+        ((".git/HEAD", "a/.idea/x/y", ".trash/1.png", "a/.old/1.gif"),
+         ".trash/ (1 image), a/.old/ (1 image), 2 hidden folders"),
+        (("b.jpg",), "1 image outside of classes (b.jpg)"),
+        (("d.png", "c.jpg", "e.bmp", "f.png"),
+         "4 images outside of classes (c.jpg, d.png and 2 more)"),
+        ((f"{'x' * 99}{'y' * 35}.jpg",), f"1 image outside of classes (…{'y' * 35}.jpg)"),
+    ],
+)  # fmt: skip
+def test_everything_that_is_passed_over_is_counted_in_one_line(tmp_path, names, counts):
+    assert not_read(tmp_path, *names) == counts
+
+
+def test_the_line_names_the_folders_with_most_images_and_stays_short(tmp_path):
+    names = [f"train/{label}/{row}.png" for label in "ab" for row in range(2)]
+    for name in names:
+        save(tmp_path, name, colour(1))
+    beside = {"extra": 3, "holdout": 30, "more": 2, "notes": 0, "old": 1}
+    unread = [f"{folder}/x/{row}.jpg" for folder, count in beside.items() for row in range(count)]
+    unread += [f"train/a/{row}{ending}" for ending in (".gif", ".xml", ".csv") for row in range(99)]
+    unread += [f"train/{row}.jpg" for row in range(20)] + ["notes/x.gift", "train/b/.x", "README"]
+    for name in unread:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    line = passed_over(f"folder:{tmp_path}", Reading(8))
+    assert line == (
+        f"passed over in {tmp_path}: holdout/ (30 images), extra/ (3 images), 3 more folders "
+        "(3 images), 99 .gif files, 99 .csv files, 99 .xml files, 1 other file, 1 hidden file, "
+        "20 images outside of classes (train/0.jpg, train/1.jpg and 18 more); splits are read if "
+        "named train, val, valid, validation, dev or test"
+    )
+
+
+def test_an_empty_folder_in_a_class_is_not_mentioned(tmp_path):
+    (tmp_path / "b/empty").mkdir(parents=True)
+    assert not_read(tmp_path) == ""
 
 
 def test_nothing_is_printed_about_a_folder_that_is_read_completely(tmp_path):
@@ -223,11 +271,11 @@ def test_splits_within_a_class_are_printed_to_be_read_as_the_class(tmp_path):
     assert said == "read as parts of their class: a/test/, a/train/"
 
 
-def test_a_name_that_is_no_text_stays_on_one_line(tmp_path):
-    for name in ("a/1.png", "b/1.png"):
-        save(tmp_path, name, colour(1))
-    (tmp_path / "two\nlines").write_text("no image")
-    assert passed_over(f"folder:{tmp_path}", Reading(8)).endswith(": 'two\\nlines'")
+@pytest.mark.parametrize("name", ["two\nlines.png", "two.\nlines"])
+def test_a_name_that_is_no_text_stays_on_one_line(tmp_path, name):
+    image = name.endswith(".png")
+    counts = r"1 image outside of classes ('two\nlines.png')" if image else "1 other file"
+    assert not_read(tmp_path, name) == counts
 
 
 def test_other_and_hidden_files_are_passed_over(tmp_path):

@@ -57,15 +57,14 @@ def test_a_batch_is_the_rows_of_the_rendered_view_as_stored() -> None:
     assert not torch.equal(whole, data.values)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_made_up_batches_look_like_stored_ones(count: int) -> None:
-    inputs, generator = square(3), torch.Generator()
-    stored, made = noise(count, 3, 8), inputs.random(count, generator)
-    assert (made.shape, made.dtype, inputs.dtype) == (stored.shape, stored.dtype, stored.dtype)
-    many = inputs.random(100, generator)
-    assert (int(many.min()), int(many.max())) == (0, 255)
-    fed = inputs.normalise(made)
-    assert (fed.shape, fed.dtype) == (made.shape, torch.float32)
+def test_examples_begin_again_where_more_are_wanted_than_there_are() -> None:
+    data = labelled(3)
+    few, many = data.repeated(2), data.repeated(7)
+    assert torch.equal(few.values, data.values[:2])
+    rows = [0, 1, 2, 0, 1, 2, 0]
+    assert torch.equal(many.values, data.values[rows])
+    assert torch.equal(many.labels, data.labels[rows])
+    assert many.inputs == data.inputs
 
 
 def test_arrays_are_fed_a_copy_of_what_is_kept() -> None:
@@ -74,18 +73,11 @@ def test_arrays_are_fed_a_copy_of_what_is_kept() -> None:
     assert read_inputs({"inputs": to_wire(inputs)}) == inputs
     assert (str(inputs), inputs.channels, inputs.places) == ("arrays of 2x3 float32", 2, 3)
     kept = torch.from_numpy(values)
+    assert inputs.fitted(kept) is kept
     fed = inputs.normalise(kept)
     assert torch.equal(fed, kept)
     fed.zero_()
     assert values[1, 0, 0] == 6
-
-
-@pytest.mark.parametrize("low", [0, 5, -5])
-def test_made_up_whole_numbers_lie_within_those_of_the_data(low: int) -> None:
-    inputs = Arrays.measured(np.arange(low, low + 12).reshape(4, 3))
-    made = inputs.random(1000, torch.Generator().manual_seed(0))
-    assert (made.dtype, inputs.dtype) == (torch.int64, torch.int64)
-    assert low <= made.min() < made.max() <= low + 11
 
 
 def test_arrays_without_a_number_are_refused() -> None:

@@ -20,7 +20,7 @@ from kd.names import ModelName, parse_model
 from kd.own_files import read_own
 from kd.protocol import Protocol
 from storage.files.layout import Layout
-from tests.support.small import protocol, square
+from tests.support.small import noise, protocol, square
 from tests.support.tiny import (
     FLAGS,
     assert_one_line,
@@ -71,7 +71,8 @@ def attempt(folder: Path, source: str) -> None:
 
 
 def attempt_named(folder: Path, name: str) -> None:
-    try_out(name, partial(built, folder, name), classes=3, files=Layout(folder).own)
+    make, files = partial(built, folder, name), Layout(folder).own
+    try_out(name, make, noise(2, 1), classes=3, files=files)
 
 
 def built(folder: Path, name: str, seed: int = 0) -> Network:

@@ -64,13 +64,22 @@ def square(
 
 def floats(channels: int = 1, size: int = SIZE) -> Arrays:
     """The description of images that reach a model's layers as they are."""
-    return Arrays(shape=(channels, size, size), kept="float32", low=0, high=1)
+    return Arrays(shape=(channels, size, size), kept="float32")
 
 
 def noise(count: int, channels: int, size: int = SIZE, *, seed: int = 0, least: int = 0) -> Tensor:
     """Images uint8 [N, C, H, W] whose pixels lie in `least`-255."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(least, 256, (count, channels, size, size), generator=generator).byte()
+
+
+def made_up(inputs: Inputs, count: int, *, words: int = 20) -> Tensor:
+    """A stored batch: pixels, numbers in 0-1, or whole numbers below `words`."""
+    generator, shape = torch.Generator().manual_seed(0), (count, *inputs.shape)
+    if inputs.dtype == torch.float32:
+        return torch.rand(shape, generator=generator) * (255 if inputs.are_images else 1)
+    most = 256 if inputs.are_images else words
+    return torch.randint(most, shape, generator=generator).to(inputs.dtype)
 
 
 def labelled(count: int = 24, *, channels: int = 1, seed: int = 0) -> Examples:

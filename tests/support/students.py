@@ -10,6 +10,7 @@ from kd.data.examples import Examples
 from kd.data.inputs import Inputs
 from kd.models.build import Network, build
 from storage.files.layout import Layout
+from tests.support.small import made_up
 from workers.runners.exporting import description, write_student
 
 CLASSES = 5
@@ -38,7 +39,6 @@ def written(root: Path, network: Network, count: int = 3) -> tuple[nn.Module, Ex
     """Export a student to `root/out`; return it in plain PyTorch, and what it was compared on."""
     names = [str(number) for number in range(CLASSES)]
     config = description(network.name, names, network.inputs, "cifar", Layout(root).own)
-    values = network.inputs.random(count, torch.Generator().manual_seed(0))
-    labels = torch.zeros(count, dtype=torch.int64)
+    values, labels = made_up(network.inputs, count), torch.zeros(count, dtype=torch.int64)
     some = Examples(values=values, labels=labels, inputs=network.inputs)
     return write_student(root / "out", network, config, Layout(root).own, some), some

@@ -541,11 +541,14 @@ def test_a_cached_run_needs_no_teacher_and_a_plain_one_no_shards(ready: Ground) 
     assert "the teacher cache lacks view 0" in failure(ready.train(HINT, "fails"))
 
 
-def test_search_never_opens_the_test_split(ready: Ground) -> None:
+def test_search_and_costs_never_open_the_test_split(ready: Ground, monkeypatch) -> None:
+    monkeypatch.setattr(measuring, "REPEATS", 2)
     folder = ready.layout.dataset(ready.dataset)
     (folder / "test.safetensors").unlink()
     for recipe in (PLAIN, HINT):
         assert result(ready.train(recipe, recipe.feature_kind))["test"] is None
+    result(ready.job(StudentsJob, protocol=protocol(max_latency_ms=5.0)))
+    result(ready.job(CostJob))
     assert not (ready.root / "seal.json").exists()
     assert not RunLayout(ready.root / "run").predictions.exists()
     assert "test.safetensors" in failure(confirm(ready, PLAIN))

@@ -31,7 +31,7 @@ from kd.training.kernels import (
 from storage.files.artifacts import fingerprint
 from storage.files.layout import Layout, kernels_record
 from storage.files.records import StudySettings
-from tests.support.small import network, square
+from tests.support.small import labelled, made_up, network, square
 from tests.support.tiny import FLAGS
 from workers.device import choose_device
 from workers.events import Failed, Result
@@ -313,8 +313,12 @@ def test_only_narrower_instruction_sets_are_tried_instead(
 def test_the_step_that_is_tried_has_every_convolution_there_and_back() -> None:
     student = place(network("resnet8"), CPU)
     begun: list[str] = []
-    shapes = {"classes": 3, "inputs": square(), "batch": 6}
-    try_kernels(student, **shapes, precision="float32", begun=begun.append)
+    received: list[torch.Tensor] = []
+    student.body.register_forward_pre_hook(lambda module, given: received.append(given[0]))
+    data = labelled(4)
+    try_kernels(student, data, batch=6, precision="float32", begun=begun.append)
+    for batch, size in zip(received, (6, 2048), strict=True):
+        assert torch.equal(batch, data.inputs.normalise(data.repeated(size).values))
     count = sum(isinstance(layer, torch.nn.Conv2d) for layer in student.modules())
     assert sum(case.startswith("the gradients") for case in begun) == count
     assert sum(case.startswith("a convolution of [6, ") for case in begun) == count
@@ -323,8 +327,8 @@ def test_the_step_that_is_tried_has_every_convolution_there_and_back() -> None:
 
 def test_bfloat16_is_compared_within_its_own_rounding() -> None:
     begun: list[str] = []
-    shapes = {"classes": 3, "inputs": square(), "batch": 6}
-    try_kernels(network("resnet8"), **shapes, precision="bfloat16", begun=begun.append)
+    small = network("resnet8")
+    try_kernels(small, labelled(), batch=6, precision="bfloat16", begun=begun.append)
     assert any(case.endswith("in bfloat16") for case in begun)
 
 
@@ -343,9 +347,10 @@ def test_a_wrong_gradient_is_distinguished_from_rounding(
 
     monkeypatch.setattr(kernels, "_compare", spoiled)
     inputs = square(1, 32)
-    vgg, shapes = network("vgg11_bn", inputs=inputs), {"classes": 3, "inputs": inputs, "batch": 6}
+    vgg = network("vgg11_bn", inputs=inputs)
+    data = replace(labelled(6), values=made_up(inputs, 6), inputs=inputs)
     with pytest.raises(WrongKernelError, match=r"^the gradients of a convolution of .* is off by"):
-        try_kernels(vgg, **shapes, precision="float32", begun=lambda case: None)
+        try_kernels(vgg, data, batch=6, precision="float32", begun=lambda case: None)
 
 
 def test_the_test_process_ends_when_its_parent_does(job: KernelsJob) -> None:

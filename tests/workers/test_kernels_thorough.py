@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 NARROW = [f"{name}-w{width}" for name in ("resnet20", "wrn-16-1") for width in (0.125, 0.25, 0.5)]
 TRY = """
 import sys, torch
+from kd.data.examples import Examples
 from kd.data.inputs import Images
 from kd.training import kernels
 from kd.models.build import build
@@ -25,9 +26,12 @@ name, layout = sys.argv[1:]
 inputs = Images(shape=(3, 32, 32), mean=(0.5,) * 3, deviation=(0.3,) * 3)
 network = build(name, classes=10, inputs=inputs, stem="cifar", seed=0)
 network = network.to(memory_format=getattr(torch, layout))
-shapes = dict(classes=10, inputs=inputs, batch=8, precision="float32")
+labels = torch.arange(8)
+images = torch.randint(256, (8, *inputs.shape), generator=torch.Generator().manual_seed(0)).byte()
+examples = Examples(values=images, labels=labels, inputs=inputs)
 kernels.batch_size = lambda inputs, device: 16  # that are evaluated: shapes matter, not how many
-kernels.try_kernels(network, **shapes, begun=lambda case: print(case, flush=True))
+settings = dict(batch=8, precision="float32")
+kernels.try_kernels(network, examples, **settings, begun=lambda case: print(case, flush=True))
 """
 SMALLEST = """
 import torch

@@ -27,8 +27,8 @@ from tests.support.small import square
 from tests.support.students import kept, student, written
 from workers.runners.standalone import standalone_source
 
-ARRAYS = Arrays(shape=(2, 24), kept="float32", low=-1.0, high=1.0)
-TOKENS = Arrays(shape=(12,), kept="int64", low=0, high=29)
+ARRAYS = Arrays(shape=(2, 24), kept="float32")
+TOKENS = Arrays(shape=(12,), kept="int64")
 TIMM = (
     *("resnet26t", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224", "levit_128s"),
     *("swin_tiny_patch4_window7_224", "mobilevit_xxs", "efficientnet_lite0", "mixer_s32_224"),

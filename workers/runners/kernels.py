@@ -20,19 +20,19 @@ from typing import Any
 
 import torch
 
-from kd.data.inputs import read_inputs
 from kd.errors import ArtifactError, ProtocolError, StudyError
 from kd.json_data import to_wire
 from kd.models.numerics import place
 from kd.names import parse_model
 from kd.training import kernels
 from storage.files.artifacts import fingerprint, locked
+from storage.files.datasets import open_part
 from storage.files.layout import kernels_record, lock_of
 from storage.files.records import Record
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import Job, KernelsJob, job_from_wire
 from workers.machine import processor
-from workers.runners.loading import build_network, dataset_info
+from workers.runners.loading import build_network
 
 # glibc fills what is allocated with 0x7f bytes (3.4e38 as float32), and checks blocks when they
 # are freed; its newer releases keep that check in a library of its own.
@@ -240,17 +240,16 @@ def main() -> None:
 
 
 def _test_network(job: Job, name: str, begun: Callable[[str], None]) -> None:
-    """Test one network at the shapes of the study.
+    """Test one network on training examples, at the shapes of the study.
 
     A network that raises an error is skipped: a later job meets the error and reports it.
     """
-    info = dataset_info(job)
     try:
+        examples = open_part(job.layout.dataset(job.dataset), "train")
         kernels.try_kernels(
             place(build_network(job, name), torch.device("cpu")),
-            classes=len(info["classes"]),
-            inputs=read_inputs(info),
-            batch=min(job.protocol.batch_size, sum(info["counts"]["train"])),
+            examples,
+            batch=min(job.protocol.batch_size, len(examples)),
             precision=job.protocol.precision,
             begun=begun,
         )

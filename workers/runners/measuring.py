@@ -12,7 +12,7 @@ from kd.models.numerics import place
 from kd.seeds import derive_seed
 from kd.training.evaluation import evaluate, predict
 from storage.files.artifacts import write_json
-from storage.files.datasets import open_test
+from storage.files.datasets import open_part, open_test
 from storage.files.layout import RunLayout
 from storage.files.records import Cost, Costs, StudentSize, StudentSizes
 from storage.files.tensors import write_tensors
@@ -97,9 +97,10 @@ def _latency(
     batch_sizes: Sequence[int],
     device: torch.device,
 ) -> dict[str, list[Latency]]:
-    """Time the networks in turns, each on random inputs of its own size."""
+    """Time the networks in turns on training examples, each at its own size."""
     return cost.measure_latency(
         networks,
+        open_part(job.layout.dataset(job.dataset), "train"),
         batch_sizes=batch_sizes,
         device=device,
         repeats=REPEATS,

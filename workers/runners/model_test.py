@@ -105,7 +105,8 @@ class Tryout:
         trains = not self._teacher or self._job.protocol.teacher_epochs > 0
         make = partial(self._built, torch.device("cpu"))
         files = self._job.layout.own
-        try_out(self._name, make, classes=len(dataset_info(self._job)["classes"]), files=files)
+        few, classes = self._on_cpu.values[:2], len(dataset_info(self._job)["classes"])
+        try_out(self._name, make, few, classes=classes, files=files)
         with TemporaryDirectory() as folder:
             network = self._train(Path(folder)) if trains else self._built()
             batch = self._train_split.first(self._job.protocol.batch_size).values

@@ -65,7 +65,7 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
     unread = [passed_over(dataset, how), _left_out(left_out(job.layout, job.protocol))]
     yield Result.of(
         dataset=manifest.folder.name,
-        passed_over="; ".join(filter(None, unread)),
+        passed_over=[*filter(None, unread)],
         streamed=_streamed(manifest.info, device),
         origins=origins(dataset, how),
         read_before=read_before and bool(parse_own_dataset(dataset)),

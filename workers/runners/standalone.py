@@ -27,7 +27,7 @@ from kd.models import libraries
 from kd.models.build import Network
 from kd.models.families.cifar import BasicBlock, PreActivationBlock, conv3x3
 from kd.models.families.torchvision import MOBILENET_CIFAR_STAGES
-from kd.models.network import logits_of, tied_names
+from kd.models.network import logits_of, meta_twin, tied_names
 from kd.names import ModelName, parse_model
 from kd.own_files import own_folder
 
@@ -200,13 +200,12 @@ def _parts(network: Network, config: Mapping[str, Any]) -> _Parts:
     return _traced(network)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _selection(network: Network) -> str:
     """Return the text behind a call of the body that takes its logits, as `logits_of` does."""
-    stored = torch.zeros(1, *network.inputs.shape, dtype=network.inputs.dtype)
-    was_training = network.training
-    output = network.eval().body(network.inputs.normalise(stored))
-    network.train(was_training)
+    twin, inputs = meta_twin(network).eval(), network.inputs
+    stored = torch.zeros(1, *inputs.shape, dtype=inputs.dtype, device="meta")
+    output = twin.body(inputs.normalise(stored))
     logits = logits_of(output)
     float32 = "" if logits.dtype == torch.float32 else ".float()"
     if isinstance(output, Mapping):

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -19,12 +21,33 @@ from kd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DECODERS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # no other: Pillow's EPS runs a program
+OTHER_IMAGES = (".gif", ".svg", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif")  # not read
+IMAGE_ENDINGS = (*EXTENSIONS, *OTHER_IMAGES)
+KINDS = 3  # number of endings that a message on skipped files has
 NAMED = 5  # number of unreadable or skipped files that a message names
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file's name ends as that of an image that is read."""
-    return Path(name).suffix.lower() in EXTENSIONS
+def is_image(name: str, endings: tuple[str, ...] = EXTENSIONS) -> bool:
+    """Return whether a file's name ends as that of an image, by default of one that is read."""
+    return Path(name).suffix.lower() in endings
+
+
+def by_ending(names: Iterable[str]) -> dict[str, int]:
+    """Return how many files there are of each kind: of images first, then those with most."""
+    found = Counter(Path(name).suffix.lower() for name in names)
+    plain = [ending for ending in found if re.fullmatch(r"\.[a-z0-9]{1,8}", ending)]
+    order = sorted(plain, key=lambda ending: (ending not in OTHER_IMAGES, -found[ending], ending))
+    kinds = {f"{ending} file": found[ending] for ending in order[:KINDS]}
+    return {**kinds, "other file": found.total() - sum(kinds.values())}
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def printable(name: str) -> str:
+    """Return a name as it stands on one line: quoted if it has letters that are not printed."""
+    return name if name.isprintable() else repr(name)
 
 
 def listing_of(place: Path, paths: Iterable[Path]) -> str:
@@ -86,7 +109,7 @@ def _refuse(paths: list[Path], decode_first: Callable[[], object]) -> NoReturn:
 def left_out(paths: list[Path], kept: NDArray[np.intp], place: Path) -> tuple[str, ...]:
     """Return the names, below `place`, of the images that could not be read."""
     names = [os.path.relpath(path, place) for path in np.delete(np.array(paths, object), kept)]
-    return tuple(name if name.isprintable() else repr(name) for name in names)
+    return tuple(map(printable, names))
 
 
 def _is_deep(path: Path) -> bool:

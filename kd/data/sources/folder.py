@@ -8,11 +8,12 @@ torchvision's ImageFolder layout, read into one array:
 A missing val/ or test/ split is drawn. Splits may have the names in `_parts`, such as Train or dev.
 
 As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
-name, and files of other kinds are skipped. Hidden files and folders beside train/ are skipped too;
-`passed_over` reports them. Unlike ImageFolder, this is an error: links that leave the folder,
-unless they are to be followed, classes that differ between splits, classes named like splits,
-images so large that Pillow warns, and images of 16 bits among others of 8, which Pillow would clip:
-where most have 16, all are grey. Images are rotated by their EXIF tag.
+name, and files of other kinds are skipped. Hidden files and folders, images outside of classes and
+folders beside train/ are skipped too; `passed_over` counts all of these. Unlike ImageFolder, this
+is an error: links that leave the folder, unless they are to be followed, classes that differ
+between splits, classes named like splits, images so large that Pillow warns, and images of 16 bits
+among others of 8, which Pillow would clip: where most have 16, all are grey. Images are rotated by
+their EXIF tag.
 """
 
 import os
@@ -23,7 +24,17 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._files import EXTENSIONS, NAMED, is_image, left_out, listing_of, read_images
+from kd.data.sources._files import (
+    EXTENSIONS,
+    IMAGE_ENDINGS,
+    by_ending,
+    counted,
+    is_image,
+    left_out,
+    listing_of,
+    printable,
+    read_images,
+)
 from kd.data.sources._parts import is_split_name, part_of
 from kd.errors import DataError
 
@@ -32,6 +43,7 @@ FITTED = True
 IMAGES = True
 
 DEEPEST = 100  # levels of nested folders
+SHOWN, LONGEST = 2, 40  # paths of a kind, and letters of a path, in the line on what is not read
 
 
 def read(place: Path, how: Reading, progress: Progress) -> Source:
@@ -65,52 +77,88 @@ def origins(place: Path, how: Reading) -> dict[str, str]:
 
 
 def passed_over(place: Path, how: Reading) -> str:
-    """Return one sentence on the files and folders that `read` skips; empty if there are none.
+    """Return one line on what `read` skips, short also for large folders; empty if it is nothing.
 
-    Paths are relative to `place`, those with most images first. Folders inside a class folder are
-    read as part of the class; those that are named like a split are mentioned as well.
+    Folders have their number of images, files are counted. Paths are relative to `place`. Folders
+    inside a class folder are read as part of the class; those that are named like a split are
+    mentioned as well.
     """
-    read = set(_list_folder(place, how).paths)
+    listing = _list_folder(place, how)
+    read = set(listing.paths)
     within = {folder for path in read for folder in path.parents if folder.is_relative_to(place)}
-    skipped = sorted(_unread(place, read, within), key=lambda entry: (-entry[1], entry[0]))
+    unread = dict(_unread(place, place, read, within))
     parts = []
-    if skipped:
-        splits = any(is_split_name(path.name) and path.is_dir() for path, _ in skipped)
+    if unread:
+        splits = any(is_split_name(path.name) and unread[path] is not None for path in unread)
         hint = "; splits are read if named train, val, valid, validation, dev or test" * splits
-        named = [_counted(_plain(path, place), images) for path, images in skipped]
-        parts.append(f"passed over in {_plain(place)}: {_first(named)}{hint}")
-    own = {place, *(place / name for name in _list_folder(place, how).folders.values())}
+        parts.append(f"passed over in {printable(str(place))}: {_counts(unread, place)}{hint}")
+    own = {place, *(place / name for name in listing.folders.values())}
     nested = sorted(path for path in within if is_split_name(path.name) and path not in own)
     if nested:
-        parts.append(f"read as parts of their class: {_first([_plain(n, place) for n in nested])}")
+        parts.append(f"read as parts of their class: {_first(nested, place)}")
     return "; ".join(parts)
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + f" and {len(names) - NAMED} more" * (len(names) > NAMED)
-
-
-def _unread(folder: Path, read: set[Path], within: set[Path]) -> Iterator[tuple[Path, int]]:
-    """Yield the files and top-most folders that are not read, with their number of images."""
+def _unread(
+    folder: Path, place: Path, read: set[Path], within: set[Path]
+) -> Iterator[tuple[Path, int | None]]:
+    """Yield what is not read: files, and with their number of images folders that are hidden or
+    beside train/, as a whole.
+    """
     for path in folder.iterdir():
-        if path in within:
-            yield from _unread(path, read, within)
-        elif path not in read and path.is_dir() and not path.is_symlink():
-            names = (name for _, _, names in os.walk(path) for name in names)
-            yield path, sum(map(is_image, names))
-        elif path not in read:
-            yield path, int(is_image(path.name))
+        if path in read:
+            continue
+        if not path.is_dir():
+            yield path, None
+        elif path in within or (folder != place and not path.name.startswith(".")):
+            yield from _unread(path, place, read, within)
+        else:
+            walked = [] if path.is_symlink() else os.walk(path)
+            within_it = (name for _, _, names in walked for name in names)
+            yield path, sum(is_image(name, IMAGE_ENDINGS) for name in within_it)
 
 
-def _plain(path: Path, root: Path | None = None) -> str:
-    """Return a path for a message, relative to `root` if given; folders then end in a slash."""
-    text = str(path if root is None else path.relative_to(root))
-    text += "/" if root is not None and path.is_dir() else ""
-    return text if text.isprintable() else repr(text)
+def _counts(unread: dict[Path, int | None], place: Path) -> str:
+    """Return the words on what is not read: files, and folders with their number of images."""
+    folders, outside, others = dict[Path, int](), list[Path](), list[str]()
+    hidden = {"hidden file": 0, "hidden folder": 0}
+    for path, images in unread.items():
+        if images or (images == 0 and not path.name.startswith(".")):
+            folders[path] = images
+        elif path.name.startswith("."):
+            hidden["hidden file" if images is None else "hidden folder"] += 1
+        elif is_image(path.name):
+            outside.append(path)
+        else:
+            others.append(path.name)
+    files = {**by_ending(others), **hidden}
+    words = _of_folders(folders, place)
+    words += [counted(count, kind) for kind, count in files.items() if count]
+    if outside:
+        names = _first(sorted(outside), place)
+        words.append(f"{counted(len(outside), 'image')} outside of classes ({names})")
+    return ", ".join(words)
 
 
-def _counted(name: str, images: int) -> str:
-    return f"{name} ({images} image{'s' * (images != 1)})" if name.endswith("/") else name
+def _of_folders(folders: dict[Path, int], place: Path) -> list[str]:
+    """Return names and numbers of images of folders, those with most first."""
+    order = sorted(folders, key=lambda path: (-folders[path], path))
+    words = [f"{_name(path, place)} ({counted(folders[path], 'image')})" for path in order[:SHOWN]]
+    more, images = len(order) - SHOWN, sum(folders[path] for path in order[SHOWN:])
+    if more > 0:
+        words.append(f"{counted(more, 'more folder')} ({counted(images, 'image')})")
+    return words
+
+
+def _first(paths: list[Path], place: Path) -> str:
+    names = ", ".join(_name(path, place) for path in paths[:SHOWN])
+    return names + f" and {len(paths) - SHOWN:,} more" * (len(paths) > SHOWN)
+
+
+def _name(path: Path, place: Path) -> str:
+    """Return a path below `place` for a message: its last letters, and of a folder a slash."""
+    text = printable(f"{path.relative_to(place)}{'/' * path.is_dir()}")
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
 
 
 @dataclass(frozen=True, slots=True)
