@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading
+from kd.training.cached_logits import CLASSES, LOGITS, columns, decode, encode
 from kd.training.teacher import Projection, TeacherReading
 from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
 from storage.files.layout import view_folder
@@ -35,8 +36,15 @@ def begin(
     projections: Mapping[str, Projection],
     validation_logits: Tensor,
     sizes: dict[str, int],
+    cache_logits: str = "float32",
 ) -> Manifest:
-    """Create a cache without shards; return its manifest. `sizes` are bytes of a view, by part."""
+    """Create a cache without shards; return its manifest. `sizes` are bytes of a view, by part.
+
+    The validation logits are kept as they are. Raises ArtifactError if `cache_logits`, which also
+    the live teacher's logits of training images are rounded to, cannot hold them.
+    """
+    if cache_logits != "float32":
+        _check_finite(encode(validation_logits, cache_logits), "the validation split")
     vectors = {tap: projection.vectors for tap, projection in projections.items()}
     write_tensors(folder / PROJECTIONS, vectors)
     write_tensors(folder / VALIDATION, {"logits": validation_logits})
@@ -84,22 +92,32 @@ def _check_dtypes(
         )
 
 
-def write_shard(folder: Path, k: int, chunks: Sequence[TeacherReading]) -> Manifest:
+def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise ArtifactError unless all values are finite that are to be kept of `what`."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            half = name == LOGITS and tensor.dtype == torch.float16
+            wider = ", or use --cache-logits float32, since float16 ends at 65504" if half else ""
+            raise ArtifactError(
+                f"the teacher's {name} of {what} are not all finite; "
+                f"train it with a smaller --teacher-lr{wider}"
+            )
+
+
+def write_shard(
+    folder: Path, k: int, chunks: Sequence[TeacherReading], cache_logits: str = "float32"
+) -> Manifest:
     """Write the shard of view `k` from `chunks` in the order of the rows; return its manifest.
 
+    The logits of the chunks are exact; see `kd.training.cached_logits` for what is kept of them.
     Raises ArtifactError if a value is not finite.
     """
-    tensors = {"logits": torch.cat([chunk.logits for chunk in chunks])}
+    tensors = encode(torch.cat([chunk.logits for chunk in chunks]), cache_logits)
     for tap in chunks[0].taps:
         taps = [chunk.taps[tap] for chunk in chunks]
         tensors[f"{tap}.features"] = torch.cat([reading.features.half() for reading in taps])
         tensors[f"{tap}.attention"] = torch.cat([reading.attention.half() for reading in taps])
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ArtifactError(
-                f"the teacher's {name} of view {k} are not all finite; "
-                "train it with a smaller --teacher-lr"
-            )
+    _check_finite(tensors, f"view {k}")
     place = view_folder(folder, k)
     write_tensors(place / READING, tensors)
     identity = read_manifest(folder, "shards").identity
@@ -109,12 +127,14 @@ def write_shard(folder: Path, k: int, chunks: Sequence[TeacherReading]) -> Manif
 class CachedTeacher:
     """A teacher source that reads shards; see `kd.training.teacher.TeacherSource`."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, cache_logits: str = "float32") -> None:
         self.folder = folder
         self.device = device
         self._pins = device.type in PINNING
         self.identity = read_manifest(folder, "shards").identity
         self.projections, self.validation_logits = read_projections(folder)
+        self._classes = self.validation_logits.shape[1]
+        self._logits = columns(cache_logits, self._classes)
         self._view = -1
         self._tensors: dict[str, Tensor] = {}
 
@@ -128,7 +148,13 @@ class CachedTeacher:
             )
             for tap in taps
         }
-        return TeacherReading(self._take("logits", index), readings)
+        logits = decode(self.kept_logits(view, index), self._classes)
+        return TeacherReading(logits, readings)
+
+    def kept_logits(self, view: int, index: Tensor) -> dict[str, Tensor]:
+        """Return the rows `index` of the tensors that keep a view's logits, by name."""
+        self._open(view)
+        return {name: self._take(name, index) for name in self._logits}
 
     def _take(self, name: str, index: Tensor) -> Tensor:
         try:
@@ -160,7 +186,7 @@ class CachedTeacher:
 
         Raises ArtifactError unless all are there, of the right shapes.
         """
-        wanted = {"logits": (torch.float32, 2)}
+        wanted = {name: (dtype, 2) for name, (dtype, _) in self._logits.items()}
         for tap in taps:
             wanted |= {
                 f"{tap}.features": (torch.float16, 4),
@@ -168,10 +194,13 @@ class CachedTeacher:
             }
         tensors = {name: kept for name, kept in map_tensors(path).items() if name in wanted}
         _check_dtypes(path, tensors, wanted)
-        columns = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
-        fit = [tensors[f"{tap}.features"].shape[1] == columns[tap] for tap in taps]
-        fit.append(tensors["logits"].shape[1] == self.validation_logits.shape[1])
+        ranks = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
+        fit = [tensors[f"{tap}.features"].shape[1] == ranks[tap] for tap in taps]
+        fit += [tensors[name].shape[1] == count for name, (_, count) in self._logits.items()]
         fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
+        if CLASSES in tensors:
+            numbers = tensors[CLASSES]
+            fit.append(bool(((numbers >= 0) & (numbers < self._classes)).all()))
         if not all(fit):
             raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")
         return tensors

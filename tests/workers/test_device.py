@@ -21,7 +21,7 @@ from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, widest_float
 from storage.files import shards
 from storage.files.shards import CachedTeacher, write_shard
-from tests.support.small import DISTILLED, begin, labelled, plan, teacher
+from tests.support.small import DISTILLED, LOGITS_KEPT, begin, labelled, plan, teacher
 from workers import device
 from workers.device import accelerator_count, choose_device, limit_memory, memory_share
 from workers.pools import local
@@ -205,6 +205,18 @@ def distilled(soft: str, feature: str) -> Recipe:
 def test_no_step_of_an_epoch_waits_for_the_device(elsewhere, cache, kind, soft, feature):
     source = elsewhere if kind == "live" else CachedTeacher(cache, META)
     assert steps_without_waiting(distilled(soft, feature), source) == STEPS
+
+
+@pytest.mark.parametrize("kept", LOGITS_KEPT)
+def test_no_step_waits_for_the_device_whatever_is_kept_of_logits(live, elsewhere, tmp_path, kept):
+    rounded = LiveTeacher(
+        elsewhere.network, elsewhere.projections, elsewhere.validation_logits, kept
+    )
+    shards.begin(tmp_path, {}, live.projections, live.validation_logits, {})
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    write_shard(tmp_path, 0, [live.read(0, torch.arange(16), images, ())], kept)
+    for source in (rounded, CachedTeacher(tmp_path, META, kept)):
+        assert steps_without_waiting(distilled("kl", "none"), source) == STEPS
 
 
 def test_no_step_without_distillation_waits_for_the_device():

@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "max_latency_ms": (1.0, NONE),
     "stem": ("imagenet", TEACHER),
     "taps": (("last1",), CACHE),
+    "cache_logits": ("float16", CACHE),
     "epochs": (3, NONE),
     "views": (5, NONE),
     "confirm_epochs": (4, NONE),

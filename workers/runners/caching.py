@@ -13,6 +13,7 @@ from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
+from kd.training.cached_logits import columns, distance, errors
 from kd.training.evaluation import predict
 from kd.training.teacher import LiveTeacher, Projection, TeacherReading, fit_projections
 from storage.files import shards
@@ -45,8 +46,8 @@ def run_projections(
             teacher = place(load_teacher(job), device)
             projections = fit_projections(teacher, data, job.taps)
             logits = predict(teacher, validation)
-            sizes = _sizes(teacher, data, projections)
-            shards.begin(folder, identity, projections, logits, sizes)
+            sizes = _sizes(teacher, data, projections, protocol.cache_logits)
+            shards.begin(folder, identity, projections, logits, sizes, protocol.cache_logits)
         manifest = read_manifest(folder, "shards", identity)
         manifest.verify()
     yield Result.of(shards=folder.name, sizes=manifest.info["sizes"])
@@ -75,18 +76,22 @@ def shards_identity(
         "augment": protocol.augment,
         "augmented": augment_digest(protocol.augment, protocol.stored_size),
         "taps": list(taps),
-        "dtypes": ["float32", "float16"],
+        "dtypes": [protocol.cache_logits, "float16"],
         "threads": protocol.threads,
         "torch": torch.__version__,
     }
 
 
-def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection]) -> dict[str, int]:
+def _sizes(
+    teacher: Network, data: Examples, projections: dict[str, Projection], cache_logits: str
+) -> dict[str, int]:
     """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
     live = LiveTeacher(teacher, projections, torch.empty(0))
     reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).values, [*projections])
     numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
-    return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
+    kept = columns(cache_logits, reading.logits.shape[1]).values()
+    row = sum(dtype.itemsize * count for dtype, count in kept)
+    return {"logits": row * len(data), "features": 2 * numbers * len(data)}
 
 
 def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -102,7 +107,7 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
             yield from _read_view(job, device, stopped, chunks)
             if stopped():
                 return
-            shards.write_shard(folder, job.view, chunks)
+            shards.write_shard(folder, job.view, chunks, job.protocol.cache_logits)
     yield Result.of(seconds=time.perf_counter() - started)
 
 
@@ -145,10 +150,15 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Ite
     folder = job.layout.shards(job.shards[0])
     verify_shard(folder, job.view)
     taps = cached_taps(folder, job.view)
-    kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)
+    cached = shards.CachedTeacher(folder, device, job.protocol.cache_logits)
+    kept = cached.read(job.view, index, torch.empty(0), taps)
     fresh = _read_rows(live, job.protocol, data, job.view, index, taps)
-    gaps = [(fresh.logits - kept.logits).abs().max()]
+    gaps = [distance(fresh.logits, cached.kept_logits(job.view, index))]
     for tap in taps:
         gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
         gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
-    yield Result.of(difference=float(torch.stack(gaps).max()), rows=len(index))
+    yield Result.of(
+        difference=float(torch.stack(gaps).max()),
+        rows=len(index),
+        errors=errors(fresh.logits, kept.logits),
+    )
