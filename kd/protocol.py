@@ -130,17 +130,17 @@ class Protocol(JsonData):
         "teacher and student, as in layer4=blocks.5,layer3=blocks.4 (default: the last of each map "
         "size that teacher and students have in common, at most three)",
     ] = ()
-    cache_logits: Annotated[
-        str,
-        "how the teacher's logits are kept: float32, float16, or of each image the largest alone, "
-        "as in top32; see docs/guide.md",
-    ] = "float32"
     epochs: Annotated[int, "the horizon: epochs that every trial is planned for"]
     views: Annotated[
         int,
         "augmentations of the training set that are cached; epochs cycle through them "
         "(0: one an epoch)",
     ] = 0
+    cache_logits: Annotated[
+        str,
+        "how the teacher's logits are kept: float32, float16, or of each image the largest alone, "
+        "as in top32; see docs/guide.md",
+    ] = "float32"
     confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
