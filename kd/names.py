@@ -185,7 +185,7 @@ def parse_cache_logits(cache_logits: str, classes: int | None = None) -> int:
     rule = "cache_logits must be float32, float16 or a number of the largest, as in top32"
     require(rule, cache_logits in ALL_LOGITS or match is not None, cache_logits)
     count = int(match[1]) if match else 0
-    rule = f"cache_logits must keep fewer logits than the {classes} classes, or float16 all"
+    rule = f"cache_logits must keep fewer logits than the {classes} classes (float16 keeps all)"
     require(rule, classes is None or count < classes, cache_logits)
     return count
 

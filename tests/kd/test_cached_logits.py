@@ -153,7 +153,8 @@ def test_as_many_logits_as_classes_are_refused(count: int) -> None:
     with pytest.raises(ProtocolError) as raised:
         parse_cache_logits(f"top{count}", 10)
     assert str(raised.value) == (
-        f"cache_logits must keep fewer logits than the 10 classes, or float16 all, got 'top{count}'"
+        "cache_logits must keep fewer logits than the 10 classes (float16 keeps all), "
+        f"got 'top{count}'"
     )
     assert parse_cache_logits("top9", 10) == 9
 
