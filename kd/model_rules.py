@@ -70,6 +70,14 @@ def teacher_role(place: int) -> str:
     return f"teacher {place + 1}" if place else "teacher"
 
 
+def teacher_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of teachers, those that repeat with a number: `resnet20#2`."""
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return tuple(
+        f"{name}#{count + 1}" if count else name for name, count in zip(names, before, strict=True)
+    )
+
+
 def is_teacher(role: str) -> bool:
     """Return whether this is what a teacher is called, and not the name of a student."""
     return bool(re.fullmatch("teacher( [2-9])?", role))

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from kd.errors import ProtocolError
+from kd.errors import ProtocolError, require
 from kd.registry import Kind, check_name
 
 AUGMENTATIONS = Kind("augmentation", "kd.augmentations")
@@ -13,6 +13,7 @@ METRICS = Kind("metric", "kd.metrics")
 STEMS = ("cifar", "imagenet")
 PRECISIONS = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
+ALL_LOGITS = ("float32", "float16")  # all of them, as these numbers
 
 # Kinds whose members are files; each folder's `__init__` defines the interface of a member.
 OPTIMIZERS = Kind("optimizer", "kd.optimizers")
@@ -172,6 +173,21 @@ def parse_model(name: str) -> ModelName:
     if not 0.01 <= float(width) <= 16:
         raise ProtocolError(f"a width factor must lie in 0.01-16, got {width} in {name}")
     return ModelName(base, float(width))
+
+
+def parse_cache_logits(cache_logits: str, classes: int | None = None) -> int:
+    """Return how many logits of an image `top32` keeps; 0 for float32 and float16, which keep all.
+
+    Raises ProtocolError for any other text and, where the number of classes is known, for as many
+    logits as classes.
+    """
+    match = re.fullmatch("top([1-9][0-9]{0,6})", cache_logits, re.ASCII)
+    rule = "cache_logits must be float32, float16 or a number of the largest, as in top32"
+    require(rule, cache_logits in ALL_LOGITS or match is not None, cache_logits)
+    count = int(match[1]) if match else 0
+    rule = f"cache_logits must keep fewer logits than the {classes} classes (float16 keeps all)"
+    require(rule, classes is None or count < classes, cache_logits)
+    return count
 
 
 @dataclass(frozen=True, slots=True)

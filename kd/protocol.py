@@ -15,6 +15,7 @@ from kd.model_rules import (
     checked_taps,
     one_spelling,
     tap_paths,
+    teacher_labels,
     teacher_role,
 )
 from kd.names import (
@@ -30,6 +31,7 @@ from kd.names import (
     augment_text,
     check_loss,
     parse_augment,
+    parse_cache_logits,
 )
 from kd.registry import check_name
 
@@ -134,6 +136,11 @@ class Protocol(JsonData):
         "augmentations of the training set that are cached; epochs cycle through them "
         "(0: one an epoch)",
     ] = 0
+    cache_logits: Annotated[
+        str,
+        "how the teacher's logits are kept: float32, float16, or of each image the largest alone, "
+        "as in top32; see docs/guide.md",
+    ] = "float32"
     confirm_epochs: Annotated[int, "epochs of a confirmation run (0: the horizon)"] = 0
     batch_size: Annotated[int, "images a training step"] = 128
     warmup: Annotated[float, "share of the training in which the learning rate warms up"] = 0.1
@@ -183,14 +190,14 @@ class Protocol(JsonData):
                 require(f"{name} must lie in {low}-{high}", low <= received <= high, received)
         size = self.teacher_size
         require("teacher_size must be 0 or lie in 4-1024", size == 0 or 4 <= size <= 1024, size)
-        require("teacher_lr must be above 0", self.teacher_lr > 0, self.teacher_lr)
-        require("validation_fraction must be above 0", self.validation_fraction > 0, 0.0)
-        require("test_fraction must be above 0", self.test_fraction > 0, 0.0)
+        for name in ("teacher_lr", "validation_fraction", "test_fraction"):
+            require(f"{name} must be above 0", getattr(self, name) > 0, getattr(self, name))
         check_name("stem", self.stem, STEMS)
         METRICS.check(self.metric)
         check_name("fit", self.fit, FITS)
         check_name("precision", self.precision, PRECISIONS)
         check_name("class_weights", self.class_weights, CLASS_WEIGHTS)
+        parse_cache_logits(self.cache_logits)
         OPTIMIZERS.check(self.optimizer)
         OPTIMIZERS.check(self.teacher_optimizer)
         require("ema must be below 1", self.ema < 1, self.ema)
@@ -247,12 +254,7 @@ class Protocol(JsonData):
     @property
     def teacher_labels(self) -> tuple[str, ...]:
         """The names of the teachers, those that repeat with a number: `resnet20#2`."""
-        names = self.teachers
-        before = [names[:place].count(name) for place, name in enumerate(names)]
-        return tuple(
-            f"{name}#{count + 1}" if count else name
-            for name, count in zip(names, before, strict=True)
-        )
+        return teacher_labels(self.teachers)
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
@@ -307,10 +309,8 @@ class Protocol(JsonData):
 
     def differences(self, other: "Protocol") -> list[str]:
         """Return the fields that differ from `other`, such as `epochs: 12 -> 30`."""
-        mine, theirs = (
-            {**protocol.to_json(), "taps": list(protocol.taps) or "the default"}
-            for protocol in (self, other)
-        )
+        taps = "the default"
+        mine, theirs = ({**one.to_json(), "taps": [*one.taps] or taps} for one in (self, other))
         return [f"{key}: {mine[key]} -> {theirs[key]}" for key in mine if mine[key] != theirs[key]]
 
 

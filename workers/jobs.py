@@ -211,7 +211,8 @@ class StudentsJob(Job):
 class VerifyJob(OfTeacher, Job):
     """Compare random rows of a teacher's shard `view` with its output.
 
-    Result: the largest `difference`.
+    Result: the largest `difference`, the `rows` that were compared, and the `errors` of their
+    cached logits (see `kd.training.cached_logits`).
     """
 
     runner: ClassVar[str] = "caching.run_verify"

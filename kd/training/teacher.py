@@ -19,6 +19,7 @@ from kd.data.examples import Examples
 from kd.errors import ArtifactError
 from kd.models.build import Network
 from kd.models.taps import TapReading, attention_map
+from kd.training.cached_logits import as_cached
 from kd.training.evaluation import batch_size
 
 MAX_SIDE = 4  # of a pooled feature map
@@ -74,21 +75,30 @@ class TeacherSource(typing.Protocol):
 
 
 class LiveTeacher:
-    """A frozen teacher in eval mode that computes its output for every batch."""
+    """A frozen teacher in eval mode that computes its output for every batch.
+
+    Its logits are those that a cache with `cache_logits` contains; float32 leaves them exact.
+    """
 
     def __init__(
-        self, network: Network, projections: Mapping[str, Projection], validation_logits: Tensor
+        self,
+        network: Network,
+        projections: Mapping[str, Projection],
+        validation_logits: Tensor,
+        cache_logits: str = "float32",
     ) -> None:
         self.network = network.requires_grad_(False)
         self.projections = dict(projections)
         self.validation_logits = validation_logits
+        self.cache_logits = cache_logits
 
     @torch.no_grad()
     def read(self, view: int, index: Tensor, images: Tensor, taps: Sequence[str]) -> TeacherReading:
         self.network.eval()  # each time: another holder of the network may have called train()
         logits, maps = self.network.forward_taps(images, taps)
         return TeacherReading(
-            logits.float(), {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps}
+            as_cached(logits.float(), self.cache_logits),
+            {tap: self._read_tap(self.projections[tap], maps[tap]) for tap in taps},
         )
 
     @staticmethod

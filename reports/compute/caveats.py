@@ -283,11 +283,27 @@ def _of_protocol(data: StudyData) -> Iterator[str]:
             f"Runs cycle through {counted(protocol.view_count, 'view')} of the training set and "
             f"see each more than once."
         )
+    if protocol.cache_logits != "float32":
+        yield _of_logits(data)
     if data.settings.cache == "none":
         what = (
             "teacher was not cached: it" if len(data.teachers) == 1 else "teachers were not: they"
         )
         yield f"The {what} ran during every distilled run."
+
+
+def _of_logits(data: StudyData) -> str:
+    """Return what students learned from where logits are not cached as they are."""
+    whose = "teacher's" if len(data.teachers) == 1 else "teachers'"
+    kept = data.protocol.cache_logits
+    error = "" if data.settings.cache == "none" else " python study.py verify shows the error."
+    if kept == "float16":
+        return f"Students learned from the {whose} logits in float16, about 3 digits.{error}"
+    return (
+        f"Of the {whose} logits for an image, students learned from the {kept.removeprefix('top')} "
+        "largest, in float16, and one number for all other classes: their probability together is "
+        f"exact at temperature 1 and too large above.{error}"
+    )
 
 
 def _of_seal(data: StudyData) -> Iterator[str]:

@@ -190,13 +190,13 @@ def _write(
     folder: Path, identity: dict[str, Any], source: Source, parts: Split, report: Progress
 ) -> Manifest:
     described = to_wire(describe(source, parts.train))
-    counts, total = {}, sum(map(len, asdict(parts).values()))
-    done = (PASSES - 1) * total
+    counts, written = {}, 0
+    count, total = len(source.inputs), sum(map(len, asdict(parts).values()))
     for part, rows in asdict(parts).items():
         labels = source.labels[rows]
-        for count in _write_part(dataset_part(folder, part), source.inputs, labels, rows):
-            done += count
-            report(done, PASSES * total)
+        for more in _write_part(dataset_part(folder, part), source.inputs, labels, rows):
+            written += more
+            report((PASSES - 1) * count + count * written // total, PASSES * count)
         counts[part] = np.bincount(labels, minlength=len(source.classes)).tolist()
     info = {
         "classes": list(source.classes),

@@ -9,7 +9,8 @@ A shard is one folder artifact, so an interrupted fill continues where it stoppe
 memory-mapped: all workers share one copy in the page cache.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from kd.errors import ArtifactError
 from kd.models.taps import TapReading
+from kd.training.cached_logits import CLASSES, LOGITS, columns, decode, encode
 from kd.training.teacher import Projection, TeacherReading
 from storage.files.artifacts import Manifest, finish, is_finished, read_manifest
 from storage.files.layout import view_folder
+from storage.files.streams import streaming
 from storage.files.tensors import map_tensors, write_tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -35,8 +38,15 @@ def begin(
     projections: Mapping[str, Projection],
     validation_logits: Tensor,
     sizes: dict[str, int],
+    cache_logits: str = "float32",
 ) -> Manifest:
-    """Create a cache without shards; return its manifest. `sizes` are bytes of a view, by part."""
+    """Create a cache without shards; return its manifest. `sizes` are bytes of a view, by part.
+
+    The validation logits are kept as they are. Raises ArtifactError if `cache_logits`, which also
+    the live teacher's logits of training images are rounded to, cannot hold them.
+    """
+    if cache_logits != "float32":
+        _check_finite(encode(validation_logits, cache_logits), "the validation split")
     vectors = {tap: projection.vectors for tap, projection in projections.items()}
     write_tensors(folder / PROJECTIONS, vectors)
     write_tensors(folder / VALIDATION, {"logits": validation_logits})
@@ -84,37 +94,70 @@ def _check_dtypes(
         )
 
 
-def write_shard(folder: Path, k: int, chunks: Sequence[TeacherReading]) -> Manifest:
-    """Write the shard of view `k` from `chunks` in the order of the rows; return its manifest.
-
-    Raises ArtifactError if a value is not finite.
-    """
-    tensors = {"logits": torch.cat([chunk.logits for chunk in chunks])}
-    for tap in chunks[0].taps:
-        taps = [chunk.taps[tap] for chunk in chunks]
-        tensors[f"{tap}.features"] = torch.cat([reading.features.half() for reading in taps])
-        tensors[f"{tap}.attention"] = torch.cat([reading.attention.half() for reading in taps])
+def _check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise ArtifactError unless all values are finite that are to be kept of `what`."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
+            half = name == LOGITS and tensor.dtype == torch.float16
+            wider = ", or use --cache-logits float32, since float16 ends at 65504" if half else ""
             raise ArtifactError(
-                f"the teacher's {name} of view {k} are not all finite; "
-                "train it with a smaller --teacher-lr"
+                f"the teacher's {name} of {what} are not all finite; "
+                f"train it with a smaller --teacher-lr{wider}"
             )
-    place = view_folder(folder, k)
-    write_tensors(place / READING, tensors)
+
+
+def write_shard(
+    folder: Path,
+    k: int,
+    rows: int,
+    chunks: Iterable[TeacherReading],
+    cache_logits: str = "float32",
+) -> Generator[int]:
+    """Write the shard of view `k` from `chunks` of its `rows`, in their order, as they come.
+
+    Yields how many rows are written after each; a generator that is closed before its end leaves no
+    shard. The logits of the chunks are exact; see `kd.training.cached_logits` for what is kept of
+    them. Raises ArtifactError if a value is not finite.
+    """
+    place, done = view_folder(folder, k), 0
+    chunks = iter(chunks)
+    first = next(chunks)
+    forms = {
+        name: (str(tensor.dtype).removeprefix("torch."), (rows, *tensor.shape[1:]))
+        for name, tensor in _kept(first, cache_logits).items()
+    }
+    with streaming(place / READING, forms) as stream:
+        for chunk in chain([first], chunks):
+            tensors = _kept(chunk, cache_logits)
+            _check_finite(tensors, f"view {k}")
+            for name, tensor in tensors.items():
+                stream.append(name, tensor.cpu().numpy())
+            done += len(chunk.logits)
+            yield done
     identity = read_manifest(folder, "shards").identity
-    return finish(place, "shard", {**identity, "view": k}, {"taps": list(chunks[0].taps)})
+    finish(place, "shard", {**identity, "view": k}, {"taps": list(first.taps)})
+
+
+def _kept(reading: TeacherReading, cache_logits: str) -> dict[str, Tensor]:
+    """Return what a shard holds of a reading, by name."""
+    tensors = encode(reading.logits, cache_logits)
+    for tap, of_tap in reading.taps.items():
+        tensors[f"{tap}.features"] = of_tap.features.half()
+        tensors[f"{tap}.attention"] = of_tap.attention.half()
+    return tensors
 
 
 class CachedTeacher:
     """A teacher source that reads shards; see `kd.training.teacher.TeacherSource`."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, cache_logits: str = "float32") -> None:
         self.folder = folder
         self.device = device
         self._pins = device.type in PINNING
         self.identity = read_manifest(folder, "shards").identity
         self.projections, self.validation_logits = read_projections(folder)
+        self._classes = self.validation_logits.shape[1]
+        self._logits = columns(cache_logits, self._classes)
         self._view = -1
         self._tensors: dict[str, Tensor] = {}
 
@@ -128,7 +171,13 @@ class CachedTeacher:
             )
             for tap in taps
         }
-        return TeacherReading(self._take("logits", index), readings)
+        logits = decode(self.kept_logits(view, index), self._classes)
+        return TeacherReading(logits, readings)
+
+    def kept_logits(self, view: int, index: Tensor) -> dict[str, Tensor]:
+        """Return the rows `index` of the tensors that keep a view's logits, by name."""
+        self._open(view)
+        return {name: self._take(name, index) for name in self._logits}
 
     def _take(self, name: str, index: Tensor) -> Tensor:
         try:
@@ -160,7 +209,7 @@ class CachedTeacher:
 
         Raises ArtifactError unless all are there, of the right shapes.
         """
-        wanted = {"logits": (torch.float32, 2)}
+        wanted = {name: (dtype, 2) for name, (dtype, _) in self._logits.items()}
         for tap in taps:
             wanted |= {
                 f"{tap}.features": (torch.float16, 4),
@@ -168,10 +217,13 @@ class CachedTeacher:
             }
         tensors = {name: kept for name, kept in map_tensors(path).items() if name in wanted}
         _check_dtypes(path, tensors, wanted)
-        columns = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
-        fit = [tensors[f"{tap}.features"].shape[1] == columns[tap] for tap in taps]
-        fit.append(tensors["logits"].shape[1] == self.validation_logits.shape[1])
+        ranks = {tap: self.projections[tap].vectors.shape[1] for tap in taps}
+        fit = [tensors[f"{tap}.features"].shape[1] == ranks[tap] for tap in taps]
+        fit += [tensors[name].shape[1] == count for name, (_, count) in self._logits.items()]
         fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
+        if CLASSES in tensors:
+            numbers = tensors[CLASSES]
+            fit.append(bool(((numbers >= 0) & (numbers < self._classes)).all()))
         if not all(fit):
             raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")
         return tensors

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from storage.files.artifacts import replacing
 
-TYPES = {"uint8": "U8", "int16": "I16", "int64": "I64", "float16": "F16", "float32": "F32"}
+TYPES = {
+    "uint8": "U8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "float32": "F32",
+}
 
 Forms = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array
 

@@ -143,7 +143,8 @@ class Bench:
         self.live = LiveTeacher(teacher, projections, logits)
         shards.begin(folder, {}, projections, logits, {})
         for k in VIEWS:
-            shards.write_shard(folder, k, list(self._readings(k)))
+            for _ in shards.write_shard(folder, k, len(self.data), self._readings(k)):
+                pass
         self.cached = shards.CachedTeacher(folder, CPU)
 
     @property

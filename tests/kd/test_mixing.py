@@ -20,6 +20,7 @@ from kd.training.loop import train
 from search_spaces.context import StudyContext
 from search_spaces.space import load_space
 from storage.files import shards
+from tests.support.shards import fill_shard
 from tests.support.small import (
     CLASSES,
     DISTILLED,
@@ -202,7 +203,7 @@ def test_the_cached_reading_is_that_of_the_mixed_image(text: str, tmp_path) -> N
             live.read(k, index, images, TAPS)
             for index, (images, _) in zip(order, batches, strict=True)
         ]
-        shards.write_shard(tmp_path / "x", k, chunks)
+        fill_shard(tmp_path / "x", k, chunks)
     cached = shards.CachedTeacher(tmp_path / "x", torch.device("cpu"))
     ends = []
     for source in (live, cached):

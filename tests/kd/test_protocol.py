@@ -47,6 +47,7 @@ OTHERS: dict[str, Any] = {
     "taps": ("last1",),
     "epochs": 31,
     "views": 10,
+    "cache_logits": "top32",
     "confirm_epochs": 60,
     "batch_size": 64,
     "warmup": 0.2,
@@ -216,6 +217,11 @@ def test_absurd_names_are_refused(name: str, absurd: Any) -> None:
         ({"teacher_lr": 0}, "teacher_lr must be above 0, got 0"),
         ({"fit": "cut"}, "unknown fit 'cut'; known: crop, pad, stretch"),
         ({"class_weights": "even"}, "unknown class_weights 'even'; known: none, balanced"),
+        (
+            {"cache_logits": "top0"},
+            "cache_logits must be float32, float16 or a number of the largest, as in top32, got "
+            "'top0'",
+        ),
         ({"dataset": "mine.py"}, "a data set of your own must be FILE.py:FUNCTION"),
         ({"margin": 101}, "margin must lie in 0-100, got 101"),
         ({"seed": 2**63}, "seed must lie in 0-9223372036854775807, got 9223372036854775808"),

@@ -88,6 +88,29 @@ def test_weights_that_may_have_seen_the_images_are_named(
     assert all(text.startswith(start) for text, start in zip(found, named, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("kept", "start"),
+    [
+        ("float32", None),
+        ("float16", "Students learned from the teacher's logits in float16, about 3 digits."),
+        (
+            "top32",
+            "Of the teacher's logits for an image, students learned from the 32 largest, in "
+            "float16, and one number for all other classes: their probability together is exact "
+            "at temperature 1 and too large above.",
+        ),
+    ],
+)
+def test_logits_that_were_not_cached_as_they_are_are_named(
+    data: StudyData, kept: str, start: str | None
+) -> None:
+    told = replace(data, protocol=replace(data.protocol, cache_logits=kept))
+    shown = "python study.py verify shows the error."
+    assert caveats(told, "logits") == ([f"{start} {shown}"] if start else [])
+    live = replace(told, settings=replace(told.settings, cache="none"), cached=None)
+    assert caveats(live, "logits") == ([start] if start else [])
+
+
 def test_a_teacher_far_better_on_the_test_split_than_on_validation_is_named(
     data: StudyData,
 ) -> None:

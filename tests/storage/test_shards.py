@@ -26,9 +26,10 @@ from storage.files.artifacts import (
 )
 from storage.files.layout import view_folder
 from storage.files.shard_folders import cached_taps, missing_views, verify_shard
-from storage.files.shards import CachedTeacher, write_shard
+from storage.files.shards import CachedTeacher
 from storage.files.tensors import map_tensors, write_tensors
-from tests.support.small import AUGMENT, TAPS, labelled, teacher
+from tests.support.shards import fill_shard
+from tests.support.small import AUGMENT, LOGITS_KEPT, TAPS, labelled, teacher
 
 IDENTITY: dict[str, Any] = {"teacher": "w", "dataset": "d", "view_seed": 3, "taps": list(TAPS)}
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def cache(tmp_path, live: LiveTeacher) -> Path:
     """A cache of two views."""
     folder = begin(tmp_path / "shards", live)
     for k in (0, 1):
-        write_shard(folder, k, readings(live, k))
+        fill_shard(folder, k, readings(live, k))
     return folder
 
 
@@ -77,6 +78,35 @@ def assert_alike(cached: TeacherReading, fresh: TeacherReading) -> None:
         assert torch.equal(kept.attention, fresh.taps[tap].attention)
         assert kept.variance == fresh.taps[tap].variance
         assert kept.features.dtype == kept.attention.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kept", LOGITS_KEPT)
+def test_whatever_is_kept_of_logits_a_shard_reads_as_the_live_teacher_bit_by_bit(
+    tmp_path: Path, live: LiveTeacher, kept: str
+) -> None:
+    folder = begin(tmp_path / "shards", live)
+    fill_shard(folder, 0, readings(live, 0), kept)
+    rounded = LiveTeacher(live.network, live.projections, live.validation_logits, kept)
+    cached = CachedTeacher(folder, CPU, kept)
+    for index, fresh in zip(torch.arange(24).split(10), readings(rounded, 0), strict=True):
+        assert_alike(cached.read(0, index, torch.empty(0), TAPS), fresh)
+    index = torch.tensor([17, 3, 3, 20])
+    fresh = rounded.read(0, index, images_of(DATA, 0, index), ())
+    assert_alike(cached.read(0, index, torch.empty(0), ()), fresh)
+    assert torch.equal(cached.validation_logits, live.validation_logits)  # exact
+    exact = live.read(0, index, images_of(DATA, 0, index), ())
+    assert torch.equal(fresh.logits, exact.logits) == (kept == "float32")
+
+
+def test_a_cache_is_not_read_as_one_that_keeps_its_logits_otherwise(
+    tmp_path: Path, live: LiveTeacher
+) -> None:
+    folder = begin(tmp_path / "shards", live)
+    for k, kept in enumerate(LOGITS_KEPT):
+        fill_shard(folder, k, readings(live, k), kept)
+        for other in {*LOGITS_KEPT, "top1"} - {kept}:
+            with pytest.raises(ArtifactError, match=r"has logits.* of a wrong dtype|does not fit"):
+                CachedTeacher(folder, CPU, other).read(k, torch.arange(2), torch.empty(0), ())
 
 
 @pytest.mark.parametrize("k", [0, 1])
@@ -133,11 +163,11 @@ def test_projections_and_validation_logits_survive_the_disk(cache: Path, live: L
 def test_an_interrupted_fill_continues_where_it_was(tmp_path, live: LiveTeacher) -> None:
     folder = begin(tmp_path / "shards", live)
     assert missing_views(folder, 3, features=True) == [0, 1, 2]
-    write_shard(folder, 1, readings(live, 1))
+    fill_shard(folder, 1, readings(live, 1))
     write_tensors(view_folder(folder, 2) / shards.READING, {"logits": torch.zeros(24, 3)})
     assert missing_views(folder, 3, features=True) == [0, 2]  # 2 has no manifest yet
     for k in missing_views(folder, 3, features=True):
-        write_shard(folder, k, readings(live, k))
+        fill_shard(folder, k, readings(live, k))
     assert missing_views(folder, 3, features=True) == []
     assert missing_views(folder, 4, features=False) == [3]
 
@@ -146,7 +176,7 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
     tmp_path, live: LiveTeacher
 ) -> None:
     folder = begin(tmp_path / "shards", live)
-    write_shard(folder, 0, readings(live, 0, ()))
+    fill_shard(folder, 0, readings(live, 0, ()))
     assert missing_views(folder, 1, features=False) == []
     assert missing_views(folder, 1, features=True) == [0]
     assert cached_taps(folder, 0) == []
@@ -156,7 +186,7 @@ def test_a_shard_of_logits_alone_is_filled_up_when_features_are_wanted(
 
     manifest = view_folder(folder, 0) / MANIFEST
     before = manifest.read_bytes()
-    write_shard(folder, 0, readings(live, 0))
+    fill_shard(folder, 0, readings(live, 0))
     after = manifest.read_bytes()
     manifest.write_bytes(before)  # as another study finds it meanwhile, or this one after a kill
     reading = CachedTeacher(folder, CPU).read(0, index, torch.empty(0), ())
@@ -186,8 +216,27 @@ def test_values_that_are_not_finite_are_refused(tmp_path, live: LiveTeacher, par
     first, *others = readings(live, 5)
     name = part if part == "logits" else f"last2.{part}"
     with pytest.raises(ArtifactError, match=rf"the teacher's {name} of view 5 are not all finite"):
-        write_shard(folder, 5, [first, broken(others[0], part), *others[1:]])
+        fill_shard(folder, 5, [first, broken(others[0], part), *others[1:]])
     assert not is_finished(view_folder(folder, 5))
+
+
+@pytest.mark.parametrize("kept", ["float16", "top2"])
+def test_logits_that_float16_cannot_hold_are_refused(
+    tmp_path, live: LiveTeacher, kept: str
+) -> None:
+    """Those of the validation split too, which stand for the live teacher's."""
+    [first, *_] = chunks = readings(live, 0)
+    large = replace(first, logits=first.logits.index_fill(1, torch.tensor(1), 70_000.0))
+    folder = begin(tmp_path / "shards", live)
+    fill_shard(folder, 0, [large, *chunks[1:]])
+    with pytest.raises(ArtifactError) as raised:
+        fill_shard(folder, 1, [large, *chunks[1:]], kept)
+    assert str(raised.value) == (
+        "the teacher's logits of view 1 are not all finite; train it with a smaller --teacher-lr, "
+        "or use --cache-logits float32, since float16 ends at 65504"
+    )
+    with pytest.raises(ArtifactError, match=r"^the teacher's logits of the validation split are"):
+        shards.begin(tmp_path / "other", IDENTITY, live.projections, large.logits, SIZES, kept)
 
 
 # Refusing.
@@ -293,6 +342,29 @@ def test_a_shard_of_other_tensors_is_refused(
     for _ in range(2):  # the second time too
         with pytest.raises(ArtifactError, match=message):
             cached.read(1, torch.arange(2), torch.empty(0), TAPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("logits.rest"), "has logits.rest of a wrong dtype"),
+        (lambda tensors: tensors["logits.classes"].add_(1), "does not fit"),
+        (lambda tensors: tensors["logits.classes"].sub_(3), "does not fit"),
+        (lambda tensors: tensors.update(logits=tensors["logits"][:, 1:]), "does not fit"),
+        (
+            lambda tensors: tensors.update({"logits.rest": tensors["logits.rest"].half()}),
+            "has logits.rest of a wrong dtype",
+        ),
+    ],
+)
+def test_a_shard_of_other_tensors_of_its_largest_logits_is_refused(
+    tmp_path, live: LiveTeacher, change: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    folder = begin(tmp_path / "shards", live)
+    fill_shard(folder, 0, readings(live, 0), "top2")
+    rewrite(folder, 0, change)
+    with pytest.raises(ArtifactError, match=message):
+        CachedTeacher(folder, CPU, "top2").read(0, torch.arange(2), torch.empty(0), ())
 
 
 def test_a_shard_of_fewer_rows_is_refused(cache: Path) -> None:

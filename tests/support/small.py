@@ -25,6 +25,7 @@ TEACHER = "resnet8-w0.25"
 STUDENT = "resnet8-w0.125"
 TAPS = ("last1", "last2", "last3")
 AUGMENT = "crop=1,flip,cutout=2"
+LOGITS_KEPT = ("float32", "float16", "top2")  # values of --cache-logits
 # a model of each kind of layers
 ONE_OF_EACH = ("resnet8", "wrn-16-1", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "vgg11_bn")
 

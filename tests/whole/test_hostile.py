@@ -522,6 +522,7 @@ FLAGS_GIVEN = {
     "--dataset": ["folder:", "folder:/nowhere", "folder:/dev/null", "x" * 5000],
     "--augment": ["", "../x", "none,flip", "crop=nan", "jitter=1e400", "crop=" + "9" * 5000],
     "--cache-budget": ["nan", "-1", "9" * 400 + "GB"],
+    "--cache-logits": ["", "top", "top0", "top10", "top" + "9" * 5000],
     "--workers": ["0", "nan", "-1"],
     "--space": ["/etc/passwd", "/nowhere.py"],
     "--arms": ["../x", "plain,plain", "<script>"],

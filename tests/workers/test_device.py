@@ -20,8 +20,9 @@ from kd.training.loop import train
 from kd.training.state import TrainingState
 from kd.training.teacher import LiveTeacher, widest_float
 from storage.files import shards
-from storage.files.shards import CachedTeacher, write_shard
-from tests.support.small import DISTILLED, begin, labelled, plan, teacher
+from storage.files.shards import CachedTeacher
+from tests.support.shards import fill_shard
+from tests.support.small import DISTILLED, LOGITS_KEPT, begin, labelled, plan, teacher
 from workers import device
 from workers.device import (
     accelerator_count,
@@ -188,7 +189,7 @@ def cache(live, tmp_path_factory) -> Any:
     folder = tmp_path_factory.mktemp("cache") / "shards"
     shards.begin(folder, {"taps": TAPS}, live.projections, live.validation_logits, {})
     images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    write_shard(folder, 0, [live.read(0, torch.arange(16), images, tuple(live.projections))])
+    fill_shard(folder, 0, [live.read(0, torch.arange(16), images, tuple(live.projections))])
     return folder
 
 
@@ -221,6 +222,18 @@ def distilled(soft: str, feature: str) -> Recipe:
 def test_no_step_of_an_epoch_waits_for_the_device(elsewhere, cache, kind, soft, feature):
     source = elsewhere if kind == "live" else CachedTeacher(cache, META)
     assert steps_without_waiting(distilled(soft, feature), source) == STEPS
+
+
+@pytest.mark.parametrize("kept", LOGITS_KEPT)
+def test_no_step_waits_for_the_device_whatever_is_kept_of_logits(live, elsewhere, tmp_path, kept):
+    rounded = LiveTeacher(
+        elsewhere.network, elsewhere.projections, elsewhere.validation_logits, kept
+    )
+    shards.begin(tmp_path, {}, live.projections, live.validation_logits, {})
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    fill_shard(tmp_path, 0, [live.read(0, torch.arange(16), images, ())], kept)
+    for source in (rounded, CachedTeacher(tmp_path, META, kept)):
+        assert steps_without_waiting(distilled("kl", "none"), source) == STEPS
 
 
 def test_no_step_without_distillation_waits_for_the_device():

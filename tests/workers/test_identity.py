@@ -53,6 +53,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "taps": (("last1",), CACHE),
     "epochs": (3, NONE),
     "views": (5, NONE),
+    "cache_logits": ("float16", CACHE),
     "confirm_epochs": (4, NONE),
     "batch_size": (17, TEACHER),
     "warmup": (0.2, TEACHER),

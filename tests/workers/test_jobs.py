@@ -171,7 +171,7 @@ def test_preparing_states_how_far_it_is(tmp_path) -> None:
     job = PrepareJob(protocol=protocol(image_size=9), root=str(tmp_path))
     *said, _ = run(job)
     progress = [(event.done, event.total) for event in said]
-    assert progress[-1] == (1797, 1797)
+    assert progress[-1] == (3 * 1797, 3 * 1797)  # read, digested and written
     assert all(one < other for one, other in pairwise(progress))
 
 
@@ -313,6 +313,59 @@ def test_the_sizes_announced_are_those_on_disk(prepared: Ground) -> None:
         "logits": bytes_of["logits"],
         "features": sum(bytes_of.values()) - bytes_of["logits"],
     }
+
+
+def keeping(ready: Ground, kept: str) -> Ground:
+    """A cache with such logits, of two views, beside that of `ready`."""
+    other = replace(ready, protocol=protocol(cache_logits=kept))
+    other = replace(other, shards=(result(other.job(ProjectionJob))["shards"],))
+    for k in (0, 1):
+        result(other.shard(k))
+    return other
+
+
+@pytest.mark.parametrize("kept", ["float16", "top3"])
+def test_a_cache_that_keeps_less_of_its_logits_has_the_size_announced_and_is_verified(
+    ready: Ground, kept: str
+) -> None:
+    other = keeping(ready, kept)
+    assert other.shards != ready.shards
+    assert result(other.job(TeacherJob))["found"]
+    sizes = result(other.job(ProjectionJob))["sizes"]
+    assert sizes["logits"] == 60 * {"float16": 2 * 10, "top3": 3 * (2 + 2) + 4}[kept]
+    path = view_folder(other.layout.shards(other.shards[0]), 0) / shards.READING
+    assert 0 <= path.stat().st_size - sum(sizes.values()) < 2000  # the header
+    verified = result(verify(other))
+    assert verified["difference"] == 0
+    exact = load_live_teacher(other.job(TeacherJob), CPU)
+    cached = shards.CachedTeacher(path.parents[1], CPU, kept)
+    assert torch.equal(cached.validation_logits, exact.validation_logits)
+    error = verified["errors"]
+    assert error["logit"] > 0
+    assert all(0 < mean <= largest for mean, largest in error["kl"].values())
+    nothing = {"logit": 0, "kl": {"1": [0, 0], "4": [0, 0], "10": [0, 0]}}
+    assert result(verify(ready))["errors"] == nothing
+
+
+@pytest.mark.parametrize("kept", ["float16", "top3"])
+def test_a_cache_that_keeps_less_of_its_logits_trains_as_the_live_teacher_bit_for_bit(
+    ready: Ground, kept: str
+) -> None:
+    other = keeping(ready, kept)
+    result(other.train(HINT, "cached"))
+    result(other.train(HINT, "logits", cache="logits"))
+    result(other.train(HINT, "live", cache="none"))
+    cached = checkpoint(other, "cached")
+    assert same_bits(cached, checkpoint(other, "live"))
+    assert same_bits(cached, checkpoint(other, "logits"))
+    result(ready.train(HINT, "exact"))
+    assert not same_bits(cached, checkpoint(other, "exact"))
+
+
+def test_as_many_logits_as_classes_are_refused_with_the_data(tmp_path: Path) -> None:
+    ground = Ground(tmp_path / "runs", protocol(cache_logits="top10"))
+    said = failure(ground.job(PrepareJob), "ProtocolError")
+    assert said.startswith("cache_logits must keep fewer logits than the 10 classes")
 
 
 def test_projections_and_logits_are_those_of_the_teacher(prepared: Ground) -> None:

@@ -14,6 +14,7 @@ from kd.models.build import Network
 from kd.models.numerics import place
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
+from kd.training.cached_logits import columns, distance, errors
 from kd.training.evaluation import predict
 from kd.training.teacher import LiveTeacher, Projection, TeacherReading, fit_projections
 from storage.files import shards
@@ -25,7 +26,6 @@ from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts, received_inputs
 from workers.runners.tap_names import teacher_modules
 
-CPU = torch.device("cpu")
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
 
 
@@ -46,8 +46,8 @@ def run_projections(
             teacher = place(load_teacher(job), device)
             projections = fit_projections(teacher, data, job.taps)
             logits = predict(teacher, validation)
-            sizes = _sizes(teacher, data, projections)
-            shards.begin(folder, identity, projections, logits, sizes)
+            sizes = _sizes(teacher, data, projections, protocol.cache_logits)
+            shards.begin(folder, identity, projections, logits, sizes, protocol.cache_logits)
         manifest = read_manifest(folder, "shards", identity)
         manifest.verify()
     yield Result.of(shards=folder.name, sizes=manifest.info["sizes"])
@@ -76,18 +76,22 @@ def shards_identity(
         "augment": protocol.augment,
         "augmented": augment_digest(protocol.augment, protocol.stored_size),
         "taps": list(taps),
-        "dtypes": ["float32", "float16"],
+        "dtypes": [protocol.cache_logits, "float16"],
         "threads": protocol.threads,
         "torch": torch.__version__,
     }
 
 
-def _sizes(teacher: Network, data: Examples, projections: dict[str, Projection]) -> dict[str, int]:
+def _sizes(
+    teacher: Network, data: Examples, projections: dict[str, Projection], cache_logits: str
+) -> dict[str, int]:
     """Return the bytes of one view's `logits` and `features`, from the reading of one image."""
     live = LiveTeacher(teacher, projections, torch.empty(0))
     reading = live.read(0, torch.zeros(1, dtype=torch.long), data.first(1).values, [*projections])
     numbers = sum(tap.features.numel() + tap.attention.numel() for tap in reading.taps.values())
-    return {"logits": 4 * reading.logits.numel() * len(data), "features": 2 * numbers * len(data)}
+    kept = columns(cache_logits, reading.logits.shape[1]).values()
+    row = sum(dtype.itemsize * count for dtype, count in kept)
+    return {"logits": row * len(data), "features": 2 * numbers * len(data)}
 
 
 def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -99,27 +103,20 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
     with locked(lock_of(target), wait=True):
         sweep(target / shards.READING)
         if not (missing and is_finished(target)):  # otherwise another worker has just made it
-            chunks: list[TeacherReading] = []
-            yield from _read_view(job, device, stopped, chunks)
             if stopped():
                 return
-            shards.write_shard(folder, job.view, chunks)
+            data, _ = open_parts(job, device)
+            order = torch.arange(len(data)).split(CHUNK)
+            taps = job.taps if job.features else ()
+            chunks = _readings(load_live_teacher(job, device), job, data, order, taps)
+            kept = job.protocol.cache_logits
+            writing = shards.write_shard(folder, job.view, len(data), chunks, kept)
+            for done in writing:
+                if stopped():
+                    writing.close()
+                    return
+                yield Progress(done=done, total=len(data))
     yield Result.of(seconds=time.perf_counter() - started)
-
-
-def _read_view(
-    job: ShardJob, device: torch.device, stopped: ShouldStop, chunks: list[TeacherReading]
-) -> Iterator[Event]:
-    """Append the teacher's readings of the view to `chunks`, in the order of the rows."""
-    data, _ = open_parts(job, device)
-    live = load_live_teacher(job, device)
-    taps = job.taps if job.features else ()
-    order = torch.arange(len(data)).split(CHUNK)
-    for done, chunk in _readings(live, job, data, order, taps):
-        if stopped():
-            return
-        chunks.append(chunk.to(CPU))  # a whole view may not fit in device memory
-        yield Progress(done=done, total=len(data))
 
 
 def _readings(
@@ -128,13 +125,11 @@ def _readings(
     data: Examples,
     order: Sequence[torch.Tensor],
     taps: Sequence[str],
-) -> Iterator[tuple[int, TeacherReading]]:
-    """Yield the teacher's readings of each index of the job's view, after the number of rows."""
+) -> Iterator[TeacherReading]:
+    """Yield the teacher's readings of each index of the job's view."""
     view = data.view(view_seed(job.protocol), job.view, job.protocol.augment)
-    done = 0
     for index, (images, _) in zip(order, data.batches(order, view), strict=True):
-        done += len(index)
-        yield done, live.read(job.view, index, images, taps)
+        yield live.read(job.view, index, images, taps)
 
 
 def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
@@ -147,10 +142,15 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Ite
     folder = job.layout.shards(job.shards[0])
     verify_shard(folder, job.view)
     taps = cached_taps(folder, job.view)
-    kept = shards.CachedTeacher(folder, device).read(job.view, index, torch.empty(0), taps)
-    [(_, fresh)] = _readings(live, job, data, [index], taps)
-    gaps = [(fresh.logits - kept.logits).abs().max()]
+    cached = shards.CachedTeacher(folder, device, job.protocol.cache_logits)
+    kept = cached.read(job.view, index, torch.empty(0), taps)
+    [fresh] = _readings(live, job, data, [index], taps)
+    gaps = [distance(fresh.logits, cached.kept_logits(job.view, index))]
     for tap in taps:
         gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
         gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
-    yield Result.of(difference=float(torch.stack(gaps).max()), rows=len(index))
+    yield Result.of(
+        difference=float(torch.stack(gaps).max()),
+        rows=len(index),
+        errors=errors(fresh.logits, kept.logits),
+    )

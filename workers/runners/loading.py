@@ -123,11 +123,16 @@ def load_teacher(job: JobContext) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def load_live_teacher(job: JobContext, device: torch.device) -> LiveTeacher:
-    """Load the first teacher, and the projections that its cache began with, onto `device`."""
+def load_live_teacher(
+    job: JobContext, device: torch.device, cache_logits: str = "float32"
+) -> LiveTeacher:
+    """Load the first teacher, and the projections that its cache began with, onto `device`.
+
+    Its logits are exact, as a shard is made of, or as `cache_logits` keeps them.
+    """
     projections, logits = shards.read_projections(job.layout.shards(job.shards[0]))
     moved = {tap: projection.to(device) for tap, projection in projections.items()}
-    return LiveTeacher(place(load_teacher(job), device), moved, logits)
+    return LiveTeacher(place(load_teacher(job), device), moved, logits, cache_logits)
 
 
 def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
@@ -144,8 +149,8 @@ def teacher_source(job: TrainJob, device: torch.device) -> TeacherSource:
 
 def _one_source(job: TrainJob, device: torch.device) -> TeacherSource:
     """Return the source of the first teacher."""
-    recipe = job.recipe
+    recipe, kept = job.recipe, job.protocol.cache_logits
     cached = job.cache == "all" or (job.cache == "logits" and not recipe.reads_taps)
     if cached or not recipe.distils:
-        return CachedTeacher(job.layout.shards(job.shards[0]), device)
-    return load_live_teacher(job, device)
+        return CachedTeacher(job.layout.shards(job.shards[0]), device, kept)
+    return load_live_teacher(job, device, kept)

@@ -20,7 +20,7 @@ from kd.errors import require
 from kd.json_data import plain
 from kd.losses.adapters import Adapters
 from kd.models.numerics import check_device, place
-from kd.names import parse_model, parse_weights, refusing_deep
+from kd.names import parse_cache_logits, parse_model, parse_weights, refusing_deep
 from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
@@ -61,6 +61,7 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
         yield from iter(events.get, None)
     manifest = future.result()
     _check_kind(job.protocol, read_inputs(manifest.info))
+    parse_cache_logits(job.protocol.cache_logits, len(manifest.info["classes"]))
     dataset, how = job.protocol.dataset, reading_of(job.protocol)
     unread = [passed_over(dataset, how), _left_out(left_out(job.layout, job.protocol))]
     yield Result.of(
