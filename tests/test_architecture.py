@@ -41,6 +41,7 @@ FLOORS = {
             "ablations",
             "augmentations",
             "metrics",
+            "data.reading",
             "data.sources",
             "data",
             "models.families",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kd.data.sources import Source
+from kd.data.reading.source import Source
 from kd.errors import DataError
 from kd.json_data import JsonData, from_wire
 

@@ -3,7 +3,7 @@
     def scans():
         return {"x_train": …, "y_train": …, "x_test": …, "y_test": …}
 
-It returns arrays by name, as an .npz file holds them (see `kd.data.sources._named`); or inputs and
+It returns arrays by name, as an .npz file holds them (see `kd.data.reading.named`); or inputs and
 labels of all examples; or a data set with `len` and indices, such as torch's, whose items are an
 input and a label; or pairs and data sets by the name of their split. A data set is walked once.
 """
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._arrays import source_of, text_of
-from kd.data.sources._files import square_pixels
-from kd.data.sources._images import BLOCK, one_line
-from kd.data.sources._named import Names
-from kd.data.sources._parts import part_of
+from kd.data.reading.arrays import source_of, text_of
+from kd.data.reading.files import square_pixels
+from kd.data.reading.images import BLOCK, one_line
+from kd.data.reading.named import Names
+from kd.data.reading.parts import part_of
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError, RetortError
 from kd.names import OwnFunction
 from kd.own_files import find_kept, own_error

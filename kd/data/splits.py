@@ -17,11 +17,11 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data import own_sources, sources
+from kd.data import own_sources, reading
 from kd.data.own_sources import read_own_source
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._blocks import resized
-from kd.data.sources._images import one_line
+from kd.data.reading.blocks import resized
+from kd.data.reading.images import one_line
+from kd.data.reading.source import Progress, Reading, Source
 from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
 from kd.errors import DataError
 from kd.protocol import Protocol
@@ -78,7 +78,7 @@ def listing_digest(dataset: str, how: Reading) -> str:
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         content = member.listing(path, how) if hasattr(member, "listing") else dataset
-    shared = Path(str(sources.__file__)).parent.glob("_*.py")  # what several sources use
+    shared = Path(str(reading.__file__)).parent.glob("*.py")
     files = [Path(str(member.__file__)), *sorted(shared)]
     readers = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     text = json.dumps([content, *readers, *how.identity])

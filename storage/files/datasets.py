@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kd.data.examples import Examples
 from kd.data.inputs import describe, read_inputs
-from kd.data.sources import Progress, Source
+from kd.data.reading.source import Progress, Source
 from kd.data.splits import Split, listing_digest, load_source, reading_of, split
 from kd.dataset_names import parse_own_dataset
 from kd.errors import ArtifactError, DataError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kd.data.sources import Reading, Source, _blocks, _files
-from kd.data.sources._parts import is_split_name
+from kd.data.reading import blocks, files
+from kd.data.reading.parts import is_split_name
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 
@@ -409,7 +410,7 @@ def test_images_outside_a_class_folder_are_named(tmp_path):
 
 
 def test_progress_reaches_the_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(_blocks, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
     for row in range(5):
         save(tmp_path, f"{'ab'[row % 2]}/{row}.png", colour(row))
     calls = []
@@ -426,7 +427,7 @@ def test_warning_filters_are_as_they_were_after_a_folder_was_read(tmp_path):
 
 
 def test_extensions_are_those_of_torchvision():
-    assert _files.EXTENSIONS == IMG_EXTENSIONS
+    assert files.EXTENSIONS == IMG_EXTENSIONS
 
 
 def test_link_within_the_folder_is_read(tmp_path):

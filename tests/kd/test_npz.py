@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kd.data.inputs import describe
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.errors import DataError
 

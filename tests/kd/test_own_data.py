@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conductor.stages.own_files import keep_own, pin_functions
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import listing_digest, load_source, origins, passed_over
 from kd.dataset_names import dataset_slug
 from kd.errors import DataError, ProtocolError, RetortError

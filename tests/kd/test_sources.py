@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets import utils as torchvision_files
 
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import listing_digest, load_source
 from kd.errors import DataError
 
@@ -41,7 +41,7 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from kd.data.sources import Reading\n"
+        "from kd.data.reading.source import Reading\n"
         "from kd.data.splits import load_source\n"
         f"assert len(load_source('digits', Reading(8), Path({str(tmp_path)!r})).labels) == 1797\n"
         "assert 'sklearn' not in sys.modules\n"
@@ -50,12 +50,12 @@ def test_reading_digits_imports_no_scikit_learn(tmp_path):
 
 
 def test_a_listing_is_another_one_once_the_code_that_reads_has_changed(tmp_path, monkeypatch):
-    folder = tmp_path / "sources"
-    shutil.copytree(ROOT / "kd/data/sources", folder)
-    monkeypatch.setattr("kd.data.sources.__file__", str(folder / "__init__.py"))
+    folder = tmp_path / "reading"
+    shutil.copytree(ROOT / "kd/data/reading", folder)
+    monkeypatch.setattr("kd.data.reading.__file__", str(folder / "__init__.py"))
     before = listing_digest("digits", Reading(8))
     assert listing_digest("digits", Reading(8)) == before
-    with (folder / "_images.py").open("a") as file:
+    with (folder / "images.py").open("a") as file:
         file.write("# changed\n")
     assert listing_digest("digits", Reading(8)) != before
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.splits import apportion, load_source, split, spread
 from kd.errors import DataError
 from kd.protocol import Protocol

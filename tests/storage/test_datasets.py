@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from kd.data import splits
-from kd.data.sources import Source, _blocks, _files
+from kd.data.reading import blocks, files
+from kd.data.reading.source import Source
 from kd.errors import ArtifactError, DataError
 from kd.protocol import Protocol
 from storage.files import datasets
@@ -430,12 +431,12 @@ def test_images_that_do_not_fit_in_memory_are_refused(layout, tmp_path, monkeypa
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path, skip_bad):
     """With a bad image before the interruption, or none."""
-    monkeypatch.setattr(_blocks, "BLOCK", 2)
-    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "RECORDED", 1)
     if skip_bad:
         (photos / "cat/3.png").write_bytes(b"no image")
     protocol = replace(protocol_of(photos), skip_bad_images=skip_bad)
-    read, images = _files._read_image, []
+    read, images = files._read_image, []
 
     def interrupted(path: Path, *rest: object) -> object:
         images.append(f"{path.parent.name}/{path.name}")
@@ -443,12 +444,12 @@ def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path
             raise KeyboardInterrupt
         return read(path, *rest)
 
-    monkeypatch.setattr(_files, "_read_image", interrupted)
+    monkeypatch.setattr(files, "_read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(layout, protocol)
     images.clear()
     monkeypatch.setattr(
-        _files, "_read_image", lambda path, *rest: images.append(path.name) or read(path, *rest)
+        files, "_read_image", lambda path, *rest: images.append(path.name) or read(path, *rest)
     )
     calls: list[tuple[int, int]] = []
     continued = prepare(layout, protocol, lambda *call: calls.append(call))
@@ -463,8 +464,8 @@ def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path
 
 
 def test_full_disk_is_one_line_and_what_was_decoded_stays(layout, photos, monkeypatch):
-    monkeypatch.setattr(_blocks, "BLOCK", 2)
-    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "RECORDED", 1)
     write, written = os.pwrite, []
 
     def full(descriptor: int, data: object, place: int) -> int:
@@ -485,8 +486,8 @@ def test_full_disk_is_one_line_and_what_was_decoded_stays(layout, photos, monkey
 
 def test_what_a_function_of_the_users_own_returns_is_never_continued(layout, tmp_path, monkeypatch):
     """It may return something else each time."""
-    monkeypatch.setattr(_blocks, "BLOCK", 2)
-    monkeypatch.setattr(_blocks, "RECORDED", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "RECORDED", 1)
     labels = np.arange(20) % 2
     makes = iter(
         Source(inputs=np.full((20, 3, 4, 4), value, np.uint8), labels=labels, classes=("a", "b"))

@@ -24,7 +24,7 @@ from PIL import Image
 from conductor.command_line.cli import main
 from conductor.command_line.presets.folder import PROTOCOL as FOLDER
 from conductor.request import choose_spaces
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.data.sources.folder import read as read_folder
 from kd.data.splits import load_source, split
 from kd.errors import DataError, ProtocolError

@@ -15,7 +15,7 @@ from conductor.command_line.places import settled_words
 from conductor.search.methods import make_pruner, make_sampler
 from conductor.search.pruners import PRUNERS
 from conductor.search.samplers import SAMPLERS
-from kd.data.sources import Reading
+from kd.data.reading.source import Reading
 from kd.data.splits import listing_digest, passed_over
 from kd.dataset_names import SOURCES
 from kd.errors import ProtocolError
@@ -32,7 +32,7 @@ STRIPES = '''"""Stripes of two directions, 8x8."""
 
 import numpy as np
 
-from kd.data.sources import Source
+from kd.data.reading.source import Source
 
 
 def read(place, how, progress):

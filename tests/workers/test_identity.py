@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kd.data.sources import Reading, Source
+from kd.data.reading.source import Reading, Source
 from kd.names import AUGMENTATIONS
 from kd.protocol import Protocol
 from storage.files import datasets

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from kd.data.inputs import Inputs, read_inputs
-from kd.data.sources._files import NAMED
+from kd.data.reading.files import NAMED
 from kd.data.splits import origins, passed_over, reading_of
 from kd.data.views import augment_digest
 from kd.dataset_names import parse_own_dataset

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._torchvision import read_torchvision
+from kd.data.reading.published import read_torchvision
+from kd.data.reading.source import Progress, Reading, Source
 
 DOWNLOADED = True
 IMAGES = True

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._arrays import numbered
-from kd.data.sources._files import NAMED, left_out, listing_of, read_images
-from kd.data.sources._images import one_line
-from kd.data.sources._parts import part_of
+from kd.data.reading.arrays import numbered
+from kd.data.reading.files import NAMED, left_out, listing_of, read_images
+from kd.data.reading.images import one_line
+from kd.data.reading.parts import part_of
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError
 
 PATH = "labels.csv"

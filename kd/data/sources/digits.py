@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Reading, Source
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError
 
 DIGITS = "data/digits.csv.gz"  # in scikit-learn's folder of data sets

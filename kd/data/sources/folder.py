@@ -5,7 +5,7 @@ torchvision's ImageFolder layout, read into one array:
     PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
     PATH/<class>/…                                                  all images, to be split
 
-A missing val/ or test/ split is drawn. Splits may have the names in `_parts`, such as Train or dev.
+A missing val/ or test/ split is drawn. Splits may have the names in `kd.data.reading.parts`, such as Train or dev.
 
 As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
 name, and files of other kinds are skipped. Hidden files and folders, images outside of classes and
@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._files import (
+from kd.data.reading.files import (
     EXTENSIONS,
     IMAGE_ENDINGS,
     by_ending,
@@ -35,7 +34,8 @@ from kd.data.sources._files import (
     printable,
     read_images,
 )
-from kd.data.sources._parts import is_split_name, part_of
+from kd.data.reading.parts import is_split_name, part_of
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError
 
 PATH = "photos"

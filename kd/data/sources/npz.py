@@ -1,6 +1,6 @@
 """Arrays in an .npz file, with their labels and perhaps their splits.
 
-`_named` has the names of the arrays, `_arrays` their shapes.
+`kd.data.reading.named` has the names of the arrays, `kd.data.reading.arrays` their shapes.
 """
 
 import zipfile
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._files import listing_of
-from kd.data.sources._images import one_line
-from kd.data.sources._named import Names
+from kd.data.reading.files import listing_of
+from kd.data.reading.images import one_line
+from kd.data.reading.named import Names
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError
 
 PATH = "arrays.npz"

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from kd.data.sources import Reading
+from kd.data.reading.source import Reading
 from kd.errors import DataError
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]

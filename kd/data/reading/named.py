@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kd.data.sources import Reading, Source
-from kd.data.sources._arrays import Array, parts_of, source_of, text_of
-from kd.data.sources._parts import part_of
+from kd.data.reading.arrays import Array, parts_of, source_of, text_of
+from kd.data.reading.parts import part_of
+from kd.data.reading.source import Reading, Source
 from kd.errors import DataError
 
 INPUTS = frozenset(["x", "images", "image", "data", "inputs", "input", "features"])

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.sources import Reading, Source
-from kd.data.sources._images import from_16_bits, squared
-from kd.data.sources._parts import part_of
+from kd.data.reading.images import from_16_bits, squared
+from kd.data.reading.parts import part_of
+from kd.data.reading.source import Reading, Source
 from kd.errors import DataError
 
 Array = NDArray[Any]

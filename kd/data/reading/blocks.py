@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from kd.data.sources import Progress, Reading, Source
-from kd.data.sources._images import BLOCK, one_line
+from kd.data.reading.images import BLOCK, one_line
+from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import ArtifactError, DataError
 
 RECORDED = 32  # blocks, after which the record of finished ones is written

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from kd.data.sources import Source
-from kd.data.sources._images import one_line
+from kd.data.reading.images import one_line
+from kd.data.reading.source import Source
 from kd.errors import DataError
 
 

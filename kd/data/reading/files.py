@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.sources import Progress, Reading
-from kd.data.sources._blocks import decoded
-from kd.data.sources._images import Pixels, fitted, from_16_bits, one_line
+from kd.data.reading.blocks import decoded
+from kd.data.reading.images import Pixels, fitted, from_16_bits, one_line
+from kd.data.reading.source import Progress, Reading
 from kd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -1,0 +1,1 @@
+"""What sources share: files, arrays, names of splits, and images on their way into a data set."""
