@@ -87,8 +87,8 @@ class Sequences:
         """Return how many of `count` tokens stand before a square grid; None if there is none.
 
         The model gives their number, or the grid of the last convolution; else the grid is the
-        largest that there is room for, unless there are more tokens before it than in its row, or
-        the tokens are the rows of the input.
+        largest that there is room for, unless there are as many tokens before it as in its row, or
+        the tokens are the rows of the input. Two tokens are one position and one before it.
         """
         if self.named is not None and self._has_named_grid(count):
             return self.named
@@ -97,7 +97,8 @@ class Sequences:
         across = math.isqrt(count)
         before = count - across**2
         are_rows = 0 <= count - self._side <= MOST_PREFIX and self._side % across > 0
-        return before if before < min(across, MOST_PREFIX + 1) and not are_rows else None
+        fits = before < max(2, min(across, MOST_PREFIX + 1))
+        return before if fits and not are_rows else None
 
     def _prefix(self, shape: torch.Size, length: int, first: bool | None) -> int:
         """Return how many of the `length` tokens of a sequence belong to no position.

@@ -181,6 +181,15 @@ def test_rows_of_an_image_are_a_sequence_with_a_class_token_or_without(
     assert found(body, square(1, side)) == {"blocks": ("sequence", (8, 1, side))}
 
 
+def test_two_tokens_of_an_image_are_one_position_and_a_class_token() -> None:
+    body = Encoder(
+        nn.Sequential(nn.Flatten(1), nn.Unflatten(1, (1, 64)), nn.Linear(64, 8)), front=1
+    )
+    assert tap_at(body, "blocks", square(1, 8)) == Tap("blocks", "tokens", 1)
+    body.front = nn.Parameter(torch.ones(2, 8))
+    assert tap_at(body, "blocks", square(1, 8)).is_sequence
+
+
 def test_patches_of_an_image_and_of_arrays_in_its_shape_are_a_grid() -> None:
     patches = Turned(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2)))
     body = Encoder(patches, front=2)
