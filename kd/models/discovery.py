@@ -10,10 +10,10 @@ a tap if
 
 For each size of the maps, the outermost modules are considered, where containers such as
 `nn.Sequential` do not count, and the last of them to return is taken: `layer1` of a ResNet, not the
-first convolution within a block of `layer2`, whose stride comes later.
+first convolution within a block of `layer2`, whose stride comes later. A sequence is a map of
+height 1.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,17 +26,19 @@ from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ProtocolError
-from kd.models.network import logits_of, meta_twin
+from kd.models.layouts import Sequences, channels_first
+from kd.models.network import gives_mask, logits_of, meta_twin
 from kd.models.own import OUT_OF_MEMORY
 from kd.models.taps import Tap
 from kd.registry import check_name
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# Their outputs are no features: pools to a fixed size, attention weights, and outputs of dropout.
+# Their outputs are no features: pools to a fixed size, attention weights, patches of the input, and
+# outputs of dropout.
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-PASSED_OVER = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Softmax, *DROPOUTS)
+POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+PASSED_OVER = (*POOLS, nn.Softmax, nn.Unfold, *DROPOUTS)
 MAPS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)  # never channels last
-MOST_PREFIX = 8  # tokens without a position, where neither model nor grid gives their number
 BATCH = 3  # examples of the pass: few maps have three channels, positions or tokens
 
 
@@ -45,6 +47,8 @@ class _Call:
     """A finished call of a module: its path, input, output, and that tensor's version counter.
 
     `grid` is the number of positions in the output of the last convolution, 0 before the first.
+    `first` is whether the channels of input and output come first (see `kd.models.layouts`), each
+    None if unknown.
     """
 
     path: str
@@ -53,6 +57,7 @@ class _Call:
     output: object
     version: int
     grid: int
+    first: tuple[bool | None, bool | None]
 
     @property
     def is_kept(self) -> bool:
@@ -67,6 +72,7 @@ class _Pass:
     body: nn.Module
     inputs: Inputs
     calls: list[_Call] = field(default_factory=list)
+    orders: dict[torch.Size, bool] = field(default_factory=dict)
     logits: Tensor | None = None
 
     def keep(self, path: str, module: nn.Module, given: tuple[Any, ...], output: object) -> None:
@@ -77,15 +83,24 @@ class _Pass:
         if isinstance(module, MAPS) and isinstance(output, Tensor) and output.dim() == 4:
             grid = output.shape[2] * output.shape[3]
         version = getattr(output, "_version", 0)
-        first = given[0] if given else None
-        self.calls.append(_Call(path, module, first, output, version, grid))
+        received = given[0] if given else None
+        order = channels_first(module)
+        if order is not None:
+            tensors = [value for value in (received, output) if isinstance(value, Tensor)]
+            self.orders |= {one.shape: order for one in tensors if one.dim() == 3}
+        first = self._order(received), self._order(output)
+        self.calls.append(_Call(path, module, received, output, version, grid, first))
+
+    def _order(self, value: object) -> bool | None:
+        return self.orders.get(value.shape) if isinstance(value, Tensor) else None
 
 
 def discover(body: nn.Module, inputs: Inputs) -> tuple[Tap, ...]:
     """Return the taps of a model of `inputs`, shallowest first.
 
-    Tokens of images form a square grid behind a prefix. A model without maps has one tap at most:
-    the last vector before its logits. A model that does not run on the meta device has none.
+    A model without maps and sequences has one tap at most: the last vector before its logits.
+    Sequences of whole numbers, which may be padded, are left out unless the model gives a mask. A
+    model that does not run on the meta device has no tap.
     """
     try:
         seen = _run(body, inputs)
@@ -97,10 +112,13 @@ def discover(body: nn.Module, inputs: Inputs) -> tuple[Tap, ...]:
     found: dict[tuple[int, int], Tap] = {}
     for call in usable:
         tap = _tap(seen, call)
-        if tap is None or tap.layout == "vector":
+        if tap is None or tap.layout == "vector" or _may_be_padded(seen, tap):
             continue
-        size = _size(tap, call.output)
-        if size[0] == size[1] or not inputs.are_images:  # images are square, and so are their maps
+        channels, *sides = _map_shape(tap, call.output)
+        size = sides[0], sides[1]
+        if tap.is_sequence and channels == 1:  # a weight for each position, or a signal
+            continue
+        if tap.is_sequence or size[0] == size[1] or not inputs.are_images:  # images are square
             known = found.get(size)
             if known is None or _depth(body, tap.path) <= _depth(body, known.path):
                 found.pop(size, None)  # the later one stands behind all others
@@ -135,9 +153,21 @@ def tap_at(body: nn.Module, path: str, inputs: Inputs) -> Tap:
     if tap is None:
         raise ProtocolError(
             f"{path} returns {_described(call.output)}: a tap is a map [B, C, h, w] or "
-            "[B, h, w, C], tokens [B, N, C] of a square grid, or a vector [B, C]"
+            "[B, h, w, C], tokens [B, N, C] of a square grid or a sequence, a sequence [B, C, L] "
+            "of 1-D convolutions, or a vector [B, C]"
+        )
+    if _may_be_padded(seen, tap):
+        raise ProtocolError(
+            f"{path} returns tokens, which may be padded: give the model a method "
+            "token_mask(self, values) that returns bool [B, N], True at real tokens"
         )
     return tap
+
+
+def _may_be_padded(seen: _Pass, tap: Tap) -> bool:
+    """Return whether a sequence has padding that nothing tells from tokens."""
+    are_whole = seen.inputs.dtype == torch.int64
+    return tap.is_sequence and are_whole and not gives_mask(seen.body, seen.inputs)
 
 
 def _depth(body: nn.Module, path: str) -> int:
@@ -180,8 +210,8 @@ def _usable(seen: _Pass) -> list[_Call]:
     blocks = [
         f"{call.path}."
         for call in seen.calls
-        if (size := _extent(call.given, seen.inputs)) is not None
-        and size == _extent(call.output, seen.inputs)
+        if (size := _extent(call.given, call.first[0], seen.inputs)) is not None
+        and size == _extent(call.output, call.first[1], seen.inputs)
     ]
     usable = [
         call
@@ -211,12 +241,12 @@ def _reaching_logits(calls: list[_Call], logits: Tensor | None) -> list[_Call]:
     return [call for call in calls if id(call.output) not in dead]
 
 
-def _extent(value: object, inputs: Inputs) -> tuple[int, ...] | None:
-    """Return the size of a map, or the number of tokens; None for other values."""
+def _extent(value: object, first: bool | None, inputs: Inputs) -> tuple[int, ...] | None:
+    """Return the size of a map, or the length of a sequence; None for other values."""
     if not isinstance(value, Tensor) or value.dim() not in (3, 4):
         return None
     if value.dim() == 3:
-        return (value.shape[1],)
+        return (value.shape[2 if first else 1],)
     _, one, two, three = value.shape
     return (one, two) if _is_channels_last(value, inputs) else (two, three)
 
@@ -250,9 +280,9 @@ def _tap(seen: _Pass, call: _Call) -> Tap | None:
             last = _are_channels_last(seen)
         is_last = last and not isinstance(call.module, MAPS)
         return Tap(call.path, "channels last" if is_last else "map")
-    if output.dim() == 3 and seen.inputs.are_images:
-        prefix = _prefix(seen.body, output, call.grid)
-        return None if prefix is None else Tap(call.path, "tokens", prefix)
+    if output.dim() == 3:
+        sequences = Sequences.of(seen.body, seen.inputs, seen.orders)
+        return sequences.tap(call.path, output.shape, call.first[1], call.grid)
     return None
 
 
@@ -268,33 +298,10 @@ def _are_channels_last(seen: _Pass) -> bool:
     return found.count(True) > found.count(False)
 
 
-def _prefix(body: nn.Module, tokens: Tensor, grid: int) -> int | None:
-    """Return how many of the tokens [B, N, C] stand before a square grid; None if there is none.
-
-    The model gives their number (the name is timm's), or the grid of the last convolution; else
-    the grid is the largest that N has room for. A map [B, C, h w] is no tokens.
-    """
-    _, count, depth = tokens.shape
-    named = getattr(body, "num_prefix_tokens", None)
-    if isinstance(named, int) and _is_square(count - named):
-        return named
-    behind = count - grid
-    if depth == grid and behind not in (0, 1):
-        return None
-    if 0 <= behind < grid and _is_square(grid):
-        return behind
-    behind = count - math.isqrt(count) ** 2
-    return behind if behind <= MOST_PREFIX else None
-
-
-def _is_square(count: int) -> bool:
-    return count > 0 and math.isqrt(count) ** 2 == count
-
-
-def _size(tap: Tap, output: object) -> tuple[int, int]:
+def _map_shape(tap: Tap, output: object) -> tuple[int, int, int]:
     assert isinstance(output, Tensor)
-    height, width = tap.as_map(output).shape[2:]
-    return height, width
+    channels, height, width = tap.as_map(output).shape[1:]
+    return channels, height, width
 
 
 def _vectors(calls: Sequence[_Call], logits: Tensor | None) -> tuple[Tap, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.data.inputs import Inputs
 from kd.errors import ArtifactError, ProtocolError
-from kd.models.taps import Tap, tap_hook
+from kd.models.taps import Tap, masked, tap_hook
 
 M = TypeVar("M", bound=nn.Module)
 Traced = Callable[[Tensor, dict[str, Tensor], Sequence[str]], tuple[Tensor, dict[str, Tensor]]]
@@ -47,8 +47,9 @@ class Network(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits [B, classes] and the output of each of `taps` as a map [B, C, h, w].
 
-        `compiled` is a compiled `traced`. Raises ProtocolError for a tap that the network lacks,
-        or whose module runs twice.
+        Sequences are 0 at the padding of the model's mask, if it gives one. `compiled` is a
+        compiled `traced`. Raises ProtocolError for a tap that the network lacks, or whose module
+        runs twice, and for a mask of another form.
         """
         kept: dict[str, Tensor] = {}
         hooks = []
@@ -61,10 +62,38 @@ class Network(nn.Module):
                 place = self.places[tap]
                 hook = tap_hook(kept, tap, place, f"{self.name}: {place.path}")
                 hooks.append(self.body.get_submodule(place.path).register_forward_hook(hook))
-            return (compiled or self.traced)(self.inputs.normalise(values), kept, taps)
+            normalised = self.inputs.normalise(values)
+            padded = [tap for tap in taps if self.is_masked(tap)]
+            # first, because layers may write into their input
+            mask = self._token_mask(normalised) if padded else None
+            logits, maps = (compiled or self.traced)(normalised, kept, taps)
         finally:
             for handle in hooks:
                 handle.remove()
+        if mask is None:
+            return logits, maps
+        return logits, maps | {tap: masked(maps[tap], mask) for tap in padded}
+
+    def is_masked(self, tap: str) -> bool:
+        """Return whether the map of a tap is 0 where the input is padding."""
+        return self.places[tap].is_sequence and gives_mask(self.body, self.inputs)
+
+    def _token_mask(self, normalised: Tensor) -> Tensor:
+        """Return the mask [B, N] bool that the model gives for what its layers receive.
+
+        Raises ProtocolError unless N is a length of the inputs.
+        """
+        mask: object = self.body.token_mask(normalised)  # type: ignore[operator]
+        shapes = [(len(normalised), length) for length in dict.fromkeys(self.inputs.shape)]
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape in shapes:
+            return mask
+        wanted = " or ".join(f"[B, {length}]" for _, length in shapes)
+        kind = type(mask).__name__
+        what = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else kind
+        raise ProtocolError(
+            f"a model must return torch.bool {wanted} from token_mask, True at real tokens; got "
+            f"{what} for B = {len(normalised)}"
+        )
 
     def traced(
         self, normalised: Tensor, kept: dict[str, Tensor], taps: Sequence[str]
@@ -76,6 +105,14 @@ class Network(nn.Module):
         """
         logits = logits_of(self.body(normalised))
         return logits, {tap: kept[tap] for tap in taps}
+
+
+def gives_mask(body: nn.Module, inputs: Inputs) -> bool:
+    """Return whether a model of arrays has `token_mask(values)`, which tells tokens from padding.
+
+    It receives what the model's layers do, and returns [B, N] bool, True at real tokens.
+    """
+    return not inputs.are_images and callable(getattr(body, "token_mask", None))
 
 
 def logits_of(output: object) -> Tensor:

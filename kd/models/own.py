@@ -5,7 +5,8 @@
 
 A function with a parameter `size` also gets the side of the images. Layers keep the initialisation
 of their classes. The constant `TAPS` of the file may name the modules whose outputs are read, the
-deepest first; otherwise they are found (see `kd.models.discovery`).
+deepest first; otherwise they are found (see `kd.models.discovery`). A module for arrays may have a
+method `token_mask`, which tells tokens from padding (see `kd.models.network.gives_mask`).
 
 A file is identified by its content: a changed file is another model (see `kd.own_files`).
 """

@@ -19,20 +19,26 @@ from kd.errors import ProtocolError
 SHORTEST = 1e-12  # a vector of at most this length has no direction
 
 
-Layout = Literal["map", "channels last", "tokens", "vector"]
+Layout = Literal["map", "channels last", "tokens", "sequence", "sequence, channels first", "vector"]
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
     """The module at `path` of a model, whose output is read, and the layout of that output.
 
-    `map` [B, C, h, w]; `channels last` [B, h, w, C]; `tokens` [B, prefix + h w, C], of which the
-    first `prefix` belong to no position (a class token, registers); `vector` [B, C].
+    `map` [B, C, h, w]; `channels last` [B, h, w, C]; `tokens` [B, prefix + h w, C] of a square
+    grid; `sequence` [B, prefix + L, C]; `sequence, channels first` [B, C, prefix + L]; `vector`
+    [B, C]. The first `prefix` tokens belong to no position (a class token, registers).
     """
 
     path: str
     layout: Layout = "map"
     prefix: int = 0
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the positions have an order but no rows; the map is then [B, C, 1, L]."""
+        return self.layout.startswith("sequence")
 
     def as_map(self, output: Tensor) -> Tensor:
         """Return an output in this layout as a map [B, C, h, w]."""
@@ -44,6 +50,10 @@ class Tap:
             grid = output[:, self.prefix :].transpose(1, 2)
             side = math.isqrt(grid.shape[2])
             return grid.reshape(*grid.shape[:2], side, side)
+        if self.layout == "sequence":
+            return output[:, self.prefix :].transpose(1, 2)[:, :, None]
+        if self.layout == "sequence, channels first":
+            return output[:, :, None, self.prefix :]
         return output
 
 
@@ -64,6 +74,17 @@ def tap_hook(
         kept[tap] = place.as_map(output)
 
     return keep
+
+
+def masked(features: Tensor, mask: Tensor) -> Tensor:
+    """Return the map [B, C, 1, L] of a sequence with zeros at its padding.
+
+    `mask` [B, N] bool is True at real tokens. If L is not N, it is average-pooled to L, and a
+    position that covers some padding is multiplied by its share of real tokens.
+    """
+    share = functional.adaptive_avg_pool1d(mask.float()[:, None], features.shape[3])
+    share = share[:, :, None].to(features.dtype)
+    return (features * share).masked_fill(share == 0, 0.0)  # padding may be infinite or NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -23,7 +23,9 @@ from kd.models.network import Network
 from kd.seeds import derive_seed
 from kd.training.scoring import example_weights
 
-BATCH = 128  # images that are normalised together, at most
+BATCH = 128  # images that are normalised together, at most; fewer if they are large, for memory
+LEAST_BATCH = 32
+BATCH_PIXELS = BATCH * 96 * 96
 SHARE = 8  # as many times more images are trained on, at least, so that it costs 3 % of an epoch
 
 
@@ -81,15 +83,19 @@ def batch_logits(
         return None
     generator = torch.Generator().manual_seed(derive_seed(0, "early"))
     chosen = torch.randperm(len(validation), generator=generator)[:count]
-    parts = [validation.at(part) for part in chosen.tensor_split(-(-count // BATCH))]
+    size = min(BATCH, max(LEAST_BATCH, BATCH_PIXELS // network.inputs.places))
+    logits, labels = [], []
     was_training = network.training
     network.eval()
     try:
         with _own_statistics(layers):
-            logits = [network(part.values).double() for part in parts]
+            for part in chosen.tensor_split(-(-count // size)):
+                images = validation.at(part)
+                logits.append(network(images.values).double())
+                labels.append(images.labels)
     finally:
         network.train(was_training)
-    return torch.cat(logits), torch.cat([part.labels for part in parts])
+    return torch.cat(logits), torch.cat(labels)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """The teacher's output for a batch: logits, and feature maps reduced for the teacher cache.
 
-A tap's feature map is average-pooled to at most 4x4 and projected onto the leading right singular
-vectors of its *uncentred* features, fitted once on un-augmented training images: centring would
-change the Gram matrices of ReLU features, which the `similarity` loss compares. It is then divided
-by one scale a tap, so that float16 holds it. The attention map is normalised before float16, whose
-range raw maps exceed.
+A tap's feature map is average-pooled to at most 4x4, a sequence to at most 16 positions, and
+projected onto the leading right singular vectors of its *uncentred* features, fitted once on
+un-augmented training images: centring would change the Gram matrices of ReLU features, which the
+`similarity` loss compares. It is then divided by one scale a tap, so that float16 holds it. The
+attention map is normalised before float16, whose range raw maps exceed.
 """
 
 import typing
@@ -23,6 +23,7 @@ from kd.training.cached_logits import as_cached
 from kd.training.evaluation import batch_size
 
 MAX_SIDE = 4  # of a pooled feature map
+MAX_LENGTH = 16  # of a pooled map of height 1, a sequence
 MAX_RANK = 64  # of a projection
 FIT_IMAGES = 5000  # images that a projection is fitted on, spread over the training split
 
@@ -42,7 +43,7 @@ class Projection:
     energy: float
 
     def reduce(self, features: Tensor) -> Tensor:
-        """Return a feature map [B, C, H, W] as [B, k, h, w] with h, w of at most 4."""
+        """Return a feature map [B, C, H, W] as [B, k, h, w] of the size `pooled_sides`."""
         projected = torch.einsum("bchw,ck->bkhw", _pool(features.float()), self.vectors)
         return projected / self.scale
 
@@ -169,6 +170,13 @@ def _projection(tap: str, moment: Tensor, mean: Tensor) -> Projection:
     )
 
 
+def pooled_sides(height: int, width: int) -> tuple[int, int]:
+    """Return height and width of a feature map in the teacher cache."""
+    if height == 1:
+        return 1, min(width, MAX_LENGTH)
+    return min(height, MAX_SIDE), min(width, MAX_SIDE)
+
+
 def _pool(features: Tensor) -> Tensor:
     height, width = features.shape[-2:]
-    return functional.adaptive_avg_pool2d(features, (min(height, MAX_SIDE), min(width, MAX_SIDE)))
+    return functional.adaptive_avg_pool2d(features, pooled_sides(height, width))

@@ -127,6 +127,24 @@ def test_its_images_are_few_and_each_batch_has_all_classes_whatever_their_order(
     assert signal(trained, split, images) == pytest.approx(np.log(3))
 
 
+@pytest.mark.parametrize(("size", "largest"), [(96, 128), (128, 72), (224, 32)])
+def test_large_images_come_in_smaller_batches(
+    trained: Network, monkeypatch: pytest.MonkeyPatch, size: int, largest: int
+) -> None:
+    seen = list[int]()
+
+    def forward(network: Network, places: Tensor) -> Tensor:
+        seen.append(len(places))
+        return torch.zeros(len(places), 3)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    monkeypatch.setattr(trained, "inputs", replace(trained.inputs, shape=(1, size, size)))
+    count = 4 * largest
+    split = replace(labelled(count=count), values=torch.arange(count))
+    assert batch_logits(trained, split, 8 * count)
+    assert seen == [largest] * 4
+
+
 def test_without_batch_norm_it_is_that_of_all_validation_images() -> None:
     bare = Network.__new__(Network)
     Module.__init__(bare)

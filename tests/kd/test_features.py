@@ -581,6 +581,8 @@ LAYOUTS = {  # what a module returns for a batch of 4, and how it is read
     "map": (Tap("layer4"), (4, 12, 8, 8)),
     "channels last": (Tap("features", "channels last"), (4, 5, 5, 12)),
     "tokens": (Tap("blocks", "tokens", 2), (4, 2 + 7 * 7, 12)),
+    "sequence": (Tap("encoder", "sequence"), (4, 21, 12)),
+    "sequence, channels first": (Tap("stage2", "sequence, channels first"), (4, 12, 9)),
     "vector": (Tap("fc1", "vector"), (4, 12)),
 }
 

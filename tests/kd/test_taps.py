@@ -138,6 +138,17 @@ def test_tokens_are_laid_out_row_by_row_without_those_of_no_position(prefix: int
         assert found[image, channel, row, column] == output[image, token, channel]
 
 
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_a_sequence_is_a_map_of_one_row_without_tokens_of_no_position(prefix: int) -> None:
+    output = torch.randn(2, prefix + 5, 4)
+    found = Tap("blocks.2", "sequence", prefix).as_map(output)
+    turned = Tap("stage", "sequence, channels first", prefix).as_map(output.mT)
+    assert found.shape == turned.shape == (2, 4, 1, 5)
+    for row, channel, position in np.ndindex(2, 4, 5):
+        assert found[row, channel, 0, position] == output[row, prefix + position, channel]
+        assert turned[row, channel, 0, position] == output[row, prefix + position, channel]
+
+
 def test_a_vector_is_a_map_of_one_position() -> None:
     output = torch.randn(2, 4)
     found = Tap("pooler", "vector").as_map(output)

@@ -13,7 +13,7 @@ from reports.write.card import Exported, model_card
 from tests.support.small import square
 from tests.support.study_fixture import Plan, fabricate
 
-WAVES = Arrays(shape=(2, 24), kept="float32", low=-1.0, high=1.0)
+WAVES = Arrays(shape=(2, 24), kept="float32")
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,13 @@ from reports.write.page import render_page
 from storage.files.artifacts import read_json
 from storage.files.datasets import open_part
 from storage.files.layout import Layout
-from storage.files.records import StudySettings
-from tests.support.tiny import hasten, refuse, run, succeed
+from storage.files.records import RunRecord, StudySettings
+from storage.files.shards import CachedTeacher
+from tests.support.tiny import changed, hasten, refuse, run, succeed
 
+TEXT = Path(__file__).parents[1] / "data" / "sentences.txt"
 WORDS = """
+from pathlib import Path
 import numpy as np
 
 
@@ -24,10 +27,70 @@ def words():
     inputs = np.random.default_rng(0).integers(0, 19, (160, 12)) + 10 * labels[:, None]
     inputs[:, 0] = 29
     return {"x": inputs, "y": labels, "classes": np.array(["low", "high"])}
+
+
+def sentences():
+    # each word is a number from 1, and 0 stands behind the last
+    lines = [line.split(None, 1) for line in Path(TEXT).read_text().splitlines()]
+    known = sorted({word for _, text in lines for word in text.split()})
+    inputs = np.zeros((len(lines), 8), np.int64)
+    for row, (_, text) in zip(inputs, lines):
+        words = text.split()[:8]
+        row[: len(words)] = [1 + known.index(word) for word in words]
+    return inputs, np.array([label for label, _ in lines])
 """
 NETS = """
 from collections import OrderedDict
+import torch
 from torch import nn
+
+
+class Reader(nn.Module):
+    def __init__(self, classes, width):
+        super().__init__()
+        self.embed = nn.Embedding(300, width)
+        self.start = nn.Parameter(torch.zeros(1, width))
+        layer = nn.TransformerEncoderLayer(width, 2, width, dropout=0.0, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.classify = nn.Linear(width, classes)
+
+    def forward(self, values):
+        real = values > 0
+        tokens = torch.cat([self.start.expand(len(values), 1, -1), self.embed(values)], 1)
+        padding = nn.functional.pad(~real, (1, 0))
+        return self.classify(self.blocks(tokens, src_key_padding_mask=padding)[:, 0])
+
+    def token_mask(self, values):
+        return values > 0
+
+
+class Blind(Reader):
+    token_mask = None
+
+    def forward(self, values):
+        return self.classify(self.blocks(self.embed(values)).mean(1))
+
+
+class Late(Reader):
+    def token_mask(self, values):
+        assert len(values) < 9, "too many"
+        return values > 0
+
+
+def late(classes, channels):
+    return Late(classes, 4)
+
+
+def reader(classes, channels):
+    return Reader(classes, 16)
+
+
+def skimmer(classes, channels):
+    return Reader(classes, 4)
+
+
+def blind(classes, channels):
+    return Blind(classes, 4)
 
 
 def of_waves(width, classes, channels):
@@ -89,7 +152,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
     np.savez(tmp_path / "waves.npz", **waves())
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / "data.py").write_text(WORDS)
+    (tmp_path / "data.py").write_text(WORDS.replace("TEXT", repr(str(TEXT))))
 
 
 def flags(tmp_path: Path, dataset: str, teacher: str, student: str) -> list[str]:
@@ -139,6 +202,52 @@ def test_a_study_of_whole_numbers_feeds_them_as_they_are(tmp_path, capsys):
     train = open_part(Layout(root).dataset(settings.dataset), "train")
     assert (train.values.dtype, train.values.max()) == (torch.int64, 29)
     assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
+
+
+def test_a_study_of_sentences_with_padding_learns_from_the_tokens_of_its_teacher(tmp_path, capsys):
+    root = tmp_path / "runs"
+    given = flags(tmp_path, f"{tmp_path}/data.py:sentences", "reader", "skimmer")
+    succeed(root, capsys, *given)
+    study = Layout(root).study("sentences")
+    settings = StudySettings.read(study.settings)
+    assert {*settings.taps["last1"].values()} == {"blocks"}
+    recipes = [
+        RunRecord.read(path).recipe for path in study.folder.glob("trials/scheduled/*/result.json")
+    ]
+    assert ("hint", ("last1",)) in [(one.feature_kind, one.feature_taps) for one in recipes]
+
+    [shards] = Layout(root).shards("").glob("*/manifest.json")
+    [tap] = read_json(shards)["identity"]["taps"]
+    [_, digest] = [name.partition("@")[2] for name in settings.taps["last1"]]  # of one file
+    assert tap == {
+        "tap": "last1", "path": "blocks", "layout": "sequence", "prefix": 1, "mask": digest
+    }  # fmt: skip
+    train = open_part(Layout(root).dataset(settings.dataset), "train").values
+    cached = CachedTeacher(shards.parent, torch.device("cpu"))
+    reading = cached.read(0, torch.arange(len(train)), train, ["last1"]).taps["last1"]
+    assert reading.features.shape[2:] == (1, 8)
+    assert torch.equal(reading.features.any(1)[:, 0], train > 0)
+    assert torch.equal(reading.attention[:, 0] > 0, train > 0)
+
+    assert main(["verify", "--workers", "inline", "--root", str(root)]) == 0
+    assert main(["export", "--workers", "inline", "--root", str(root)]) == 0
+    assert "validation examples, equal bit for bit" in capsys.readouterr().out
+
+
+def test_tokens_without_a_mask_are_refused_as_a_tap_in_one_line(tmp_path, capsys):
+    given = flags(tmp_path, f"{tmp_path}/data.py:sentences", "reader", "blind")
+    said = refuse(tmp_path / "runs", capsys, *changed(given, ["--taps", "blocks=blocks"]))
+    assert "a tap of nets.py:blind@" in said
+    assert "blocks returns tokens, which may be padded: give the model a method token_mask(" in said
+
+
+def test_a_mask_that_fails_on_a_batch_of_the_study_is_refused_before_anything_is_trained(
+    tmp_path, capsys
+):
+    root = tmp_path / "runs"
+    said = refuse(root, capsys, *flags(tmp_path, f"{tmp_path}/data.py:sentences", "reader", "late"))
+    assert "nets.py:late does not take a batch of the study: AssertionError: too many (" in said
+    assert not [*Layout(root).teacher("").rglob("*")]
 
 
 def test_images_of_16_bits_in_12_channels_go_to_the_report_and_the_export(tmp_path, capsys):

@@ -102,6 +102,7 @@ def test_every_python_block_of_the_guide_is_in_a_section_that_is_followed():
     titles = (
         "Your own images",
         "Your own lists and arrays",
+        "Spectrograms, tokens and padding",
         "Your own models",
         "Your own search space",
         "Your own loss",
@@ -147,7 +148,7 @@ def test_what_to_do_first_prints_what_the_pages_show_and_can_be_removed(capsys, 
 def test_lists_and_arrays_of_the_user_and_a_reader_of_rows():
     report = report_of(follow("Your own lists and arrays", "rows"))
     assert report["protocol"]["dataset"].startswith("reader.py:rows@")
-    assert report["taps"] == {}
+    assert [{*modules.values()} for modules in report["taps"].values()] == [{"blocks"}]
     text = section("Your own lists and arrays")
     lines = re.findall(r"(?:^    .*,.*\n)+", text, re.M)[0]
     rows = [line.strip().split(",") for line in lines.splitlines()]
@@ -162,6 +163,16 @@ def test_lists_and_arrays_of_the_user_and_a_reader_of_rows():
     np.savez("scans.npz", train_images=images, train_labels=labels, ids=labels)
     source = load_source(arrays, Reading(8), Path())
     assert (source.inputs.shape, source.labels.tolist()) == ((4, 12, 8, 8), [0, 1, 0, 1])
+
+
+def test_sounds_of_the_user_which_are_padded():
+    paths = follow("Spectrograms, tokens and padding", "sounds")
+    modules = [{*modules.values()} for modules in report_of(paths)["taps"].values()]
+    assert modules == [{"stage2"}, {"stage1"}]
+    made = runpy.run_path("sounds.py")
+    recorded = made["small"](3, 16).token_mask(torch.from_numpy(made["sounds"]()["x"])).int()
+    assert recorded.sum(1).unique().tolist() == [*range(16, 41)]
+    assert (recorded.diff(dim=1) <= 0).all()  # nothing was recorded behind padding
 
 
 def test_images_of_the_user_and_a_photo_for_the_student(capsys, monkeypatch):

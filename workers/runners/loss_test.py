@@ -10,7 +10,7 @@ from kd.losses.own import OwnLoss, random_reading
 from kd.models.build import tap_shapes
 from kd.models.taps import TapReading
 from kd.names import mixes, parse_loss
-from kd.training.teacher import MAX_RANK, MAX_SIDE
+from kd.training.teacher import MAX_RANK, pooled_sides
 from workers.events import Event, Result, ShouldStop
 from workers.jobs import LossJob
 from workers.runners.loading import build_network, dataset_info
@@ -52,8 +52,7 @@ def _readings(job: LossJob, batch: int, device: torch.device) -> dict[str, TapRe
     shapes = tap_shapes(build_network(job, job.protocol.teacher, teacher=True))
     readings = {}
     for tap in job.taps:
-        channels, *sides = shapes[tap]
-        height, width = (min(side, MAX_SIDE) for side in sides)
-        features = min(channels, MAX_RANK), height, width
-        readings[tap] = random_reading(batch, features, (sides[0], sides[1]), device)
+        channels, height, width = shapes[tap]
+        features = min(channels, MAX_RANK), *pooled_sides(height, width)
+        readings[tap] = random_reading(batch, features, (height, width), device)
     return readings

@@ -111,7 +111,8 @@ class Tryout:
             network = self._train(Path(folder)) if trains else self._built()
             batch = self._train_split.first(self._job.protocol.batch_size).values
             with self._refusing("does not take a batch of the study"), torch.no_grad():
-                self._built().train(trains)(batch)
+                fresh = self._built().train(trains)
+                fresh.forward_taps(batch, fresh.taps)
             if trains and self._job.protocol.compile:
                 self._compile(batch)
             with self._refusing("cannot be kept and evaluated"):

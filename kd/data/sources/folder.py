@@ -5,7 +5,8 @@ torchvision's ImageFolder layout, read into one array:
     PATH/train/<class>/…, PATH/val/<class>/…, PATH/test/<class>/…    splits of the folder's own
     PATH/<class>/…                                                  all images, to be split
 
-A missing val/ or test/ split is drawn. Splits may have the names in `kd.data.reading.parts`, such as Train or dev.
+A missing val/ or test/ split is drawn. Splits may have the names in `kd.data.reading.parts`, such
+as Train or dev.
 
 As with ImageFolder, images become RGB without an alpha channel, classes and files are sorted by
 name, and files of other kinds are skipped. Hidden files and folders, images outside of classes and
