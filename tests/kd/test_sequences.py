@@ -26,7 +26,7 @@ from kd.models.tryout import try_out
 from kd.names import FEATURE_LOSSES
 from kd.training.teacher import LiveTeacher, Projection, fit_projections, pooled_sides
 from storage.files.layout import Layout
-from tests.support.small import same_bits, square
+from tests.support.small import made_up, same_bits, square
 
 WORDS = Arrays(shape=(12,), kept="int64")
 CPU = torch.device("cpu")
@@ -404,7 +404,7 @@ def attempt(folder: Path, mask: str) -> None:
     keep_own(Layout(folder), files)
     [name], own = pinned["students"], Layout(folder).own
     make = partial(build, name, classes=3, inputs=WORDS, stem="cifar", seed=0, files=own)
-    try_out(name, make, classes=3, files=own)
+    try_out(name, make, made_up(WORDS, 2), classes=3, files=own)
 
 
 def test_a_model_with_a_mask_is_taken(tmp_path: Path) -> None:
