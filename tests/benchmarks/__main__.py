@@ -29,6 +29,7 @@ BENCHMARKS = (
     "library",
     "startup",
     "memory",
+    "preparation",
     "supervisor",
     "reporting",
 )
