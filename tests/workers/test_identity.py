@@ -159,3 +159,13 @@ def test_what_an_augmentation_does_is_in_the_fingerprints_and_how_it_is_written_
     once, commented, other = found
     assert commented == once
     assert {what for what in once if once[what] != other[what]} == TEACHER
+
+
+def test_equal_weights_in_code_of_the_users_own_that_changed_fill_another_cache() -> None:
+    """With --teacher-epochs 0 a file's weights stay the same, whatever the code does with them."""
+    caches = {
+        fingerprint(shards_identity(of, "d", "weights", ("last1",), square()))
+        for digest in ("0" * 12, "1" * 12)
+        for of in [protocol(teachers=(f"mine.py:large@{digest}",))]
+    }
+    assert len(caches) == 2

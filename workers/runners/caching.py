@@ -12,6 +12,7 @@ from kd.data.views import augment_digest
 from kd.json_data import plain
 from kd.models.build import Network
 from kd.models.numerics import place
+from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
 from kd.training.cached_logits import columns, distance, errors
@@ -65,11 +66,13 @@ def shards_identity(
 
     `dataset` is the fingerprint of the data set, `weights` the SHA-256 of the teacher's weights,
     `taps` the modules of the teacher that are read (see `workers.runners.tap_names`), `inputs` what
-    it receives: equal weights read images of another size or normalisation differently.
+    it receives: equal weights read images of another size or normalisation differently. So may the
+    code of a model of the user's own, of which the name has a digest.
     """
     return {
         "format": 1,
         "teacher": weights,
+        "code": parse_model(protocol.teacher).digest,
         "dataset": dataset,
         "inputs": plain(inputs),
         "view_seed": view_seed(protocol),

@@ -43,18 +43,13 @@ def teacher_modules(job: Job) -> list[Any]:
     """Return what the first teacher's readings at a job's taps depend on, beside its weights.
 
     For a tap that a family of the catalogue defines, this is its name; for others also the module
-    and the layout of its output, and the digest of the file whose mask is applied to it.
+    and the layout of its output.
     """
     protocol, names = job.protocol, job.taps
-    model = parse_model(protocol.teacher)
-    if model.in_catalogue and not protocol.teacher_paths:
+    if parse_model(protocol.teacher).in_catalogue and not protocol.teacher_paths:
         return list(names)
     network = _shapes(job, protocol.teacher, teacher=True)
-    return [
-        {"tap": name, **plain(network.places[name])}
-        | ({"mask": model.digest} if network.is_masked(name) else {})
-        for name in names
-    ]
+    return [{"tap": name, **plain(network.places[name])} for name in names]
 
 
 def _shapes(job: Job, name: str, *, teacher: bool = False) -> Network:
