@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conductor.stages.own_files import keep_own, pin_functions
+from conductor.tools.verifying import TOLERANCE
 from kd.data.views import render, view
 from kd.errors import ArtifactError, ProtocolError
 from kd.json_data import to_wire
@@ -70,7 +71,7 @@ from workers.jobs import (
     job_from_wire,
 )
 from workers.pools import on_ray
-from workers.runners import measuring, training
+from workers.runners import caching, measuring, training
 from workers.runners.caching import view_seed
 from workers.runners.loading import load_live_teacher, load_teacher, teacher_source
 from workers.runners.preparing import Tuning, teacher_identity
@@ -426,6 +427,16 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -
     verified = result(verify(prepared, 1))
     assert verified["difference"] < 1e-3
     assert verified["rows"] == 20
+
+
+@pytest.mark.parametrize(("value", "moved"), [(3.0, 0.0), (3.0, 0.01), (0.5, 0.01)])
+def test_verifying_takes_neighbours_in_float16_for_equal(value: float, moved: float) -> None:
+    kept = torch.full((2, 3), value).half()
+    kept[0, 0] += moved
+    towards = torch.tensor(10.0).half()
+    fresh = torch.nextafter(torch.full((2, 3), value).half(), towards)
+    found = float(caching._gap(fresh.float(), kept.float()))
+    assert found > TOLERANCE if moved else found == 0
 
 
 def test_verifying_finds_a_flipped_byte(ready: Ground) -> None:

@@ -15,7 +15,7 @@ from kd.models.numerics import place
 from kd.names import parse_model
 from kd.protocol import Protocol
 from kd.seeds import derive_seed
-from kd.training.cached_logits import columns, distance, errors
+from kd.training.cached_logits import HALF_STEP, columns, distance, errors
 from kd.training.evaluation import predict
 from kd.training.teacher import LiveTeacher, Projection, TeacherReading, fit_projections
 from storage.files import shards
@@ -150,10 +150,19 @@ def run_verify(job: VerifyJob, device: torch.device, stopped: ShouldStop) -> Ite
     [fresh] = _readings(live, job, data, [index], taps)
     gaps = [distance(fresh.logits, cached.kept_logits(job.view, index))]
     for tap in taps:
-        gaps.append((fresh.taps[tap].features - kept.taps[tap].features).abs().max())
-        gaps.append((fresh.taps[tap].attention - kept.taps[tap].attention).abs().max())
+        gaps.append(_gap(fresh.taps[tap].features, kept.taps[tap].features))
+        gaps.append(_gap(fresh.taps[tap].attention, kept.taps[tap].attention))
     yield Result.of(
         difference=float(torch.stack(gaps).max()),
         rows=len(index),
         errors=errors(fresh.logits, kept.logits),
     )
+
+
+def _gap(fresh: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return how far values are at most from kept ones, a scalar; both were rounded to float16.
+
+    Neighbours in float16 count as equal: values that differ in their last bits may be rounded to
+    either, and above 2 neighbours are farther apart than rounding moves a logit.
+    """
+    return ((fresh - kept).abs() - 2 * HALF_STEP * kept.abs()).clamp(min=0).max()
