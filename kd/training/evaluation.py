@@ -24,11 +24,16 @@ def predict(network: Network, data: Examples) -> Tensor:
     was_training = network.training
     network.eval()
     try:
-        size = batch_size(network.inputs, data.device)
-        chunks = [network(chunk).float() for chunk in data.chunks(size)]
+        found, done = torch.empty(0), 0
+        for chunk in data.chunks(batch_size(network.inputs, data.device)):
+            logits = network(chunk).float()
+            if not done:  # one table: small tensors between large ones would fragment the heap
+                found = logits.new_empty(len(data), *logits.shape[1:])
+            found[done : done + len(chunk)] = logits
+            done += len(chunk)
     finally:
         network.train(was_training)
-    return torch.cat(chunks).cpu()
+    return found.cpu()
 
 
 def batch_size(inputs: Inputs, device: torch.device) -> int:

@@ -27,6 +27,8 @@ from kd.training.scoring import objective
 from kd.training.state import TrainingState
 from kd.training.teacher import TeacherReading, TeacherSource
 
+LOSSES = ("loss", "hard_loss", "soft_loss", "feature_loss")  # of a step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -137,12 +139,14 @@ def _train_epoch(
         weights = balanced_weights(data.labels)
     losses = RecipeLosses.of(recipe, plan.files, plan.study_taps, weights)
     state.network.train()
-    steps: list[Tensor] = []
+    # one table, since small tensors that stay between large ones would fragment the heap
+    steps = torch.empty(len(order), len(LOSSES), device=data.device)
     temperature = alpha = lr = 0.0
-    for index, (images, labels) in zip(order, data.batches(order, rows), strict=True):
+    batches = zip(order, data.batches(order, rows), strict=True)
+    for done, (index, (images, labels)) in enumerate(batches):
         if stopped():
             return None
-        progress = (state.epoch + len(steps) / len(order)) / plan.epochs
+        progress = (state.epoch + done / len(order)) / plan.epochs
         temperature = recipe.temperature.value(progress)
         alpha = recipe.alpha.value(progress)
         lr = recipe.lr * schedules.warmup_cosine(progress, plan.warmup)
@@ -158,8 +162,8 @@ def _train_epoch(
             clip_grad_norm_(state.trained, plan.clip)
         state.optimizer.step()
         if state.average:
-            state.average.update(state.epoch * len(order) + len(steps))
-        steps.append(torch.stack([loss, *parts]).detach())
+            state.average.update(state.epoch * len(order) + done)
+        steps[done] = torch.stack([loss, *parts]).detach()
     settings = {"temperature": temperature, "alpha": alpha, "lr": lr}
     return _means(steps, state.epoch) | settings
 
@@ -188,14 +192,13 @@ def _read(
     return source.read(k, index, images, taps)
 
 
-def _means(steps: list[Tensor], epoch: int) -> dict[str, float]:
-    """Return the mean losses of an epoch. Only this waits for the device.
+def _means(steps: Tensor, epoch: int) -> dict[str, float]:
+    """Return the mean losses of an epoch, of those of each step. Only this waits for the device.
 
     Raises DivergenceError for a loss that is not finite."""
-    table = torch.stack(steps).cpu().double()
+    table = steps.cpu().double()
     finite = table.isfinite().all(1)
     if not finite.all():
         step = int((~finite).nonzero()[0]) + 1
         raise DivergenceError(f"the loss is not finite at step {step} of epoch {epoch + 1}")
-    names = ("loss", "hard_loss", "soft_loss", "feature_loss")
-    return dict(zip(names, table.mean(0).tolist(), strict=True))
+    return dict(zip(LOSSES, table.mean(0).tolist(), strict=True))
