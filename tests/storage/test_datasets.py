@@ -463,6 +463,27 @@ def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path
     assert [path for path in layout.cache.rglob("*") if "decoding" in path.name] == []
 
 
+def anonymous_bytes() -> int:
+    """The memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [size] = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
+    return int(size) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts it in /proc")
+def test_preparing_takes_far_less_memory_than_the_data_set_has(layout, photos):
+    for number in range(280):
+        shutil.copyfile(
+            photos / "cat/0.png", photos / f"{('cat', 'dog')[number % 2]}/n{number}.png"
+        )
+    seen = [anonymous_bytes()]
+    protocol = replace(protocol_of(photos), image_size=512)
+    manifest = prepare(layout, protocol, lambda *call: seen.append(anonymous_bytes()), threads=2)
+    size = sum(path.stat().st_size for path in manifest.folder.iterdir())
+    assert size > 230e6
+    assert max(seen) - seen[0] < size / 3
+
+
 def test_full_disk_is_one_line_and_what_was_decoded_stays(layout, photos, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 2)
     monkeypatch.setattr(blocks, "RECORDED", 1)
