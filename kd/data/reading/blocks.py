@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -33,19 +33,19 @@ class _Record:
 
     path: Path | None
     done: int = 0
-    refused: tuple[int, ...] = ()
+    refused: list[int] = field(default_factory=list)
 
     def read(self) -> None:
         """Take up what an earlier process has recorded, if anything."""
         if self.path and self.path.exists():
-            known = json.loads(self.path.read_text())
-            self.done, self.refused = known["done"], tuple(known["refused"])
+            self.done, self.refused = json.loads(self.path.read_text())
 
-    def write(self) -> None:
+    def write(self, done: int, refused: list[int]) -> None:
         """Record what is on disk by now."""
+        self.done, self.refused = done, refused
         if self.path:
             temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"done": self.done, "refused": self.refused}))
+            temporary.write_text(json.dumps([done, refused]))
             temporary.replace(self.path)
 
     def forget(self) -> None:
@@ -60,9 +60,9 @@ def decoded(
     """Return images [N, C, H, W], mapped from a file, and the rows that `decode` refuses.
 
     If bad images are skipped, the images are without these rows. `decode` is called on several
-    threads; for a bad image it raises DataError. The file lies in the
-    `scratch` folder of `how`, where an interrupted call is continued, or else is a temporary one.
-    Raises ArtifactError when it cannot be written.
+    threads; for a bad image it raises DataError. The file lies in the `scratch` folder of `how`,
+    where an interrupted call is continued, or else is a temporary one. Raises ArtifactError when it
+    cannot be written.
     """
     count, size = shape[0], prod(shape[1:]) * np.dtype(kind).itemsize
     with ExitStack() as files:
@@ -88,9 +88,10 @@ def decoded(
                 progress(end, count)
                 if number % RECORDED == 0:
                     os.fsync(file.fileno())
-                    record.done = end
-                    record.refused = tuple(sorted(row for row in refused if row < end))
-                    record.write()
+                    so_far = sorted(refused.copy())  # threads add to it
+                    record.write(end, [row for row in so_far if row < end])
+            os.fsync(file.fileno())
+            record.write(count, sorted(refused))
         except OSError as error:
             place = how.scratch or tempfile.gettempdir()
             raise ArtifactError(
@@ -99,14 +100,11 @@ def decoded(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-        os.fsync(file.fileno())
         images = np.asarray(np.memmap(file, np.dtype(kind), "r+", shape=shape))
-        record.done, record.refused = count, tuple(sorted(refused))
-        record.write()
     if refused and how.skip_bad:
         record.forget()
         images = _moved_up(images, record.refused)
-    return images, [*record.refused]
+    return images, record.refused
 
 
 def resized(source: Source, how: Reading, progress: Progress) -> Source:
@@ -128,7 +126,7 @@ def resized(source: Source, how: Reading, progress: Progress) -> Source:
     return replace(source, inputs=images)
 
 
-def _moved_up(images: NDArray[Any], bad: tuple[int, ...]) -> NDArray[Any]:
+def _moved_up(images: NDArray[Any], bad: list[int]) -> NDArray[Any]:
     """Return images without the rows `bad`, in place of which the others move up."""
     kept = np.delete(np.arange(len(images)), bad)
     for start in range(bad[0], len(kept), BLOCK):
