@@ -37,6 +37,15 @@ def test_digits_have_the_published_size_and_the_full_range(tmp_path):
     np.testing.assert_array_equal(source.inputs[:, 0], np.rint(published.images * (255 / 16)))
 
 
+def test_one_of_twenty_rare_digits_is_an_eight(tmp_path):
+    digits, rare = (load_source(name, Reading(8), tmp_path) for name in ("digits", "digits-rare"))
+    assert rare.classes == ("other", "8")
+    assert np.bincount(rare.labels).tolist() == [1623, 85]
+    others, eights = digits.inputs[digits.labels != 8], digits.inputs[digits.labels == 8]
+    np.testing.assert_array_equal(rare.inputs[rare.labels == 0], others)
+    np.testing.assert_array_equal(rare.inputs[rare.labels == 1], eights[:85])
+
+
 def test_reading_digits_imports_no_scikit_learn(tmp_path):
     code = (
         "import sys\n"
