@@ -429,6 +429,12 @@ def test_verifying_finds_no_difference_in_what_was_just_made(prepared: Ground) -
     assert verified["rows"] == 20
 
 
+def test_large_images_are_cached_in_smaller_chunks_on_a_cpu() -> None:
+    sizes = [caching.chunk_size(square(3, size=size), CPU) for size in (32, 64, 128, 224, 1024)]
+    assert sizes == [256, 256, 64, 20, 16]
+    assert caching.chunk_size(square(3, size=224), torch.device("cuda")) == 256
+
+
 @pytest.mark.parametrize(("value", "moved"), [(3.0, 0.0), (3.0, 0.01), (0.5, 0.01)])
 def test_verifying_takes_neighbours_in_float16_for_equal(value: float, moved: float) -> None:
     kept = torch.full((2, 3), value).half()

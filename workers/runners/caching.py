@@ -28,6 +28,8 @@ from workers.runners.loading import load_live_teacher, load_teacher, open_parts,
 from workers.runners.tap_names import teacher_modules
 
 CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
+CHUNK_PIXELS = CHUNK * 64 * 64  # larger images come in smaller chunks on a CPU, for memory
+LEAST_CHUNK = 16
 
 
 def run_projections(
@@ -109,9 +111,10 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
             if stopped():
                 return
             data, _ = open_parts(job, device)
-            order = torch.arange(len(data)).split(CHUNK)
+            live = load_live_teacher(job, device)
+            order = torch.arange(len(data)).split(chunk_size(live.network.inputs, device))
             taps = job.taps if job.features else ()
-            chunks = _readings(load_live_teacher(job, device), job, data, order, taps)
+            chunks = _readings(live, job, data, order, taps)
             kept = job.protocol.cache_logits
             writing = shards.write_shard(folder, job.view, len(data), chunks, kept)
             for done in writing:
@@ -120,6 +123,13 @@ def run_shard(job: ShardJob, device: torch.device, stopped: ShouldStop) -> Itera
                     return
                 yield Progress(done=done, total=len(data))
     yield Result.of(seconds=time.perf_counter() - started)
+
+
+def chunk_size(inputs: Inputs, device: torch.device) -> int:
+    """Return how many images the teacher reads at once."""
+    if device.type != "cpu":
+        return CHUNK
+    return min(CHUNK, max(LEAST_CHUNK, CHUNK_PIXELS // inputs.places))
 
 
 def _readings(
