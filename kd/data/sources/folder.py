@@ -14,7 +14,7 @@ folders beside train/ are skipped too; `passed_over` counts all of these. Unlike
 is an error: links that leave the folder, unless they are to be followed, classes that differ
 between splits, classes named like splits, images so large that Pillow warns, and images of 16 bits
 among others of 8, which Pillow would clip: where most have 16, all are grey. Images are rotated by
-their EXIF tag.
+their EXIF tag. A name with an accent is one class, whichever way the file system stores it.
 """
 
 import os
