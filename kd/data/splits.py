@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kd.data import own_sources, reading
 from kd.data.own_sources import read_own_source
 from kd.data.reading.blocks import resized
+from kd.data.reading.files import printable
 from kd.data.reading.images import one_line
 from kd.data.reading.source import Progress, Reading, Source
 from kd.dataset_names import SOURCES, parse_dataset, parse_own_dataset
@@ -55,11 +56,10 @@ def load_source(
     report = progress or _silent
     function = parse_own_dataset(dataset)
     if function and own:
-        return resized(read_own_source(function, own, how, report), how, report)
+        return _finished(read_own_source(function, own, how, report), how, report)
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
-        source = member.read(path or downloads, how, report)
-        return resized(source, how, report)
+        return _finished(member.read(path or downloads, how, report), how, report)
 
 
 def reading_of(protocol: Protocol) -> Reading:
@@ -167,6 +167,12 @@ def _failing_as_data_error(dataset: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{dataset!r} cannot be read: {one_line(error)}") from error
+
+
+def _finished(source: Source, how: Reading, progress: Progress) -> Source:
+    """Return a source in the size wanted, with names of classes that stand on one line."""
+    named = replace(source, classes=tuple(map(printable, source.classes)))
+    return resized(named, how, progress)
 
 
 def _silent(done: int, total: int) -> None:

@@ -98,11 +98,21 @@ def test_what_is_no_such_list_is_refused_in_one_line(folder, what):
     assert "labels.csv" in str(caught.value) or what == "one class"
 
 
+def test_names_with_line_breaks_stand_on_one_line(folder):
+    lines = [f'{row.partition(",")[0]},"{row[-3:]}\nor so",7' for row in ROWS]
+    dataset = write(folder, 'path,label,"read\nby"', *lines)
+    assert load_source(dataset, Reading(8), folder).classes == (r"'cat\nor so'", r"'dog\nor so'")
+    place = folder / "labels.csv"
+    assert passed_over(dataset, Reading(8)) == rf"passed over in {place}: 'read\nby'"
+    with pytest.raises(DataError, match=r"and split if there is one, got path, 'read\\nby'$"):
+        load(folder, 'path,"read\nby"', *ROWS)
+
+
 def test_a_file_that_is_missing_or_no_text_is_refused(folder):
     with pytest.raises(DataError, match="must name an existing CSV file"):
         load_source(f"csv:{folder / 'none.csv'}", Reading(8), folder)
     (folder / "labels.csv").write_bytes(b"path,label\n\xff\xfe,1\n")
-    with pytest.raises(DataError, match="cannot be read as CSV"):
+    with pytest.raises(DataError, match=r"cannot be read as CSV \(.*\); save it as UTF-8$"):
         load_source(f"csv:{folder / 'labels.csv'}", Reading(8), folder)
 
 

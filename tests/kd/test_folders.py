@@ -199,6 +199,14 @@ def test_folders_beside_train_are_passed_over_in_a_sentence(tmp_path, name):
     assert passed_over(f"folder:{tmp_path}", Reading(8)) == wanted
 
 
+def test_hidden_files_do_not_count_as_images_of_a_folder_beside_train(tmp_path):
+    for label in "ab":
+        save(tmp_path, f"train/{label}/1.png", colour(1))
+        save(tmp_path, f"__MACOSX/train/{label}/._1.png", colour(1))
+    line = passed_over(f"folder:{tmp_path}", Reading(8))
+    assert line == f"passed over in {tmp_path}: __MACOSX/ (0 images)"
+
+
 def not_read(tmp_path: Path, *names: str) -> str:
     """Return what the line states on a folder of two classes that also holds these files."""
     for name in ("a/1.png", "b/1.png"):
@@ -406,6 +414,70 @@ def test_bad_images_are_left_out_and_listed_if_wanted(tmp_path):
 def test_images_outside_a_class_folder_are_named(tmp_path):
     save(tmp_path, "a.png", colour(1))
     with pytest.raises(DataError, match=r"/a\.png' is not in a class folder: .* at least 2 class"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (("pets/cat/1.png", "pets/dog/1.png"), "; did you mean folder:PLACE/pets?"),
+        (("pets/train/cat/1.png", "pets/test/cat/1.png"), "; did you mean folder:PLACE/pets?"),
+        (("cat/1.png",), ""),
+        (("1.png",), "; or list images and labels in a CSV file: --dataset csv:labels.csv"),
+        (("cat/1.png", "1.png"), ""),
+        (("train/a/1.png", "train/b/1.png", "test/1.png"),
+         "; or move test/ elsewhere: test images are drawn then"),
+        (("train/a/1.png", "train/b/1.png", "Val/a/1.png"),
+         "; or move Val/ elsewhere: validation images are drawn then"),
+        (("train/a/1.png", "test/a/1.png"), ""),
+    ],
+)  # fmt: skip
+def test_a_folder_without_two_classes_names_what_else_to_do(tmp_path, names, remedy):
+    for name in names:
+        save(tmp_path, name, colour(1))
+    with pytest.raises(DataError, match="of at least 2 classes, got ") as found:
+        load_folder(tmp_path)
+    _, _, after = str(found.value).rpartition("classes, got ")
+    assert after.partition("]")[2] == remedy.replace("PLACE", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("گربه\u200cها", "گربه\u200cها"),  # a joiner of Persian
+        ("東京\u3000駅", "東京\u3000駅"),
+        ("👩\u200d🚀", "👩\u200d🚀"),
+        ("a\nb", r"'a\nb'"),
+        ("a\u2028b", r"'a\u2028b'"),
+        ("a\udcff", r"'a\udcff'"),  # which is not UTF-8
+        ("\u202eb", r"'\u202eb'"),  # which turns the line round
+    ],
+)
+def test_names_of_classes_are_kept_in_every_script_and_stand_on_one_line(tmp_path, folder, name):
+    for label in (folder, "z"):
+        save(tmp_path, f"{label}/1.png", colour(1))
+    classes = load_folder(tmp_path).classes
+    assert set(classes) == {name, "z"}
+    "".join(classes).encode()
+
+
+def test_accents_that_are_stored_in_two_ways_are_one_class_of_two_splits(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for row, name in enumerate((f"train/{composed}", "train/cafz", f"test/{apart}", "test/cafz")):
+        save(tmp_path, f"{name}/1.png", colour(row))
+    source = load_folder(tmp_path)
+    assert source.classes == ("cafz", composed)
+    assert source.inputs[:, 0, 0, 0].tolist() == [1, 0, 3, 2]
+    save(tmp_path, f"test/{composed}/1.png", colour(1))
+    said = r"test' must have different names, got \['café'\] twice, with accents stored in two ways"
+    with pytest.raises(DataError, match=said):
+        load_folder(tmp_path)
+
+
+def test_images_of_floating_point_numbers_are_refused_with_what_to_do(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path, f"{name}/1.tif", Image.fromarray(np.ones((8, 8), np.float32)))
+    with pytest.raises(DataError, match="mode F has floating-point numbers: convert it to 16 bits"):
         load_folder(tmp_path)
 
 

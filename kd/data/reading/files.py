@@ -25,6 +25,7 @@ OTHER_IMAGES = (".gif", ".svg", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfi
 IMAGE_ENDINGS = (*EXTENSIONS, *OTHER_IMAGES)
 KINDS = 3  # number of endings that a message on skipped files has
 NAMED = 5  # number of unreadable or skipped files that a message names
+WIDE_OR_JOINING = re.compile("[\u00a0\u2000-\u200a\u200c\u200d\u202f\u3000]")
 
 
 def is_image(name: str, endings: tuple[str, ...] = EXTENSIONS) -> bool:
@@ -46,8 +47,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a name as it stands on one line: quoted if it has letters that are not printed."""
-    return name if name.isprintable() else repr(name)
+    """Return a name as it stands on one line: quoted if it has letters that are not printed.
+
+    Spaces of other scripts, and what joins letters or emoji, are printed.
+    """
+    return name if WIDE_OR_JOINING.sub("", name).isprintable() else repr(name)
 
 
 def listing_of(place: Path, paths: Iterable[Path]) -> str:
@@ -155,7 +159,11 @@ def square_pixels(image: Image.Image, how: Reading) -> NDArray[np.uint8]:
 
     Raises ValueError for more than 8 bits a channel.
     """
-    if image.mode[0] in "IF":
+    if image.mode == "F":
+        raise ValueError(
+            "mode F has floating-point numbers: convert it to 16 bits, or use npz:PATH"
+        )
+    if image.mode[0] == "I":
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which most have not")
     upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(fitted(upright, how)).transpose(2, 0, 1)

@@ -1,6 +1,11 @@
-"""Names of splits, as in folders, columns and arrays."""
+"""Names of splits, as in folders, columns and arrays, and of class folders beside them."""
 
 import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd.errors import DataError
 
 PART_OF = {
     "train": "",  # validation and test may be drawn from it
@@ -34,3 +39,28 @@ def is_split_name(name: str) -> bool:
     joined = re.sub(r"(?<![a-z])(hold|held)[\W_]+out", r"\1out", apart)
     words = [word for word in re.findall(r"[^\W\d_]+", joined) if not FILLING.fullmatch(word)]
     return bool(words) and all(map(SPLIT.fullmatch, words))
+
+
+def class_name(folder: str) -> str:
+    """Return the class of a folder's name; letters with accents may be stored in two ways."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def check_classes(folders: Sequence[str], place: Path) -> None:
+    """Raise DataError for classes named like splits, which are more likely to be splits, and for
+    two of one name.
+    """
+    splits = [name for name in folders if is_split_name(name)]
+    if splits:
+        raise DataError(
+            f"a class must not be named like a split, got {splits} in {str(place)!r}: name "
+            "splits PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ (a missing val/ "
+            "or test/ is drawn), or rename the class, for example to "
+            f"{splits[0]}-class"
+        )
+    names = [class_name(name) for name in folders]
+    if alike := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(
+            f"folders of classes in {str(place)!r} must have different names, got {alike} twice, "
+            "with accents stored in two ways: merge them, or rename one"
+        )

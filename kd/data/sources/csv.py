@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.reading.arrays import numbered
-from kd.data.reading.files import NAMED, left_out, listing_of, read_images
+from kd.data.reading.files import NAMED, left_out, listing_of, printable, read_images
 from kd.data.reading.images import one_line
 from kd.data.reading.parts import part_of
 from kd.data.reading.source import Progress, Reading, Source
@@ -71,7 +71,7 @@ def passed_over(place: Path, how: Reading) -> str:
     names, _ = _table(place)
     read = _columns(place, names).values()
     others = [name for name in names if name not in read]
-    return f"passed over in {place}: {', '.join(others)}" if others else ""
+    return f"passed over in {place}: {', '.join(map(printable, others))}" if others else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,9 @@ def _table(place: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             names = [name.strip() for name in next(reader, [])]
             rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(place)!r} cannot be read as CSV ({one_line(error)})") from error
+        remedy = "; save it as UTF-8" * isinstance(error, UnicodeDecodeError)
+        message = f"{str(place)!r} cannot be read as CSV ({one_line(error)}){remedy}"
+        raise DataError(message) from error
     return names, rows
 
 
@@ -113,7 +115,7 @@ def _columns(place: Path, names: Sequence[str]) -> dict[str, str]:
     if "path" not in chosen or "label" not in chosen:
         raise DataError(
             f"the first row of {str(place)!r} must name the columns path and label, and split if "
-            f"there is one, got {', '.join(names)[:200] or 'nothing'}"
+            f"there is one, got {', '.join(map(printable, names))[:200] or 'nothing'}"
         )
     return chosen
 

@@ -14,7 +14,7 @@ folders beside train/ are skipped too; `passed_over` counts all of these. Unlike
 is an error: links that leave the folder, unless they are to be followed, classes that differ
 between splits, classes named like splits, images so large that Pillow warns, and images of 16 bits
 among others of 8, which Pillow would clip: where most have 16, all are grey. Images are rotated by
-their EXIF tag.
+their EXIF tag. A name with an accent is one class, whichever way the file system stores it.
 """
 
 import os
@@ -35,7 +35,7 @@ from kd.data.reading.files import (
     printable,
     read_images,
 )
-from kd.data.reading.parts import is_split_name, part_of
+from kd.data.reading.parts import check_classes, class_name, is_split_name, part_of
 from kd.data.reading.source import Progress, Reading, Source
 from kd.errors import DataError
 
@@ -116,7 +116,8 @@ def _unread(
         else:
             walked = [] if path.is_symlink() else os.walk(path)
             within_it = (name for _, _, names in walked for name in names)
-            yield path, sum(is_image(name, IMAGE_ENDINGS) for name in within_it)
+            visible = (name for name in within_it if not name.startswith("."))
+            yield path, sum(is_image(name, IMAGE_ENDINGS) for name in visible)
 
 
 def _counts(unread: dict[Path, int | None], place: Path) -> str:
@@ -239,15 +240,15 @@ class _Tree:
 
     def by_class(self, folder: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
         """Return the names of the classes, and the images of each."""
-        classes = self.folders(folder)
+        classes = sorted(self.folders(folder), key=class_name)
         if len(classes) < 2:
             loose = [path for path in self.entries(folder) if is_image(path.name)]
             which = f"{str(loose[0])!r} is not in a class folder: " if loose and not classes else ""
             raise DataError(
                 f"{which}{str(folder)!r} must hold a folder of images for each of at least 2 "
-                f"classes, got {classes}"
+                f"classes, got {classes}{self.remedy(folder, classes, loose)}"
             )
-        _check_classes(classes, folder)
+        check_classes(classes, folder)
         images = [self.images_under(folder / name) for name in classes]
         for name, paths in zip(classes, images, strict=True):
             if not paths:
@@ -255,7 +256,17 @@ class _Tree:
                     f"class folder {str(folder / name)!r} holds no image "
                     f"({', '.join(EXTENSIONS)}); add images, or remove it"
                 )
-        return tuple(classes), images
+        return tuple(map(class_name, classes)), images
+
+    def remedy(self, folder: Path, classes: list[str], loose: list[Path]) -> str:
+        """Return the words on what else can be done about a folder of fewer than 2 classes."""
+        if folder != self.root:
+            part = part_of(folder.name)
+            return f"; or move {folder.name}/ elsewhere: {part} images are drawn then" * bool(part)
+        if classes and len(self.folders(folder / classes[0])) > 1:
+            return f"; did you mean folder:{folder / classes[0]}?"
+        instead = "; or list images and labels in a CSV file: --dataset csv:labels.csv"
+        return instead * bool(loose and not classes)
 
     def folders(self, folder: Path) -> list[str]:
         return [path.name for path in self.entries(folder) if path.is_dir()]
@@ -310,15 +321,3 @@ def _check_apart(parts: list[list[list[Path]]]) -> None:
         first = seen.setdefault(os.path.realpath(path), path)
         if first != path:
             raise DataError(f"{str(first)!r} and {str(path)!r} are one file: remove a link")
-
-
-def _check_classes(classes: list[str], folder: Path) -> None:
-    """Raise DataError for classes named like splits, which are more likely to be splits."""
-    splits = [name for name in classes if is_split_name(name)]
-    if splits:
-        raise DataError(
-            f"a class must not be named like a split, got {splits} in {str(folder)!r}: name "
-            "splits PATH/train/<class>/, PATH/val/<class>/ and PATH/test/<class>/ (a missing val/ "
-            "or test/ is drawn), or rename the class, for example to "
-            f"{splits[0]}-class"
-        )
