@@ -5,6 +5,7 @@ Torch, Optuna and plotly are imported by the commands that need them, so `--help
 
 import argparse
 import importlib
+import io
 import shlex
 import signal
 import sys
@@ -98,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = argparse.Namespace()  # while they cannot be read
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know few letters
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = read_options(arguments)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -704,3 +705,13 @@ def test_no_printed_command_is_put_together_without_quotes():
     bare = re.compile(r"""study\.py(?!:)[^"'\n]*\{|" "\.join\([^\n]*(command|arguments)\b""")
     found = {path.name: match[0] for path in files if (match := bare.search(path.read_text()))}
     assert found == {}
+
+
+def test_a_terminal_that_knows_few_letters_gets_them_escaped(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "study.py", "--dataset", "folder:/tmp/nö", "--root", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        r"study.py: folder:PATH must name an existing folder, got '/tmp/n\xf6'"
+    ]
