@@ -83,7 +83,7 @@ def fill(ballast: Path) -> None:
 # What is about to be written when the disk becomes full, in the order in which a study comes to
 # it, and the end of the path that the message names.
 STAGES = (
-    ("storage.files.datasets", "write_tensors", "train.safetensors"),
+    ("storage.files.datasets", "_write_part", "train.safetensors"),
     ("conductor.stages.provenance", "write_json", "protocol.json"),
     ("workers.runners.training", "write_checkpoint", "checkpoint.safetensors"),
     ("workers.runners.preparing", "finish", MANIFEST),
