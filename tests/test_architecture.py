@@ -67,7 +67,10 @@ FLOORS = {
         "space",
     ),
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),
-    "reports": ("statistics", "wording", "read", "compute", "draw", "draw.figures", "write"),
+    "reports": (
+        *("statistics", "wording", "read", "compute", "caveats", "findings"),
+        *("draw", "draw.figures", "write"),
+    ),
     "conductor": (
         *("display", "search.samplers", "search.pruners", "request"),
         *("search.promotion", "search", "stages"),

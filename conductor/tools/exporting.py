@@ -14,7 +14,7 @@ from conductor.display import Display
 from conductor.stages.provenance import read_context
 from kd.errors import ArtifactError, StudyError
 from kd.registry import check_name
-from reports.compute.findings import Findings
+from reports.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData, StudyData
 from reports.wording import counted
 from reports.write.card import Exported, model_card

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reports.read.data import FinalistData, StudyData
 from reports.statistics import Difference, holm, paired_difference
+from reports.wording import points
 
 MOST_CONFUSIONS = 6
 MOST_EXAMPLES = 4
@@ -63,6 +64,12 @@ class ClassFindings:
     seeds: int
     classes: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
+
+
+def one_image(data: StudyData, images: int) -> str:
+    """Return what one image is worth, in a study of accuracy."""
+    worth = f": one {data.example} is {points(1 / images)} points of accuracy"
+    return worth if data.protocol.metric == "accuracy" else ""
 
 
 def class_name(data: StudyData, label: int) -> str:

@@ -1,8 +1,8 @@
 """The budget on the page: epochs of each arm, time by stage, what the teacher cache saved."""
 
 from reports.compute.budget import searched
-from reports.compute.findings import Findings
 from reports.draw.drawing import Table
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.wording import binary_size, capitalised, counted, duration, percent, whole
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reports.compute.classes import Images
-from reports.compute.findings import Findings
+from reports.findings import Findings
 from storage.files.artifacts import is_finished
 from storage.files.layout import Layout
 from storage.files.seal import opened_images

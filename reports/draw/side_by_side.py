@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.compute.budget import amount
-from reports.compute.findings import Findings
 from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
 from reports.draw.palette import DISTILLED_LOOKS
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.tables import recipe_rows
+from reports.findings import Findings
 from reports.read.data import PLAIN, StudyData
 from reports.wording import NONE, counted, listed, scaled
 from storage.files.records import Cost

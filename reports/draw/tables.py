@@ -5,8 +5,8 @@ from typing import Any
 
 from kd.models.latency import Latency
 from kd.recipe import SHARP_SHAPES, Recipe, Schedule
-from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Table
+from reports.findings import Findings, Standing
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
 from reports.wording import (

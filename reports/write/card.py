@@ -9,9 +9,9 @@ from typing import Any
 from kd.dataset_names import part_taken
 from kd.model_rules import is_teacher
 from kd.names import OPTIMIZERS, mixes, parse_model, parse_weights
-from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.tables import provenance_table, recipe_rows
+from reports.findings import Findings
 from reports.read.data import ConfirmationRun, FinalistData
 from reports.wording import (
     NONE,

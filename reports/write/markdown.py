@@ -4,10 +4,10 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import Table
 from reports.draw.side_by_side import SideBySide
 from reports.draw.tables import comparison_note, comparison_table
+from reports.findings import Findings
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")  # what GitHub reads as markup amid a line
 

@@ -15,7 +15,6 @@ from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
 from reports.compute.budget import searched
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
 from reports.draw.ledger_tables import (
@@ -37,6 +36,7 @@ from reports.draw.tables import (
     seal_table,
     seal_title,
 )
+from reports.findings import Findings
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import Difference, mean_and_deviation
 from reports.wording import Measure, counted, listed, model_name, percent

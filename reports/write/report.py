@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from reports.compute.findings import Findings, find
 from reports.draw.pictures import read_examples
 from reports.draw.side_by_side import compare_studies
+from reports.findings import Findings, find
 from reports.read.collect import collect
 from reports.write.markdown import markdown, markdown_of_all
 from reports.write.page import render_comparison, render_page

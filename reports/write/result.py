@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.recipe import Recipe
-from reports.compute.findings import Findings
+from reports.findings import Findings
 from reports.write.summary import summarise
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
 from reports.compute.comparisons import Comparison
-from reports.compute.findings import Findings, Standing
 from reports.compute.rungs import ArmRungs
 from reports.compute.tuning import Tuning
+from reports.findings import Findings, Standing
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
 from reports.read.trials import ArmData, TrialData

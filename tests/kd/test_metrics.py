@@ -17,7 +17,7 @@ from kd.metrics import load_metric
 from kd.names import METRICS
 from kd.protocol import Protocol
 from kd.training.scoring import objective, scores
-from reports.compute.findings import find
+from reports.findings import find
 from reports.read.collect import collect
 from reports.statistics import crossed_errors, paired_difference
 from reports.wording import measure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.compute.findings import Findings, find
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.write.report import write_report
 from tests.support.study_fixture import Fabricated, Plan, fabricate

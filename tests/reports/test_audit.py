@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from reports.caveats.search import of_pruning
 from reports.compute.audit import Audit, audit
-from reports.compute.caveats import of_pruning
 from reports.read.trials import ArmData, TrialData
 from reports.wording import measure
 from tests.support.study_fixture import completed

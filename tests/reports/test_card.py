@@ -7,7 +7,7 @@ import pytest
 
 from kd.data.inputs import Arrays, Inputs
 from kd.json_data import to_wire
-from reports.compute.findings import Findings, find
+from reports.findings import Findings, find
 from reports.read.collect import collect
 from reports.write.card import Exported, model_card
 from tests.support.small import square

@@ -7,9 +7,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from conductor.search import methods
-from reports.compute.caveats import STARTUP_TRIALS
-from reports.compute.edges import edge_parameters
-from reports.compute.findings import Findings, find
+from reports.caveats.edges import edge_parameters
+from reports.caveats.search import STARTUP_TRIALS
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.read.trials import ArmData
 from storage.files.records import WarmStart, WarmTrial

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reports.compute.classes import changed_confusions, class_differences
-from reports.compute.findings import find
+from reports.findings import find
 from reports.read.data import StudyData
 from reports.statistics import paired_difference
 from tests.support.study_fixture import drawn_figures

@@ -10,9 +10,9 @@ import pytest
 
 from kd.recipe import Schedule
 from reports.compute.comparisons import compare_ablations, minus_teacher
-from reports.compute.findings import Findings, find
 from reports.compute.tuning import Tuning, compare_tuning
 from reports.draw.tables import comparison_table
+from reports.findings import Findings, find
 from reports.read.data import FinalistData, StudyData
 from reports.statistics import holm
 from reports.write.markdown import escaped, markdown

@@ -13,7 +13,7 @@ from conductor.request import Request
 from conductor.study import Study
 from kd.errors import ProtocolError
 from kd.recipe import Recipe, Schedule
-from reports.compute.edges import LARGEST, edge_parameters, of_edges
+from reports.caveats.edges import LARGEST, edge_parameters, of_edges
 from reports.read.data import StudyData
 from tests.support.fakes import quiet
 

@@ -17,13 +17,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from kd import schedules
 from kd.recipe import Recipe, Schedule
-from reports.compute.findings import Findings, find
 from reports.draw import figures
 from reports.draw.drawing import Figure, Panel, log_axis, ticks
 from reports.draw.figures.loss import loss_shares
 from reports.draw.figures.slices import best_tenth
 from reports.draw.palette import recolouring
 from reports.draw.tables import comparison_table, provenance_table
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.read.importances import Importance
 from reports.read.trials import ArmData, TrialData

@@ -15,8 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from conductor.search.promotion import rungs
 from kd.errors import ArtifactError
-from reports.compute.findings import Findings, find
 from reports.draw.drawing import Figure
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.read.importances import Importance
 from reports.read.learnt import STARTUP_RUNS

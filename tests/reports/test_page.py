@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from kd.json_data import to_wire
-from reports.compute.findings import Findings, find
+from reports.findings import Findings, find
 from reports.read.trials import ArmData, TrialData
 from reports.write.page import key_figures, render_page
 from reports.write.report import write_report

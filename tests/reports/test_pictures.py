@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from kd.errors import ArtifactError
-from reports.compute.findings import Findings, find
 from reports.draw.pictures import LARGEST, data_uri, read_examples
 from reports.draw.side_by_side import compare_studies
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.write.markdown import markdown, markdown_of_all
 from reports.write.page import render_comparison, render_page

@@ -14,10 +14,10 @@ from conductor.search.methods import SearchMethod
 from conductor.search.promotion import rungs
 from kd.training.history import early_signal
 from reports.compute import caveats
-from reports.compute.findings import Findings, find
 from reports.draw.drawing import Figure
 from reports.draw.side_by_side import compare_studies
 from reports.draw.tables import provenance_table
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import MINIMUM_PAIRS

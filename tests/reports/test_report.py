@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from kd.errors import ArtifactError, StudyError
 from kd.recipe import Recipe
-from reports.compute.findings import Findings, find
 from reports.draw.tables import comparison_table
+from reports.findings import Findings, find
 from reports.read.collect import collect
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData

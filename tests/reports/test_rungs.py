@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from reports.compute.findings import Findings, find
 from reports.compute.rungs import ArmRungs, find_rungs, of_signal
 from reports.draw.drawing import Figure
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import percent, signed

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conductor.command_line.cli import main
-from reports.compute.findings import Findings, find
 from reports.draw.drawing import Table
 from reports.draw.side_by_side import SideBySide, compare_studies
+from reports.findings import Findings, find
 from reports.write.markdown import escaped, markdown, markdown_table
 from reports.write.page import render_comparison
 from reports.write.report import Place, describe

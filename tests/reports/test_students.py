@@ -7,10 +7,10 @@ import pytest
 
 from conductor.search.publish import describe
 from kd.recipe import Recipe
-from reports.compute.findings import Findings, find
 from reports.draw.figures import history
 from reports.draw.side_by_side import compare_studies
 from reports.draw.tables import comparison_table, recipe_rows
+from reports.findings import Findings, find
 from reports.read.data import StudyData
 from reports.write.summary import summarise
 

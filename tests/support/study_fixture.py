@@ -24,9 +24,9 @@ from kd.protocol import Protocol
 from kd.recipe import Recipe
 from kd.seeds import derive_seed
 from kd.training.history import EpochMetrics
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
 from reports.draw.figures import draw_figures
+from reports.findings import Findings
 from reports.read.collect import collect
 from reports.read.data import StudyData
 from reports.read.trials import TrialData

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Protocol, cast
 
 from kd.registry import Kind
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure
+from reports.findings import Findings
 
 FIGURES = Kind("figure", __name__)
 GROUPS = ("Evidence", "Recipe", "Search")  # headings of the page's contents; others follow them

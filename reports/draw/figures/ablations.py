@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from reports.compute.comparisons import Comparison
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import Row, RowChart, difference_row
 from reports.draw.shared import comparison_cells, looks, row_panel
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.statistics import MINIMUM_PAIRS
 from reports.wording import Measure, counted

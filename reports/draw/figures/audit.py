@@ -3,11 +3,11 @@
 from typing import Any
 
 from reports.compute.audit import Audit, Auditor
-from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots
 from reports.draw.palette import light
 from reports.draw.rows import labelled_rows, rows_height, swarm
 from reports.draw.shared import arm_legend, epochs_panel, looks
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.statistics import MINIMUM_AUDITORS
 from reports.wording import NONE, Measure, counted, figure, listed

@@ -6,10 +6,10 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, guide, line, plot
 from reports.draw.palette import TEACHER_LOOK, Look
 from reports.draw.shared import looks
+from reports.findings import Findings
 from reports.wording import listed, percent, points
 
 GROUP = "Evidence"

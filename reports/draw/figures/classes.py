@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from reports.compute.classes import ClassDifference, ClassFindings, Confusion, Example, class_name
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Gallery, Panel, Picture, Table
 from reports.draw.pictures import data_uri
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import looks, row_panel
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.wording import counted, decimals, measure, p_value, percent, points, shortened
 

@@ -6,7 +6,6 @@ from html import escape
 from typing import Any
 
 from reports.compute.comparisons import minus_teacher
-from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import (
     TALL,
     Figure,
@@ -21,6 +20,7 @@ from reports.draw.drawing import (
 )
 from reports.draw.palette import TEACHER_LOOK, Look
 from reports.draw.shared import arm_legend, looks, unconfirmed
+from reports.findings import Findings, Standing
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
 from reports.read.trials import RecipeData

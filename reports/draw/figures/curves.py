@@ -7,7 +7,6 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import (
     TALL,
     Figure,
@@ -22,6 +21,7 @@ from reports.draw.drawing import (
 )
 from reports.draw.palette import light
 from reports.draw.shared import cut_words, looks
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, counted

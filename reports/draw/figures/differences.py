@@ -1,10 +1,10 @@
 """Paired differences of the confirmation: every comparison, seed by seed."""
 
 from reports.compute.comparisons import Comparison
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.shared import comparison_cells, looks, row_panel, unconfirmed
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.wording import Measure, counted
 

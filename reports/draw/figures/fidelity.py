@@ -1,9 +1,9 @@
 """Fidelity: how often the students predict what the teacher predicts."""
 
-from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Figure, Panel, Table
 from reports.draw.rows import RowChart
 from reports.draw.shared import epochs_panel, finalist_row, row_panel
+from reports.findings import Findings, Standing
 from reports.read.data import PLAIN, StudyData
 from reports.statistics import mean_and_deviation
 from reports.wording import decimals, listed, measure, percent, points

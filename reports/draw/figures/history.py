@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, guide, plot
 from reports.draw.palette import light
 from reports.draw.shared import cut_words, looks, value_span
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import NONE, capitalised, duration, listed

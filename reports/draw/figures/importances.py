@@ -4,10 +4,10 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, plot, text_label
 from reports.draw.palette import Look, light
 from reports.draw.shared import importances_note, looks
+from reports.findings import Findings
 from reports.read.trials import ArmData
 from reports.wording import listed, percent, points
 

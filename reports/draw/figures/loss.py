@@ -4,10 +4,10 @@ import plotly.graph_objects as go
 
 from kd.recipe import Recipe
 from kd.training.history import EpochMetrics
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis, epoch_axis, plot
 from reports.draw.palette import light
 from reports.draw.shared import at, chosen_trials, recipe_of
+from reports.findings import Findings
 from reports.read.data import StudyData, learns_from_teacher
 from reports.read.trials import TrialData
 from reports.wording import figure, percent

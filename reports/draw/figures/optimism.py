@@ -6,11 +6,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from reports.compute.findings import Findings, Optimism
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis
 from reports.draw.palette import light
 from reports.draw.rows import labelled_rows, rows_height
 from reports.draw.shared import looks, unconfirmed
+from reports.findings import Findings, Optimism
 from reports.read.data import FinalistData, StudyData
 from reports.wording import Measure, listed
 

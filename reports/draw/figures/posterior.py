@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis, log_axis, plot
 from reports.draw.palette import light
 from reports.draw.shared import importances_note, looks
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, decimals, figure, listed

@@ -3,12 +3,12 @@
 from html import escape
 from typing import Any
 
-from reports.compute.findings import Findings
 from reports.compute.rungs import ArmRungs, Rung
 from reports.draw.drawing import TALL, Figure, Legend, Panel, Table, axis, dots, guide, plot
 from reports.draw.palette import Look, light
 from reports.draw.rows import Row, RowChart
 from reports.draw.shared import arm_legend, looks, row_panel
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import MINIMUM_RANKED, RankCorrelation

@@ -5,9 +5,9 @@ from html import escape
 
 from kd import schedules
 from kd.recipe import Recipe, Schedule
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Panel, Table, epoch_axis, line, plot
 from reports.draw.shared import arm_legend, at, chosen_trials, epochs_panel, looks, recipe_of
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import TrialData
 from reports.wording import figure, listed, percent

@@ -1,9 +1,9 @@
 """Test scores of every finalist, seed by seed."""
 
-from reports.compute.findings import Findings, Standing
 from reports.draw.drawing import Figure, Table
 from reports.draw.rows import Row, RowChart
 from reports.draw.shared import finalist_row, row_panel, unconfirmed
+from reports.findings import Findings, Standing
 from reports.read.data import StudyData
 from reports.statistics import mean_and_deviation
 from reports.wording import capitalised

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from reports.compute.findings import Findings
 from reports.draw.drawing import Figure, Legend, Panel, Table, axis, dots, log_axis, plot
 from reports.draw.shared import arm_legend, looks, value_span
+from reports.findings import Findings
 from reports.read.data import StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import capitalised, counted, figure, listed

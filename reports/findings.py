@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reports.caveats.caveats import find_caveats
 from reports.compute.audit import Audit, audit
-from reports.compute.caveats import find_caveats
 from reports.compute.classes import ClassFindings, Images, compare_classes
 from reports.compute.comparisons import (
     Comparison,

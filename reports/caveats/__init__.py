@@ -1,0 +1,1 @@
+"""The limitations of a study that Retort can detect, one sentence each."""
