@@ -127,40 +127,21 @@ def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tupl
     """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
 
     Over several seeds it has both errors, as that of a difference. Over one run, such as the
-    teacher's, it is over images alone, which says nothing about other seeds. For scores of 0 and 1
-    it is Wilson's, which holds near 0 and 1 too; for others it is symmetric.
+    teacher's, it is over images alone, which says nothing about other seeds: Wilson's interval
+    (1927) for scores of 0 and 1, the normal one for others.
     """
     seeds, images = scores.shape
-    mean, normal = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     above = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
-    is_share = best - worst == 1 and bool(np.isin(above, (0, 1)).all())
-    if seeds == 1 and is_share:
-        return _wilson(mean, images, normal, worst)
+    if seeds == 1 and best - worst == 1 and np.isin(above, (0, 1)).all():
+        ends = stats.binomtest(int(above.sum()), images).proportion_ci(CONFIDENCE, "wilson")
+        return worst + float(ends.low), worst + float(ends.high)
     if seeds == 1:
-        half = normal * float(np.std(scores, ddof=1)) / np.sqrt(images)
-        return max(worst, mean - half), min(best, mean + half)
-    errors = crossed_errors(scores, np.zeros_like(scores))
-    error, half = float(np.hypot(errors.seed, errors.image)), float(half_width(errors, seeds))
-    if is_share and error == 0:  # as if all seeds were one
-        return _wilson(mean, images, normal, worst)
-    if is_share:
-        count = (mean - worst) * (best - mean) / error**2
-        return _wilson(mean, min(count, seeds * images), half / error, worst)
+        error = np.std(scores, ddof=1) / np.sqrt(images)
+        mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
+    else:
+        errors = crossed_errors(scores, np.zeros_like(scores))
+        mean, half = float(errors.mean), float(half_width(errors, seeds))
     return max(worst, mean - half), min(best, mean + half)
-
-
-def _wilson(mean: float, count: float, quantile: float, worst: float) -> tuple[float, float]:
-    """Return Wilson's interval (1927) of a share p = mean - worst of `count` independent images.
-
-    (p + q²/2n ± q sqrt(p (1 - p) / n + q²/4n²)) / (1 + q²/n), with n the count and q the quantile.
-    Over several seeds n is the number of images whose share would have the error of the mean, and q
-    the half-width of the symmetric interval over this error.
-    """
-    share = mean - worst
-    centre = share + quantile**2 / (2 * count)
-    spread = quantile * np.sqrt(share * (1 - share) / count + quantile**2 / (4 * count**2))
-    low, high = ((centre + end) / (1 + quantile**2 / count) for end in (-spread, spread))
-    return worst + max(0.0, float(low)), worst + min(1.0, float(high))
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
