@@ -220,10 +220,9 @@ def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> li
     return [*words, "--ablate"] if ablate and "--ablate" not in words else words
 
 
-def _with_place(command: list[str], was: str, dataset: str) -> list[str]:
-    """Return the command with the path of the data set, if that `was` another."""
-    words = [*_without(command, "--dataset"), "--dataset", dataset]
-    return words if is_moved(was, dataset) else command
+def _with_place(command: list[str], was: str, now: str) -> list[str]:
+    """Return the command with the data set `now`, if it is the one that `was`, at another path."""
+    return [*_without(command, "--dataset"), "--dataset", now] if is_moved(was, now) else command
 
 
 def _last(words: list[str], *flags: str) -> str:
