@@ -1,0 +1,54 @@
+"""Intervals of one result, and of what is computed from several."""
+
+import numpy as np
+from scipy import stats
+
+from reports.statistics import CONFIDENCE, Floats, Scores, crossed_errors, half_width
+
+Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+
+
+def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tuple[float, float]:
+    """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
+
+    Over several seeds it has both errors, as that of a difference. Over one run, such as the
+    teacher's, it is over images alone, which says nothing about other seeds. For scores of 0 and 1
+    it is Wilson's (1927), of as many images as the errors are worth; for others the mean ± half a
+    width.
+    """
+    seeds, images = scores.shape
+    above = np.subtract(scores, worst, dtype=np.float64)
+    if best - worst == 1 and np.isin(above, (0, 1)).all():  # accuracy, or a share of errors
+        ends = _wilson(float(above.mean()), images / _design_effect(above))
+        return worst + ends[0], worst + ends[1]
+    if seeds == 1:
+        half = Z * float(np.std(scores, ddof=1) / np.sqrt(images))
+    else:
+        half = float(half_width(crossed_errors(scores, np.zeros_like(scores)), seeds))
+    mean = float(scores.mean())
+    return max(worst, mean - half), min(best, mean + half)
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` examples, which need not be a whole number."""
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _design_effect(right: Floats) -> float:
+    """Return how many images count as one independent example; right: [S, N] of 0 and 1.
+
+    It is half-width² / (z² p (1 - p) / N) (Kish, "Survey sampling", 1965), with the half-width of
+    `half_width`, whose t quantile few seeds need. Below 1, which means that seeds differ in what
+    they have wrong, it is an estimate from the few images that some seed has wrong (or right, if
+    those are fewer): z² / 2 more, on which all seeds agree, are added to them, as many as Wilson's
+    centre adds. Without any of them it is 1.
+    """
+    share, images = float(right.mean()), right.shape[1]
+    if len(right) == 1 or share in (0, 1):
+        return 1.0
+    half = float(half_width(crossed_errors(right, np.zeros_like(right)), len(right)))
+    effect = half**2 * images / (Z**2 * share * (1 - share))
+    rare = min(np.count_nonzero((right == one).any(0)) for one in (0, 1))
+    return effect if effect >= 1 else (rare * effect + Z**2 / 2) / (rare + Z**2 / 2)
