@@ -50,5 +50,7 @@ def _design_effect(right: Floats) -> float:
         return 1.0
     half = float(half_width(crossed_errors(right, np.zeros_like(right)), len(right)))
     effect = half**2 * images / (Z**2 * share * (1 - share))
-    rare = min(np.count_nonzero((right == one).any(0)) for one in (0, 1))
-    return effect if effect >= 1 else (rare * effect + Z**2 / 2) / (rare + Z**2 / 2)
+    rare = min(int((right == one).any(0).sum()) for one in (0, 1))
+    if effect < 1:
+        effect = (rare * effect + Z**2 / 2) / (rare + Z**2 / 2)
+    return float(effect)

@@ -45,6 +45,11 @@ class Difference:
     images: int
     per_seed: tuple[float, ...]
 
+    @property
+    def median(self) -> float:
+        """The median of `per_seed`, which a single seed that collapses hardly moves."""
+        return float(np.median(self.per_seed))
+
 
 def crossed_errors(scores_a: Scores, scores_b: Scores) -> CrossedErrors:
     """Split the error of a paired difference into its seeds' part and its test images' part.

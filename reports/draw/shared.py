@@ -59,6 +59,7 @@ def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> di
     difference = comparison.difference
     return {
         measure.difference(title): measure.number(difference.mean, sign=True),
+        "median": measure.number(difference.median, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),

@@ -101,6 +101,7 @@ def _difference(difference: Difference | None, scale: float = 100.0) -> dict[str
     low, high = sorted((scale * difference.low, scale * difference.high))
     return {
         "mean": scale * difference.mean,
+        "median": scale * difference.median,
         "low": low,
         "high": high,
         "p": difference.p,

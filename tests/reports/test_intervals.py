@@ -119,7 +119,7 @@ def test_interval_of_an_accuracy_is_wider_where_seeds_differ_as_a_whole() -> Non
 def test_interval_of_a_share_of_errors_is_that_of_the_accuracy_turned() -> None:
     correct = shares(6, 80) < 0.9
     low, high = mean_interval(correct)
-    turned = mean_interval(correct - 1.0, worst=-1.0, best=0.0)
+    turned = mean_interval(correct.astype(np.float64) - 1, worst=-1.0, best=0.0)
     assert turned == pytest.approx((low - 1, high - 1))
 
 
