@@ -30,8 +30,8 @@ class CrossedErrors:
 class Difference:
     """The metric of a minus the metric of b, not scaled, with its 95 % interval.
 
-    `detectable` is the smallest true difference that as many seeds and images would detect with a
-    probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
+    `detectable` is about the true difference that as many seeds and images show with a probability
+    of 80 %, and half of it with some 30 %; `p` is two-sided; `per_seed` are the paired differences.
     """
 
     mean: float

@@ -98,10 +98,11 @@ def of_collapse(data: StudyData, verdict: Verdict) -> Iterator[str]:
         if places:
             yield (
                 f"{'Seed' if len(places) == 1 else 'Seeds'} {listed([str(one) for one in places])} "
-                f"of {finalist.label} ended far below its median of "
-                f"{measure.value(float(np.median(values)))}, the lowest at "
-                f"{measure.value(min(values))}. The verdict is about the mean over seeds, so it depends on how often this "
-                f"happens, which {counted(len(values), 'seed')} cannot tell."
+                f"of {finalist.label} ended far worse than its median of "
+                f"{measure.value(float(np.median(values)))}, at worst with "
+                f"{measure.value(min(values))}. The verdict is about the mean over seeds, so it "
+                f"depends on how often this happens, which {counted(len(values), 'seed')} cannot "
+                "tell."
             )
 
 

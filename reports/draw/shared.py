@@ -9,6 +9,7 @@ from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
 from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, rows_svg
+from reports.intervals import detectable_range
 from reports.read.data import FinalistData, StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, figure, listed, p_value
@@ -63,7 +64,9 @@ def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> di
         "95 % interval": measure.interval(difference.low, difference.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
+        measure.in_unit("shown with 80 % power, about"): measure.about(
+            difference.detectable, *detectable_range(difference)
+        ),
     }
 
 

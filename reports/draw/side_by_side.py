@@ -10,6 +10,7 @@ from reports.draw.palette import DISTILLED_LOOKS
 from reports.draw.rows import RowChart, difference_row
 from reports.draw.tables import recipe_rows
 from reports.findings import Findings
+from reports.intervals import detectable_range
 from reports.read.data import PLAIN, StudyData
 from reports.wording import NONE, counted, listed, scaled
 from storage.files.records import Cost
@@ -79,7 +80,7 @@ def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str,
     if difference:
         change = measure.change(difference.mean)
         interval = measure.interval(difference.low, difference.high)
-        detectable = measure.number(difference.detectable)
+        detectable = measure.about(difference.detectable, *detectable_range(difference))
     costs = data.costs.models if data.costs else {}
     tuned = findings.standing(data.tuned(data.primary_arm))
     return {
@@ -87,7 +88,7 @@ def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str,
         "verdict": findings.verdict.kind,
         "difference": change,
         "95 % interval": interval,
-        "detectable": detectable,
+        "shown with 80 % power, about": detectable,
         "teacher": measure.value(data.teacher.value),
         "tuned distilled": _tuned(findings, data.primary_arm),
         "tuned plain": _tuned(findings, PLAIN),

@@ -11,6 +11,7 @@ from reports.compute.comparisons import Comparison
 from reports.compute.rungs import ArmRungs
 from reports.compute.tuning import Tuning
 from reports.findings import Findings, Standing
+from reports.intervals import detectable_range
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
 from reports.read.trials import ArmData, TrialData
@@ -108,6 +109,7 @@ def _difference(difference: Difference | None, scale: float = 100.0) -> dict[str
         "error_of_seeds": abs(scale) * difference.se_seed,
         "error_of_images": abs(scale) * difference.se_image,
         "detectable": abs(scale) * difference.detectable,
+        "detectable_range": [abs(scale) * end for end in detectable_range(difference)],
         "seeds": difference.seeds,
         "images": difference.images,
         "per_seed": [scale * value for value in difference.per_seed],

@@ -59,7 +59,7 @@ def first_runs(data: StudyData, count: int) -> StudyData:
     return replace(data, finalists=finalists)
 
 
-def test_headline_gives_difference_interval_and_smallest_detectable(made: Fabricated) -> None:
+def test_headline_gives_difference_interval_and_detectable_difference(made: Fabricated) -> None:
     verdict = read_report(made)["verdict"]
     assert verdict["kind"] == "better"
     assert verdict["text"].startswith("Distillation helped: tuned scheduled scored ")

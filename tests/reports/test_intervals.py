@@ -1,5 +1,6 @@
 """Intervals of single results and of shares, against formulas and simulation."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from kd.seeds import derive_seed
-from reports.intervals import mean_interval
+from reports.intervals import detectable_range, mean_interval
 from reports.statistics import paired_difference
 
 
@@ -128,3 +129,16 @@ def test_interval_of_a_mean_stays_within_its_range() -> None:
     scores[0, :3] = 0.5
     assert mean_interval(scores)[1] == 1.0
     assert mean_interval(1 - scores)[0] == 0.0
+
+
+def test_the_detectable_difference_has_the_range_that_seeds_leave() -> None:
+    """The estimated deviation of 6 seeds is 0.48 to 1.49 times the true one: of chi², 5 degrees."""
+    scores = shares(6, 50)
+    found = paired_difference(scores, np.zeros_like(scores))
+    seeds_alone = replace(found, se_image=0.0)
+    low, high = detectable_range(seeds_alone)
+    by_seed = (2.5705818 + 0.9195438) * found.se_seed  # t of 5 degrees at 0.975 and at 0.8
+    assert (low, high) == pytest.approx((by_seed / 1.4879, by_seed / 0.4786), rel=1e-3)
+    images_alone = detectable_range(replace(found, se_seed=0.0))
+    assert images_alone == pytest.approx(2 * ((1.9599640 + 0.8416212) * found.se_image,))
+    assert detectable_range(found) == pytest.approx(np.hypot((low, high), images_alone))
