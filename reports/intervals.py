@@ -90,3 +90,28 @@ def detectable_range(difference: Difference) -> tuple[float, float]:
         for factor in factors
     )
     return low, high
+
+
+def ratio_interval(gain: Floats, lead: Floats) -> tuple[float, float] | None:
+    """Return the 95 % interval of mean(gain) / mean(lead), None where it is unbounded.
+
+    `gain`, `lead`: [S, N], of the same seeds and test images. The interval is Fieller's ("Some
+    problems in interval estimation", 1954): all shares q for which the interval of gain - q lead
+    contains 0, over seeds and images, which brings in their covariance. Its ends are the roots of
+
+        mean² - half-width² = A q² + B q + C
+
+    and it is bounded where A is above 0: where the interval of the lead leaves out 0.
+    """
+
+    def excess(table: Floats) -> float:
+        errors = crossed_errors(table, np.zeros_like(table))
+        return float(errors.mean**2 - half_width(errors, len(table)) ** 2)
+
+    square, constant = excess(lead), excess(gain)
+    linear = excess(gain - lead) - square - constant
+    root = linear**2 - 4 * square * constant
+    if square <= 0 or root < 0:
+        return None
+    low, high = ((-linear + sign * np.sqrt(root)) / (2 * square) for sign in (-1, 1))
+    return float(low), float(high)

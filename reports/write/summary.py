@@ -152,9 +152,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
         "importances": {name: one.share for name, one in arm.importances.items()},
-        "importance_intervals": {
-            name: [one.low, one.high] for name, one in arm.importances.items()
-        },
+        "importance_spreads": {n: [one.low, one.high] for n, one in arm.importances.items()},
         "expected": arm.plane and arm.plane.to_json(),
     }
 
@@ -178,6 +176,7 @@ def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
         "deviation": standing.deviation,
         "interval": _ends(data, standing.interval),
         "gap_recovered": standing.recovered,
+        "gap_recovered_interval": standing.recovered_interval,
         "nll": standing.nll,
         "ece": standing.ece,
         "agreement": standing.agreement,

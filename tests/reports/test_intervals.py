@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from kd.seeds import derive_seed
-from reports.intervals import detectable_range, mean_interval
+from reports.intervals import detectable_range, mean_interval, ratio_interval
 from reports.statistics import paired_difference
 
 
@@ -142,3 +142,26 @@ def test_the_detectable_difference_has_the_range_that_seeds_leave() -> None:
     images_alone = detectable_range(replace(found, se_seed=0.0))
     assert images_alone == pytest.approx(2 * ((1.9599640 + 0.8416212) * found.se_image,))
     assert detectable_range(found) == pytest.approx(np.hypot((low, high), images_alone))
+
+
+def gains(generator: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw a student's gain and a teacher's lead over one plain student: 0.03 and 0.06."""
+    noise = generator.standard_normal((3, 6, 1)) * 0.006
+    difficulty = generator.standard_normal((3, 1, 200)) * 0.1
+    draws = generator.standard_normal((3, 6, 200)) * 0.1
+    noise[2] = draws[2] = 0  # the teacher is one run
+    student, plain, teacher = np.array([0.03, 0, 0.06])[:, None, None] + noise + difficulty + draws
+    return student - plain, teacher - plain
+
+
+def test_the_interval_of_a_share_covers_and_is_where_the_difference_may_be_0() -> None:
+    generator = np.random.default_rng(11)
+    found = [ratio_interval(*gains(generator)) for _ in range(600)]
+    assert 0.93 <= np.mean([one is None or one[0] <= 0.5 <= one[1] for one in found]) <= 0.99
+    gain, lead = gains(generator)
+    ends = ratio_interval(gain, lead)
+    assert ends is not None
+    for end in ends:
+        touching = paired_difference(gain, end * lead)
+        assert min(abs(touching.low), abs(touching.high)) < 1e-9
+    assert ratio_interval(gain, lead - lead.mean()) is None  # the lead may be 0
