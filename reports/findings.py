@@ -168,7 +168,7 @@ def _recovered(data: StudyData, finalist: FinalistData, value: float | None) -> 
 
 
 def _recovered_interval(data: StudyData, finalist: FinalistData) -> tuple[float, float] | None:
-    """The interval on the seeds of both students; None where it is unbounded, or below two seeds."""
+    """The interval on the seeds of both students; None if unbounded, or below two seeds."""
     plain, teacher = data.tuned(PLAIN), data.teacher.scores
     common = sorted(set(finalist.scores) & set(plain.scores)) if plain else []
     if plain is None or teacher is None or len(common) < 2:

@@ -62,6 +62,7 @@ def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> di
         measure.difference(title): measure.number(difference.mean, sign=True),
         "median": measure.number(difference.median, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
+        "interval, Holm": measure.interval(comparison.corrected.low, comparison.corrected.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
         measure.in_unit("shown with 80 % power, about"): measure.about(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from kd.seeds import derive_seed
-from reports.intervals import detectable_range, mean_interval, ratio_interval
-from reports.statistics import paired_difference
+from reports.intervals import detectable_range, holm_difference, mean_interval, ratio_interval
+from reports.statistics import holm, paired_difference
 
 
 class Ceiling(NamedTuple):
@@ -165,3 +165,17 @@ def test_the_interval_of_a_share_covers_and_is_where_the_difference_may_be_0() -
         touching = paired_difference(gain, end * lead)
         assert min(abs(touching.low), abs(touching.high)) < 1e-9
     assert ratio_interval(gain, lead - lead.mean()) is None  # the lead may be 0
+
+
+def test_holm_intervals_leave_out_0_exactly_where_holm_claims() -> None:
+    generator = np.random.default_rng(4)
+    claims = []
+    for shift in np.linspace(0, 0.2, 8):
+        tables = generator.random((5, 6, 90)) + shift * np.arange(5)[:, None, None]
+        found = [paired_difference(table, tables[0]) for table in tables[1:]]
+        for one, p in zip(found, holm([one.p for one in found]), strict=True):
+            drawn = holm_difference(one, p)
+            assert (drawn.low > 0 or drawn.high < 0) == (p < 0.05)
+            assert drawn.low <= one.low <= one.high <= drawn.high
+            claims.append((one.p < 0.05, p < 0.05))
+    assert {(False, False), (True, False), (True, True)} <= set(claims)
