@@ -96,10 +96,6 @@ class Measure:
         """(0.008, 0.0235) -> 0.80 to 2.35: the ends of a range of amounts, without their unit."""
         return f"{self.number(low)} to {self.number(high)}"
 
-    def about(self, difference: float, low: float, high: float) -> str:
-        """1.14 (0.80 to 2.35): an amount that is known roughly, without its unit."""
-        return f"{self.number(difference)} ({self.amounts(low, high)})"
-
     def change(self, difference: float) -> str:
         """0.0102 -> +1.02 points"""
         return f"{self.number(difference, sign=True)} {self.unit}".rstrip()

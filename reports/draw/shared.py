@@ -12,6 +12,7 @@ from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, r
 from reports.intervals import detectable_range
 from reports.read.data import FinalistData, StudyData
 from reports.read.trials import ArmData, TrialData
+from reports.statistics import Difference
 from reports.wording import Measure, figure, listed, p_value
 
 
@@ -55,6 +56,12 @@ def finalist_row(
     return mean_row(label, looks(data)[finalist.arm], values, scale)
 
 
+def roughly_detectable(measure: Measure, difference: Difference) -> str:
+    """1.14 (0.80 to 2.35): what is shown with 80 % power, and its range, without their unit."""
+    span = measure.amounts(*detectable_range(difference))
+    return f"{measure.number(difference.detectable)} ({span})"
+
+
 def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
     """The cells of a comparison in a table, whose column of differences has this title."""
     difference = comparison.difference
@@ -65,9 +72,7 @@ def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> di
         "interval, Holm": measure.interval(comparison.corrected.low, comparison.corrected.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
-        measure.in_unit("shown with 80 % power, about"): measure.about(
-            difference.detectable, *detectable_range(difference)
-        ),
+        measure.in_unit("shown with 80 % power, about"): roughly_detectable(measure, difference),
     }
 
 

@@ -8,9 +8,9 @@ from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
 from reports.draw.palette import DISTILLED_LOOKS
 from reports.draw.rows import RowChart, difference_row
+from reports.draw.shared import roughly_detectable
 from reports.draw.tables import recipe_rows
 from reports.findings import Findings
-from reports.intervals import detectable_range
 from reports.read.data import PLAIN, StudyData
 from reports.wording import NONE, counted, listed, scaled
 from storage.files.records import Cost
@@ -80,7 +80,7 @@ def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str,
     if difference:
         change = measure.change(difference.mean)
         interval = measure.interval(difference.low, difference.high)
-        detectable = measure.about(difference.detectable, *detectable_range(difference))
+        detectable = roughly_detectable(measure, difference)
     costs = data.costs.models if data.costs else {}
     tuned = findings.standing(data.tuned(data.primary_arm))
     return {
