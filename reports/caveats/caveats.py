@@ -1,7 +1,14 @@
 """All limitations of a study, the most serious first."""
 
 from reports.caveats.edges import of_edges
-from reports.caveats.evidence import of_classes, of_evidence, of_learning, of_seal, of_teacher
+from reports.caveats.evidence import (
+    of_classes,
+    of_collapse,
+    of_evidence,
+    of_learning,
+    of_seal,
+    of_teacher,
+)
 from reports.caveats.fixed import of_protocol
 from reports.caveats.leaks import of_weights
 from reports.caveats.search import of_pruning, of_search, of_tuning, of_warm_start
@@ -20,6 +27,7 @@ def find_caveats(
         *of_teacher(data),
         *of_weights(data),
         *of_tuning(data),
+        *of_collapse(data, verdict),
         *of_evidence(data, verdict),
         *of_classes(data),
         *of_search(data),
