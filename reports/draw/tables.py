@@ -113,9 +113,8 @@ def comparison_note(data: StudyData) -> str:
         f"{capitalised(data.measure.name)}: mean over the seeds, with an interval over seeds and "
         f"test {data.example}s (the teacher's is over {data.example}s alone). Gap recovered: the "
         "gain over tuned plain as a share of the teacher's gain, with its 95 % interval; – where "
-        "the "
-        "teacher's gain may be chance or is below the margin. Agreement: predictions that are the "
-        "teacher's."
+        "the teacher's gain may be chance or is below the margin. Agreement: predictions that are "
+        "the teacher's."
     )
     if len(data.teachers) > 1:
         text += (

@@ -32,10 +32,8 @@ def draw(findings: Findings) -> Figure:
         title=title,
         caption="The winner's recipe without one of its parts, on the same seeds: each dot is one "
         f"seed, the bar is the mean with its 95 % interval over seeds and test {data.example}s, "
-        "as wide "
-        "as Holm's correction over the ablations asks, so that it leaves out 0 where a part "
-        "matters. A "
-        "constant schedule keeps the mean of the one that it replaces.",
+        "as wide as Holm's correction over the ablations asks, so that it leaves out 0 where a "
+        "part matters. A constant schedule keeps the mean of the one that it replaces.",
         panels=[row_panel("ablations", chart, title)],
         tables=[
             Table.of(

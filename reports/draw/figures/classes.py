@@ -32,10 +32,9 @@ def draw(findings: Findings) -> Figure:
         title=title,
         caption=f"Test accuracy of {a} minus {b} on each class: dots are seeds, bars are means "
         f"with their 95 % interval over seeds and the {data.example}s of the class, as wide as "
-        "Holm's "
-        "correction over the classes asks, so that those that leave out 0 differ beyond chance. "
-        "The confusions "
-        "shown are those that changed most, so part of their change is chance."
+        "Holm's correction over the classes asks, so that those that leave out 0 differ beyond "
+        "chance. The confusions shown are those that changed most, so part of their change is "
+        "chance."
         f"{below * (data.example == 'image')}",
         panels=_panels(data, compared, title),
         galleries=[_gallery(findings, compared, confusion) for confusion in compared.confusions],
