@@ -229,7 +229,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Te
     return place, weights
 
 
-@pytest.fixture(scope="module", params=STEMS)
+@pytest.fixture(
+    scope="module", params=["cifar", pytest.param("imagenet", marks=pytest.mark.thorough)]
+)
 def ran(request: pytest.FixtureRequest, ground: tuple[Path, dict[str, Tensor]]) -> Iterator[Ran]:
     """The whole way of a study, by its command: one selection run, one pass to time a model."""
     place, given = ground
