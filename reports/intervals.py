@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from reports.statistics import (
     CONFIDENCE,
@@ -99,24 +99,31 @@ def ratio_interval(gain: Floats, lead: Floats) -> tuple[float, float] | None:
 
     `gain`, `lead`: [S, N], of the same seeds and test images. The interval is Fieller's ("Some
     problems in interval estimation", 1954): all shares q for which the interval of gain - q lead
-    contains 0, over seeds and images, which brings in their covariance. Its ends are the roots of
-
-        mean² - half-width² = A q² + B q + C
-
-    and it is bounded where A is above 0: where the interval of the lead leaves out 0.
+    contains 0, over seeds and images, which brings in their covariance. It is bounded where the
+    interval of the lead leaves out 0. Its ends are searched outwards from the ratio: they are no
+    roots of a quadratic, because the images' part of an error is never below 0.
     """
 
-    def excess(table: Floats) -> float:
-        errors = crossed_errors(table, np.zeros_like(table))
-        return float(errors.mean**2 - half_width(errors, len(table)) ** 2)
-
-    square, constant = excess(lead), excess(gain)
-    linear = excess(gain - lead) - square - constant
-    root = linear**2 - 4 * square * constant
-    if square <= 0 or root < 0:
+    if _excess(lead) <= 0:
         return None
-    low, high = ((-linear + sign * np.sqrt(root)) / (2 * square) for sign in (-1, 1))
-    return float(low), float(high)
+    ratio = float(gain.mean() / lead.mean())
+
+    def excess(share: float) -> float:
+        return _excess(gain - share * lead)
+
+    def end(side: int) -> float:
+        reach = 1.0
+        while excess(ratio + side * reach) <= 0:
+            reach *= 2
+        return float(optimize.brentq(excess, ratio, ratio + side * reach))
+
+    return (end(-1), end(1)) if excess(ratio) < 0 else (ratio, ratio)
+
+
+def _excess(table: Floats) -> float:
+    """How far the interval of a mean is from 0; below 0 where it contains 0. table: [S, N]."""
+    errors = crossed_errors(table, np.zeros_like(table))
+    return abs(float(errors.mean)) - float(half_width(errors, len(table)))
 
 
 def holm_difference(difference: Difference, p_holm: float | None) -> Difference:

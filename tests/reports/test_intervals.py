@@ -179,3 +179,21 @@ def test_holm_intervals_leave_out_0_exactly_where_holm_claims() -> None:
             assert drawn.low <= one.low <= one.high <= drawn.high
             claims.append((one.p < 0.05, p < 0.05))
     assert {(False, False), (True, False), (True, True)} <= set(claims)
+
+
+def test_the_ends_of_a_share_hold_where_the_images_have_no_error_of_their_own() -> None:
+    """That error is never below 0, so the ends are no roots of a quadratic: 13 % off at most."""
+    generator = np.random.default_rng(4)
+    for _ in range(20):
+        student, plain = (generator.random((6, 300)) < [[share]] for share in (0.985, 0.97))
+        gain, lead = student - 1.0 * plain, (generator.random(300) < 0.998) - 1.0 * plain
+        ends = ratio_interval(gain, lead)
+        assert ends is not None
+        for end in ends:
+            touching = paired_difference(gain, end * lead)
+            assert min(abs(touching.low), abs(touching.high)) < 1e-9
+
+
+def test_a_share_of_seeds_that_gain_alike_has_no_width() -> None:
+    lead = np.full((6, 50), 0.5)
+    assert ratio_interval(0.2 * lead, lead) == pytest.approx((0.2, 0.2))
