@@ -29,10 +29,10 @@ class Standing:
     """A finalist's test results over its seeds; shares in 0-1, nll in nats, None when unknown.
 
     `value` is the mean of the study's metric, `interval` its 95 % interval over seeds and test
-    images. `recovered` is its gain over the tuned plain student as a share of the teacher's, with
-    `recovered_interval`, None where that is unbounded; None
+    images. `recovered` is its gain over the tuned plain student as a share of the teacher's; None
     for a recipe that does not distil, and where the teacher's gain may be chance or is below the
-    margin, since a share of almost nothing has no meaning.
+    margin, since a share of almost nothing has no meaning. `recovered_interval` is None where it is
+    unbounded, and where the two students have fewer than two seeds in common.
     """
 
     finalist: FinalistData

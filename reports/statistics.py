@@ -172,7 +172,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdict_kind(difference: Difference, margin: float) -> str:
     """Name the conclusion from an interval; `margin` not scaled, like it.
 
-    equivalent    the whole interval lies within the margin, even when it leaves out 0
+    equivalent    the whole interval lies within the margin, even when it leaves out 0: two
+                  one-sided tests at 2.5 % each
     better/worse  the interval lies above or below 0
     inconclusive  anything else
     """

@@ -104,7 +104,7 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
         "better": "Distillation helped",
         "worse": "Distillation hurt",
         "equivalent": "Distillation made no relevant difference, within the margin of "
-        f"±{figure(data.protocol.margin)}",
+        f"±{figure(data.protocol.margin)} by two one-sided tests at 2.5 % each",
         "inconclusive": "No detectable difference",
     }[kind]
     span = detectable_range(difference)

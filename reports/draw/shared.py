@@ -13,7 +13,7 @@ from reports.intervals import detectable_range
 from reports.read.data import FinalistData, StudyData
 from reports.read.trials import ArmData, TrialData
 from reports.statistics import Difference
-from reports.wording import Measure, figure, listed, p_value
+from reports.wording import NONE, Measure, figure, listed, p_value
 
 
 def unconfirmed(data: StudyData) -> str:
@@ -64,12 +64,13 @@ def roughly_detectable(measure: Measure, difference: Difference) -> str:
 
 def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
     """The cells of a comparison in a table, whose column of differences has this title."""
-    difference = comparison.difference
+    difference, corrected = comparison.difference, comparison.corrected
+    holm = NONE if comparison.p_holm is None else measure.interval(corrected.low, corrected.high)
     return {
         measure.difference(title): measure.number(difference.mean, sign=True),
         "median": measure.number(difference.median, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
-        "interval, Holm": measure.interval(comparison.corrected.low, comparison.corrected.high),
+        "interval, Holm": holm,
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
         measure.in_unit("shown with 80 % power, about"): roughly_detectable(measure, difference),

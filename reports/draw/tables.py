@@ -82,7 +82,7 @@ def _recovered(standing: Standing) -> str:
     if share is None:
         return NONE
     if ends is None:
-        return f"{percent(share, 0)}, interval unbounded".replace("-", MINUS)
+        return f"{percent(share, 0)}, no bounded interval".replace("-", MINUS)
     between = f"{points(ends[0], digits=0)} to {percent(ends[1], 0)}"
     return f"{percent(share, 0)}, {between}".replace("-", MINUS)
 

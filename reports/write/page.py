@@ -177,10 +177,11 @@ def difference_figure(measure: Measure, difference: Difference | None) -> KeyFig
     if difference is None:
         return None
     interval = f"95 % interval {measure.interval(difference.low, difference.high)}"
+    median = f"median {measure.number(difference.median, sign=True)}"
     return KeyFigure(
         name="Difference",
         value=measure.number(difference.mean, sign=True),
-        note=", ".join(filter(None, (measure.unit, interval))),
+        note=", ".join(filter(None, (measure.unit, interval, median))),
     )
 
 

@@ -16,7 +16,7 @@ from reports.findings import Findings, find
 from reports.read.data import FinalistData, StudyData
 from reports.statistics import holm
 from reports.write.markdown import escaped, markdown
-from reports.write.page import key_figures
+from reports.write.page import difference_figure, key_figures
 from search_spaces.space import load_space
 from storage.files.layout import Layout
 from storage.files.records import Finalists, RunRecord
@@ -67,6 +67,23 @@ def test_headline_gives_difference_interval_and_detectable_difference(made: Fabr
     for key in ("mean", "low", "high", "detectable"):
         assert f"{abs(verdict['difference'][key]):.2f}" in verdict["text"]
     assert "6 seeds, 449 test images" in verdict["text"]
+
+
+def test_a_verdict_of_equivalence_names_the_level_of_its_tests(findings: Findings) -> None:
+    protocol = replace(findings.data.protocol, margin=50.0)
+    verdict = find(replace(findings.data, protocol=protocol)).verdict
+    assert verdict.kind == "equivalent"
+    lead = "Distillation made no relevant difference, within the margin of ±50 by two one-sided "
+    assert verdict.text.startswith(f"{lead}tests at 2.5 % each: tuned scheduled scored ")
+
+
+def test_the_median_stands_beside_the_mean_where_the_verdict_is_shown(findings: Findings) -> None:
+    difference = findings.verdict.difference
+    assert difference is not None
+    median = findings.data.measure.number(difference.median, sign=True)
+    card = difference_figure(findings.data.measure, difference)
+    assert card is not None
+    assert card.note.endswith(f", median {median}")
 
 
 def test_difference_is_that_of_the_finalists_test_accuracies(made: Fabricated) -> None:
@@ -208,7 +225,7 @@ def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Find
     unbounded = replace(tuned, recovered_interval=None)
     others = tuple(unbounded if one is tuned else one for one in findings.standings)
     cell = comparison_table(replace(findings, standings=others)).rows[1][5]
-    assert cell.endswith(" %, interval unbounded")
+    assert cell.endswith(" %, no bounded interval")
     assert plain.recovered is None
 
 

@@ -135,12 +135,12 @@ def typically_detectable(corner: Corner) -> float:
     return float(detectable_difference(typical, corner.seeds))
 
 
-def test_a_difference_as_large_as_the_margin_is_called_equivalent_in_at_most_5_percent() -> None:
+def test_a_difference_as_large_as_the_margin_is_equivalent_in_at_most_25_of_1000() -> None:
     corner, margin = CORNERS[5], 0.02
     errors = simulated_errors(corner, margin)
     half = half_width(errors, corner.seeds)
     within = (errors.mean - half >= -margin) & (errors.mean + half <= margin)
-    assert within.mean() <= 0.05
+    assert within.mean() <= 0.035  # 0.025, and the chance of 2000 simulations
     null = simulated_errors(corner)
     assert np.mean(np.abs(null.mean) + half_width(null, corner.seeds) <= margin) > 0.5
 
