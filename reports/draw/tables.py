@@ -198,6 +198,7 @@ def provenance_table(data: StudyData) -> Table:
         ["data set", f"{protocol.dataset}, {settings.dataset}"],
         *([["not read", settings.passed_over]] if settings.passed_over else []),
         ["split", split_words(data.official) if data.images else NONE],
+        ["split seed", str(protocol.split_seed)],
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         *_teachers(data),
         ["students", ", ".join(protocol.students)],

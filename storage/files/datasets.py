@@ -134,6 +134,7 @@ def _wanted(protocol: Protocol) -> dict[str, Any]:
         "train_size": protocol.train_size,
         "validation_fraction": protocol.validation_fraction,
         "test_fraction": protocol.test_fraction,
+        "split_seed": protocol.split_seed,
     }
 
 

@@ -134,12 +134,13 @@ def test_split_fields_and_image_size_make_another_data_set(layout, readings):
         replace(DIGITS, train_size=100),
         replace(DIGITS, validation_fraction=0.2),
         replace(DIGITS, test_fraction=0.3),
+        replace(DIGITS, split_seed=1),
         replace(DIGITS, image_size=9),
     ]
     folders = {prepare(layout, protocol).folder for protocol in protocols}
-    assert len(folders) == len(readings) == 5
+    assert len(folders) == len(readings) == 6
     assert prepare(layout, DIGITS).folder in folders
-    assert len(readings) == 5
+    assert len(readings) == 6
 
 
 def test_copied_folder_has_the_same_fingerprint_until_a_pixel_changes(layout, photos, tmp_path):
