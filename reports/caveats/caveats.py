@@ -4,6 +4,7 @@ from reports.caveats.edges import of_edges
 from reports.caveats.evidence import of_classes, of_evidence, of_learning, of_seal, of_teacher
 from reports.caveats.fixed import of_protocol
 from reports.caveats.leaks import of_weights
+from reports.caveats.openings import of_choices, of_others
 from reports.caveats.search import of_pruning, of_search, of_tuning, of_warm_start
 from reports.compute.audit import Audit
 from reports.compute.rungs import ArmRungs, of_signal
@@ -20,6 +21,8 @@ def find_caveats(
         *of_teacher(data),
         *of_weights(data),
         *of_tuning(data),
+        *of_others(data),
+        *of_choices(data),
         *of_evidence(data, verdict),
         *of_classes(data),
         *of_search(data),

@@ -140,8 +140,7 @@ def seal_title(data: StudyData) -> str:
 
 
 def seal_table(data: StudyData) -> Table:
-    keys = ("time", "purpose")
-    return Table.of(({key: one.get(key, NONE) for key in keys} for one in data.seal), words=2)
+    return Table.of((one.to_json() for one in data.seal), words=2)
 
 
 def recipe_table(recipe: Recipe) -> Table:
