@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from reports.caveats.caveats import find_caveats
 from reports.compute.audit import Audit, audit
 from reports.compute.classes import ClassFindings, Images, compare_classes
@@ -16,6 +18,7 @@ from reports.compute.ledger import Ledger, keep_ledger
 from reports.compute.rungs import ArmRungs, find_rungs
 from reports.compute.tuning import Tuning, compare_tuning
 from reports.compute.verdict import Verdict, decide
+from reports.intervals import ratio_interval
 from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import mean_and_deviation
 from storage.files.records import Cost
@@ -26,7 +29,8 @@ class Standing:
     """A finalist's test results over its seeds; shares in 0-1, nll in nats, None when unknown.
 
     `value` is the mean of the study's metric, `interval` its 95 % interval over seeds and test
-    images. `recovered` is its gain over the tuned plain student as a share of the teacher's; None
+    images. `recovered` is its gain over the tuned plain student as a share of the teacher's, with
+    `recovered_interval`, None where that is unbounded; None
     for a recipe that does not distil, and where the teacher's gain may be chance or is below the
     margin, since a share of almost nothing has no meaning.
     """
@@ -36,6 +40,7 @@ class Standing:
     deviation: float | None
     interval: tuple[float, float] | None
     recovered: float | None
+    recovered_interval: tuple[float, float] | None
     nll: float | None
     ece: float | None
     agreement: float | None
@@ -128,12 +133,14 @@ def _ordered(data: StudyData) -> list[FinalistData]:
 
 def _standing(data: StudyData, finalist: FinalistData) -> Standing:
     value, deviation = mean_and_deviation(finalist.values) if finalist.values else (None, None)
+    recovered = _recovered(data, finalist, value)
     return Standing(
         finalist=finalist,
         value=value,
         deviation=deviation,
         interval=data.interval(finalist),
-        recovered=_recovered(data, finalist, value),
+        recovered=recovered,
+        recovered_interval=None if recovered is None else _recovered_interval(data, finalist),
         nll=_mean_test(finalist, "nll"),
         ece=_mean_test(finalist, "ece"),
         agreement=_mean([run.agreement for run in finalist.tested]),
@@ -158,6 +165,18 @@ def _recovered(data: StudyData, finalist: FinalistData, value: float | None) -> 
     if gap.high >= 0 or -abs(data.measure.scale) * gap.mean < data.protocol.margin:
         return None
     return (value - mean_and_deviation(plain.values)[0]) / -gap.mean
+
+
+def _recovered_interval(data: StudyData, finalist: FinalistData) -> tuple[float, float] | None:
+    """The interval on the seeds of both students; None if unbounded, or below two seeds."""
+    plain, teacher = data.tuned(PLAIN), data.teacher.scores
+    common = sorted(set(finalist.scores) & set(plain.scores)) if plain else []
+    if plain is None or teacher is None or len(common) < 2:
+        return None
+    student, base = (
+        np.stack([one.scores[replicate] for replicate in common]) for one in (finalist, plain)
+    )
+    return ratio_interval(student - base, teacher - base)
 
 
 def _mean_test(finalist: FinalistData, name: str) -> float | None:

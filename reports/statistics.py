@@ -30,8 +30,8 @@ class CrossedErrors:
 class Difference:
     """The metric of a minus the metric of b, not scaled, with its 95 % interval.
 
-    `detectable` is the smallest true difference that as many seeds and images would detect with a
-    probability of 80 %; `p` is two-sided; `per_seed` are the paired differences.
+    `detectable` is about the true difference that as many seeds and images show with a probability
+    of 80 %, and half of it with some 30 %; `p` is two-sided; `per_seed` are the paired differences.
     """
 
     mean: float
@@ -44,6 +44,11 @@ class Difference:
     seeds: int
     images: int
     per_seed: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median of `per_seed`, which a single seed that collapses hardly moves."""
+        return float(np.median(self.per_seed))
 
 
 def crossed_errors(scores_a: Scores, scores_b: Scores) -> CrossedErrors:
@@ -121,27 +126,6 @@ def paired_difference(scores_a: Scores, scores_b: Scores) -> Difference:
         images=images,
         per_seed=tuple((scores_a.mean(1) - scores_b.mean(1)).tolist()),
     )
-
-
-def mean_interval(scores: Scores, worst: float = 0.0, best: float = 1.0) -> tuple[float, float]:
-    """Return the 95 % interval of a metric, within its range: scores [S, N] of N test images.
-
-    Over several seeds it has both errors, as that of a difference. Over one run, such as the
-    teacher's, it is over images alone, which says nothing about other seeds: Wilson's interval
-    (1927) for scores of 0 and 1, the normal one for others.
-    """
-    seeds, images = scores.shape
-    above = scores - worst  # 0 or 1, for an accuracy and for a share of errors alike
-    if seeds == 1 and best - worst == 1 and np.isin(above, (0, 1)).all():
-        ends = stats.binomtest(int(above.sum()), images).proportion_ci(CONFIDENCE, "wilson")
-        return worst + float(ends.low), worst + float(ends.high)
-    if seeds == 1:
-        error = np.std(scores, ddof=1) / np.sqrt(images)
-        mean, half = float(scores.mean()), float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error)
-    else:
-        errors = crossed_errors(scores, np.zeros_like(scores))
-        mean, half = float(errors.mean), float(half_width(errors, seeds))
-    return max(worst, mean - half), min(best, mean + half)
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:

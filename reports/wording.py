@@ -92,6 +92,10 @@ class Measure:
         """-0.0102 -> 1.02 points: how large a difference is."""
         return f"{self.number(abs(difference))} {self.unit}".rstrip()
 
+    def amounts(self, low: float, high: float) -> str:
+        """(0.008, 0.0235) -> 0.80 to 2.35: the ends of a range of amounts, without their unit."""
+        return f"{self.number(low)} to {self.number(high)}"
+
     def change(self, difference: float) -> str:
         """0.0102 -> +1.02 points"""
         return f"{self.number(difference, sign=True)} {self.unit}".rstrip()

@@ -68,7 +68,7 @@ FLOORS = {
     ),
     "workers": ("machine", "device", "events", "jobs", "runners", "execute", "pools"),
     "reports": (
-        *("statistics", "wording", "read", "compute", "caveats", "findings"),
+        *("statistics", "intervals", "wording", "read", "compute", "caveats", "findings"),
         *("draw", "draw.figures", "write"),
     ),
     "conductor": (

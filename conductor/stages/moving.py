@@ -1,5 +1,7 @@
 """A study's data set is known by its content, so that its files may be moved."""
 
+from pathlib import Path
+
 from conductor.display import Display
 from conductor.request import Request
 from conductor.stages.preparing import Preparation, Prepared
@@ -59,7 +61,7 @@ def _remedy(name: str, was: str, now: str) -> str:
     """Return the end of an error on files that a study does not find; empty if it has no path."""
     if was != now:
         return f"; the data of study {name} were last at {was}"
-    source = without_path(now)
-    if source == now:
+    source, path = without_path(now), now.partition(":")[2]
+    if source == now or Path(path).exists():
         return ""
     return f"; if the data were moved, continue with --name {name} --dataset {source}:NEWPLACE"

@@ -151,6 +151,7 @@ def begin_settings(
         sources = {**kept.spaces, **sources}
     options: dict[str, Any] = {name: getattr(request, name) for name in KEPT}
     command = kept.command if kept else masked(_without(request.command, "--timeout"))
+    was = read_record(paths.protocol, Protocol) if kept else request.protocol
     settings = StudySettings(
         arms=list(sources),
         spaces=sources,
@@ -163,7 +164,7 @@ def begin_settings(
         passed_over=_first(prepared.passed_over, kept.passed_over if kept else None),
         taps=kept.taps if kept and prepared.modules is None else prepared.modules,
         created=kept.created if kept else datetime.now(UTC).isoformat(timespec="seconds"),
-        command=_with_place(command, request.protocol.dataset),
+        command=_with_place(command, was.dataset, request.protocol.dataset),
         versions=_versions(request.protocol),
         machine=machine(
             kernels_so_far(kept.machine.get("kernels", "") if kept else "", prepared.kernels)
@@ -219,10 +220,9 @@ def composed(command: list[str], trials: int, seeds: int, *, ablate: bool) -> li
     return [*words, "--ablate"] if ablate and "--ablate" not in words else words
 
 
-def _with_place(command: list[str], dataset: str) -> list[str]:
-    """Return the command with the path of the data set, if it names another."""
-    moved = is_moved(_last(command, "--dataset"), dataset)
-    return [*_without(command, "--dataset"), "--dataset", dataset] if moved else command
+def _with_place(command: list[str], was: str, now: str) -> list[str]:
+    """Return the command with the data set `now`, if it is the one that `was`, at another path."""
+    return [*_without(command, "--dataset"), "--dataset", now] if is_moved(was, now) else command
 
 
 def _last(words: list[str], *flags: str) -> str:

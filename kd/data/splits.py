@@ -78,8 +78,8 @@ def listing_digest(dataset: str, how: Reading) -> str:
     member, path = _member(dataset)
     with _failing_as_data_error(dataset):
         content = member.listing(path, how) if hasattr(member, "listing") else dataset
-    shared = Path(str(reading.__file__)).parent.glob("*.py")
-    files = [Path(str(member.__file__)), *sorted(shared)]
+    folders = Path(str(member.__file__)).parent, Path(str(reading.__file__)).parent
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
     readers = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     text = json.dumps([content, *readers, *how.identity])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -51,28 +51,32 @@ class Network(nn.Module):
         compiled `traced`. Raises ProtocolError for a tap that the network lacks, or whose module
         runs twice, and for a mask of another form.
         """
+        for tap in taps:
+            if tap not in self.places:
+                raise ProtocolError(
+                    f"{self.name} has no tap {tap!r}; use --taps {','.join(self.taps)}"
+                )
+        normalised = self.inputs.normalise(values)
+        padded = [tap for tap in taps if self.is_masked(tap)]
+        # before the pass, in which layers may write into their input, and without hooks, since the
+        # model may call a layer for its mask
+        mask = self._token_mask(normalised) if padded else None
         kept: dict[str, Tensor] = {}
         hooks = []
         try:
             for tap in taps:
-                if tap not in self.places:
-                    raise ProtocolError(
-                        f"{self.name} has no tap {tap!r}; use --taps {','.join(self.taps)}"
-                    )
                 place = self.places[tap]
                 hook = tap_hook(kept, tap, place, f"{self.name}: {place.path}")
                 hooks.append(self.body.get_submodule(place.path).register_forward_hook(hook))
-            normalised = self.inputs.normalise(values)
-            padded = [tap for tap in taps if self.is_masked(tap)]
-            # first, because layers may write into their input
-            mask = self._token_mask(normalised) if padded else None
             logits, maps = (compiled or self.traced)(normalised, kept, taps)
         finally:
             for handle in hooks:
                 handle.remove()
         if mask is None:
             return logits, maps
-        return logits, maps | {tap: masked(maps[tap], mask) for tap in padded}
+        return logits, maps | {
+            tap: masked(maps[tap], mask, self.places[tap].prefix) for tap in padded
+        }
 
     def is_masked(self, tap: str) -> bool:
         """Return whether the map of a tap is 0 where the input is padding."""

@@ -7,7 +7,7 @@ the smaller of the two.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -76,12 +76,15 @@ def tap_hook(
     return keep
 
 
-def masked(features: Tensor, mask: Tensor) -> Tensor:
+def masked(features: Tensor, mask: Tensor, prefix: int) -> Tensor:
     """Return the map [B, C, 1, L] of a sequence with zeros at its padding.
 
-    `mask` [B, N] bool is True at real tokens. If L is not N, it is average-pooled to L, and a
-    position that covers some padding is multiplied by its share of real tokens.
+    `mask` [B, N] bool is True at real tokens. If it has the `prefix` tokens that the map lacks, it
+    loses them too. If L is still not N, it is average-pooled to L, and a position that covers some
+    padding is multiplied by its share of real tokens.
     """
+    if mask.shape[1] == features.shape[3] + prefix:
+        mask = mask[:, prefix:]
     share = functional.adaptive_avg_pool1d(mask.float()[:, None], features.shape[3])
     share = share[:, :, None].to(features.dtype)
     return (features * share).masked_fill(share == 0, 0.0)  # padding may be infinite or NaN
@@ -106,9 +109,6 @@ class TapReading:
                 f"the variance of a tap must be above 0, got {self.variance}: the teacher's output "
                 "there is the same for all images; remove the tap from --taps"
             )
-
-    def to(self, device: torch.device) -> "TapReading":
-        return replace(self, features=self.features.to(device), attention=self.attention.to(device))
 
 
 def attention_map(features: Tensor) -> Tensor:

@@ -58,10 +58,6 @@ class TeacherReading:
     logits: Tensor
     taps: dict[str, TapReading]
 
-    def to(self, device: torch.device) -> "TeacherReading":
-        taps = {tap: reading.to(device) for tap, reading in self.taps.items()}
-        return TeacherReading(self.logits.to(device), taps)
-
 
 class TeacherSource(typing.Protocol):
     """Where a training run gets its readings: from shards or from the live teacher."""

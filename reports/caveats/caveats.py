@@ -1,7 +1,14 @@
 """All limitations of a study, the most serious first."""
 
 from reports.caveats.edges import of_edges
-from reports.caveats.evidence import of_classes, of_evidence, of_learning, of_seal, of_teacher
+from reports.caveats.evidence import (
+    of_classes,
+    of_collapse,
+    of_evidence,
+    of_learning,
+    of_seal,
+    of_teacher,
+)
 from reports.caveats.fixed import of_protocol
 from reports.caveats.leaks import of_weights
 from reports.caveats.openings import of_choices, of_others
@@ -23,6 +30,7 @@ def find_caveats(
         *of_tuning(data),
         *of_others(data),
         *of_choices(data),
+        *of_collapse(data, verdict),
         *of_evidence(data, verdict),
         *of_classes(data),
         *of_search(data),

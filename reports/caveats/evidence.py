@@ -7,8 +7,9 @@ import numpy as np
 from kd.training.history import FEW_OF_A_CLASS
 from kd.training.scoring import objective
 from reports.compute.classes import class_name, one_image
+from reports.compute.collapse import carrier, far_below
 from reports.compute.verdict import Verdict
-from reports.read.data import PLAIN, StudyData
+from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import MINIMUM_PAIRS, mean_and_deviation
 from reports.wording import counted, listed, percent, points
 
@@ -74,6 +75,41 @@ def of_evidence(data: StudyData, verdict: Verdict) -> Iterator[str]:
             f"With {data.seeds} seeds the standard deviation between seeds is known only roughly, "
             f"which widens the interval; {FEW_SEEDS} seeds or more would narrow it."
         )
+
+
+def of_collapse(data: StudyData, verdict: Verdict) -> Iterator[str]:
+    """Name the seeds of the verdict that are unlike all others."""
+    a, b, difference, measure = verdict.a, verdict.b, verdict.difference, data.measure
+    if a is None or b is None or difference is None:
+        return
+    least = max(data.protocol.margin / abs(measure.scale), *map(_image_noise, (a, b)))
+    seeds = sorted(set(a.scores) & set(b.scores))
+    if found := carrier(difference.per_seed, least):
+        place, share = found
+        yield (
+            f"Seed {seeds[place] + 1} alone has {percent(share, 0)} of the variance of the "
+            f"differences between seeds ({measure.change(difference.per_seed[place])}; the median "
+            f"is {measure.change(difference.median)}, the mean {measure.change(difference.mean)}). "
+            "An interval over few seeds does not hold for a mean that depends on rare ones."
+        )
+    for finalist in (a, b):
+        values = [float(scores.mean()) for _, scores in sorted(finalist.scores.items())]
+        places = [sorted(finalist.scores)[place] + 1 for place in far_below(values, least)]
+        if places:
+            yield (
+                f"{'Seed' if len(places) == 1 else 'Seeds'} {listed([str(one) for one in places])} "
+                f"of {finalist.label} ended far worse than its median of "
+                f"{measure.value(float(np.median(values)))}, at worst with "
+                f"{measure.value(min(values))}. The verdict is about the mean over seeds, so it "
+                f"depends on how often this happens, which {counted(len(values), 'seed')} cannot "
+                "tell."
+            )
+
+
+def _image_noise(finalist: FinalistData) -> float:
+    """Two standard errors of one run over the test images: seeds alike can lie so far apart."""
+    scores = np.stack(list(finalist.scores.values()))
+    return 2 * float(scores.std() / np.sqrt(scores.shape[1]))
 
 
 def _few_images(data: StudyData, verdict: Verdict) -> str:

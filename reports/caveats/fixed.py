@@ -23,9 +23,9 @@ def of_protocol(data: StudyData) -> Iterator[str]:
             f"Runs cycle through {counted(protocol.view_count, 'view')} of the training set and "
             f"see each more than once."
         )
-    if protocol.cache_logits != "float32":
+    if protocol.cache_logits != "float32" and data.primary_arm:
         yield _of_logits(data)
-    if data.settings.cache == "none":
+    if data.settings.cache == "none" and data.primary_arm:
         what = (
             "teacher was not cached: it" if len(data.teachers) == 1 else "teachers were not: they"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reports.intervals import holm_difference
 from reports.read.data import FinalistData, StudyData
 from reports.statistics import Difference, holm, paired_difference
 from reports.wording import points
@@ -27,6 +28,11 @@ class ClassDifference:
     b: float
     difference: Difference
     p_holm: float
+
+    @property
+    def corrected(self) -> Difference:
+        """The difference, with the interval that agrees with `p_holm`."""
+        return holm_difference(self.difference, self.p_holm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

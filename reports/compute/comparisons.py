@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.intervals import holm_difference
 from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import MINIMUM_PAIRS, Difference, holm, paired_difference
 
@@ -17,6 +18,11 @@ class Comparison:
     question: str
     difference: Difference
     p_holm: float | None
+
+    @property
+    def corrected(self) -> Difference:
+        """The difference, with the interval that agrees with `p_holm`."""
+        return holm_difference(self.difference, self.p_holm)
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from reports.compute.budget import amount, budget
 from reports.compute.comparisons import paired
+from reports.intervals import detectable_range
 from reports.read.data import PLAIN, FinalistData, StudyData
 from reports.statistics import MINIMUM_PAIRS, Difference, verdict_kind
 from reports.wording import counted, figure
@@ -106,10 +107,12 @@ def _text(data: StudyData, kind: str, difference: Difference) -> str:
         f"±{figure(data.protocol.margin)}",
         "inconclusive": "No detectable difference",
     }[kind]
+    span = detectable_range(difference)
     return (
-        f"{lead}: {_compared(data, difference)} ({evidence(data, difference)}); the smallest "
-        "difference that the study detects with 80 % power is "
-        f"{data.measure.amount(difference.detectable)}."
+        f"{lead}: {_compared(data, difference)} ({evidence(data, difference)}); with 80 % "
+        "power such a study shows a difference of about "
+        f"{data.measure.amount(difference.detectable)} ({data.measure.amounts(*span)}, as far as "
+        f"{counted(difference.seeds, 'seed')} tell)."
     )
 
 

@@ -9,8 +9,10 @@ from reports.compute.comparisons import Comparison
 from reports.draw.drawing import Legend, Panel, axis, epoch_axis, line, plot
 from reports.draw.palette import Look, arm_looks
 from reports.draw.rows import Row, RowChart, mean_row, rows_height, rows_plot, rows_svg
+from reports.intervals import detectable_range
 from reports.read.data import FinalistData, StudyData
 from reports.read.trials import ArmData, TrialData
+from reports.statistics import Difference
 from reports.wording import Measure, figure, listed, p_value
 
 
@@ -54,15 +56,23 @@ def finalist_row(
     return mean_row(label, looks(data)[finalist.arm], values, scale)
 
 
+def roughly_detectable(measure: Measure, difference: Difference) -> str:
+    """1.14 (0.80 to 2.35): what is shown with 80 % power, and its range, without their unit."""
+    span = measure.amounts(*detectable_range(difference))
+    return f"{measure.number(difference.detectable)} ({span})"
+
+
 def comparison_cells(measure: Measure, comparison: Comparison, title: str) -> dict[str, str]:
     """The cells of a comparison in a table, whose column of differences has this title."""
     difference = comparison.difference
     return {
         measure.difference(title): measure.number(difference.mean, sign=True),
+        "median": measure.number(difference.median, sign=True),
         "95 % interval": measure.interval(difference.low, difference.high),
+        "interval, Holm": measure.interval(comparison.corrected.low, comparison.corrected.high),
         "p": p_value(difference.p),
         "p, Holm": p_value(comparison.p_holm),
-        measure.in_unit("detectable"): measure.number(difference.detectable),
+        measure.in_unit("shown with 80 % power, about"): roughly_detectable(measure, difference),
     }
 
 

@@ -9,6 +9,7 @@ from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
 from reports.draw.palette import DISTILLED_LOOKS
 from reports.draw.rows import RowChart, difference_row
+from reports.draw.shared import roughly_detectable
 from reports.draw.tables import recipe_rows
 from reports.findings import Findings
 from reports.read.data import PLAIN, StudyData
@@ -81,7 +82,7 @@ def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str,
     if difference:
         change = measure.change(difference.mean)
         interval = measure.interval(difference.low, difference.high)
-        detectable = measure.number(difference.detectable)
+        detectable = roughly_detectable(measure, difference)
     costs = data.costs.models if data.costs else {}
     tuned = findings.standing(data.tuned(data.primary_arm))
     return {
@@ -89,7 +90,7 @@ def _result_row(findings: Findings, example: str, units: set[bool]) -> dict[str,
         "verdict": findings.verdict.kind,
         "difference": change,
         "95 % interval": interval,
-        "detectable": detectable,
+        "shown with 80 % power, about": detectable,
         "teacher": measure.value(data.teacher.value),
         "tuned distilled": _tuned(findings, data.primary_arm),
         "tuned plain": _tuned(findings, PLAIN),

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from kd.protocol import Protocol
 from kd.recipe import Recipe
+from reports.intervals import mean_interval
 from reports.read.teachers import TeacherData
 from reports.read.trials import ArmData, TrialData
-from reports.statistics import mean_interval
 from reports.wording import Measure, measure, model_name
 from storage.files.layout import StudyLayout
 from storage.files.records import Costs, Finalist, RunRecord, StudySettings

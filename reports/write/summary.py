@@ -10,6 +10,7 @@ from reports.compute.comparisons import Comparison
 from reports.compute.rungs import ArmRungs
 from reports.compute.tuning import Tuning
 from reports.findings import Findings, Standing
+from reports.intervals import detectable_range
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
 from reports.read.trials import ArmData
@@ -115,12 +116,14 @@ def _difference(difference: Difference | None, scale: float = 100.0) -> dict[str
     low, high = sorted((scale * difference.low, scale * difference.high))
     return {
         "mean": scale * difference.mean,
+        "median": scale * difference.median,
         "low": low,
         "high": high,
         "p": difference.p,
         "error_of_seeds": abs(scale) * difference.se_seed,
         "error_of_images": abs(scale) * difference.se_image,
         "detectable": abs(scale) * difference.detectable,
+        "detectable_range": [abs(scale) * end for end in detectable_range(difference)],
         "seeds": difference.seeds,
         "images": difference.images,
         "per_seed": [scale * value for value in difference.per_seed],
@@ -158,9 +161,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
         "importances": {name: one.share for name, one in arm.importances.items()},
-        "importance_intervals": {
-            name: [one.low, one.high] for name, one in arm.importances.items()
-        },
+        "importance_spreads": {n: [one.low, one.high] for n, one in arm.importances.items()},
         "expected": arm.plane and arm.plane.to_json(),
     }
 
@@ -184,6 +185,7 @@ def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
         "deviation": standing.deviation,
         "interval": _ends(data, standing.interval),
         "gap_recovered": standing.recovered,
+        "gap_recovered_interval": standing.recovered_interval,
         "nll": standing.nll,
         "ece": standing.ece,
         "agreement": standing.agreement,

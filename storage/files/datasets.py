@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from kd.data.examples import Examples
 from kd.data.inputs import describe, read_inputs
 from kd.data.reading.source import Progress, Source
-from kd.data.splits import Split, listing_digest, load_source, reading_of, split
+from kd.data.splits import (
+    Split,
+    listing_digest,
+    load_source,
+    origins,
+    passed_over,
+    reading_of,
+    split,
+)
 from kd.dataset_names import parse_own_dataset
 from kd.errors import ArtifactError, DataError
 from kd.json_data import to_wire
@@ -37,6 +45,7 @@ from storage.files.artifacts import (
     locked,
     read_json,
     read_manifest,
+    sweep,
     write_json,
 )
 from storage.files.layout import Layout, dataset_part, lock_of
@@ -50,7 +59,11 @@ PASSES = 3  # over the examples of a new data set: they are read, digested and w
 
 
 def prepare(
-    layout: Layout, protocol: Protocol, progress: Progress | None = None, threads: int = 1
+    layout: Layout,
+    protocol: Protocol,
+    progress: Progress | None = None,
+    threads: int = 1,
+    listing: Path | None = None,
 ) -> Manifest:
     """Return the manifest of the protocol's data set; a new one is read, split and stored.
 
@@ -59,52 +72,79 @@ def prepare(
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
     (see `kd.data.inputs`), `official` (the parts that the data set defines itself) and `digests`
     (see `SplitIdentity`). A stored data set is compared with its checksums. `progress` is called
-    with the examples that are done and those in all; each counts once for each of PASSES. Of two
-    processes, the second waits for the first.
+    with the examples that are done and those in all; each counts once for each of PASSES. `listing`
+    is the result of `find_listing`, if it is known. Of two processes, the second waits for the
+    first.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when the
     stored data set is damaged.
     """
     wanted, how = _wanted(protocol), reading_of(protocol)
-    listing, report = _listing(layout, protocol), progress or _silent
+    listing, report = listing or find_listing(layout, protocol), progress or _silent
 
     def read(done: int, total: int) -> None:
         report(done, PASSES * total)
 
-    with locked(lock_of(listing), wait=True):
+    place = layout.listing(fingerprint({"dataset": protocol.dataset}))
+    with locked(lock_of(place), wait=True):
         folder = _listed_folder(layout, listing)
         if folder and is_finished(folder):
             return _read_verified(folder)
-        scratch = listing.with_suffix(".decoding")
-        if parse_own_dataset(protocol.dataset):  # may return something else each time
-            shutil.rmtree(scratch, ignore_errors=True)
+        scratch = _scratch(place.with_suffix(".decoding"), protocol)
         how = replace(how, scratch=scratch, threads=threads)
         try:
             source = load_source(protocol.dataset, how, layout.downloads, read, layout.own)
+            if find_listing(layout, protocol) != listing:
+                raise DataError(
+                    f"{protocol.dataset} has changed while it was read; run the same command again"
+                )
             manifest = _keep(layout, wanted, source, split(source, protocol), report)
         except DataError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        told = {"fingerprint": manifest.folder.name, "left_out": list(source.left_out)}
+        told = {
+            "fingerprint": manifest.folder.name,
+            "left_out": list(source.left_out),
+            "passed_over": passed_over(protocol.dataset, how),
+            "origins": origins(protocol.dataset, how),
+        }
         write_json(listing, told)
         shutil.rmtree(scratch, ignore_errors=True)
         return manifest
 
 
-def left_out(layout: Layout, protocol: Protocol) -> list[str]:
-    """Return the files that were left out of a prepared data set, since they cannot be read."""
-    return list(read_json(_listing(layout, protocol)).get("left_out", []))
+def find_listing(layout: Layout, protocol: Protocol) -> Path:
+    """Return where the data set is named of which the protocol's path has the files that it has.
 
-
-def is_prepared(layout: Layout, protocol: Protocol) -> bool:
-    """Return whether `prepare` would read nothing."""
-    return _listing(layout, protocol).exists()
-
-
-def _listing(layout: Layout, protocol: Protocol) -> Path:
-    """Return where the data set is named of which the protocol's path has the files that it has."""
+    All files are listed for it, which takes minutes where there are a million; none is opened. The
+    path exists once `prepare` has read the data set.
+    """
     digest = listing_digest(protocol.dataset, reading_of(protocol))
     return layout.listing(fingerprint({**_wanted(protocol), "listing": digest}))
+
+
+def read_listing(listing: Path) -> dict[str, Any]:
+    """Return what is known of the source of a prepared data set.
+
+    `left_out` are the files that cannot be read, `passed_over` a sentence on what is skipped, empty
+    if nothing is, and `origins` what its own parts are called there, by the part.
+    """
+    return {name: read_json(listing)[name] for name in ("left_out", "passed_over", "origins")}
+
+
+def _scratch(folder: Path, protocol: Protocol) -> Path:
+    """Return the folder that images are decoded to, empty if they were others so far.
+
+    A path has one at most. What a function of the user's own returns is never continued: it may
+    return something else each time.
+    """
+    digest, kept = listing_digest(protocol.dataset, reading_of(protocol)), folder / "listing"
+    same = kept.exists() and kept.read_text() == digest
+    if not same or parse_own_dataset(protocol.dataset):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        kept.write_text(digest)
+    return folder
 
 
 def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
@@ -237,6 +277,7 @@ def _write_part(
     path: Path, inputs: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Iterator[int]:
     """Write `inputs[rows]` and their labels; yield how many were written, some at a time."""
+    sweep(path)
     count, shape = len(rows), inputs.shape[1:]
     forms = {"inputs": (inputs.dtype.name, (count, *shape)), "labels": ("int64", (count,))}
     with streaming(path, forms) as stream:

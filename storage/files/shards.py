@@ -223,7 +223,7 @@ class CachedTeacher:
         fit.append(len({len(tensor) for tensor in tensors.values()}) == 1)
         if CLASSES in tensors:
             numbers = tensors[CLASSES]
-            fit.append(bool(((numbers >= 0) & (numbers < self._classes)).all()))
+            fit.append(bool(((numbers >= 0) & (numbers <= self._classes - 1)).all()))
         if not all(fit):
             raise ArtifactError(f"{path} does not fit its projections; delete {path.parent}")
         return tensors

@@ -9,7 +9,7 @@ import pytest
 from conductor.display import Display
 from conductor.stages.moving import find_data, is_moved
 from conductor.stages.preparing import Prepared
-from conductor.stages.provenance import kept_settings
+from conductor.stages.provenance import _with_place, kept_settings
 from kd.errors import DataError, StudyError
 from storage.files.artifacts import write_json
 from storage.files.layout import StudyLayout
@@ -61,6 +61,14 @@ def find(paths: StudyLayout, dataset: str, found: str | DataError) -> Prepared:
     reading: Any = Reading(found)
     asked = request(protocol=fakes.protocol(dataset=dataset))
     return find_data(reading, asked, paths, fakes.settings(), Display())
+
+
+def test_the_recorded_command_names_the_new_place_also_where_a_preset_named_none() -> None:
+    moved = _with_place(["--preset", "cifar10"], "cifar10", "cifar10:/data")
+    assert moved == ["--preset", "cifar10", "--dataset", "cifar10:/data"]
+    again = _with_place(moved, "cifar10:/data", "cifar10:/other")
+    assert again == ["--preset", "cifar10", "--dataset", "cifar10:/other"]
+    assert _with_place(again, "cifar10:/other", "cifar10:/other") is again
 
 
 SAME = fakes.settings().dataset

@@ -309,8 +309,24 @@ def test_a_map_is_0_at_padding_and_unchanged_elsewhere() -> None:
 def test_a_shorter_map_takes_the_share_of_real_tokens(dtype: torch.dtype) -> None:
     mask = torch.tensor([[True, True, True, False, False, False]])
     maps = torch.tensor([[[[8.0, 4.0, float("nan")]]]], dtype=dtype)
-    assert torch.equal(masked(maps, mask), torch.tensor([[[[8.0, 2.0, 0.0]]]], dtype=dtype))
-    assert masked(maps.to("meta"), mask.to("meta")).shape == maps.shape
+    assert torch.equal(masked(maps, mask, 0), torch.tensor([[[[8.0, 2.0, 0.0]]]], dtype=dtype))
+    assert masked(maps.to("meta"), mask.to("meta"), 0).shape == maps.shape
+
+
+def test_a_map_without_the_tokens_of_the_prefix_loses_them_in_its_mask_too() -> None:
+    mask = torch.tensor([[True, True, True, False, False, False]])
+    maps = torch.arange(1.0, 6.0)[None, None, None]
+    assert masked(maps, mask, 1).flatten().tolist() == [1, 2, 0, 0, 0]
+
+
+def test_a_tapped_layer_has_no_hook_while_the_model_makes_its_mask() -> None:
+    """The model may call the layer for it."""
+    network = masked_network(front=1)
+    layer, hooks = network.body.get_submodule(network.places["last1"].path), []
+    mask = network.body.token_mask
+    network.body.token_mask = lambda values: hooks.append(len(layer._forward_hooks)) or mask(values)
+    network.forward_taps(TEXT, ("last1",))
+    assert hooks == [0]
 
 
 def test_the_mask_is_made_from_what_the_layers_receive_before_they_do() -> None:

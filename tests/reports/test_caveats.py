@@ -109,6 +109,9 @@ def test_logits_that_were_not_cached_as_they_are_are_named(
     assert caveats(told, "logits") == ([f"{start} {shown}"] if start else [])
     live = replace(told, settings=replace(told.settings, cache="none"), cached=None)
     assert caveats(live, "logits") == ([start] if start else [])
+    arms = tuple(arm for arm in live.arms if arm.name == "plain")
+    plain = replace(live, arms=arms, finalists=())
+    assert caveats(plain, "logits") == caveats(plain, "not cached") == []
 
 
 def test_a_teacher_far_better_on_the_test_split_than_on_validation_is_named(

@@ -59,7 +59,7 @@ def first_runs(data: StudyData, count: int) -> StudyData:
     return replace(data, finalists=finalists)
 
 
-def test_headline_gives_difference_interval_and_smallest_detectable(made: Fabricated) -> None:
+def test_headline_gives_difference_interval_and_detectable_difference(made: Fabricated) -> None:
     verdict = read_report(made)["verdict"]
     assert verdict["kind"] == "better"
     assert verdict["text"].startswith("Distillation helped: tuned scheduled scored ")
@@ -200,6 +200,15 @@ def test_gap_recovered_is_the_way_from_tuned_plain_to_the_teacher(findings: Find
     gap = data.teacher.test["accuracy"] - plain.value
     assert tuned.recovered == pytest.approx((tuned.value - plain.value) / gap)
     assert 0 < tuned.recovered < 1
+    low, high = tuned.recovered_interval
+    assert low < tuned.recovered < high
+    cell = comparison_table(findings).rows[1][5]
+    shown = [f"{100 * share:.0f}" for share in (tuned.recovered, low, high)]
+    assert cell == "{} %, {} to {} %".format(*shown).replace("-", "−")
+    unbounded = replace(tuned, recovered_interval=None)
+    others = tuple(unbounded if one is tuned else one for one in findings.standings)
+    cell = comparison_table(replace(findings, standings=others)).rows[1][5]
+    assert cell.endswith(" %, interval unbounded")
     assert plain.recovered is None
 
 

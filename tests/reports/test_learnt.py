@@ -147,7 +147,7 @@ def test_report_json_has_what_was_learnt(promoted: Fabricated, made: Fabricated)
         assert arm["expected"] == learnt.plane.to_json()
         assert arm["importances"] == {key: one[0] for key, one in learnt.importances.items()}
         intervals = {key: one[1:] for key, one in learnt.importances.items()}
-        assert arm["importance_intervals"] == intervals
+        assert arm["importance_spreads"] == intervals
     assert read_report(made)["arms"]["plain"]["expected"] is None
 
 

@@ -13,7 +13,7 @@ from conductor.search.arm import Arm
 from conductor.search.methods import SearchMethod
 from conductor.search.promotion import rungs
 from kd.training.history import early_signal
-from reports.compute import caveats
+from reports.caveats.search import REPEAT_AFTER
 from reports.draw.drawing import Figure
 from reports.draw.side_by_side import compare_studies
 from reports.draw.tables import provenance_table
@@ -164,7 +164,7 @@ def test_the_page_tells_the_budget_in_trainings(promoted: Fabricated, data: Stud
 
 
 def test_little_tuning_is_a_matter_of_runs_and_of_recipes_at_the_horizon(data: StudyData) -> None:
-    assert caveats.REPEAT_AFTER == rungs.REPEAT_AFTER
+    assert REPEAT_AFTER == rungs.REPEAT_AFTER
     assert not [one for one in find(data).caveats if "Little tuning" in one]
     short = cut(data, "plain", 2 * HORIZON)
     plain = short.arms[1]

@@ -19,7 +19,6 @@ from reports.statistics import (
     holm,
     kendall_by_epoch,
     mean_and_deviation,
-    mean_interval,
     paired_difference,
     pareto_front,
     rank_correlation,
@@ -302,30 +301,6 @@ def test_a_rank_correlation_needs_six_independent_pairs_and_two_values_of_each()
 def test_deviation_is_over_n_minus_1_and_unknown_for_one_value() -> None:
     assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_deviation([1.0]) == (1.0, None)
-
-
-def test_interval_of_a_mean_is_that_of_its_difference_to_nothing() -> None:
-    generator = np.random.default_rng(5)
-    correct = generator.random((6, 50)) < 0.7
-    low, high = mean_interval(correct)
-    against = paired_difference(correct, np.zeros_like(correct))
-    assert (low, high) == pytest.approx((against.low, min(1.0, against.high)))
-    assert low < correct.mean() < high
-
-
-def test_interval_of_one_run_is_wilsons() -> None:
-    correct = np.arange(100)[None] < 98
-    z, p, n = 1.959964, 0.98, 100
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    assert mean_interval(correct) == pytest.approx((centre - half, centre + half), rel=1e-5)
-
-
-def test_interval_of_a_mean_stays_within_0_and_1() -> None:
-    correct = np.ones((2, 10), dtype=bool)
-    correct[0, :3] = False
-    assert mean_interval(correct)[1] == 1.0
-    assert mean_interval(~correct)[0] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ from kd.errors import ArtifactError, DataError
 from kd.protocol import Protocol
 from storage.files import datasets
 from storage.files.artifacts import write_json
-from storage.files.datasets import left_out, open_part, open_test, prepare
+from storage.files.datasets import find_listing, open_part, open_test, prepare, read_listing
 from storage.files.layout import Layout
 from storage.files.seal import openings, record_opening
+from storage.files.streams import ArrayStream
 from storage.files.tensors import write_tensors
 
 DIGITS = Protocol(
@@ -460,7 +461,9 @@ def test_interrupted_decoding_is_continued(layout, photos, monkeypatch, tmp_path
     other = Layout(tmp_path / "other")
     whole = prepare(other, protocol)
     assert continued.files == whole.files
-    assert left_out(layout, protocol) == left_out(other, protocol) == ["cat/3.png"] * skip_bad
+    told = [read_listing(find_listing(one, protocol)) for one in (layout, other)]
+    assert told[0] == told[1]
+    assert told[0]["left_out"] == ["cat/3.png"] * skip_bad
     assert [path for path in layout.cache.rglob("*") if "decoding" in path.name] == []
 
 
@@ -504,6 +507,91 @@ def test_full_disk_is_one_line_and_what_was_decoded_stays(layout, photos, monkey
     room = 0
     prepare(layout, protocol_of(photos))
     assert min(written) == 6 * 3 * 8 * 8
+
+
+def test_a_write_that_takes_a_part_is_completed(layout, photos, monkeypatch, tmp_path):
+    """As near the end of a disk, where other files have just made room."""
+    whole = prepare(Layout(tmp_path / "other"), protocol_of(photos))
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda to, data, place: write(to, data[:50], place))
+    assert prepare(layout, protocol_of(photos)).files == whole.files
+
+
+def decodings(monkeypatch) -> list[str]:
+    """Return a list to which the name of each image is added that is decoded from now on."""
+    read, images = files._read_image, []
+    monkeypatch.setattr(
+        files, "_read_image", lambda path, *rest: images.append(path.name) or read(path, *rest)
+    )
+    return images
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_what_was_decoded_stays_until_it_is_stored(layout, photos, monkeypatch, tmp_path, skip_bad):
+    """And a part of the data set that a killed process began to write goes."""
+    if skip_bad:
+        (photos / "cat/3.png").write_bytes(b"no image")
+    protocol = replace(protocol_of(photos), skip_bad_images=skip_bad)
+    append, folders = ArrayStream.append, []
+
+    def killed(stream: ArrayStream, *given: object) -> None:
+        folders.append(Path(stream._file.name).parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ArrayStream, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(layout, protocol)
+    monkeypatch.setattr(ArrayStream, "append", append)
+    (folders[0] / ".train.safetensors.0123456789ab.tmp").write_bytes(b"of a killed process")
+    images = decodings(monkeypatch)
+    manifest = prepare(layout, protocol)
+    assert images == []
+    assert manifest.files == prepare(Layout(tmp_path / "other"), protocol).files
+    assert {*manifest.files} == {path.name for path in folders[0].iterdir()} - {"manifest.json"}
+
+
+def test_images_that_were_decoded_before_the_folder_changed_go(layout, photos, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    read = files._read_image
+
+    def interrupted(path: Path, *rest: object) -> object:
+        if path.name == "4.png":
+            raise KeyboardInterrupt
+        return read(path, *rest)
+
+    monkeypatch.setattr(files, "_read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(layout, protocol_of(photos))
+    monkeypatch.setattr(files, "_read_image", read)
+    os.utime(photos / "dog/7.png", (1, 1))
+    images = decodings(monkeypatch)
+    prepare(layout, protocol_of(photos))
+    assert len(images) == 20
+    assert [path for path in layout.cache.rglob("*") if "decoding" in path.name] == []
+
+
+def test_a_folder_that_changes_while_it_is_read_is_one_line(layout, photos, monkeypatch):
+    load = datasets.load_source
+
+    def changed(*given: object) -> Source:
+        source = load(*given)
+        os.utime(photos / "cat/0.png", (1, 1))
+        return source
+
+    monkeypatch.setattr(datasets, "load_source", changed)
+    with pytest.raises(DataError, match="has changed while it was read; run the same command"):
+        prepare(layout, protocol_of(photos))
+    monkeypatch.undo()
+    prepare(layout, protocol_of(photos))
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[3]", "7", "null"])
+def test_a_damaged_record_of_decoding_begins_anew(tmp_path, damaged):
+    path = tmp_path / "record.json"
+    path.write_text(damaged)
+    record = blocks._Record(path)
+    record.read()
+    assert (record.done, record.refused, record.moved) == (0, [], False)
 
 
 def test_what_a_function_of_the_users_own_returns_is_never_continued(layout, tmp_path, monkeypatch):

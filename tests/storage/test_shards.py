@@ -98,6 +98,17 @@ def test_whatever_is_kept_of_logits_a_shard_reads_as_the_live_teacher_bit_by_bit
     assert torch.equal(fresh.logits, exact.logits) == (kept == "float32")
 
 
+def test_the_last_of_as_many_classes_as_a_number_of_16_bits_counts_is_read(tmp_path: Path) -> None:
+    classes = 2**15
+    logits = torch.zeros(2, classes)
+    logits[:, -1] = 1
+    shards.begin(tmp_path / "shards", IDENTITY, {}, logits, SIZES)
+    fill_shard(tmp_path / "shards", 0, [TeacherReading(logits, {})], "top2")
+    cached = CachedTeacher(tmp_path / "shards", CPU, "top2")
+    read = cached.read(0, torch.arange(2), torch.empty(0), ()).logits
+    assert read.argmax(1).tolist() == [classes - 1] * 2
+
+
 def test_a_cache_is_not_read_as_one_that_keeps_its_logits_otherwise(
     tmp_path: Path, live: LiveTeacher
 ) -> None:

@@ -27,7 +27,7 @@ from workers.jobs import ProjectionJob, ShardJob, VerifyJob
 from workers.runners.loading import load_live_teacher, load_teacher, open_parts, received_inputs
 from workers.runners.tap_names import teacher_modules
 
-CHUNK = 256  # images that the teacher reads at once; fixed, since bits depend on it
+CHUNK = 256  # images that the teacher reads at once; bits depend on it, so `format` changes with it
 CHUNK_PIXELS = CHUNK * 64 * 64  # larger images come in smaller chunks on a CPU, for memory
 LEAST_CHUNK = 16
 
@@ -72,7 +72,7 @@ def shards_identity(
     code of a model of the user's own, of which the name has a digest.
     """
     return {
-        "format": 1,
+        "format": 2,
         "teacher": weights,
         "code": parse_model(protocol.teacher).digest,
         "dataset": dataset,

@@ -13,7 +13,6 @@ import torch
 
 from kd.data.inputs import Inputs, read_inputs
 from kd.data.reading.files import NAMED
-from kd.data.splits import origins, passed_over, reading_of
 from kd.data.views import augment_digest
 from kd.dataset_names import parse_own_dataset
 from kd.errors import require
@@ -28,7 +27,7 @@ from kd.training.evaluation import evaluate, predict
 from kd.training.loop import Plan
 from kd.training.state import TrainingState
 from storage.files.artifacts import fingerprint, finish, is_finished, locked, read_manifest, sha256
-from storage.files.datasets import is_prepared, left_out, prepare
+from storage.files.datasets import find_listing, prepare, read_listing
 from storage.files.layout import lock_of
 from storage.files.tensors import write_tensors
 from workers.device import DATA_SHARE, data_room, device_memory
@@ -47,7 +46,8 @@ from workers.runners.training import checkpointed
 def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> Iterator[Event]:
     """Prepare the data set (`storage.files.datasets`) and, as the first job, check the device."""
     check_device(device, job.protocol.precision, job.protocol.compile)
-    read_before = is_prepared(job.layout, job.protocol)
+    listing = find_listing(job.layout, job.protocol)
+    read_before = listing.exists()
     events: SimpleQueue[Event | None] = SimpleQueue()
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(
@@ -56,20 +56,21 @@ def run_prepare(job: PrepareJob, device: torch.device, stopped: ShouldStop) -> I
             job.protocol,
             progress=lambda done, total: events.put(Progress(done=done, total=total)),
             threads=usable_cores(),
+            listing=listing,
         )
         future.add_done_callback(lambda _: events.put(None))
         yield from iter(events.get, None)
     manifest = future.result()
     _check_kind(job.protocol, read_inputs(manifest.info))
     parse_cache_logits(job.protocol.cache_logits, len(manifest.info["classes"]))
-    dataset, how = job.protocol.dataset, reading_of(job.protocol)
-    unread = [passed_over(dataset, how), _left_out(left_out(job.layout, job.protocol))]
+    told = read_listing(listing)
+    unread = [told["passed_over"], _left_out(told["left_out"])]
     yield Result.of(
         dataset=manifest.folder.name,
         passed_over=[*filter(None, unread)],
         streamed=_streamed(manifest.info, device),
-        origins=origins(dataset, how),
-        read_before=read_before and bool(parse_own_dataset(dataset)),
+        origins=told["origins"],
+        read_before=read_before and bool(parse_own_dataset(job.protocol.dataset)),
         **manifest.info,
     )
 
@@ -80,10 +81,10 @@ def _streamed(info: Mapping[str, Any], device: torch.device) -> str:
     size = sum(info["counts"]["train"]) * math.prod(inputs.shape) * inputs.dtype.itemsize
     if size <= room:
         return ""
-    where = "memory" if device.type == "cpu" else f"the memory of {device}"
+    where, whose = ("memory", "") if device.type == "cpu" else (f"{device}'s memory", " a worker")
     return (
         f"the training split has {size / 1e9:,.2f} GB, more than {DATA_SHARE:.0%} of {where} "
-        f"({device_memory(device) / 1e9:,.1f} GB a worker): it is read from disk batch by batch"
+        f"({device_memory(device) / 1e9:,.1f} GB{whose}): it is read from disk batch by batch"
     )
 
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -29,23 +29,31 @@ Decode = Callable[[int], NDArray[Any]]  # an image [C, H, W] by its row
 
 @dataclass(slots=True)
 class _Record:
-    """How far decoding has come: images `done` from the first on, and the rows of bad ones."""
+    """How far decoding has come: images `done` from the first on, and the rows of bad ones.
+
+    `moved` tells whether the images behind a bad one have moved up to its row.
+    """
 
     path: Path | None
     done: int = 0
     refused: list[int] = field(default_factory=list)
+    moved: bool = False
 
     def read(self) -> None:
-        """Take up what an earlier process has recorded, if anything."""
+        """Take up what an earlier process has recorded, if anything; begin anew if damaged."""
         if self.path and self.path.exists():
-            self.done, self.refused = json.loads(self.path.read_text())
+            with suppress(ValueError, TypeError):
+                self.done, self.refused, self.moved = json.loads(self.path.read_text())
 
-    def write(self, done: int, refused: list[int]) -> None:
+    def write(self, done: int, refused: list[int], *, moved: bool = False) -> None:
         """Record what is on disk by now."""
-        self.done, self.refused = done, refused
+        self.done, self.refused, self.moved = done, refused, moved
         if self.path:
             temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps([done, refused]))
+            with temporary.open("w") as file:
+                json.dump([done, refused, moved], file)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(self.path)
 
     def forget(self) -> None:
@@ -73,11 +81,11 @@ def decoded(
             end = min(start + BLOCK, count)
             for row in range(start, end):
                 try:
-                    image = np.ascontiguousarray(decode(row))
+                    image = np.ascontiguousarray(decode(row)).tobytes()
                 except DataError:
                     refused.add(row)
-                else:
-                    os.pwrite(file.fileno(), image.data, row * size)
+                    image = bytes(size)  # a hole would need room when other images move there
+                _write_whole(file, image, row * size)
             return end
 
         pool = ThreadPoolExecutor(how.threads)
@@ -90,8 +98,9 @@ def decoded(
                     os.fsync(file.fileno())
                     so_far = sorted(refused.copy())  # threads add to it
                     record.write(end, [row for row in so_far if row < end])
-            os.fsync(file.fileno())
-            record.write(count, sorted(refused))
+            if not record.moved:
+                os.fsync(file.fileno())
+                record.write(count, sorted(refused))
         except OSError as error:
             place = how.scratch or tempfile.gettempdir()
             raise ArtifactError(
@@ -100,11 +109,10 @@ def decoded(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-        images = np.asarray(np.memmap(file, np.dtype(kind), "r+", shape=shape))
-    if refused and how.skip_bad:
-        record.forget()
-        images = _moved_up(images, record.refused)
-    return images, record.refused
+        images = np.memmap(file, np.dtype(kind), "r+", shape=shape)
+        moved_up = refused and how.skip_bad
+        kept = _moved_up(images, record) if moved_up else np.asarray(images)
+    return kept, record.refused
 
 
 def resized(source: Source, how: Reading, progress: Progress) -> Source:
@@ -126,13 +134,25 @@ def resized(source: Source, how: Reading, progress: Progress) -> Source:
     return replace(source, inputs=images)
 
 
-def _moved_up(images: NDArray[Any], bad: list[int]) -> NDArray[Any]:
-    """Return images without the rows `bad`, in place of which the others move up."""
-    kept = np.delete(np.arange(len(images)), bad)
-    for start in range(bad[0], len(kept), BLOCK):
-        rows = kept[start : start + BLOCK]
-        images[start : start + len(rows)] = images[rows]
-    return images[: len(kept)]
+def _write_whole(file: IO[bytes], data: bytes, offset: int) -> None:
+    """Write all of `data`: near the end of a disk, one call may write a part and succeed."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def _moved_up(images: np.memmap[Any, Any], record: _Record) -> NDArray[Any]:
+    """Return images without the bad ones, in place of which the others move up, once."""
+    kept = np.delete(np.arange(len(images)), record.refused)
+    if not record.moved:
+        record.forget()  # what is half moved is decoded again
+        for start in range(record.refused[0], len(kept), BLOCK):
+            rows = kept[start : start + BLOCK]
+            images[start : start + len(rows)] = images[rows]
+        images.flush()
+        record.write(len(images), record.refused, moved=True)
+    return np.asarray(images[: len(kept)])
 
 
 def _opened(scratch: Path | None, files: ExitStack) -> tuple[IO[bytes], _Record]:

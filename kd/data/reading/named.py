@@ -57,7 +57,7 @@ class Names:
         return cls(inputs, labels, split, classes, tuple(unread))
 
     def source(self, arrays: Mapping[str, Array], how: Reading) -> Source:
-        """Return the data set of these arrays. Raises DataError; see `_arrays.source_of`."""
+        """Return the data set of these arrays. Raises DataError; see `reading.arrays`."""
         parts = {
             part: (arrays[inputs], arrays[self.labels[part]])
             for part, inputs in self.inputs.items()

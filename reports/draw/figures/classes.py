@@ -31,8 +31,10 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption=f"Test accuracy of {a} minus {b} on each class: dots are seeds, bars are means "
-        f"with their 95 % interval over seeds and the {data.example}s of the class. The confusions "
-        "shown are those that changed most, so part of their change is chance."
+        f"with their 95 % interval over seeds and the {data.example}s of the class, as wide as "
+        "Holm's correction over the classes asks, so that those that leave out 0 differ beyond "
+        "chance. The confusions shown are those that changed most, so part of their change is "
+        "chance."
         f"{below * (data.example == 'image')}",
         panels=_panels(data, compared, title),
         galleries=[_gallery(findings, compared, confusion) for confusion in compared.confusions],
@@ -63,7 +65,7 @@ def _panels(data: StudyData, compared: ClassFindings, title: str) -> list[Panel]
     for one in _extremes(compared.classes):
         by = points(one.difference.mean, sign=True, digits=1)
         label = f"{shortened(class_name(data, one.label), 30)}  {by}"
-        rows.append(difference_row(label, look, one.difference, 100))
+        rows.append(difference_row(label, look, one.corrected, 100))
     span = RowChart(rows=rows, axis="", reference=0.0).span
     middle = len(rows) if len(rows) <= MOST_IN_A_PANEL else (len(rows) + 1) // 2
     return [
@@ -128,6 +130,7 @@ def _class_table(data: StudyData, compared: ClassFindings) -> Table:
             compared.b.label: percent(one.b),
             "difference, points": points(one.difference.mean, sign=True),
             "95 % interval": measure("accuracy").interval(one.difference.low, one.difference.high),
+            "interval, Holm": measure("accuracy").interval(one.corrected.low, one.corrected.high),
             "p, Holm": p_value(one.p_holm),
         }
         for one in compared.classes

@@ -25,7 +25,7 @@ def draw(findings: Findings) -> Figure:
     margin = data.protocol.margin
     chart = RowChart(
         rows=[
-            difference_row(one.label, looks(data)[one.a.arm], one.difference, measure.scale)
+            difference_row(one.label, looks(data)[one.a.arm], one.corrected, measure.scale)
             for one in comparisons
         ],
         axis=measure.difference(f"difference in test {measure.name}"),
@@ -37,7 +37,8 @@ def draw(findings: Findings) -> Figure:
     return Figure(
         title=title,
         caption="Each dot is one seed; the bar is the mean with its 95 % interval over seeds and "
-        f"test {data.example}s. Shaded: the margin of {measure.margin(margin)}.",
+        f"test {data.example}s, below the verdict's as wide as Holm's correction asks. Shaded: "
+        f"the margin of {measure.margin(margin)}.",
         panels=[row_panel("differences", chart, title)],
         tables=[Table.of((_table_row(data, one) for one in comparisons), words=3)],
     )

@@ -18,13 +18,15 @@ NAME = "Parameter importances"
 MOST_BARS = 10  # importances drawn; the table has all
 BY_TRIALS = (
     "How much each parameter distinguishes the best tenth of an arm's completed trials from all of "
-    "them (PED-ANOVA); whiskers are 90 % bootstrap intervals over trials."
+    "them (PED-ANOVA); whiskers are the spread of 90 % of bootstrap "
+    "samples of the trials, not confidence: a parameter without effect has a share above 0 too."
 )
 BY_SURROGATE = (
     "The share of the variance over random recipes of the space that each parameter explains "
     "alone, in what the search's surrogate expects at the horizon: a one-way analysis of variance "
-    "(epsilon squared, Kelley 1935). Whiskers are 90 % intervals over draws of the surrogate's "
-    "posterior. Shares do not sum to 100 %: what only several parameters together explain belongs "
+    "(epsilon squared, Kelley 1935). Whiskers are the spread of 90 % of the draws of the "
+    "surrogate's posterior, not confidence: a parameter without effect has a share above 0 too. "
+    "Shares do not sum to 100 %: what only several parameters together explain belongs "
     "to none, and parameters that come together share what they explain."
 )
 
@@ -49,7 +51,7 @@ def draw(findings: Findings) -> Figure:
 def _largest(arm: ArmData) -> str:
     name, importance = next(iter(arm.importances.items()))
     ends = f"{points(importance.low, digits=0)} to {percent(importance.high, 0)}"
-    return f"{name} in {arm.name} ({percent(importance.share, 0)}, interval {ends})"
+    return f"{name} in {arm.name} ({percent(importance.share, 0)}, spread {ends})"
 
 
 def _panel(arm: ArmData, look: Look) -> Panel:
@@ -101,7 +103,7 @@ def _table(arms: list[ArmData]) -> Table:
             "arm": arm.name,
             "parameter": name,
             "importance": percent(importance.share, 1),
-            "90 % interval": f"{percent(importance.low, 1)} to {percent(importance.high, 1)}",
+            "spread of 90 %": f"{percent(importance.low, 1)} to {percent(importance.high, 1)}",
         }
         for arm in arms
         for name, importance in arm.importances.items()
