@@ -75,6 +75,7 @@ class Protocol(JsonData):
     test_fraction: Annotated[
         float, "share that is sealed for the test, where the data has no test split"
     ] = 0.2
+    split_seed: Annotated[int, "seed of the parts that are drawn: another draws other images"] = 0
     augment: Annotated[
         str,
         "augmentations of training images in the order of application, as in "
@@ -97,9 +98,7 @@ class Protocol(JsonData):
         "state dict (.safetensors, .pth, .pt); once for all teachers, or once for each",
     ] = ("none",)
     teacher_epochs: Annotated[int, "epochs of the teacher's fine-tuning (0: use it as it is)"]
-    teacher_optimizer: Annotated[str, "optimizer of the teacher, one of those of --optimizer"] = (
-        "sgd"
-    )
+    teacher_optimizer: Annotated[str, "the teacher's optimizer, one of --optimizer's"] = "sgd"
     teacher_lr: Annotated[
         float,
         "learning rate of the teacher (default: that of its optimizer, a tenth for pretrained "
@@ -318,7 +317,7 @@ _RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
     (4, 1024, ("image_size",)),
     (0, 10**9, ("train_size", "max_params", "max_latency_ms")),
     (0, 100, ("margin",)),
-    (0, 2**63 - 1, ("seed",)),
+    (0, 2**63 - 1, ("seed", "split_seed")),
     (0, 0.9, ("validation_fraction", "test_fraction", "warmup")),
     (1, 100_000, ("epochs",)),
     (0, 100_000, ("views", "confirm_epochs", "teacher_epochs")),

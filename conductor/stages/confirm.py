@@ -22,6 +22,7 @@ from kd.training.history import EpochMetrics
 from reports.wording import Measure
 from storage.files.layout import RunLayout
 from storage.files.records import Finalist, Finalists, RunRecord
+from storage.files.seal import record_choice
 from workers.events import Diverged, EpochDone, Event, Note, Result
 from workers.jobs import TrainJob
 
@@ -55,6 +56,9 @@ class Confirmation(Stage):
         seeds = max(seeds, self._confirmed(finalists))
         chosen = Finalists(seeds=seeds, finalists=[*finalists, *ladder])
         chosen.write(self._layout.finalists)
+        trials = {arm.name: len(arm.decisions.trials) for arm in self._arms}
+        tuned = {one.arm: one.name for one in finalists if one.role == "tuned"}
+        record_choice(self._layout.seal, trials, tuned)
         for stage, group in (("confirmation", finalists), ("ablation", ladder)):
             if group:
                 self._run_all(stage, self._confirmations(group, seeds))

@@ -1,7 +1,7 @@
 """Read a data set and split it into training, validation and test images.
 
-The split is a function of the labels and of the protocol's fractions, never of the study's seed:
-studies that differ only in their seed are compared on the same images.
+The split is a function of the labels and of the protocol's fractions and `split_seed`, never of the
+study's seed: studies that differ only in their seed are compared on the same images.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -106,15 +106,34 @@ def split(source: Source, protocol: Protocol) -> Split:
     the examples without a part; the rest of these is added to the source's training examples.
     A smaller `train_size` selects a subset of what a larger one selects, and limits the drawn
     validation split to as many images, because few labels mean few to validate with. Raises
-    DataError if a part would lack a class, or `train_size` exceeds the training images.
+    DataError if a part would lack a class, `train_size` exceeds the training images, or a
+    `split_seed` changes nothing.
     """
+    parts = _parts(source, protocol)
+    if protocol.split_seed and _same(parts, _parts(source, replace(protocol, split_seed=0))):
+        own = {"test", "validation"} <= set(source.official)
+        why = ", since its test and validation splits are its own" if own else ""
+        raise DataError(
+            f"--split-seed {protocol.split_seed} changes nothing: the data set is split as with "
+            f"--split-seed 0{why}; omit the flag"
+        )
+    return parts
+
+
+def _same(one: Split, other: Split) -> bool:
+    pairs = zip(asdict(one).values(), asdict(other).values(), strict=True)
+    return all(np.array_equal(rows, others) for rows, others in pairs)
+
+
+def _parts(source: Source, protocol: Protocol) -> Split:
     rows = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
     given = np.full(len(source.labels), "") if source.part is None else source.part
 
     def own(name: str) -> Pools:
         return [pool[given[pool] == name] for pool in rows]
 
-    test, validation, free = own("test"), own("validation"), _shuffled(own(""))
+    test, validation, free = own("test"), own("validation"), own("")
+    free = _shuffled(free, protocol.split_seed)
     drawn = [name for name in ("test", "validation") if name not in source.official]
     if drawn and not sum(map(len, free)):
         raise DataError(
@@ -125,7 +144,7 @@ def split(source: Source, protocol: Protocol) -> Split:
         test, free = _cut(free, protocol.test_fraction)
     if "validation" in drawn:
         validation, free = _cut(free, protocol.validation_fraction)
-    fixed = _shuffled(own("train"))
+    fixed = _shuffled(own("train"), protocol.split_seed)
     train = [np.concatenate(pools) for pools in zip(fixed, free, strict=True)]
     train = _keep(train, protocol.train_size)
     if "validation" in drawn and protocol.train_size < sum(map(len, validation)):
@@ -190,8 +209,8 @@ def _member(dataset: str) -> tuple[ModuleType | SimpleNamespace, Path | None]:
     return SOURCES.load(source), Path(path).expanduser() if path else None
 
 
-def _shuffled(pools: Pools) -> Pools:
-    seeds = [derive_seed(0, "split", label) for label in range(len(pools))]  # 0: for all studies
+def _shuffled(pools: Pools, split_seed: int) -> Pools:
+    seeds = [derive_seed(split_seed, "split", label) for label in range(len(pools))]
     return [
         np.random.default_rng(seed).permutation(pool)
         for seed, pool in zip(seeds, pools, strict=True)

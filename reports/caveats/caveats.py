@@ -11,6 +11,7 @@ from reports.caveats.evidence import (
 )
 from reports.caveats.fixed import of_protocol
 from reports.caveats.leaks import of_weights
+from reports.caveats.openings import of_choices, of_others
 from reports.caveats.search import of_pruning, of_search, of_tuning, of_warm_start
 from reports.compute.audit import Audit
 from reports.compute.rungs import ArmRungs, of_signal
@@ -27,6 +28,8 @@ def find_caveats(
         *of_teacher(data),
         *of_weights(data),
         *of_tuning(data),
+        *of_others(data),
+        *of_choices(data),
         *of_collapse(data, verdict),
         *of_evidence(data, verdict),
         *of_classes(data),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.caveats.openings import of_several
 from reports.compute.budget import amount
 from reports.compute.verdict import NO_VERDICT
 from reports.draw.drawing import Table
@@ -67,6 +68,7 @@ def _warnings(studies: Sequence[StudyData], example: str) -> list[str]:
     metrics = {one.protocol.metric for one in studies}
     if len(metrics) > 1:
         warnings.append(f"The studies' metrics differ: {listed(sorted(metrics))}")
+    warnings += [text.removesuffix(".") for text in of_several(studies)]  # the page adds it
     unconfirmed = [one.name for one in studies if not one.finalists]
     if unconfirmed:
         warnings.append(f"Not confirmed yet: {listed(unconfirmed)}")

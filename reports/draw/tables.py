@@ -152,8 +152,7 @@ def seal_title(data: StudyData) -> str:
 
 
 def seal_table(data: StudyData) -> Table:
-    keys = ("time", "purpose")
-    return Table.of(({key: one.get(key, NONE) for key in keys} for one in data.seal), words=2)
+    return Table.of((one.to_json() for one in data.seal), words=2)
 
 
 def recipe_table(recipe: Recipe) -> Table:
@@ -210,6 +209,7 @@ def provenance_table(data: StudyData) -> Table:
         ["data set", f"{protocol.dataset}, {settings.dataset}"],
         *([["not read", settings.passed_over]] if settings.passed_over else []),
         ["split", split_words(data.official) if data.images else NONE],
+        ["split seed", str(protocol.split_seed)],
         ["classes", f"{len(classes)}: {', '.join(classes)}" if classes else NONE],
         *_teachers(data),
         ["students", ", ".join(protocol.students)],

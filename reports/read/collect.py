@@ -21,7 +21,7 @@ from reports.read.predictions import TeacherPredictions
 from reports.read.teachers import read_teachers
 from reports.read.trials import ArmData, TrialData
 from storage.files.arrays import made_again, read_arrays
-from storage.files.artifacts import is_finished, read_record
+from storage.files.artifacts import is_finished, read_manifest, read_record
 from storage.files.layout import (
     DEFAULT_ROOT,
     Layout,
@@ -31,7 +31,7 @@ from storage.files.layout import (
     whole_path,
 )
 from storage.files.records import Costs, Finalists, RunRecord, StudySettings
-from storage.files.seal import openings
+from storage.files.seal import OtherStudies, SplitIdentity, other_studies, read_openers, read_seal
 from storage.studies.databases import close_storage, open_storage
 from storage.studies.studies import load_study, study_name
 from storage.studies.trials import (
@@ -62,6 +62,7 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
     teachers = read_teachers(layout, study, protocol, settings, missing)
     seeds, finalists, test = _read_finalists(study, protocol, missing)
     dataset = info_of(layout.dataset(settings.dataset), "dataset", "the data set", missing)
+    seal = read_seal(study.seal)
     return StudyData(
         name=name,
         root=_root(layout),
@@ -74,7 +75,9 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         labels=test.labels,
         teachers=teachers,
         costs=_read_costs(study, missing),
-        seal=tuple(openings(study.seal)),
+        seal=seal.openings,
+        choices=seal.choices,
+        others=_read_others(layout.dataset(settings.dataset), protocol.dataset, seal.study),
         example=_example(dataset),
         classes=tuple(map(str, dataset.get("classes", ()))),
         class_images=_class_images(dataset),
@@ -82,6 +85,15 @@ def collect(layout: Layout, name: str, storage_url: str) -> StudyData:
         cached=_read_cache(layout, settings, protocol, missing),
         missing=tuple(missing),
     )
+
+
+def _read_others(folder: Path, dataset: str, study: str) -> OtherStudies:
+    """Read which other studies opened this test split; `folder` of the data set may be missing."""
+    openers = read_openers(folder)
+    splits = [one.split for one in openers if one.study == study]
+    if is_finished(folder):
+        splits.append(SplitIdentity.of(read_manifest(folder, "dataset"), dataset))
+    return other_studies(openers, splits[-1], study) if splits else OtherStudies(study=study)
 
 
 def _root(layout: Layout) -> str:

@@ -15,6 +15,7 @@ from reports.read.trials import ArmData, TrialData
 from reports.wording import Measure, measure, model_name
 from storage.files.layout import StudyLayout
 from storage.files.records import Costs, Finalist, RunRecord, StudySettings
+from storage.files.seal import Choice, Opening, OtherStudies
 
 PLAIN = "plain"  # the arm without distillation, the baseline of every verdict
 
@@ -130,7 +131,9 @@ class StudyData:
     labels: NDArray[np.int64] | None  # [N], of the test split; None before anything is tested
     teachers: tuple[TeacherData, ...]
     costs: Costs | None
-    seal: tuple[Mapping[str, str], ...]
+    seal: tuple[Opening, ...]  # of the test split
+    choices: tuple[Choice, ...]  # of finalists
+    others: OtherStudies
     example: str  # what one input is called: image, or example where inputs are arrays
     classes: tuple[str, ...]
     class_images: Mapping[str, tuple[int, ...]]  # by part, those of each class

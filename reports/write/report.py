@@ -13,7 +13,8 @@ from reports.read.collect import collect
 from reports.write.markdown import markdown, markdown_of_all
 from reports.write.page import render_comparison, render_page
 from reports.write.result import Report, report_of
-from reports.write.summary import summarise, trials_frame
+from reports.write.summary import summarise
+from reports.write.trials import trials_frame
 from storage.files.artifacts import replacing
 from storage.files.layout import Layout
 

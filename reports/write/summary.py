@@ -1,10 +1,9 @@
-"""What other programs read: report.json and trials.csv; `docs/report-schema.md` describes both."""
+"""What other programs read: report.json, which `docs/report-schema.md` describes."""
 
 from dataclasses import asdict
 from typing import Any
 
-import pandas as pd
-
+from reports.caveats.openings import repeated_claims
 from reports.compute.audit import Audit
 from reports.compute.classes import class_name
 from reports.compute.comparisons import Comparison
@@ -14,13 +13,12 @@ from reports.findings import Findings, Standing
 from reports.intervals import detectable_range
 from reports.read.data import StudyData
 from reports.read.teachers import TeacherData
-from reports.read.trials import ArmData, TrialData
+from reports.read.trials import ArmData
 from reports.statistics import Difference
+from reports.write.trials import metric_value
+from storage.files.seal import Opener
 
 SCHEMA = 1
-FIRST = ("arm", "number", "state", "value")  # columns of trials.csv before the parameters
-LAST = ("epochs", "diverged", "auditor", "started", "seconds")
-OF_JOBS = ("run", "continues", "repeats", "begun", "until", "early_signal")  # then LAST
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -52,10 +50,10 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "optimism": [
             {
                 "finalist": one.finalist.key,
-                "searched": _value(data, one.searched),
-                "selected": _value(data, one.selected),
-                "confirmed": _value(data, one.confirmed),
-                "excess": _value(data, one.excess),
+                "searched": metric_value(data, one.searched),
+                "selected": metric_value(data, one.selected),
+                "confirmed": metric_value(data, one.confirmed),
+                "excess": metric_value(data, one.excess),
             }
             for one in findings.optimism
         ],
@@ -65,8 +63,24 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "classes": _classes(findings),
         "ledger": asdict(findings.ledger),
         "caveats": list(findings.caveats),
-        "seal": [dict(opening) for opening in data.seal],
+        "seal": [opening.to_json() for opening in data.seal],
+        "choices": [choice.to_json() for choice in data.choices],
+        "other_studies": _other_studies(data),
     }
+
+
+def _other_studies(data: StudyData) -> dict[str, Any]:
+    """Return those that opened the same test split, or another one of the same data."""
+    others = data.others
+    return {
+        "same_test_split": [_opener(one) for one in others.same],
+        "overlapping": [_opener(one) for one in others.overlapping],
+        "false_claims": repeated_claims(1 + len(others.all)) if others.all else None,
+    }
+
+
+def _opener(one: Opener) -> dict[str, str]:
+    return {"name": one.name, "root": one.root, "first": one.first, "last": one.last}
 
 
 def _teacher(data: StudyData, teacher: TeacherData) -> dict[str, Any]:
@@ -74,7 +88,7 @@ def _teacher(data: StudyData, teacher: TeacherData) -> dict[str, Any]:
         "model": teacher.model,
         "is_reference": teacher is data.teacher,
         "validation_accuracy": teacher.info.get("accuracy"),
-        "test_value": _value(data, teacher.value),
+        "test_value": metric_value(data, teacher.value),
         "epochs": teacher.info.get("epochs"),
         "seconds": teacher.info.get("seconds"),
         "test": dict(teacher.test) or None,
@@ -126,11 +140,6 @@ def _comparison(data: StudyData, one: Comparison) -> dict[str, Any]:
     }
 
 
-def _value(data: StudyData, score: float | None) -> float | None:
-    """Return a value, or a difference of values, as the metric's own."""
-    return None if score is None else data.measure.sign * score + 0.0
-
-
 def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
     best = arm.best
     return {
@@ -147,7 +156,7 @@ def _arm(data: StudyData, arm: ArmData) -> dict[str, Any]:
         "best": best
         and {
             "trial": best.number,
-            "validation_value": _value(data, arm.best_value),
+            "validation_value": metric_value(data, arm.best_value),
             "parameters": dict(sorted(best.parameters.items())),
             "recipe": best.record.recipe.to_json() if best.record else None,
         },
@@ -171,8 +180,8 @@ def _finalist(data: StudyData, standing: Standing) -> dict[str, Any]:
         "trial": finalist.trial,
         "student": data.student(finalist.recipe),
         "recipe": finalist.recipe.to_json(),
-        "test_values": [_value(data, score) for score in standing.finalist.values],
-        "mean": _value(data, standing.value),
+        "test_values": [metric_value(data, score) for score in standing.finalist.values],
+        "mean": metric_value(data, standing.value),
         "deviation": standing.deviation,
         "interval": _ends(data, standing.interval),
         "gap_recovered": standing.recovered,
@@ -199,7 +208,7 @@ def _audit(data: StudyData, audit: Audit) -> dict[str, Any]:
         "cut": audit.cut,
         "wrong": audit.wrong,
         "wrong_share": audit.wrong_share,
-        "regret": _value(data, audit.regret),
+        "regret": metric_value(data, audit.regret),
         "taus": list(audit.taus),
     }
 
@@ -281,50 +290,4 @@ def _tuning(data: StudyData, one: Tuning) -> dict[str, Any]:
         "tuned": one.tuned.key,
         "first": one.first.key,
         "difference": _difference(one.difference, data.measure.scale),
-    }
-
-
-def trials_frame(data: StudyData) -> pd.DataFrame:
-    """One row per trial, by arm and number; only `started` and `seconds` vary between runs."""
-    trials = [trial for arm in data.arms for trial in arm.trials]
-    parameters = sorted({name for trial in trials for name in trial.parameters})
-    others = (*(OF_JOBS if data.by_promotion else ()), *LAST)
-
-    def column(parameter: str) -> str:
-        """Keep parameters apart from the other columns: a user's space may use their names."""
-        return f"parameter {parameter}" if parameter in (*FIRST, *others) else parameter
-
-    rows = [
-        {
-            "arm": trial.arm,
-            "number": trial.number,
-            "state": trial.state,
-            "value": _value(data, trial.value),
-            **{column(name): trial.parameters.get(name) for name in parameters},
-            **_job(trial),
-            "epochs": trial.epochs,
-            "diverged": trial.diverged,
-            "auditor": trial.auditor,
-            "started": trial.started.isoformat() if trial.started else None,
-            "seconds": trial.trained_seconds,
-        }
-        for trial in trials
-    ]
-    frame = pd.DataFrame(rows, columns=[*FIRST, *map(column, parameters), *others])
-    whole = [name for name in ("run", "continues", "repeats", "until") if name in others]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
-
-
-def _job(trial: TrialData) -> dict[str, Any]:
-    """The columns of a job of the search by promotion."""
-    if trial.run is None:
-        return {}
-    last = max(trial.early, default=None)
-    return {
-        "run": trial.run,
-        "continues": trial.continues,
-        "repeats": trial.repeats,
-        "begun": trial.begun,
-        "until": trial.until,
-        "early_signal": None if last is None else trial.early[last],
     }

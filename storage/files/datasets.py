@@ -2,6 +2,7 @@
 
     data/listings/<digest>.json    the fingerprint of the data set with this listing of files
     data/<fingerprint>/            manifest, and train, validation and test .safetensors
+    data/openings.json             which studies opened which test split
 
 The fingerprint covers the images, the labels and the split, so the same images in another folder
 are the same data set. The listing identifies it at later starts, without decoding the images.
@@ -48,7 +49,7 @@ from storage.files.artifacts import (
     write_json,
 )
 from storage.files.layout import Layout, dataset_part, lock_of
-from storage.files.seal import record_opening
+from storage.files.seal import SplitIdentity, record_opener, record_opening
 from storage.files.streams import streaming
 from storage.files.tensors import map_tensors
 
@@ -69,10 +70,11 @@ def prepare(
     Image files are decoded on `threads` threads. If that is interrupted, the next call continues.
 
     The manifest's `info` has `classes` (names), `counts` (images per class of each part), `inputs`
-    (see `kd.data.inputs`) and `official` (the parts that the data set defines itself). A stored
-    data set is compared with its checksums. `progress` is called with the examples that are done
-    and those in all; each counts once for each of PASSES. `listing` is the result of
-    `find_listing`, if it is known. Of two processes, the second waits for the first.
+    (see `kd.data.inputs`), `official` (the parts that the data set defines itself) and `digests`
+    (see `SplitIdentity`). A stored data set is compared with its checksums. `progress` is called
+    with the examples that are done and those in all; each counts once for each of PASSES. `listing`
+    is the result of `find_listing`, if it is known. Of two processes, the second waits for the
+    first.
 
     Raises DataError when the source is missing, unreadable or too small, ArtifactError when the
     stored data set is damaged.
@@ -159,9 +161,15 @@ def open_part(folder: Path, part: Literal["train", "validation"]) -> Examples:
     return _open(folder, part)
 
 
-def open_test(folder: Path, seal_path: Path, purpose: str) -> Examples:
-    """Record at `seal_path` that the test split is opened, with the purpose; then return it."""
-    record_opening(seal_path, purpose)
+def open_test(folder: Path, dataset: str, seal_path: Path, purpose: str) -> Examples:
+    """Record that the test split is opened, then return it.
+
+    The study's seal at `seal_path` records the purpose, the cache that this study opened it;
+    `dataset` is that of the study's protocol. Raises ArtifactError for a damaged record.
+    """
+    split = SplitIdentity.of(read_manifest(folder, KIND), dataset)
+    study = record_opening(seal_path, purpose)
+    record_opener(folder, split, seal_path, study)
     return _open(folder, "test")
 
 
@@ -173,6 +181,7 @@ def _wanted(protocol: Protocol) -> dict[str, Any]:
         "train_size": protocol.train_size,
         "validation_fraction": protocol.validation_fraction,
         "test_fraction": protocol.test_fraction,
+        "split_seed": protocol.split_seed,
     }
 
 
@@ -199,24 +208,36 @@ def _silent(done: int, total: int) -> None:
 def _keep(
     layout: Layout, wanted: dict[str, Any], source: Source, parts: Split, report: Progress
 ) -> Manifest:
-    identity = {**wanted, "content": _content(source, parts, report)}
+    data = _digest_inputs(source, report)
+    form = [source.classes, data, source.official]
+    content = _digest(form, source.labels, *asdict(parts).values())
+    digests = {
+        "rows": _digest([], source.labels, parts.test),
+        "data": _digest([data], source.labels),
+    }
+    identity = {**wanted, "content": content}
     folder = layout.dataset(fingerprint(identity))
     with locked(lock_of(folder), wait=True):  # two listings may be of the same data set
-        kept = is_finished(folder)
-        return _read_verified(folder) if kept else _write(folder, identity, source, parts, report)
+        if is_finished(folder):
+            return _read_verified(folder)
+        return _write(folder, identity, digests, source, parts, report)
 
 
-def _content(source: Source, parts: Split, report: Progress) -> str:
-    """Return SHA-256 over inputs, labels, class names, split and the names of official parts."""
+def _digest(form: list[Any], *arrays: NDArray[np.int64]) -> str:
+    """Return SHA-256 over what JSON holds, and arrays."""
+    digest = hashlib.sha256(json.dumps([form, *map(len, arrays)]).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _digest_inputs(source: Source, report: Progress) -> str:
     kind = f"{source.inputs.dtype.name}{' images' if source.deep else ''}"
-    form = [source.classes, kind, source.inputs.shape, source.official]
-    digest = hashlib.sha256(json.dumps(form).encode())
+    digest = hashlib.sha256(json.dumps([kind, source.inputs.shape]).encode())
     count = len(source.inputs)
     for rows in _chunks(source.inputs, np.arange(count)):
         digest.update(np.ascontiguousarray(source.inputs[rows[0] : rows[-1] + 1]).data)
         report(count + int(rows[-1]) + 1, PASSES * count)
-    for array in (source.labels, *asdict(parts).values()):
-        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -226,7 +247,12 @@ def _chunks(inputs: NDArray[Any], rows: NDArray[np.int64]) -> list[NDArray[np.in
 
 
 def _write(
-    folder: Path, identity: dict[str, Any], source: Source, parts: Split, report: Progress
+    folder: Path,
+    identity: dict[str, Any],
+    digests: dict[str, str],
+    source: Source,
+    parts: Split,
+    report: Progress,
 ) -> Manifest:
     described = to_wire(describe(source, parts.train))
     counts, written = {}, 0
@@ -242,6 +268,7 @@ def _write(
         "counts": counts,
         "inputs": described,
         "official": source.official,
+        "digests": digests,
     }
     return finish(folder, KIND, identity, info)
 

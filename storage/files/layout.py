@@ -240,6 +240,11 @@ def dataset_part(folder: Path, part: str) -> Path:
     return folder / f"{part}.safetensors"
 
 
+def openings_record(folder: Path) -> Path:
+    """Return the record of who opened test splits of the cache that has this data set."""
+    return folder.with_name("openings.json")
+
+
 def view_folder(shards: Path, k: int) -> Path:
     """Return the folder of the shard of view `k`."""
     return shards / f"view-{k:05d}"

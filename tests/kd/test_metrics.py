@@ -23,7 +23,8 @@ from reports.statistics import crossed_errors, paired_difference
 from reports.wording import measure
 from reports.write.card import Exported, model_card
 from reports.write.page import render_page
-from reports.write.summary import summarise, trials_frame
+from reports.write.summary import summarise
+from reports.write.trials import trials_frame
 from storage.files.artifacts import read_json, write_json
 from tests.support.processes import python
 from tests.support.small import square

@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "train_size": 1000,
     "validation_fraction": 0.2,
     "test_fraction": 0.3,
+    "split_seed": 7,
     "augment": "crop=4,flip,cutout=8",
     "teachers": ("resnet50",),
     "teacher_weights": ("teacher.safetensors",),

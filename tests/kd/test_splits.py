@@ -76,6 +76,33 @@ def test_parts_that_the_source_has_are_taken_as_they_are():
     np.testing.assert_array_equal(few.validation, parts.validation)  # it is not for us to cut
 
 
+def test_another_split_seed_draws_other_images_of_what_is_drawn():
+    source = source_of([40, 33, 57])
+    first, again, other = (split(source, replace(PROTOCOL, split_seed=s)) for s in (0, 0, 1))
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+        assert set(getattr(first, name)) != set(getattr(other, name))
+        assert len(getattr(first, name)) == len(getattr(other, name))
+    np.testing.assert_array_equal(
+        split(source, replace(PROTOCOL, seed=5)).test, first.test
+    )  # the study's seed draws nothing
+    official = source_of([40, 33], [5, 6])
+    redrawn = split(official, replace(PROTOCOL, split_seed=1))
+    np.testing.assert_array_equal(redrawn.test, split(official, PROTOCOL).test)
+
+
+def test_a_split_seed_that_changes_nothing_is_refused():
+    source = parted(test=(2, 3), validation=(9, 8), train=(30, 5))
+    with pytest.raises(DataError) as caught:
+        split(source, replace(PROTOCOL, split_seed=3))
+    assert str(caught.value) == (
+        "--split-seed 3 changes nothing: the data set is split as with --split-seed 0, since its "
+        "test and validation splits are its own; omit the flag"
+    )
+    few = replace(PROTOCOL, train_size=4)  # which of the training images are kept is drawn
+    assert set(split(source, replace(few, split_seed=3)).train) != set(split(source, few).train)
+
+
 def test_only_what_has_no_part_is_drawn_from():
     source = parted(validation=(6, 6), free=(40, 40), train=(7, 7))
     parts = split(source, PROTOCOL)

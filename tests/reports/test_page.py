@@ -159,8 +159,9 @@ def spoil(study: Fabricated) -> None:
     finalists = Finalists.read(study.study.finalists)
     renamed = [replace(one, title=HOSTILE) for one in finalists.finalists]
     replace(finalists, finalists=renamed).write(study.study.finalists)
-    openings = [*read_json(study.study.seal)["openings"], {"time": HOSTILE, "purpose": HOSTILE}]
-    write_json(study.study.seal, {"openings": openings})
+    seal = read_json(study.study.seal)
+    seal["openings"].append({"time": HOSTILE, "purpose": HOSTILE})
+    write_json(study.study.seal, seal)
     manifest = study.layout.dataset(settings.dataset) / "manifest.json"
     content = read_json(manifest)
     content["info"]["classes"][0] = HOSTILE

@@ -22,7 +22,8 @@ from reports.read.teachers import TeacherData
 from reports.write import report as report_module
 from reports.write.page import render_page
 from reports.write.report import write_report
-from reports.write.summary import summarise, trials_frame
+from reports.write.summary import summarise
+from reports.write.trials import trials_frame
 from storage.files.arrays import write_arrays
 from storage.files.records import RunRecord, SpaceSource, StudySettings
 from tests.support.study_fixture import (

@@ -91,7 +91,7 @@ def test_manifest_tells_classes_counts_and_statistics_of_the_training_images(lay
 def test_parts_hold_every_image_once_under_its_own_label(layout, photos, tmp_path):
     folder = prepare(layout, protocol_of(photos)).folder
     parts = [open_part(folder, "train"), open_part(folder, "validation")]
-    parts.append(open_test(folder, tmp_path / "seal.json", "a test"))
+    parts.append(open_test(folder, "folder:x", tmp_path / "seal.json", "a test"))
     kept = {
         (image.numpy().tobytes(), int(label))
         for part in parts
@@ -135,12 +135,13 @@ def test_split_fields_and_image_size_make_another_data_set(layout, readings):
         replace(DIGITS, train_size=100),
         replace(DIGITS, validation_fraction=0.2),
         replace(DIGITS, test_fraction=0.3),
+        replace(DIGITS, split_seed=1),
         replace(DIGITS, image_size=9),
     ]
     folders = {prepare(layout, protocol).folder for protocol in protocols}
-    assert len(folders) == len(readings) == 5
+    assert len(folders) == len(readings) == 6
     assert prepare(layout, DIGITS).folder in folders
-    assert len(readings) == 5
+    assert len(readings) == 6
 
 
 def test_copied_folder_has_the_same_fingerprint_until_a_pixel_changes(layout, photos, tmp_path):
@@ -259,13 +260,13 @@ def test_open_part_refuses_the_test_split(layout):
 def test_every_opening_of_the_test_split_is_recorded_before_it_is_opened(layout):
     folder = prepare(layout, DIGITS).folder
     seal = layout.study("s").seal
-    assert openings(seal) == []
-    assert len(open_test(folder, seal, "confirm plain-default 00")) == 359
+    assert openings(seal) == ()
+    assert len(open_test(folder, "digits", seal, "confirm plain-default 00")) == 359
     (folder / "test.safetensors").unlink()
     with pytest.raises(ArtifactError):
-        open_test(folder, seal, "confirm plain-default 00")
-    assert [entry["purpose"] for entry in openings(seal)] == ["confirm plain-default 00"] * 2
-    assert all(entry["time"].endswith("+00:00") for entry in openings(seal))
+        open_test(folder, "digits", seal, "confirm plain-default 00")
+    assert [entry.purpose for entry in openings(seal)] == ["confirm plain-default 00"] * 2
+    assert all(entry.time.endswith("+00:00") for entry in openings(seal))
 
 
 def test_openings_at_once_are_all_recorded(tmp_path):
@@ -273,7 +274,7 @@ def test_openings_at_once_are_all_recorded(tmp_path):
     purposes = [f"run {number}" for number in range(20)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda purpose: record_opening(seal, purpose), purposes))
-    assert sorted(entry["purpose"] for entry in openings(seal)) == sorted(purposes)
+    assert sorted(entry.purpose for entry in openings(seal)) == sorted(purposes)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ def _write_cache(made: Fabricated) -> None:
         for part, count in parts.items()
     }
     info = {"classes": list(plan.class_names), "counts": counts, "official": []}
+    info["digests"] = {"rows": plan.dataset, "data": plan.dataset}
     info["inputs"] = {"type": "Images", "shape": [1, 8, 8], "mean": [0.5], "deviation": [0.3]}
     folder = layout.dataset(settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
@@ -478,7 +479,7 @@ def _confirm(made: Fabricated, finalists: list[Finalist]) -> None:
             ).write(run.result)
             purpose = f"{finalist.arm} {finalist.title}, seed {replicate + 1}"
             openings.append({"time": "2026-03-01T09:56:00+00:00", "purpose": purpose})
-    write_json(made.study.seal, {"openings": openings})
+    write_json(made.study.seal, {"study": plan.name, "openings": openings})
 
 
 def _logits(

@@ -179,6 +179,7 @@ def test_a_folder_in_place_of_the_database_is_refused(tmp_path, capsys) -> None:
 # and those that have to be restored.
 KINDS = (
     "cache/data/listings/*.json",
+    "cache/data/openings.json",
     f"cache/data/*/{MANIFEST}",
     "cache/data/*/train.safetensors",
     "cache/data/*/validation.safetensors",

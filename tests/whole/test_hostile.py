@@ -371,6 +371,7 @@ ABSURD: dict[str, Any] = {
     "train_size": -1,
     "validation_fraction": "0.1",
     "test_fraction": 1e308,
+    "split_seed": -1,
     "teachers": [["resnet8"]],
     "teacher_weights": "/etc/passwd",
     "students": ["../../etc/passwd"],

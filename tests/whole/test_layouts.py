@@ -401,7 +401,7 @@ def goes_to_its_report(
     held = {
         "train": open_part(folder, "train"),
         "validation": open_part(folder, "validation"),
-        "test": open_test(folder, tmp_path / "seal.json", "a test"),
+        "test": open_test(folder, "folder:x", tmp_path / "seal.json", "a test"),
     }
     info = read_json(folder / "manifest.json")["info"]
     assert info["classes"] == list(study.classes)

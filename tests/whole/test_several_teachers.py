@@ -76,7 +76,7 @@ def test_the_report_has_both_teachers_and_every_recipe_s_shares(finished: StudyL
         shares = one["recipe"]["teacher_shares"]
         assert len(shares) == (0 if one["arm"] == "plain" else 2)
     assert found["finalists"][1]["recipe"]["teacher_shares"] == [0.5, 0.5]  # classic
-    purposes = [one["purpose"] for one in openings(finished.seal)]
+    purposes = [one.purpose for one in openings(finished.seal)]
     assert purposes[-2:] == ["the teacher", "teacher 2"]
 
 

@@ -38,6 +38,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "train_size": (61, DATA),
     "validation_fraction": (0.2, DATA),
     "test_fraction": (0.3, DATA),
+    "split_seed": (1, DATA),
     "augment": ("crop=2,flip", TEACHER),
     "teachers": (("resnet14",), TEACHER),
     "teacher_weights": (("weights.safetensors",), TEACHER),

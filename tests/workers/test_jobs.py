@@ -629,7 +629,7 @@ def test_a_confirmation_breaks_the_seal_once_and_keeps_student_and_predictions(
 ) -> None:
     found = result(confirm(ready, HINT))["test"]
     (opening,) = openings(ready.root / "seal.json")
-    assert opening["purpose"] == "plain, replicate 0"
+    assert opening.purpose == "plain, replicate 0"
     kept = RunLayout(ready.root / "run")
     test = load_file(ready.layout.dataset(ready.dataset) / "test.safetensors")
     predictions = map_tensors(kept.predictions)
@@ -667,7 +667,7 @@ def test_confirmation_trains_as_the_search_does(ready: Ground) -> None:
 
 def test_testing_the_teacher_is_recorded_and_keeps_its_predictions(ready: Ground) -> None:
     found = result(teacher_test(ready))
-    assert [opening["purpose"] for opening in openings(ready.root / "seal.json")] == ["the teacher"]
+    assert [opening.purpose for opening in openings(ready.root / "seal.json")] == ["the teacher"]
     kept = map_tensors(ready.root / "teacher" / "test.safetensors")
     for name in ("accuracy", "nll", "ece"):
         assert found[name] == evaluate(kept["logits"], kept["labels"])[name]

@@ -31,7 +31,8 @@ def run_teacher_test(
     alone = job.alone
     teacher = place(load_teacher(alone), device)
     who = job.protocol.teacher_roles[job.place] if job.place else "the teacher"
-    test = open_test(job.layout.dataset(job.dataset), Path(job.seal), who)
+    folder = job.layout.dataset(job.dataset)
+    test = open_test(folder, job.protocol.dataset, Path(job.seal), who)
     logits = predict(teacher, placed(test, device))
     run = RunLayout(Path(job.folder))
     write_tensors(run.predictions, {"logits": logits, "labels": test.labels})

@@ -125,7 +125,7 @@ def _resume(state: TrainingState, run: RunLayout, identity: Mapping[str, Any]) -
 def _test(job: TrainJob, network: Network, device: torch.device) -> dict[str, float | None]:
     """Test the student on the test split; write its weights and logits, return its scores."""
     folder = job.layout.dataset(job.dataset)
-    test = open_test(folder, Path(job.seal), job.confirm)
+    test = open_test(folder, job.protocol.dataset, Path(job.seal), job.confirm)
     logits = predict(network, placed(test, device))
     write_tensors(job.run.weights, network.state_dict())
     write_tensors(job.run.predictions, {"logits": logits, "labels": test.labels})
