@@ -74,8 +74,7 @@ class SplitIdentity(JsonData):
         return cls(images=images, dataset=dataset, **manifest.info["digests"])
 
     def is_same(self, other: "SplitIdentity") -> bool:
-        """Whether both have the same images, also if one has them from the same place in another
-        size."""
+        """Whether both have the same images; from the same place, also in another size."""
         place = (self.dataset, self.rows) == (other.dataset, other.rows)
         return place or self.images == other.images
 
@@ -204,9 +203,11 @@ def read_openers(folder: Path) -> tuple[Opener, ...]:
 
 def other_studies(openers: Iterable[Opener], split: SplitIdentity, study: str) -> OtherStudies:
     """Return the studies other than `study` that opened this test split, or one that overlaps."""
-    others = [one for one in openers if one.study != study and one.split.overlaps(split)]
+    others = [one for one in openers if one.study != study]
     same = {one.study: one for one in others if one.split.is_same(split)}
-    overlapping = {one.study: one for one in others if one.study not in same}
+    overlapping = {
+        one.study: one for one in others if one.split.overlaps(split) and one.study not in same
+    }
     return OtherStudies(
         study=study, same=tuple(same.values()), overlapping=tuple(overlapping.values())
     )

@@ -83,6 +83,20 @@ def test_the_same_images_are_known_at_another_place_and_in_another_size(
     assert names(opened(layout, "unlike", protocol(dataset=unlike, train_size=0))) == ([], [])
 
 
+def test_the_same_test_images_are_known_whatever_is_trained_on(
+    layout: Layout, tmp_path: Path
+) -> None:
+    """As a test split that is given to all, in a copy of the data with more training images."""
+    inputs = np.arange(80 * 64).astype(np.uint8).reshape(80, 8, 8)
+    for name, count in (("few", 40), ("more", 60)):
+        training = {"x_train": inputs[20 : 20 + count], "y_train": np.arange(count) % 3}
+        test = {"x_test": inputs[:20], "y_test": np.arange(20) % 3}
+        np.savez(tmp_path / f"{name}.npz", **training, **test)
+    few, more = (f"npz:{tmp_path / name}.npz" for name in ("few", "more"))
+    opened(layout, "few", protocol(dataset=few, train_size=0))
+    assert names(opened(layout, "more", protocol(dataset=more, train_size=0))) == (["few"], [])
+
+
 @pytest.mark.parametrize("changes", [{"split_seed": 1}, {"test_fraction": 0.3}], ids=str)
 def test_another_split_of_the_same_data_overlaps(
     layout: Layout, tmp_path: Path, changes: dict
